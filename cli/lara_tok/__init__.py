@@ -1,0 +1,1 @@
+"""lara_tok: the command line `lara-tok`. Nothing imports this package."""

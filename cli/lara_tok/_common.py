@@ -1,0 +1,26 @@
+"""What every command shares: consoles, option types, output as text or JSON. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+console = Console()
+console_err = Console(stderr=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+ModelOption = Annotated[
+    str, typer.Option("--model", help="A checkpoint: 'lara-lam' (bundled), a local folder or a Hub id.")
+]
+
+
+def emit(result: dict[str, Any], as_json: bool, render: Callable[[dict[str, Any]], None]) -> None:
+    """Print `result` on stdout: as one JSON document, or through `render` for people."""
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        render(result)

@@ -1,0 +1,52 @@
+"""lara-tokenizer: latent actions from video.
+
+>>> from lara_tokenizer import LatentActionModel, LatentActionProcessor
+>>> model = LatentActionModel.from_pretrained("lara-lam")  # doctest: +SKIP
+
+The names below load on first use, so that importing the package costs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from lara_tokenizer.version import __version__
+
+if TYPE_CHECKING:
+    from lara_tokenizer.data import Episode, load_episodes
+    from lara_tokenizer.encode import EncodeSummary, encode_dataset, encode_episode
+    from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
+
+_HOME = {
+    "Episode": "data",
+    "load_episodes": "data",
+    "EncodeSummary": "encode",
+    "encode_dataset": "encode",
+    "encode_episode": "encode",
+    "LatentActionConfig": "model",
+    "LatentActionModel": "model",
+    "LatentActionProcessor": "model",
+}
+
+__all__ = [
+    "Episode",
+    "EncodeSummary",
+    "LatentActionConfig",
+    "LatentActionModel",
+    "LatentActionProcessor",
+    "__version__",
+    "encode_dataset",
+    "encode_episode",
+    "load_episodes",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"lara_tokenizer has no attribute {name!r}; it offers {', '.join(__all__)}")
+    return getattr(import_module(f"lara_tokenizer.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,37 @@
+"""Errors that people see. Each says what came, what is taken and what to do; none needs a traceback."""
+
+from __future__ import annotations
+
+
+class LaraTokenizerError(Exception):
+    """Base of this package's own errors."""
+
+
+class VideoDecodeError(LaraTokenizerError):
+    """A video, or one frame of it, cannot be read.
+
+    >>> str(VideoDecodeError("clip.mp4", "no video stream"))
+    'clip.mp4: no video stream'
+    """
+
+    def __init__(self, path: object, reason: str) -> None:
+        # Both go to Exception's args, so that the error survives the trip from a worker process.
+        super().__init__(str(path), reason)
+        self.path = str(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class JobMismatchError(LaraTokenizerError):
+    """The target belongs to another job (other weights, other options, another source)."""
+
+
+def missing_extra(package: str, extra: str) -> ImportError:
+    """The error for an optional dependency that is not installed.
+
+    >>> str(missing_extra("metaworld", "sim"))
+    "metaworld needs the 'sim' extra: pip install 'lara-tokenizer[sim]'"
+    """
+    return ImportError(f"{package} needs the '{extra}' extra: pip install 'lara-tokenizer[{extra}]'")
