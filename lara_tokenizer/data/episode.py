@@ -1,0 +1,92 @@
+"""What every reader of every format yields: an `Episode`, whose pixels come through a `FrameReader`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class FrameIndex:
+    """The frames of one camera, in presentation order, as known without decoding one.
+
+    `timestamps` is float64 (n,): seconds from the first frame, strictly increasing. `fps` is the nominal rate in
+    frames per second. `note` says what a person should know ("2 video streams, took stream 1 (320x180)").
+
+    >>> FrameIndex(np.array([0.0, 0.1, 0.2]), fps=10.0).num_frames
+    3
+    """
+
+    timestamps: np.ndarray
+    fps: float
+    note: str = ""
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.timestamps)
+
+
+class FrameReader(Protocol):
+    """Pixels of one episode. A new source of data is one class with these three methods.
+
+    A reader is picklable and opens nothing before the first call of `index` or `frames`, so that a worker process
+    opens it for itself. Whatever is wrong with the data ends as `lara_tokenizer.errors.VideoDecodeError`.
+    """
+
+    def index(self, camera: str) -> FrameIndex:
+        """Count and time the frames: cheap (headers, packets, a folder listing), no decoding."""
+
+    def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """uint8 (n, H, W, 3) in RGB at full size: exactly the frames asked for, in the order asked.
+
+        Called again with larger indices it goes on where it stopped. Indices outside the episode raise IndexError.
+        """
+
+    def close(self) -> None:
+        """Let go of open files; the next call opens them again."""
+
+
+@dataclass(slots=True)
+class Episode:
+    """One recorded episode: a name, one or more cameras, and a reader for the pixels.
+
+    `id` is unique within its source (a path relative to the source's root, "/" between folders). `index` is the
+    dataset's own number for it. `fps` overrides the rate that the file claims: frame i is then at i / fps seconds.
+
+    >>> episode = load_episodes("videos/", fps={"rt1_*": 3})[0]  # doctest: +SKIP
+    >>> episode.frames("", [0, 2]).shape                         # doctest: +SKIP
+    (2, 256, 320, 3)
+    """
+
+    id: str
+    reader: FrameReader
+    cameras: tuple[str, ...] = ("",)
+    index: int | None = None
+    fps: float | None = None
+    text: str | None = None
+
+    def frame_index(self, camera: str = "") -> FrameIndex:
+        """The camera's frames and their times, with this episode's `fps` in force. Raises VideoDecodeError."""
+        index = self.reader.index(camera)
+        if self.fps is None:
+            return index
+        return FrameIndex(np.arange(index.num_frames) / self.fps, self.fps, index.note)
+
+    def timestamps(self, camera: str = "") -> np.ndarray:
+        """float64 (n,): seconds from the first frame."""
+        return self.frame_index(camera).timestamps
+
+    def num_frames(self, camera: str = "") -> int:
+        """How many frames the camera recorded."""
+        return self.reader.index(camera).num_frames
+
+    def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """uint8 (n, H, W, 3) in RGB at full size, in the order asked. Raises VideoDecodeError."""
+        return self.reader.frames(camera, indices)
+
+    def close(self) -> None:
+        """Let go of open files; the episode stays usable."""
+        self.reader.close()

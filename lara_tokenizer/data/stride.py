@@ -1,0 +1,128 @@
+"""Strides: the gap between the two frames of a pair, in seconds ("0.6s") or in frames ("5f")."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+# A pair may miss the stride asked for by this share of it. 0.6 s at 3 Hz becomes 0.667 s: 11 %.
+TOLERANCE = 0.25
+
+# Containers round times to milliseconds. Two frames whose distances differ by less than the rounding can make up
+# (half a tick in each of four terms) count as equally near, and the later one is taken, at every anchor alike.
+_ROUNDING = 0.002
+
+_PATTERN = re.compile(r"(?P<value>\d+\.?\d*|\.\d+)(?P<unit>[sf])")
+
+
+@dataclass(frozen=True, slots=True)
+class Stride:
+    """A gap in time or in frames.
+
+    >>> Stride.parse("0.6s").frames_at(fps=3)
+    2
+    >>> Stride.parse("5f").future_indices(np.arange(8) / 10, np.array([0, 2, 3]))
+    array([ 5,  7, -1])
+    """
+
+    text: str
+    value: float
+    unit: str  # "s" or "f"
+
+    @classmethod
+    def parse(cls, text: str) -> Stride:
+        """Read "0.6s" or "5f". Raises ValueError for a bare number, zero, a negative or anything else."""
+        match = _PATTERN.fullmatch(text.strip()) if isinstance(text, str) else None
+        if match is None:
+            raise ValueError(
+                f"stride {text!r}: takes seconds such as '0.6s' or frames such as '5f'"
+                + (f"; write '{text}s' or '{text}f'" if _is_number(text) else "")
+            )
+        value, unit = float(match["value"]), match["unit"]
+        if unit == "f" and not value.is_integer():
+            raise ValueError(
+                f"stride {text!r}: there is no part of a frame. Write whole frames, or seconds: '0.6s'"
+            )
+        if value == 0:
+            raise ValueError(
+                f"stride {text!r}: must be at least one frame. Write seconds, '0.6s', or frames, '5f'"
+            )
+        return cls(text.strip(), value, unit)
+
+    def frames_at(self, fps: float) -> int:
+        """The number of frames this stride means at `fps` frames per second.
+
+        Raises ValueError where one frame more or less misses the stride by over 25 %, naming the nearest gap there is.
+        """
+        if self.unit == "f":
+            return int(self.value)
+        below = max(int(self.value * fps + 1e-9), 1)
+        later = (below + 1) / fps - self.value <= self.value - below / fps + _ROUNDING
+        frames = below + 1 if later else below
+        if not _close_enough(frames / fps, self.value):
+            raise ValueError(
+                f"stride {self.text!r} cannot be met at {fps:.4g} frames per second: the nearest gap is "
+                f"{frames / fps:.4g} s ({frames} frame{'s' * (frames > 1)}). Ask for '{frames / fps:.4g}s' or "
+                f"'{frames}f', or correct the rate with fps (--fps) if the file states it wrongly"
+            )
+        return frames
+
+    def future_indices(self, timestamps: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+        """The future frame of each anchor frame: int64, as long as `anchors`.
+
+        `timestamps` is float64 (n,), all the episode's frames in seconds; `anchors` are frame numbers. In seconds the
+        future frame is the one nearest to anchor + stride. It is -1 where it would lie past the episode's end
+        (never the last frame in its place), and where the frames around it are further than 25 % off the stride.
+        Raises ValueError, as `frames_at`, where the episode's own rate cannot meet the stride.
+        """
+        timestamps, anchors = np.asarray(timestamps, np.float64), np.asarray(anchors, np.int64)
+        n = len(timestamps)
+        if self.unit == "f":
+            future = anchors + int(self.value)
+            return np.where(future < n, future, -1)
+        if n < 2:
+            return np.full(len(anchors), -1, np.int64)
+        period = float(np.median(np.diff(timestamps)))
+        self.frames_at(1 / period)
+        # The frame that would come after the last one: what is nearer to it lies past the end.
+        padded = np.append(timestamps, timestamps[-1] + period)
+        future = np.maximum(_nearest(padded, timestamps[anchors] + self.value), anchors + 1)
+        close = _close_enough(padded[future] - timestamps[anchors], self.value)
+        return np.where((future < n) & close, future, -1)
+
+    def anchors(self, timestamps: np.ndarray) -> np.ndarray:
+        """The frames met when going through an episode at this pace: int64, increasing, starting with frame 0.
+
+        In seconds these are the frames nearest to 0, s, 2s, ..., each once; a pace above the rate takes every frame.
+
+        >>> Stride.parse("2f").anchors(np.arange(5) / 10)
+        array([0, 2, 4])
+        >>> Stride.parse("0.2s").anchors(np.arange(5) / 10)
+        array([0, 2, 4])
+        """
+        timestamps = np.asarray(timestamps, np.float64)
+        if self.unit == "f":
+            return np.arange(0, len(timestamps), int(self.value))
+        steps = np.arange(int((timestamps[-1] + _ROUNDING) / self.value) + 1)
+        return np.unique(_nearest(timestamps, steps * self.value))
+
+
+def _nearest(timestamps: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """The frame nearest in time to each of `times`; the later one of two that are equally near."""
+    later = np.clip(np.searchsorted(timestamps, times), 1, len(timestamps) - 1) if len(timestamps) > 1 else 0
+    earlier = np.maximum(later - 1, 0)
+    is_later = timestamps[later] - times <= times - timestamps[earlier] + _ROUNDING
+    return np.where(is_later, later, earlier)
+
+
+def _close_enough(gap: np.ndarray | float, asked: float) -> np.ndarray | bool:
+    return np.abs(gap - asked) <= TOLERANCE * asked + _ROUNDING / 2
+
+
+def _is_number(text: object) -> bool:
+    try:
+        return float(str(text)) > 0
+    except ValueError:
+        return False
