@@ -1,0 +1,116 @@
+"""The numbers that say whether a latent action is alive and whether the decoder uses it. Torch only.
+
+Shape suffixes: B pairs, N latent tokens, D codebook width, K codes, C channels, H and W pixels.
+Each function is one formula, on whatever device its input lives, and returns a tensor without waiting for it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# A pixel moves when its colour, averaged over the channels, changes by more than this share of the full range.
+MOVING_THRESHOLD = 0.05
+
+
+def code_counts(codes: Tensor, codebook_size: int) -> Tensor:
+    """How often each code occurs: int64 (K,), whatever the shape of `codes`; negative codes (invalid rows) are left out.
+
+    >>> code_counts(torch.tensor([[0, 2], [2, -1]]), 3)
+    tensor([1, 0, 2])
+    """
+    flat = codes.reshape(-1)
+    return torch.bincount(flat[flat >= 0], minlength=codebook_size)
+
+
+def perplexity(codes: Tensor, codebook_size: int) -> Tensor:
+    """exp(-sum_k p_k log p_k) of all codes pooled: the number of codes in effective use, 1 to K.
+
+    >>> perplexity(torch.tensor([[0, 1], [2, 3]]), 8)
+    tensor(4.0000)
+    """
+    return _perplexity_of(code_counts(codes, codebook_size))
+
+
+def perplexity_per_position(codes: Tensor, codebook_size: int) -> Tensor:
+    """Perplexity of each latent token on its own: (B, N) -> (N,). Pooled use can be high while each token says nothing.
+
+    >>> perplexity_per_position(torch.tensor([[0, 1], [0, 2]]), 8)
+    tensor([1., 2.])
+    """
+    return torch.stack([perplexity(column, codebook_size) for column in codes.unbind(-1)])
+
+
+def _perplexity_of(counts: Tensor) -> Tensor:
+    share = counts / counts.sum().clamp(min=1)
+    return torch.exp(-torch.xlogy(share, share).sum())
+
+
+def dead_codes(codes: Tensor, codebook_size: int) -> Tensor:
+    """How many codes never occur, of K."""
+    return (code_counts(codes, codebook_size) == 0).sum()
+
+
+def spread(latents: Tensor) -> Tensor:
+    """sqrt(D) * mean_d std_B(z / |z|), z flattened to (B, D): about 1 for isotropic z, 0 where all point one way.
+
+    A healthy z lies near 1; below .5 deserves a look, below .25 it has collapsed to one direction.
+    """
+    directions = torch.nn.functional.normalize(latents.flatten(1).float(), dim=1)
+    return directions.shape[1] ** 0.5 * directions.std(0, correction=0).mean()
+
+
+def effective_rank(latents: Tensor) -> Tensor:
+    """exp(H(s / sum s)) with s the singular values of the centred (B, D) latents: directions in effective use, 1 to D."""
+    flat = latents.flatten(1).float()
+    values = torch.linalg.svdvals(flat - flat.mean(0))
+    share = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
+    return torch.exp(-torch.xlogy(share, share).sum())
+
+
+def moving_mask(frames: Tensor, future_frames: Tensor, threshold: float = MOVING_THRESHOLD) -> Tensor:
+    """Which pixels move: bool (B, 1, H, W) from frames (B, 3, H, W) in 0..1."""
+    return (future_frames - frames).abs().mean(1, keepdim=True) > threshold
+
+
+def squared_error(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared error over all elements, or over those where `mask` (broadcast over channels) is true; 0 if none is."""
+    error = (prediction - target).float().square()
+    if mask is None:
+        return error.mean()
+    weights = mask.expand_as(error).float()
+    return (error * weights).sum() / weights.sum().clamp(min=1)
+
+
+def gain(error: Tensor, baseline_error: Tensor) -> Tensor:
+    """1 - error / baseline: 1 is perfect, 0 no better than the baseline, below 0 worse."""
+    return 1 - error / baseline_error.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def gain_over_copying(prediction: Tensor, frames: Tensor, future_frames: Tensor, mask: Tensor | None = None) -> Tensor:
+    """1 - MSE(decoded future) / MSE(frame t): what the decoder adds to showing frame t again.
+
+    A decoder can guess an expert's next motion from frame t, so this alone is no evidence for z: see `z_gain`.
+    """
+    return gain(squared_error(prediction, future_frames, mask), squared_error(frames, future_frames, mask))
+
+
+def z_gain(
+    prediction: Tensor, shuffled_prediction: Tensor, future_frames: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """1 - MSE(with the pair's own codes) / MSE(with another pair's codes): what z itself tells the decoder."""
+    return gain(squared_error(prediction, future_frames, mask), squared_error(shuffled_prediction, future_frames, mask))
+
+
+def derangement(size: int, generator: torch.Generator | None = None) -> Tensor:
+    """A random order in which no item stays in place: int64 (size,), one cycle. Needs size >= 2.
+
+    >>> bool((derangement(5) == torch.arange(5)).any())
+    False
+    """
+    if size < 2:
+        raise ValueError(f"{size} pair(s) cannot be shuffled across pairs; give at least 2.")
+    order = torch.randperm(size, generator=generator)
+    shuffled = torch.empty_like(order)
+    shuffled[order] = order.roll(1)
+    return shuffled

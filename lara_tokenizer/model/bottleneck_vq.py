@@ -1,0 +1,134 @@
+"""Nearest-code quantization of latent actions (Eq. 3, last two terms).
+
+Shape suffixes: B batch, N latent tokens, D codebook dimension, K codes, M = B * N.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class VectorQuantizerOutput(ModelOutput):
+    """
+    Fields:
+        quantized_latents (B, N, D): the code vectors; while training, gradients pass straight through to the latents.
+        codes (B, N): int64 in [0, K). While the bottleneck is `continuous` they name the nearest code, unused.
+        code_margin (B, N): squared distance to the second-best code minus that to the best: confidence, >= 0.
+        codebook_loss (B,): mean squared distance, moves codes towards latents.
+        commitment_loss (B,): the same distance, moves latents towards codes.
+    """
+
+    quantized_latents: Tensor | None = None
+    codes: Tensor | None = None
+    code_margin: Tensor | None = None
+    codebook_loss: Tensor | None = None
+    commitment_loss: Tensor | None = None
+
+
+class VectorQuantizer(nn.Module):
+    """A codebook of K vectors; each latent is replaced by its nearest one.
+
+    `code_usage` counts how often each code was chosen in training since the counters were last reset.
+    `continuous` (a plain switch of the training loop) lets latents pass unquantized, with no codebook loss.
+
+    >>> quantizer = VectorQuantizer(codebook_size=128, codebook_dim=32)
+    >>> quantizer(torch.randn(4, 8, 32)).codes.shape
+    torch.Size([4, 8])
+    """
+
+    def __init__(self, codebook_size: int, codebook_dim: int) -> None:
+        super().__init__()
+        self.codebook = nn.Embedding(codebook_size, codebook_dim)
+        self.register_buffer("code_usage", torch.zeros(codebook_size, dtype=torch.long))
+        self.continuous = False
+
+    def forward(self, latents_BND: Tensor) -> VectorQuantizerOutput:
+        if latents_BND.shape[-1] != self.codebook.embedding_dim:
+            raise ValueError(
+                f"latents have width {latents_BND.shape[-1]}, the codebook has "
+                f"{self.codebook.embedding_dim}. Project them, or change codebook_dim."
+            )
+        distances_BNK = self.squared_distances(latents_BND)
+        codes_BN = distances_BNK.argmin(-1)
+        best_two = distances_BNK.topk(2, dim=-1, largest=False).values
+        nearest_BND = self.codebook(codes_BN)
+        if self.training:
+            self._count(codes_BN)
+        if self.continuous:
+            zeros_B = latents_BND.new_zeros(latents_BND.shape[0])
+            return VectorQuantizerOutput(latents_BND, codes_BN, best_two[..., 1] - best_two[..., 0], zeros_B, zeros_B)
+        passes_gradient = torch.is_grad_enabled() and latents_BND.requires_grad
+        return VectorQuantizerOutput(
+            # Adding and subtracting z costs a rounding: without a gradient to carry, the code vector is exact.
+            quantized_latents=latents_BND + (nearest_BND - latents_BND).detach() if passes_gradient else nearest_BND,
+            codes=codes_BN,
+            code_margin=best_two[..., 1] - best_two[..., 0],
+            codebook_loss=(nearest_BND - latents_BND.detach()).square().mean((1, 2)),
+            commitment_loss=(latents_BND - nearest_BND.detach()).square().mean((1, 2)),
+        )
+
+    def squared_distances(self, latents_BND: Tensor) -> Tensor:
+        """|z - e_k|^2 for every code, (B, N, K), in float32 whatever the autocast: near codes must not tie."""
+        with torch.autocast(latents_BND.device.type, enabled=False):
+            z_BND, codebook_KD = latents_BND.float(), self.codebook.weight.float()
+            squares_BNK = z_BND.square().sum(-1, keepdim=True) + codebook_KD.square().sum(-1)
+            return squares_BNK - 2 * z_BND @ codebook_KD.T
+
+    def lookup(self, codes_BN: Tensor) -> Tensor:
+        """Code vectors (B, N, D) of integer codes; ValueError for a code outside [0, K)."""
+        size = self.codebook.num_embeddings
+        if codes_BN.numel() and (codes_BN.min() < 0 or codes_BN.max() >= size):
+            raise ValueError(
+                f"codes run from {int(codes_BN.min())} to {int(codes_BN.max())}, this codebook has 0 to {size - 1}. "
+                "-1 marks an invalid pair: drop those first."
+            )
+        return self.codebook(codes_BN)
+
+    @torch.no_grad()
+    def start_codebook(self, latents_BND: Tensor, iterations: int = 10, seed: int = 0) -> None:
+        """Place the codes by k-means on (B, N, D) latents, pooled over positions, and clear the counters."""
+        points_MD = latents_BND.reshape(-1, latents_BND.shape[-1]).float()
+        size = self.codebook.num_embeddings
+        if points_MD.shape[0] < size:
+            raise ValueError(f"k-means for {size} codes needs at least as many latents, got {points_MD.shape[0]}.")
+        generator = torch.Generator().manual_seed(seed)
+        picks_K = torch.randperm(points_MD.shape[0], generator=generator)[:size].to(points_MD.device)
+        centres_KD = points_MD[picks_K]
+        for _ in range(iterations):
+            nearest_M = torch.cdist(points_MD, centres_KD).argmin(-1)
+            sums_KD = torch.zeros_like(centres_KD).index_add_(0, nearest_M, points_MD)
+            counts_K = torch.bincount(nearest_M, minlength=size).unsqueeze(-1)
+            centres_KD = torch.where(counts_K > 0, sums_KD / counts_K.clamp(min=1), centres_KD)
+        self.codebook.weight.copy_(centres_KD)
+        self.code_usage.zero_()
+
+    @torch.no_grad()
+    def revive_dead_codes(self, latents_BND: Tensor, seed: int = 0) -> int:
+        """Move each code that was never used since the last call onto a random latent; return how many."""
+        dead_K = self.code_usage == 0
+        self.code_usage.zero_()
+        count = int(dead_K.sum())
+        if count:
+            points_MD = latents_BND.reshape(-1, latents_BND.shape[-1])
+            generator = torch.Generator().manual_seed(seed)
+            picks = torch.randint(points_MD.shape[0], (count,), generator=generator).to(points_MD.device)
+            self.codebook.weight[dead_K] = points_MD[picks].to(self.codebook.weight.dtype)
+        return count
+
+    @torch.no_grad()
+    def _count(self, codes_BN: Tensor) -> None:
+        flat_M = codes_BN.flatten()
+        self.code_usage.scatter_add_(0, flat_M, torch.ones_like(flat_M))
+
+
+def perplexity(codes_BN: Tensor, codebook_size: int) -> Tensor:
+    """exp(entropy) of the codes pooled over batch and positions: 1 (one code) to K (all alike often)."""
+    flat_M = codes_BN.flatten()
+    counts_K = torch.zeros(codebook_size, device=codes_BN.device).scatter_add_(
+        0, flat_M, torch.ones_like(flat_M, dtype=torch.float32)
+    )
+    share_K = counts_K / counts_K.sum().clamp(min=1)
+    return torch.exp(-torch.xlogy(share_K, share_K).sum())

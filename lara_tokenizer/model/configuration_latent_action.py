@@ -1,0 +1,257 @@
+"""The configuration of a latent action model: flat, JSON-native, checked at birth."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+
+from .bundled import resolve_checkpoint
+
+# Vision models of transformers without a CLS token; all others here put one first, registers after it.
+_WITHOUT_CLS = ("siglip_vision_model", "siglip2_vision_model")
+
+_SMALL_VIT_MAE = {
+    "model_type": "vit_mae",
+    "hidden_size": 192,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "intermediate_size": 768,
+}
+_VIT_MAE_LARGE = {
+    "model_type": "vit_mae",
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "image_size": 224,
+    "patch_size": 16,
+}
+_PAPER_SCALE = {
+    "vision_config": _VIT_MAE_LARGE,
+    "freeze_vision_encoder": True,
+    "image_size": 224,
+    "patch_size": 16,
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "num_m_former_layers": 4,
+    "num_decoder_layers": 12,
+    # Eq. 3 as printed and as released: beta = 0.25 stands on the codebook term.
+    "codebook_loss_weight": 0.25,
+    "commitment_loss_weight": 1.0,
+    "standardize_latents": False,
+    "continuous_steps": 0,
+    "dead_code_steps": 0,
+    "decoder_residual": False,
+    "motion_weight": 0.0,
+}
+
+
+class LatentActionConfig(PretrainedConfig):
+    """Sizes, losses and training habits of a `LatentActionModel`.
+
+    The defaults are those of the bundled `lara-lam`; `paper_exact()` and `moto()` are the paper's architecture.
+
+    >>> LatentActionConfig(hidden_size=768, num_attention_heads=5)
+    Traceback (most recent call last):
+    ValueError: num_attention_heads (5) must divide hidden_size (768).
+
+    Args:
+        vision_config: config (or its dict, with `model_type`) of any transformers vision model.
+        freeze_vision_encoder: no gradient into the vision encoder, and no autograd graph through it.
+        patch_order: "row_major", or "shuffled" as transformers' ViT-MAE does on every call (published weights
+            were trained so; codes then change from call to call).
+        image_size, patch_size: side of the square frames and of the decoder's patches, in pixels.
+        hidden_size, num_attention_heads, intermediate_size, num_m_former_layers: the M-Former.
+        segment_embedding: "per_frame", or "shared": both frames get row 0, as published Moto and LARA weights do.
+        num_latents: N, the number of query tokens and of codes a pair.
+        codebook_size, codebook_dim: K codes of D numbers.
+        standardize_latents: batch norm without affine on z while training; folded into a linear layer on export.
+        continuous_steps: training steps without quantization before the codebook starts by k-means. 0: none.
+        dead_code_steps: unused codes are re-seeded every so many steps. 0: never.
+        decoder_hidden_size, decoder_num_attention_heads, decoder_intermediate_size: None takes the M-Former's.
+        num_decoder_layers: transformer layers of the frame decoder.
+        decoder_residual: the decoder predicts the change of frame t, not the frame.
+        motion_weight: the squared error is weighted by 1 + motion_weight * |change of the pixel|.
+        reconstruction_loss_weight, codebook_loss_weight, commitment_loss_weight: the weights of Eq. 3.
+        strides: gaps the model was trained on, e.g. ["0.5s"]; the first is the default of `lara-tok encode`.
+
+    Raises:
+        ValueError: naming the fields that do not fit together.
+    """
+
+    model_type = "latent_action"
+    sub_configs = {"vision_config": AutoConfig}  # noqa: RUF012 (transformers reads this class attribute)
+    keys_to_ignore_at_inference = ("frame_features", "future_frame_features", "attentions", "losses")
+
+    def __init__(
+        self,
+        vision_config: Mapping[str, Any] | PretrainedConfig | None = None,
+        freeze_vision_encoder: bool = False,
+        patch_order: str = "row_major",
+        image_size: int = 64,
+        patch_size: int = 8,
+        hidden_size: int = 192,
+        num_attention_heads: int = 6,
+        intermediate_size: int = 768,
+        num_m_former_layers: int = 3,
+        segment_embedding: str = "per_frame",
+        num_latents: int = 8,
+        codebook_size: int = 128,
+        codebook_dim: int = 32,
+        standardize_latents: bool = True,
+        continuous_steps: int = 200,
+        dead_code_steps: int = 50,
+        decoder_hidden_size: int | None = None,
+        decoder_num_attention_heads: int | None = None,
+        decoder_intermediate_size: int | None = None,
+        num_decoder_layers: int = 3,
+        decoder_residual: bool = True,
+        motion_weight: float = 10.0,
+        reconstruction_loss_weight: float = 1.0,
+        codebook_loss_weight: float = 1.0,
+        commitment_loss_weight: float = 0.25,
+        layer_norm_eps: float = 1e-12,
+        initializer_range: float = 0.02,
+        strides: Sequence[str] = ("0.5s",),
+        **kwargs: Any,
+    ) -> None:
+        self.vision_config = _vision_config(vision_config, image_size, patch_size)
+        self.freeze_vision_encoder = freeze_vision_encoder
+        self.patch_order = patch_order
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.hidden_size = hidden_size
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.num_m_former_layers = num_m_former_layers
+        self.segment_embedding = segment_embedding
+        self.num_latents = num_latents
+        self.codebook_size = codebook_size
+        self.codebook_dim = codebook_dim
+        self.standardize_latents = standardize_latents
+        self.continuous_steps = continuous_steps
+        self.dead_code_steps = dead_code_steps
+        self.decoder_hidden_size = decoder_hidden_size or hidden_size
+        self.decoder_num_attention_heads = decoder_num_attention_heads or num_attention_heads
+        self.decoder_intermediate_size = decoder_intermediate_size or intermediate_size
+        self.num_decoder_layers = num_decoder_layers
+        self.decoder_residual = decoder_residual
+        self.motion_weight = motion_weight
+        self.reconstruction_loss_weight = reconstruction_loss_weight
+        self.codebook_loss_weight = codebook_loss_weight
+        self.commitment_loss_weight = commitment_loss_weight
+        self.layer_norm_eps = layer_norm_eps
+        self.initializer_range = initializer_range
+        self.strides = [strides] if isinstance(strides, str) else list(strides)
+        self._check()
+        super().__init__(**kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """Load from "lara-lam" (bundled), a folder or a Hub id."""
+        return super().from_pretrained(resolve_checkpoint(pretrained_model_name_or_path), **kwargs)
+
+    @classmethod
+    def paper_exact(cls, **overrides: Any) -> "LatentActionConfig":
+        """The paper's model and Eq. 3 as printed: codebook 0.25, commitment 1.0, no perceptual term, no revival."""
+        return cls(**{**_PAPER_SCALE, "strides": ["5f"], **overrides})
+
+    @classmethod
+    def moto(cls, **overrides: Any) -> "LatentActionConfig":
+        """Bit-compatible with published Moto and LARA weights: `paper_exact` with one segment row for both frames."""
+        return cls(**{**_PAPER_SCALE, "segment_embedding": "shared", "strides": ["5f"], **overrides})
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of the frame decoder."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def num_frame_tokens(self) -> int:
+        """P, the tokens that the vision encoder gives for one frame (CLS and registers included)."""
+        vision = self.vision_config
+        special = 0 if vision.model_type in _WITHOUT_CLS else 1 + getattr(vision, "num_register_tokens", 0)
+        return (vision.image_size // vision.patch_size) ** 2 + special
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The weight of each named loss term; `sum(weight * losses[name])` is the loss."""
+        return {
+            "reconstruction": self.reconstruction_loss_weight,
+            "codebook": self.codebook_loss_weight,
+            "commitment": self.commitment_loss_weight,
+        }
+
+    def _check(self) -> None:
+        positive = ("image_size", "patch_size", "hidden_size", "num_attention_heads", "intermediate_size")
+        positive += ("num_m_former_layers", "num_decoder_layers", "num_latents", "codebook_dim")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1.")
+        if self.codebook_size < 2:
+            raise ValueError(f"codebook_size ({self.codebook_size}) must be at least 2: one code says nothing.")
+        _check_divides("num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size)
+        _check_divides(
+            "decoder_num_attention_heads",
+            self.decoder_num_attention_heads,
+            "decoder_hidden_size",
+            self.decoder_hidden_size,
+        )
+        _check_divides("patch_size", self.patch_size, "image_size", self.image_size)
+        for name, allowed in (
+            ("patch_order", ("row_major", "shuffled")),
+            ("segment_embedding", ("per_frame", "shared")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it takes {' or '.join(map(repr, allowed))}.")
+        for name in ("continuous_steps", "dead_code_steps", "motion_weight", *_WEIGHTS):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} ({getattr(self, name)}) must not be negative.")
+        if self.reconstruction_loss_weight == 0 and not self.freeze_vision_encoder:
+            raise ValueError(
+                "reconstruction_loss_weight is 0 and the vision encoder is trained: nothing would keep the latents "
+                "from collapsing. Give it a weight, or freeze_vision_encoder=True."
+            )
+        if not self.strides:
+            raise ValueError('strides is empty. Name the gap of a pair, e.g. ["0.5s"].')
+        self._check_vision()
+
+    def _check_vision(self) -> None:
+        vision = self.vision_config
+        for name in ("hidden_size", "image_size", "patch_size"):
+            if not isinstance(getattr(vision, name, None), int):
+                raise ValueError(
+                    f"vision_config ({vision.model_type}) has no integer {name}. "
+                    "Take the config of a vision transformer, e.g. vit_mae, dinov2 or siglip_vision_model."
+                )
+        if vision.image_size != self.image_size:
+            raise ValueError(
+                f"vision_config.image_size ({vision.image_size}) and image_size ({self.image_size}) differ: both "
+                "see the same frames. Set them alike."
+            )
+        _check_divides("vision_config.patch_size", vision.patch_size, "image_size", self.image_size)
+        if self.patch_order == "shuffled" and vision.model_type != "vit_mae":
+            raise ValueError(f"patch_order 'shuffled' exists for vit_mae only, not for {vision.model_type}.")
+
+
+_WEIGHTS = ("reconstruction_loss_weight", "codebook_loss_weight", "commitment_loss_weight")
+
+
+def _vision_config(given: Mapping[str, Any] | PretrainedConfig | None, image_size: int, patch_size: int) -> Any:
+    if given is None:
+        given = {**_SMALL_VIT_MAE, "image_size": image_size, "patch_size": patch_size}
+    if isinstance(given, Mapping):
+        given = dict(given)
+        if "model_type" not in given:
+            raise ValueError("vision_config needs a model_type, e.g. 'vit_mae' or 'dinov2'.")
+        given = AutoConfig.for_model(given.pop("model_type"), **given)
+    if given.model_type == "vit_mae":
+        # Published ViT-MAE configs store the pre-training ratio 0.75; a tokenizer looks at every patch.
+        given.mask_ratio = 0.0
+    return given
+
+
+def _check_divides(small: str, divisor: int, large: str, number: int) -> None:
+    if number % divisor:
+        raise ValueError(f"{small} ({divisor}) must divide {large} ({number}).")

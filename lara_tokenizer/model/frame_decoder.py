@@ -1,0 +1,52 @@
+"""The frame decoder: frame t and the latent action -> frame t+C (the forward model of Eq. 3).
+
+Shape suffixes: B batch, S patches, N latent tokens, H width of the decoder.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .configuration_latent_action import LatentActionConfig
+from .transformer import Transformer
+
+
+class FrameDecoder(nn.Module):
+    """Patches of frame t plus one fused latent vector, a ViT, then pixels by 1x1 convolution and pixel shuffle.
+
+    No activation and no clamp: the reconstruction lives in the pixel space of the input.
+    """
+
+    def __init__(self, config: LatentActionConfig) -> None:
+        super().__init__()
+        width, patch = config.decoder_hidden_size, config.patch_size
+        self.image_size = config.image_size
+        self.patch_size = patch
+        self.residual = config.decoder_residual
+        self.patches = nn.Conv2d(3, width, kernel_size=patch, stride=patch)
+        self.fuse_latents = nn.Linear(config.num_latents * width, width)
+        self.positions = nn.Parameter(torch.empty(1, config.num_patches, width))
+        self.transformer = Transformer(
+            width,
+            config.decoder_num_attention_heads,
+            config.decoder_intermediate_size,
+            config.num_decoder_layers,
+            config.layer_norm_eps,
+        )
+        self.to_pixels = nn.Conv2d(width, 3 * patch * patch, kernel_size=1)
+
+    def forward(self, pixel_values: Tensor, latents_BNH: Tensor) -> Tensor:
+        """(B, 3, size, size) and (B, N, H) -> (B, 3, size, size)."""
+        if pixel_values.shape[1:] != (3, self.image_size, self.image_size):
+            raise ValueError(
+                f"pixel_values are {tuple(pixel_values.shape)}, expected (batch, 3, {self.image_size}, "
+                f"{self.image_size}). Prepare frames with the model's own processor."
+            )
+        patches_BHS = self.patches(pixel_values).flatten(2)
+        fused_BH = self.fuse_latents(latents_BNH.flatten(1))
+        hidden_BSH = patches_BHS.transpose(1, 2) + fused_BH.unsqueeze(1) + self.positions
+        hidden_BSH, _ = self.transformer(hidden_BSH)
+        side = self.image_size // self.patch_size
+        grid = hidden_BSH.transpose(1, 2).unflatten(2, (side, side))
+        predicted = F.pixel_shuffle(self.to_pixels(grid), self.patch_size)
+        return pixel_values + predicted if self.residual else predicted

@@ -1,0 +1,147 @@
+"""Frames to `pixel_values` and back: the one and only resize, and the only place of pixel statistics.
+
+Shape suffixes: B frames, H height, W width, S side of the model's square frames.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from transformers import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+
+from .bundled import resolve_checkpoint
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+_FILTERS = ("bicubic", "bilinear")
+
+
+class LatentActionProcessor(BaseImageProcessor):
+    """Antialiased resize to a square (aspect ratio not kept), then (x / 255 - mean) / std.
+
+    Frames are resized as uint8, so that a frame cached after the resize gives the same numbers as a fresh one.
+
+    >>> processor = LatentActionProcessor(size={"height": 64, "width": 64})
+    >>> clip = np.zeros((5, 240, 320, 3), np.uint8)
+    >>> processor(clip[:-1], clip[1:])["future_pixel_values"].shape
+    torch.Size([4, 3, 64, 64])
+
+    Args:
+        size: {"height": S, "width": S} in pixels, S = config.image_size.
+        resample: "bicubic" or "bilinear", both antialiased.
+        image_mean, image_std: per RGB channel, for pixels in 0..1.
+    """
+
+    model_input_names = ["pixel_values", "future_pixel_values"]  # noqa: RUF012 (transformers reads this attribute)
+
+    def __init__(
+        self,
+        size: dict[str, int] | None = None,
+        resample: str = "bicubic",
+        image_mean: Sequence[float] = _IMAGENET_MEAN,
+        image_std: Sequence[float] = _IMAGENET_STD,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if resample not in _FILTERS:
+            raise ValueError(f"resample is {resample!r}; it takes {' or '.join(map(repr, _FILTERS))}.")
+        if len(image_mean) != 3 or len(image_std) != 3 or min(image_std) <= 0:
+            raise ValueError(f"image_mean {image_mean} and image_std {image_std} need 3 numbers each, std above 0.")
+        self.size = dict(size) if size else {"height": 64, "width": 64}
+        self.resample = resample
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """Load from "lara-lam" (bundled), a folder or a Hub id."""
+        return super().from_pretrained(resolve_checkpoint(pretrained_model_name_or_path), **kwargs)
+
+    def preprocess(self, images: Any, future_images: Any = None, return_tensors: str | None = "pt") -> BatchFeature:
+        """Frames (and the later frames of pairs) to normalised tensors.
+
+        Args:
+            images: one frame or several: PIL image; uint8 array or tensor (H, W, 3) or (B, H, W, 3), or with
+                channels first; float tensor or array in 0..1; or a list of those. Sizes may differ in a list.
+            future_images: the later frame of each pair, in the same form, as many as `images`.
+            return_tensors: "pt" or "np".
+
+        Returns:
+            `pixel_values` and, for pairs, `future_pixel_values`: float32 (B, 3, S, S).
+
+        Raises:
+            ValueError: for frames of another kind, or unequal numbers of frames.
+        """
+        data = {"pixel_values": self.normalize_frames(self.resize_frames(images))}
+        if future_images is not None:
+            data["future_pixel_values"] = self.normalize_frames(self.resize_frames(future_images))
+            if len(data["pixel_values"]) != len(data["future_pixel_values"]):
+                raise ValueError(
+                    f"{len(data['pixel_values'])} frames but {len(data['future_pixel_values'])} future frames: "
+                    "a pair needs one of each."
+                )
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def resize_frames(self, images: Any) -> Tensor:
+        """Frames of any accepted form to uint8 (B, 3, S, S): the resize alone, e.g. for a cache of frames."""
+        size = (self.size["height"], self.size["width"])
+        parts = [_as_frames(part) for part in (images if isinstance(images, (list, tuple)) else [images])]
+        if not parts:
+            raise ValueError("no frames came: give at least one image.")
+        if len({part.shape for part in parts}) == 1:
+            parts = [torch.cat(parts)]  # one call of the resize kernel
+        resized = [
+            part
+            if part.shape[-2:] == size
+            else F.interpolate(part, size=size, mode=self.resample, antialias=True, align_corners=False)
+            for part in parts
+        ]
+        return torch.cat(resized)
+
+    def normalize_frames(self, frames_B3SS: Tensor) -> Tensor:
+        """uint8 (B, 3, S, S), on any device, to (x / 255 - mean) / std in float32."""
+        mean = torch.tensor(self.image_mean, device=frames_B3SS.device).view(3, 1, 1)
+        std = torch.tensor(self.image_std, device=frames_B3SS.device).view(3, 1, 1)
+        # One multiplication and one addition a pixel, contiguous whatever the memory format of the frames.
+        scaled = frames_B3SS.to(torch.float32, memory_format=torch.contiguous_format)
+        return scaled.mul_(1 / (255 * std)).sub_(mean / std)
+
+    def postprocess(self, reconstruction: Tensor) -> np.ndarray:
+        """Normalised frames (B, 3, S, S) to uint8 (B, S, S, 3), clamped to 0..255."""
+        mean = torch.tensor(self.image_mean, device=reconstruction.device).view(3, 1, 1)
+        std = torch.tensor(self.image_std, device=reconstruction.device).view(3, 1, 1)
+        pixels = (reconstruction.detach().float() * std + mean).clamp(0, 1).mul(255).round()
+        return pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _as_frames(image: Any) -> Tensor:
+    """One image or one batch of them to uint8 (B, 3, H, W) on the CPU."""
+    if isinstance(image, Image.Image):
+        image = np.array(image.convert("RGB"))
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(image if image.flags.writeable else image.copy())
+    if not isinstance(image, Tensor) or image.ndim not in (3, 4):
+        shape = f" of shape {tuple(image.shape)}" if isinstance(image, Tensor) else ""
+        raise ValueError(
+            f"a frame is {type(image).__name__}{shape}; it takes a PIL image, or an array or tensor "
+            "(H, W, 3), (3, H, W) or a batch of those."
+        )
+    frames = image.detach().cpu()
+    frames = frames.unsqueeze(0) if frames.ndim == 3 else frames
+    if frames.shape[-1] == 3:
+        frames = frames.permute(0, 3, 1, 2)
+    elif frames.shape[1] != 3:
+        raise ValueError(f"frames of shape {tuple(image.shape)} have no axis of 3 colours, last or before the size.")
+    if frames.dtype == torch.uint8:
+        return frames
+    if not frames.is_floating_point() or (frames.numel() and (frames.min() < 0 or frames.max() > 1)):
+        raise ValueError(
+            f"frames of type {frames.dtype} run from {frames.min():g} to {frames.max():g}; they take uint8 in 0..255, "
+            "or floats in 0..1. Undo any normalisation first: the processor applies its own."
+        )
+    return frames.mul(255).round().to(torch.uint8)

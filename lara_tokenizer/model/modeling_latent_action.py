@@ -1,0 +1,325 @@
+"""The latent action model: two frames to a few codes and a continuous z, and back (LARA, arXiv 2606.07100, Eq. 3).
+
+Shape suffixes: B batch, P tokens of a frame, V width of the vision encoder, N latent tokens, D codebook dimension,
+H width of the decoder.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .bottleneck_vq import VectorQuantizer, VectorQuantizerOutput, perplexity
+from .bundled import resolve_checkpoint
+from .configuration_latent_action import LatentActionConfig
+from .frame_decoder import FrameDecoder
+from .m_former import MFormer
+
+# Imported so that the file travels with the weights: transformers 4 copies direct imports only.
+from .transformer import Transformer, TransformerLayer  # noqa: F401
+
+
+@dataclass
+class LatentActionEncoderOutput(ModelOutput):
+    """What `encode` and `quantize` say about a batch of pairs.
+
+    Fields:
+        latents (B, N, D): z, before quantization. This is what the LARA loss aligns.
+        codes (B, N): int64 in [0, K).
+        quantized_latents (B, N, D): the vectors of the codes.
+        code_margin (B, N): squared distance to the second-best code minus that to the best.
+        attentions: of each M-Former layer (B, heads, T, T), with `output_attentions=True`; None otherwise.
+    """
+
+    latents: Tensor | None = None
+    codes: Tensor | None = None
+    quantized_latents: Tensor | None = None
+    code_margin: Tensor | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class LatentActionOutput(ModelOutput):
+    """What `forward` says: the loss, its named terms, and the fields of the encoder and decoder.
+
+    Fields:
+        loss (): the weighted sum of `losses`.
+        losses: {"reconstruction", "codebook", "commitment"}, each a scalar before its weight.
+        perplexity (): of the codes of this batch, pooled over positions.
+        reconstruction (B, 3, S, S): the predicted frame t+C, in the space of `pixel_values`.
+        latents, codes, quantized_latents, code_margin: as in `LatentActionEncoderOutput`.
+    """
+
+    loss: Tensor | None = None
+    losses: dict[str, Tensor] | None = None
+    perplexity: Tensor | None = None
+    reconstruction: Tensor | None = None
+    latents: Tensor | None = None
+    codes: Tensor | None = None
+    quantized_latents: Tensor | None = None
+    code_margin: Tensor | None = None
+
+
+class ResamplerLinear(nn.Linear):
+    """A linear layer with PyTorch's own initialisation, as both resamplers around the codebook have it."""
+
+
+class InverseDynamicsModel(nn.Module):
+    """Features of two frames -> z (B, N, D): M-Former, then H -> H -> tanh -> D (LARA A.1)."""
+
+    def __init__(self, config: LatentActionConfig) -> None:
+        super().__init__()
+        width, dim = config.hidden_size, config.codebook_dim
+        self.m_former = MFormer(config)
+        self.to_latents = nn.Sequential(ResamplerLinear(width, width), nn.Tanh(), ResamplerLinear(width, dim))
+        # Without it z starts nearly constant and the decoder never learns to read it.
+        self.standardize = nn.BatchNorm1d(dim, affine=False) if config.standardize_latents else None
+
+    def forward(
+        self, frame_BPV: Tensor, future_BPV: Tensor, output_attentions: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        queries_BNH, attentions = self.m_former(frame_BPV, future_BPV, output_attentions)
+        latents_BND = self.to_latents(queries_BNH)
+        if self.standardize is not None:
+            latents_BND = self.standardize(latents_BND.flatten(0, 1)).view_as(latents_BND)
+        return latents_BND, attentions
+
+    @torch.no_grad()
+    def fold_standardization(self) -> None:
+        """Move the batch norm's running statistics into the last linear layer; eval outputs stay the same."""
+        if self.standardize is None:
+            return
+        last, norm = self.to_latents[-1], self.standardize
+        scale_D = (norm.running_var + norm.eps).rsqrt()
+        last.weight.mul_(scale_D.unsqueeze(1))
+        last.bias.sub_(norm.running_mean).mul_(scale_D)
+        self.standardize = None
+
+
+class ForwardDynamicsModel(nn.Module):
+    """Frame t and quantized latents -> frame t+C: D -> D -> tanh -> H, then the frame decoder."""
+
+    def __init__(self, config: LatentActionConfig) -> None:
+        super().__init__()
+        dim, width = config.codebook_dim, config.decoder_hidden_size
+        self.from_latents = nn.Sequential(ResamplerLinear(dim, dim), nn.Tanh(), ResamplerLinear(dim, width))
+        self.decoder = FrameDecoder(config)
+
+    def forward(self, pixel_values: Tensor, quantized_BND: Tensor) -> Tensor:
+        return self.decoder(pixel_values, self.from_latents(quantized_BND))
+
+
+class LatentActionPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation shared by latent action models."""
+
+    config_class = LatentActionConfig
+    base_model_prefix = "latent_action"
+    main_input_name = "pixel_values"
+    _supports_sdpa = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load from "lara-lam" (bundled, offline), a folder or a Hub id."""
+        return super().from_pretrained(resolve_checkpoint(pretrained_model_name_or_path), *args, **kwargs)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """
+        | tensor                                             | start                               |
+        | linear and convolution weights                     | truncated normal, initializer_range |
+        | queries, separator, segments, positions            | truncated normal, initializer_range |
+        | biases                                             | 0                                   |
+        | resamplers (`ResamplerLinear`), weight and bias    | PyTorch's: uniform, 1 / sqrt(in)    |
+        | layer norms                                        | 1 and 0                             |
+        | codebook                                           | uniform in +-1 / K                  |
+        | head of a residual decoder                         | 0: it starts by copying frame t     |
+        | counters, batch norm statistics                    | 0; mean 0, variance 1               |
+        """
+        std = self.config.initializer_range
+        if isinstance(module, ResamplerLinear):
+            bound = module.in_features**-0.5
+            nn.init.uniform_(module.weight, -bound, bound)
+            nn.init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, (nn.Linear, nn.Conv2d)):
+            nn.init.trunc_normal_(module.weight, std=std)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, MFormer):
+            for parameter in (module.queries, module.separator, module.positions, module.segments):
+                nn.init.trunc_normal_(parameter, std=std)
+        elif isinstance(module, FrameDecoder):
+            nn.init.trunc_normal_(module.positions, std=std)
+            if module.residual:
+                nn.init.zeros_(module.to_pixels.weight)
+        elif isinstance(module, VectorQuantizer):
+            bound = 1 / module.codebook.num_embeddings
+            nn.init.uniform_(module.codebook.weight, -bound, bound)
+            nn.init.zeros_(module.code_usage)
+        elif isinstance(module, nn.BatchNorm1d):
+            nn.init.zeros_(module.running_mean)
+            nn.init.ones_(module.running_var)
+            nn.init.zeros_(module.num_batches_tracked)
+
+
+class LatentActionModel(LatentActionPreTrainedModel):
+    """Frame pairs to continuous and quantized latent actions, and latent actions to predicted frames.
+
+    >>> model = LatentActionModel.from_pretrained("lara-lam").eval()  # doctest: +SKIP
+    >>> out = model.encode(**processor(frames[:-5], frames[5:]))  # doctest: +SKIP
+    >>> out.latents.shape, out.codes.shape  # doctest: +SKIP
+    (torch.Size([40, 8, 32]), torch.Size([40, 8]))
+    """
+
+    def __init__(self, config: LatentActionConfig) -> None:
+        super().__init__(config)
+        self.vision_encoder = AutoModel.from_config(config.vision_config)
+        self.inverse_dynamics = InverseDynamicsModel(config)
+        self.bottleneck = VectorQuantizer(config.codebook_size, config.codebook_dim)
+        self.forward_dynamics = ForwardDynamicsModel(config)
+        if config.freeze_vision_encoder:
+            self.vision_encoder.requires_grad_(False)
+        self.post_init()
+
+    @classmethod
+    def from_vision_pretrained(cls, vision_encoder: str, **config_overrides: Any) -> "LatentActionModel":
+        """A fresh latent action model around a pretrained vision encoder (folder or Hub id).
+
+        >>> LatentActionModel.from_vision_pretrained("facebook/dinov2-base", image_size=224)  # doctest: +SKIP
+        """
+        encoder = AutoModel.from_pretrained(vision_encoder)
+        encoder = getattr(encoder, "vision_model", encoder)
+        model = cls(LatentActionConfig(vision_config=encoder.config, **config_overrides))
+        model.vision_encoder.load_state_dict(encoder.state_dict())
+        return model
+
+    def get_frame_features(self, pixel_values: Tensor) -> Tensor:
+        """Frames (B, 3, S, S) -> tokens (B, P, V) of the vision encoder, in a fixed patch order."""
+        inputs: dict[str, Tensor] = {"pixel_values": pixel_values}
+        vision = self.config.vision_config
+        if vision.model_type == "vit_mae" and self.config.patch_order == "row_major":
+            # ViT-MAE sorts patches by noise on every call, even where it masks none: sorted noise keeps their order.
+            patches = (vision.image_size // vision.patch_size) ** 2
+            order = torch.arange(patches, device=pixel_values.device, dtype=torch.float32)
+            inputs["noise"] = order.expand(pixel_values.shape[0], -1)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision_encoder):
+            return self.vision_encoder(**inputs).last_hidden_state
+
+    def encode(
+        self,
+        pixel_values: Tensor | None = None,
+        future_pixel_values: Tensor | None = None,
+        *,
+        frame_features: Tensor | None = None,
+        future_frame_features: Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> LatentActionEncoderOutput:
+        """Pairs to latent actions; the decoder does not run.
+
+        Args:
+            pixel_values, future_pixel_values: (B, 3, S, S) from the processor: frame t and frame t+C.
+            frame_features, future_frame_features: (B, P, V) from `get_frame_features`, instead of pixels.
+            output_attentions: also return the M-Former's attention maps (slower: eager attention).
+
+        Raises:
+            ValueError: when a frame comes in neither form, or in both.
+        """
+        frame_BPV = self._features("pixel_values", pixel_values, frame_features)
+        future_BPV = self._features("future_pixel_values", future_pixel_values, future_frame_features)
+        latents_BND, attentions = self.inverse_dynamics(frame_BPV, future_BPV, output_attentions)
+        out = self.quantize(latents_BND)
+        out.attentions = attentions if output_attentions else None
+        return out
+
+    def quantize(self, latents: Tensor) -> LatentActionEncoderOutput:
+        """z (B, N, D) -> the nearest codes and their vectors."""
+        quantized: VectorQuantizerOutput = self.bottleneck(latents)
+        return LatentActionEncoderOutput(
+            latents=latents,
+            codes=quantized.codes,
+            quantized_latents=quantized.quantized_latents,
+            code_margin=quantized.code_margin,
+        )
+
+    def decode(
+        self, pixel_values: Tensor, *, codes: Tensor | None = None, quantized_latents: Tensor | None = None
+    ) -> Tensor:
+        """Frame t (B, 3, S, S) and a latent action, as codes (B, N) or vectors (B, N, D) -> frame t+C."""
+        if (codes is None) == (quantized_latents is None):
+            raise ValueError("decode takes either codes or quantized_latents, one of the two.")
+        if codes is not None:
+            quantized_latents = self.bottleneck.lookup(codes)
+        return self.forward_dynamics(pixel_values, quantized_latents)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        future_pixel_values: Tensor,
+        *,
+        pair_mask: Tensor | None = None,
+    ) -> LatentActionOutput:
+        """Eq. 3: reconstruct frame t+C from frame t and the quantized latent action.
+
+        Args:
+            pixel_values, future_pixel_values: (B, 3, S, S) from the processor.
+            pair_mask: bool (B,); pairs that are False (say, without a true future frame) do not enter the losses.
+        """
+        frame_BPV, future_BPV = self.get_frame_features(torch.cat([pixel_values, future_pixel_values])).chunk(2)
+        latents_BND, _ = self.inverse_dynamics(frame_BPV, future_BPV)
+        quantized: VectorQuantizerOutput = self.bottleneck(latents_BND)
+        reconstruction = self.forward_dynamics(pixel_values, quantized.quantized_latents)
+        per_pair = {
+            "reconstruction": self._reconstruction_loss(reconstruction, pixel_values, future_pixel_values),
+            "codebook": quantized.codebook_loss,
+            "commitment": quantized.commitment_loss,
+        }
+        losses = {name: _masked_mean(loss_B, pair_mask) for name, loss_B in per_pair.items()}
+        weights = self.config.loss_weights
+        return LatentActionOutput(
+            loss=torch.stack([weights[name] * value for name, value in losses.items()]).sum(),
+            losses=losses,
+            perplexity=perplexity(quantized.codes, self.config.codebook_size),
+            reconstruction=reconstruction,
+            latents=latents_BND,
+            codes=quantized.codes,
+            quantized_latents=quantized.quantized_latents,
+            code_margin=quantized.code_margin,
+        )
+
+    def fold_standardization(self) -> None:
+        """Fold the batch norm of training into the last linear layer, for saving; eval outputs stay the same."""
+        self.inverse_dynamics.fold_standardization()
+        self.config.standardize_latents = False
+
+    def _features(self, name: str, pixels: Tensor | None, features: Tensor | None) -> Tensor:
+        if (pixels is None) == (features is None):
+            raise ValueError(f"encode takes either {name} or the matching frame features, one of the two.")
+        return self.get_frame_features(pixels) if features is None else features
+
+    def _reconstruction_loss(self, reconstruction: Tensor, now: Tensor, future: Tensor) -> Tensor:
+        """Squared error of each pair (B,), more where pixels change: weights average 1 over a batch's pixels."""
+        error = (reconstruction.float() - future.float()).square()
+        if self.config.motion_weight:
+            change = (future - now).abs().mean(1, keepdim=True).float()
+            weight = 1 + self.config.motion_weight * change
+            error = error * (weight / weight.mean())
+        return error.mean((1, 2, 3))
+
+
+def _masked_mean(values_B: Tensor, mask_B: Tensor | None) -> Tensor:
+    if mask_B is None:
+        return values_B.mean()
+    kept_B = mask_B.to(values_B.dtype)
+    return (values_B * kept_B).sum() / kept_B.sum().clamp(min=1)
+
+
+__all__ = [
+    "ForwardDynamicsModel",
+    "InverseDynamicsModel",
+    "LatentActionEncoderOutput",
+    "LatentActionModel",
+    "LatentActionOutput",
+]

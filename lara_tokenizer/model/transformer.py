@@ -1,0 +1,68 @@
+"""The pre-norm transformer layer of the M-Former and of the frame decoder.
+
+Shape suffixes: B batch, T tokens, H width, A attention heads, E width of a head.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Full self-attention, (B, T, H) -> (B, T, H). Scaled dot product kernels; eager where maps are asked for."""
+
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.output = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_BTH: Tensor, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
+        batch, tokens, width = hidden_BTH.shape
+        qkv = self.qkv(hidden_BTH).view(batch, tokens, 3, self.num_heads, width // self.num_heads)
+        query_BATE, key_BATE, value_BATE = qkv.permute(2, 0, 3, 1, 4)
+        attention_BATT = None
+        if output_attentions:
+            scores_BATT = query_BATE @ key_BATE.transpose(-1, -2) * query_BATE.shape[-1] ** -0.5
+            attention_BATT = scores_BATT.softmax(-1, dtype=torch.float32).to(value_BATE.dtype)
+            mixed_BATE = attention_BATT @ value_BATE
+        else:
+            mixed_BATE = F.scaled_dot_product_attention(query_BATE, key_BATE, value_BATE)
+        return self.output(mixed_BATE.transpose(1, 2).reshape(batch, tokens, width)), attention_BATT
+
+
+class TransformerLayer(nn.Module):
+    """h + attention(norm(h)), then h + mlp(norm(h)), with GELU."""
+
+    def __init__(self, hidden_size: int, num_heads: int, intermediate_size: int, eps: float) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(hidden_size, eps=eps)
+        self.attention = Attention(hidden_size, num_heads)
+        self.norm_mlp = nn.LayerNorm(hidden_size, eps=eps)
+        self.mlp_in = nn.Linear(hidden_size, intermediate_size)
+        self.mlp_out = nn.Linear(intermediate_size, hidden_size)
+
+    def forward(self, hidden_BTH: Tensor, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
+        attended_BTH, attention_BATT = self.attention(self.norm_attention(hidden_BTH), output_attentions)
+        hidden_BTH = hidden_BTH + attended_BTH
+        hidden_BTH = hidden_BTH + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(hidden_BTH))))
+        return hidden_BTH, attention_BATT
+
+
+class Transformer(nn.Module):
+    """Layers and a final layer norm, (B, T, H) -> (B, T, H)."""
+
+    def __init__(self, hidden_size: int, num_heads: int, intermediate_size: int, num_layers: int, eps: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            TransformerLayer(hidden_size, num_heads, intermediate_size, eps) for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(hidden_size, eps=eps)
+
+    def forward(self, hidden_BTH: Tensor, output_attentions: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
+        attentions: tuple[Tensor, ...] = ()
+        for layer in self.layers:
+            hidden_BTH, attention_BATT = layer(hidden_BTH, output_attentions)
+            if attention_BATT is not None:
+                attentions += (attention_BATT,)
+        return self.norm(hidden_BTH), attentions
