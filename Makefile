@@ -1,0 +1,43 @@
+# Two commands from a fresh clone do everything: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help quickstart test check format clean
+
+help:  ## Show this list
+	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 24
+
+# One marker a set of extras: each target installs what it needs, in either order, and only once.
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.base: $(VENV)/.created pyproject.toml constraints.txt
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
+	$(PIP) -e '.[dev,sim,decord]'
+	touch $@ $(VENV)/.base
+
+quickstart: $(VENV)/.base  ## Install, tokenize the sample videos, show the result
+	$(BIN)/lara-tok encode samples --out quickstart/tokens.parquet
+	$(BIN)/lara-tok info quickstart/tokens.parquet
+
+test: $(VENV)/.dev  ## Run the test suite
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/.dev  ## Format, lint, types and tests: what CI runs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q
+
+format: $(VENV)/.dev  ## Rewrite the code in the house format
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format .
+
+clean:  ## Remove the environment and what quickstart made
+	rm -rf $(VENV) quickstart dist build
