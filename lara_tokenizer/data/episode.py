@@ -13,8 +13,9 @@ import numpy as np
 class FrameIndex:
     """The frames of one camera, in presentation order, as known without decoding one.
 
-    `timestamps` is float64 (n,): seconds from the first frame, strictly increasing. `fps` is the nominal rate in
-    frames per second. `note` says what a person should know ("2 video streams, took stream 1 (320x180)").
+    `timestamps` is float64 (n,): seconds from the first frame, strictly increasing. `fps` is the nominal
+    rate in frames per second. `note` says what a person should know ("2 video streams, took stream 1
+    (320x180)").
 
     >>> FrameIndex(np.array([0.0, 0.1, 0.2]), fps=10.0).num_frames
     3
@@ -32,8 +33,8 @@ class FrameIndex:
 class FrameReader(Protocol):
     """Pixels of one episode. A new source of data is one class with these three methods.
 
-    A reader is picklable and opens nothing before the first call of `index` or `frames`, so that a worker process
-    opens it for itself. Whatever is wrong with the data ends as `lara_tokenizer.errors.VideoDecodeError`.
+    A reader is picklable and opens nothing before the first call of `index` or `frames`, so that a worker
+    process opens it for itself. Whatever is wrong with the data ends as a `VideoDecodeError`.
     """
 
     def index(self, camera: str) -> FrameIndex:
@@ -42,7 +43,8 @@ class FrameReader(Protocol):
     def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """uint8 (n, H, W, 3) in RGB at full size: exactly the frames asked for, in the order asked.
 
-        Called again with larger indices it goes on where it stopped. Indices outside the episode raise IndexError.
+        Called again with larger indices it goes on where it stopped. An index outside the episode raises
+        IndexError.
         """
 
     def close(self) -> None:
@@ -53,8 +55,9 @@ class FrameReader(Protocol):
 class Episode:
     """One recorded episode: a name, one or more cameras, and a reader for the pixels.
 
-    `id` is unique within its source (a path relative to the source's root, "/" between folders). `index` is the
-    dataset's own number for it. `fps` overrides the rate that the file claims: frame i is then at i / fps seconds.
+    `id` is unique within its source (a path relative to the source's root, "/" between folders). `index` is
+    the dataset's own number for it. `fps` overrides the rate that the file claims: frame i is then at i / fps
+    seconds. `text` is the instruction, where the source has one.
 
     >>> episode = load_episodes("videos/", fps={"rt1_*": 3})[0]  # doctest: +SKIP
     >>> episode.frames("", [0, 2]).shape                         # doctest: +SKIP
@@ -69,7 +72,10 @@ class Episode:
     text: str | None = None
 
     def frame_index(self, camera: str = "") -> FrameIndex:
-        """The camera's frames and their times, with this episode's `fps` in force. Raises VideoDecodeError."""
+        """The camera's frames and their times, with this episode's `fps` in force.
+
+        Raises VideoDecodeError.
+        """
         index = self.reader.index(camera)
         if self.fps is None:
             return index

@@ -10,8 +10,9 @@ import numpy as np
 # A pair may miss the stride asked for by this share of it. 0.6 s at 3 Hz becomes 0.667 s: 11 %.
 TOLERANCE = 0.25
 
-# Containers round times to milliseconds. Two frames whose distances differ by less than the rounding can make up
-# (half a tick in each of four terms) count as equally near, and the later one is taken, at every anchor alike.
+# Containers round times to milliseconds. Two frames whose distances differ by less than the rounding can
+# make up (half a tick in each of four terms) count as equally near, and the later one is taken, at every
+# anchor alike.
 _ROUNDING = 0.002
 
 _PATTERN = re.compile(r"(?P<value>\d+\.?\d*|\.\d+)(?P<unit>[sf])")
@@ -42,19 +43,15 @@ class Stride:
             )
         value, unit = float(match["value"]), match["unit"]
         if unit == "f" and not value.is_integer():
-            raise ValueError(
-                f"stride {text!r}: there is no part of a frame. Write whole frames, or seconds: '0.6s'"
-            )
+            raise ValueError(f"stride {text!r}: there is no part of a frame. Write whole frames, or seconds: '0.6s'")
         if value == 0:
-            raise ValueError(
-                f"stride {text!r}: must be at least one frame. Write seconds, '0.6s', or frames, '5f'"
-            )
+            raise ValueError(f"stride {text!r}: must be at least one frame. Write seconds, '0.6s', or frames, '5f'")
         return cls(text.strip(), value, unit)
 
     def frames_at(self, fps: float) -> int:
         """The number of frames this stride means at `fps` frames per second.
 
-        Raises ValueError where one frame more or less misses the stride by over 25 %, naming the nearest gap there is.
+        Raises ValueError, naming the nearest gap there is, where that misses the stride by over 25 %.
         """
         if self.unit == "f":
             return int(self.value)
@@ -64,18 +61,18 @@ class Stride:
         if not _close_enough(frames / fps, self.value):
             raise ValueError(
                 f"stride {self.text!r} cannot be met at {fps:.4g} frames per second: the nearest gap is "
-                f"{frames / fps:.4g} s ({frames} frame{'s' * (frames > 1)}). Ask for '{frames / fps:.4g}s' or "
-                f"'{frames}f', or correct the rate with fps (--fps) if the file states it wrongly"
+                f"{frames / fps:.4g} s ({frames} frame{'s' * (frames > 1)}). Ask for '{frames / fps:.4g}s' "
+                f"or '{frames}f', or correct the rate with fps (--fps) if the file states it wrongly"
             )
         return frames
 
     def future_indices(self, timestamps: np.ndarray, anchors: np.ndarray) -> np.ndarray:
         """The future frame of each anchor frame: int64, as long as `anchors`.
 
-        `timestamps` is float64 (n,), all the episode's frames in seconds; `anchors` are frame numbers. In seconds the
-        future frame is the one nearest to anchor + stride. It is -1 where it would lie past the episode's end
-        (never the last frame in its place), and where the frames around it are further than 25 % off the stride.
-        Raises ValueError, as `frames_at`, where the episode's own rate cannot meet the stride.
+        `timestamps` is float64 (n,), all the episode's frames in seconds; `anchors` are frame numbers. In
+        seconds the future frame is the one nearest to anchor + stride. It is -1 where it would lie past the
+        episode's end (never the last frame in its place), and where the frames around it are further than
+        25 % off the stride. Raises ValueError, as `frames_at`, where the episode's own rate cannot meet it.
         """
         timestamps, anchors = np.asarray(timestamps, np.float64), np.asarray(anchors, np.int64)
         n = len(timestamps)
@@ -93,9 +90,9 @@ class Stride:
         return np.where((future < n) & close, future, -1)
 
     def anchors(self, timestamps: np.ndarray) -> np.ndarray:
-        """The frames met when going through an episode at this pace: int64, increasing, starting with frame 0.
+        """The frames met when going through an episode at this pace: int64, increasing, from frame 0 on.
 
-        In seconds these are the frames nearest to 0, s, 2s, ..., each once; a pace above the rate takes every frame.
+        In seconds these are the frames nearest to 0, s, 2s, ..., each once; a pace above the rate takes all.
 
         >>> Stride.parse("2f").anchors(np.arange(5) / 10)
         array([0, 2, 4])
