@@ -34,7 +34,7 @@ def shared_fixtures() -> Path:
 
 @pytest.fixture(scope="session")
 def moving_square() -> Callable[..., np.ndarray]:
-    """moving_square(num_frames, size=64, step=2) -> uint8 (T, size, size, 3): a bright square moves `step` px a frame."""
+    """moving_square(num_frames, size=64, step=2) -> uint8 (T, size, size, 3): a square moves `step` px a frame."""
 
     def make(num_frames: int, size: int = 64, step: int = 2, seed: int = 0) -> np.ndarray:
         rng = np.random.default_rng(seed)
