@@ -56,5 +56,7 @@ class MFormer(nn.Module):
         now, future = self.segments[0], self.segments[self.future_segment]
         past = self.num_latents + self.num_frame_tokens + 1
         offsets_TH = self.positions[0] + torch.cat([now.expand(past, -1), future.expand(self.num_frame_tokens, -1)])
-        hidden_BTH, attentions = self.transformer(sequence_BTH + offsets_TH, output_attentions)
+        # Only the queries are read, so the last layer computes only them; maps are wanted whole.
+        keep = None if output_attentions else self.num_latents
+        hidden_BTH, attentions = self.transformer(sequence_BTH + offsets_TH, output_attentions, keep)
         return hidden_BTH[:, : self.num_latents], attentions

@@ -17,10 +17,20 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
         self.output = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, hidden_BTH: Tensor, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, hidden_BTH: Tensor, output_attentions: bool = False, keep: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """All T rows, or only the first `keep` of them: those attend to all tokens, the rest is not computed."""
         batch, tokens, width = hidden_BTH.shape
-        qkv = self.qkv(hidden_BTH).view(batch, tokens, 3, self.num_heads, width // self.num_heads)
-        query_BATE, key_BATE, value_BATE = qkv.permute(2, 0, 3, 1, 4)
+        rows = tokens if keep is None else keep
+        if rows == tokens:
+            query, key, value = self.qkv(hidden_BTH).split(width, dim=-1)
+        else:
+            query = F.linear(hidden_BTH[:, :rows], self.qkv.weight[:width], self.qkv.bias[:width])
+            key, value = F.linear(hidden_BTH, self.qkv.weight[width:], self.qkv.bias[width:]).split(width, dim=-1)
+        query_BATE, key_BATE, value_BATE = (
+            part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value)
+        )
         attention_BATT = None
         if output_attentions:
             scores_BATT = query_BATE @ key_BATE.transpose(-1, -2) * query_BATE.shape[-1] ** -0.5
@@ -28,7 +38,7 @@ class Attention(nn.Module):
             mixed_BATE = attention_BATT @ value_BATE
         else:
             mixed_BATE = F.scaled_dot_product_attention(query_BATE, key_BATE, value_BATE)
-        return self.output(mixed_BATE.transpose(1, 2).reshape(batch, tokens, width)), attention_BATT
+        return self.output(mixed_BATE.transpose(1, 2).reshape(batch, rows, width)), attention_BATT
 
 
 class TransformerLayer(nn.Module):
@@ -42,15 +52,17 @@ class TransformerLayer(nn.Module):
         self.mlp_in = nn.Linear(hidden_size, intermediate_size)
         self.mlp_out = nn.Linear(intermediate_size, hidden_size)
 
-    def forward(self, hidden_BTH: Tensor, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
-        attended_BTH, attention_BATT = self.attention(self.norm_attention(hidden_BTH), output_attentions)
-        hidden_BTH = hidden_BTH + attended_BTH
+    def forward(
+        self, hidden_BTH: Tensor, output_attentions: bool = False, keep: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        attended_BTH, attention_BATT = self.attention(self.norm_attention(hidden_BTH), output_attentions, keep)
+        hidden_BTH = hidden_BTH[:, :keep] + attended_BTH
         hidden_BTH = hidden_BTH + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(hidden_BTH))))
         return hidden_BTH, attention_BATT
 
 
 class Transformer(nn.Module):
-    """Layers and a final layer norm, (B, T, H) -> (B, T, H)."""
+    """Layers and a final layer norm."""
 
     def __init__(self, hidden_size: int, num_heads: int, intermediate_size: int, num_layers: int, eps: float) -> None:
         super().__init__()
@@ -59,10 +71,14 @@ class Transformer(nn.Module):
         )
         self.norm = nn.LayerNorm(hidden_size, eps=eps)
 
-    def forward(self, hidden_BTH: Tensor, output_attentions: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward(
+        self, hidden_BTH: Tensor, output_attentions: bool = False, keep: int | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The outputs (B, T, H), or only the first `keep` rows (B, keep, H): the last layer computes no others."""
         attentions: tuple[Tensor, ...] = ()
-        for layer in self.layers:
-            hidden_BTH, attention_BATT = layer(hidden_BTH, output_attentions)
+        for index, layer in enumerate(self.layers, start=1):
+            is_last = index == len(self.layers)
+            hidden_BTH, attention_BATT = layer(hidden_BTH, output_attentions, keep if is_last else None)
             if attention_BATT is not None:
                 attentions += (attention_BATT,)
         return self.norm(hidden_BTH), attentions
