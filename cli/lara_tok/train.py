@@ -1,0 +1,78 @@
+"""`lara-tok train`: stage 1, a latent action model from video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lara_tok._common import JsonOption, console, console_err, emit
+
+
+def train(
+    source: Annotated[list[str] | None, typer.Argument(help="Video files, folders or globs.")] = None,
+    recipe: Annotated[Path, typer.Option(help="A recipe: see hub_configs/training/*.yaml.")] = Path("lam.yaml"),
+    out: Annotated[Path | None, typer.Option(help="Folder for checkpoint and log.")] = None,
+    frames: Annotated[Path | None, typer.Option(help="Folder of decoded frames, to share between runs.")] = None,
+    fps: Annotated[float | None, typer.Option(help="The true rate, where the files state a wrong one.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use at most this many episodes.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Instead of the recipe's.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16, instead of the recipe's.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Loader processes, instead of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained; needs no data.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a latent action model on video (stage 1).
+
+    Example: lara-tok train videos/ --recipe hub_configs/training/lam.yaml --out runs/lam
+    """
+    from lara_tokenizer.train import Recipe, plan_training, train_latent_action_model
+
+    chosen = Recipe.load(recipe).override(
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        precision=precision,
+        workers=workers,
+        seed=seed,
+    )
+    if dry_run:
+        emit(plan_training(chosen), as_json, _render)
+        return
+    if not source or out is None:
+        raise ValueError("training needs SOURCE and --out; with --dry-run neither.")
+    summary = train_latent_action_model(
+        source, chosen, out=out, frames=frames, fps=fps, limit=limit, resume=resume, progress=_progress
+    )
+    emit({**summary, "out": str(out)}, as_json, _render)
+
+
+def _progress(phase: str, done: int, total: int, logs: dict[str, float]) -> None:
+    if phase == "frames":
+        if done % 100 == 0 or done == total:
+            console_err.print(f"decoded {done} of {total} streams", highlight=False)
+        return
+    if "loss" not in logs:
+        return
+    shown = {
+        "loss": logs["loss"],
+        "perplexity": logs["heldout_perplexity"],
+        "a position": logs["heldout_perplexity_per_position"],
+        "spread": logs["heldout_spread"],
+        "rank": logs["heldout_effective_rank"],
+        "gain": logs["heldout_gain_over_copying"],
+        "z gain": logs["heldout_z_gain"],
+    }
+    text = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
+    console_err.print(f"step {done} of {total}  {text}", highlight=False)
+
+
+def _render(result: dict[str, Any]) -> None:
+    for name, value in result.items():
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
+        console.print(f"{name.replace('_', ' '):38} {shown}", highlight=False)

@@ -1,0 +1,96 @@
+"""Batched augmentation of frame pairs on the device: one draw a pair, the same for both frames.
+
+Shape suffixes: B pairs, F the two frames, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lara_tokenizer.train.recipe import AugmentationOptions
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: what a grey version of a colour is
+RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+
+
+def to_unit_range(frames_BFCHW: Tensor) -> Tensor:
+    """uint8 -> float32 in 0..1."""
+    return frames_BFCHW.float().div(255)
+
+
+def normalise(frames_BFCHW: Tensor, mean: list[float], std: list[float]) -> tuple[Tensor, Tensor]:
+    """0..1 -> (pixel_values, future_pixel_values), each (B, 3, H, W), by the processor's statistics."""
+    mean_C11 = torch.tensor(mean, device=frames_BFCHW.device).view(-1, 1, 1)
+    std_C11 = torch.tensor(std, device=frames_BFCHW.device).view(-1, 1, 1)
+    now, future = ((frames_BFCHW - mean_C11) / std_C11).unbind(1)
+    return now, future
+
+
+def augment_pairs(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tensor:
+    """One random crop, mirror, colour change and time reversal a pair, from torch's own random state on that device.
+
+    >>> frames = torch.rand(4, 2, 3, 8, 8)
+    >>> torch.equal(augment_pairs(frames, AugmentationOptions()), frames)
+    True
+    """
+    if options.crop_scale < 1 or options.flip > 0:
+        frames_BFCHW = _crop_and_mirror(frames_BFCHW, options)
+    if options.brightness or options.contrast or options.saturation or options.hue:
+        frames_BFCHW = _recolour(frames_BFCHW, options)
+    if options.reverse:
+        swap = torch.rand(len(frames_BFCHW), 1, 1, 1, 1, device=frames_BFCHW.device) < options.reverse
+        frames_BFCHW = torch.where(swap, frames_BFCHW.flip(1), frames_BFCHW)
+    return frames_BFCHW
+
+
+def _crop_and_mirror(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tensor:
+    """A square crop of side `crop_scale`..1, anywhere inside the frame, scaled back to full size."""
+    batch, frames, channels, height, width = frames_BFCHW.shape
+    device = frames_BFCHW.device
+    scale = 1 - (1 - options.crop_scale) * torch.rand(batch, device=device)
+    offset = (1 - scale) * (2 * torch.rand(2, batch, device=device) - 1)
+    mirror = 1 - 2 * (torch.rand(batch, device=device) < options.flip).float()
+    zero = torch.zeros_like(scale)
+    theta = torch.stack(
+        [torch.stack([scale * mirror, zero, offset[0]], 1), torch.stack([zero, scale, offset[1]], 1)], 1
+    )
+    # Both frames ride as channels of one image, so that they cannot get different crops.
+    stacked = frames_BFCHW.reshape(batch, frames * channels, height, width)
+    grid = F.affine_grid(theta, [batch, frames * channels, height, width], align_corners=False)
+    cropped = F.grid_sample(stacked, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return cropped.reshape(frames_BFCHW.shape)
+
+
+def _recolour(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tensor:
+    """Brightness, contrast, saturation and hue are all affine in RGB: one 3 x 3 matrix and one offset a pair."""
+    batch, device = len(frames_BFCHW), frames_BFCHW.device
+
+    def factor(amount: float) -> Tensor:
+        return 1 + amount * (2 * torch.rand(batch, 1, 1, device=device) - 1)
+
+    luma = torch.tensor(LUMA, device=device)
+    grey = luma.expand(3, 3)
+    identity = torch.eye(3, device=device)
+    saturation, contrast, brightness = factor(options.saturation), factor(options.contrast), factor(options.brightness)
+    matrix_B33 = saturation * identity + (1 - saturation) * grey
+    matrix_B33 = matrix_B33 @ _hue_rotation(options.hue * (2 * torch.rand(batch, device=device) - 1))
+    # Contrast pulls towards the mean grey of frame t, for both frames alike: motion keeps its colour.
+    mean_grey = torch.einsum("bchw,c->b", frames_BFCHW[:, 0], luma) / frames_BFCHW[0, 0, 0].numel()
+    offset_B = (brightness * (1 - contrast)).view(-1) * mean_grey
+    recoloured = torch.einsum("bdc,bfchw->bfdhw", brightness * contrast * matrix_B33, frames_BFCHW)
+    return (recoloured + offset_B.view(-1, 1, 1, 1, 1)).clamp(0, 1)
+
+
+def _hue_rotation(turns_B: Tensor) -> Tensor:
+    """(B, 3, 3) in RGB: a turn of the two colour axes of YIQ, which leaves the grey one alone."""
+    to_yiq = torch.tensor(RGB_TO_YIQ, device=turns_B.device)
+    angle = 2 * math.pi * turns_B
+    rotation = torch.zeros(len(turns_B), 3, 3, device=turns_B.device)
+    rotation[:, 0, 0] = 1
+    rotation[:, 1, 1] = rotation[:, 2, 2] = angle.cos()
+    rotation[:, 1, 2], rotation[:, 2, 1] = -angle.sin(), angle.sin()
+    return torch.linalg.inv(to_yiq) @ rotation @ to_yiq

@@ -1,0 +1,208 @@
+"""Every training frame, decoded once through the processor's own resize into one memory-mapped file.
+
+Training reads each frame hundreds of times; decoding it each time would starve the device.
+
+    <folder>/frames.u8    uint8 (frames, 3, S, S), stream after stream
+    <folder>/done.u8      uint8 (streams,): 0 to do, 1 decoded, 2 failed
+    <folder>/index.json   what lies where, and the fingerprint of what it was made from
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lara_tokenizer.errors import LaraTokenizerError
+
+if TYPE_CHECKING:
+    from lara_tokenizer.data import Episode
+    from lara_tokenizer.model import LatentActionProcessor
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+TODO, DONE, FAILED = 0, 1, 2
+CHUNK = 64  # frames decoded and resized together: bounds the memory of a worker
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One camera of one episode: its frames lie at [offset, offset + len(timestamps)) of the cache."""
+
+    episode: str
+    camera: str
+    offset: int
+    timestamps: np.ndarray  # float64 (n,), seconds from the first frame
+
+
+class FrameCache:
+    """The frames of many episodes as one array. Opens its file lazily, so that it travels to loader processes by path.
+
+    >>> cache = FrameCache.build(load_episodes("videos/"), processor, "run/frames")  # doctest: +SKIP
+    >>> cache.frames[cache.streams[0].offset].shape  # doctest: +SKIP
+    (3, 64, 64)
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        index = json.loads((self.folder / "index.json").read_text(encoding="utf-8"))
+        if index["format_version"] != FORMAT_VERSION:
+            raise ValueError(
+                f"{self.folder}: frame cache of format {index['format_version']}, this release reads {FORMAT_VERSION}. "
+                "Delete the folder; it is built again."
+            )
+        self.fingerprint: str = index["fingerprint"]
+        self.shape: tuple[int, int, int, int] = tuple(index["shape"])
+        done = np.fromfile(self.folder / "done.u8", np.uint8)
+        self.streams = [
+            Stream(entry["episode"], entry["camera"], entry["offset"], np.asarray(entry["timestamps"]))
+            for entry, state in zip(index["streams"], done, strict=True)
+            if state == DONE
+        ]
+        self._frames: np.memmap | None = None
+
+    @property
+    def frames(self) -> np.memmap:
+        """uint8 (frames, 3, S, S), read only."""
+        if self._frames is None:
+            self._frames = np.memmap(self.folder / "frames.u8", np.uint8, "r", shape=self.shape)
+        return self._frames
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_frames": None}
+
+    @classmethod
+    def build(
+        cls,
+        episodes: Sequence[Episode],
+        processor: LatentActionProcessor,
+        folder: str | Path,
+        *,
+        workers: int = 1,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> FrameCache:
+        """Decode what the folder does not hold yet; a second call, or one after a kill, goes on where the first stopped.
+
+        An episode that cannot be read is logged and left out. `progress(streams done, streams)` is called after each.
+        Raises ValueError where the folder holds other episodes or another resize, or where no episode can be read.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        plan = _plan(episodes, processor)
+        _prepare(folder, plan)
+        done = np.memmap(folder / "done.u8", np.uint8, "r+", shape=(len(plan["streams"]),))
+        by_id = {episode.id: episode for episode in episodes}
+        open_ = [number for number, state in enumerate(done) if state != DONE]
+        finished = len(done) - len(open_)
+        if open_ and finished:
+            logger.info("%s: %d of %d streams are already decoded", folder, finished, len(done))
+        jobs = [(number, by_id[plan["streams"][number]["episode"]], plan["streams"][number]) for number in open_]
+        for number, error in _run(jobs, processor, folder, tuple(plan["shape"]), workers):
+            done[number] = DONE if error is None else FAILED
+            if error is not None:
+                logger.warning("left out: %s", error)
+            finished += 1
+            if progress is not None:
+                progress(finished, len(done))
+        done.flush()
+        cache = cls(folder)
+        if not cache.streams:
+            raise ValueError(f"none of the {len(episodes)} episodes could be read; the log above says why for each.")
+        return cache
+
+
+def _plan(episodes: Sequence[Episode], processor: LatentActionProcessor) -> dict[str, Any]:
+    """Where each stream will lie. Only containers are opened here, nothing is decoded."""
+    streams, offset = [], 0
+    for episode in episodes:
+        for camera in episode.cameras:
+            try:
+                timestamps = episode.timestamps(camera)
+            except (LaraTokenizerError, OSError) as error:
+                logger.warning("left out: %s", error)
+                continue
+            streams.append(
+                {"episode": episode.id, "camera": camera, "offset": offset, "timestamps": timestamps.tolist()}
+            )
+            offset += len(timestamps)
+        episode.close()
+    if not streams:
+        raise ValueError(f"none of the {len(episodes)} episodes could be read; the log above says why for each.")
+    shape = (offset, 3, processor.size["height"], processor.size["width"])
+    settings = {name: value for name, value in processor.to_dict().items() if not name.startswith(("_", "auto_map"))}
+    described = json.dumps([FORMAT_VERSION, streams, shape, settings], sort_keys=True, default=str)
+    fingerprint = hashlib.sha256(described.encode()).hexdigest()
+    return {"format_version": FORMAT_VERSION, "fingerprint": fingerprint, "shape": shape, "streams": streams}
+
+
+def _prepare(folder: Path, plan: dict[str, Any]) -> None:
+    """Create the files, or check that those there are this plan's."""
+    index = folder / "index.json"
+    if index.exists():
+        if json.loads(index.read_text(encoding="utf-8")).get("fingerprint") != plan["fingerprint"]:
+            raise ValueError(
+                f"{folder} holds the frames of other episodes or of another resize. Give another folder, or delete it."
+            )
+        return
+    for name, size in (("frames.u8", int(np.prod(plan["shape"]))), ("done.u8", len(plan["streams"]))):
+        with open(folder / name, "wb") as file:
+            file.truncate(size)
+    # The index comes last: a folder with an index has its files.
+    temporary = folder / "index.json.tmp"
+    temporary.write_text(json.dumps(plan), encoding="utf-8")
+    os.replace(temporary, index)
+
+
+def _run(
+    jobs: list[tuple[int, Episode, dict[str, Any]]],
+    processor: LatentActionProcessor,
+    folder: Path,
+    shape: tuple[int, ...],
+    workers: int,
+) -> Any:
+    """Yield (stream number, error or None), in whatever order the streams finish."""
+    if workers <= 1 or len(jobs) < 2:
+        for number, episode, stream in jobs:
+            yield number, _decode(episode, stream, processor, folder, shape)
+        return
+    with ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn"), initializer=_one_thread) as pool:
+        futures: dict[Future[str | None], int] = {
+            pool.submit(_decode, episode, stream, processor, folder, shape): number for number, episode, stream in jobs
+        }
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _decode(
+    episode: Episode, stream: dict[str, Any], processor: LatentActionProcessor, folder: Path, shape: tuple[int, ...]
+) -> str | None:
+    """Fill one stream's slice of the file; the reason where it cannot be read."""
+    target = np.memmap(folder / "frames.u8", np.uint8, "r+", shape=shape)
+    try:
+        for first in range(0, len(stream["timestamps"]), CHUNK):
+            wanted = range(first, min(first + CHUNK, len(stream["timestamps"])))
+            frames = episode.frames(stream["camera"], list(wanted))
+            start = stream["offset"] + first
+            target[start : start + len(wanted)] = processor.resize_frames(frames).numpy()
+    except (LaraTokenizerError, OSError) as error:
+        return str(error)
+    finally:
+        episode.close()
+        target.flush()
+    return None

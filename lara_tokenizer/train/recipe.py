@@ -1,0 +1,194 @@
+"""A training recipe: plain numbers in a YAML file, checked at birth."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+
+if TYPE_CHECKING:
+    from lara_tokenizer.model import LatentActionConfig
+
+PRESETS = ("default", "paper_exact", "moto")
+PRECISIONS = ("fp32", "bf16")
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentationOptions:
+    """One draw a pair, the same for both frames; every default is "off".
+
+    crop_scale: the smallest share of the frame's side that a random crop keeps (1 = no crop).
+    brightness, contrast, saturation: factors drawn from 1 +- this; hue: a turn of the colour circle, +- this share of it.
+    flip: probability of a left-right mirror. reverse: probability of swapping the two frames (time runs backwards),
+    so that the direction of a motion cannot be guessed from one frame.
+    """
+
+    crop_scale: float = 1.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    flip: float = 0.0
+    reverse: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop_scale <= 1:
+            raise ValueError(f"augmentation crop_scale {self.crop_scale}: takes a share in (0, 1]; 1 is no crop.")
+        for name in ("brightness", "contrast", "saturation", "flip", "reverse"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"augmentation {name} {getattr(self, name)}: takes 0 (off) to 1.")
+        if not 0 <= self.hue <= 0.5:
+            raise ValueError(f"augmentation hue {self.hue}: takes 0 (off) to 0.5 of the colour circle.")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOptions:
+    """How long, how fast, how often to look. `batch_size` is what one device takes in one optimiser step."""
+
+    steps: int = 1000
+    batch_size: int = 64
+    learning_rate: float = 3e-4
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    precision: str = "fp32"
+    compile: bool = False
+    workers: int = 2
+    log_steps: int = 50
+    save_steps: int = 1000
+    grace_steps: int = 500
+    heldout_share: float = 0.05
+    heldout_pairs: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_steps", "save_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training {name} {getattr(self, name)}: takes at least 1.")
+        if self.heldout_pairs < 2:
+            raise ValueError(
+                f"training heldout_pairs {self.heldout_pairs}: takes at least 2, so that codes can be shuffled."
+            )
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"training precision '{self.precision}': takes one of {', '.join(PRECISIONS)}.")
+        if not 0 < self.heldout_share < 1:
+            raise ValueError(f"training heldout_share {self.heldout_share}: takes a share of the episodes in (0, 1).")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything a stage-1 run is, but its data.
+
+    >>> Recipe.parse({"preset": "default", "model": {"image_size": 64}, "training": {"steps": 10}}).training.steps
+    10
+
+    preset: which `LatentActionConfig` to start from; model: its keywords that differ. vision_encoder: a folder or Hub id
+    whose weights the vision encoder starts from; None starts from random weights.
+    """
+
+    preset: str = "default"
+    model: Mapping[str, Any] = field(default_factory=dict)
+    vision_encoder: str | None = None
+    augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """Read a YAML file as plain data. Raises ValueError for what is no recipe, naming the file and the key."""
+        path = Path(path)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        try:
+            return cls.parse(values or {})
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Recipe:
+        """A recipe from nested mappings. Raises ValueError for an unknown key or a wrong type."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"a recipe is a mapping of {', '.join(_names(cls))}; got {type(values).__name__}.")
+        _refuse_unknown("recipe", values, _names(cls))
+        values = dict(values)
+        values["model"] = dict(values.get("model") or {})
+        values["augmentation"] = _section(AugmentationOptions, "augmentation", values.get("augmentation"))
+        values["training"] = _section(TrainingOptions, "training", values.get("training"))
+        recipe = cls(**values)
+        if recipe.preset not in PRESETS:
+            raise ValueError(f"preset '{recipe.preset}': takes one of {', '.join(PRESETS)}.")
+        return recipe
+
+    def override(self, **options: Any) -> Recipe:
+        """The same recipe with some of its training numbers replaced; None leaves a number as it is."""
+        changed = {name: value for name, value in options.items() if value is not None}
+        return replace(self, training=replace(self.training, **changed))
+
+    def build_config(self) -> LatentActionConfig:
+        """The model's config: the preset with `model` on top. Raises ValueError for a keyword the config does not have."""
+        from lara_tokenizer.model import LatentActionConfig
+
+        _refuse_unknown("model", self.model, config_keywords())
+        build = LatentActionConfig if self.preset == "default" else getattr(LatentActionConfig, self.preset)
+        return build(**self.model)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that `parse` takes."""
+        return asdict(self)
+
+
+def config_keywords() -> list[str]:
+    """The keywords of `LatentActionConfig`: what a recipe's `model` may hold."""
+    from lara_tokenizer.model import LatentActionConfig
+
+    parameters = inspect.signature(LatentActionConfig.__init__).parameters.values()
+    return [p.name for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD]
+
+
+def _names(cls: type) -> list[str]:
+    return [entry.name for entry in fields(cls)]
+
+
+def _refuse_unknown(where: str, values: Mapping[str, Any], allowed: list[str]) -> None:
+    for name in values:
+        if name not in allowed:
+            raise ValueError(f"unknown {where} key '{name}'. There are: {', '.join(allowed)}.")
+
+
+def _section(cls: type[Section], where: str, values: Mapping[str, Any] | None) -> Section:
+    values = values or {}
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} is a mapping of {', '.join(_names(cls))}; got {type(values).__name__}.")
+    _refuse_unknown(where, values, _names(cls))
+    return cls(**{name: _typed(where, name, value, _default(cls, name)) for name, value in values.items()})
+
+
+def _default(cls: type, name: str) -> Any:
+    default = next(entry for entry in fields(cls) if entry.name == name).default
+    assert default is not MISSING
+    return default
+
+
+def _typed(where: str, name: str, value: Any, default: Any) -> Any:
+    """`value` in the type of the default. YAML reads `1e-4` as text: a number written so is taken as one."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        if isinstance(default, bool) and isinstance(value, bool):
+            return value
+    elif isinstance(default, str) and isinstance(value, str):
+        return value
+    elif isinstance(default, int | float):
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = float("nan")
+        if isinstance(default, float) and number == number:
+            return number
+        if number == number and number.is_integer():
+            return int(number)
+    raise ValueError(f"{where} {name}: takes a {type(default).__name__}, got {value!r}.")

@@ -1,0 +1,195 @@
+"""From a source of video and a recipe to a saved checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from lara_tokenizer.data import Episode, load_episodes
+from lara_tokenizer.errors import missing_extra
+from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
+from lara_tokenizer.train.frames import FrameCache
+from lara_tokenizer.train.monitor import HeldOutMonitor
+from lara_tokenizer.train.pairs import EpisodeBalancedSampler, PairDataset, split_streams
+from lara_tokenizer.train.recipe import Recipe, config_keywords
+
+logger = logging.getLogger(__name__)
+
+
+def plan_training(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe would train, on the meta device: no weights, no data, no download.
+
+    >>> plan_training(Recipe.load("paper_lam.yaml"))["trainable_parameters"]  # doctest: +SKIP
+    121210944
+
+    Returns sizes, parameter counts, steps, pairs and floating-point operations (two a multiply-add).
+    """
+    config, training = recipe.build_config(), recipe.training
+    with torch.device("meta"):
+        model = LatentActionModel(config)
+    # Fake tensors have no storage either, but a real device's name, which autocast asks for.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")
+        frames = torch.empty(1, 3, config.image_size, config.image_size)
+        forward = _flops(lambda: model.eval()(frames, frames), torch.no_grad())
+        step = _flops(lambda: model.train()(frames, frames).loss.backward(), nullcontext())
+    counts = {True: 0, False: 0}
+    for parameter in model.parameters():
+        counts[parameter.requires_grad] += parameter.numel()
+    pairs = training.steps * training.batch_size
+    return {
+        "image_size": config.image_size,
+        "codes": f"{config.num_latents} x {config.codebook_size} codes of {config.codebook_dim} numbers",
+        "strides": config.strides,
+        "trainable_parameters": counts[True],
+        "frozen_parameters": counts[False],
+        "steps": training.steps,
+        "batch_size": training.batch_size,
+        "pairs": pairs,
+        "forward_gflop_per_pair": round(forward / 1e9, 3),
+        "training_gflop_per_pair": round(step / 1e9, 3),
+        "training_exaflop": round(step * pairs / 1e18, 6),
+    }
+
+
+def _flops(run: Callable[[], object], context: AbstractContextManager) -> int:
+    with context, FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def train_latent_action_model(
+    source: str | Path | Sequence[str | Path] | Sequence[Episode],
+    recipe: Recipe,
+    *,
+    out: str | Path,
+    frames: str | Path | None = None,
+    fps: Any = None,
+    limit: int | None = None,
+    resume: bool = False,
+    progress: Callable[[str, int, int, dict[str, float]], None] | None = None,
+) -> dict[str, Any]:
+    """Train on `source` (whatever `load_episodes` takes, or episodes) and leave a whole checkpoint in `out`.
+
+    `out` holds config.json, model.safetensors, preprocessor_config.json, training_log.json, training_log.jsonl (a line
+    every log) and checkpoints/; `frames` (default out/frames) is the cache of decoded frames, which runs may share.
+    `progress(phase, done, total, logs)` is called while "frames" are decoded and at each log of "steps".
+
+    Returns a summary: steps, pairs, episodes and the last held-out measures.
+    Raises CollapseError when z or the codebook dies, ValueError for a source, recipe or folder that cannot be used.
+    """
+    if find_spec("accelerate") is None:
+        raise missing_extra("training", "train")
+    # Late: transformers refuses to define its training arguments' device without accelerate.
+    from lara_tokenizer.train.trainer import LOG_LINES, LatentActionTrainer
+
+    out, training = Path(out), recipe.training
+    checkpoint = _checkpoint(out, resume)
+    set_seed(training.seed)
+    config = recipe.build_config()
+    processor = LatentActionProcessor(size={"height": config.image_size, "width": config.image_size})
+    report = progress or (lambda phase, done, total, logs: None)
+    cache = FrameCache.build(
+        _episodes(source, fps, limit),
+        processor,
+        frames or out / "frames",
+        workers=os.cpu_count() or 1,
+        progress=lambda done, total: report("frames", done, total, {}),
+    )
+    kept, heldout = split_streams(cache.streams, training.heldout_share, training.seed)
+    pairs = PairDataset(cache, kept, config.strides)
+    out.mkdir(parents=True, exist_ok=True)
+    _keep_log_until(out / LOG_LINES, checkpoint)
+    model = _build_model(recipe, config)
+    trainer = LatentActionTrainer(
+        model,
+        processor,
+        training,
+        recipe.augmentation,
+        pairs,
+        HeldOutMonitor(_heldout_frames(cache, heldout, config.strides, training.heldout_pairs), processor),
+        out,
+        progress=lambda step, logs: report("steps", step, training.steps, logs),
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    summary = {
+        "episodes": len({stream.episode for stream in kept}),
+        "heldout_episodes": len({stream.episode for stream in heldout}),
+        "pairs": len(pairs),
+        "steps": trainer.state.global_step,
+        **_last_measures(trainer.state.log_history),
+    }
+    save_checkpoint(model, processor, out)
+    log = {"recipe": recipe.to_dict(), "summary": summary, "history": trainer.state.log_history}
+    (out / "training_log.json").write_text(json.dumps(log, indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+def save_checkpoint(model: LatentActionModel, processor: LatentActionProcessor, out: str | Path) -> None:
+    """Fold the standardisation of z into the last linear layer and write model and processor whole, in float32."""
+    model = model.eval().float()
+    if model.config.standardize_latents:
+        model.fold_standardization()
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+
+
+def _episodes(source: Any, fps: Any, limit: int | None) -> list[Episode]:
+    if isinstance(source, Sequence) and not isinstance(source, str) and source and isinstance(source[0], Episode):
+        return list(source)[:limit]
+    return load_episodes(source, fps=fps, limit=limit)
+
+
+def _checkpoint(out: Path, resume: bool) -> str | None:
+    """Where to go on from. Raises ValueError where there is nothing to resume, or something that would be overwritten."""
+    folder = out / "checkpoints"
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if resume and last is None:
+        raise ValueError(f"{folder} holds no checkpoint to resume. Start without --resume.")
+    if not resume and (last is not None or (out / "model.safetensors").exists()):
+        raise ValueError(f"{out} holds a training run already. Go on with --resume, or give another folder.")
+    return last
+
+
+def _keep_log_until(path: Path, checkpoint: str | None) -> None:
+    """Drop the lines that the resumed run will write again; all of them where it starts anew."""
+    if not path.exists():
+        return
+    last = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= last]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def _build_model(recipe: Recipe, config: LatentActionConfig) -> LatentActionModel:
+    if recipe.vision_encoder is None:
+        if config.freeze_vision_encoder:
+            raise ValueError(
+                "the vision encoder is frozen but has random weights: name pretrained ones as vision_encoder in the "
+                "recipe (a folder or a Hub id), or set freeze_vision_encoder to false."
+            )
+        return LatentActionModel(config)
+    overrides = {name: getattr(config, name) for name in config_keywords() if name != "vision_config"}
+    return LatentActionModel.from_vision_pretrained(recipe.vision_encoder, **overrides)
+
+
+def _heldout_frames(cache: FrameCache, streams: Sequence[Any], strides: Sequence[str], count: int) -> torch.Tensor:
+    """The same `count` pairs at every check and in every run of one seed."""
+    pairs = PairDataset(cache, streams, strides)
+    return pairs.batch(list(EpisodeBalancedSampler(pairs, count)))
+
+
+def _last_measures(history: list[dict[str, float]]) -> dict[str, float]:
+    last = next((line for line in reversed(history) if "heldout_z_gain" in line), {})
+    return {name: value for name, value in last.items() if name.startswith("heldout_")}

@@ -1,0 +1,149 @@
+"""The stage-1 loop: transformers.Trainer with our pairs, our augmentation, our log."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
+from lara_tokenizer.train.augment import augment_pairs, normalise, to_unit_range
+from lara_tokenizer.train.monitor import CollapseWatch, HeldOutMonitor
+from lara_tokenizer.train.pairs import EpisodeBalancedSampler, PairDataset
+from lara_tokenizer.train.recipe import AugmentationOptions, TrainingOptions
+from lara_tokenizer.train.schedule import CodebookSchedule
+
+logger = logging.getLogger(__name__)
+
+LOG_LINES = "training_log.jsonl"
+
+
+def training_arguments(options: TrainingOptions, folder: str | Path) -> TrainingArguments:
+    """The recipe's numbers in Trainer's words; checkpoints go to `folder`."""
+    on_gpu = torch.cuda.is_available()
+    loader: dict[str, Any] = {"dataloader_num_workers": options.workers}
+    if options.workers:
+        loader |= {"dataloader_prefetch_factor": 4, "dataloader_persistent_workers": True}
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=options.steps,
+        per_device_train_batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        warmup_steps=options.warmup_steps,
+        lr_scheduler_type="cosine",
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
+        optim="adamw_torch_fused" if on_gpu else "adamw_torch",
+        bf16=options.precision == "bf16",
+        torch_compile=options.compile,
+        logging_steps=options.log_steps,
+        # Asking whether a loss is finite waits for the device at every step; the monitor stops a dead run.
+        logging_nan_inf_filter=False,
+        save_steps=options.save_steps,
+        save_total_limit=1,
+        seed=options.seed,
+        dataloader_pin_memory=on_gpu,
+        remove_unused_columns=False,
+        report_to=[],
+        disable_tqdm=True,
+        **loader,
+    )
+
+
+class LatentActionTrainer(Trainer):
+    """Trainer whose batches are uint8 frames and whose log holds every loss term and the held-out measures.
+
+    `progress(step, logs)` is called at each log.
+    """
+
+    def __init__(
+        self,
+        model: LatentActionModel,
+        processor: LatentActionProcessor,
+        options: TrainingOptions,
+        augmentation: AugmentationOptions,
+        pairs: PairDataset,
+        monitor: HeldOutMonitor,
+        out: str | Path,
+        progress: Callable[[int, dict[str, float]], None] | None = None,
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=training_arguments(options, Path(out) / "checkpoints"),
+            train_dataset=pairs,
+            data_collator=lambda batch: batch,  # `PairDataset.__getitems__` returns whole batches
+        )
+        self.model_accepts_loss_kwargs = False
+        self.augmentation, self.monitor, self.progress = augmentation, monitor, progress
+        self.image_mean, self.image_std = processor.image_mean, processor.image_std
+        self.watch = CollapseWatch(model.config.continuous_steps + options.grace_steps)
+        self.log_lines = Path(out) / LOG_LINES
+        self._terms: dict[str, Tensor] = {}
+        self._terms_count = 0
+        self.add_callback(CodebookSchedule(model, self.draw_latents))
+        self.remove_callback(PrinterCallback)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Augment, normalise, forward; the terms are summed on the device until the next log asks for them."""
+        now, future = self._pixel_values(inputs["frames"])
+        out = model(pixel_values=now, future_pixel_values=future)
+        for name, value in {**out.losses, "perplexity": out.perplexity}.items():
+            self._terms[name] = self._terms.get(name, 0) + value.detach()
+        self._terms_count += 1
+        return (out.loss, out) if return_outputs else out.loss
+
+    def draw_latents(self, batches: int, step: int) -> Tensor:
+        """z (B, N, D) of some training batches, in training mode, drawn by seed and step alone."""
+        rng = np.random.default_rng((self.args.seed, step))
+        latents = []
+        self.model.train()
+        with torch.no_grad(), self._autocast():
+            for _ in range(batches):
+                indices = rng.integers(len(self.train_dataset), size=self.args.per_device_train_batch_size)
+                now, future = self._pixel_values(self.train_dataset.batch(indices).to(self.args.device))
+                latents.append(self.model.encode(now, future).latents.float())
+        return torch.cat(latents)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the loss terms and the held-out measures; write a line; stop where z or the codebook is dead."""
+        if "loss" in logs:
+            logs |= {f"train_{name}": float(value / self._terms_count) for name, value in self._terms.items()}
+            self._terms, self._terms_count = {}, 0
+            logs |= self.monitor.measure(self.model, self._autocast())
+        super().log(logs, start_time)
+        with self.log_lines.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": self.state.global_step, **logs}) + "\n")
+        if self.progress is not None:
+            self.progress(self.state.global_step, logs)
+        if "heldout_spread" in logs:
+            measured = {name: logs[f"heldout_{name}"] for name in ("spread", "perplexity")}
+            self.watch.check(self.state.global_step, measured, codebook=not self.model.bottleneck.continuous)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: Trainer's estimate is for language models."""
+        return 0
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpisodeBalancedSampler:
+        # One epoch is the whole run, so that a restart finds its place by counting batches.
+        samples = self.args.max_steps * self.args.train_batch_size * self.args.world_size
+        return EpisodeBalancedSampler(
+            self.train_dataset, samples * self.args.gradient_accumulation_steps, self.args.seed
+        )
+
+    def _pixel_values(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        # In float32 even under bf16: colours are exact to a 255th part only there.
+        with torch.autocast(frames.device.type, enabled=False), torch.no_grad():
+            return normalise(augment_pairs(to_unit_range(frames), self.augmentation), self.image_mean, self.image_std)
+
+    def _autocast(self) -> AbstractContextManager:
+        return torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16)
