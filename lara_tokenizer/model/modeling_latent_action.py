@@ -73,8 +73,10 @@ class InverseDynamicsModel(nn.Module):
     def __init__(self, config: LatentActionConfig) -> None:
         super().__init__()
         width, dim = config.hidden_size, config.codebook_dim
+        # The reference's middle width is the decoder's; at the paper's scale all three are 768.
+        middle = config.decoder_hidden_size
         self.m_former = MFormer(config)
-        self.to_latents = nn.Sequential(ResamplerLinear(width, width), nn.Tanh(), ResamplerLinear(width, dim))
+        self.to_latents = nn.Sequential(ResamplerLinear(width, middle), nn.Tanh(), ResamplerLinear(middle, dim))
         # Without it z starts nearly constant and the decoder never learns to read it.
         self.standardize = nn.BatchNorm1d(dim, affine=False) if config.standardize_latents else None
 
