@@ -15,11 +15,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import av
 import numpy as np
@@ -30,7 +31,8 @@ CODEBASE_VERSION = "v3.0"
 CHUNK_SIZE = 1000  # most files in one folder
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-CODEC, PIXEL_FORMAT, CRF, GOP = "libx264", "yuv420p", 23, 24
+CODEC: Final = "libx264"
+PIXEL_FORMAT, CRF, GOP = "yuv420p", 23, 24
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 INDEX_FEATURES = {  # the columns that LeRobot expects in every dataset
     "timestamp": "float32",
@@ -63,7 +65,7 @@ class LeRobotWriter:
         robot_type: As it shall stand in info.json.
 
     Raises:
-        ValueError: An fps that is not a positive whole number, or an odd size.
+        ValueError: An fps that is not a positive whole number, an odd size, or a folder with somebody else's dataset.
 
     >>> writer = LeRobotWriter("pushes", fps=10, video_shapes={"observation.images.top": (64, 64)},
     ...                        column_names={"action": ("x", "y")})  # doctest: +SKIP
@@ -89,11 +91,18 @@ class LeRobotWriter:
         self.root, self.fps, self.robot_type = Path(root), int(fps), robot_type
         self.video_shapes, self.column_names = dict(video_shapes), dict(column_names)
         self._job = self.root / ".job"
+        if (self.root / "meta/info.json").exists() and not self._job.exists():
+            raise ValueError(f"{root} holds a finished dataset (no .job folder to go on from): use another folder")
         self._job.mkdir(parents=True, exist_ok=True)
 
     def episode_numbers(self) -> list[int]:
         """The numbers of the episodes that are there, in order."""
         return sorted(int(path.stem.split("-")[1]) for path in self._job.glob("episode-*.parquet"))
+
+    def clear_unfinished(self) -> None:
+        """Remove what killed processes left half written. To be called while nobody writes."""
+        for folder in self._job.glob("unfinished-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def add_episode(
         self,
@@ -116,19 +125,17 @@ class LeRobotWriter:
             ValueError: Missing or unknown keys, lengths that differ, or frames of another size.
         """
         length = self._check(columns, videos)
-        staging = self._job / f"tmp-{number:06d}-{os.getpid()}"
-        staging.mkdir()
+        staging = Path(tempfile.mkdtemp(prefix="unfinished-", dir=self._job))
         try:
-            stats = {key: _number_stats(np.asarray(values)) for key, values in columns.items()}
+            histograms = {}
             for key, frames in videos.items():
                 encode_video(staging / f"{key}.mp4", frames, self.fps)
-                stats[key] = _picture_stats(picture_histogram(frames))
+                histograms[key] = picture_histogram(frames)
             description = {
                 "task": task,
                 "length": length,
                 "extra": dict(extra or {}),
-                "stats": stats,
-                "histograms": {key: picture_histogram(frames).tolist() for key, frames in videos.items()},
+                "histograms": {key: histogram.tolist() for key, histogram in histograms.items()},
             }
             table = pa.table({key: _arrow_column(values) for key, values in columns.items()})
             pq.write_table(
@@ -157,7 +164,7 @@ class LeRobotWriter:
         data = self._data_table(tables, [tasks.index(episode["task"]) for episode in described])
         stats = {key: _number_stats(_numpy_column(data[key])) for key in data.column_names}
         for key in self.video_shapes:
-            stats[key] = _picture_stats(sum(np.asarray(episode["histograms"][key]) for episode in described))
+            stats[key] = _picture_stats(np.sum([episode["histograms"][key] for episode in described], axis=0))
 
         _replace_table(data, self.root / DATA_PATH.format(chunk_index=0, file_index=0))
         _replace_table(
@@ -223,9 +230,9 @@ class LeRobotWriter:
             for key in self.video_shapes:
                 row |= {f"videos/{key}/chunk_index": chunk, f"videos/{key}/file_index": file}
                 row |= {f"videos/{key}/from_timestamp": 0.0, f"videos/{key}/to_timestamp": length / self.fps}
-            stats = dict(episode["stats"])
-            for key in INDEX_FEATURES:
-                stats[key] = _number_stats(_numpy_column(data[key].slice(first, length)))
+            rows_of_episode = data.slice(first, length)
+            stats = {key: _number_stats(_numpy_column(rows_of_episode[key])) for key in data.column_names}
+            stats |= {key: _picture_stats(np.asarray(episode["histograms"][key])) for key in self.video_shapes}
             for key, values in stats.items():
                 row |= {f"stats/{key}/{name}": value for name, value in values.items()}
             rows.append(row)
