@@ -8,6 +8,17 @@
 from __future__ import annotations
 
 from lara_tokenizer.data.episode import Episode, FrameIndex, FrameReader
+from lara_tokenizer.data.images import ImageFolderReader
+from lara_tokenizer.data.load import load_episodes
 from lara_tokenizer.data.stride import Stride
+from lara_tokenizer.data.video import VideoReader
 
-__all__ = ["Episode", "FrameIndex", "FrameReader", "Stride"]
+__all__ = [
+    "Episode",
+    "FrameIndex",
+    "FrameReader",
+    "ImageFolderReader",
+    "Stride",
+    "VideoReader",
+    "load_episodes",
+]

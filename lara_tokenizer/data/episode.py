@@ -30,6 +30,14 @@ class FrameIndex:
         return len(self.timestamps)
 
 
+def check_indices(indices: Sequence[int] | np.ndarray, num_frames: int, source: object) -> np.ndarray:
+    """`indices` as int64. Raises IndexError, naming `source`, where one lies outside 0 .. num_frames - 1."""
+    numbers = np.asarray(indices, np.int64)
+    if len(numbers) and (numbers.min() < 0 or numbers.max() >= num_frames):
+        raise IndexError(f"{source}: frames {numbers.min()} to {numbers.max()} asked for, it has 0 to {num_frames - 1}")
+    return numbers
+
+
 class FrameReader(Protocol):
     """Pixels of one episode. A new source of data is one class with these three methods.
 
@@ -90,7 +98,10 @@ class Episode:
         return self.reader.index(camera).num_frames
 
     def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """uint8 (n, H, W, 3) in RGB at full size, in the order asked. Raises VideoDecodeError."""
+        """uint8 (n, H, W, 3) in RGB at full size, in the order asked.
+
+        Raises VideoDecodeError where one cannot be had, and IndexError for one outside the episode.
+        """
         return self.reader.frames(camera, indices)
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from lara_tokenizer.data.packets import PacketTable, open_video, stream_packets
 from lara_tokenizer.errors import VideoDecodeError
 
 # Reading past this many packets without decoding them costs about as much as a seek.
-_FAR = 64
+FAR = 64
 
 
 class NotAsListedError(Exception):
@@ -77,7 +77,7 @@ class GopDecoder:
     def _restart(self, row: int) -> None:
         """Go to a key packet without decoding what lies between."""
         self._stream.codec_context.flush_buffers()
-        if not self._row <= row <= self._row + _FAR:
+        if not self._row <= row <= self._row + FAR:
             self._seek(row)
         for _ in range(row - self._row):
             next(self._packets, None)

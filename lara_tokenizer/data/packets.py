@@ -182,4 +182,9 @@ def _reason(error: Exception) -> str:
         case MemoryError():
             return "more memory asked for than there is (a damaged header?)"
         case _:
-            return f"cannot be read ({type(error).__name__}: {error})"
+            return f"cannot be read ({type(error).__name__}: {first_line(error)})"
+
+
+def first_line(error: Exception) -> str:
+    """An error's text without the stack traces that native libraries add."""
+    return str(error).strip().partition("\n")[0]

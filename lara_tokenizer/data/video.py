@@ -10,7 +10,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from lara_tokenizer.data.episode import FrameIndex
+from lara_tokenizer.data.episode import FrameIndex, check_indices
 from lara_tokenizer.data.gop_decoder import GopDecoder, NotAsListedError, prove_whole
 from lara_tokenizer.data.packets import PacketTable, plain_errors, scan
 from lara_tokenizer.errors import VideoDecodeError
@@ -46,15 +46,10 @@ class VideoReader:
 
         Raises VideoDecodeError if one of them cannot be had, and IndexError for an index outside the video.
         """
-        num_frames = self.index(camera).num_frames
-        indices = np.asarray(indices, np.int64)
-        if len(indices) and (indices.min() < 0 or indices.max() >= num_frames):
-            raise IndexError(
-                f"{self.path}: frames {indices.min()} to {indices.max()} asked for, it has 0 to {num_frames - 1}"
-            )
+        numbers = check_indices(indices, self.index(camera).num_frames, self.path)
         with plain_errors(self.path):
             # Nothing asked for: one frame, to learn the size of none.
-            return self._read(indices) if len(indices) else self._read(np.zeros(1, np.int64))[:0]
+            return self._read(numbers) if len(numbers) else self._read(np.zeros(1, np.int64))[:0]
 
     def close(self) -> None:
         """Close the file; the next call opens it again."""
