@@ -283,12 +283,12 @@ class LeRobotWriter:
 def encode_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
     """Write uint8 (T, H, W, 3) RGB frames as H.264, frame t at t / fps seconds.
 
-    One encoder thread, so that equal frames give equal bytes on any machine with the same libx264.
+    One encoder thread and no B-frames, so that equal frames give equal bytes: with B-frames x264's AVX-512 code does
+    not (seen with PyAV 18.1), and files are only 6 % smaller.
     """
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(
-            CODEC, rate=Fraction(fps).limit_denominator(1001), options={"crf": str(CRF), "threads": "1"}
-        )
+        options = {"crf": str(CRF), "bf": "0", "threads": "1"}
+        stream = container.add_stream(CODEC, rate=Fraction(fps).limit_denominator(1001), options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt, stream.gop_size = PIXEL_FORMAT, GOP
         for frame in frames:

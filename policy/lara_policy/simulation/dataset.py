@@ -12,12 +12,15 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from lara_policy.simulation.expert import ACTION_NAMES, STATE_NAMES, run_episode
 from lara_policy.simulation.gl import choose_gl_backend, gl_environment
@@ -91,7 +94,7 @@ def simulate_metaworld(
     Raises:
         ValueError: Unknown tasks or cameras, numbers out of range, or a folder that holds another job's episodes.
         ImportError: metaworld or mujoco is not installed.
-        OSError: No OpenGL works, or the folder cannot be written.
+        OSError: No OpenGL works, a process was killed, or the folder cannot be written.
     """
     job = SimulationJob(select_tasks(tasks), tuple(dict.fromkeys(cameras)), size, float(action_noise), seed)
     _check(job, episodes)
@@ -100,6 +103,7 @@ def simulate_metaworld(
             raise missing_extra(package, "sim")
     writer = _writer(out, job)
     _claim(Path(out), job)
+    writer.clear_unfinished()
     there = set(writer.episode_numbers())
     wanted = {job.number(task, episode): (task, episode) for episode in range(episodes) for task in job.tasks}
     missing = [pair for number, pair in wanted.items() if number not in there]
@@ -136,8 +140,6 @@ def _writer(out: str | Path, job: SimulationJob) -> LeRobotWriter:
 
 def _claim(out: Path, job: SimulationJob) -> None:
     """Note whose episodes the folder holds; refuse one that holds another job's."""
-    from importlib.metadata import version
-
     described = {"simulator": "metaworld", **job.__dict__, "fps": NOMINAL_FPS}
     described |= {package: version(package) for package in ("metaworld", "mujoco")}
     described = json.loads(json.dumps(described))
@@ -150,7 +152,8 @@ def _claim(out: Path, job: SimulationJob) -> None:
             raise ValueError(f"{out} holds episodes of another job ({was}): use another folder, or remove this one")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(described, indent=1), encoding="utf-8")
+    path.with_suffix(".tmp").write_text(json.dumps(described, indent=1), encoding="utf-8")
+    path.with_suffix(".tmp").replace(path)
 
 
 def _play(
@@ -167,19 +170,29 @@ def _play(
         units.setdefault((episode // EPISODES_PER_UNIT, task), []).append(episode)
     failed: list[tuple[str, int, str]] = []
     done = total - len(missing)
+    if progress is not None:
+        progress(done, total)
     if not units:
         return failed
     # Children read the backend from the environment before they import mujoco; spawn, because OpenGL and fork clash.
     os.environ.update(gl_environment(choose_gl_backend()))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     processes = min(workers or os.cpu_count() or 1, len(units))
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    try:
         futures = [pool.submit(make_unit, str(out), job, task, numbers) for (_, task), numbers in sorted(units.items())]
         for future in as_completed(futures):
             made, unit_failed = future.result()
             done, failed = done + made, failed + unit_failed
             if progress is not None:
                 progress(done, total)
+    except BrokenProcessPool as error:
+        raise OSError(
+            "a simulation process was killed (too little memory?): run the same command again to go on, "
+            "with fewer workers if need be"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)  # at an error or Ctrl-C: what is not begun is not made
     return failed
 
 
@@ -207,7 +220,7 @@ def make_unit(out: str, job: SimulationJob, task: str, episodes: list[int]) -> t
                 grey = np.where(masks, np.uint8(255), np.uint8(0))
                 videos[f"observation.masks.{camera}"] = np.repeat(grey[..., None], 3, axis=-1)
             columns = {"observation.state": played.states, "action": played.actions, "next.success": played.success}
-            extra = {
+            extra: dict[str, str | int | float | bool] = {
                 "task_name": task,
                 "seed": job.seed,
                 "task_episode": episode,
@@ -224,8 +237,9 @@ def make_unit(out: str, job: SimulationJob, task: str, episodes: list[int]) -> t
 
 
 def _finish(writer: LeRobotWriter, failed: list[tuple[str, int, str]]) -> dict[str, Any]:
-    import pyarrow.parquet as pq
-
+    if failed and not writer.episode_numbers():
+        task, episode, reason = failed[0]
+        raise ValueError(f"none of {len(failed)} episodes could be made; the first, {task} {episode}: {reason}")
     written = writer.finalize()
     rows = pq.read_table(writer.root / "meta/episodes/chunk-000/file-000.parquet", columns=["success"])
     return {

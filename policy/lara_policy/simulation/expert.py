@@ -102,9 +102,12 @@ def run_episode(
     environment, observation = make_environment(task, placement)
     from metaworld.policies import ENV_POLICY_MAP
 
-    expert, renderer = ENV_POLICY_MAP[task](), renderer or SceneRenderer(environment.model, size)
+    experts: dict[str, Any] = ENV_POLICY_MAP
+    expert, renderer = experts[task](), renderer or SceneRenderer(environment.model, size)
     views: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {camera: [] for camera in cameras}
-    states, actions, success = [], [], []
+    states: list[np.ndarray] = []
+    actions: list[np.ndarray] = []
+    success: list[bool] = []
     while len(actions) < MAX_STEPS and not any(success[:-STEPS_AFTER_SUCCESS]):
         for camera in cameras:
             views[camera].append(renderer.draw(environment.model, environment.data, camera))

@@ -27,6 +27,18 @@ def choose_gl_backend() -> str:
     candidates = (asked,) if asked else ("egl", "osmesa") if sys.platform.startswith("linux") else ("glfw",)
     reasons = []
     for backend in candidates:
+        reason = _reason_not_to_use(backend)
+        if reason is None:
+            return backend
+        reasons.append(f"{backend} ({reason})")
+    raise OSError(
+        f"MuJoCo cannot render here; tried {', '.join(reasons)}. "
+        "Install libegl1 and libegl-mesa0 (or libosmesa6), or set MUJOCO_GL to a backend that works."
+    )
+
+
+def _reason_not_to_use(backend: str) -> str | None:
+    try:
         probe = subprocess.run(
             [sys.executable, "-c", _PROBE],
             env={**os.environ, **gl_environment(backend)},
@@ -35,13 +47,9 @@ def choose_gl_backend() -> str:
             timeout=_SECONDS,
             check=False,
         )
-        if probe.returncode == 0:
-            return backend
-        reasons.append(f"{backend} ({(probe.stderr.strip().splitlines() or ['no message'])[-1]})")
-    raise OSError(
-        f"MuJoCo cannot render here; tried {', '.join(reasons)}. "
-        "Install libegl1 and libegl-mesa0 (or libosmesa6), or set MUJOCO_GL to a backend that works."
-    )
+    except subprocess.TimeoutExpired:
+        return f"no answer in {_SECONDS} s"
+    return None if probe.returncode == 0 else (probe.stderr.strip().splitlines() or ["no message"])[-1]
 
 
 def gl_environment(backend: str) -> dict[str, str]:
