@@ -14,7 +14,7 @@ MOVING_THRESHOLD = 0.05
 
 
 def code_counts(codes: Tensor, codebook_size: int) -> Tensor:
-    """How often each code occurs: int64 (K,), whatever the shape of `codes`; negative codes (invalid rows) are left out.
+    """How often each code occurs: int64 (K,), for `codes` of any shape; negative codes (invalid rows) are left out.
 
     >>> code_counts(torch.tensor([[0, 2], [2, -1]]), 3)
     tensor([1, 0, 2])
@@ -61,7 +61,7 @@ def spread(latents: Tensor) -> Tensor:
 
 
 def effective_rank(latents: Tensor) -> Tensor:
-    """exp(H(s / sum s)) with s the singular values of the centred (B, D) latents: directions in effective use, 1 to D."""
+    """exp(H(s / sum s)), s the singular values of the centred (B, D) latents: directions in effective use, 1 to D."""
     flat = latents.flatten(1).float()
     values = torch.linalg.svdvals(flat - flat.mean(0))
     share = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
@@ -74,7 +74,7 @@ def moving_mask(frames: Tensor, future_frames: Tensor, threshold: float = MOVING
 
 
 def squared_error(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean squared error over all elements, or over those where `mask` (broadcast over channels) is true; 0 if none is."""
+    """Mean squared error over all elements, or over those where `mask` (B, 1, H, W) is true; 0 if none is."""
     error = (prediction - target).float().square()
     if mask is None:
         return error.mean()

@@ -91,7 +91,7 @@ class FrameCache:
         workers: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> FrameCache:
-        """Decode what the folder does not hold yet; a second call, or one after a kill, goes on where the first stopped.
+        """Decode what the folder does not hold yet: a call after a kill goes on where the first stopped.
 
         An episode that cannot be read is logged and left out. `progress(streams done, streams)` is called after each.
         Raises ValueError where the folder holds other episodes or another resize, or where no episode can be read.

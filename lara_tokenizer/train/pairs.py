@@ -13,7 +13,7 @@ from lara_tokenizer.train.frames import FrameCache, Stream
 
 
 class PairDataset(Dataset):
-    """All valid pairs of some streams, for all strides. A pair never leaves its episode and is never clamped to its end.
+    """All valid pairs of some streams, for all strides. A pair never leaves its episode and is never clamped.
 
     >>> pairs = PairDataset(cache, cache.streams, ["0.5s"])  # doctest: +SKIP
     >>> pairs.batch([0, 7, 9]).shape  # doctest: +SKIP

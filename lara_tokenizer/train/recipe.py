@@ -23,7 +23,7 @@ class AugmentationOptions:
     """One draw a pair, the same for both frames; every default is "off".
 
     crop_scale: the smallest share of the frame's side that a random crop keeps (1 = no crop).
-    brightness, contrast, saturation: factors drawn from 1 +- this; hue: a turn of the colour circle, +- this share of it.
+    brightness, contrast, saturation: factors drawn from 1 +- this; hue: a turn by up to this share of the colour circle.
     flip: probability of a left-right mirror. reverse: probability of swapping the two frames (time runs backwards),
     so that the direction of a motion cannot be guessed from one frame.
     """
@@ -87,8 +87,8 @@ class Recipe:
     >>> Recipe.parse({"preset": "default", "model": {"image_size": 64}, "training": {"steps": 10}}).training.steps
     10
 
-    preset: which `LatentActionConfig` to start from; model: its keywords that differ. vision_encoder: a folder or Hub id
-    whose weights the vision encoder starts from; None starts from random weights.
+    preset: which `LatentActionConfig` to start from; model: its keywords that differ. vision_encoder: a folder or
+    Hub id whose weights the vision encoder starts from; None starts from random weights.
     """
 
     preset: str = "default"
@@ -131,7 +131,7 @@ class Recipe:
         return replace(self, training=replace(self.training, **changed))
 
     def build_config(self) -> LatentActionConfig:
-        """The model's config: the preset with `model` on top. Raises ValueError for a keyword the config does not have."""
+        """The model's config: the preset with `model` on top. Raises ValueError for a keyword it does not have."""
         from lara_tokenizer.model import LatentActionConfig
 
         _refuse_unknown("model", self.model, config_keywords())

@@ -1,4 +1,4 @@
-"""When the codebook starts and when its dead codes come back: a function of the step alone, so it survives a restart."""
+"""When the codebook starts and when its dead codes come back: by the step alone, so it survives a restart."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CodebookSchedule(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # A checkpoint written at the very last continuous step has no codebook yet: it starts on the next step.
-        self.model.bottleneck.continuous = 0 < self.continuous_steps and state.global_step <= self.continuous_steps
+        self.model.bottleneck.continuous = self.continuous_steps > 0 and state.global_step <= self.continuous_steps
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         bottleneck = self.model.bottleneck

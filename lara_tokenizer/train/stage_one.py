@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from lara_tokenizer.data import Episode, load_episodes
+from lara_tokenizer.data import Episode
 from lara_tokenizer.errors import missing_extra
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train.frames import FrameCache
@@ -149,11 +149,13 @@ def save_checkpoint(model: LatentActionModel, processor: LatentActionProcessor, 
 def _episodes(source: Any, fps: Any, limit: int | None) -> list[Episode]:
     if isinstance(source, Sequence) and not isinstance(source, str) and source and isinstance(source[0], Episode):
         return list(source)[:limit]
+    from lara_tokenizer.data import load_episodes  # late: episodes of one's own need no decoder
+
     return load_episodes(source, fps=fps, limit=limit)
 
 
 def _checkpoint(out: Path, resume: bool) -> str | None:
-    """Where to go on from. Raises ValueError where there is nothing to resume, or something that would be overwritten."""
+    """Where to go on from. Raises ValueError for nothing to resume, or something that would be overwritten."""
     folder = out / "checkpoints"
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     if resume and last is None:

@@ -43,6 +43,7 @@ def training_arguments(options: TrainingOptions, folder: str | Path) -> Training
         max_grad_norm=options.max_grad_norm,
         optim="adamw_torch_fused" if on_gpu else "adamw_torch",
         bf16=options.precision == "bf16",
+        use_cpu=not torch.accelerator.is_available(),  # else Trainer refuses bf16, which CPUs do well
         torch_compile=options.compile,
         logging_steps=options.log_steps,
         # Asking whether a loss is finite waits for the device at every step; the monitor stops a dead run.
