@@ -1,0 +1,193 @@
+"""From a source of video to a table of tokens: the driver, which alone writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lara_tokenizer.encode.counts import TokenCounts
+from lara_tokenizer.encode.engines import running
+from lara_tokenizer.encode.fingerprint import episodes_digest
+from lara_tokenizer.encode.plan import Job
+from lara_tokenizer.encode.prepare import Fps, Preparation, Source, prepared
+from lara_tokenizer.encode.read import iter_tables
+from lara_tokenizer.encode.rows import ordered_rows
+from lara_tokenizer.encode.schema import token_schema
+from lara_tokenizer.encode.store import Store
+from lara_tokenizer.encode.summary import EncodeSummary, Progress, summarize
+from lara_tokenizer.encode.target import Target
+from lara_tokenizer.encode.tasks import Failed, TaskQueue
+from lara_tokenizer.encode.write import write_text_atomically, write_tokens
+from lara_tokenizer.errors import VideoDecodeError
+
+if TYPE_CHECKING:
+    from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
+
+
+def encode_dataset(
+    source: Source,
+    model: LatentActionModel | str | os.PathLike[str] = "lara-lam",
+    processor: LatentActionProcessor | None = None,
+    *,
+    out: str | os.PathLike[str],
+    strides: str | Sequence[str] | None = None,
+    every: str = "1f",
+    columns: Sequence[str] = (),
+    keep_tail: bool = False,
+    fps: Fps = None,
+    decoder: str = "pyav",
+    dtype: str | None = None,
+    device: str | None = None,
+    batch_size: int = 64,
+    workers: int | None = None,
+    on_error: str = "skip",
+    limit: int | None = None,
+    progress: Callable[[Progress], object] | None = None,
+) -> EncodeSummary:
+    """Encode a source of video into a table of tokens (`lara-tok encode`).
+
+    A run that was stopped, however rudely, goes on where it was when the same call is made again. Equal calls give
+    equal bytes, for any number of workers and kills. Episodes that fail are listed in `<out>.failed.jsonl`; the next
+    run tries them again.
+
+    Args:
+        source: what `load_episodes` takes, or episodes.
+        model: "lara-lam" (bundled), a folder or a Hub id; or a model in memory, which needs its `processor`.
+        processor: None takes the one saved with the model.
+        out: "tokens.parquet" for one file, "tokens/" for a folder of shards.
+        strides: gaps of a pair, "0.6s" or "5f", one or several; default: the first that the model was trained on.
+        every: which frames start a pair: "1f" all of them, "0.5s" two a second.
+        columns: extra columns; there is "latents".
+        keep_tail: keep rows whose future frame lies past the end, with `valid` false and codes -1.
+        fps, decoder: as in `load_episodes`.
+        dtype: "float32" (default), "bfloat16" or "float16".
+        device: default: a GPU where there is one. A model in memory stays where it is.
+        batch_size: frames, and pairs, a call of the model.
+        workers: processes; default: by cores and memory. 0 works in this process: a crashing decoder ends the job.
+        on_error: "skip" lists an episode that fails and goes on, "fail" stops.
+        limit: encode the first episodes only.
+        progress: called with the state of the run after each event.
+
+    Raises:
+        ValueError: an option is out of range, or there is nothing to encode.
+        JobMismatchError: the target was made, or begun, by another job.
+        VideoDecodeError: an episode failed and `on_error` is "fail".
+        OSError: the target cannot be written; what is done is kept.
+
+    >>> encode_dataset("videos/", "lara-lam", out="tokens.parquet", strides="0.6s").pairs  # doctest: +SKIP
+    {'0.6s': 1204}
+    """
+    started = time.monotonic()
+    target = Target.parse(out)
+    if on_error not in ("skip", "fail"):
+        raise ValueError(f"on_error {on_error!r}: takes 'skip' or 'fail'")
+    with prepared(
+        source,
+        model,
+        processor,
+        fps=fps,
+        decoder=decoder,
+        limit=limit,
+        dtype=dtype,
+        device=device,
+        strides=strides,
+        every=every,
+        columns=columns,
+        keep_tail=keep_tail,
+        batch_size=batch_size,
+    ) as preparation:
+        if target.is_complete(preparation.fingerprint, preparation.episodes):
+            return _summary_of_target(target, preparation.job, len(preparation.episodes))
+        target.make_parent()
+        with Store(target.job_folder, preparation.fingerprint, preparation.episodes) as store:
+            state = Progress.begin(len(preparation.episodes), store.plans(), store.done_units())
+            if progress is not None:
+                progress(state)
+            for _ in _run(store, preparation, workers, state, stop_on_failure=on_error == "fail"):
+                if progress is not None:
+                    progress(state)
+            counts = _finalise(store, preparation, target)
+            seconds = store.seconds()
+            summary = summarize(
+                str(target.path),
+                len(preparation.episodes),
+                store.plans(),
+                store.failures(),
+                counts,
+                resumed=state.episodes_resumed,
+                decode_seconds=seconds.decode,
+                model_seconds=seconds.model,
+                wall_seconds=time.monotonic() - started,
+            )
+        if not summary.failed:
+            shutil.rmtree(target.job_folder)
+        return summary
+
+
+def _run(
+    store: Store, preparation: Preparation, workers: int | None, state: Progress, *, stop_on_failure: bool
+) -> Iterator[None]:
+    """Do what is pending, result by result. Each is on disk before the next is looked at."""
+    pending = store.pending()
+    if not pending:
+        return
+    tasks = TaskQueue(pending)
+    with running(preparation.engine(workers, len(pending))) as engine:
+        for event in engine.run(tasks):
+            tasks.add(store.commit(event))
+            state.follow(event)
+            if isinstance(event, Failed):
+                tasks.drop(event.episode)
+                if stop_on_failure:
+                    raise VideoDecodeError(event.episode, event.reason)
+            yield
+
+
+def _finalise(store: Store, preparation: Preparation, target: Target) -> TokenCounts:
+    """Write the table, and the list of failures."""
+    job, failures = preparation.job, store.failures()
+    counts = TokenCounts(job.num_latents, job.codebook_size)
+    plans = store.plans()
+    if failures:
+        lines = [json.dumps({"episode": episode, "reason": reason}) for episode, reason in failures.items()]
+        write_text_atomically(target.failed_file, "\n".join(lines) + "\n")
+    else:
+        target.failed_file.unlink(missing_ok=True)
+    if not plans:
+        return counts
+    pieces = (rows for plan in plans.values() for rows in ordered_rows(plan.units, store.rows, job.strides))
+    episodes = {**episodes_digest(preparation.episodes), "failed": len(failures)}
+    schema = token_schema(job.num_latents, job.codebook_dim, job.codebook_size, job.columns)
+    try:
+        write_tokens(
+            counts.watch(pieces),
+            schema,
+            {**preparation.fingerprint, "episodes": episodes},
+            target,
+            store.folder,
+            store.num_rows(),
+        )
+    except OSError as error:
+        raise OSError(
+            f"{target.path} cannot be written ({error.strerror or error}). All that is encoded is kept in "
+            f"{store.folder}: make room and run the same command again."
+        ) from error
+    return counts
+
+
+def _summary_of_target(target: Target, job: Job, num_episodes: int) -> EncodeSummary:
+    """What is known of a table that was complete before."""
+    counts = TokenCounts(job.num_latents, job.codebook_size)
+    names: set[str] = set()
+    for table in counts.watch(iter_tables(target.path)):
+        names |= set(table["episode"].unique().to_pylist())
+    summary = summarize(
+        str(target.path), num_episodes, {}, {}, counts, resumed=num_episodes, decode_seconds=0.0, model_seconds=0.0,
+        wall_seconds=0.0,
+    )  # fmt: skip
+    return replace(summary, encoded=len(names), already_complete=True)

@@ -1,0 +1,229 @@
+"""A unit of video to rows of the table: each frame through the vision encoder once, for all strides at once.
+
+Shape suffixes: B batch, P tokens of a frame, V width of the vision encoder, N latent tokens, D codebook dimension,
+S side of the model's frames, R rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from lara_tokenizer.data import Episode
+from lara_tokenizer.encode.plan import Job, Pairs, Unit, make_job, plan_episode, unit_pairs
+from lara_tokenizer.encode.rows import EncodedPairs, Rows, ordered_rows
+from lara_tokenizer.encode.schema import token_schema
+
+if TYPE_CHECKING:
+    from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
+
+# Full-size frames held at a time, in bytes: small enough to stay near the cache, large enough to amortise calls.
+_CHUNK_BYTES = 16 * 2**20
+_FIRST_CHUNK = 4
+
+
+class UnitFrames(Protocol):
+    """The pixels of a unit's episode and camera."""
+
+    timestamps: np.ndarray  # float64 (n,), seconds, of all frames
+
+    def read(self, indices: np.ndarray) -> Iterator[Tensor]:
+        """The frames asked for, in order, resized by the processor: uint8 (any number, 3, S, S) a piece."""
+
+
+class EpisodeFrames:
+    """`UnitFrames` of an episode in this process."""
+
+    def __init__(self, episode: Episode, camera: str, processor: LatentActionProcessor) -> None:
+        self.timestamps = episode.timestamps(camera)
+        self._episode, self._camera, self._processor = episode, camera, processor
+
+    def read(self, indices: np.ndarray) -> Iterator[Tensor]:
+        start, count = 0, _FIRST_CHUNK
+        while start < len(indices):
+            frames = self._episode.frames(self._camera, indices[start : start + count])
+            yield self._processor.resize_frames(frames)
+            start += len(frames)
+            count = max(1, _CHUNK_BYTES // frames[0].nbytes)
+
+
+class Runner(Protocol):
+    """Runs a model for `encode_unit`; `ModelRunner` is the plain one."""
+
+    def frame_features(self, frames_B3SS: Tensor) -> Tensor:
+        """uint8 (B, 3, S, S) -> (B, P, V)."""
+
+    def encode(self, features: Sequence[Tensor], future_features: Sequence[Tensor]) -> EncodedPairs:
+        """Features of B pairs, each (P, V), to latents, codes and margins."""
+
+
+class ModelRunner:
+    """A model and its processor's normalisation, without gradients, on the model's device and in its dtype."""
+
+    def __init__(self, model: LatentActionModel, processor: LatentActionProcessor) -> None:
+        self.model, self.processor = model.eval(), processor
+
+    @torch.inference_mode()
+    def frame_features(self, frames_B3SS: Tensor) -> Tensor:
+        """uint8 (B, 3, S, S) -> (B, P, V)."""
+        pixel_values = self.processor.normalize_frames(frames_B3SS.to(self.model.device))
+        return self.model.get_frame_features(pixel_values.to(self.model.dtype))
+
+    @torch.inference_mode()
+    def encode(self, features: Sequence[Tensor], future_features: Sequence[Tensor]) -> EncodedPairs:
+        """Features of B pairs, each (P, V), to latents, codes and margins."""
+        out = self.model.encode(
+            frame_features=torch.stack(list(features)), future_frame_features=torch.stack(list(future_features))
+        )
+        latents = out.latents.flatten(1).to("cpu", torch.float16).numpy()
+        if out.codes is None:
+            return EncodedPairs(latents, None, None)
+        margin = out.code_margin.float().mean(1).cpu().numpy()
+        return EncodedPairs(latents, out.codes.to("cpu", torch.int16).numpy(), margin)
+
+
+def encode_unit(unit: Unit, frames: UnitFrames, model: Runner, job: Job) -> pa.Table:
+    """Encode the pairs of one unit: a pure function of its arguments.
+
+    Frames stream through in order. Each goes through the vision encoder once, and is dropped when the last of its
+    pairs is done. Batches never cross a unit, and a remainder runs on the sizes of `batch_sizes`: the rows depend
+    neither on the worker nor on what else it does.
+
+    Returns:
+        The unit's rows (columns of `token_schema`), sorted by (stride, frame_index).
+    """
+    pairs = unit_pairs(unit, frames.timestamps, job)
+    rows = Rows(pairs, job)
+    # Pairs become ready in the order of their later frame.
+    order = np.flatnonzero(pairs.valid)
+    order = order[np.argsort(pairs.future[order], kind="stable")]
+    batches = np.split(order, np.cumsum(batch_sizes(len(order), job.batch_size))[:-1])
+    held = _HeldFrames(pairs)
+    for indices, pixels_B3SS in _rebatch(pairs.needed, frames.read(pairs.needed), job.batch_size):
+        held.add(indices, pixels_B3SS, model.frame_features(pixels_B3SS))
+        while batches and len(batches[0]) and pairs.future[batches[0][-1]] <= indices[-1]:
+            batch = batches.pop(0)
+            now, future = held.get(pairs.anchor[batch]), held.get(pairs.future[batch])
+            encoded = model.encode([frame.features for frame in now], [frame.features for frame in future])
+            rows.fill(batch, encoded, _motion(now, future))
+            held.drop_used(batch)
+    return rows.table(unit, frames.timestamps)
+
+
+def batch_sizes(count: int, largest: int) -> list[int]:
+    """How `count` items are cut: full batches, then the remainder on a fixed ladder of halves.
+
+    A kernel may round differently at another batch size; so there are few sizes, and the same ones for everybody.
+
+    >>> batch_sizes(100, 64)
+    [64, 32, 4]
+    """
+    sizes = []
+    while count:
+        while largest > count:
+            largest //= 2
+        sizes.append(largest)
+        count -= largest
+    return sizes
+
+
+def encode_episode(
+    episode: Episode,
+    model: LatentActionModel,
+    processor: LatentActionProcessor,
+    *,
+    strides: str | Sequence[str] | None = None,
+    every: str = "1f",
+    columns: Sequence[str] = (),
+    keep_tail: bool = False,
+    batch_size: int = 64,
+) -> pa.Table:
+    """Encode one episode in this process, for a loop of one's own.
+
+    Args:
+        episode: of `load_episodes`, or built around a reader of one's own.
+        strides: gaps of a pair, "0.6s" or "5f"; default: the first that the model was trained on.
+        every: which frames start a pair: "1f" all of them, "0.5s" two a second.
+        columns: extra columns; there is "latents".
+        keep_tail: keep rows whose future frame lies past the end, with `valid` false and codes -1.
+        batch_size: frames, and pairs, a call of the model.
+
+    Returns:
+        One row a pair, columns of `token_schema`, sorted by (camera, stride, frame_index).
+
+    Raises:
+        VideoDecodeError: the video cannot be read. ValueError: an option is out of range.
+
+    >>> table = encode_episode(load_episodes("clip.mp4")[0], model, processor, strides="0.6s")  # doctest: +SKIP
+    """
+    job = make_job(
+        model.config,
+        strides=strides,
+        every=every,
+        columns=columns,
+        keep_tail=keep_tail,
+        batch_size=batch_size,
+        dtype=str(model.dtype).removeprefix("torch."),
+    )
+    runner = ModelRunner(model, processor)
+    tables = {
+        unit: encode_unit(unit, EpisodeFrames(episode, unit.camera, processor), runner, job)
+        for unit in plan_episode(episode, job).units
+    }
+    empty = token_schema(job.num_latents, job.codebook_dim, job.codebook_size, job.columns).empty_table()
+    pieces = ordered_rows(tables, tables.__getitem__, job.strides)
+    return pa.concat_tables([empty, *pieces]).unify_dictionaries().combine_chunks()
+
+
+def _rebatch(indices: np.ndarray, pieces: Iterable[Tensor], batch_size: int) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Pieces of any length to batches of `batch_sizes`, each with its frame numbers."""
+    sizes, start, waiting = batch_sizes(len(indices), batch_size), 0, torch.empty(0, dtype=torch.uint8)
+    for piece in pieces:
+        waiting = torch.cat([waiting, piece]) if len(waiting) else piece
+        while sizes and len(waiting) >= sizes[0]:
+            count = sizes.pop(0)
+            yield indices[start : start + count], waiting[:count]
+            start, waiting = start + count, waiting[count:]
+    assert not sizes, "the reader gave fewer frames than were asked for"
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    pixels_3SS: Tensor  # uint8
+    features: Tensor  # (P, V)
+
+
+class _HeldFrames:
+    """The frames of a unit that still have a pair to come."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self._pairs = pairs
+        used = np.concatenate([pairs.anchor[pairs.valid], pairs.future[pairs.valid]])
+        self._uses = dict(zip(*(array.tolist() for array in np.unique(used, return_counts=True)), strict=True))
+        self._frames: dict[int, _Frame] = {}
+
+    def add(self, indices: np.ndarray, pixels_B3SS: Tensor, features: Tensor) -> None:
+        self._frames |= zip(indices.tolist(), map(_Frame, pixels_B3SS, features), strict=True)
+
+    def get(self, indices: np.ndarray) -> list[_Frame]:
+        return [self._frames[index] for index in indices.tolist()]
+
+    def drop_used(self, batch: np.ndarray) -> None:
+        for index in (*self._pairs.anchor[batch].tolist(), *self._pairs.future[batch].tolist()):
+            self._uses[index] -= 1
+            if not self._uses[index]:
+                del self._frames[index]
+
+
+def _motion(now: list[_Frame], future: list[_Frame]) -> np.ndarray:
+    """float32 (B,): mean absolute change of a pixel, 0 to 1. The sums are of whole numbers: no rounding enters them."""
+    pixels_B3SS = torch.stack([frame.pixels_3SS for frame in now]).to(torch.int16)
+    change_B3SS = pixels_B3SS.sub_(torch.stack([frame.pixels_3SS for frame in future])).abs_()
+    sums_B = change_B3SS.flatten(1).sum(1, dtype=torch.int64)
+    return (sums_B.numpy() / (255 * change_B3SS[0].numel())).astype(np.float32)

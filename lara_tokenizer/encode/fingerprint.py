@@ -1,0 +1,80 @@
+"""On what the bytes of a table depend, as plain JSON: the table's metadata, and what a resumed job must agree with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from typing import Any
+
+from lara_tokenizer.encode.checkpoint import Checkpoint
+from lara_tokenizer.encode.plan import Job
+from lara_tokenizer.encode.schema import FORMAT_VERSION
+
+_VERSIONS = ("av", "numpy", "pyarrow", "torch")
+
+
+def job_fingerprint(
+    job: Job,
+    checkpoint: Checkpoint,
+    *,
+    source: list[str],
+    fps: float | Mapping[str, float] | None,
+    decoder: str,
+    device: str,
+) -> dict[str, Any]:
+    """Everything that decides the rows, and nothing else: no time, host, worker count or path.
+
+    Args:
+        source: last path components, or ids of datasets.
+        fps: the overrides of the frame rate, as given.
+        decoder: "pyav", "decord", "torchcodec", or a reader's own name.
+        device: its type, "cpu" or "cuda".
+    """
+    packages = _VERSIONS if decoder in ("pyav", *_VERSIONS) else (*_VERSIONS, decoder)
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": checkpoint.identity(),
+        "strides": list(job.strides),
+        "every": job.every,
+        "columns": list(job.columns),
+        "keep_tail": job.keep_tail,
+        "batch_size": job.batch_size,
+        "dtype": job.dtype,
+        "device": device,
+        "source": source,
+        "fps": dict(fps) if isinstance(fps, Mapping) else fps,
+        "decoder": decoder,
+        "versions": {name: _version(name) for name in packages},
+    }
+
+
+def episodes_digest(ids: Iterable[str]) -> dict[str, Any]:
+    """How many episodes a table was made from and a hash of their names: tells whether a source has grown."""
+    names = sorted(ids)
+    return {"count": len(names), "ids_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest()}
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One line for each entry that differs, with both values.
+
+    >>> differences({"model": {"id": "a"}, "every": "1f"}, {"model": {"id": "b"}, "every": "1f"})
+    ["model.id was 'a' and is 'b'"]
+    """
+    lines: list[str] = []
+    for name in sorted({*then, *now}):
+        before, after = then.get(name), now.get(name)
+        if before == after:
+            continue
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += differences(before, after, f"{prefix}{name}.")
+        else:
+            lines.append(f"{prefix}{name} was {before!r} and is {after!r}")
+    return lines
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,109 @@
+"""Reading a table of tokens back, and saying what a table or a checkpoint is (`lara-tok info`)."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lara_tokenizer.encode.counts import TokenCounts
+from lara_tokenizer.encode.schema import read_metadata, token_files
+
+
+def read_tokens(tokens: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The whole table, or some of its columns. Raises ValueError for a table that is not ours.
+
+    >>> read_tokens("tokens.parquet", ["codes"]).num_rows  # doctest: +SKIP
+    1204
+    """
+    read_metadata(tokens)
+    return pa.concat_tables([pq.read_table(file, columns=columns) for file in token_files(tokens)]).unify_dictionaries()
+
+
+def iter_tables(tokens: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The table in pieces of one row group."""
+    for path in token_files(tokens):
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns=columns)
+
+
+def describe(target: str | Path) -> dict[str, Any]:
+    """What a checkpoint or a table of tokens is, as plain JSON. `kind` is "checkpoint" or "tokens".
+
+    Args:
+        target: a table (file or folder), or a checkpoint: "lara-lam", a folder or a Hub id.
+
+    Raises ValueError for what is neither.
+
+    >>> describe("tokens.parquet")["pairs"]  # doctest: +SKIP
+    {'0.6s': 1204}
+    """
+    path = Path(target)
+    if path.suffix == ".parquet" or (path / "data").is_dir():
+        return _describe_tokens(path)
+    return _describe_checkpoint(str(target))
+
+
+def _describe_tokens(path: Path) -> dict[str, Any]:
+    metadata = read_metadata(path)
+    counts = TokenCounts(metadata["model"]["num_latents"], metadata["model"]["codebook_size"])
+    episodes: set[str] = set()
+    cameras: set[str] = set()
+    for table in counts.watch(iter_tables(path)):
+        episodes |= set(table["episode"].unique().to_pylist())
+        cameras |= set(table["camera"].unique().to_pylist())
+    files = token_files(path)
+    schema = pq.read_schema(files[0])
+    return {
+        "kind": "tokens",
+        "files": len(files),
+        "bytes": sum(file.stat().st_size for file in files),
+        "rows": counts.rows,
+        "pairs": dict(sorted(counts.pairs.items())),
+        "episodes": len(episodes),
+        "cameras": sorted(cameras),
+        "columns": {field.name: str(field.type) for field in schema},
+        "codes_used": counts.codes_used,
+        "perplexity": counts.perplexity,
+        "perplexity_per_position": counts.perplexity_per_position,
+        "idle_share": counts.idle_share,
+        "histogram": None if counts.histogram is None else counts.histogram.tolist(),
+        "provenance": metadata,
+    }
+
+
+def _describe_checkpoint(name: str) -> dict[str, Any]:
+    from lara_tokenizer.encode.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint.open(name)
+    config = json.loads((checkpoint.folder / "config.json").read_text())
+    parameters: dict[str, int] = {}
+    for file in checkpoint.weights_sha256:
+        for tensor, shape in _safetensors_shapes(checkpoint.folder / file).items():
+            part = tensor.split(".")[0]
+            parameters[part] = parameters.get(part, 0) + prod(shape)
+    vision = config.get("vision_config", {})
+    return {
+        "kind": "checkpoint",
+        "bytes": checkpoint.weights_bytes,
+        "parameters": {**dict(sorted(parameters.items())), "total": sum(parameters.values())},
+        "image_size": config.get("image_size"),
+        "vision_encoder": vision.get("model_type"),
+        "strides": list(checkpoint.strides),
+        **checkpoint.identity(),
+    }
+
+
+def _safetensors_shapes(file: Path) -> dict[str, list[int]]:
+    """Names and shapes from the header of a safetensors file: a length (8 bytes, little endian), then JSON."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}

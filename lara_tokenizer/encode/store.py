@@ -1,0 +1,230 @@
+"""A job's state on disk: `<out>.job/units.sqlite`. Each unit is committed when it is done, so a kill loses none.
+
+The driver is the only writer. SQLite's own lock, held for the whole run, keeps a second run out.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from lara_tokenizer.data import Episode
+from lara_tokenizer.encode.fingerprint import differences
+from lara_tokenizer.encode.plan import EpisodePlan, Unit
+from lara_tokenizer.encode.tasks import Beat, Encoded, Event, Failed, Planned, PlanTask, Task, UnitTask
+from lara_tokenizer.errors import JobMismatchError, LaraTokenizerError
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS job (fingerprint TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS episodes (
+    id TEXT PRIMARY KEY, status TEXT NOT NULL, pairs TEXT, frames INTEGER, notes TEXT, error TEXT
+);
+CREATE TABLE IF NOT EXISTS units (
+    episode TEXT NOT NULL, camera TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
+    episode_index INTEGER, status TEXT NOT NULL, num_rows INTEGER, rows BLOB, decode_seconds REAL, model_seconds REAL,
+    PRIMARY KEY (episode, camera, first)
+);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """Time spent by all workers together, over all runs of the job."""
+
+    decode: float
+    model: float
+
+
+class Store:
+    """The state of one job. Open it with `with`; leaving closes it, only `discard` deletes it.
+
+    Args:
+        folder: `<out>.job`; made where it is absent.
+        fingerprint: the options and weights the rows depend on.
+        episodes: of this run, by id. What the store knows of others is left alone and enters no table.
+
+    Raises:
+        JobMismatchError: the folder belongs to a job with another fingerprint.
+        LaraTokenizerError: another run holds the folder.
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, fingerprint: Mapping[str, Any], episodes: Mapping[str, Episode]) -> None:
+        self.folder, self._episodes = folder, episodes
+        folder.mkdir(parents=True, exist_ok=True)
+        with _plain_errors(folder):
+            self._database = sqlite3.connect(folder / "units.sqlite", isolation_level=None, timeout=0)
+        try:
+            with _plain_errors(folder):
+                self._begin(fingerprint)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _begin(self, fingerprint: Mapping[str, Any]) -> None:
+        execute = self._database.execute
+        execute("PRAGMA locking_mode = EXCLUSIVE")
+        execute("PRAGMA journal_mode = WAL")
+        # A power cut may lose the last units, never the database; a kill of the process loses nothing.
+        execute("PRAGMA synchronous = NORMAL")
+        self._database.executescript(_TABLES)
+        row = execute("SELECT fingerprint FROM job").fetchone()
+        if row is None:
+            execute("INSERT INTO job VALUES (?)", (json.dumps(fingerprint),))
+        elif changed := differences(json.loads(row[0]), fingerprint):
+            raise JobMismatchError(
+                f"{self.folder} was begun with other options: {'; '.join(changed)}. "
+                f"Repeat those options to go on, name another --out, or delete {self.folder} to start over."
+            )
+        with self._transaction():
+            execute("DELETE FROM units WHERE episode IN (SELECT id FROM episodes WHERE status = 'failed')")
+            execute("DELETE FROM episodes WHERE status = 'failed'")
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+
+    def pending(self) -> list[Task]:
+        """What is still to be done, episode by episode. Failed episodes of an earlier run are among it."""
+        tasks: list[Task] = []
+        with _plain_errors(self.folder):
+            planned = {row[0] for row in self._database.execute("SELECT id FROM episodes")}
+            units = self._units("status = 'pending'")
+        of_episode: dict[str, list[Unit]] = {}
+        for unit in units:
+            of_episode.setdefault(unit.episode, []).append(unit)
+        for name, episode in self._episodes.items():
+            if name in planned:
+                tasks += [UnitTask(episode, unit) for unit in of_episode.get(name, [])]
+            else:
+                tasks.append(PlanTask(episode))
+        return tasks
+
+    def commit(self, event: Event) -> list[Task]:
+        """Keep a result, durably; returns the tasks that follow from it. Raises OSError when the disk is full."""
+        with _plain_errors(self.folder), self._transaction():
+            match event:
+                case Planned(plan):
+                    self._commit_plan(plan)
+                    return [UnitTask(self._episodes[plan.episode], unit) for unit in plan.units]
+                case Encoded(unit, num_rows, rows, decode_seconds, model_seconds):
+                    # A unit of an episode that failed meanwhile is no longer there, and nothing happens.
+                    self._database.execute(
+                        "UPDATE units SET status = 'done', num_rows = ?, rows = ?, decode_seconds = ?, "
+                        "model_seconds = ? WHERE episode = ? AND camera = ? AND first = ?",
+                        (num_rows, rows, decode_seconds, model_seconds, unit.episode, unit.camera, unit.first),
+                    )
+                case Failed(episode, reason):
+                    # An episode is written whole or not at all.
+                    self._database.execute("DELETE FROM units WHERE episode = ?", (episode,))
+                    self._database.execute(
+                        "INSERT INTO episodes (id, status, error) VALUES (?, 'failed', ?) ON CONFLICT (id) "
+                        "DO UPDATE SET status = 'failed', error = excluded.error WHERE status != 'failed'",
+                        (episode, reason),
+                    )
+                case Beat():
+                    pass
+        return []
+
+    def _commit_plan(self, plan: EpisodePlan) -> None:
+        self._database.execute(
+            "INSERT INTO episodes (id, status, pairs, frames, notes) VALUES (?, 'planned', ?, ?, ?)",
+            (plan.episode, json.dumps(plan.pairs), plan.frames, json.dumps(plan.notes)),
+        )
+        self._database.executemany(
+            "INSERT INTO units (episode, camera, first, last, episode_index, status) VALUES (?, ?, ?, ?, ?, 'pending')",
+            [(unit.episode, unit.camera, unit.first, unit.last, unit.episode_index) for unit in plan.units],
+        )
+
+    def plans(self) -> dict[str, EpisodePlan]:
+        """The plans of this run's episodes that have one, by id, in the order of the table."""
+        units: dict[str, list[Unit]] = {}
+        with _plain_errors(self.folder):
+            for unit in self._units("TRUE"):
+                units.setdefault(unit.episode, []).append(unit)
+            rows = self._database.execute("SELECT id, pairs, frames, notes FROM episodes WHERE status = 'planned'")
+            plans = {
+                name: EpisodePlan(name, tuple(units.get(name, ())), json.loads(pairs), frames, tuple(json.loads(notes)))
+                for name, pairs, frames, notes in rows
+                if name in self._episodes
+            }
+        return {name: plans[name] for name in sorted(plans)}
+
+    def failures(self) -> dict[str, str]:
+        """The reason for each episode that failed in this run, by id, in the order of the table."""
+        with _plain_errors(self.folder):
+            rows = self._database.execute("SELECT id, error FROM episodes WHERE status = 'failed'").fetchall()
+        return {name: error for name, error in sorted(rows) if name in self._episodes}
+
+    def done_units(self) -> set[Unit]:
+        """The units whose rows are kept here."""
+        with _plain_errors(self.folder):
+            return {unit for unit in self._units("status = 'done'") if unit.episode in self._episodes}
+
+    def rows(self, unit: Unit) -> pa.Table:
+        """The rows of a unit that is done."""
+        with _plain_errors(self.folder):
+            (blob,) = self._database.execute(
+                "SELECT rows FROM units WHERE episode = ? AND camera = ? AND first = ? AND status = 'done'",
+                (unit.episode, unit.camera, unit.first),
+            ).fetchone()
+        return pa.ipc.open_stream(blob).read_all()
+
+    def num_rows(self) -> int:
+        """Rows of all units that are done."""
+        with _plain_errors(self.folder):
+            rows = self._database.execute("SELECT episode, num_rows FROM units WHERE status = 'done'")
+            return sum(count for episode, count in rows if episode in self._episodes)
+
+    def seconds(self) -> Seconds:
+        """Worker time of all units that are done."""
+        with _plain_errors(self.folder):
+            sums = self._database.execute("SELECT total(decode_seconds), total(model_seconds) FROM units").fetchone()
+        return Seconds(*sums)
+
+    def _units(self, condition: str) -> list[Unit]:
+        rows = self._database.execute(
+            f"SELECT episode, camera, first, last, episode_index FROM units WHERE {condition} ORDER BY 1, 2, 3"
+        )
+        return [Unit(*row) for row in rows]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            # A full disk may have ended the transaction already.
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
+
+
+@contextmanager
+def _plain_errors(folder: Path) -> Iterator[None]:
+    """SQLite's errors as what they are: a lock, a full disk, a folder that cannot be used."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        text = str(error)
+        if "locked" in text:
+            raise LaraTokenizerError(
+                f"{folder} is in use by another run. Wait for it to end, or name another --out."
+            ) from error
+        if "full" in text or "disk I/O" in text:
+            raise OSError(
+                f"{folder}: the disk is full or failing. What is done is kept; make room and run the same again."
+            ) from error
+        raise OSError(
+            f"{folder}: the job's database cannot be used ({text}). Delete the folder to start over."
+        ) from error
