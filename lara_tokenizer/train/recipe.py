@@ -23,7 +23,7 @@ class AugmentationOptions:
     """One draw a pair, the same for both frames; every default is "off".
 
     crop_scale: the smallest share of the frame's side that a random crop keeps (1 = no crop).
-    brightness, contrast, saturation: factors drawn from 1 +- this; hue: a turn by up to this share of the colour circle.
+    brightness, contrast, saturation: factors drawn from 1 +- this. hue: a turn of the colour circle, up to this share.
     flip: probability of a left-right mirror. reverse: probability of swapping the two frames (time runs backwards),
     so that the direction of a motion cannot be guessed from one frame.
     """
