@@ -283,11 +283,11 @@ class LeRobotWriter:
 def encode_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
     """Write uint8 (T, H, W, 3) RGB frames as H.264, frame t at t / fps seconds.
 
-    One encoder thread and no B-frames, so that equal frames give equal bytes: with B-frames x264's AVX-512 code does
-    not (seen with PyAV 18.1), and files are only 6 % smaller.
+    Equal frames give equal bytes: one encoder thread, and x264's plain C code, because its AVX-512 code does not
+    repeat itself (seen with PyAV 18.1; 0.7 instead of 0.2 ms a frame at 96 px). No B-frames: decoding order is time order.
     """
     with av.open(str(path), "w") as container:
-        options = {"crf": str(CRF), "bf": "0", "threads": "1"}
+        options = {"crf": str(CRF), "bf": "0", "threads": "1", "x264-params": "asm=0"}
         stream = container.add_stream(CODEC, rate=Fraction(fps).limit_denominator(1001), options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt, stream.gop_size = PIXEL_FORMAT, GOP
