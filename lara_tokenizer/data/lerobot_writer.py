@@ -284,7 +284,8 @@ def encode_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
     """Write uint8 (T, H, W, 3) RGB frames as H.264, frame t at t / fps seconds.
 
     Equal frames give equal bytes: one encoder thread, and x264's plain C code, because its AVX-512 code does not
-    repeat itself (seen with PyAV 18.1; 0.7 instead of 0.2 ms a frame at 96 px). No B-frames: decoding order is time order.
+    repeat itself (seen with PyAV 18.1; it would take 0.2 ms a frame at 96 px, not 0.7). No B-frames: files decode in
+    the order of time.
     """
     with av.open(str(path), "w") as container:
         options = {"crf": str(CRF), "bf": "0", "threads": "1", "x264-params": "asm=0"}
