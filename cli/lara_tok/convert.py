@@ -1,0 +1,62 @@
+"""`lara-tok convert`: published checkpoints of Moto and LARA to ours, and ours to Moto's layout."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lara_tok._common import JsonOption, console, emit
+
+
+class Target(StrEnum):
+    """The layout to write."""
+
+    OURS = "lara-tokenizer"
+    MOTO = "moto"
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="Folder of a checkpoint of Moto or LARA; with --to moto, one of ours.")],
+    out: Annotated[Path, typer.Option(help="A new folder for the converted checkpoint.")],
+    vision_encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Its frozen vision encoder, which published files leave out: a transformers folder or Hub id."
+        ),
+    ] = None,
+    to: Annotated[Target, typer.Option(help="The layout to write.")] = Target.OURS,
+    json_: JsonOption = False,
+) -> None:
+    """Convert a published checkpoint to this package's, or back to Moto's layout.
+
+    Examples:
+
+      lara-tok convert moto/oxe --vision-encoder facebook/vit-mae-large --out moto-lam
+
+      lara-tok convert lara-lam --to moto --out lara-lam-for-moto
+    """
+    from lara_tokenizer.convert import convert_checkpoint, export_to_moto
+
+    if to is Target.MOTO and vision_encoder is not None:
+        raise ValueError("--vision-encoder goes with converting from Moto or LARA; --to moto writes the model's own.")
+    if to is Target.MOTO:
+        summary = export_to_moto(source, out=out)
+    else:
+        summary = convert_checkpoint(source, out=out, vision_encoder=vision_encoder)
+    emit(summary.to_dict(), json_, _render)
+
+
+def _render(summary: dict[str, Any]) -> None:
+    sizes = ", ".join(f"{name} {size}" for name, size in summary["sizes"].items())
+    lines = [
+        f"{summary['source']} ({summary['layout']}) -> {summary['out']} ({summary['target']})",
+        f"  {summary['tensors']} tensors, {summary['parameters']:,} parameters, every name and shape checked",
+        f"  vision encoder: {summary['vision_encoder']}",
+        f"  {sizes}",
+        *(f"  note: {note}" for note in summary["notes"]),
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,119 @@
+"""A checkpoint of Moto or LARA, in any of its four layouts -> a whole checkpoint of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lara_tokenizer.convert.kept import KeptSettings, read_kept
+from lara_tokenizer.convert.layouts import ReferenceCheckpoint, read_checkpoint
+from lara_tokenizer.convert.names import check_tensors, from_reference, reference_shapes
+from lara_tokenizer.convert.settings import read_config
+from lara_tokenizer.convert.summary import SIZES, ConversionSummary, new_folder
+from lara_tokenizer.convert.vision import (
+    check_vision_fits,
+    load_vision_config,
+    load_vision_encoder,
+    named_encoder,
+)
+from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
+
+VISION_FOLDER = "vision_encoder"
+
+
+def convert_checkpoint(
+    source: str | Path, *, out: str | Path, vision_encoder: str | Path | None = None
+) -> ConversionSummary:
+    """Write `out`: model, vision encoder and processor, ready for `LatentActionModel.from_pretrained(out)`.
+
+    Args:
+        source: folder of a Moto tokenizer, a LARA stage-1 checkpoint, a LARA policy (whole, or its folder
+            `latent_motion_tokenizer/`) or an openpi checkpoint with the tokenizer inside.
+        out: a new folder.
+        vision_encoder: transformers folder or Hub id of the frozen encoder, which those files leave out. None takes
+            the folder `vision_encoder/` beside the weights, as `export_to_moto` writes it.
+
+    Raises:
+        ValueError: naming the file, the tensors or the sizes that do not fit, and what to do.
+
+    >>> convert_checkpoint("moto/oxe", vision_encoder="facebook/vit-mae-large", out="moto-lam")  # doctest: +SKIP
+    """
+    checkpoint = read_checkpoint(source)
+    encoder_name = _encoder_name(checkpoint, vision_encoder)
+    vision_config = load_vision_config(encoder_name)
+    check_vision_fits(vision_config, encoder_name, checkpoint)
+    kept = read_kept(checkpoint.folder)
+    if kept is None:
+        config, notes = read_config(checkpoint, vision_config)
+        processor = _processor(checkpoint, config)
+    else:
+        config, notes, processor = kept.config, [], kept.processor
+    check_tensors(checkpoint.tensors, reference_shapes(config), checkpoint.folder)
+    with new_folder(out) as scratch:
+        encoder = load_vision_encoder(encoder_name, vision_config)
+        model = _assemble(checkpoint, config, encoder, kept)
+        model.save_pretrained(scratch)
+        processor.save_pretrained(scratch)
+    return ConversionSummary(
+        source=str(source),
+        out=str(out),
+        layout=checkpoint.layout.name,
+        target="lara-tokenizer",
+        tensors=len(checkpoint.tensors),
+        parameters=sum(tensor.numel() for tensor in checkpoint.tensors.values()),
+        vision_encoder=encoder_name,
+        sizes={name: getattr(config, name) for name in SIZES},
+        notes=notes,
+    )
+
+
+def _encoder_name(checkpoint: ReferenceCheckpoint, given: str | Path | None) -> str:
+    if given is not None:
+        return str(given)
+    beside = checkpoint.folder / VISION_FOLDER
+    if beside.is_dir():
+        return str(beside)
+    named = named_encoder(checkpoint)
+    hint = f"{checkpoint.settings_file} names {named!r}" if named else "published ones use facebook/vit-mae-large"
+    raise ValueError(
+        f"{checkpoint.folder} holds no vision encoder. Pass the one it was trained with as a transformers folder or a "
+        f"Hub id: --vision-encoder ... ({hint})."
+    )
+
+
+def _processor(checkpoint: ReferenceCheckpoint, config: LatentActionConfig) -> LatentActionProcessor:
+    mean, std = checkpoint.layout.statistics
+    return LatentActionProcessor(
+        size={"height": config.image_size, "width": config.image_size},
+        resample=checkpoint.layout.resample,
+        image_mean=mean,
+        image_std=std,
+    )
+
+
+def _assemble(
+    checkpoint: ReferenceCheckpoint, config: LatentActionConfig, encoder: PreTrainedModel, kept: KeptSettings | None
+) -> LatentActionModel:
+    """The model, without ever drawing its (to be overwritten) random weights."""
+    with torch.device("meta"):
+        model = LatentActionModel(config)
+    state: dict[str, Any] = {
+        name: torch.zeros_like(buffer, device="cpu")
+        for name, buffer in model.named_buffers()
+        if not name.startswith("vision_encoder.")
+    }
+    state.update(from_reference(checkpoint.tensors, config))
+    state.update(kept.tensors if kept else {})
+    model.vision_encoder = encoder
+    state.update({f"vision_encoder.{name}": tensor for name, tensor in encoder.state_dict().items()})
+    model.load_state_dict(state, assign=True)
+    assert not any(_on_meta(tensor) for tensor in model.state_dict().values())
+    return model.eval()
+
+
+def _on_meta(tensor: Tensor) -> bool:
+    return tensor.device.type == "meta"

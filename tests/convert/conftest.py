@@ -1,0 +1,222 @@
+"""Synthetic checkpoints of Moto and LARA: random tensors under the reference's names, as its files hold them."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of a reference tokenizer; all numbers differ, so that none can stand in for another."""
+
+    width: int = 24
+    heads: int = 4
+    layers: int = 2
+    mlp: int = 40
+    queries: int = 3
+    codes: int = 18
+    code_dim: int = 6
+    decoder_width: int = 32
+    decoder_heads: int = 2
+    decoder_layers: int = 1
+    decoder_mlp: int = 56
+    image: int = 32
+    patch: int = 8
+    vision_width: int = 20
+    vision_patch: int = 16
+
+    @property
+    def frame_tokens(self) -> int:
+        return (self.image // self.vision_patch) ** 2 + 1
+
+    @property
+    def patches(self) -> int:
+        return (self.image // self.patch) ** 2
+
+
+def _linear(name: str, out: int, into: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (out, into), f"{name}.bias": (out,)}
+
+
+def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def _layers(prefix: str, count: int, width: int, mlp: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for index in range(count):
+        layer = f"{prefix}.{index}"
+        for name in ("query", "key", "value"):
+            shapes |= _linear(f"{layer}.attention.attention.{name}", width, width)
+        shapes |= _linear(f"{layer}.attention.output.dense", width, width)
+        shapes |= _linear(f"{layer}.intermediate.dense", mlp, width)
+        shapes |= _linear(f"{layer}.output.dense", width, mlp)
+        shapes |= _norm(f"{layer}.layernorm_before", width) | _norm(f"{layer}.layernorm_after", width)
+    return shapes
+
+
+def shapes_of(s: Sizes) -> dict[str, tuple[int, ...]]:
+    """Every name and shape of a tokenizer's file."""
+    embeddings, decoder = "m_former.embeddings", "decoder.transformer.embeddings"
+    return {
+        f"{embeddings}.latent_motion_token": (1, s.queries, s.width),
+        f"{embeddings}.sep_token": (1, 1, s.width),
+        f"{embeddings}.position_embeddings": (1, s.queries + 2 * s.frame_tokens + 1, s.width),
+        f"{embeddings}.token_type_embeddings": (2, s.width),
+        **_linear(f"{embeddings}.projection", s.width, s.vision_width),
+        **_layers("m_former.encoder.layer", s.layers, s.width, s.mlp),
+        **_norm("m_former.layernorm", s.width),
+        "vector_quantizer.embedding.weight": (s.codes, s.code_dim),
+        **_linear("vq_down_resampler.0", s.decoder_width, s.width),
+        **_linear("vq_down_resampler.2", s.code_dim, s.decoder_width),
+        **_linear("vq_up_resampler.0", s.code_dim, s.code_dim),
+        **_linear("vq_up_resampler.2", s.decoder_width, s.code_dim),
+        f"{decoder}.position_embeddings": (1, s.patches, s.decoder_width),
+        f"{decoder}.patch_embeddings.projection.weight": (s.decoder_width, 3, s.patch, s.patch),
+        f"{decoder}.patch_embeddings.projection.bias": (s.decoder_width,),
+        **_linear(f"{decoder}.query_pooling_layer", s.decoder_width, s.queries * s.decoder_width),
+        **_layers("decoder.transformer.encoder.layer", s.decoder_layers, s.decoder_width, s.decoder_mlp),
+        **_norm("decoder.transformer.layernorm", s.decoder_width),
+        "decoder.decoder.0.weight": (3 * s.patch**2, s.decoder_width, 1, 1),
+        "decoder.decoder.0.bias": (3 * s.patch**2,),
+    }
+
+
+def tensors_of(s: Sizes, seed: int = 0) -> OrderedDict[str, Tensor]:
+    """Random weights, large enough that codes vary between pairs."""
+    generator = torch.Generator().manual_seed(seed)
+    is_gain = ("layernorm.weight", "layernorm_before.weight", "layernorm_after.weight")
+    return OrderedDict(
+        (name, 0.5 * torch.randn(shape, generator=generator) + name.endswith(is_gain))
+        for name, shape in shapes_of(s).items()
+    )
+
+
+def hydra_tree(s: Sizes) -> dict[str, Any]:
+    """Moto's config.yaml; `_target_` names that do not exist show that nothing is instantiated."""
+    vit = {"_target_": "no.such.Config", "hidden_act": "gelu", "qkv_bias": True, "layer_norm_eps": "1e-12"}
+    return {
+        "_target_": "no.such.Tokenizer",
+        "codebook_dim": s.code_dim,
+        "commit_loss_w": 2.0,
+        "recon_loss_w": 0.5,
+        "perceptual_loss_w": 1.0,
+        "image_encoder": {"_target_": "no.such.load", "pretrained_model_name_or_path": "somebody/vit-mae-tiny"},
+        "m_former": {
+            "_target_": "no.such.MFormer",
+            "config": {
+                **vit,
+                "query_num": s.queries,
+                "hidden_size": s.width,
+                "intermediate_size": s.mlp,
+                "num_attention_heads": s.heads,
+                "num_hidden_layers": s.layers,
+            },
+        },
+        "vector_quantizer": {
+            "_target_": "no.such.VQ",
+            "n_e": s.codes,
+            "e_dim": s.code_dim,
+            "beta": 0.25,
+            "remap": None,
+        },
+        "decoder": {
+            "_target_": "no.such.Decoder",
+            "config": {
+                **vit,
+                "hidden_size": s.decoder_width,
+                "intermediate_size": s.decoder_mlp,
+                "num_attention_heads": s.decoder_heads,
+                "num_hidden_layers": s.decoder_layers,
+                "image_size": s.image,
+                "patch_size": s.patch,
+            },
+        },
+    }
+
+
+def write_moto(folder: Path, tensors: dict[str, Tensor], tree: dict[str, Any] | None) -> Path:
+    """Layout a: pytorch_model.bin and config.yaml."""
+    folder.mkdir(parents=True)
+    torch.save(tensors, folder / "pytorch_model.bin")
+    if tree is not None:
+        (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+    return folder
+
+
+def write_lara(folder: Path, tensors: dict[str, Tensor], tree: dict[str, Any]) -> Path:
+    """Layout b, and the sub-folder of layout c: model.safetensors and a nested config.json."""
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / "model.safetensors")
+    parts = ("image_encoder", "m_former", "vector_quantizer", "decoder")
+    nested = {f"{name}_config" if name in parts else name: value for name, value in tree.items()}
+    (folder / "config.json").write_text(json.dumps({"model_type": "latent_motion_tokenizer", **nested}))
+    return folder
+
+
+class Reference:
+    """What the tests build checkpoints from; a fixture hands it out, as test folders are no packages."""
+
+    Sizes = Sizes
+    tensors_of = staticmethod(tensors_of)
+    hydra_tree = staticmethod(hydra_tree)
+    write_moto = staticmethod(write_moto)
+    write_lara = staticmethod(write_lara)
+
+
+@pytest.fixture(scope="session")
+def reference() -> type[Reference]:
+    return Reference
+
+
+@pytest.fixture(scope="session")
+def sizes() -> Sizes:
+    return Sizes()
+
+
+@pytest.fixture(scope="session")
+def vision_folder(tmp_path_factory) -> Callable[..., Path]:
+    """vision_folder(sizes) -> a transformers folder of their ViT-MAE, with the mask ratio of published ones."""
+    from transformers import ViTMAEConfig, ViTMAEModel
+
+    def make(s: Sizes, **changes: Any) -> Path:
+        folder = tmp_path_factory.mktemp("vision")
+        config = ViTMAEConfig(
+            **{
+                "hidden_size": s.vision_width,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "intermediate_size": 24,
+                "image_size": s.image,
+                "patch_size": s.vision_patch,
+                "mask_ratio": 0.75,
+                **changes,
+            }
+        )
+        torch.manual_seed(1)
+        ViTMAEModel(config).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def vision(vision_folder, sizes) -> Path:
+    return vision_folder(sizes)
+
+
+@pytest.fixture
+def moto(tmp_path, sizes) -> Path:
+    """A Moto checkpoint of the default sizes."""
+    return write_moto(tmp_path / "moto", tensors_of(sizes), hydra_tree(sizes))
