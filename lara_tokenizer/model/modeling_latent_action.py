@@ -117,6 +117,7 @@ class ForwardDynamicsModel(nn.Module):
 class LatentActionPreTrainedModel(PreTrainedModel):
     """Loading, saving and initialisation shared by latent action models."""
 
+    config: LatentActionConfig
     config_class = LatentActionConfig
     base_model_prefix = "latent_action"
     main_input_name = "pixel_values"
