@@ -109,7 +109,7 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[in
     if faults:
         raise ValueError(
             f"{where}: {'; '.join(faults)}. Convert the checkpoint as its trainer saved it: a latent motion "
-            "tokenizer of Moto or LARA with 'add' fusion, and with a config.yaml or config.json (if any) that belongs to it."
+            "tokenizer of Moto or LARA with 'add' fusion, beside the config.yaml or config.json (if any) of its own."
         )
 
 
