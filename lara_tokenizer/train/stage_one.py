@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
@@ -105,7 +104,7 @@ def train_latent_action_model(
         _episodes(source, fps, limit),
         processor,
         frames or out / "frames",
-        workers=os.cpu_count() or 1,
+        workers=training.workers,
         progress=lambda done, total: report("frames", done, total, {}),
     )
     kept, heldout = split_streams(cache.streams, training.heldout_share, training.seed)

@@ -134,6 +134,12 @@ class LatentActionTrainer(Trainer):
         """Not counted: Trainer's estimate is for language models."""
         return 0
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        # Saved files carry the vision encoder's published tensor names; Trainer reads them as they are, finds half of
+        # them missing, warns and goes on with random weights. `from_pretrained` knows both names.
+        restored = LatentActionModel.from_pretrained(resume_from_checkpoint)
+        self.model.load_state_dict(restored.state_dict())
+
     def _get_train_sampler(self, train_dataset: Any = None) -> EpisodeBalancedSampler:
         # One epoch is the whole run, so that a restart finds its place by counting batches.
         samples = self.args.max_steps * self.args.train_batch_size * self.args.world_size

@@ -46,9 +46,7 @@ def squares() -> Callable[..., list[Episode]]:
     def make(
         count: int, num_frames: int = 20, size: int = 32, cameras: tuple[str, ...] = ("",), broken: tuple[int, ...] = ()
     ) -> list[Episode]:
-        return [
-            Episode(f"ep{i:03d}", SquaresReader(i, num_frames, size, i in broken), cameras) for i in range(count)
-        ]
+        return [Episode(f"ep{i:03d}", SquaresReader(i, num_frames, size, i in broken), cameras) for i in range(count)]
 
     return make
 
@@ -73,7 +71,7 @@ def tiny_recipe_values(tiny_config) -> dict:
         "training": {
             "steps": 30,
             "batch_size": 16,
-            "learning_rate": 3e-3,
+            "learning_rate": 1e-2,
             "warmup_steps": 3,
             "workers": 0,
             "log_steps": 10,

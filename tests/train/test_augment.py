@@ -62,7 +62,8 @@ def test_contrast_keeps_the_mean_grey_of_frame_t():
     frames = 0.4 + 0.2 * torch.rand(5, 2, 3, 8, 8)
     luma = torch.tensor([0.299, 0.587, 0.114])
     before, after = (
-        torch.einsum("bchw,c->b", x[:, 0], luma) for x in (frames, augment_pairs(frames, AugmentationOptions(contrast=0.5)))
+        torch.einsum("bchw,c->b", x[:, 0], luma)
+        for x in (frames, augment_pairs(frames, AugmentationOptions(contrast=0.5)))
     )
     assert torch.allclose(before, after, rtol=1e-4)
 
