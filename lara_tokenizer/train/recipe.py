@@ -50,9 +50,9 @@ class AugmentationOptions:
 class TrainingOptions:
     """How long, how fast, how often to look.
 
-    batch_size: pairs that one device takes in one optimiser step. workers: processes that decode frames and load batches
-    (0: none beside this one). grace_steps: how long after the codebook's start z may look dead. heldout_share: of the
-    episodes, kept from training; heldout_pairs: how many of their pairs each log looks at.
+    batch_size: pairs that one device takes in one optimiser step. workers: processes that decode frames and load
+    batches (0: none beside this one). grace_steps: how long after the codebook's start z may look dead.
+    heldout_share: of the episodes, kept from training; heldout_pairs: how many of their pairs each log looks at.
     """
 
     steps: int = 1000

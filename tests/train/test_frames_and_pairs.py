@@ -1,4 +1,4 @@
-"""The frame cache holds what the processor gives; pairs stay inside their episode; draws are balanced and repeatable."""
+"""The cache holds what the processor gives; pairs stay inside their episode; draws are balanced and repeatable."""
 
 from __future__ import annotations
 

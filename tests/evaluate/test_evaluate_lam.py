@@ -1,0 +1,65 @@
+"""The whole card on a small dataset folder: every figure is there, and the dataset's faults are named."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from lara_tokenizer.data.lerobot_writer import LeRobotWriter
+from lara_tokenizer.evaluate import evaluate_lam, load_action_episodes
+
+CAMERA = "observation.images.top"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory, moving_square):
+    """12 episodes of squares that move by their action, and one too short for a pair."""
+    root = tmp_path_factory.mktemp("squares")
+    writer = LeRobotWriter(root, fps=10, video_shapes={CAMERA: (32, 32)}, column_names={"action": ("x", "y")})
+    for number in range(13):
+        length = 3 if number == 12 else 14 + number % 3
+        step = 1 + number % 3
+        actions = np.stack([np.full(length, step), np.arange(length)], 1).astype(np.float32)
+        frames = moving_square(length, size=32, step=step, seed=number)
+        writer.add_episode(number, "push", {"action": actions}, {CAMERA: frames})
+    writer.finalize()
+    return root
+
+
+def test_episodes_come_with_their_actions_and_cameras(dataset):
+    episodes = load_action_episodes(dataset)
+    assert [episode.index for episode in episodes] == list(range(13))
+    assert episodes[4].actions.tolist() == [[2, t] for t in range(15)]
+    assert list(episodes[4].cameras) == [CAMERA]
+    assert episodes[4].cameras[CAMERA].num_frames("") == 15
+    assert len(load_action_episodes(dataset, limit=2)) == 2
+
+
+def test_the_card_holds_every_figure_as_plain_json(dataset, tiny_model, tiny_processor):
+    card = evaluate_lam(tiny_model, tiny_processor, dataset, pairs_per_episode=6, min_test_episodes=2)
+    assert json.loads(json.dumps(card)) == card
+    assert (card["episodes"], card["pairs"], card["stride"]) == (13, 72, "0.5s")
+    numbers = [value for value in card.values() if isinstance(value, float)]
+    assert all(map(math.isfinite, numbers))
+    assert 1 <= card["perplexity_per_position"] <= card["perplexity"] + 1e-6 <= 16 + 1e-6
+    assert card["used_codes_share"] == 1 - card["dead_codes"] / 16
+    assert set(card["probe"]["rows"]) == {"mean", "z", "quantized", "random_init", "shuffled", "pixel_difference"}
+    assert set(card["probe"]["margins"]) == set(card["probe"]["rows"]) - {"z"}
+
+
+def test_too_few_test_episodes_leave_the_probe_out_and_say_so(dataset, tiny_model, tiny_processor):
+    card = evaluate_lam(tiny_model, tiny_processor, dataset, pairs_per_episode=2)
+    assert card["probe"] is None
+    assert "2 test episodes; the probe asks for 60" in card["probe_note"]
+
+
+def test_a_folder_that_is_no_dataset_is_named(tmp_path, tiny_model, tiny_processor):
+    with pytest.raises(ValueError, match=r"has no meta/info\.json"):
+        evaluate_lam(tiny_model, tiny_processor, tmp_path)
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta" / "info.json").write_text('{"codebase_version": "v2.1"}', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"is a LeRobotDataset v2\.1; takes v3\.0"):
+        evaluate_lam(tiny_model, tiny_processor, tmp_path)
