@@ -41,7 +41,8 @@ def simulate(
 
     if simulator != "metaworld":
         raise ValueError(f"unknown simulator {simulator!r}: there is metaworld")
-    with Progress(BarColumn(), MofNCompleteColumn(), "episodes", TimeRemainingColumn(), console=console_err) as bar:
+    columns = (BarColumn(), MofNCompleteColumn(), "episodes", TimeRemainingColumn())
+    with Progress(*columns, console=console_err, transient=True) as bar:
         line = bar.add_task("episodes", total=None)
         result = simulate_metaworld(
             out,

@@ -7,7 +7,8 @@
 
 An episode is written whole or not at all: its videos are renamed into place first, the file in `.job/` last, and
 only that one counts. So several processes may write to one folder, each its own episode numbers, and an interrupted
-run continues. `finalize` writes the metadata from whatever episodes are there, as often as one likes.
+run continues. `finalize` writes the metadata from whatever episodes are there, as often as one likes; `.job/` may be
+deleted once nothing is to be added.
 """
 
 from __future__ import annotations
