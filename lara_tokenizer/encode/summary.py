@@ -75,6 +75,11 @@ class Progress:
             del self._plans[episode], self._units_left[episode]
 
     @property
+    def is_resumed(self) -> bool:
+        """Earlier runs left something."""
+        return self.episodes_resumed > 0 or self._frames_before > 0
+
+    @property
     def seconds(self) -> float:
         """Since the start of this run."""
         return time.monotonic() - self._started

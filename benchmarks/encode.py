@@ -1,0 +1,284 @@
+"""What encoding costs beyond decoding and the model: time and memory of `encode_dataset` on a clip of its own making.
+
+    python benchmarks/encode.py                    # the ratios, median of 5 interleaved runs
+    python benchmarks/encode.py --memory           # peak memory, a 1-minute against a 20-minute clip
+    python benchmarks/encode.py --flops            # FLOPs a pair of the paper's architecture
+
+Prints JSON. The clip is 640x480 at 30 frames per second, noise over a moving pattern, h264. The baseline is what
+nobody can do without: a bare PyAV loop that converts the wanted frames to RGB, and the processor and the model on
+frames in memory, one thread, each frame through the vision encoder once. Encoding is measured from the moment the
+workers have loaded the model (the first clip is opened then) to the end of the call (the table is renamed before).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import av
+import numpy as np
+import psutil
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from lara_tokenizer import LatentActionConfig, LatentActionModel, LatentActionProcessor
+from lara_tokenizer.data import Stride
+from lara_tokenizer.encode import encode_dataset
+from lara_tokenizer.encode.encode import ModelRunner, encode_unit
+from lara_tokenizer.encode.engines import LocalEngine
+from lara_tokenizer.encode.plan import Unit, make_job
+from lara_tokenizer.encode.rows import EncodedPairs
+
+FPS, WIDTH, HEIGHT = 30, 640, 480
+STRIDE = "0.5s"
+BATCH = 64
+
+
+@dataclass
+class Cost:
+    """Seconds of CPU (this process and its children) and of the clock; peak resident bytes of all together."""
+
+    cpu: float = 0.0
+    wall: float = 0.0
+    memory: int = 0
+
+
+def make_clip(file: Path, seconds: int) -> Path:
+    """A pattern that drifts, a square that circles, and fresh noise in each frame."""
+    rng = np.random.default_rng(0)
+    pattern = np.kron(rng.integers(40, 200, (HEIGHT // 20, WIDTH // 20, 3)), np.ones((20, 20, 1))).astype(np.int16)
+    noise = rng.normal(0, 6, (32, HEIGHT, WIDTH, 3)).astype(np.int16)
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(FPS), options={"preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for t in range(seconds * FPS):
+            frame = np.roll(pattern, (t // 2, t), axis=(0, 1))
+            top, left = int(200 + 120 * np.sin(t / 20)), int(280 + 200 * np.cos(t / 20))
+            frame[top : top + 80, left : left + 80] = (230, 60, 40)
+            pixels = np.clip(frame + noise[rng.integers(32)], 0, 255).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    return file
+
+
+def repeat_clip(clip: Path, file: Path, times: int) -> Path:
+    """A longer clip of the same packets, end to end."""
+    with av.open(str(clip)) as source, av.open(str(file), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(source.streams.video[0]) if packet.size]
+        length = max(packet.pts + packet.duration for packet in packets)
+        for repetition in range(times):
+            if repetition:
+                source.seek(0)
+                packets = [packet for packet in source.demux(source.streams.video[0]) if packet.size]
+            for packet in packets:
+                packet.pts += repetition * length
+                packet.dts += repetition * length
+                packet.stream = stream
+                target.mux(packet)
+    return file
+
+
+def baseline(clip: Path, model: LatentActionModel, processor: LatentActionProcessor) -> tuple[float, float]:
+    """CPU seconds of the bare decoding loop, and of the model on frames in memory."""
+    gap = Stride.parse(STRIDE).frames_at(FPS)
+    decode_cpu = model_cpu = 0.0
+    held: list[torch.Tensor] = []  # features of frames that still have a pair to come
+    with av.open(str(clip)) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        decoded = container.decode(video=0)
+        while True:
+            start = time.process_time()
+            frames = [frame.to_ndarray(format="rgb24") for _, frame in zip(range(BATCH), decoded, strict=False)]
+            decode_cpu += time.process_time() - start
+            if not frames:
+                return decode_cpu, model_cpu
+            in_memory = np.stack(frames)
+            start = time.process_time()
+            with torch.inference_mode():
+                held += model.get_frame_features(processor(in_memory)["pixel_values"]).unbind()
+                while len(held) > gap:
+                    count = min(len(held) - gap, BATCH)
+                    model.encode(
+                        frame_features=torch.stack(held[:count]), future_frame_features=torch.stack(held[gap:][:count])
+                    )
+                    held = held[count:]
+            model_cpu += time.process_time() - start
+
+
+@contextmanager
+def peak_memory(cost: Cost) -> Iterator[None]:
+    """Watch the resident memory of this process and its children."""
+    done = threading.Event()
+    me = psutil.Process()
+
+    def watch() -> None:
+        while not done.wait(0.05):
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    total += process.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            cost.memory = max(cost.memory, total)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def encode(clip: Path, model: str, workers: int, watch_memory: bool = False) -> Cost:
+    """One run of `encode_dataset`, from the moment the engine is ready."""
+    cost, marks = Cost(), {}
+    start_engine: Callable[[LocalEngine], None] = LocalEngine.start
+
+    def start_and_mark(engine: LocalEngine) -> None:
+        start_engine(engine)
+        times = [child.cpu_times() for child in psutil.Process().children()]
+        marks["children"] = sum(each.user + each.system for each in times)
+        marks["reaped"], marks["own"], marks["wall"] = _reaped(), time.process_time(), time.perf_counter()
+
+    with tempfile.TemporaryDirectory() as folder:
+        LocalEngine.start = start_and_mark  # type: ignore[method-assign]
+        try:
+            if watch_memory:
+                with peak_memory(cost):
+                    encode_dataset(clip, model, out=Path(folder) / "t.parquet", strides=STRIDE, workers=workers)
+            else:
+                encode_dataset(clip, model, out=Path(folder) / "t.parquet", strides=STRIDE, workers=workers)
+        finally:
+            LocalEngine.start = start_engine  # type: ignore[method-assign]
+        cost.wall = time.perf_counter() - marks["wall"]
+        cost.cpu = time.process_time() - marks["own"] + _reaped() - marks["reaped"] - marks["children"]
+    return cost
+
+
+def _reaped() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def measure_ratios(folder: Path, model_name: str, runs: int, seconds: int, workers: int) -> dict:
+    """CPU and wall against the baseline, interleaved."""
+    torch.set_num_threads(1)
+    clip = make_clip(folder / "clip.mp4", seconds)
+    model = LatentActionModel.from_pretrained(model_name).eval()
+    processor = LatentActionProcessor.from_pretrained(model_name)
+    rows = []
+    for _ in range(runs):
+        decode_cpu, model_cpu = baseline(clip, model, processor)
+        cost = encode(clip, model_name, workers)
+        rows.append(
+            {
+                "decode_cpu": decode_cpu,
+                "model_cpu": model_cpu,
+                "encode_cpu": cost.cpu,
+                "encode_wall": cost.wall,
+                "cpu_ratio": cost.cpu / (decode_cpu + model_cpu),
+                "wall_ratio": cost.wall / ((decode_cpu + model_cpu) / workers),
+            }
+        )
+    medians = {name: round(statistics.median(row[name] for row in rows), 4) for name in rows[0]}
+    return {"clip_seconds": seconds, "workers": workers, "runs": runs, "median": medians, "all": rows}
+
+
+def measure_memory(folder: Path, model_name: str, workers: int) -> dict:
+    """Peak memory of a 20-minute clip over that of a 1-minute clip."""
+    short = make_clip(folder / "one.mp4", 60)
+    long = repeat_clip(short, folder / "twenty.mp4", 20)
+    peaks = [encode(clip, model_name, workers, watch_memory=True).memory for clip in (short, long)]
+    return {"peak_bytes_1_min": peaks[0], "peak_bytes_20_min": peaks[1], "ratio": round(peaks[1] / peaks[0], 4)}
+
+
+class _FakeFrames:
+    """Frames without pixels."""
+
+    def __init__(self, count: int, side: int) -> None:
+        self.timestamps = np.arange(count) / 10
+        self._side = side
+
+    def read(self, indices: np.ndarray) -> Iterator[torch.Tensor]:
+        yield torch.zeros(len(indices), 3, self._side, self._side, dtype=torch.uint8)
+
+
+class _FakeRunner(ModelRunner):
+    """Runs the model on tensors that have a shape and no numbers."""
+
+    def __init__(self, config: LatentActionConfig) -> None:
+        with torch.device("meta"):
+            model = LatentActionModel(config)
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+        with self._fake:
+            model.to_empty(device="cpu")
+        super().__init__(model, LatentActionProcessor(size={"height": config.image_size, "width": config.image_size}))
+
+    def frame_features(self, frames_B3SS: torch.Tensor) -> torch.Tensor:
+        with self._fake:
+            return super().frame_features(torch.empty(frames_B3SS.shape, dtype=torch.uint8))
+
+    def encode(self, features: Sequence[torch.Tensor], future_features: Sequence[torch.Tensor]) -> EncodedPairs:
+        with self._fake:
+            self.model.encode(
+                frame_features=torch.stack(list(features)), future_frame_features=torch.stack(list(future_features))
+            )
+        config = self.model.config
+        latents = np.zeros((len(features), config.num_latents * config.codebook_dim), np.float16)
+        codes = np.zeros((len(features), config.num_latents), np.int16)
+        return EncodedPairs(latents, codes, np.zeros(len(features), np.float32))
+
+
+def measure_flops() -> dict:
+    """FLOPs a pair (2 a multiply-add) of the paper's architecture, 64 frames, batch 32, by torch's counter."""
+    config = LatentActionConfig.paper_exact()
+    runner, totals = _FakeRunner(config), {}
+    for strides in (["1f"], ["1f", "2f", "5f"]):
+        job = make_job(config, strides=strides, batch_size=32)
+        # Attention as matrix products: the counter does not know the CPU's fused kernel.
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            table = encode_unit(Unit("synthetic", "", 0, 63), _FakeFrames(64, config.image_size), runner, job)
+        totals[len(strides)] = counter.get_total_flops(), table.num_rows
+    one, three = totals[1], totals[3]
+    return {"gflop_a_pair": round(one[0] / one[1] / 1e9, 2), "three_strides_over_one": round(three[0] / one[0], 4)}
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="lara-lam", help="checkpoint (default: the bundled one)")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=120, help="length of the clip")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--flops", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if options.flops:
+            result = measure_flops()
+        elif options.memory:
+            result = measure_memory(Path(folder), options.model, options.workers)
+        else:
+            result = measure_ratios(Path(folder), options.model, options.runs, options.seconds, options.workers)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

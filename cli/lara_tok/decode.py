@@ -1,0 +1,56 @@
+"""`lara-tok decode`: a picture of the futures that codes predict."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from lara_tok._common import JsonOption, console, emit
+
+
+def decode(
+    tokens: Annotated[str, typer.Argument(help="tokens.parquet, or a folder of shards.")],
+    source: Annotated[list[str], typer.Argument(help="The video it was made from.")],
+    out: Annotated[str, typer.Option(help="A picture, futures.png, or an animation, futures.gif.")],
+    episode: Annotated[str | None, typer.Option(help="Which episode. Default: the first.")] = None,
+    frames: Annotated[
+        str | None, typer.Option(help="First frames of the pairs: 0,5,10 or start:stop:step. Default: evenly spread.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Where the checkpoint lies. Default: the one that was used.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Draw frame t, the true future frame, and the future that the decoder predicts from frame t and the codes.
+
+    Example: lara-tok decode tokens.parquet videos/ --out futures.png
+    """
+    from lara_tokenizer.encode import draw_predictions
+
+    result = draw_predictions(
+        tokens, source, out, episode=episode, frames=None if frames is None else _parse_frames(frames), model=model
+    )
+    emit(result, json_, _render)
+
+
+def _parse_frames(text: str) -> list[int]:
+    """'0,5,10' or 'start:stop:step'."""
+    try:
+        if ":" in text:
+            start, stop, step = ([int(part) if part else None for part in text.split(":")] + [None])[:3]
+            if stop is None:
+                raise ValueError
+            return list(range(start or 0, stop, step or 1))
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"frames {text!r}: takes numbers, 0,5,10, or start:stop:step, 0:50:5") from None
+
+
+def _render(result: dict[str, Any]) -> None:
+    console.print(
+        f"{result['out']}: {len(result['frames'])} pairs of {result['episode']}, stride {result['stride']}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,197 @@
+"""`lara-tok encode`: video to a table of latent action codes."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn
+
+from lara_tok._common import JsonOption, ModelOption, console, console_err, emit
+from lara_tokenizer.errors import VideoDecodeError
+
+if TYPE_CHECKING:
+    from lara_tokenizer.encode import Progress as RunState
+
+
+def encode(
+    source: Annotated[list[str], typer.Argument(help="Video files, folders or globs.")],
+    out: Annotated[str, typer.Option(help="tokens.parquet for one file, tokens/ for a folder of shards.")],
+    model: ModelOption = "lara-lam",
+    stride: Annotated[
+        list[str] | None,
+        typer.Option(help="Gap between the frames of a pair: 0.6s or 5f. Repeatable. Default: the model's own."),
+    ] = None,
+    every: Annotated[str, typer.Option(help="Which frames start a pair: 1f is every frame, 0.5s two a second.")] = "1f",
+    fps: Annotated[
+        list[str] | None,
+        typer.Option(help="The true frame rate, where files state a wrong one: 3, or 'rt1_*=3'. Repeatable."),
+    ] = None,
+    with_: Annotated[list[str] | None, typer.Option("--with", help="Extra columns: latents. Repeatable.")] = None,
+    keep_tail: Annotated[
+        bool, typer.Option("--keep-tail", help="Keep pairs that reach past the end, as rows with valid = false.")
+    ] = False,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: a GPU where there is one.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Frames, and pairs, a call of the model.")] = 64,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes. Default: by cores and memory. 0: none but this one.")
+    ] = None,
+    decoder: Annotated[str, typer.Option(help="pyav, decord or torchcodec.")] = "pyav",
+    on_error: Annotated[str, typer.Option(help="skip an episode that fails, or fail.")] = "skip",
+    limit: Annotated[int | None, typer.Option(min=1, help="Encode the first episodes only.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count episodes and pairs, estimate the time, write nothing.")
+    ] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Turn video into a table of latent action codes.
+
+    Run the same command again to go on after a stop, or to try failed episodes again.
+    Exit code: 0 all done, 1 some episodes failed (listed in OUT.failed.jsonl), 2 usage or refusal.
+
+    Examples:
+
+      lara-tok encode videos/ --out tokens.parquet
+
+      lara-tok encode videos/ --out tokens/ --stride 0.3s --stride 0.6s --fps 'rt1_*=3' --with latents
+    """
+    from lara_tokenizer.encode import encode_dataset, estimate_dataset
+
+    options: dict[str, Any] = {
+        "strides": stride,
+        "every": every,
+        "columns": with_ or (),
+        "keep_tail": keep_tail,
+        "fps": _parse_fps(fps or []),
+        "decoder": decoder,
+        "dtype": dtype,
+        "device": device,
+        "batch_size": batch_size,
+        "workers": workers,
+        "limit": limit,
+    }
+    if dry_run:
+        estimate = estimate_dataset(source, model, **options).to_dict()
+        emit(estimate, json_, _render_estimate)
+        raise typer.Exit(1 if estimate["failed"] else 0)
+    with _Live() as live:
+        try:
+            summary = encode_dataset(source, model, out=out, on_error=on_error, progress=live.show, **options)
+        except VideoDecodeError as error:
+            _say(f"error: {error}\nstopped at the first failure; the same command tries it again and goes on")
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt:
+            _say(f"interrupted: {live.done}; nothing done is lost, the same command goes on from there")
+            raise typer.Exit(130) from None
+    emit(summary.to_dict(), json_, _render_summary)
+    raise typer.Exit(1 if summary.failed else 0)
+
+
+def _parse_fps(texts: list[str]) -> float | dict[str, float] | None:
+    """'3' for all, 'glob=3' for some."""
+    rates: dict[str, float] = {}
+    for text in texts:
+        pattern, _, number = text.rpartition("=")
+        try:
+            rate = float(number)
+        except ValueError:
+            raise ValueError(f"fps {text!r}: takes frames per second, 3, or a glob and a rate, 'rt1_*=3'") from None
+        if (pattern or "*") in rates:
+            raise ValueError(f"fps {text!r}: {pattern or 'a rate for all'} was given twice")
+        rates[pattern or "*"] = rate
+    if list(rates) == ["*"]:
+        return rates["*"]
+    return rates or None
+
+
+class _Live(AbstractContextManager):
+    """Progress on stderr: a moving line on a terminal, nothing but the fact of resuming elsewhere."""
+
+    def __init__(self) -> None:
+        self.done = "no episode was begun"
+        self._bar = Progress(
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} episodes"),
+            BarColumn(),
+            TextColumn("{task.fields[more]}"),
+            console=console_err,
+            transient=True,
+            disable=not console_err.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None, more="loading the model")
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, state: RunState) -> None:
+        if self._bar.tasks[0].total is None:
+            if state.is_resumed:
+                _say(f"going on: {state.episodes_resumed} of {state.episodes} episodes were done before")
+            self._bar.start()
+        self.done = f"{state.episodes_done} of {state.episodes} episodes are done"
+        more = []
+        if state.remaining_seconds is not None:
+            more = [f"{state.pairs_per_second:,.0f} pairs/s", f"{_duration(state.remaining_seconds)} left"]
+        if state.failed:
+            more.append(f"{len(state.failed)} failed")
+        self._bar.update(
+            self._task,
+            completed=state.episodes_done + len(state.failed),
+            total=state.episodes,
+            more=", ".join(more) or "loading the model",
+        )
+
+
+def _say(text: str) -> None:
+    console_err.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _line(name: str, text: str) -> None:
+    console.print(f"  {name:15}{text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _render_summary(result: dict[str, Any]) -> None:
+    pairs = sum(result["pairs"].values())
+    head = f"{result['out']}: {pairs:,} pairs of {result['encoded']:,} episodes"
+    if result["already_complete"]:
+        head += " (complete already, nothing to do)"
+    console.print(head, markup=False, highlight=False, soft_wrap=True)
+    for stride, count in result["pairs"].items():
+        _line(f"stride {stride}", f"{count:,} pairs")
+    if result["codes_used"] is not None:
+        text = f"{result['codes_used']} of {result['codebook_size']} used, perplexity {result['perplexity']:.1f}"
+        _line("codes", f"{text} pooled, {result['mean_position_perplexity']:.1f} a position")
+    _line("idle pairs", f"{result['idle_share']:.1%}")
+    if not result["already_complete"]:
+        spent = f"{result['decode_seconds']:.1f} s decoding, {result['model_seconds']:.1f} s model"
+        _line("time", f"{spent} (all workers and runs), {result['wall_seconds']:.1f} s this run")
+    _render_misses(result)
+
+
+def _render_misses(result: dict[str, Any]) -> None:
+    for stride, count in result["short"].items():
+        _line("too short", f"{count:,} episodes for stride {stride}")
+    for episode, notes in result["notes"].items():
+        _line("note", f"{episode}: {'; '.join(notes)}")
+    for episode, reason in result["failed"].items():
+        _line("failed", f"{episode}: {reason}")
+
+
+def _render_estimate(result: dict[str, Any]) -> None:
+    pairs = sum(result["pairs"].values())
+    console.print(f"{result['episodes']:,} episodes, {pairs:,} pairs", highlight=False)
+    for stride, count in result["pairs"].items():
+        _line(f"stride {stride}", f"{count:,} pairs")
+    if result["seconds"] is not None:
+        _line("time", f"about {_duration(result['seconds'])} with {result['workers']} workers, by a short probe")
+    if result["too_short"]:
+        _line("too short", f"{len(result['too_short']):,} episodes")
+    for episode, reason in result["failed"].items():
+        _line("failed", f"{episode}: {reason}")

@@ -1,0 +1,88 @@
+"""`lara-tok info`: what a checkpoint or a table of tokens is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from lara_tok._common import JsonOption, console, emit
+
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_WIDTH = 64  # of a histogram, in characters
+
+
+def info(
+    target: Annotated[str, typer.Argument(help="tokens.parquet, a folder of shards, or a checkpoint.")],
+    json_: JsonOption = False,
+) -> None:
+    """Say what a checkpoint or a table of tokens is: sizes, provenance, which codes occur.
+
+    Examples:
+
+      lara-tok info tokens.parquet
+
+      lara-tok info lara-lam
+    """
+    from lara_tokenizer.encode import describe
+
+    result = describe(target)
+    emit(result, json_, _render_tokens if result["kind"] == "tokens" else _render_checkpoint)
+
+
+def _line(name: str, text: object) -> None:
+    console.print(f"{name:18}{text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _render_checkpoint(result: dict[str, Any]) -> None:
+    _line("checkpoint", result["id"] + (f" at {result['revision']}" if result["revision"] else ""))
+    _line("weights", f"{result['bytes'] / 1e6:.1f} MB")
+    for name, digest in result["weights_sha256"].items():
+        _line("", f"{name} sha256 {digest}")
+    for part, count in result["parameters"].items():
+        _line("parameters" if part == "total" else f"  {part}", f"{count:,}")
+    _line("frames", f"{result['image_size']} px, {result['vision_encoder']}")
+    codes = "continuous" if result["codebook_size"] is None else f"codes of {result['codebook_size']}"
+    _line("latent action", f"{result['num_latents']} {codes}, {result['codebook_dim']} numbers each")
+    _line("trained strides", ", ".join(result["strides"]))
+
+
+def _render_tokens(result: dict[str, Any]) -> None:
+    provenance = result["provenance"]
+    model = provenance["model"]
+    _line("tokens", f"{result['rows']:,} rows of {result['episodes']:,} episodes, {result['bytes'] / 1e6:.2f} MB")
+    for stride, count in result["pairs"].items():
+        _line(f"stride {stride}", f"{count:,} pairs")
+    if cameras := [camera for camera in result["cameras"] if camera]:
+        _line("cameras", ", ".join(cameras))
+    _line("columns", ", ".join(result["columns"]))
+    _line("idle pairs", f"{result['idle_share']:.1%}")
+    _line("model", model["id"] + (f" at {model['revision']}" if model["revision"] else ""))
+    for name, digest in model["weights_sha256"].items():
+        _line("", f"{name} sha256 {digest}")
+    _line("source", ", ".join(provenance["source"]) or "episodes in memory")
+    settings = ("every", "dtype", "device", "batch_size", "decoder")
+    _line("settings", ", ".join(f"{name} {provenance[name]}" for name in settings))
+    _line("versions", ", ".join(f"{name} {version}" for name, version in provenance["versions"].items()))
+    if result["histogram"] is not None:
+        _render_histogram(result, model["codebook_size"])
+
+
+def _render_histogram(result: dict[str, Any], codebook_size: int) -> None:
+    used = f"{result['codes_used']} of {codebook_size} used, perplexity {result['perplexity']:.1f}"
+    _line("codes", used)
+    pooled = [sum(counts) for counts in zip(*result["histogram"], strict=True)]
+    _line("  all", f"|{_bars(pooled)}| 0 to {codebook_size - 1}")
+    for position, counts in enumerate(result["histogram"]):
+        _line(
+            f"  position {position}", f"|{_bars(counts)}| perplexity {result['perplexity_per_position'][position]:.1f}"
+        )
+
+
+def _bars(counts: list[int]) -> str:
+    """One line of bars; neighbouring codes share a bar where there are more codes than characters."""
+    share = -(-len(counts) // _WIDTH)
+    bins = [sum(counts[start : start + share]) for start in range(0, len(counts), share)]
+    highest = max(bins) or 1
+    # Any count at all shows: rounding is upward.
+    return "".join(_BLOCKS[-(-count * (len(_BLOCKS) - 1) // highest)] for count in bins)

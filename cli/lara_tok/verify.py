@@ -1,0 +1,58 @@
+"""`lara-tok verify`: does a table hold what its source and its model give?"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from lara_tok._common import JsonOption, console, emit
+
+
+def verify(
+    tokens: Annotated[str, typer.Argument(help="tokens.parquet, or a folder of shards.")],
+    source: Annotated[list[str], typer.Argument(help="The video it was made from.")],
+    sample: Annotated[str, typer.Option(help="How much to check: 1%, 100%.")] = "1%",
+    model: Annotated[
+        str | None, typer.Option(help="Where the checkpoint lies. Default: the one that was used.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: as the table was made.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes. Default: by cores and memory.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Encode a sample of a table again, with the options in its metadata, and name the rows that differ.
+
+    Exit code: 0 all equal, 1 something differs, 2 usage, or other weights.
+
+    Example: lara-tok verify tokens.parquet videos/ --sample 5%
+    """
+    from lara_tokenizer.encode import verify_tokens
+
+    report = verify_tokens(tokens, source, sample=_parse_share(sample), model=model, device=device, workers=workers)
+    emit(report.to_dict(), json_, _render)
+    raise typer.Exit(0 if report.is_equal else 1)
+
+
+def _parse_share(text: str) -> float:
+    try:
+        if not text.endswith("%"):
+            raise ValueError
+        return float(text[:-1]) / 100
+    except ValueError:
+        raise ValueError(f"sample {text!r}: takes a share in percent, e.g. 1%") from None
+
+
+def _render(result: dict[str, Any]) -> None:
+    _print(f"checked {result['rows_checked']:,} rows in {result['units_checked']} of {result['units']} units")
+    for row in result["differences"]:
+        key = f"{row['episode']} {row['camera']} {row['stride']} frame {row['frame_index']}"
+        _print(f"differs: {' '.join(key.split())}: table {row['codes']}, now {row['codes_now']}")
+    if (more := result["rows_differing"] - len(result["differences"])) > 0:
+        _print(f"and {more:,} rows more")
+    for episode, reason in result["unreadable"].items():
+        _print(f"unreadable: {episode}: {reason}")
+    _print("equal" if result["is_equal"] else f"{result['rows_differing']:,} rows differ")
+
+
+def _print(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

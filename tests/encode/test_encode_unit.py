@@ -1,0 +1,241 @@
+"""`encode_unit` is `model.encode(processor(frames))`, with each frame through the vision encoder once."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from lara_tokenizer import LatentActionConfig, LatentActionModel, LatentActionProcessor, encode_episode
+from lara_tokenizer.encode.counts import codes_array
+from lara_tokenizer.encode.encode import EpisodeFrames, ModelRunner, _HeldFrames, batch_sizes, encode_unit
+from lara_tokenizer.encode.plan import Unit, make_job
+from lara_tokenizer.encode.rows import EncodedPairs
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class CountingRunner(ModelRunner):
+    """Counts what goes through the model."""
+
+    def __init__(self, model, processor):
+        super().__init__(model, processor)
+        self.frames = self.pairs = 0
+
+    def frame_features(self, frames_B3SS):
+        self.frames += len(frames_B3SS)
+        return super().frame_features(frames_B3SS)
+
+    def encode(self, features, future_features):
+        self.pairs += len(features)
+        return super().encode(features, future_features)
+
+
+@pytest.mark.parametrize("strides", [["1f"], ["0.5s", "1f", "2f"]])
+def test_rows_equal_encode_on_the_decoded_frames(array_episode, moving_square, tiny_model, tiny_processor, strides):
+    frames = moving_square(23, size=48)
+    table = encode_episode(array_episode(frames), tiny_model, tiny_processor, strides=strides, columns=["latents"])
+    with torch.inference_mode():
+        for row in table.to_pylist():
+            inputs = tiny_processor(frames[row["frame_index"]], frames[row["future_frame_index"]])
+            out = tiny_model.encode(**inputs)
+            assert row["codes"] == out.codes[0].tolist()
+            assert row["latents"] == out.latents.flatten().half().tolist()
+            assert row["code_margin"] == out.code_margin.mean()
+            change = tiny_processor.resize_frames(frames[row["frame_index"]]).int() - tiny_processor.resize_frames(
+                frames[row["future_frame_index"]]
+            )
+            assert row["motion"] == pytest.approx(float(change.abs().float().mean() / 255), rel=1e-6)
+    gaps = Counter(table["stride"].to_pylist())
+    assert gaps == {stride: 23 - {"1f": 1, "2f": 2, "0.5s": 5}[stride] for stride in strides}
+
+
+def test_every_frame_is_read_and_encoded_once_for_all_strides(array_episode, moving_square, tiny_model, tiny_processor):
+    episode = array_episode(moving_square(40))
+    runner = CountingRunner(tiny_model, tiny_processor)
+    job = make_job(tiny_model.config, strides=["1f", "2f", "5f"], batch_size=8)
+    table = encode_unit(Unit("clip", "", 0, 38), EpisodeFrames(episode, "", tiny_processor), runner, job)
+    assert episode.reader.asked == list(range(40))
+    assert runner.frames == 40
+    assert runner.pairs == table.num_rows == 39 + 38 + 35
+
+
+def test_frames_are_dropped_after_their_last_use(array_episode, moving_square, tiny_model, tiny_processor, monkeypatch):
+    held = []
+
+    class Watched(_HeldFrames):
+        def add(self, *args):
+            super().add(*args)
+            held.append(len(self._frames))
+
+        def drop_used(self, batch):
+            super().drop_used(batch)
+            held.append(len(self._frames))
+
+    monkeypatch.setattr("lara_tokenizer.encode.encode._HeldFrames", Watched)
+    job = make_job(tiny_model.config, strides=["1f", "3f"], batch_size=4)
+    frames = EpisodeFrames(array_episode(moving_square(200)), "", tiny_processor)
+    encode_unit(Unit("clip", "", 0, 198), frames, ModelRunner(tiny_model, tiny_processor), job)
+    # The window of the longest stride, the frames of less than a batch of waiting pairs, and one new batch.
+    assert max(held) <= 3 + 4 + 4
+    assert held[-1] == 0
+
+
+def test_strides_in_one_pass_equal_strides_one_by_one(array_episode, moving_square, tiny_model, tiny_processor):
+    episode = array_episode(moving_square(30))
+    together = encode_episode(episode, tiny_model, tiny_processor, strides=["1f", "0.3s"]).to_pylist()
+    alone = [
+        row
+        for stride in ("0.3s", "1f")
+        for row in encode_episode(episode, tiny_model, tiny_processor, strides=stride).to_pylist()
+    ]
+    assert together == alone
+
+
+def test_units_do_not_show_in_the_rows(array_episode, moving_square, tiny_model, tiny_processor, monkeypatch):
+    episode = array_episode(moving_square(50), cameras=("front", "wrist"))
+    whole = encode_episode(episode, tiny_model, tiny_processor, strides=["1f", "3f"])
+    monkeypatch.setattr("lara_tokenizer.encode.plan.MAX_ANCHORS", 7)
+    cut = encode_episode(episode, tiny_model, tiny_processor, strides=["1f", "3f"])
+    assert cut.to_pylist() == whole.to_pylist()
+    keys = list(zip(*(whole[name].to_pylist() for name in ("camera", "stride", "frame_index")), strict=True))
+    assert keys == sorted(set(keys))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_codes_agree_across_batch_sizes(array_episode, moving_square, tiny_model, tiny_processor, batch_size):
+    episode = array_episode(moving_square(150))
+    codes = [
+        codes_array(encode_episode(episode, tiny_model, tiny_processor, strides="1f", batch_size=size))
+        for size in (batch_size, 64)
+    ]
+    assert (codes[0] == codes[1]).mean() >= 0.999
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 7, 8, 16, 32, 64])
+def test_latents_are_bit_equal_in_every_slot_and_with_any_neighbours(tiny_model, batch_size):
+    torch.manual_seed(0)
+    frames, others = torch.randn(2, 3, 32, 32), torch.randn(2 * batch_size, 3, 32, 32)
+    with torch.inference_mode():
+        results = set()
+        for slot in range(batch_size):
+            now, future = (others.roll(slot, 0)[k * batch_size :][:batch_size].clone() for k in (0, 1))
+            now[slot], future[slot] = frames
+            features = tiny_model.get_frame_features(now), tiny_model.get_frame_features(future)
+            out = tiny_model.encode(frame_features=features[0], future_frame_features=features[1])
+            results.add((out.latents[slot].numpy().tobytes(), out.code_margin[slot].numpy().tobytes()))
+    assert len(results) == 1
+
+
+def test_invalid_rows_are_marked_and_never_clamped(array_episode, moving_square, tiny_model, tiny_processor):
+    table = encode_episode(
+        array_episode(moving_square(8)), tiny_model, tiny_processor, strides="5f", keep_tail=True, columns=["latents"]
+    )
+    assert table["valid"].to_pylist() == [True] * 3 + [False] * 5
+    tail = table.slice(3).to_pylist()
+    assert {tuple(row["codes"]) for row in tail} == {(-1, -1, -1, -1)}
+    for row in tail:
+        assert row["future_frame_index"] == -1
+        assert row["future_timestamp"] is row["motion"] is row["code_margin"] is None
+        assert np.isnan(row["latents"]).all()
+
+
+def test_a_still_pair_has_no_motion_and_black_to_white_all(array_episode, tiny_model, tiny_processor):
+    frames = np.zeros((3, 32, 32, 3), np.uint8)
+    frames[2] = 255
+    table = encode_episode(array_episode(frames), tiny_model, tiny_processor, strides="1f")
+    assert table["motion"].to_pylist() == [0.0, 1.0]
+
+
+def test_times_follow_a_variable_rate(array_episode, moving_square, tiny_model, tiny_processor):
+    timestamps = np.array([0, 0.1, 0.3, 0.4, 0.6, 0.7, 0.9])
+    episode = array_episode(moving_square(7), timestamps=timestamps)
+    table = encode_episode(episode, tiny_model, tiny_processor, strides="0.3s").to_pylist()
+    assert [(row["frame_index"], row["future_frame_index"]) for row in table] == [
+        (0, 2),
+        (1, 3),
+        (2, 4),
+        (3, 5),
+        (4, 6),
+    ]
+    assert [row["future_timestamp"] for row in table] == [0.3, 0.4, 0.6, 0.7, 0.9]
+
+
+def test_batches_are_full_ones_and_then_halves():
+    assert batch_sizes(200, 64) == [64, 64, 64, 8]
+    assert batch_sizes(63, 64) == [32, 16, 8, 4, 2, 1]
+    assert batch_sizes(13, 7) == [7, 3, 3]
+    assert batch_sizes(0, 64) == []
+    for count in range(200):
+        assert sum(batch_sizes(count, 7)) == count
+        assert set(batch_sizes(count, 7)) <= {7, 3, 1}
+
+
+def test_a_continuous_bottleneck_gives_latents_and_no_codes(array_episode, moving_square, tiny_model, tiny_processor):
+    class Continuous(ModelRunner):
+        def encode(self, features, future_features):
+            return EncodedPairs(super().encode(features, future_features).latents, None, None)
+
+    frames = EpisodeFrames(array_episode(moving_square(6)), "", tiny_processor)
+    sizes = LatentActionConfig(num_latents=4, codebook_dim=8)
+    sizes.codebook_size = None
+    job = make_job(sizes, strides="1f")
+    table = encode_unit(Unit("clip", "", 0, 4), frames, Continuous(tiny_model, tiny_processor), job)
+    assert "codes" not in table.schema.names
+    assert table.schema.field("latents").type.list_size == 32
+    assert table["code_margin"].null_count == 5
+
+
+def test_work_for_many_strides_grows_by_the_m_former_only(array_episode, moving_square):
+    """The paper's proportions at toy size: a vision encoder of about five M-Formers. The decoder never runs."""
+    config = LatentActionConfig(
+        image_size=32,
+        patch_size=8,
+        vision_config={
+            "model_type": "vit_mae",
+            "image_size": 32,
+            "patch_size": 8,
+            "hidden_size": 64,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 2,
+            "intermediate_size": 256,
+        },
+        hidden_size=48,
+        num_attention_heads=2,
+        intermediate_size=192,
+        num_m_former_layers=2,
+        num_latents=4,
+        codebook_dim=8,
+        codebook_size=16,
+    )
+    model = LatentActionModel(config).eval()
+    model.forward_dynamics.forward = None  # it would fail
+    processor = LatentActionProcessor(size={"height": 32, "width": 32})
+    frames = EpisodeFrames(array_episode(moving_square(64)), "", processor)
+
+    def flops(function):
+        with FlopCounterMode(display=False) as counter:
+            function()
+        return counter.get_total_flops()
+
+    pixels, pair = torch.zeros(1, 3, 32, 32), [torch.zeros(1, config.num_frame_tokens, 64)] * 2
+    a_frame = flops(lambda: model.get_frame_features(pixels))
+    a_pair = flops(lambda: model.encode(frame_features=pair[0], future_frame_features=pair[1]))
+    totals = {}
+    for strides in (("1f",), ("1f", "2f", "5f")):
+        job = make_job(config, strides=strides, batch_size=32)
+        runner = ModelRunner(model, processor)
+        totals[strides] = flops(lambda: encode_unit(Unit("clip", "", 0, 62), frames, runner, job))  # noqa: B023
+    one, three = totals.values()
+    assert one == 64 * a_frame + 63 * a_pair
+    assert three == 64 * a_frame + (63 + 62 + 59) * a_pair
+    assert three <= 1.4 * one
