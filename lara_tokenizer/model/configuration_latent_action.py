@@ -7,8 +7,8 @@ from transformers import AutoConfig, PretrainedConfig
 
 from .bundled import resolve_checkpoint
 
-# Vision models of transformers without a CLS token; all others here put one first, registers after it.
-_WITHOUT_CLS = ("siglip_vision_model", "siglip2_vision_model")
+# Special tokens before the patches where they are not one CLS (and registers, which the vision config counts).
+_SPECIAL_TOKENS = {"siglip_vision_model": 0, "ijepa": 0, "deit": 2}
 
 _SMALL_VIT_MAE = {
     "model_type": "vit_mae",
@@ -171,7 +171,7 @@ class LatentActionConfig(PretrainedConfig):
     def num_frame_tokens(self) -> int:
         """P, the tokens that the vision encoder gives for one frame (CLS and registers included)."""
         vision = self.vision_config
-        special = 0 if vision.model_type in _WITHOUT_CLS else 1 + getattr(vision, "num_register_tokens", 0)
+        special = _SPECIAL_TOKENS.get(vision.model_type, 1) + getattr(vision, "num_register_tokens", 0)
         return (vision.image_size // vision.patch_size) ** 2 + special
 
     @property
@@ -215,6 +215,10 @@ class LatentActionConfig(PretrainedConfig):
             )
         if not self.strides:
             raise ValueError('strides is empty. Name the gap of a pair, e.g. ["0.5s"].')
+        if bare := [stride for stride in self.strides if not str(stride).endswith(("f", "s"))]:
+            raise ValueError(
+                f'strides holds {bare[0]!r}, a gap without a unit. Write "5f" for frames, "0.5s" for seconds.'
+            )
         self._check_vision()
 
     def _check_vision(self) -> None:

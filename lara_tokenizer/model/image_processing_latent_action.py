@@ -62,6 +62,10 @@ class LatentActionProcessor(BaseImageProcessor):
         """Load from "lara-lam" (bundled), a folder or a Hub id."""
         return super().from_pretrained(resolve_checkpoint(pretrained_model_name_or_path), **kwargs)
 
+    def __call__(self, images: Any, future_images: Any = None, **kwargs: Any) -> BatchFeature:
+        """`preprocess`: transformers 4 would not take the second argument by position."""
+        return self.preprocess(images, future_images, **kwargs)
+
     def preprocess(self, images: Any, future_images: Any = None, return_tensors: str | None = "pt") -> BatchFeature:
         """Frames (and the later frames of pairs) to normalised tensors.
 
@@ -91,7 +95,7 @@ class LatentActionProcessor(BaseImageProcessor):
         """Frames of any accepted form to uint8 (B, 3, S, S): the resize alone, e.g. for a cache of frames."""
         size = (self.size["height"], self.size["width"])
         parts = [_as_frames(part) for part in (images if isinstance(images, (list, tuple)) else [images])]
-        if not parts:
+        if not any(part.shape[0] for part in parts):
             raise ValueError("no frames came: give at least one image.")
         if len({part.shape for part in parts}) == 1:
             parts = [torch.cat(parts)]  # one call of the resize kernel
@@ -139,7 +143,8 @@ def _as_frames(image: Any) -> Tensor:
         raise ValueError(f"frames of shape {tuple(image.shape)} have no axis of 3 colours, last or before the size.")
     if frames.dtype == torch.uint8:
         return frames
-    if not frames.is_floating_point() or (frames.numel() and (frames.min() < 0 or frames.max() > 1)):
+    # Written so that NaN, which compares false with everything, is refused too.
+    if not frames.is_floating_point() or (frames.numel() and not (frames.min() >= 0 and frames.max() <= 1)):
         raise ValueError(
             f"frames of type {frames.dtype} run from {frames.min():g} to {frames.max():g}; they take uint8 in 0..255, "
             "or floats in 0..1. Undo any normalisation first: the processor applies its own."

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .bottleneck_vq import VectorQuantizer, VectorQuantizerOutput, perplexity
@@ -189,13 +189,14 @@ class LatentActionModel(LatentActionPreTrainedModel):
 
     @classmethod
     def from_vision_pretrained(cls, vision_encoder: str, **config_overrides: Any) -> "LatentActionModel":
-        """A fresh latent action model around a pretrained vision encoder (folder or Hub id).
+        """A fresh latent action model around a pretrained vision encoder, or that of a two-tower model.
 
         >>> LatentActionModel.from_vision_pretrained("facebook/dinov2-base", image_size=224)  # doctest: +SKIP
         """
-        encoder = AutoModel.from_pretrained(vision_encoder)
-        encoder = getattr(encoder, "vision_model", encoder)
-        model = cls(LatentActionConfig(vision_config=encoder.config, **config_overrides))
+        vision_config = AutoConfig.from_pretrained(vision_encoder)
+        vision_config = getattr(vision_config, "vision_config", vision_config)
+        encoder = AutoModel.from_pretrained(vision_encoder, config=vision_config)
+        model = cls(LatentActionConfig(vision_config=vision_config, **config_overrides))
         model.vision_encoder.load_state_dict(encoder.state_dict())
         return model
 
@@ -275,7 +276,7 @@ class LatentActionModel(LatentActionPreTrainedModel):
         quantized: VectorQuantizerOutput = self.bottleneck(latents_BND)
         reconstruction = self.forward_dynamics(pixel_values, quantized.quantized_latents)
         per_pair = {
-            "reconstruction": self._reconstruction_loss(reconstruction, pixel_values, future_pixel_values),
+            "reconstruction": self._reconstruction_loss(reconstruction, pixel_values, future_pixel_values, pair_mask),
             "codebook": quantized.codebook_loss,
             "commitment": quantized.commitment_loss,
         }
@@ -302,13 +303,15 @@ class LatentActionModel(LatentActionPreTrainedModel):
             raise ValueError(f"encode takes either {name} or the matching frame features, one of the two.")
         return self.get_frame_features(pixels) if features is None else features
 
-    def _reconstruction_loss(self, reconstruction: Tensor, now: Tensor, future: Tensor) -> Tensor:
-        """Squared error of each pair (B,), more where pixels change: weights average 1 over a batch's pixels."""
+    def _reconstruction_loss(
+        self, reconstruction: Tensor, now: Tensor, future: Tensor, pair_mask: Tensor | None
+    ) -> Tensor:
+        """Squared error of each pair (B,), more where pixels change: weights average 1 over the kept pairs' pixels."""
         error = (reconstruction.float() - future.float()).square()
         if self.config.motion_weight:
             change = (future - now).abs().mean(1, keepdim=True).float()
             weight = 1 + self.config.motion_weight * change
-            error = error * (weight / weight.mean())
+            error = error * (weight / _masked_mean(weight.mean((1, 2, 3)), pair_mask))
         return error.mean((1, 2, 3))
 
 
