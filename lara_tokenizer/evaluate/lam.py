@@ -203,7 +203,8 @@ def _probe(model: LatentActionModel, processor: LatentActionProcessor, pairs: Pa
     latents, _, quantized = _latents(model, processor, pairs)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        random_model = LatentActionModel(model.config).to(model.device).eval()
+        random_model: Any = LatentActionModel(model.config)
+    random_model.to(model.device).eval()
     features = {"z": latents, "quantized": quantized, "random_init": _latents(random_model, processor, pairs)[0]}
     return probe_actions(
         {name: value.float().cpu().numpy() for name, value in features.items()},

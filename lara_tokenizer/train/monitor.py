@@ -111,10 +111,13 @@ class HeldOutMonitor:
     def _forward(self, model: LatentActionModel) -> dict[str, Tensor]:
         """Latents, codes and pixels in 0..1, of all pairs, a chunk at a time."""
         device = model.device
-        pixels, latents, codes, quantized = [], [], [], []
+        pixels: list[tuple[Tensor, Tensor]] = []
+        latents, codes, quantized = [], [], []
         for frames in self.frames.split(CHUNK):
             now, future = normalise(to_unit_range(frames.to(device)), self.image_mean, self.image_std)
             encoded = model.encode(now, future)
+            assert encoded.latents is not None
+            assert encoded.quantized_latents is not None
             pixels.append((now, future))
             latents.append(encoded.latents.float())
             codes.append(encoded.codes)

@@ -59,6 +59,11 @@ def training_arguments(options: TrainingOptions, folder: str | Path) -> Training
     )
 
 
+def _whole_batch(batch: Any) -> Any:
+    """`PairDataset.__getitems__` returns batches, not samples."""
+    return batch
+
+
 class LatentActionTrainer(Trainer):
     """Trainer whose batches are uint8 frames and whose log holds every loss term and the held-out measures.
 
@@ -80,9 +85,10 @@ class LatentActionTrainer(Trainer):
             model=model,
             args=training_arguments(options, Path(out) / "checkpoints"),
             train_dataset=pairs,
-            data_collator=lambda batch: batch,  # `PairDataset.__getitems__` returns whole batches
+            data_collator=_whole_batch,
         )
         self.model_accepts_loss_kwargs = False
+        self.lam, self.pairs = model, pairs  # under their own types; `self.model` may be wrapped
         self.augmentation, self.monitor, self.progress = augmentation, monitor, progress
         self.image_mean, self.image_std = processor.image_mean, processor.image_std
         self.watch = CollapseWatch(model.config.continuous_steps + options.grace_steps)
@@ -107,12 +113,14 @@ class LatentActionTrainer(Trainer):
         """z (B, N, D) of some training batches, in training mode, drawn by seed and step alone."""
         rng = np.random.default_rng((self.args.seed, step))
         latents = []
-        self.model.train()
+        self.lam.train()
         with torch.no_grad(), self._autocast():
             for _ in range(batches):
-                indices = rng.integers(len(self.train_dataset), size=self.args.per_device_train_batch_size)
-                now, future = self._pixel_values(self.train_dataset.batch(indices).to(self.args.device))
-                latents.append(self.model.encode(now, future).latents.float())
+                indices = rng.integers(len(self.pairs), size=self.args.per_device_train_batch_size)
+                now, future = self._pixel_values(self.pairs.batch(indices).to(self.args.device))
+                z_BND = self.lam.encode(now, future).latents
+                assert z_BND is not None
+                latents.append(z_BND.float())
         return torch.cat(latents)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -120,7 +128,7 @@ class LatentActionTrainer(Trainer):
         if "loss" in logs:
             logs |= {f"train_{name}": float(value / self._terms_count) for name, value in self._terms.items()}
             self._terms, self._terms_count = {}, 0
-            logs |= self.monitor.measure(self.model, self._autocast())
+            logs |= self.monitor.measure(self.lam, self._autocast())
         super().log(logs, start_time)
         with self.log_lines.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": self.state.global_step, **logs}) + "\n")
@@ -128,7 +136,7 @@ class LatentActionTrainer(Trainer):
             self.progress(self.state.global_step, logs)
         if "heldout_spread" in logs:
             measured = {name: logs[f"heldout_{name}"] for name in ("spread", "perplexity")}
-            self.watch.check(self.state.global_step, measured, codebook=not self.model.bottleneck.continuous)
+            self.watch.check(self.state.global_step, measured, codebook=not self.lam.bottleneck.continuous)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: Trainer's estimate is for language models."""
@@ -138,14 +146,12 @@ class LatentActionTrainer(Trainer):
         # Saved files carry the vision encoder's published tensor names; Trainer reads them as they are, finds half of
         # them missing, warns and goes on with random weights. `from_pretrained` knows both names.
         restored = LatentActionModel.from_pretrained(resume_from_checkpoint)
-        self.model.load_state_dict(restored.state_dict())
+        self.lam.load_state_dict(restored.state_dict())
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpisodeBalancedSampler:
         # One epoch is the whole run, so that a restart finds its place by counting batches.
         samples = self.args.max_steps * self.args.train_batch_size * self.args.world_size
-        return EpisodeBalancedSampler(
-            self.train_dataset, samples * self.args.gradient_accumulation_steps, self.args.seed
-        )
+        return EpisodeBalancedSampler(self.pairs, samples * self.args.gradient_accumulation_steps, self.args.seed)
 
     def _pixel_values(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         # In float32 even under bf16: colours are exact to a 255th part only there.
