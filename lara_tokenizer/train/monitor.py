@@ -117,6 +117,7 @@ class HeldOutMonitor:
             now, future = normalise(to_unit_range(frames.to(device)), self.image_mean, self.image_std)
             encoded = model.encode(now, future)
             assert encoded.latents is not None
+            assert encoded.codes is not None
             assert encoded.quantized_latents is not None
             pixels.append((now, future))
             latents.append(encoded.latents.float())
