@@ -131,19 +131,17 @@ def prove_whole(path: Path, table: PacketTable) -> None:
     """Decode all of a file and count. Raises VideoDecodeError unless each listed frame comes out undamaged."""
     decoder = GopDecoder(path, table, from_start=True)
     seen: list[int | None] = []
-    fault = "the end"
+    fault = ""
     try:
         while (frame := decoder._output()) is not None and not frame.is_corrupt:
             seen.append(frame.pts)
-        fault = "the end" if frame is None else "a damaged frame"
+        fault = ", then comes a damaged one" if frame is not None else ""
     except av.error.FFmpegError as error:
-        fault = str(error.strerror).lower()
+        fault = f", then comes {str(error.strerror).lower()}"
     finally:
         decoder.close()
-    if len(seen) != table.num_frames or fault != "the end":
-        raise VideoDecodeError(
-            path, f"damaged: {len(seen)} of {table.num_frames} frames can be read, then comes {fault}"
-        )
+    if fault or len(seen) != table.num_frames:
+        raise VideoDecodeError(path, f"damaged: {len(seen)} of {table.num_frames} frames can be read{fault}")
     # Times that follow the decoding order although frames do not (an old AVI copied to mp4) are only wrong as
     # times of single frames; real ones that come out of order mean that the decoder lost its way.
     times = [pts for pts in seen if pts is not None]

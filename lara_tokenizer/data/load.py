@@ -52,11 +52,11 @@ def load_episodes(
     if not sources:
         raise ValueError("no source given. Name a video file, a folder or a glob")
     paths, root = _find(sources)
-    ids = {path: path.relative_to(root).as_posix() for path in paths}
-    rates = _rates(list(ids.values()), fps)
+    by_id = dict(sorted((path.relative_to(root).as_posix(), path) for path in paths))
+    rates = _rates(list(by_id), fps)
     reader_class = video_reader_class(decoder)
     episodes = []
-    for path, episode_id in sorted(ids.items(), key=lambda item: item[1])[:limit]:
+    for episode_id, path in list(by_id.items())[:limit]:
         rate = rates[episode_id]
         if not path.is_dir():
             episodes.append(Episode(episode_id, reader_class(path), fps=rate))

@@ -1,0 +1,42 @@
+"""Frames that all differ, and the plain way to decode a file: all of it, one frame after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def numbered_frames() -> Callable[..., np.ndarray]:
+    """numbered_frames(n, height=48, width=64) -> uint8 (n, height, width, 3): a moving texture, all frames differ."""
+
+    def make(n: int, height: int = 48, width: int = 64) -> np.ndarray:
+        rng = np.random.default_rng(0)
+        texture = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3)).repeat(8, 0).repeat(8, 1)
+        frames = np.stack([np.roll(texture, (t, 3 * t), (0, 1))[:height, :width] for t in range(n)])
+        # The number in binary, as dark and bright columns on the upper edge.
+        for bit in range(10):
+            column = slice(bit * width // 10, (bit + 1) * width // 10)
+            frames[:, :8, column] = np.where(np.arange(n) >> bit & 1, 220, 30)[:, None, None, None]
+        return frames.astype(np.uint8)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def decode_all() -> Callable[..., np.ndarray]:
+    """decode_all(path, step=1) -> uint8 (n, H, W, 3): what a plain loop over the file gives, every `step`th frame."""
+
+    def decode(path: Path, step: int = 1) -> np.ndarray:
+        with av.open(str(path)) as container:
+            stream = container.streams.best("video")
+            stream.codec_context.thread_count = 1
+            frames = islice(container.decode(stream), 0, None, step)
+            return np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
+
+    return decode
