@@ -12,7 +12,7 @@ from lara_tok._common import JsonOption, console, console_err, emit
 
 def train(
     source: Annotated[list[str] | None, typer.Argument(help="Video files, folders or globs.")] = None,
-    recipe: Annotated[Path, typer.Option(help="A recipe: see hub_configs/training/*.yaml.")] = Path("lam.yaml"),
+    recipe: Annotated[Path | None, typer.Option(help="A YAML file, see hub_configs/training; or all defaults.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for checkpoint and log.")] = None,
     frames: Annotated[Path | None, typer.Option(help="Folder of decoded frames, to share between runs.")] = None,
     fps: Annotated[float | None, typer.Option(help="The true rate, where the files state a wrong one.")] = None,
@@ -33,7 +33,7 @@ def train(
     """
     from lara_tokenizer.train import Recipe, plan_training, train_latent_action_model
 
-    chosen = Recipe.load(recipe).override(
+    chosen = (Recipe.load(recipe) if recipe else Recipe()).override(
         steps=steps,
         batch_size=batch_size,
         learning_rate=learning_rate,

@@ -105,7 +105,8 @@ class LatentActionTrainer(Trainer):
         now, future = self._pixel_values(inputs["frames"])
         out = model(pixel_values=now, future_pixel_values=future)
         for name, value in {**out.losses, "perplexity": out.perplexity}.items():
-            self._terms[name] = self._terms.get(name, 0) + value.detach()
+            # The mean: with several GPUs in one process each gives a number of its own.
+            self._terms[name] = self._terms.get(name, 0) + value.detach().mean()
         self._terms_count += 1
         return (out.loss, out) if return_outputs else out.loss
 
