@@ -100,19 +100,19 @@ class GopDecoder:
         self._open()
 
     def _decode_next(self) -> av.VideoFrame:
-        """Frame number `self._next`."""
-        while True:
-            frame = self._output()
-            if frame is None:
-                raise NotAsListedError(f"the video ends before frame {self._next}")
-            # Frames shown before the first key packet refer to what was not decoded.
-            is_leading = self._at_begin and frame.pts is not None and frame.pts < self._frame_pts[self._next]
-            if self._from_start or not is_leading:
-                break
-        if not self._from_start and frame.pts != self._frame_pts[self._next]:
-            raise NotAsListedError(f"frame {self._next} is missing or its time stamp is wrong")
-        if not self._from_start and frame.is_corrupt:
-            raise NotAsListedError(f"frame {self._next} is damaged")
+        """Frame number `self._next`, and no other."""
+        frame = self._output()
+        if not self._from_start:
+            due = self._frame_pts[self._next]
+            # What is shown before the key packet that decoding began with refers to what was not decoded.
+            while self._at_begin and frame is not None and frame.pts is not None and frame.pts < due:
+                frame = self._output()
+            if frame is not None and frame.pts != due:
+                raise NotAsListedError(f"frame {self._next} is missing or its time stamp is wrong")
+            if frame is not None and frame.is_corrupt:
+                raise NotAsListedError(f"frame {self._next} is damaged")
+        if frame is None:
+            raise NotAsListedError(f"the video ends before frame {self._next}")
         self._next += 1
         self._at_begin = False
         return frame
@@ -121,8 +121,11 @@ class GopDecoder:
         """Whatever leaves the decoder next; None at the end."""
         while not self._ready and not self._drained:
             packet = next(self._packets, None)
-            self._row += packet is not None
-            self._drained = packet is None
+            if packet is None:
+                self._drained = True
+            else:
+                self._row += 1
+            # None makes the decoder give what it held back.
             self._ready.extend(self._stream.codec_context.decode(packet))
         return self._ready.popleft() if self._ready else None
 
