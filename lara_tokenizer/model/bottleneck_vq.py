@@ -28,6 +28,10 @@ class VectorQuantizerOutput(ModelOutput):
     commitment_loss: Tensor | None = None
 
 
+class Codebook(nn.Embedding):
+    """K vectors of D numbers. A class of its own, so that initialisation knows it from other embeddings."""
+
+
 class VectorQuantizer(nn.Module):
     """A codebook of K vectors; each latent is replaced by its nearest one.
 
@@ -41,7 +45,7 @@ class VectorQuantizer(nn.Module):
 
     def __init__(self, codebook_size: int, codebook_dim: int) -> None:
         super().__init__()
-        self.codebook = nn.Embedding(codebook_size, codebook_dim)
+        self.codebook = Codebook(codebook_size, codebook_dim)
         self.register_buffer("code_usage", torch.zeros(codebook_size, dtype=torch.long))
         self.continuous = False
 

@@ -11,6 +11,14 @@ from .configuration_latent_action import LatentActionConfig
 from .transformer import Transformer
 
 
+class PixelHead(nn.Conv2d):
+    """The 1x1 convolution to the pixels of a patch. `residual`: to their change, which starts at zero."""
+
+    def __init__(self, width: int, patch_size: int, residual: bool) -> None:
+        super().__init__(width, 3 * patch_size * patch_size, kernel_size=1)
+        self.residual = residual
+
+
 class FrameDecoder(nn.Module):
     """Patches of frame t plus one fused latent vector, a ViT, then pixels by 1x1 convolution and pixel shuffle.
 
@@ -33,7 +41,7 @@ class FrameDecoder(nn.Module):
             config.num_decoder_layers,
             config.layer_norm_eps,
         )
-        self.to_pixels = nn.Conv2d(width, 3 * patch * patch, kernel_size=1)
+        self.to_pixels = PixelHead(width, patch, config.decoder_residual)
 
     def forward(self, pixel_values: Tensor, latents_BNH: Tensor) -> Tensor:
         """(B, 3, size, size) and (B, N, H) -> (B, 3, size, size)."""

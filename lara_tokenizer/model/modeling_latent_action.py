@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .bottleneck_vq import VectorQuantizer, VectorQuantizerOutput, perplexity
+from .bottleneck_vq import Codebook, VectorQuantizer, VectorQuantizerOutput, perplexity
 from .bundled import resolve_checkpoint
 from .configuration_latent_action import LatentActionConfig
-from .frame_decoder import FrameDecoder
+from .frame_decoder import FrameDecoder, PixelHead
 from .m_former import MFormer
 
 # Imported so that the file travels with the weights: transformers 4 copies direct imports only.
@@ -84,7 +84,9 @@ class InverseDynamicsModel(nn.Module):
         self, frame_BPV: Tensor, future_BPV: Tensor, output_attentions: bool = False
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         queries_BNH, attentions = self.m_former(frame_BPV, future_BPV, output_attentions)
-        latents_BND = self.to_latents(queries_BNH)
+        # A young z varies by a thousandth of its mean: bfloat16 autocast would round just that away.
+        with torch.autocast(queries_BNH.device.type, enabled=False):
+            latents_BND = self.to_latents(queries_BNH.to(self.to_latents[0].weight.dtype))
         if self.standardize is not None:
             latents_BND = self.standardize(latents_BND.flatten(0, 1)).view_as(latents_BND)
         return latents_BND, attentions
@@ -126,10 +128,17 @@ class LatentActionPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """Load from "lara-lam" (bundled, offline), a folder or a Hub id."""
-        return super().from_pretrained(resolve_checkpoint(pretrained_model_name_or_path), *args, **kwargs)
+        loaded = super().from_pretrained(resolve_checkpoint(pretrained_model_name_or_path), *args, **kwargs)
+        # transformers 5 makes every loaded parameter trainable. With output_loading_info a tuple comes back.
+        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze()
+        return loaded
+
+    def freeze(self) -> None:
+        """Take the gradient from what the config keeps frozen."""
 
     def _init_weights(self, module: nn.Module) -> None:
-        """
+        """Each module starts its own tensors, so that one lost from a checkpoint starts as documented too.
+
         | tensor                                             | start                               |
         | linear and convolution weights                     | truncated normal, initializer_range |
         | queries, separator, segments, positions            | truncated normal, initializer_range |
@@ -145,6 +154,9 @@ class LatentActionPreTrainedModel(PreTrainedModel):
             bound = module.in_features**-0.5
             nn.init.uniform_(module.weight, -bound, bound)
             nn.init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, PixelHead) and module.residual:
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
         elif isinstance(module, (nn.Linear, nn.Conv2d)):
             nn.init.trunc_normal_(module.weight, std=std)
             nn.init.zeros_(module.bias)
@@ -156,11 +168,10 @@ class LatentActionPreTrainedModel(PreTrainedModel):
                 nn.init.trunc_normal_(parameter, std=std)
         elif isinstance(module, FrameDecoder):
             nn.init.trunc_normal_(module.positions, std=std)
-            if module.residual:
-                nn.init.zeros_(module.to_pixels.weight)
+        elif isinstance(module, Codebook):
+            bound = 1 / module.num_embeddings
+            nn.init.uniform_(module.weight, -bound, bound)
         elif isinstance(module, VectorQuantizer):
-            bound = 1 / module.codebook.num_embeddings
-            nn.init.uniform_(module.codebook.weight, -bound, bound)
             nn.init.zeros_(module.code_usage)
         elif isinstance(module, nn.BatchNorm1d):
             nn.init.zeros_(module.running_mean)
@@ -183,9 +194,13 @@ class LatentActionModel(LatentActionPreTrainedModel):
         self.inverse_dynamics = InverseDynamicsModel(config)
         self.bottleneck = VectorQuantizer(config.codebook_size, config.codebook_dim)
         self.forward_dynamics = ForwardDynamicsModel(config)
-        if config.freeze_vision_encoder:
-            self.vision_encoder.requires_grad_(False)
+        self.freeze()
         self.post_init()
+
+    def freeze(self) -> None:
+        """Take the gradient from the vision encoder where the config keeps it frozen."""
+        if self.config.freeze_vision_encoder:
+            self.vision_encoder.requires_grad_(False)
 
     @classmethod
     def from_vision_pretrained(cls, vision_encoder: str, **config_overrides: Any) -> "LatentActionModel":
@@ -311,7 +326,8 @@ class LatentActionModel(LatentActionPreTrainedModel):
         if self.config.motion_weight:
             change = (future - now).abs().mean(1, keepdim=True).float()
             weight = 1 + self.config.motion_weight * change
-            error = error * (weight / _masked_mean(weight.mean((1, 2, 3)), pair_mask))
+            # Every weight is at least 1; the clamp matters only where all pairs are masked.
+            error = error * (weight / _masked_mean(weight.mean((1, 2, 3)), pair_mask).clamp(min=1))
         return error.mean((1, 2, 3))
 
 
