@@ -85,7 +85,7 @@ def test_paper_exact_is_eq_3_as_printed():
     assert (config.num_frame_tokens, config.num_patches, config.image_size) == (197, 196, 224)
     assert (config.num_m_former_layers, config.num_decoder_layers, config.hidden_size) == (4, 12, 768)
     assert config.freeze_vision_encoder
-    assert not (config.standardize_latents or config.decoder_residual or config.motion_weight)
+    assert config.motion_weight == config.standardize_latents == config.decoder_residual == 0
     assert config.continuous_steps == config.dead_code_steps == 0
     assert (config.segment_embedding, config.strides) == ("per_frame", ["5f"])
 
