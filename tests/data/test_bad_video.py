@@ -14,10 +14,10 @@ from lara_tokenizer.errors import VideoDecodeError
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory, write_video, numbered_frames):
-    """60 frames, GOP 12, the header in front."""
+    """60 frames, GOP 12, the header in front; encoded without assembler, for the same bytes in each run."""
     path = tmp_path_factory.mktemp("good") / "good.mp4"
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=10, options={"bf": "2"})
+        stream = container.add_stream("libx264", rate=10, options={"x264-params": "asm=0:bframes=2"})
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 12
         for pixels in numbered_frames(60):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
