@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from lara_tokenizer.convert.layouts import ReferenceCheckpoint, section
@@ -11,12 +13,23 @@ from lara_tokenizer.model import LatentActionConfig
 
 
 def load_vision_config(name: str) -> PretrainedConfig:
-    """The config of a vision model, or of the vision half of a two-tower model (folder or Hub id)."""
+    """The config of a vision model, or of the vision half of a two-tower model (folder or Hub id).
+
+    Raises:
+        ValueError: where there is no config, or one of another kind of model.
+    """
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        # transformers would guess a model from the folder's name.
+        raise _unreadable(name, "the folder has no config.json")
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise _unreadable(name, error) from error
-    return getattr(config, "vision_config", config)
+    config = getattr(config, "vision_config", config)
+    for size in ("hidden_size", "image_size", "patch_size"):
+        if not isinstance(getattr(config, size, None), int):
+            raise _unreadable(name, f"a {config.model_type} is no vision transformer: it has no {size}")
+    return config
 
 
 def load_vision_encoder(name: str, config: PretrainedConfig) -> PreTrainedModel:
@@ -66,7 +79,7 @@ def _named_in(checkpoint: ReferenceCheckpoint) -> str:
     return f" ({checkpoint.settings_file} names {named!r})" if named else ""
 
 
-def _unreadable(name: str, error: Exception) -> ValueError:
+def _unreadable(name: str, error: Exception | str) -> ValueError:
     reason = " ".join(str(error).split())
     return ValueError(
         f"vision encoder {name} cannot be loaded ({reason[:200]}). Pass a transformers folder or a Hub id, e.g. "

@@ -173,8 +173,25 @@ def test_without_an_encoder_the_error_names_the_one_in_the_settings(moto, tmp_pa
 
 
 def test_a_folder_without_an_encoder_is_no_encoder(moto, tmp_path):
-    (tmp_path / "empty").mkdir()
-    _refused(moto, tmp_path / "empty", tmp_path / "lam", "cannot be loaded")
+    (tmp_path / "empty").mkdir()  # transformers reads an MPT model out of that name
+    _refused(moto, tmp_path / "empty", tmp_path / "lam", "cannot be loaded .the folder has no config.json")
+
+
+def test_another_kind_of_model_is_no_encoder(moto, tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    _refused(moto, tmp_path / "text", tmp_path / "lam", "a bert is no vision transformer: it has no image_size")
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [("{", "cannot be loaded"), ('{"model_type": "no-such-model"}', "cannot be loaded")],
+    ids=["no JSON", "unknown"],
+)
+def test_an_unreadable_encoder_config_is_named(moto, tmp_path, content, match):
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text(content)
+    _refused(moto, tmp_path / "odd", tmp_path / "lam", match)
 
 
 def test_a_full_target_is_not_written_over(moto, vision, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from transformers import ViTMAEConfig, ViTMAEForPreTraining
+from transformers import ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel
 
 from lara_tokenizer.convert import convert_checkpoint
 from lara_tokenizer.convert.names import reference_shapes
@@ -86,24 +86,35 @@ def _reference_forward(t, s, features, future_features, pixels, segment_of_futur
     )
 
 
-def _frames(s, seed=3):
+def _frames(s, seed=3, batch=4):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(2, 4, 3, s.image, s.image, generator=generator)
+    return torch.randn(2, batch, 3, s.image, s.image, generator=generator)
+
+
+def _features(folder, frames):
+    """The encoder's tokens, as the reference makes them, but for the order of the patches."""
+    encoder = ViTMAEModel.from_pretrained(folder, mask_ratio=0.0).eval()
+    patches = (encoder.config.image_size // encoder.config.patch_size) ** 2
+    noise = torch.arange(patches, dtype=torch.float32).expand(len(frames), -1)
+    return encoder(frames, noise=noise).last_hidden_state
 
 
 @pytest.mark.parametrize("changes", OTHER_SIZES, ids=["small", "few codes", "large patches"])
+@torch.no_grad()
 def test_a_converted_model_computes_what_the_reference_computes(reference, vision_folder, tmp_path, changes):
     s = reference.Sizes(**changes)
-    tensors = reference.tensors_of(s)
+    tensors, vision = reference.tensors_of(s), vision_folder(s)
+    others = _frames(s, seed=4, batch=8)
+    latents, _, _ = _reference_forward(tensors, s, *(_features(vision, frames) for frames in others), others[0])
+    tensors["vector_quantizer.embedding.weight"] = latents.flatten(0, 1)[: s.codes].clone()  # so that codes vary
     source = reference.write_moto(tmp_path / "moto", tensors, reference.hydra_tree(s))
-    convert_checkpoint(source, vision_encoder=vision_folder(s), out=tmp_path / "lam")
-    model = LatentActionModel.from_pretrained(tmp_path / "lam").eval()
+    convert_checkpoint(source, vision_encoder=vision, out=tmp_path / "lam")
     now, future = _frames(s)
-    with torch.no_grad():
-        out = model(now, future)
-        features, future_features = model.get_frame_features(now), model.get_frame_features(future)
-        latents, codes, reconstruction = _reference_forward(tensors, s, features, future_features, now)
-    assert codes.unique().numel() > 1
+    out = LatentActionModel.from_pretrained(tmp_path / "lam").eval()(now, future)
+    latents, codes, reconstruction = _reference_forward(
+        tensors, s, _features(vision, now), _features(vision, future), now
+    )
+    assert codes.unique().numel() > 3
     assert torch.equal(out.codes, codes)
     # Weights of this size amplify roundings; the parity fixture below is held to 1e-5.
     torch.testing.assert_close(out.latents, latents, rtol=0, atol=1e-4)
