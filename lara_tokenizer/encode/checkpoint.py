@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 # What transformers adds to a saved processor; it changes with the version, the pixels do not.
 _BOOKKEEPING = ("auto_map", "image_processor_type", "processor_class", "transformers_version")
+_CONFIG_BOOKKEEPING = ("_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,24 +146,18 @@ def _check_complete(folder: Path, weights: list[Path], has_processor: bool) -> N
 
 
 def _is_unchanged(model: LatentActionModel, folder: Path) -> bool:
-    from safetensors import safe_open
+    # By loading it, as files may name tensors otherwise than the model does.
+    saved = type(model).from_pretrained(folder)
+    now, before = model.state_dict(), saved.state_dict()
+    return (
+        _plain(model.config.to_dict()) == _plain(saved.config.to_dict())
+        and now.keys() == before.keys()
+        and all(bool((now[name].cpu() == before[name].to(now[name].dtype)).all()) for name in now)
+    )
 
-    from lara_tokenizer.model import LatentActionConfig
 
-    saved_config = LatentActionConfig.from_pretrained(folder)
-    bookkeeping = ("_name_or_path", "dtype", "torch_dtype", "transformers_version", "architectures", "auto_map")
-    fields = [
-        {name: value for name, value in config.to_dict().items() if name not in bookkeeping}
-        for config in (model.config, saved_config)
-    ]
-    state = model.state_dict()
-    seen = set()
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                seen.add(name)
-                if name not in state or not bool(
-                    (tensors.get_tensor(name).to(state[name].dtype) == state[name].cpu()).all()
-                ):
-                    return False
-    return fields[0] == fields[1] and seen == set(state)
+def _plain(config: Any) -> Any:
+    """A config without what loading and saving write into it, at any depth."""
+    if not isinstance(config, dict):
+        return config
+    return {name: _plain(value) for name, value in config.items() if name not in _CONFIG_BOOKKEEPING}

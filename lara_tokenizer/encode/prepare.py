@@ -48,6 +48,8 @@ class Preparation:
     def engine(self, workers: int | None, num_tasks: int) -> Engine:
         """An engine for so many tasks; `workers` None: by cores and memory, 0: no child process."""
         setup = WorkerSetup(self.checkpoint.folder, self.job, self.processor)
+        if workers is not None and workers < 0:
+            raise ValueError(f"workers {workers}: takes a number of processes, or 0 for none but this one")
         if workers is None:
             workers = self._fitting_workers(num_tasks)
         if workers == 0:
