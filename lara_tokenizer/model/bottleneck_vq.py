@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
 
 
-@dataclass
-class VectorQuantizerOutput(ModelOutput):
+@dataclass(frozen=True, slots=True)
+class VectorQuantizerOutput:
     """
     Fields:
         quantized_latents (B, N, D): the code vectors; while training, gradients pass straight through to the latents.
@@ -21,11 +20,11 @@ class VectorQuantizerOutput(ModelOutput):
         commitment_loss (B,): the same distance, moves latents towards codes.
     """
 
-    quantized_latents: Tensor | None = None
-    codes: Tensor | None = None
-    code_margin: Tensor | None = None
-    codebook_loss: Tensor | None = None
-    commitment_loss: Tensor | None = None
+    quantized_latents: Tensor
+    codes: Tensor
+    code_margin: Tensor
+    codebook_loss: Tensor
+    commitment_loss: Tensor
 
 
 class Codebook(nn.Embedding):
@@ -42,6 +41,8 @@ class VectorQuantizer(nn.Module):
     >>> quantizer(torch.randn(4, 8, 32)).codes.shape
     torch.Size([4, 8])
     """
+
+    code_usage: Tensor
 
     def __init__(self, codebook_size: int, codebook_dim: int) -> None:
         super().__init__()

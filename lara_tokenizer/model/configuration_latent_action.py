@@ -148,9 +148,9 @@ class LatentActionConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """Load from "lara-lam" (bundled), a folder or a Hub id."""
-        return super().from_pretrained(resolve_checkpoint(pretrained_model_name_or_path), **kwargs)
+        return super().from_pretrained(resolve_checkpoint(pretrained_model_name_or_path), *args, **kwargs)
 
     @classmethod
     def paper_exact(cls, **overrides: Any) -> "LatentActionConfig":
@@ -184,8 +184,8 @@ class LatentActionConfig(PretrainedConfig):
         }
 
     def _check(self) -> None:
-        positive = ("image_size", "patch_size", "hidden_size", "num_attention_heads", "intermediate_size")
-        positive += ("num_m_former_layers", "num_decoder_layers", "num_latents", "codebook_dim")
+        positive: tuple[str, ...] = ("image_size", "patch_size", "hidden_size", "num_attention_heads")
+        positive += ("intermediate_size", "num_m_former_layers", "num_decoder_layers", "num_latents", "codebook_dim")
         for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1.")

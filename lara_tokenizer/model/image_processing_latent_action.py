@@ -58,13 +58,13 @@ class LatentActionProcessor(BaseImageProcessor):
         self.image_std = list(image_std)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """Load from "lara-lam" (bundled), a folder or a Hub id."""
-        return super().from_pretrained(resolve_checkpoint(pretrained_model_name_or_path), **kwargs)
+        return super().from_pretrained(resolve_checkpoint(pretrained_model_name_or_path), *args, **kwargs)
 
-    def __call__(self, images: Any, future_images: Any = None, **kwargs: Any) -> BatchFeature:
+    def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:  # type: ignore[override]
         """`preprocess`: transformers 4 would not take the second argument by position."""
-        return self.preprocess(images, future_images, **kwargs)
+        return self.preprocess(images, *args, **kwargs)
 
     def preprocess(self, images: Any, future_images: Any = None, return_tensors: str | None = "pt") -> BatchFeature:
         """Frames (and the later frames of pairs) to normalised tensors.

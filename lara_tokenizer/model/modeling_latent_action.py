@@ -67,6 +67,17 @@ class ResamplerLinear(nn.Linear):
     """A linear layer with PyTorch's own initialisation, as both resamplers around the codebook have it."""
 
 
+class Standardizer(nn.BatchNorm1d):
+    """Batch norm without affine over the D numbers of every latent, (M, D) -> (M, D)."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, affine=False)
+
+
 class InverseDynamicsModel(nn.Module):
     """Features of two frames -> z (B, N, D): M-Former, then H -> H -> tanh -> D (LARA A.1)."""
 
@@ -78,7 +89,7 @@ class InverseDynamicsModel(nn.Module):
         self.m_former = MFormer(config)
         self.to_latents = nn.Sequential(ResamplerLinear(width, middle), nn.Tanh(), ResamplerLinear(middle, dim))
         # Without it z starts nearly constant and the decoder never learns to read it.
-        self.standardize = nn.BatchNorm1d(dim, affine=False) if config.standardize_latents else None
+        self.standardize = Standardizer(dim) if config.standardize_latents else None
 
     def forward(
         self, frame_BPV: Tensor, future_BPV: Tensor, output_attentions: bool = False
@@ -97,6 +108,7 @@ class InverseDynamicsModel(nn.Module):
         if self.standardize is None:
             return
         last, norm = self.to_latents[-1], self.standardize
+        assert isinstance(last, ResamplerLinear)
         scale_D = (norm.running_var + norm.eps).rsqrt()
         last.weight.mul_(scale_D.unsqueeze(1))
         last.bias.sub_(norm.running_mean).mul_(scale_D)
@@ -154,12 +166,13 @@ class LatentActionPreTrainedModel(PreTrainedModel):
             bound = module.in_features**-0.5
             nn.init.uniform_(module.weight, -bound, bound)
             nn.init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, PixelHead) and module.residual:
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
         elif isinstance(module, (nn.Linear, nn.Conv2d)):
-            nn.init.trunc_normal_(module.weight, std=std)
-            nn.init.zeros_(module.bias)
+            if isinstance(module, PixelHead) and module.residual:
+                nn.init.zeros_(module.weight)
+            else:
+                nn.init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
@@ -173,7 +186,7 @@ class LatentActionPreTrainedModel(PreTrainedModel):
             nn.init.uniform_(module.weight, -bound, bound)
         elif isinstance(module, VectorQuantizer):
             nn.init.zeros_(module.code_usage)
-        elif isinstance(module, nn.BatchNorm1d):
+        elif isinstance(module, Standardizer):
             nn.init.zeros_(module.running_mean)
             nn.init.ones_(module.running_var)
             nn.init.zeros_(module.num_batches_tracked)
@@ -314,9 +327,11 @@ class LatentActionModel(LatentActionPreTrainedModel):
         self.config.standardize_latents = False
 
     def _features(self, name: str, pixels: Tensor | None, features: Tensor | None) -> Tensor:
-        if (pixels is None) == (features is None):
-            raise ValueError(f"encode takes either {name} or the matching frame features, one of the two.")
-        return self.get_frame_features(pixels) if features is None else features
+        if pixels is not None and features is None:
+            return self.get_frame_features(pixels)
+        if pixels is None and features is not None:
+            return features
+        raise ValueError(f"encode takes either {name} or the matching frame features, one of the two.")
 
     def _reconstruction_loss(
         self, reconstruction: Tensor, now: Tensor, future: Tensor, pair_mask: Tensor | None
