@@ -1,0 +1,306 @@
+"""`lara-tok encode`: what it prints, how it ends, and what bad input does to it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from lara_tokenizer import load_episodes
+from lara_tokenizer.encode import read_tokens
+
+FRAMES = 12
+
+
+@pytest.fixture
+def options(tiny_checkpoint):
+    """The tiny model, in this process."""
+    return ["--model", tiny_checkpoint, "--workers", 0]
+
+
+def test_a_summary_for_people(lara_tok, clip_folder, options, tmp_path):
+    ran = lara_tok("encode", clip_folder, "--out", tmp_path / "t.parquet", "--stride", "0.5s", *options)
+    assert ran.code == 0
+    assert "t.parquet: 44 pairs of 2 episodes" in ran.out
+    for word in ("stride 0.5s", "of 16 used, perplexity", "a position", "idle pairs", "s decoding", "s model"):
+        assert word in ran.out
+    assert "\x1b" not in ran.out
+
+
+def test_a_summary_for_machines(lara_tok, clip_folder, options, tmp_path):
+    ran = lara_tok("encode", clip_folder, "--out", tmp_path / "t.parquet", "--stride", "0.5s", "--json", *options)
+    result = json.loads(ran.out)
+    assert result["pairs"] == {"0.5s": 44}
+    assert result["failed"] == {}
+    again = lara_tok("encode", clip_folder, "--out", tmp_path / "t.parquet", "--stride", "0.5s", *options)
+    assert again.code == 0
+    assert "complete already, nothing to do" in again.out
+
+
+def test_options_reach_the_table(lara_tok, clip_folder, options, tmp_path):
+    out = tmp_path / "t.parquet"
+    flags = ["--stride", "2f", "--stride", "1f", "--every", "2f", "--fps", "one*=5", "--fps", "two*=3"]
+    flags += ["--with", "latents", "--keep-tail", "--batch-size", 8, "--dtype", "float32", "--device", "cpu"]
+    ran = lara_tok("encode", clip_folder / "one.mp4", clip_folder / "two.mp4", "--out", out, *flags, *options)
+    assert ran.code == 0
+    table = read_tokens(out)
+    assert table.num_rows == 2 * (15 + 12)
+    assert "latents" in table.schema.names
+    rows = [row for row in table.to_pylist() if row["stride"] == "2f"]
+    assert [row["timestamp"] for row in rows[:3]] == pytest.approx([0, 0.4, 0.8])
+    assert [row["valid"] for row in rows[:15]] == [True] * 14 + [False]
+
+
+def test_a_dry_run_counts_and_writes_nothing(lara_tok, clip_folder, options, tmp_path):
+    ran = lara_tok("encode", clip_folder, "--out", tmp_path / "t.parquet", "--stride", "0.5s", "--dry-run", *options)
+    assert ran.code == 0
+    assert "2 episodes, 44 pairs" in ran.out
+    assert "about 0:0" in ran.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_says_how_to_go_on_and_the_next_run_says_that_it_does(
+    lara_tok, clip_folder, options, tmp_path, monkeypatch
+):
+    from lara_tokenizer.encode.store import Store
+
+    out, commit = tmp_path / "t.parquet", Store.commit
+
+    def interrupted(store, event):
+        tasks = commit(store, event)
+        if store.done_units():
+            raise KeyboardInterrupt
+        return tasks
+
+    monkeypatch.setattr(Store, "commit", interrupted)
+    ran = lara_tok("encode", clip_folder, "--out", out, "--stride", "0.5s", *options)
+    assert ran.code == 130
+    assert "nothing done is lost, the same command goes on from there" in ran.err
+    monkeypatch.setattr(Store, "commit", commit)
+    ran = lara_tok("encode", clip_folder, "--out", out, "--stride", "0.5s", *options)
+    assert ran.code == 0
+    assert "going on: 1 of 2 episodes were done before" in ran.err
+
+
+def test_progress_is_quiet_where_nobody_watches(lara_tok, clip_folder, options, tmp_path):
+    ran = lara_tok("encode", clip_folder, "--out", tmp_path / "t.parquet", "--stride", "0.5s", *options)
+    assert [line for line in ran.err.splitlines() if line and "Loading weights" not in line] == []
+
+
+def test_on_error_fail_ends_with_one(lara_tok, clip_folder, options, tmp_path):
+    shutil.copytree(clip_folder, tmp_path / "clips")
+    (tmp_path / "clips" / "one.mp4").write_bytes(b"")
+    arguments = ["encode", tmp_path / "clips", "--out", tmp_path / "t.parquet", "--stride", "0.5s", *options]
+    ran = lara_tok(*arguments, "--on-error", "fail")
+    assert ran.code == 1
+    assert "error: one.mp4: the file is empty (0 bytes)" in ran.err
+    assert not (tmp_path / "t.parquet").exists()
+
+
+# --- Bad input. One folder with a good clip and every kind of bad one, encoded in one run. ---
+
+
+def write_frames(path, frames, codec="libx264", pix_fmt="yuv420p", rotation=0, pts=None, streams=1):
+    """A video with all that `write_video` has not: rotation, own times, several streams."""
+    with av.open(str(path), "w") as container:
+        made = []
+        for number in range(streams):
+            stream = container.add_stream(codec, rate=Fraction(10))
+            stream.height, stream.width = (side // (number + 1) for side in frames.shape[1:3])
+            stream.pix_fmt = pix_fmt
+            if rotation:
+                stream.set_display_rotation(rotation)
+            made.append(stream)
+        for place, pixels in enumerate(frames):
+            for number, stream in enumerate(made):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:: number + 1, :: number + 1]))
+                frame.pts, frame.time_base = (place if pts is None else pts[place]), Fraction(1, 10)
+                container.mux(stream.encode(frame))
+        for stream in made:
+            container.mux(stream.encode(None))
+
+
+def write_audio(path):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        sound.rate = 16000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))
+
+
+# Name -> the valid pairs at stride 2f, or the reason in failed.jsonl.
+OUTCOMES = {
+    "good.mp4": FRAMES - 2,
+    "zero_bytes.mp4": r"empty \(0 bytes\)",
+    "truncated.mp4": r"cut off in frame|damaged|no video",
+    "not_a_video.mp4": "not a video, or damaged",
+    "audio_only.mp4": r"no video in it \(streams: audio\)",
+    "lying_header.mp4": FRAMES - 2,
+    "two_streams.mkv": FRAMES - 2,
+    "rotated.mp4": FRAMES - 2,
+    "odd_size.mp4": FRAMES - 2,
+    "ten_bit.mp4": FRAMES - 2,
+    "av1.mp4": FRAMES - 2,
+    "variable_rate.mkv": FRAMES - 2,
+    "one_frame.mp4": 0,
+    "shorter_than_the_stride.mp4": 0,
+    "unreadable.mp4": "no permission to read it",
+    "vanished.mp4": "no such file",
+}
+
+
+@pytest.fixture(scope="module")
+def bad_folder(tmp_path_factory, moving_square):
+    folder = tmp_path_factory.mktemp("bad")
+    frames = moving_square(FRAMES)
+    for name in ("good", "truncated", "lying_header", "unreadable", "vanished"):
+        write_frames(folder / f"{name}.mp4", frames)
+    good = (folder / "good.mp4").read_bytes()
+    (folder / "zero_bytes.mp4").write_bytes(b"")
+    (folder / "truncated.mp4").write_bytes(good[: len(good) // 2])
+    (folder / "not_a_video.mp4").write_text("Dear diary,\n" * 300)
+    write_audio(folder / "audio_only.mp4")
+    at = good.index(b"stts") + 12
+    (folder / "lying_header.mp4").write_bytes(good[:at] + (2**31 - 1).to_bytes(4, "big") + good[at + 4 :])
+    write_frames(folder / "two_streams.mkv", frames, streams=2)
+    write_frames(folder / "rotated.mp4", frames, rotation=90)
+    write_frames(folder / "odd_size.mp4", frames[:, :49, :37], pix_fmt="yuv444p")
+    write_frames(folder / "ten_bit.mp4", frames, pix_fmt="yuv420p10le")
+    write_frames(folder / "av1.mp4", frames, codec="libsvtav1")
+    write_frames(folder / "variable_rate.mkv", frames, pts=[0, 1, 2, 4, 5, 9, 10, 11, 13, 14, 15, 20])
+    write_frames(folder / "one_frame.mp4", frames[:1])
+    write_frames(folder / "shorter_than_the_stride.mp4", frames[:2])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bad_result(bad_folder, tiny_checkpoint, tmp_path_factory):
+    """One run over the whole folder; a file is locked and another goes while it runs."""
+    from lara_tokenizer import encode_dataset
+
+    out = tmp_path_factory.mktemp("out") / "t.parquet"
+    episodes = load_episodes(bad_folder)
+    (bad_folder / "vanished.mp4").unlink()
+    open_file = av.open
+
+    def locked(path, *args, **kwargs):
+        if path.endswith("unreadable.mp4"):
+            raise PermissionError(13, "Permission denied")  # the tests may run as root, who may read everything
+        return open_file(path, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(av, "open", locked)
+        summary = encode_dataset(episodes, tiny_checkpoint, out=out, strides="2f", workers=0)
+    return summary, read_tokens(out)
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_bad_input_costs_one_clip_at_most(bad_result, name):
+    summary, table = bad_result
+    outcome = OUTCOMES[name]
+    rows = [row for row in table.to_pylist() if row["episode"] == name]
+    if isinstance(outcome, str):
+        assert not rows
+        assert re.search(outcome, summary.failed[name])
+        assert "\n" not in summary.failed[name]
+        return
+    assert name not in summary.failed
+    assert len(rows) == outcome
+    assert (name in summary.too_short) == (outcome == 0)
+
+
+def test_bad_clips_do_not_show_in_the_good_ones(bad_result, bad_folder, tiny_checkpoint, tmp_path):
+    from lara_tokenizer import encode_dataset
+
+    encode_dataset(bad_folder / "good.mp4", tiny_checkpoint, out=tmp_path / "t.parquet", strides="2f", workers=0)
+    alone = read_tokens(tmp_path / "t.parquet").to_pylist()
+    assert [row for row in bad_result[1].to_pylist() if row["episode"] == "good.mp4"] == alone
+
+
+def test_some_failures_end_with_one_and_are_named(lara_tok, bad_folder, options, tmp_path):
+    out = tmp_path / "t.parquet"
+    sources = [bad_folder / "good.mp4", bad_folder / "zero_bytes.mp4"]
+    ran = lara_tok("encode", *sources, "--out", out, "--stride", "2f", *options)
+    assert ran.code == 1
+    assert "zero_bytes.mp4: the file is empty" in ran.out
+    assert json.loads((tmp_path / "t.parquet.failed.jsonl").read_text())["episode"] == "zero_bytes.mp4"
+
+
+def one_line(ran, code=2):
+    """The error of a command that ended with one line and no traceback."""
+    assert ran.code == code
+    lines = [line for line in ran.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in ran.err
+    return lines[0]
+
+
+def test_a_folder_without_video_lists_what_was_looked_for(lara_tok, options, tmp_path):
+    (tmp_path / "empty").mkdir()
+    ran = lara_tok("encode", tmp_path / "empty", "--out", tmp_path / "t.parquet", *options)
+    assert ".mp4" in one_line(ran)
+
+
+def test_an_unwritable_target_is_refused_before_any_work(lara_tok, clip_folder, options, tmp_path):
+    (tmp_path / "file").write_text("")
+    ran = lara_tok("encode", clip_folder, "--out", tmp_path / "file" / "t.parquet", *options)
+    assert "cannot write to" in one_line(ran)
+
+
+def test_a_target_of_another_job_is_refused_and_kept(lara_tok, clip_folder, options, tokens):
+    before = tokens.read_bytes()
+    ran = lara_tok("encode", clip_folder, "--out", tokens, "--stride", "2f", *options)
+    assert "was made by another job: strides was ['0.5s', '1f'] and is ['2f']" in one_line(ran)
+    assert tokens.read_bytes() == before
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(lara_tok, clip_folder, options, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    arguments = ["encode", clip_folder, "--out", tmp_path / "t.parquet", "--stride", "0.5s", *options]
+    with monkeypatch.context() as patch:
+        patch.setattr("lara_tokenizer.encode.write._write_file", full)
+        assert "No space left on device" in one_line(lara_tok(*arguments))
+    ran = lara_tok(*arguments)
+    assert ran.code == 0
+    assert "going on: 2 of 2 episodes" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--stride", "5"], "stride '5': takes seconds such as '0.6s' or frames such as '5f'; write '5s' or '5f'"),
+        (["--stride", "0f"], "at least one frame"),
+        (["--fps", "fast"], "fps 'fast': takes frames per second"),
+        (["--fps", "3", "--fps", "4"], "was given twice"),
+        (["--fps", "none*=3"], "matches no episode"),
+        (["--with", "smell"], "column 'smell'"),
+        (["--decoder", "vlc"], "decoder 'vlc'"),
+        (["--dtype", "int8"], "dtype 'int8'"),
+        (["--on-error", "cry"], "on_error 'cry'"),
+        (["--out", "t.csv"], "name a file ending in .parquet"),
+        (["--model", "/nowhere/at/all"], "no such folder"),
+    ],
+)
+def test_wrong_options_are_one_line(lara_tok, clip_folder, options, tmp_path, monkeypatch, flags, message):
+    monkeypatch.chdir(tmp_path)
+    ran = lara_tok("encode", clip_folder, "--out", "t.parquet", *options, *flags)
+    assert message in one_line(ran)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_commands_come_up_without_torch():
+    code = (
+        "import sys, lara_tok.encode, lara_tok.info, lara_tok.decode, lara_tok.verify;"
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

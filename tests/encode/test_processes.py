@@ -1,0 +1,238 @@
+"""Worker processes: they may crash, hang and eat memory; and the driver may be killed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lara_tokenizer import Episode, encode_dataset
+from lara_tokenizer.data import VideoReader
+from lara_tokenizer.encode import engines, pool, read_tokens
+from lara_tokenizer.encode.engines import LocalEngine, running
+from lara_tokenizer.encode.plan import Job
+from lara_tokenizer.encode.pool import Child, ChildDied, Limits
+from lara_tokenizer.encode.prepare import prepared
+from lara_tokenizer.encode.tasks import (
+    Beat,
+    Encoded,
+    Failed,
+    FramesDone,
+    Planned,
+    PlanTask,
+    TaskQueue,
+    UnitTask,
+    WorkerSetup,
+)
+from lara_tokenizer.encode.worker import Worker, load_runner
+from lara_tokenizer.errors import LaraTokenizerError
+
+# A worker without a model: it does what the episode's id says.
+IMPOSTOR = """
+import json, os, sys, time
+sys.path[:] = json.loads(sys.argv[2])
+from multiprocessing.connection import Connection
+from lara_tokenizer.encode.plan import EpisodePlan
+from lara_tokenizer.encode.tasks import Beat, Failed, NotReady, Planned, Ready
+connection = Connection(int(sys.argv[1]))
+setup = connection.recv()
+connection.send(NotReady("the weights are gone") if setup.folder.name == "broken" else Ready())
+while True:
+    wish = connection.recv().episode.id
+    connection.send(Beat(1))
+    if wish == "abort":
+        print("terminate called after throwing an instance of 'std::bad_alloc'", file=sys.stderr, flush=True)
+        os.abort()
+    if wish == "exit":
+        sys.exit(3)
+    if wish == "hang":
+        time.sleep(60)
+    if wish == "eat":
+        hoard = bytearray(os.urandom(1)) * 300_000_000
+        time.sleep(60)
+    if wish == "slow":
+        for _ in range(8):
+            time.sleep(0.1)
+            connection.send(Beat(1))
+    connection.send(Failed("", "bad frame") if wish == "bad" else Planned(EpisodePlan(wish, (), {}, 0)))
+"""
+LIMITS = Limits(seconds=2.0, memory=250_000_000)
+
+
+@pytest.fixture
+def impostors(monkeypatch):
+    monkeypatch.setattr(pool, "_BOOTSTRAP", IMPOSTOR)
+    monkeypatch.setattr(pool, "_TICK", 0.05)
+    # Starting takes longer than these tests let a task take.
+    wait_ready = Child.wait_ready
+
+    def patiently(child):
+        child._limits = replace(LIMITS, seconds=60.0)
+        wait_ready(child)
+        child._limits = LIMITS
+
+    monkeypatch.setattr(Child, "wait_ready", patiently)
+
+
+def setup(folder="intact"):
+    return WorkerSetup(Path(folder), Job(("1f",), 4, 8, 16))
+
+
+def tasks_for(*ids):
+    return TaskQueue(PlanTask(Episode(name, VideoReader(name))) for name in ids)
+
+
+def test_whatever_ends_a_child_is_that_episode_s_failure_and_the_rest_goes_on(impostors):
+    wishes = ["abort", "a", "hang", "b", "eat", "c", "exit", "d", "bad", "slow"]
+    with running(LocalEngine(setup(), 2, limits=LIMITS)) as engine:
+        events = list(engine.run(tasks_for(*wishes)))
+    failed = {event.episode: event.reason for event in events if isinstance(event, Failed)}
+    assert {event.plan.episode for event in events if isinstance(event, Planned)} == {"a", "b", "c", "d", "slow"}
+    assert failed == {
+        "abort": "the worker process died (SIGABRT): terminate called after throwing an instance of 'std::bad_alloc'",
+        "hang": "no progress for 2 s",
+        "eat": failed["eat"],
+        "exit": "the worker process died (exit code 3)",
+        "bad": "bad frame",
+    }
+    assert "of memory, more than its share of 0.2 GB" in failed["eat"]
+
+
+def test_a_child_that_cannot_start_ends_the_job_with_the_reason(impostors):
+    with (
+        pytest.raises(LaraTokenizerError, match="could not start: the weights are gone"),
+        running(LocalEngine(setup("broken"), 1, limits=LIMITS)),
+    ):
+        pass
+
+
+def test_closing_ends_children_in_the_middle_of_their_work(impostors):
+    with running(LocalEngine(setup(), 1, limits=replace(LIMITS, seconds=60))) as engine:
+        next(engine.run(tasks_for("hang", "a")))
+        process = engine._children[0]._process
+    assert process.poll() is not None
+    with pytest.raises(ChildDied):
+        engine._children[0].start()
+
+
+class InlineChild:
+    """A child that decodes in this process."""
+
+    def __init__(self, setup, limits):
+        self._worker = Worker(setup, None)
+
+    def ask(self, task):
+        messages = []
+        self._worker.answer(task, messages.append)
+        yield from messages
+
+    def start(self):
+        pass
+
+    wait_ready = kill = close = start
+
+
+def test_decoding_children_and_a_model_in_the_driver_give_the_same_rows(clips, tiny_checkpoint, monkeypatch, tmp_path):
+    """How a GPU is fed, on the CPU."""
+    monkeypatch.setattr(engines, "Child", InlineChild)
+    (tmp_path / "bad.mp4").write_bytes(b"")
+    sources = [clips / "a.mp4", clips / "b" / "left.mp4", tmp_path / "bad.mp4"]
+    with prepared(sources, tiny_checkpoint, None, strides=["0.5s"]) as preparation:
+        here = WorkerSetup(tiny_checkpoint, preparation.job)
+        engine = LocalEngine(replace(here, encodes=False), 2, lambda: load_runner(here))
+        tasks = TaskQueue(PlanTask(episode) for episode in preparation.episodes.values())
+        found = Counter()
+        rows = {}
+        with running(engine):
+            for event in engine.run(tasks):
+                found[type(event)] += 1
+                if isinstance(event, Planned):
+                    episode = preparation.episodes[event.plan.episode]
+                    tasks.add(UnitTask(episode, unit) for unit in event.plan.units)
+                if isinstance(event, Encoded):
+                    rows[event.unit.episode] = event.rows
+        assert (found[Planned], found[Encoded], found[Failed]) == (2, 2, 1)
+        assert found[Beat] > 0
+        alone = Worker(here, load_runner(here))
+        for name, blob in rows.items():
+            events = []
+            alone.answer(PlanTask(preparation.episodes[name]), events.append)
+            (unit,) = events[-1].plan.units
+            alone.answer(UnitTask(preparation.episodes[name], unit), events.append)
+            assert events[-1].rows == blob
+
+
+def test_a_decoding_child_ends_with_its_seconds(clips, tiny_checkpoint):
+    with prepared(clips / "a.mp4", tiny_checkpoint, None, strides=["0.5s"]) as preparation:
+        worker = Worker(WorkerSetup(tiny_checkpoint, preparation.job, encodes=False), None)
+        messages = []
+        (episode,) = preparation.episodes.values()
+        worker.answer(PlanTask(episode), messages.append)
+        worker.answer(UnitTask(episode, messages[0].plan.units[0]), messages.append)
+        assert isinstance(messages[-1], FramesDone)
+        assert messages[-1].decode_seconds > 0
+
+
+# One interpreter that forks: importing torch once for four runs. Three runs kill themselves: after the first and
+# the second unit are committed, and just before the finished table is renamed.
+KILLS = """
+import json, os, signal, sys
+import lara_tokenizer.encode.write as write
+from lara_tokenizer import Episode, encode_dataset
+from lara_tokenizer.data import VideoReader
+from lara_tokenizer.encode.store import Store
+
+source, model, out = sys.argv[1:]
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def run(when):
+    child = os.fork()
+    if child == 0:
+        if when == "rename":
+            write.os.replace = die
+        progress = None if when == "rename" else lambda state: state.episodes_done == when and die()
+        encode_dataset(source, model, out=out, strides="0.5s", workers=0, progress=progress)
+        os._exit(0)
+    return os.waitpid(child, 0)[1], os.path.exists(out)
+
+print(json.dumps([run(1), run(2), run("rename")]))
+"""
+
+
+def test_three_kills_and_two_workers_give_the_bytes_of_one_undisturbed_run(
+    tmp_path, moving_square, write_video, tiny_checkpoint
+):
+    source = tmp_path / "clips"
+    for name in "abc":
+        write_video(source / f"{name}.mp4", moving_square(20, seed=ord(name)))
+    encode_dataset(source, tiny_checkpoint, out=tmp_path / "whole.parquet", strides="0.5s", workers=0)
+    out = tmp_path / "killed.parquet"
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLS, str(source), str(tiny_checkpoint), str(out)], capture_output=True, text=True
+    )
+    assert json.loads(killed.stdout.splitlines()[-1]) == [[9, False]] * 3, killed.stderr
+    summary = encode_dataset(source, tiny_checkpoint, out=out, strides="0.5s", workers=2)
+    assert summary.resumed == 3
+    assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    encode_dataset(source, tiny_checkpoint, out=tmp_path / "two.parquet", strides="0.5s", workers=2)
+    assert (tmp_path / "two.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_an_abort_of_decord_costs_one_clip(tmp_path, moving_square, write_video, tiny_checkpoint):
+    pytest.importorskip("decord")
+    good = write_video(tmp_path / "clips" / "good.mp4", moving_square(20)).read_bytes()
+    at = good.index(b"stts") + 12
+    (tmp_path / "clips" / "aborts.mp4").write_bytes(good[:at] + (2**31 - 1).to_bytes(4, "big") + good[at + 4 :])
+    summary = encode_dataset(
+        tmp_path / "clips", tiny_checkpoint, out=tmp_path / "t.parquet", strides="0.5s", workers=1, decoder="decord"
+    )
+    assert list(summary.failed) == ["aborts.mp4"]
+    assert "the worker process died (SIGABRT)" in summary.failed["aborts.mp4"]
+    assert read_tokens(tmp_path / "t.parquet").num_rows == 15
