@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lara_tokenizer.convert.layouts import PICKLE
+from lara_tokenizer.convert.layouts import PICKLE, read_json
 from lara_tokenizer.convert.names import from_reference
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
 
@@ -71,10 +71,10 @@ def read_kept(folder: Path) -> KeptSettings | None:
     file = folder / SETTINGS
     if not file.is_file():
         return None
-    settings = json.loads(file.read_text("utf-8"))
-    if settings["format_version"] != FORMAT_VERSION:
+    settings = read_json(file)
+    if settings.get("format_version") != FORMAT_VERSION:
         raise ValueError(
-            f"{file} has format {settings['format_version']}, this version reads {FORMAT_VERSION}. "
+            f"{file} has format {settings.get('format_version')}, this version reads {FORMAT_VERSION}. "
             "Update lara-tokenizer."
         )
     if settings["weights_sha256"] != _sha256(folder / PICKLE):

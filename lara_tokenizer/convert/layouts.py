@@ -161,7 +161,7 @@ def _read_tensors(weights: Path) -> tuple[str, dict[str, Tensor]]:
 
 
 def _shards(index: Path) -> list[Path]:
-    names = _read_json(index).get("weight_map")
+    names = read_json(index).get("weight_map")
     if not isinstance(names, dict):
         raise ValueError(f"{index} has no weight_map: it does not list the shards of a checkpoint.")
     files = [index.parent / name for name in sorted(set(names.values()))]
@@ -202,7 +202,7 @@ def _read_settings(folder: Path) -> tuple[dict[str, Any] | None, str]:
     if (folder / "config.yaml").is_file():
         settings, name = _read_yaml(folder / "config.yaml"), "config.yaml"
     elif (folder / "config.json").is_file():
-        settings, name = _read_json(folder / "config.json"), "config.json"
+        settings, name = read_json(folder / "config.json"), "config.json"
     if settings and isinstance(settings.get("config"), dict):
         settings = settings["config"]  # LARA's own YAML wraps the tree
     if not section(settings, "m_former"):
@@ -219,7 +219,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return _table(file, content)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON file that holds a table; ValueError naming it for anything else."""
     try:
         content = json.loads(file.read_text("utf-8"))
     except ValueError as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 from transformers import PretrainedConfig
 
 from lara_tokenizer.convert.from_reference import VISION_FOLDER
@@ -43,9 +44,7 @@ def export_to_moto(source: str | Path, *, out: str | Path) -> ConversionSummary:
             f"{source} has a {config.vision_config.model_type} vision encoder; Moto's tokenizer reads a ViT-MAE "
             "(transformers.ViTMAEModel). Only models around a ViT-MAE can be exported."
         )
-    folded = deepcopy(model)
-    folded.fold_standardization()
-    tensors = to_reference(folded.state_dict(), config)
+    tensors = to_reference(_folded_state(model), config)
     with new_folder(out) as scratch:
         torch.save(tensors, scratch / PICKLE)
         tree = yaml.safe_dump(moto_tree(config, str(Path(out) / VISION_FOLDER)), sort_keys=False)
@@ -64,6 +63,14 @@ def export_to_moto(source: str | Path, *, out: str | Path) -> ConversionSummary:
         sizes={name: getattr(config, name) for name in SIZES},
         notes=_notes(config, processor),
     )
+
+
+def _folded_state(model: LatentActionModel) -> dict[str, Tensor]:
+    """The state dict with the batch norm on z folded; the model itself stays as it is."""
+    folded = deepcopy(model.inverse_dynamics)
+    folded.fold_standardization()
+    changed = {f"inverse_dynamics.{name}": tensor for name, tensor in folded.state_dict().items()}
+    return {**model.state_dict(), **changed}
 
 
 def moto_tree(config: LatentActionConfig, vision_encoder: str) -> dict[str, Any]:

@@ -137,6 +137,14 @@ def test_weights_that_changed_after_the_export_are_refused(trained, tmp_path):
         convert_checkpoint(tmp_path / "moto", out=tmp_path / "back")
 
 
+def test_a_later_format_of_what_was_kept_is_refused(trained, tmp_path):
+    export_to_moto(trained, out=tmp_path / "moto")
+    kept = tmp_path / "moto" / "lara_tokenizer.json"
+    kept.write_text(kept.read_text().replace('"format_version": 1', '"format_version": 2'))
+    with pytest.raises(ValueError, match=r"has format 2, this version reads 1\. Update lara-tokenizer"):
+        convert_checkpoint(tmp_path / "moto", out=tmp_path / "back")
+
+
 def test_both_vq_weights_survive_in_moto_s_two_forms(tiny_config):
     from lara_tokenizer.convert.to_moto import moto_tree
 
