@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from lara_tok._common import JsonOption, ModelOption, console, console_err, emit
 from lara_tokenizer.errors import VideoDecodeError
@@ -107,40 +107,44 @@ def _parse_fps(texts: list[str]) -> float | dict[str, float] | None:
 
 
 class _Live(AbstractContextManager):
-    """Progress on stderr: a moving line on a terminal, nothing but the fact of resuming elsewhere."""
+    """Progress on stderr: a moving line on a terminal, nothing but the fact of going on elsewhere."""
 
     def __init__(self) -> None:
         self.done = "no episode was begun"
-        self._bar = Progress(
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f} episodes"),
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, state: RunState) -> None:
+        if self._bar is None:
+            self._bar = self._begin(state)
+        ended = state.episodes_done + len(state.failed)
+        self.done = f"{state.episodes_done} of {state.episodes} episodes are done"
+        text = "loading the model"
+        if state.frames or ended > state.episodes_resumed:
+            text = f"{ended:,} of {state.episodes:,} episodes, {state.pairs_per_second:,.0f} pairs/s"
+        if state.remaining_seconds is not None:
+            text += f", {_duration(state.remaining_seconds)} left"
+        if state.failed:
+            text += f", {len(state.failed):,} failed"
+        self._bar.update(self._task, completed=ended, description=text)
+
+    def _begin(self, state: RunState) -> Progress:
+        if state.is_resumed:
+            _say(f"going on: {state.episodes_resumed} of {state.episodes} episodes were done before")
+        bar = Progress(
             BarColumn(),
-            TextColumn("{task.fields[more]}"),
+            TextColumn("{task.description}", markup=False),
             console=console_err,
             transient=True,
             disable=not console_err.is_terminal,
         )
-        self._task = self._bar.add_task("", total=None, more="loading the model")
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, state: RunState) -> None:
-        if self._bar.tasks[0].total is None:
-            if state.is_resumed:
-                _say(f"going on: {state.episodes_resumed} of {state.episodes} episodes were done before")
-            self._bar.start()
-        self.done = f"{state.episodes_done} of {state.episodes} episodes are done"
-        more = []
-        if state.remaining_seconds is not None:
-            more = [f"{state.pairs_per_second:,.0f} pairs/s", f"{_duration(state.remaining_seconds)} left"]
-        if state.failed:
-            more.append(f"{len(state.failed)} failed")
-        self._bar.update(
-            self._task,
-            completed=state.episodes_done + len(state.failed),
-            total=state.episodes,
-            more=", ".join(more) or "loading the model",
-        )
+        self._task = bar.add_task("", total=state.episodes)
+        bar.start()
+        return bar
 
 
 def _say(text: str) -> None:

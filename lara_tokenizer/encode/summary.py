@@ -60,6 +60,8 @@ class Progress:
                     self._planned_frames -= plan.frames
                     self._planned_pairs -= sum(plan.pairs.values())
             case Beat(frames):
+                if not self.frames:
+                    self._started = time.monotonic()  # loading the model is no part of the rate
                 self.frames += frames
 
     def _add(self, plan: EpisodePlan, units_left: int) -> None:
@@ -81,7 +83,7 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since the start of this run."""
+        """Since the first frame of this run."""
         return time.monotonic() - self._started
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from rich.console import Console
 
 from lara_tokenizer import load_episodes
 from lara_tokenizer.encode import read_tokens
@@ -92,6 +94,19 @@ def test_an_interrupt_says_how_to_go_on_and_the_next_run_says_that_it_does(
 def test_progress_is_quiet_where_nobody_watches(lara_tok, clip_folder, options, tmp_path):
     ran = lara_tok("encode", clip_folder, "--out", tmp_path / "t.parquet", "--stride", "0.5s", *options)
     assert [line for line in ran.err.splitlines() if line and "Loading weights" not in line] == []
+
+
+def test_progress_moves_on_a_terminal(clip_folder, options, tmp_path, monkeypatch, lara_tok):
+    monkeypatch.setenv("TERM", "xterm")
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=100, legacy_windows=False)
+    monkeypatch.setattr("lara_tok.encode.console_err", terminal)
+    shutil.copytree(clip_folder, tmp_path / "clips")
+    (tmp_path / "clips" / "zero.mp4").write_bytes(b"")
+    ran = lara_tok("encode", tmp_path / "clips", "--out", tmp_path / "t.parquet", "--stride", "0.5s", *options)
+    assert ran.code == 1
+    assert "loading the model" in screen.getvalue()
+    assert re.search(r"3 of 3 episodes, [\d,]+ pairs/s, 0:00 left, 1 failed", screen.getvalue())
 
 
 def test_on_error_fail_ends_with_one(lara_tok, clip_folder, options, tmp_path):
