@@ -142,7 +142,7 @@ class _Live(AbstractContextManager):
             transient=True,
             disable=not console_err.is_terminal,
         )
-        self._task = bar.add_task("", total=state.episodes)
+        self._task = bar.add_task("loading the model", total=state.episodes)
         bar.start()
         return bar
 
