@@ -14,6 +14,8 @@ from lara_tokenizer.errors import VideoDecodeError
 if TYPE_CHECKING:
     from lara_tokenizer.encode import Progress as RunState
 
+_LINES = 20  # of failures, or notes; --json and OUT.failed.jsonl have them all
+
 
 def encode(
     source: Annotated[list[str], typer.Argument(help="Video files, folders or globs.")],
@@ -182,10 +184,19 @@ def _render_summary(result: dict[str, Any]) -> None:
 def _render_misses(result: dict[str, Any]) -> None:
     for stride, count in result["short"].items():
         _line("too short", f"{count:,} episodes for stride {stride}")
-    for episode, notes in result["notes"].items():
-        _line("note", f"{episode}: {'; '.join(notes)}")
-    for episode, reason in result["failed"].items():
-        _line("failed", f"{episode}: {reason}")
+    _some("note", [f"{episode}: {'; '.join(notes)}" for episode, notes in result["notes"].items()])
+    _render_failed(result["failed"])
+
+
+def _render_failed(failed: dict[str, str]) -> None:
+    _some("failed", [f"{episode}: {reason}" for episode, reason in failed.items()])
+
+
+def _some(name: str, texts: list[str]) -> None:
+    for text in texts[:_LINES]:
+        _line(name, text)
+    if len(texts) > _LINES:
+        _line("", f"and {len(texts) - _LINES:,} more")
 
 
 def _render_estimate(result: dict[str, Any]) -> None:
@@ -197,5 +208,4 @@ def _render_estimate(result: dict[str, Any]) -> None:
         _line("time", f"about {_duration(result['seconds'])} with {result['workers']} workers, by a short probe")
     if result["too_short"]:
         _line("too short", f"{len(result['too_short']):,} episodes")
-    for episode, reason in result["failed"].items():
-        _line("failed", f"{episode}: {reason}")
+    _render_failed(result["failed"])

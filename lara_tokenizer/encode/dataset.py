@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -114,7 +113,7 @@ def encode_dataset(
             counts = _finalise(store, preparation, target)
             seconds = store.seconds()
             summary = summarize(
-                str(target.path),
+                os.fspath(out),
                 len(preparation.episodes),
                 store.plans(),
                 store.failures(),
@@ -124,8 +123,8 @@ def encode_dataset(
                 model_seconds=seconds.model,
                 wall_seconds=time.monotonic() - started,
             )
-        if not summary.failed:
-            shutil.rmtree(target.job_folder)
+            if not summary.failed:
+                store.discard()
         return summary
 
 

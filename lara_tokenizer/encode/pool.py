@@ -1,7 +1,7 @@
 """Child processes that may crash, hang or eat memory without harm to the job.
 
 They are started as fresh interpreters and never import the user's script, so that a script needs no
-`if __name__ == "__main__"`.
+`if __name__ == "__main__"`. They take their orders through a pipe that is inherited, as POSIX systems have it.
 """
 
 from __future__ import annotations

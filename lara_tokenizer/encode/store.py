@@ -6,6 +6,7 @@ The driver is the only writer. SQLite's own lock, held for the whole run, keeps 
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -92,6 +93,10 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self._database.close()
+
+    def discard(self) -> None:
+        """Delete the folder, while its lock still keeps other runs out."""
+        shutil.rmtree(self.folder)
 
     def pending(self) -> list[Task]:
         """What is still to be done, episode by episode. Failed episodes of an earlier run are among it."""

@@ -28,7 +28,7 @@ class Target:
     def parse(cls, out: str | os.PathLike[str]) -> Target:
         """`tokens.parquet` is a file, `tokens` or `tokens/` a folder. Raises ValueError for another ending."""
         text = os.fspath(out)
-        path = Path(os.path.abspath(text))
+        path = Path(text) if Path(text).name not in ("", "..") else Path(text).resolve()
         is_folder = text.endswith(("/", os.sep)) or path.suffix == ""
         if not is_folder and path.suffix != ".parquet":
             raise ValueError(f"out {text!r}: name a file ending in .parquet, or a folder for shards ('tokens/')")

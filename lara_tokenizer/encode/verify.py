@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from lara_tokenizer.encode.counts import codes_array
 from lara_tokenizer.encode.engines import running
@@ -161,13 +162,17 @@ def _units(path: Path) -> list[Unit]:
 
 def _stored_rows(path: Path, unit: Unit) -> pa.Table:
     """The table's rows of one unit."""
+    files = token_files(path)
+    codes = pq.read_schema(files[0]).field("codes")
+    # Names as plain text: then the files' statistics tell which row groups to read.
+    schema = pa.schema([(name, pa.string()) for name in KEY[:3]] + [("frame_index", pa.int32()), codes])
     here = (
-        (pc.field("episode").cast(pa.string()) == unit.episode)
-        & (pc.field("camera").cast(pa.string()) == unit.camera)
+        (pc.field("episode") == unit.episode)
+        & (pc.field("camera") == unit.camera)
         & (pc.field("frame_index") >= unit.first)
         & (pc.field("frame_index") <= unit.last)
     )
-    return ds.dataset([str(file) for file in token_files(path)]).to_table(columns=[*KEY, "codes"], filter=here)
+    return ds.dataset([str(file) for file in files], schema=schema).to_table(filter=here)
 
 
 def _compare(unit: Unit, stored: pa.Table, encoded: pa.Table) -> _UnitResult:
