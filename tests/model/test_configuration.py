@@ -14,10 +14,10 @@ SMALL_VIT = {"model_type": "vit", "image_size": 64, "patch_size": 8, "hidden_siz
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"num_attention_heads": 5}, r"num_attention_heads \(5\) must divide hidden_size \(192\)"),
+        ({"hidden_size": 96, "num_attention_heads": 5}, r"num_attention_heads \(5\) must divide hidden_size \(96\)"),
         (
-            {"decoder_num_attention_heads": 5},
-            r"decoder_num_attention_heads \(5\) must divide decoder_hidden_size \(192\)",
+            {"decoder_hidden_size": 96, "decoder_num_attention_heads": 5},
+            r"decoder_num_attention_heads \(5\) must divide decoder_hidden_size \(96\)",
         ),
         ({"patch_size": 7}, r"patch_size \(7\) must divide image_size \(64\)"),
         ({"image_size": 0}, r"image_size \(0\) must be at least 1"),
@@ -88,6 +88,7 @@ def test_paper_exact_is_eq_3_as_printed():
     assert config.motion_weight == config.standardize_latents == config.decoder_residual == 0
     assert config.continuous_steps == config.dead_code_steps == 0
     assert (config.segment_embedding, config.strides) == ("per_frame", ["5f"])
+    assert (config.initializer_range, config.layer_norm_eps) == (0.02, 1e-12)
 
 
 def test_moto_is_paper_exact_with_one_segment_row_for_both_frames():

@@ -10,7 +10,7 @@ from lara_tokenizer.model import LatentActionConfig, LatentActionModel
 
 def _fresh(**changes):
     torch.manual_seed(0)
-    return LatentActionModel(LatentActionConfig(**changes))
+    return LatentActionModel(LatentActionConfig(**{"initializer_range": 0.02, **changes}))
 
 
 @pytest.fixture(scope="module")
