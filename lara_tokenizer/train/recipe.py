@@ -53,6 +53,8 @@ class TrainingOptions:
     batch_size: pairs that one device takes in one optimiser step. workers: processes that decode frames and load
     batches (0: none beside this one). grace_steps: how long after the codebook's start z may look dead.
     heldout_share: of the episodes, kept from training; heldout_pairs: how many of their pairs each log looks at.
+    direction_weight: above 0, a batch holds its pairs in both directions and this weighs the loss that keeps the
+    direction of time visible in z (see direction.py).
     """
 
     steps: int = 1000
@@ -69,6 +71,7 @@ class TrainingOptions:
     grace_steps: int = 500
     heldout_share: float = 0.05
     heldout_pairs: int = 256
+    direction_weight: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -79,6 +82,8 @@ class TrainingOptions:
             raise ValueError(
                 f"training heldout_pairs {self.heldout_pairs}: takes at least 2, so that codes can be shuffled."
             )
+        if self.direction_weight < 0:
+            raise ValueError(f"training direction_weight {self.direction_weight}: takes 0 (off) or more.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"training precision '{self.precision}': takes one of {', '.join(PRECISIONS)}.")
         if not 0 < self.heldout_share < 1:
