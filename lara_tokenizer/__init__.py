@@ -30,8 +30,8 @@ _HOME = {
 }
 
 __all__ = [
-    "Episode",
     "EncodeSummary",
+    "Episode",
     "LatentActionConfig",
     "LatentActionModel",
     "LatentActionProcessor",
