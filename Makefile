@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart test check format clean
+.PHONY: help quickstart test check format test-transformers4 clean
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 24
@@ -38,6 +38,9 @@ check: $(VENV)/.dev  ## Format, lint, types and tests: what CI runs
 format: $(VENV)/.dev  ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format .
+
+test-transformers4: $(VENV)/.dev  ## Opt-in: checkpoints load under transformers 4.57 with equal codes (builds an environment)
+	tests/compat/transformers4.sh $(BIN)/python
 
 clean:  ## Remove the environment and what quickstart made
 	rm -rf $(VENV) quickstart dist build
