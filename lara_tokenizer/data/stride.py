@@ -38,8 +38,7 @@ class Stride:
         match = _PATTERN.fullmatch(text.strip()) if isinstance(text, str) else None
         if match is None:
             raise ValueError(
-                f"stride {text!r}: takes seconds such as '0.6s' or frames such as '5f'"
-                + (f"; write '{text}s' or '{text}f'" if _is_number(text) else "")
+                f"stride {text!r}: takes seconds such as '0.6s' or frames such as '5f'" + _suggestion(text)
             )
         value, unit = float(match["value"]), match["unit"]
         if unit == "f" and not value.is_integer():
@@ -118,8 +117,12 @@ def _close_enough(gap: np.ndarray | float, asked: float) -> np.ndarray | bool:
     return np.abs(gap - asked) <= TOLERANCE * asked + _ROUNDING / 2
 
 
-def _is_number(text: object) -> bool:
+def _suggestion(text: object) -> str:
+    """What a bare number may have meant; nothing for anything else."""
     try:
-        return float(str(text)) > 0
+        value = float(str(text))
     except ValueError:
-        return False
+        return ""
+    if value <= 0:
+        return ""
+    return f"; write '{text}s' or '{text}f'" if value.is_integer() else f"; write '{text}s'"
