@@ -31,7 +31,7 @@ def info(
 
 
 def _line(name: str, text: object) -> None:
-    console.print(f"{name:18}{text}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{name:20}{text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _render_checkpoint(result: dict[str, Any]) -> None:
