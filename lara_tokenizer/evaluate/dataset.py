@@ -23,6 +23,7 @@ class ActionEpisode:
     """One episode: `actions` float64 (T, A), row t is what was done at frame t; `cameras` maps a name to its video."""
 
     index: int
+    task: str  # the instruction
     actions: np.ndarray
     cameras: Mapping[str, Episode]
 
@@ -56,7 +57,7 @@ def load_action_episodes(folder: str | Path, limit: int | None = None) -> list[A
         seen |= set(videos.values())
         number = row["episode_index"]
         opened = {camera: load_episodes(path, fps=info["fps"])[0] for camera, path in videos.items()}
-        episodes.append(ActionEpisode(number, actions[number], opened))
+        episodes.append(ActionEpisode(number, "; ".join(row["tasks"]), actions[number], opened))
     return episodes
 
 

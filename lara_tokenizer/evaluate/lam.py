@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,28 @@ from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 
 logger = logging.getLogger(__name__)
 
-BATCH = 64
+BATCH = 64  # pairs through the model at a time
 
 
 @dataclass(frozen=True, slots=True)
 class PairSet:
-    """Pairs of one camera: uint8 frames (P, 3, S, S), the sum of each pair's actions (P, A), its episode (P,)."""
+    """Pairs of one camera: uint8 frames (F, 3, S, S), each once; of each pair the rows of its frames `now` and
+    `future` (P,), the sum of its actions (P, A) and the number of its episode (P,)."""
 
     frames: np.ndarray
-    future_frames: np.ndarray
+    now: np.ndarray
+    future: np.ndarray
     actions: np.ndarray
     episodes: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedSet:
+    """z (P, N, D), codes (P, N) and quantized z (P, N, D) of a PairSet."""
+
+    latents: torch.Tensor
+    codes: torch.Tensor
+    quantized_latents: torch.Tensor
 
 
 def evaluate_lam(
@@ -38,9 +49,8 @@ def evaluate_lam(
     processor: LatentActionProcessor,
     folders: str | Path | Sequence[str | Path],
     *,
-    pairs_per_episode: int = 16,
+    pairs_per_episode: int = 32,
     limit: int | None = None,
-    min_test_episodes: int = 60,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -49,32 +59,33 @@ def evaluate_lam(
     >>> evaluate_lam(model, processor, "mw-heldout")["gain_over_copying"]  # doctest: +SKIP
     0.51
 
-    Pairs are spread evenly over each episode, all cameras, with the model's first stride. The probe takes the first
-    camera alone; it is left out, with the reason in `probe_note`, where under `min_test_episodes` would test it.
-    `progress(episodes read, episodes)` is called while frames are read.
+    Pairs are spread evenly over each episode, with the model's first stride. All cameras count for the codebook and
+    the decoder; the probes read the first camera alone. The seed decides which codes are swapped, the folds, the
+    resamples and the random model. `progress(episodes read, episodes)` is called while frames are read.
 
-    Returns one flat dict: pairs, episodes, cameras, stride, z_gain, z_gain_moving, gain_over_copying,
-    gain_over_copying_moving, perplexity, perplexity_per_position, dead_codes, used_codes_share, spread, effective_rank,
-    and `probe` (see `probe_actions`). Raises ValueError for a folder that cannot be read or has no pair.
+    Returns one flat dict: episodes, cameras, frames, pairs, stride, seed, z_gain, z_gain_moving, gain_over_copying,
+    gain_over_copying_moving (errors pooled over all pixels of all pairs), perplexity, perplexity_per_position,
+    dead_codes, used_codes_share, spread, effective_rank, and `probe` (see `probe_actions`). Raises ValueError for a
+    folder that cannot be read, has no pair, or has too few episodes to probe.
     """
     folders = [folders] if isinstance(folders, str | Path) else list(folders)
     episodes = [episode for folder in folders for episode in load_action_episodes(folder, limit)]
     stride = Stride.parse(model.config.strides[0])
     by_camera = _read_pairs(episodes, processor, stride, pairs_per_episode, progress)
     model = model.eval()
-    result: dict[str, Any] = {
+    encoded = {camera: _encode(model, processor, pairs) for camera, pairs in by_camera.items()}
+    camera, pairs = next(iter(by_camera.items()))
+    return {
         "episodes": len(episodes),
         "cameras": list(by_camera),
-        "pairs": sum(len(pairs.frames) for pairs in by_camera.values()),
+        "frames": sum(len(pairs.frames) for pairs in by_camera.values()),
+        "pairs": sum(len(pairs.now) for pairs in by_camera.values()),
         "stride": stride.text,
-        **_reconstruction_and_codes(model, processor, list(by_camera.values()), seed),
+        "seed": seed,
+        **_reconstruction(model, processor, list(by_camera.values()), list(encoded.values()), seed),
+        **_codebook(model, list(encoded.values())),
+        "probe": {"camera": camera, **_probe(model, processor, pairs, encoded[camera], episodes, seed)},
     }
-    camera, pairs = next(iter(by_camera.items()))
-    tests = round(0.2 * len(np.unique(pairs.episodes)))
-    if tests < min_test_episodes:
-        note = f"{tests} test episodes; the probe asks for {min_test_episodes}, that is {5 * min_test_episodes} in all."
-        return {**result, "probe": None, "probe_note": note}
-    return {**result, "probe": {"camera": camera, **_probe(model, processor, pairs, seed)}}
 
 
 def _read_pairs(
@@ -85,34 +96,37 @@ def _read_pairs(
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, PairSet]:
     """Decode the frames of the chosen pairs, and only those."""
-    found: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray, int]]] = {}
-    for done, (number, episode) in enumerate(enumerate(episodes), 1):
+    found: dict[str, list[PairSet]] = {}
+    for number, episode in enumerate(episodes):
         for camera in episode.cameras:
             try:
-                pairs = _pairs_of(episode, camera, processor, stride, pairs_per_episode)
+                pairs = _pairs_of(episode, number, camera, processor, stride, pairs_per_episode)
             except LaraTokenizerError as error:
                 logger.warning("left out: %s", error)
                 continue
             if pairs is not None:
-                found.setdefault(camera, []).append((*pairs, number))
+                found.setdefault(camera, []).append(pairs)
         if progress is not None:
-            progress(done, len(episodes))
+            progress(number + 1, len(episodes))
     if not found:
         raise ValueError(f"no episode is long enough for a pair {stride.text} apart.")
-    return {
-        camera: PairSet(
-            np.concatenate([now for now, _, _, _ in parts]),
-            np.concatenate([future for _, future, _, _ in parts]),
-            np.concatenate([actions for _, _, actions, _ in parts]),
-            np.concatenate([np.full(len(now), number) for now, _, _, number in parts]),
-        )
-        for camera, parts in found.items()
-    }
+    return {camera: _joined(parts) for camera, parts in found.items()}
+
+
+def _joined(parts: Sequence[PairSet]) -> PairSet:
+    first = np.cumsum([0] + [len(part.frames) for part in parts[:-1]])
+    return PairSet(
+        np.concatenate([part.frames for part in parts]),
+        np.concatenate([part.now + offset for part, offset in zip(parts, first, strict=True)]),
+        np.concatenate([part.future + offset for part, offset in zip(parts, first, strict=True)]),
+        np.concatenate([part.actions for part in parts]),
+        np.concatenate([part.episodes for part in parts]),
+    )
 
 
 def _pairs_of(
-    episode: ActionEpisode, camera: str, processor: LatentActionProcessor, stride: Stride, count: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    episode: ActionEpisode, number: int, camera: str, processor: LatentActionProcessor, stride: Stride, count: int
+) -> PairSet | None:
     video = episode.cameras[camera]
     timestamps = video.timestamps()
     if len(timestamps) != len(episode.actions):
@@ -129,61 +143,76 @@ def _pairs_of(
     video.close()
     # a_t .. a_{t+C-1}: what was done between the two frames.
     before = np.concatenate([np.zeros((1, episode.actions.shape[1])), episode.actions.cumsum(0)])
-    return (
-        frames[np.searchsorted(wanted, anchors)],
-        frames[np.searchsorted(wanted, future)],
+    return PairSet(
+        frames,
+        np.searchsorted(wanted, anchors),
+        np.searchsorted(wanted, future),
         before[future] - before[anchors],
+        np.full(len(anchors), number),
     )
 
 
+def _batches(count: int) -> Iterator[slice]:
+    return (slice(first, first + BATCH) for first in range(0, count, BATCH))
+
+
 @torch.no_grad()
-def _latents(
-    model: LatentActionModel, processor: LatentActionProcessor, pairs: PairSet
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """z, codes and quantized latents of all pairs."""
+def _encode(model: LatentActionModel, processor: LatentActionProcessor, pairs: PairSet) -> EncodedSet:
     parts = []
-    for first in range(0, len(pairs.frames), BATCH):
-        now, future = (
-            processor.normalize_frames(torch.from_numpy(frames[first : first + BATCH])).to(model.device)
-            for frames in (pairs.frames, pairs.future_frames)
-        )
-        out = model.encode(now, future)
+    for rows in _batches(len(pairs.now)):
+        # Neighbouring pairs share frames: each goes through the vision encoder once.
+        wanted, where = np.unique(np.stack([pairs.now[rows], pairs.future[rows]]), return_inverse=True)
+        pixel_values = processor.normalize_frames(torch.from_numpy(pairs.frames[wanted])).to(model.device)
+        features = model.get_frame_features(pixel_values)
+        now, future = (features[torch.from_numpy(side)] for side in where.reshape(2, -1))
+        out = model.encode(frame_features=now, future_frame_features=future)
         parts.append((out.latents, out.codes, out.quantized_latents))
-    latents, codes, quantized = (torch.cat(part) for part in zip(*parts, strict=True))
-    return latents, codes, quantized
+    return EncodedSet(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 @torch.no_grad()
-def _reconstruction_and_codes(
-    model: LatentActionModel, processor: LatentActionProcessor, sets: Sequence[PairSet], seed: int
-) -> dict[str, Any]:
-    frames = np.concatenate([pairs.frames for pairs in sets])
-    future_frames = np.concatenate([pairs.future_frames for pairs in sets])
-    latents, codes, quantized = (
-        torch.cat(part) for part in zip(*(_latents(model, processor, s) for s in sets), strict=True)
-    )
-    order = metrics.derangement(len(frames), torch.Generator().manual_seed(seed)).to(quantized.device)
-    errors = torch.zeros(3, 2, dtype=torch.float64)  # (own, shuffled, copy) x (all, moving): sums of squared errors
-    for first in range(0, len(frames), BATCH):
-        rows = slice(first, first + BATCH)
-        now, future = (torch.from_numpy(part[rows]).to(model.device) for part in (frames, future_frames))
-        pixel_values = processor.normalize_frames(now)
-        now, future = now.float() / 255, future.float() / 255
-        moving = metrics.moving_mask(now, future)
-        own = _unit_range(model.decode(pixel_values, quantized_latents=quantized[rows]), processor)
-        shuffled = _unit_range(model.decode(pixel_values, quantized_latents=quantized[order[rows]]), processor)
-        for number, prediction in enumerate((own, shuffled, now)):
-            squared = (prediction - future).square()
-            errors[number, 0] += squared.sum().double().cpu()
-            errors[number, 1] += (squared * moving).sum().double().cpu()
-    size = model.config.codebook_size
+def _reconstruction(
+    model: LatentActionModel,
+    processor: LatentActionProcessor,
+    sets: Sequence[PairSet],
+    encoded: Sequence[EncodedSet],
+    seed: int,
+) -> dict[str, float]:
+    """What z tells the decoder: squared errors with each pair's own codes, another pair's, and of showing frame t."""
+    quantized = torch.cat([part.quantized_latents for part in encoded])
+    order = metrics.derangement(len(quantized), torch.Generator().manual_seed(seed)).to(quantized.device)
+    others = quantized[order].split([len(pairs.now) for pairs in sets])
+    errors = torch.zeros(3, 2, dtype=torch.float64)  # (own, shuffled, copy) x (all pixels, moving ones): sums
+    for pairs, own, other in zip(sets, encoded, others, strict=True):
+        for rows in _batches(len(pairs.now)):
+            now, future = (
+                torch.from_numpy(pairs.frames[side[rows]]).to(model.device) for side in (pairs.now, pairs.future)
+            )
+            pixel_values = processor.normalize_frames(now)
+            now, future = now.float() / 255, future.float() / 255
+            moving = metrics.moving_mask(now, future)
+            decoded = (
+                _unit_range(model.decode(pixel_values, quantized_latents=z[rows]), processor)
+                for z in (own.quantized_latents, other)
+            )
+            for number, prediction in enumerate((*decoded, now)):
+                squared = (prediction - future).square()
+                errors[number, 0] += squared.sum().double().cpu()
+                errors[number, 1] += (squared * moving).sum().double().cpu()
     own_error, shuffled_error, copy_error = errors
-    dead = int(metrics.dead_codes(codes, size))
     return {
         "z_gain": float(metrics.gain(own_error[0], shuffled_error[0])),
         "z_gain_moving": float(metrics.gain(own_error[1], shuffled_error[1])),
         "gain_over_copying": float(metrics.gain(own_error[0], copy_error[0])),
         "gain_over_copying_moving": float(metrics.gain(own_error[1], copy_error[1])),
+    }
+
+
+def _codebook(model: LatentActionModel, encoded: Sequence[EncodedSet]) -> dict[str, float]:
+    codes, latents = (torch.cat([getattr(part, name) for part in encoded]) for name in ("codes", "latents"))
+    size = model.config.codebook_size
+    dead = int(metrics.dead_codes(codes, size))
+    return {
         "perplexity": float(metrics.perplexity(codes, size)),
         "perplexity_per_position": float(metrics.perplexity_per_position(codes, size).mean()),
         "dead_codes": dead,
@@ -199,18 +228,29 @@ def _unit_range(pixel_values: torch.Tensor, processor: LatentActionProcessor) ->
     return pixel_values.float() * std + mean
 
 
-def _probe(model: LatentActionModel, processor: LatentActionProcessor, pairs: PairSet, seed: int) -> dict[str, Any]:
-    latents, _, quantized = _latents(model, processor, pairs)
+def _probe(
+    model: LatentActionModel,
+    processor: LatentActionProcessor,
+    pairs: PairSet,
+    encoded: EncodedSet,
+    episodes: Sequence[ActionEpisode],
+    seed: int,
+) -> dict[str, Any]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         random_model: Any = LatentActionModel(model.config)
     random_model.to(model.device).eval()
-    features = {"z": latents, "quantized": quantized, "random_init": _latents(random_model, processor, pairs)[0]}
+    features = {
+        "z": encoded.latents,
+        "quantized": encoded.quantized_latents,
+        "random_init": _encode(random_model, processor, pairs).latents,
+    }
     return probe_actions(
         {name: value.float().cpu().numpy() for name, value in features.items()},
-        pairs.frames,
-        pairs.future_frames,
+        pairs.frames[pairs.now],
+        pairs.frames[pairs.future],
         pairs.actions,
         pairs.episodes,
+        task_E=[episodes[number].task for number in np.unique(pairs.episodes)],
         seed=seed,
     )

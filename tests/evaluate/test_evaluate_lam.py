@@ -7,9 +7,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
+from lara_tokenizer.data import Stride
 from lara_tokenizer.data.lerobot_writer import LeRobotWriter
 from lara_tokenizer.evaluate import evaluate_lam, load_action_episodes
+from lara_tokenizer.evaluate.lam import _encode, _read_pairs
 
 CAMERA = "observation.images.top"
 
@@ -32,6 +35,7 @@ def dataset(tmp_path_factory, moving_square):
 def test_episodes_come_with_their_actions_and_cameras(dataset):
     episodes = load_action_episodes(dataset)
     assert [episode.index for episode in episodes] == list(range(13))
+    assert episodes[4].task == "push"
     assert episodes[4].actions.tolist() == [[2, t] for t in range(15)]
     assert list(episodes[4].cameras) == [CAMERA]
     assert episodes[4].cameras[CAMERA].num_frames("") == 15
@@ -39,21 +43,41 @@ def test_episodes_come_with_their_actions_and_cameras(dataset):
 
 
 def test_the_card_holds_every_figure_as_plain_json(dataset, tiny_model, tiny_processor):
-    card = evaluate_lam(tiny_model, tiny_processor, dataset, pairs_per_episode=6, min_test_episodes=2)
+    card = evaluate_lam(tiny_model, tiny_processor, dataset, pairs_per_episode=6)
     assert json.loads(json.dumps(card)) == card
     assert (card["episodes"], card["pairs"], card["stride"]) == (13, 72, "0.5s")
     numbers = [value for value in card.values() if isinstance(value, float)]
     assert all(map(math.isfinite, numbers))
     assert 1 <= card["perplexity_per_position"] <= card["perplexity"] + 1e-6 <= 16 + 1e-6
     assert card["used_codes_share"] == 1 - card["dead_codes"] / 16
+    assert card["probe"]["test_episodes"] == 12
     assert set(card["probe"]["rows"]) == {"mean", "z", "quantized", "random_init", "shuffled", "pixel_difference"}
     assert set(card["probe"]["margins"]) == set(card["probe"]["rows"]) - {"z"}
 
 
-def test_too_few_test_episodes_leave_the_probe_out_and_say_so(dataset, tiny_model, tiny_processor):
-    card = evaluate_lam(tiny_model, tiny_processor, dataset, pairs_per_episode=2)
-    assert card["probe"] is None
-    assert "2 test episodes; the probe asks for 60" in card["probe_note"]
+def test_too_few_episodes_for_the_folds_are_refused(dataset, tiny_model, tiny_processor):
+    with pytest.raises(ValueError, match=r"4 episode\(s\) cannot be probed in 5 folds"):
+        evaluate_lam(tiny_model, tiny_processor, dataset, pairs_per_episode=2, limit=4)
+
+
+def test_sharing_frames_between_pairs_changes_no_code(dataset, tiny_model, tiny_processor):
+    episodes = load_action_episodes(dataset, limit=3)
+    pairs = _read_pairs(episodes, tiny_processor, Stride.parse("0.5s"), 8, None)[CAMERA]
+    assert len(pairs.frames) < 2 * len(pairs.now)
+    now, future = (
+        tiny_processor.normalize_frames(torch.from_numpy(pairs.frames[side])) for side in (pairs.now, pairs.future)
+    )
+    with torch.no_grad():
+        alone = tiny_model.encode(now, future)
+    together = _encode(tiny_model, tiny_processor, pairs)
+    assert torch.equal(together.codes, alone.codes)
+    assert torch.allclose(together.latents, alone.latents, atol=1e-5)
+
+
+def test_the_actions_of_a_pair_are_those_done_between_its_frames(dataset, tiny_processor):
+    episodes = load_action_episodes(dataset, limit=2)[1:]
+    pairs = _read_pairs(episodes, tiny_processor, Stride.parse("0.5s"), 100, None)[CAMERA]
+    assert pairs.actions[3].tolist() == [5 * 2, 3 + 4 + 5 + 6 + 7]
 
 
 def test_a_folder_that_is_no_dataset_is_named(tmp_path, tiny_model, tiny_processor):

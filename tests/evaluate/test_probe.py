@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from lara_tokenizer.evaluate.probe import (
+    Split,
+    cross_fit_splits,
     fit_probe,
+    pooled_r2,
     principal_components,
     probe_actions,
     ridge,
-    split_by_episode,
     standardise,
 )
 
@@ -45,23 +47,53 @@ def _probe(world, **latents):
 def test_ridge_is_least_squares_without_a_penalty_and_zero_under_a_huge_one():
     rng = np.random.default_rng(1)
     x, true = rng.normal(size=(50, 3)), rng.normal(size=(3, 2))
-    assert np.allclose(ridge(x, x @ true, 0.0), true)
-    assert np.abs(ridge(x, x @ true, 1e6)).max() < 1e-4
+    free, huge = ridge(x, x @ true, np.array([0.0, 1e6]))
+    assert np.allclose(free, true)
+    assert np.abs(huge).max() < 1e-4
 
 
 def test_ridge_of_one_feature_is_the_textbook_fraction():
     x, y = np.array([[1.0], [2.0], [3.0]]), np.array([[2.0], [3.0], [7.0]])
-    assert ridge(x, y, 0.5) == pytest.approx((29 / 3) / (14 / 3 + 0.5))
+    assert ridge(x, y, np.array([0.5])) == pytest.approx((29 / 3) / (14 / 3 + 0.5))
 
 
-def test_no_episode_is_on_two_sides_of_the_split():
-    episodes = np.repeat(np.arange(50), 3)
-    split = split_by_episode(episodes)
-    sides = [set(episodes[mask]) for mask in (split.train, split.validation, split.test)]
-    assert [len(side) for side in sides] == [30, 10, 10]
-    assert len(set.union(*sides)) == 50
+def test_ridge_solves_its_normal_equations_for_every_penalty_at_once():
+    rng = np.random.default_rng(3)
+    x, y, penalties = rng.normal(size=(40, 6)), rng.normal(size=(40, 2)), np.array([1e-4, 0.1, 10.0])
+    for weights, penalty in zip(ridge(x, y, penalties), penalties, strict=True):
+        assert np.allclose((x.T @ x / 40 + penalty * np.eye(6)) @ weights, x.T @ y / 40)
+
+
+@pytest.mark.parametrize("episodes", [5, 12, 48])
+def test_every_episode_tests_once_and_chooses_lambda_once_and_is_never_on_two_sides(episodes):
+    episode_P = np.repeat(np.arange(episodes), 3)
+    splits = cross_fit_splits(episode_P)
+    for split in splits:
+        sides = [set(episode_P[mask]) for mask in (split.train, split.validation, split.test)]
+        assert all(sides)
+        assert sum(map(len, sides)) == len(set.union(*sides)) == episodes
+        assert abs(len(sides[2]) - episodes / 5) < 1
+    for name in ("test", "validation"):
+        assert (np.sum([getattr(split, name) for split in splits], 0) == 1).all()
+
+
+def test_fewer_episodes_than_folds_are_refused():
     with pytest.raises(ValueError, match="give at least 5"):
-        split_by_episode(np.arange(4))
+        cross_fit_splits(np.arange(4))
+
+
+def test_the_episodes_of_a_task_are_spread_over_the_folds():
+    task_E = [f"task {number % 6}" for number in range(30)]
+    for split in cross_fit_splits(np.arange(30), task_E):
+        assert sorted(task_E[number] for number in np.flatnonzero(split.test)) == sorted(set(task_E))
+
+
+def test_folds_are_a_function_of_the_episodes_and_the_seed():
+    def tests(seed):
+        return np.stack([split.test for split in cross_fit_splits(np.repeat(np.arange(20), 2), seed=seed)])
+
+    assert np.array_equal(tests(0), tests(0))
+    assert not np.array_equal(tests(0), tests(1))
 
 
 def test_standardising_uses_the_training_rows_alone_and_a_constant_column_becomes_zero():
@@ -81,17 +113,38 @@ def test_principal_components_keep_what_lies_in_few_directions():
     assert np.abs(np.corrcoef(scores[train].T) - np.eye(3)).max() < 0.01
 
 
-def test_a_perfect_feature_has_r2_one_and_noise_has_about_none(world):
-    split = split_by_episode(world["episode_P"])
-    y = standardise(world["free"], split.train)
-    assert fit_probe(y, y, world["episode_P"], split).r2()[0] > 0.999
-    assert abs(fit_probe(world["noise"], y, world["episode_P"], split).r2()[0]) < 0.05
+def test_a_probe_of_the_answer_gives_it_back_in_its_own_units(world):
+    split = cross_fit_splits(world["episode_P"])[0]
+    answer = 5 + 3 * world["free"]
+    predicted, _ = fit_probe(world["free"], answer, split)
+    assert np.allclose(predicted, answer[split.test], atol=0.01)
+
+
+def test_a_probe_never_reads_the_targets_of_the_test_pairs(world):
+    split = cross_fit_splits(world["episode_P"])[0]
+    spoiled = np.where(split.test[:, None], 1e9, world["free"])
+    given, _ = fit_probe(world["noise"], world["free"], split)
+    assert np.array_equal(fit_probe(world["noise"], spoiled, split)[0], given)
+
+
+def test_a_probe_without_features_predicts_the_training_mean():
+    split = Split(*(np.array(mask, bool) for mask in ([1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1])))
+    predicted, _ = fit_probe(np.empty((4, 0)), np.array([[1.0], [3.0], [0.0], [50.0]]), split)
+    assert predicted.tolist() == [[2.0]]
+
+
+def test_pooled_r2_weighs_episodes_by_their_squared_targets_and_action_numbers_alike():
+    errors, mean_errors = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[1.0, 5.0], [3.0, 5.0]])
+    assert pooled_r2(errors, mean_errors) == pytest.approx([1 - (2 / 4 + 0) / 2])
+    assert pooled_r2(errors, mean_errors, np.array([[2.0, 0.0]])) == pytest.approx([1 - (1 + 0) / 2])
+    assert pooled_r2(mean_errors, mean_errors) == 0
 
 
 def test_a_planted_signal_adds_to_frame_t_beyond_every_control(world):
     result = _probe(world, z=world["free"])
     assert result["frame_r2"] == pytest.approx(0.5, abs=0.1)
     assert result["rows"]["z"]["conditional_r2"] == pytest.approx(0.5, abs=0.1)
+    assert (result["test_episodes"], result["pairs"]) == (EPISODES, EPISODES * PAIRS)
     assert set(result["margins"]) == {"mean", "shuffled", "pixel_difference"}
     for margin in result["margins"].values():
         low, high = margin["interval"]
@@ -113,3 +166,8 @@ def test_what_frame_t_tells_already_is_not_counted_for_z(world):
 
 def test_two_calls_give_the_same_numbers(world):
     assert _probe(world, z=world["free"]) == _probe(world, z=world["free"])
+
+
+def test_an_action_number_that_never_changes_is_left_out(world):
+    still = np.concatenate([world["actions_PA"], np.ones((EPISODES * PAIRS, 1))], 1)
+    assert _probe({**world, "actions_PA": still}, z=world["free"]) == _probe(world, z=world["free"])
