@@ -86,7 +86,7 @@ def _describe_checkpoint(name: str) -> dict[str, Any]:
     config = json.loads((checkpoint.folder / "config.json").read_text())
     parameters: dict[str, int] = {}
     for file in checkpoint.weights_sha256:
-        for tensor, shape in _safetensors_shapes(checkpoint.folder / file).items():
+        for tensor, shape in _parameter_shapes(checkpoint.folder / file).items():
             part = tensor.split(".")[0]
             parameters[part] = parameters.get(part, 0) + prod(shape)
     vision = config.get("vision_config", {})
@@ -101,9 +101,13 @@ def _describe_checkpoint(name: str) -> dict[str, Any]:
     }
 
 
-def _safetensors_shapes(file: Path) -> dict[str, list[int]]:
-    """Names and shapes from the header of a safetensors file: a length (8 bytes, little endian), then JSON."""
+def _parameter_shapes(file: Path) -> dict[str, list[int]]:
+    """Names and shapes from the header of a safetensors file: a length (8 bytes, little endian), then JSON.
+
+    Integers are counters, not parameters.
+    """
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(length))
-    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+    header.pop("__metadata__", None)
+    return {name: entry["shape"] for name, entry in header.items() if entry["dtype"][0] not in "IU"}

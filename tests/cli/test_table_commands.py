@@ -139,10 +139,9 @@ def test_info_says_what_a_checkpoint_is(lara_tok, tiny_checkpoint, tiny_model):
     ran = lara_tok("info", tiny_checkpoint)
     assert ran.code == 0
     assert "4 codes of 16, 8 numbers each" in ran.out
-    assert "trained strides   0.5s" in ran.out
+    assert "trained strides     0.5s" in ran.out
     result = json.loads(lara_tok("info", tiny_checkpoint, "--json").out)
-    stored = [tensor for name, tensor in tiny_model.state_dict().items()]
-    assert result["parameters"]["total"] == sum(tensor.numel() for tensor in stored)
+    assert result["parameters"]["total"] == sum(parameter.numel() for parameter in tiny_model.parameters())
 
 
 def test_info_refuses_what_is_neither(lara_tok, tmp_path):
