@@ -1,16 +1,23 @@
 """The figures of a model card: codebook, use of z, action probes, on held-out episodes and on unseen tasks.
 
-    python benchmarks/lara_lam_card.py lara-lam --heldout data/mw-heldout --unseen data/mw-unseen --out card.json
+    python benchmarks/lara_lam_card.py lara-lam --heldout runs/mw-heldout --unseen runs/mw-unseen \\
+        --card hub_configs/lara-lam/card.json --write-card hub_configs/lara-lam/README.md
 
-The datasets come from `lara-tok simulate metaworld`. Runs on a CPU in a few minutes.
+Without a checkpoint the figures are read from the card as it is, to print them or to write the page anew. The
+datasets come from `lara-tok simulate metaworld`; the page names the commands. One thread of a CPU needs two minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import platform
 import shlex
+import string
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,61 +25,235 @@ from rich.console import Console
 from rich.table import Table
 
 from lara_tokenizer import LatentActionModel, LatentActionProcessor, __version__
+from lara_tokenizer.encode.checkpoint import Checkpoint
 from lara_tokenizer.evaluate import evaluate_lam
 
 console, console_err = Console(), Console(stderr=True)
 
+PAGE = Path(__file__).with_name("lara_lam_page.md")
+SETS = {"heldout": "held-out episodes", "unseen": "unseen tasks"}
+LIBRARIES = ("torch", "transformers", "numpy", "av")
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What `lara-lam` is to reach at least, on held-out episodes and on unseen tasks."""
+
+    figure: str
+    heldout: float
+    unseen: float
+    measured: Callable[[dict[str, Any]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What z is to beat: the whole 95 % interval of the difference in conditional R2 lies above 0."""
+
+    figure: str
+    row: str
+
+
+BARS = (
+    Bar("z_gain", 0.55, 0.40, lambda found: found["z_gain"]),
+    Bar("z_gain, moving pixels", 0.55, 0.40, lambda found: found["z_gain_moving"]),
+    Bar("gain over copying", 0.50, 0.30, lambda found: found["gain_over_copying"]),
+    Bar("perplexity, pooled", 80, 56, lambda found: found["perplexity"]),
+    Bar("perplexity, mean per position", 24, 16, lambda found: found["perplexity_per_position"]),
+    Bar("test episodes of the probe", 60, 60, lambda found: found["probe"]["test_episodes"]),
+)
+CONTROLS = (
+    Control("z above the mean predictor", "mean"),
+    Control("z above shuffled z", "shuffled"),
+    Control("z above pixel-difference PCA", "pixel_difference"),
+    Control("z above a random-init model", "random_init"),
+)
+ROW_NAMES = {
+    "z": "z",
+    "quantized": "z, quantized",
+    "mean": "mean predictor",
+    "shuffled": "shuffled z",
+    "pixel_difference": "pixel-difference PCA, 256-d",
+    "random_init": "z of a random-init model",
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="'lara-lam', a folder or a Hub id")
-    parser.add_argument("--heldout", required=True, nargs="+", help="trained tasks, seeds never trained on")
-    parser.add_argument("--unseen", required=True, nargs="+", help="tasks never trained on")
-    parser.add_argument("--out", required=True, type=Path, help="JSON file")
-    parser.add_argument("--pairs-per-episode", type=int, default=16)
+    parser.add_argument("checkpoint", nargs="?", help="'lara-lam', a folder or a Hub id; without, the card is read")
+    parser.add_argument("--heldout", nargs="+", help="dataset folders: trained tasks, seeds never trained on")
+    parser.add_argument("--unseen", nargs="+", help="dataset folders: tasks never trained on")
+    parser.add_argument("--card", required=True, type=Path, help="JSON file with the figures")
+    parser.add_argument("--write-card", type=Path, help="also write the model card's page, in Markdown")
     options = parser.parse_args()
-
-    model = LatentActionModel.from_pretrained(options.checkpoint).eval()
-    processor = LatentActionProcessor.from_pretrained(options.checkpoint)
-    sets = {"heldout": options.heldout, "unseen": options.unseen}
-    card: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/lara_lam_card.py", *sys.argv[1:]]),
-        "lara_tokenizer": __version__,
-    }
-    for name, folders in sets.items():
-        console_err.print(f"{name}: {' '.join(folders)}")
-        card[name] = evaluate_lam(model, processor, folders, pairs_per_episode=options.pairs_per_episode)
-    options.out.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    if options.checkpoint is not None:
+        if not (options.heldout and options.unseen):
+            parser.error("a checkpoint is measured on both --heldout and --unseen")
+        card = measure(options.checkpoint, {"heldout": options.heldout, "unseen": options.unseen})
+        options.card.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    card = json.loads(options.card.read_text(encoding="utf-8"))
+    if options.write_card is not None:
+        options.write_card.write_text(page(card), encoding="utf-8")
     show(card)
 
 
+def measure(checkpoint: str, folders: dict[str, list[str]]) -> dict[str, Any]:
+    """The card: what was measured, on what, with what, and which bars it reaches."""
+    model = LatentActionModel.from_pretrained(checkpoint).eval()
+    processor = LatentActionProcessor.from_pretrained(checkpoint)
+    opened = Checkpoint.open(checkpoint)
+    card: dict[str, Any] = {
+        "command": shlex.join(["python", "benchmarks/lara_lam_card.py", *sys.argv[1:]]),
+        "model": {
+            "weights_sha256": opened.weights_sha256,
+            "weights_bytes": opened.weights_bytes,
+            "parameters": model.num_parameters(),
+        },
+        "versions": {
+            "lara-tokenizer": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in LIBRARIES},
+        },
+    }
+    for name, paths in folders.items():
+        with console_err.status(f"{SETS[name]}: {' '.join(paths)}"):
+            card[name] = {"data": [describe(Path(path)) for path in paths], **evaluate_lam(model, processor, paths)}
+    return card | {"bars": judge(card)}
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """A dataset folder by its size, and how it was simulated where it says so."""
+    info = json.loads((folder / "meta" / "info.json").read_text(encoding="utf-8"))
+    described = {"folder": str(folder), **{name: info[name] for name in ("total_episodes", "total_frames", "fps")}}
+    simulation = folder / "meta" / "simulation.json"
+    if simulation.exists():
+        described["simulation"] = json.loads(simulation.read_text(encoding="utf-8"))
+    return described
+
+
+def judge(card: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every bar on both sets: the figure, what it should be at least, what it is, and whether that is enough."""
+    judged: list[dict[str, Any]] = []
+    for name in SETS:
+        found = card[name]
+        for bar in BARS:
+            least, measured = getattr(bar, name), bar.measured(found)
+            verdict = {"figure": bar.figure, "set": name, "least": least, "measured": measured}
+            judged.append(verdict | {"passed": measured >= least})
+        for control in CONTROLS:
+            margin = found["probe"]["margins"][control.row]
+            verdict = {"figure": control.figure, "set": name, "least": "above 0", "measured": margin["difference"]}
+            judged.append(verdict | {"interval": margin["interval"], "passed": margin["interval"][0] > 0})
+    return judged
+
+
+BAR_HEADER = ("figure", "held-out episodes", "bar", "", "unseen tasks", "bar", "")
+
+
+def bar_rows(card: dict[str, Any]) -> list[list[str]]:
+    """The bars and what was measured, one figure a row, held-out beside unseen."""
+    by_figure: dict[str, list[str]] = {}
+    for bar in card["bars"]:
+        interval = _interval(bar["interval"]) if "interval" in bar else ""
+        sign = "+" if interval else ""
+        measured = f"{bar['measured']:{sign}.4g} {interval}".strip()
+        least = bar["least"] if isinstance(bar["least"], str) else f"{bar['least']:g}"
+        by_figure.setdefault(bar["figure"], []).extend([measured, least, "pass" if bar["passed"] else "MISS"])
+    return [[figure, *cells] for figure, cells in by_figure.items()]
+
+
+PROBE_HEADER = ("features", "R2 alone", "adds to frame t", "z minus this")
+
+
+def probe_rows(probe: dict[str, Any]) -> list[list[str]]:
+    """Latents and controls: R2 alone, the conditional R2 and z's margin, each with its 95 % interval."""
+    rows = [["frame t, PCA 256-d", f"{probe['frame_r2']:.3f}", "", ""]]
+    for name, text in ROW_NAMES.items():
+        row, margin = probe["rows"][name], probe["margins"].get(name)
+        alone = f"{row['r2']:.3f} {_interval(row['r2_interval']) if 'r2_interval' in row else ''}".strip()
+        added = f"{row['conditional_r2']:+.3f} {_interval(row['interval'])}" if name != "mean" else "0"
+        rows.append(
+            [text, alone, added, f"{margin['difference']:+.3f} {_interval(margin['interval'])}" if margin else ""]
+        )
+    return rows
+
+
+OTHERS = ("gain_over_copying_moving", "dead_codes", "used_codes_share", "spread", "effective_rank")
+OTHER_HEADER = ("figure", "held-out episodes", "unseen tasks")
+
+
+def other_rows(card: dict[str, Any]) -> list[list[str]]:
+    """What was measured and has no bar, then on how much."""
+    rows = [[name.replace("_", " "), *(f"{card[kind][name]:.3g}" for kind in SETS)] for name in OTHERS]
+    return rows + [[name, *(f"{card[kind][name]:,}" for kind in SETS)] for name in ("episodes", "frames", "pairs")]
+
+
+def misses(card: dict[str, Any]) -> str:
+    """One sentence that says which bars are missed."""
+    missed = [f"{bar['figure']} ({SETS[bar['set']]})" for bar in card["bars"] if not bar["passed"]]
+    total = len(card["bars"])
+    return f"{len(missed)} of {total} bars missed: {', '.join(missed)}." if missed else f"All {total} bars reached."
+
+
 def show(card: dict[str, Any]) -> None:
-    """Two tables: the flat figures side by side, then each set's probes."""
-    table = Table("figure", "held-out", "unseen tasks")
-    for name, value in card["heldout"].items():
-        if isinstance(value, int | float):
-            table.add_row(name, f"{value:.4g}", f"{card['unseen'][name]:.4g}")
-    console.print(table)
-    for name in ("heldout", "unseen"):
+    """The card on the terminal."""
+    console.print(_rich(BAR_HEADER, bar_rows(card), "Bars"))
+    console.print(_rich(OTHER_HEADER, other_rows(card), "Beside them"))
+    for name, text in SETS.items():
         probe = card[name]["probe"]
-        if probe is None:
-            console.print(f"{name}: no probe: {card[name]['probe_note']}")
-            continue
-        tests = probe["episodes"]["test"]
-        title = f"{name}: R2 of summed actions, {tests} test episodes, frame t alone {probe['frame_r2']:.3f}"
-        table = Table("features", "R2 alone", "added to frame t", "95 %", "z minus this", "95 %", title=title)
-        for row, value in probe["rows"].items():
-            margin = probe["margins"].get(row)
-            low, high = value["interval"]
-            cells = (
-                [f"{margin['difference']:+.3f}", "{:+.3f} to {:+.3f}".format(*margin["interval"])]
-                if margin
-                else ["", ""]
-            )
-            table.add_row(
-                row, f"{value['r2']:.3f}", f"{value['conditional_r2']:+.3f}", f"{low:+.3f} to {high:+.3f}", *cells
-            )
-        console.print(table)
+        title = f"R2 of summed actions, {text}: {probe['test_episodes']} test episodes, {probe['pairs']} pairs"
+        console.print(_rich(PROBE_HEADER, probe_rows(probe), title))
+    console.print(misses(card))
+
+
+def page(card: dict[str, Any]) -> str:
+    """The model card in Markdown: the page's text with the card's figures."""
+    heldout, unseen = (card[name]["probe"] for name in SETS)
+    (weights,) = card["model"]["weights_sha256"].values()
+    return string.Template(PAGE.read_text(encoding="utf-8")).substitute(
+        command=card["command"],
+        data_commands="\n".join(simulate_command(data) for name in SETS for data in card[name]["data"]),
+        weights_sha256=weights,
+        megabytes=f"{card['model']['weights_bytes'] / 1e6:.1f}",
+        parameters=f"{card['model']['parameters'] / 1e6:.1f}",
+        versions=", ".join(f"{name} {number}" for name, number in card["versions"].items()),
+        seed=card["heldout"]["seed"],
+        bars=_markdown(BAR_HEADER, bar_rows(card)),
+        misses=misses(card),
+        others=_markdown(OTHER_HEADER, other_rows(card)),
+        camera=heldout["camera"].rpartition(".")[2],
+        heldout_tests=heldout["test_episodes"],
+        unseen_tests=unseen["test_episodes"],
+        heldout_probe=_markdown(PROBE_HEADER, probe_rows(heldout)),
+        unseen_probe=_markdown(PROBE_HEADER, probe_rows(unseen)),
+    )
+
+
+def simulate_command(data: dict[str, Any]) -> str:
+    """The command that makes a simulated dataset."""
+    from lara_policy.simulation.tasks import TASK_SETS
+
+    made = data["simulation"]
+    tasks = next(([name] for name, tasks in TASK_SETS.items() if list(tasks) == made["tasks"]), made["tasks"])
+    command = ["lara-tok", "simulate", made["simulator"], "--out", data["folder"]]
+    command += [word for task in tasks for word in ("--task", task)]
+    command += ["--episodes", str(data["total_episodes"] // len(made["tasks"])), "--size", str(made["size"])]
+    return shlex.join([*command, "--seed", str(made["seed"]), "--action-noise", str(made["action_noise"])])
+
+
+def _interval(bounds: Sequence[float]) -> str:
+    return "({:+.3f} to {:+.3f})".format(*bounds)
+
+
+def _rich(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> Table:
+    table = Table(*header, title=title)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 if __name__ == "__main__":
