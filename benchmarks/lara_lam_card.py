@@ -191,7 +191,7 @@ def misses(card: dict[str, Any]) -> str:
     """One sentence that says which bars are missed."""
     missed = [f"{bar['figure']} ({SETS[bar['set']]})" for bar in card["bars"] if not bar["passed"]]
     total = len(card["bars"])
-    return f"{len(missed)} of {total} bars missed: {', '.join(missed)}." if missed else f"All {total} bars reached."
+    return f"{len(missed)} of {total} bars missed: {'; '.join(missed)}." if missed else f"All {total} bars reached."
 
 
 def show(card: dict[str, Any]) -> None:

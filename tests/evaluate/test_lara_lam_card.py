@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def test_a_miss_is_named_in_the_table_and_in_a_sentence(script):
     page = script.page(card)
     assert "| z_gain | 0.5499 | 0.55 | MISS | 0.4 | 0.4 | pass |" in page
     assert page.count("MISS") == 5
-    assert "5 of 20 bars missed: z_gain (held-out episodes), z above the mean predictor (unseen tasks)" in page
+    assert "5 of 20 bars missed: z_gain (held-out episodes); z above the mean predictor (unseen tasks)" in page
 
 
 def test_the_page_names_weights_versions_and_the_commands_that_made_it(script):
@@ -96,3 +97,13 @@ def test_a_task_set_is_named_by_its_name(script):
     simulation = {"simulator": "metaworld", "size": 96, "seed": 1, "action_noise": 0.0}
     data = {"folder": "x", "total_episodes": 80, "simulation": simulation | {"tasks": list(TASK_SETS["unseen"])}}
     assert "--task unseen --episodes 40 " in script.simulate_command(data)
+
+
+def test_the_published_page_is_made_from_its_card_and_speaks_of_the_bundled_weights(script):
+    folder = SCRIPT.parents[1] / "hub_configs" / "lara-lam"
+    if not (folder / "card.json").exists():
+        pytest.skip("lara-lam has no card.json yet: benchmarks/lara_lam_card.py writes it")
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    assert card["model"]["weights_sha256"] == script.Checkpoint.open(folder).weights_sha256
+    assert card["bars"] == script.judge(card)
+    assert (folder / "README.md").read_text(encoding="utf-8") == script.page(card)
