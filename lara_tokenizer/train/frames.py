@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-OPEN, DONE, FAILED = 0, 1, 2
+DONE, FAILED = 1, 2
 CHUNK = 64  # frames decoded and resized together: bounds the memory of a worker
 
 
