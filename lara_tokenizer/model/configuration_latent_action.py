@@ -110,7 +110,7 @@ class LatentActionConfig(PretrainedConfig):
         decoder_intermediate_size: int | None = None,
         num_decoder_layers: int = 3,
         decoder_residual: bool = True,
-        motion_weight: float = 3.0,
+        motion_weight: float = 1.0,
         reconstruction_loss_weight: float = 4.0,
         codebook_loss_weight: float = 1.0,
         commitment_loss_weight: float = 0.25,
