@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 
 # Full-size frames held at a time, in bytes: small enough to stay near the cache, large enough to amortise calls.
-_CHUNK_BYTES = 16 * 2**20
+_CHUNK_BYTES = 8 * 2**20
 _FIRST_CHUNK = 4
 
 
