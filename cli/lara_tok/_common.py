@@ -24,3 +24,10 @@ def emit(result: dict[str, Any], as_json: bool, render: Callable[[dict[str, Any]
         print(json.dumps(result, indent=2))
     else:
         render(result)
+
+
+def without_loading_bars() -> None:
+    """Keep transformers' bars for reading and writing local weights off the terminal; downloads keep theirs."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lara_tok._common import JsonOption, console, emit
+from lara_tok._common import JsonOption, console, emit, without_loading_bars
 
 
 class Target(StrEnum):
@@ -42,6 +42,7 @@ def convert(
 
     if to is Target.MOTO and vision_encoder is not None:
         raise ValueError("--vision-encoder goes with converting from Moto or LARA; --to moto writes the model's own.")
+    without_loading_bars()
     if to is Target.MOTO:
         summary = export_to_moto(source, out=out)
     else:

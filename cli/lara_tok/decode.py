@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lara_tok._common import JsonOption, console, emit
+from lara_tok._common import JsonOption, console, emit, without_loading_bars
 
 
 def decode(
@@ -28,6 +28,7 @@ def decode(
     """
     from lara_tokenizer.encode import draw_predictions
 
+    without_loading_bars()
     result = draw_predictions(
         tokens, source, out, episode=episode, frames=None if frames is None else _parse_frames(frames), model=model
     )
