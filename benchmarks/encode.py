@@ -225,7 +225,7 @@ class _FakeRunner(ModelRunner):
 
     def __init__(self, config: LatentActionConfig) -> None:
         with torch.device("meta"):
-            model = LatentActionModel(config)
+            model = LatentActionModel(config).eval()
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         with self._fake:
             model.to_empty(device="cpu")

@@ -7,6 +7,7 @@ S side of the model's frames, R rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -64,10 +65,11 @@ class Runner(Protocol):
 
 
 class ModelRunner:
-    """A model and its processor's normalisation, without gradients, on the model's device and in its dtype."""
+    """A model, which is in eval mode, and its processor's normalisation: without gradients, where the model is."""
 
     def __init__(self, model: LatentActionModel, processor: LatentActionProcessor) -> None:
-        self.model, self.processor = model.eval(), processor
+        assert not model.training, "in training mode rows would depend on their batch"
+        self.model, self.processor = model, processor
 
     @torch.inference_mode()
     def frame_features(self, frames_B3SS: Tensor) -> Tensor:
@@ -81,11 +83,24 @@ class ModelRunner:
         out = self.model.encode(
             frame_features=torch.stack(list(features)), future_frame_features=torch.stack(list(future_features))
         )
+        assert out.latents is not None
         latents = out.latents.flatten(1).to("cpu", torch.float16).numpy()
-        if out.codes is None:
+        if out.codes is None or out.code_margin is None:
             return EncodedPairs(latents, None, None)
         margin = out.code_margin.float().mean(1).cpu().numpy()
         return EncodedPairs(latents, out.codes.to("cpu", torch.int16).numpy(), margin)
+
+
+@contextmanager
+def in_eval_mode(model: LatentActionModel) -> Iterator[None]:
+    """Evaluate a model that may be in the middle of its training; each module goes back to the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def encode_unit(unit: Unit, frames: UnitFrames, model: Runner, job: Job) -> pa.Table:
@@ -171,11 +186,12 @@ def encode_episode(
         batch_size=batch_size,
         dtype=str(model.dtype).removeprefix("torch."),
     )
-    runner = ModelRunner(model, processor)
-    tables = {
-        unit: encode_unit(unit, EpisodeFrames(episode, unit.camera, processor), runner, job)
-        for unit in plan_episode(episode, job).units
-    }
+    with in_eval_mode(model):
+        runner = ModelRunner(model, processor)
+        tables = {
+            unit: encode_unit(unit, EpisodeFrames(episode, unit.camera, processor), runner, job)
+            for unit in plan_episode(episode, job).units
+        }
     empty = token_schema(job.num_latents, job.codebook_dim, job.codebook_size, job.columns).empty_table()
     pieces = ordered_rows(tables, tables.__getitem__, job.strides)
     return pa.concat_tables([empty, *pieces]).unify_dictionaries().combine_chunks()

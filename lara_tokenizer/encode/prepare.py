@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +108,14 @@ def prepared(
         fingerprint = job_fingerprint(
             job, checkpoint, source=names, fps=fps, decoder=decoder, device=device.partition(":")[0]
         )
-        yield Preparation(job, checkpoint, episodes, fingerprint, device, processor, in_memory)
+        with nullcontext() if in_memory is None else _in_eval_mode(in_memory):
+            yield Preparation(job, checkpoint, episodes, fingerprint, device, processor, in_memory)
+
+
+def _in_eval_mode(model: LatentActionModel) -> AbstractContextManager[None]:
+    from lara_tokenizer.encode.encode import in_eval_mode
+
+    return in_eval_mode(model)
 
 
 def _episodes(

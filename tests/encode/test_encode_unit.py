@@ -90,6 +90,19 @@ def test_frames_are_dropped_after_their_last_use(array_episode, moving_square, t
     assert held[-1] == 0
 
 
+def test_a_model_in_training_goes_back_to_its_training(array_episode, moving_square, tiny_checkpoint, tiny_processor):
+    model = LatentActionModel.from_pretrained(tiny_checkpoint).train()
+    model.vision_encoder.eval()  # frozen, say
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    table = encode_episode(array_episode(moving_square(9)), model, tiny_processor, strides="1f")
+    assert model.training
+    assert model.inverse_dynamics.training
+    assert not model.vision_encoder.training
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    again = encode_episode(array_episode(moving_square(9)), model.eval(), tiny_processor, strides="1f")
+    assert table.equals(again)
+
+
 def test_strides_in_one_pass_equal_strides_one_by_one(array_episode, moving_square, tiny_model, tiny_processor):
     episode = array_episode(moving_square(30))
     together = encode_episode(episode, tiny_model, tiny_processor, strides=["1f", "0.3s"]).to_pylist()
