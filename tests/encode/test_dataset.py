@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import av
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -70,6 +72,20 @@ def test_the_rate_can_be_overridden_by_glob(encode, tmp_path):
     assert [row["future_frame_index"] - row["frame_index"] for row in rows] == [2] * 22 + [6] * 24
     assert rows[3]["timestamp"] == 1.0
     assert rows[3]["future_timestamp"] == 5 / 3
+
+
+def test_a_real_clip_gives_what_the_model_says_of_its_frames(encode, shared_data, tiny_model, tiny_processor, tmp_path):
+    clip = shared_data / "videos" / "lapa_rt1_real_standing_coke_can_1.mp4"
+    encode(tmp_path / "t.parquet", source=clip, fps=3, strides="0.6s", columns=["latents"])
+    with av.open(str(clip)) as container:
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    with torch.inference_mode():
+        out = tiny_model.encode(**tiny_processor(frames[:-2], frames[2:]))
+    table = read_tokens(tmp_path / "t.parquet")
+    assert table["codes"].to_pylist() == out.codes.tolist()
+    assert table["latents"].to_pylist() == out.latents.flatten(1).half().tolist()
+    assert table["timestamp"].to_pylist() == [k / 3 for k in range(14)]
+    assert table["future_timestamp"].to_pylist() == [(k + 2) / 3 for k in range(14)]
 
 
 def test_bytes_do_not_depend_on_the_order_of_the_source(encode, clips, reference, tmp_path):
