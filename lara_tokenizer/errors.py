@@ -7,10 +7,10 @@ class LaraTokenizerError(Exception):
     """Base of this package's own errors."""
 
 
-class VideoDecodeError(LaraTokenizerError):
-    """A video, or one frame of it, cannot be read.
+class EpisodeReadError(LaraTokenizerError):
+    """Something of one episode cannot be read: its frames, its actions, its text. Other episodes are unharmed.
 
-    >>> str(VideoDecodeError("clip.mp4", "no video stream"))
+    >>> str(EpisodeReadError("clip.mp4", "no video stream"))
     'clip.mp4: no video stream'
     """
 
@@ -22,6 +22,10 @@ class VideoDecodeError(LaraTokenizerError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+class VideoDecodeError(EpisodeReadError):
+    """A video, or one frame of it, cannot be read."""
 
 
 class JobMismatchError(LaraTokenizerError):

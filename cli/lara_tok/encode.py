@@ -9,7 +9,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from lara_tok._common import JsonOption, ModelOption, console, console_err, emit
-from lara_tokenizer.errors import VideoDecodeError
+from lara_tokenizer.errors import EpisodeReadError
 
 if TYPE_CHECKING:
     from lara_tokenizer.encode import Progress as RunState
@@ -81,7 +81,7 @@ def encode(
     with _Live() as live:
         try:
             summary = encode_dataset(source, model, out=out, on_error=on_error, progress=live.show, **options)
-        except VideoDecodeError as error:
+        except EpisodeReadError as error:
             _say(f"error: {error}\nstopped at the first failure; the same command tries it again and goes on")
             raise typer.Exit(1) from error
         except KeyboardInterrupt:

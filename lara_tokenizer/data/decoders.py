@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from lara_tokenizer.data.gop_decoder import FAR
+from lara_tokenizer.data.packets import Media
 from lara_tokenizer.data.video import VideoReader
 from lara_tokenizer.errors import VideoDecodeError, missing_extra
 
@@ -25,7 +26,7 @@ class _BorrowedPixelsReader(VideoReader):
 
     library: str
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path | Media) -> None:
         super().__init__(path)
         self._opened: Any = None
 
@@ -36,6 +37,10 @@ class _BorrowedPixelsReader(VideoReader):
 
     def __getstate__(self) -> dict:
         return super().__getstate__() | {"_opened": None}
+
+    def _input(self) -> str | BinaryIO:
+        """What the library is to open."""
+        return str(self.path) if isinstance(self.path, Path) else self.path.open()
 
     def _check_count(self, count: int) -> None:
         shown = self.index().num_frames
@@ -88,7 +93,7 @@ class DecordReader(_BorrowedPixelsReader):
 
         decord.logging.set_level(decord.logging.QUIET)
         try:
-            reader = decord.VideoReader(str(self.path), ctx=decord.cpu(0), num_threads=1)
+            reader = decord.VideoReader(self._input(), ctx=decord.cpu(0), num_threads=1)
         except (decord.DECORDError, RuntimeError) as error:
             raise self._refusal("cannot open it (AV1, which it does not know, or a damaged file)") from error
         self._check_count(len(reader))
@@ -127,7 +132,7 @@ class TorchcodecReader(_BorrowedPixelsReader):
         from torchcodec.decoders import VideoDecoder
 
         decoder = VideoDecoder(
-            str(self.path),
+            self._input(),
             stream_index=self._scan()[0].stream,
             dimension_order="NHWC",
             num_ffmpeg_threads=1,

@@ -18,7 +18,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from lara_tokenizer.data.packets import PacketTable, open_video, stream_packets
+from lara_tokenizer.data.packets import Media, PacketTable, open_video, stream_packets
 from lara_tokenizer.errors import VideoDecodeError
 
 # Reading past this many packets without decoding them costs about as much as a seek.
@@ -35,7 +35,7 @@ class GopDecoder:
     With `from_start` the frames are counted from the file's first packet, whatever their time stamps say.
     """
 
-    def __init__(self, path: Path, table: PacketTable, *, from_start: bool = False) -> None:
+    def __init__(self, path: Path | Media, table: PacketTable, *, from_start: bool = False) -> None:
         if not from_start and not table.has_times:
             raise NotAsListedError("frames have no time stamps of their own")
         self._path, self._table, self._from_start = path, table, from_start
@@ -130,7 +130,7 @@ class GopDecoder:
         return self._ready.popleft() if self._ready else None
 
 
-def prove_whole(path: Path, table: PacketTable) -> None:
+def prove_whole(path: Path | Media, table: PacketTable) -> None:
     """Decode all of a file and count. Raises VideoDecodeError unless each listed frame comes out undamaged."""
     decoder = GopDecoder(path, table, from_start=True)
     seen: list[int | None] = []

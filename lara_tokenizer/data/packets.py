@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, Protocol
 
 import av
 import numpy as np
@@ -17,6 +18,13 @@ from lara_tokenizer.data.episode import FrameIndex
 from lara_tokenizer.errors import VideoDecodeError
 
 _NO_TIME = np.iinfo(np.int64).min
+
+
+class Media(Protocol):
+    """A video that is no file of its own: a member of a tar, a cell of a table. Picklable; `str()` names it."""
+
+    def open(self) -> BinaryIO:
+        """Its bytes from the start, seekable; the caller closes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +92,15 @@ def _starts(pts: np.ndarray, keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
         start -= leading
 
 
-def open_video(path: Path) -> tuple[InputContainer, VideoStream]:
-    """Open a file and choose its best video stream, to be decoded in one thread. Raises VideoDecodeError."""
-    if os.stat(path).st_size == 0:
-        raise VideoDecodeError(path, "the file is empty (0 bytes)")
-    # An absolute path, as ffmpeg takes what stands before a colon for a protocol.
-    container = av.open(os.path.abspath(path), metadata_errors="ignore")
+def open_video(path: Path | Media) -> tuple[InputContainer, VideoStream]:
+    """Open a video and choose its best video stream, to be decoded in one thread. Raises VideoDecodeError."""
+    if isinstance(path, Path):
+        if os.stat(path).st_size == 0:
+            raise VideoDecodeError(path, "the file is empty (0 bytes)")
+        # An absolute path, as ffmpeg takes what stands before a colon for a protocol.
+        container = av.open(os.path.abspath(path), "r", metadata_errors="ignore")
+    else:
+        container = av.open(path.open(), "r", metadata_errors="ignore")
     stream = container.streams.best("video")
     if not isinstance(stream, VideoStream) or stream.disposition & av.stream.Disposition.attached_pic:
         kinds = ", ".join(sorted({each.type for each in container.streams})) or "nothing"
@@ -108,8 +119,8 @@ def stream_packets(container: InputContainer, stream: VideoStream) -> Iterator[a
     return (packet for packet in container.demux(stream) if packet.size > 0)
 
 
-def scan(path: Path) -> tuple[PacketTable, FrameIndex]:
-    """Read through a file's packets. Raises VideoDecodeError."""
+def scan(path: Path | Media) -> tuple[PacketTable, FrameIndex]:
+    """Read through a video's packets. Raises VideoDecodeError."""
     with plain_errors(path):
         container, stream = open_video(path)
         with container:
@@ -127,7 +138,7 @@ def scan(path: Path) -> tuple[PacketTable, FrameIndex]:
             return table, _frame_index(path, container, stream, table)
 
 
-def _frame_index(path: Path, container: InputContainer, stream: VideoStream, table: PacketTable) -> FrameIndex:
+def _frame_index(path: Path | Media, container: InputContainer, stream: VideoStream, table: PacketTable) -> FrameIndex:
     notes = []
     if len(container.streams.video) > 1:
         size = f"{stream.codec_context.width}x{stream.codec_context.height}"
@@ -155,7 +166,7 @@ def _nominal_rate(timestamps: np.ndarray, stated: float) -> float:
 
 
 @contextmanager
-def plain_errors(path: Path) -> Iterator[None]:
+def plain_errors(path: Path | Media) -> Iterator[None]:
     """Turn whatever a decoder throws into one VideoDecodeError in plain words."""
     try:
         yield

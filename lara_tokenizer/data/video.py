@@ -12,14 +12,14 @@ from av.video.reformatter import VideoReformatter
 
 from lara_tokenizer.data.episode import FrameIndex, check_indices
 from lara_tokenizer.data.gop_decoder import GopDecoder, NotAsListedError, prove_whole
-from lara_tokenizer.data.packets import PacketTable, plain_errors, scan
+from lara_tokenizer.data.packets import Media, PacketTable, plain_errors, scan
 from lara_tokenizer.errors import VideoDecodeError
 
 logger = logging.getLogger(__name__)
 
 
 class VideoReader:
-    """A `FrameReader` for one video file with one camera.
+    """A `FrameReader` for one video with one camera: a file, or the bytes that a `Media` opens.
 
     Frame i is the i-th in presentation order, with the pixels that decoding the whole file gives it. Only groups
     of pictures with a wanted frame are decoded, and calls with increasing indices go on without a new seek.
@@ -31,8 +31,8 @@ class VideoReader:
     (2, 480, 640, 3)
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path | Media) -> None:
+        self.path: Path | Media = Path(path) if isinstance(path, str) else path
         self._scanned: tuple[PacketTable, FrameIndex] | None = None
         self._decoder: GopDecoder | None = None
         self._from_start = False

@@ -22,7 +22,7 @@ from lara_tokenizer.encode.summary import EncodeSummary, Progress, summarize
 from lara_tokenizer.encode.target import Target
 from lara_tokenizer.encode.tasks import Failed, TaskQueue
 from lara_tokenizer.encode.write import write_text_atomically, write_tokens
-from lara_tokenizer.errors import VideoDecodeError
+from lara_tokenizer.errors import EpisodeReadError
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
@@ -75,7 +75,7 @@ def encode_dataset(
     Raises:
         ValueError: an option is out of range, or there is nothing to encode.
         JobMismatchError: the target was made, or begun, by another job.
-        VideoDecodeError: an episode failed and `on_error` is "fail".
+        EpisodeReadError: an episode failed and `on_error` is "fail".
         OSError: the target cannot be written; what is done is kept.
 
     >>> encode_dataset("videos/", "lara-lam", out="tokens.parquet", strides="0.6s").pairs  # doctest: +SKIP
@@ -143,7 +143,7 @@ def _run(
             if isinstance(event, Failed):
                 tasks.drop(event.episode)
                 if stop_on_failure:
-                    raise VideoDecodeError(event.episode, event.reason)
+                    raise EpisodeReadError(event.episode, event.reason)
             yield
 
 

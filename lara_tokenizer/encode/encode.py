@@ -173,7 +173,7 @@ def encode_episode(
         One row a pair, columns of `token_schema`, sorted by (camera, stride, frame_index).
 
     Raises:
-        VideoDecodeError: the video cannot be read. ValueError: an option is out of range.
+        EpisodeReadError: the video cannot be read. ValueError: an option is out of range.
 
     >>> table = encode_episode(load_episodes("clip.mp4")[0], model, processor, strides="0.6s")  # doctest: +SKIP
     """

@@ -13,7 +13,7 @@ import numpy as np
 from lara_tokenizer.data import Episode, Stride
 from lara_tokenizer.data.stride import TOLERANCE
 from lara_tokenizer.encode.schema import OPTIONAL_COLUMNS
-from lara_tokenizer.errors import VideoDecodeError
+from lara_tokenizer.errors import EpisodeReadError
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ class Pairs:
 def plan_episode(episode: Episode, job: Job) -> EpisodePlan:
     """Count the pairs of an episode and cut its cameras into units; nothing is decoded.
 
-    Raises VideoDecodeError for an unreadable file, ValueError for a stride that its frame rate cannot meet.
+    Raises EpisodeReadError for an unreadable file, ValueError for a stride that its frame rate cannot meet.
     """
     units: list[Unit] = []
     pairs = dict.fromkeys(job.strides, 0)
@@ -166,7 +166,7 @@ def plan_episode(episode: Episode, job: Job) -> EpisodePlan:
     for camera in sorted(episode.cameras):
         index = episode.frame_index(camera)
         if index.num_frames == 0:
-            raise VideoDecodeError(episode.id, "no frames")
+            raise EpisodeReadError(episode.id, "no frames")
         table = _pairs(Stride.parse(job.every).anchors(index.timestamps), index.timestamps, job)
         units += split_units(episode.id, camera, table.anchor, episode.index)
         for place, stride in enumerate(job.strides):

@@ -32,7 +32,7 @@ from lara_tokenizer.encode.tasks import (
     UnitTask,
     WorkerSetup,
 )
-from lara_tokenizer.errors import VideoDecodeError
+from lara_tokenizer.errors import EpisodeReadError
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 
 Send = Callable[[Message], object]
@@ -137,7 +137,7 @@ def to_ipc(table: pa.Table) -> bytes:
 
 def reason_of(error: Exception) -> str:
     """An error as one line for `failed.jsonl`."""
-    if isinstance(error, VideoDecodeError):
+    if isinstance(error, EpisodeReadError):
         return error.reason
     if isinstance(error, MemoryError):
         return "more memory was asked for than there is"
