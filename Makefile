@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart test check format test-transformers4 clean
+.PHONY: help quickstart test check format test-transformers4 test-lerobot test-tfds clean
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 24
@@ -41,6 +41,12 @@ format: $(VENV)/.dev  ## Rewrite the code in the house format
 
 test-transformers4: $(VENV)/.dev  ## Opt-in: checkpoints load under transformers 4.57 with equal codes (builds an environment)
 	tests/compat/transformers4.sh $(BIN)/python
+
+test-lerobot: $(VENV)/.dev  ## Opt-in: lerobot 0.3 and 0.6 read and write the datasets that we do (builds environments)
+	tests/compat/lerobot.sh $(BIN)/python
+
+test-tfds: $(VENV)/.dev  ## Opt-in: RLDS sets written by tensorflow-datasets read the same here (builds an environment)
+	tests/compat/tfds.sh $(BIN)/python
 
 clean:  ## Remove the environment and what quickstart made
 	rm -rf $(VENV) quickstart dist build

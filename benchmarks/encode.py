@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -37,7 +37,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lara_tokenizer import LatentActionConfig, LatentActionModel, LatentActionProcessor
-from lara_tokenizer.data import Stride
+from lara_tokenizer.data import Signals, Stride
 from lara_tokenizer.encode import encode_dataset
 from lara_tokenizer.encode.encode import ModelRunner, encode_unit
 from lara_tokenizer.encode.engines import LocalEngine
@@ -146,8 +146,16 @@ def peak_memory(cost: Cost) -> Iterator[None]:
         thread.join()
 
 
-def encode(clip: Path, model: str, workers: int, watch_memory: bool = False) -> Cost:
-    """One run of `encode_dataset`, from the moment the engine is ready."""
+def encode(
+    source: Path,
+    model: str,
+    workers: int,
+    *,
+    watch_memory: bool = False,
+    columns: Sequence[str] = (),
+    out: Path | None = None,
+) -> Cost:
+    """One run of `encode_dataset`, from the moment the engine is ready; `out`, where it is kept, is made anew."""
     cost, marks = Cost(), {}
     start_engine: Callable[[LocalEngine], None] = LocalEngine.start
 
@@ -159,12 +167,11 @@ def encode(clip: Path, model: str, workers: int, watch_memory: bool = False) -> 
 
     with tempfile.TemporaryDirectory() as folder:
         LocalEngine.start = start_and_mark  # type: ignore[method-assign]
+        target = out or Path(folder) / "t.parquet"
+        target.unlink(missing_ok=True)
         try:
-            if watch_memory:
-                with peak_memory(cost):
-                    encode_dataset(clip, model, out=Path(folder) / "t.parquet", strides=STRIDE, workers=workers)
-            else:
-                encode_dataset(clip, model, out=Path(folder) / "t.parquet", strides=STRIDE, workers=workers)
+            with peak_memory(cost) if watch_memory else nullcontext():
+                encode_dataset(source, model, out=target, strides=STRIDE, columns=columns, workers=workers)
         finally:
             LocalEngine.start = start_engine  # type: ignore[method-assign]
         cost.wall = time.perf_counter() - marks["wall"]
@@ -214,7 +221,7 @@ class _FakeFrames:
     """Frames without pixels."""
 
     def __init__(self, count: int, side: int) -> None:
-        self.timestamps = np.arange(count) / 10
+        self.timestamps, self.signals = np.arange(count) / 10, Signals()
         self._side = side
 
     def read(self, indices: np.ndarray) -> Iterator[torch.Tensor]:

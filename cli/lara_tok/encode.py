@@ -9,6 +9,19 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from lara_tok._common import JsonOption, ModelOption, console, console_err, emit
+from lara_tok._source import (
+    CameraOption,
+    DecoderOption,
+    EpisodesOption,
+    FpsOption,
+    SourceArgument,
+    SplitOption,
+    StreamingOption,
+    SubsetOption,
+    TaskOption,
+    parse_fps,
+    say_sources,
+)
 from lara_tokenizer.errors import EpisodeReadError
 
 if TYPE_CHECKING:
@@ -18,7 +31,8 @@ _LINES = 20  # of failures, or notes; --json and OUT.failed.jsonl have them all
 
 
 def encode(
-    source: Annotated[list[str], typer.Argument(help="Video files, folders or globs.")],
+    source: SourceArgument = None,
+    *,
     out: Annotated[str, typer.Option(help="tokens.parquet for one file, tokens/ for a folder of shards.")],
     model: ModelOption = "lara-lam",
     stride: Annotated[
@@ -26,11 +40,26 @@ def encode(
         typer.Option(help="Gap between the frames of a pair: 0.6s or 5f. Repeatable. Default: the model's own."),
     ] = None,
     every: Annotated[str, typer.Option(help="Which frames start a pair: 1f is every frame, 0.5s two a second.")] = "1f",
-    fps: Annotated[
-        list[str] | None,
-        typer.Option(help="The true frame rate, where files state a wrong one: 3, or 'rt1_*=3'. Repeatable."),
+    fps: FpsOption = None,
+    camera: CameraOption = None,
+    split: SplitOption = None,
+    subset: SubsetOption = None,
+    streaming: StreamingOption = False,
+    episodes: EpisodesOption = None,
+    task: TaskOption = None,
+    segment: Annotated[
+        str | None, typer.Option(help="Cut long recordings into episodes of so many seconds: 10s.")
     ] = None,
-    with_: Annotated[list[str] | None, typer.Option("--with", help="Extra columns: latents. Repeatable.")] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", help="A list of clips: .txt, or .csv with path, start, end (seconds), label."),
+    ] = None,
+    min_motion: Annotated[
+        float, typer.Option(help="Leave out idle pairs, whose pixels change by less (0 to 1): 0.01.")
+    ] = 0.0,
+    with_: Annotated[
+        list[str] | None, typer.Option("--with", help="Extra columns: latents, actions, text. Commas or repeated.")
+    ] = None,
     keep_tail: Annotated[
         bool, typer.Option("--keep-tail", help="Keep pairs that reach past the end, as rows with valid = false.")
     ] = False,
@@ -40,7 +69,7 @@ def encode(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes. Default: by cores and memory. 0: none but this one.")
     ] = None,
-    decoder: Annotated[str, typer.Option(help="pyav, decord or torchcodec.")] = "pyav",
+    decoder: DecoderOption = "pyav",
     on_error: Annotated[str, typer.Option(help="skip an episode that fails, or fail.")] = "skip",
     limit: Annotated[int | None, typer.Option(min=1, help="Encode the first episodes only.")] = None,
     dry_run: Annotated[
@@ -53,34 +82,56 @@ def encode(
     Run the same command again to go on after a stop, or to try failed episodes again.
     Exit code: 0 all done, 1 some episodes failed (listed in OUT.failed.jsonl), 2 usage or refusal.
 
+    SOURCE is looked at and said: video files, folders, globs, LeRobotDataset, RLDS, Hugging Face datasets, WebDataset
+    tars, Something-Something v2. To say it outright: lerobot:..., rlds:..., datasets:..., webdataset:..., ssv2:...,
+    video:..., list:clips.csv. On the Hub: lerobot:user/name, datasets:user/name.
+
     Examples:
 
       lara-tok encode videos/ --out tokens.parquet
 
+      lara-tok encode lerobot:lerobot/pusht --camera all --with actions,text --out tokens.parquet
+
+      lara-tok encode ego4d/ --segment 10s --min-motion 0.01 --every 0.2s --out tokens/
+
       lara-tok encode videos/ --out tokens/ --stride 0.3s --stride 0.6s --fps 'rt1_*=3' --with latents
     """
+    from lara_tokenizer.data import load_episodes
     from lara_tokenizer.encode import encode_dataset, estimate_dataset
 
+    found = load_episodes(
+        source or (),
+        fps=parse_fps(fps or []),
+        decoder=decoder,
+        limit=limit,
+        cameras=camera or (),
+        split=split,
+        subset=subset,
+        streaming=streaming,
+        episodes=episodes,
+        tasks=task or (),
+        segment=segment,
+        from_list=from_,
+    )
+    say_sources(found.sources)
     options: dict[str, Any] = {
         "strides": stride,
         "every": every,
-        "columns": with_ or (),
+        "columns": [name.strip() for text in with_ or () for name in text.split(",")],
         "keep_tail": keep_tail,
-        "fps": _parse_fps(fps or []),
-        "decoder": decoder,
+        "min_motion": min_motion,
         "dtype": dtype,
         "device": device,
         "batch_size": batch_size,
         "workers": workers,
-        "limit": limit,
     }
     if dry_run:
-        estimate = estimate_dataset(source, model, **options).to_dict()
+        estimate = estimate_dataset(found, model, **options).to_dict()
         emit(estimate, json_, _render_estimate)
         raise typer.Exit(1 if estimate["failed"] else 0)
     with _Live() as live:
         try:
-            summary = encode_dataset(source, model, out=out, on_error=on_error, progress=live.show, **options)
+            summary = encode_dataset(found, model, out=out, on_error=on_error, progress=live.show, **options)
         except EpisodeReadError as error:
             _say(f"error: {error}\nstopped at the first failure; the same command tries it again and goes on")
             raise typer.Exit(1) from error
@@ -89,23 +140,6 @@ def encode(
             raise typer.Exit(130) from None
     emit(summary.to_dict(), json_, _render_summary)
     raise typer.Exit(1 if summary.failed else 0)
-
-
-def _parse_fps(texts: list[str]) -> float | dict[str, float] | None:
-    """'3' for all, 'glob=3' for some."""
-    rates: dict[str, float] = {}
-    for text in texts:
-        pattern, _, number = text.rpartition("=")
-        try:
-            rate = float(number)
-        except ValueError:
-            raise ValueError(f"fps {text!r}: takes frames per second, 3, or a glob and a rate, 'rt1_*=3'") from None
-        if (pattern or "*") in rates:
-            raise ValueError(f"fps {text!r}: {pattern or 'a rate for all'} was given twice")
-        rates[pattern or "*"] = rate
-    if list(rates) == ["*"]:
-        return rates["*"]
-    return rates or None
 
 
 class _Live(AbstractContextManager):
@@ -174,7 +208,8 @@ def _render_summary(result: dict[str, Any]) -> None:
     if result["codes_used"] is not None:
         text = f"{result['codes_used']} of {result['codebook_size']} used, perplexity {result['perplexity']:.1f}"
         _line("codes", f"{text} pooled, {result['mean_position_perplexity']:.1f} a position")
-    _line("idle pairs", f"{result['idle_share']:.1%}")
+    left_out = f", {result['idle_left_out']:,} more left out" if result["idle_left_out"] else ""
+    _line("idle pairs", f"{result['idle_share']:.1%}{left_out}")
     if not result["already_complete"]:
         spent = f"{result['decode_seconds']:.1f} s decoding, {result['model_seconds']:.1f} s model"
         _line("time", f"{spent} (all workers and runs), {result['wall_seconds']:.1f} s this run")

@@ -60,9 +60,17 @@ def _render_tokens(result: dict[str, Any]) -> None:
     _line("model", model["id"] + (f" at {model['revision']}" if model["revision"] else ""))
     for name, digest in model["weights_sha256"].items():
         _line("", f"{name} sha256 {digest}")
-    _line("source", ", ".join(provenance["source"]) or "episodes in memory")
-    settings = ("every", "dtype", "device", "batch_size", "decoder")
-    _line("settings", ", ".join(f"{name} {provenance[name]}" for name in settings))
+    for source in provenance["source"]:
+        _line(
+            "source",
+            f"{source['name']}{' at ' + source['revision'] if source['revision'] else ''} ({source['format']})",
+        )
+    if not provenance["source"]:
+        _line("source", "episodes in memory")
+    settings = {name: provenance[name] for name in ("every", "dtype", "device", "batch_size")} | provenance["load"]
+    if provenance["min_motion"]:
+        settings["min_motion"] = provenance["min_motion"]
+    _line("settings", ", ".join(f"{name} {value}" for name, value in settings.items()))
     _line("versions", ", ".join(f"{name} {version}" for name, version in provenance["versions"].items()))
     if result["histogram"] is not None:
         _render_histogram(result, model["codebook_size"])

@@ -7,17 +7,22 @@
 
 from __future__ import annotations
 
-from lara_tokenizer.data.episode import Episode, FrameIndex, FrameReader
+from lara_tokenizer.data.episode import Episode, FrameIndex, FrameReader, SignalReader, Signals
 from lara_tokenizer.data.images import ImageFolderReader
-from lara_tokenizer.data.load import load_episodes
+from lara_tokenizer.data.load import Episodes, LoadOptions, SourceFacts, load_episodes
 from lara_tokenizer.data.stride import Stride
 from lara_tokenizer.data.video import VideoReader
 
 __all__ = [
     "Episode",
+    "Episodes",
     "FrameIndex",
     "FrameReader",
     "ImageFolderReader",
+    "LoadOptions",
+    "SignalReader",
+    "Signals",
+    "SourceFacts",
     "Stride",
     "VideoReader",
     "load_episodes",

@@ -24,8 +24,6 @@ _SAME_PICTURE = 1.0
 class _BorrowedPixelsReader(VideoReader):
     """What decord and torchcodec have in common: the scan is ours, the open decoder theirs."""
 
-    library: str
-
     def __init__(self, path: str | Path | Media) -> None:
         super().__init__(path)
         self._opened: Any = None

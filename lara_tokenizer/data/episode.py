@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -16,9 +17,8 @@ class FrameIndex:
     """The frames of one camera, in presentation order, as known without decoding one.
 
     `timestamps` is float64 (n,): seconds from the episode's start (its first frame; for a segment of a longer
-    recording, the second at which it was cut), strictly increasing. `fps` is the nominal
-    rate in frames per second. `note` says what a person should know ("2 video streams, took stream 1
-    (320x180)").
+    recording, the second at which it was cut), strictly increasing. `fps` is the nominal rate in frames per second,
+    NaN where the source knows none. `note` says what a person should know ("2 video streams, took stream 1 (320x180)").
 
     >>> FrameIndex(np.array([0.0, 0.1, 0.2]), fps=10.0).num_frames
     3
@@ -111,7 +111,7 @@ class Episode:
     `id` is unique within its source (a path relative to the source's root, "/" between folders). `index` is
     the dataset's own number for it. `fps` overrides the rate that the file claims: frame i is then at i / fps
     seconds. `text` is the instruction as far as it is known without opening the episode; `offers` names those of
-    `SIGNALS` that the source has for it.
+    `SIGNALS` that the source has for it. `dataset` names the source it came from, for balanced sampling and statistics.
 
     >>> episode = load_episodes("videos/", fps={"rt1_*": 3})[0]  # doctest: +SKIP
     >>> episode.frames("", [0, 2]).shape                         # doctest: +SKIP
@@ -125,6 +125,7 @@ class Episode:
     fps: float | None = None
     text: str | None = None
     offers: tuple[str, ...] = ()
+    dataset: str = ""
 
     def frame_index(self, camera: str = "") -> FrameIndex:
         """The camera's frames and their times, with this episode's `fps` in force.
@@ -133,6 +134,8 @@ class Episode:
         """
         index = self.reader.index(camera)
         if self.fps is None:
+            if isnan(index.fps):
+                raise EpisodeReadError(self.id, "its source has no frame rate: give it with fps (--fps)")
             return index
         return FrameIndex(np.arange(index.num_frames) / self.fps, self.fps, index.note)
 

@@ -46,7 +46,7 @@ def choose_cameras(
         return (chosen,), notes
     wanted: set[str] = set()
     for name in asked:
-        matches = [name] if name in available else [each for each in available if _last_part(each) == name]
+        matches = [name] if name in available else [each for each in available if last_part(each) == name]
         if name == "all":
             matches = list(available)
         elif len(matches) != 1:
@@ -56,5 +56,10 @@ def choose_cameras(
     return tuple(camera for camera in available if camera in wanted), []
 
 
-def _last_part(camera: str) -> str:
+def last_part(camera: str) -> str:
+    """What people call a camera for short.
+
+    >>> last_part("observation.images.top"), last_part("wrist/rgb")
+    ('top', 'rgb')
+    """
     return camera.replace("/", ".").rpartition(".")[2]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from lara_tokenizer.data.episode import FrameIndex, check_indices
+from lara_tokenizer.data.episode import FrameIndex
+from lara_tokenizer.data.media import EncodedImagesReader
 from lara_tokenizer.errors import VideoDecodeError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -34,23 +36,38 @@ def natural_key(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
+@dataclass(frozen=True, slots=True)
+class _FolderImages:
+    folder: Path
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, i: int) -> str:
+        return self.names[i]
+
+    def read(self, i: int) -> bytes:
+        return (self.folder / self.names[i]).read_bytes()
+
+
 class ImageFolderReader:
     """A `FrameReader` for one folder of numbered images, in natural order, taken at `fps` frames per second.
+
+    Without `fps` the episode has to bring a rate.
 
     >>> ImageFolderReader("run1", fps=10).frames("", [0]).shape  # doctest: +SKIP
     (1, 256, 320, 3)
     """
 
-    def __init__(self, folder: str | Path, fps: float) -> None:
+    def __init__(self, folder: str | Path, fps: float = math.nan) -> None:
         self.folder = Path(folder)
         self.fps = fps
-        self._names: list[str] | None = None
-        self._size: tuple[int, int] | None = None
+        self._listed: EncodedImagesReader | None = None
 
     def index(self, camera: str = "") -> FrameIndex:
         """List the folder, once. Raises VideoDecodeError where it holds no sequence, or several."""
-        names = self._list()
-        return FrameIndex(np.arange(len(names)) / self.fps, self.fps)
+        return self._list().index(camera)
 
     def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """uint8 (n, H, W, 3) in RGB, in the order asked.
@@ -58,28 +75,13 @@ class ImageFolderReader:
         Raises VideoDecodeError for an image that cannot be read or has another size than the first, and
         IndexError for an index outside the sequence.
         """
-        names = self._list()
-        numbers = check_indices(indices, len(names), self.folder)
-        if self._size is None:
-            self._size = self._read(names[0]).shape[:2]
-        height, width = self._size
-        out = np.empty((len(numbers), height, width, 3), np.uint8)
-        for slot, number in enumerate(numbers):
-            pixels = self._read(names[number])
-            if pixels.shape[:2] != (height, width):
-                raise VideoDecodeError(
-                    self.folder,
-                    f"{names[number]} is {pixels.shape[1]}x{pixels.shape[0]}, the first image {width}x{height}; "
-                    "all images of an episode must have one size",
-                )
-            out[slot] = pixels
-        return out
+        return self._list().frames(camera, indices)
 
     def close(self) -> None:
         """Nothing stays open between calls."""
 
-    def _list(self) -> list[str]:
-        if self._names is None:
+    def _list(self) -> EncodedImagesReader:
+        if self._listed is None:
             try:
                 names = [entry.name for entry in self.folder.iterdir() if is_numbered_image(entry.name)]
             except OSError as error:
@@ -90,17 +92,6 @@ class ImageFolderReader:
             if len(patterns) != 1:
                 found = f"several sequences ({', '.join(patterns[:4])})" if patterns else "no numbered images"
                 raise VideoDecodeError(self.folder, f"{found}; an episode is one folder with one sequence")
-            self._names = sorted(names, key=natural_key)
-        return self._names
-
-    def _read(self, name: str) -> np.ndarray:
-        try:
-            with Image.open(self.folder / name) as image:
-                if image.mode.startswith(("I", "F")):
-                    raise VideoDecodeError(self.folder, f"{name} has {image.mode} pixels; 8 bits a channel are read")
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        except VideoDecodeError:
-            raise
-        except Exception as error:
-            # As with video, damaged files make PIL raise many types (OSError, SyntaxError, struct.error ...).
-            raise VideoDecodeError(self.folder, f"{name} cannot be read ({error})") from error
+            images = _FolderImages(self.folder, tuple(sorted(names, key=natural_key)))
+            self._listed = EncodedImagesReader(self.folder, images, self.fps)
+        return self._listed

@@ -1,165 +1,160 @@
-"""From what a person points at to a list of episodes. Looks at names only, opens no file."""
+"""From what a person points at to a list of episodes. Reads names and metadata; opens no video."""
 
 from __future__ import annotations
 
-import glob
-import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
-from math import isfinite
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypedDict
 
-from lara_tokenizer.data.decoders import video_reader_class
+from lara_tokenizer.data.discover import READABLE
 from lara_tokenizer.data.episode import Episode
-from lara_tokenizer.data.images import IMAGE_SUFFIXES, ImageFolderReader, is_numbered_image
+from lara_tokenizer.data.filters import filtered
+from lara_tokenizer.data.images import ImageFolderReader
+from lara_tokenizer.data.rates import Fps, rates_of
+from lara_tokenizer.data.segment import segment_seconds, segments
+from lara_tokenizer.data.sources import Finder, merged
 
-VIDEO_SUFFIXES = (
-    ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv",
-)  # fmt: skip
+logger = logging.getLogger(__name__)
 
-Fps = float | Mapping[str, float] | None
 
-_READABLE = "a video file, a folder of videos, a folder of numbered images, or a glob, each also as 'video:...'"
+class LoadOptions(TypedDict, total=False):
+    """The keywords of `load_episodes`, for functions that pass them on."""
+
+    fps: Fps
+    decoder: str
+    limit: int | None
+    cameras: str | Sequence[str]
+    split: str | None
+    subset: str | None
+    streaming: bool
+    episodes: str | Sequence[int] | None
+    tasks: str | Sequence[str]
+    segment: str | None
+    from_list: str | Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """What a source was found to be. `revision` is a Hub commit; `notes` say what a person should know."""
+
+    name: str
+    format: str
+    episodes: int
+    revision: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        at = f" at {self.revision[:12]}" if self.revision else ""
+        count = f"{self.episodes:,} episode{'s' * (self.episodes != 1)}"
+        return "; ".join([f"{self.name}{at}: {self.format}, {count}", *self.notes])
+
+
+class Episodes(list[Episode]):
+    """A list of episodes that knows where they come from: `sources`, and the `options` that decide frames and times."""
+
+    def __init__(
+        self,
+        episodes: Iterable[Episode] = (),
+        sources: Sequence[SourceFacts] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(episodes)
+        self.sources, self.options = tuple(sources), dict(options or {})
 
 
 def load_episodes(
-    source: str | Path | Sequence[str | Path],
+    source: str | Path | Sequence[str | Path] = (),
     *,
     fps: Fps = None,
     decoder: str = "pyav",
     limit: int | None = None,
-) -> list[Episode]:
-    """List the episodes of a source, sorted by id.
+    cameras: str | Sequence[str] = (),
+    split: str | None = None,
+    subset: str | None = None,
+    streaming: bool = False,
+    episodes: str | Sequence[int] | None = None,
+    tasks: str | Sequence[str] = (),
+    segment: str | None = None,
+    from_list: str | Path | None = None,
+) -> Episodes:
+    """List the episodes of a source, sorted by id; says in the log what it took the source for.
 
-    `source`: a video file, a folder (searched through, for videos and for folders of numbered images), a glob
-    ("runs/*/front.mp4"), a list of these, each also as "video:...". An id is the path below the folder that was
-    named, or below the nearest folder common to a list. No file is opened: a bad one fails later, by itself.
+    Args:
+        source: a video file; a folder (searched through, for datasets, videos and folders of numbered images); a glob
+            ("runs/*/front.mp4"); a dataset's folder: LeRobotDataset v2.x and v3.0, RLDS, Hugging Face datasets,
+            WebDataset, Something-Something v2; or a list of these. "lerobot:user/name" and "datasets:user/name" are on
+            the Hub ("@revision" may follow). "video:", "lerobot:", "rlds:", "datasets:", "webdataset:" and "ssv2:" say
+            what it is, "list:clips.csv" is a list of clips. An id is the path below the folder that was named, or
+            below the nearest folder common to a list, and the dataset's own name for the episode.
+        fps: the true rate, for all or by glob ({"rt1_*": 3}, tried on the last part of the id and on the whole);
+            a dataset's own rate wins over its files', this wins over both. Folders of images need one.
+        decoder: "pyav", or "decord" or "torchcodec" with their extras.
+        limit: keep the first episodes only.
+        cameras: names, last parts of names, or "all"; none given takes the first of a dataset.
+        split, subset: of RLDS and Hugging Face datasets (split also of Something-Something); default: all splits.
+        streaming: fetch from a Hugging Face dataset only what is read.
+        episodes: numbers within the dataset, [0, 7] or "0,7,10:20" (20 excluded).
+        tasks: keep episodes whose instruction holds one of these texts, or fits one of these globs.
+        segment: cut each episode into pieces of so many seconds, "10s"; ids end in "#t=10,20".
+        from_list: a list of clips (.csv or .txt, see `find_list`), with paths relative to `source`, or to the list.
 
-    `fps` overrides the rate that files state, for all or by glob ({"rt1_*": 3}, tried on the last part of the id
-    and on the whole); folders of images need one. `decoder`: "pyav", or "decord" or "torchcodec" with their
-    extras. `limit` keeps the first episodes only.
-
-    Raises ValueError where nothing is found, a source or a rate makes no sense or a glob of `fps` matches
-    nothing, and ImportError for a decoder that is not installed.
+    Raises:
+        ValueError: nothing is found, a source or a rate makes no sense, or a filter leaves nothing.
+        ImportError: the decoder is not installed.
 
     >>> [episode.id for episode in load_episodes("videos/", fps={"rt1_*": 3})]  # doctest: +SKIP
     ['bridge_1.mp4', 'kitchen/rt1_7.mp4']
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit {limit}: must be at least 1 episode")
+    if segment is not None:
+        segment_seconds(segment)
+    finder = Finder(decoder, _texts(cameras), split, subset, streaming)
     sources = [source] if isinstance(source, str | Path) else list(source)
-    if not sources:
-        raise ValueError("no source given. Name a video file, a folder or a glob")
-    paths, root = _find(sources)
-    by_id = dict(sorted((path.relative_to(root).as_posix(), path) for path in paths))
-    rates = _rates(list(by_id), fps)
-    reader_class = video_reader_class(decoder)
-    episodes = []
-    for episode_id, path in list(by_id.items())[:limit]:
-        rate = rates[episode_id]
-        if not path.is_dir():
-            episodes.append(Episode(episode_id, reader_class(path), fps=rate))
-        elif rate is not None:
-            episodes.append(Episode(episode_id, ImageFolderReader(path, rate)))
-        else:
-            raise ValueError(
-                f"{path} holds images, which have no rate of their own. Give their frames per second: "
-                f"fps=10 or fps={{'{Path(episode_id).name}': 10}} (--fps 10 or --fps '{Path(episode_id).name}=10')"
-            )
-    return episodes
-
-
-def _find(sources: Sequence[str | Path]) -> tuple[list[Path], Path]:
-    """The videos and image folders of all sources, each once, and the folder that ids are relative to."""
-    found: dict[Path, None] = {}
-    roots = []
-    for source in sources:
-        paths, root = _find_one(source)
-        found |= dict.fromkeys(paths)
-        roots.append(root)
-    return list(found), Path(os.path.commonpath(roots))
-
-
-def _find_one(source: str | Path) -> tuple[list[Path], Path]:
-    text = os.fspath(source)
-    if not os.path.exists(text):
-        # Two letters at least: one would be a Windows drive.
-        prefix = re.match(r"([a-z]{2,}):", text)
-        if prefix and prefix[1] != "video":
-            raise ValueError(f"source {text!r}: '{prefix[1]}' sources are not readable yet. Readable is {_READABLE}")
-        text = text.removeprefix("video:")
-    path = Path(os.path.abspath(text))
-    if path.is_dir():
-        paths = list(_walk(path))
-        # A folder of images is an episode itself: its id needs a name.
-        root = path.parent if path in paths else path
-    elif path.exists():
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            raise ValueError(f"source {text!r}: one image is no episode. Name the folder that holds the sequence")
-        return [path], path.parent
-    elif glob.has_magic(text):
-        paths = list(_match(text))
-        root = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
+    if from_list is not None:
+        roots = [finder.find_list(from_list, sources)]
+    elif sources:
+        roots = [part for each in sources for part in finder.find(each)]
     else:
-        raise ValueError(f"source {text!r}: no such file or folder. Readable is {_READABLE}")
-    if not paths:
-        raise ValueError(
-            f"source {text!r}: no video in it. Looked for files ending in {', '.join(VIDEO_SUFFIXES)} and folders "
-            f"with numbered images ending in {', '.join(IMAGE_SUFFIXES)}"
-        )
-    return paths, root
+        raise ValueError(f"no source given. Name {READABLE}")
+    founds = merged(roots)
+    everything = sorted((episode for found in founds for episode in found.episodes), key=lambda episode: episode.id)
+    rates = rates_of([episode.id for episode in everything], fps)
+    for episode in everything:
+        episode.fps = rates[episode.id] or episode.fps
+    kept = filtered(everything, episodes, _texts(tasks))
+    _check_rates(kept)
+    kept = kept[:limit] if segment is None else kept  # a limit counts what is encoded: segments
+    if segment is not None:
+        kept = sorted((piece for each in kept for piece in segments(each, segment)), key=lambda piece: piece.id)[:limit]
+    facts = [
+        SourceFacts(found.name, found.format, len(found.episodes), found.revision, tuple(found.notes))
+        for found in founds
+    ]
+    for fact in facts:
+        logger.info("%s", fact)
+    options = {
+        "fps": dict(fps) if isinstance(fps, Mapping) else fps,
+        "decoder": decoder,
+        "cameras": sorted(finder.cameras),
+        "split": split,
+        "subset": subset,
+        "segment": segment,
+    }
+    return Episodes(kept, facts, options)
 
 
-def _match(pattern: str) -> Iterator[Path]:
-    """What a glob matches: videos (any file where the glob itself spells its ending), and all below a folder."""
-    spelled = Path(pattern).suffix.lower()
-    for hit in sorted(glob.glob(pattern, recursive=True)):
-        path = Path(os.path.abspath(hit))
-        if path.is_dir():
-            yield from _walk(path)
-        elif path.suffix.lower() in {*VIDEO_SUFFIXES, spelled} - {*IMAGE_SUFFIXES}:
-            yield path
+def _check_rates(episodes: Sequence[Episode]) -> None:
+    for episode in episodes:
+        if episode.fps is None and isinstance(episode.reader, ImageFolderReader):
+            name = Path(episode.id).name
+            raise ValueError(
+                f"{episode.reader.folder} holds images, which have no rate of their own. Give their frames per second: "
+                f"fps=10 or fps={{'{name}': 10}} (--fps 10 or --fps '{name}=10')"
+            )
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Videos below `folder`, and folders of images in the place of their images. Hidden names are left out.
-
-    Images beside videos are taken for thumbnails and left out too.
-    """
-    seen = set()
-    stack = [folder]
-    while stack:
-        here = stack.pop()
-        # Symbolic links are followed, but not in circles.
-        if (real := os.path.realpath(here)) in seen:
-            continue
-        seen.add(real)
-        try:
-            entries = sorted((e for e in os.scandir(here) if not e.name.startswith(".")), key=lambda e: e.name)
-        except OSError as error:
-            raise ValueError(f"folder {here} cannot be listed: {error.strerror}. Is it readable?") from error
-        videos = [Path(e.path) for e in entries if e.name.lower().endswith(VIDEO_SUFFIXES) and not e.is_dir()]
-        yield from videos
-        if not videos and any(is_numbered_image(e.name) for e in entries):
-            yield here
-        stack += [Path(e.path) for e in entries if e.is_dir()]
-
-
-def _rates(ids: Sequence[str], fps: Fps) -> dict[str, float | None]:
-    """The overriding rate of each episode, None where the file's own counts."""
-    by_glob = fps if isinstance(fps, Mapping) else {} if fps is None else {"*": fps}
-    rates: dict[str, float | None] = dict.fromkeys(ids)
-    for pattern, rate in by_glob.items():
-        if not (isfinite(rate) and rate > 0):
-            raise ValueError(f"fps {rate!r} for {pattern!r}: must be above 0 frames per second")
-        matches = [i for i in ids if fnmatchcase(i, pattern) or fnmatchcase(i.rpartition("/")[2], pattern)]
-        if not matches:
-            some = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
-            raise ValueError(f"fps: {pattern!r} matches no episode. There are: {some}")
-        for episode_id in matches:
-            other = rates[episode_id]
-            if other is not None and other != rate:
-                raise ValueError(f"fps: {pattern!r} says {rate:g} for {episode_id}, another glob {other:g}. Keep one")
-            rates[episode_id] = rate
-    return rates
+def _texts(value: str | Sequence[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,8 @@ from lara_tokenizer.errors import VideoDecodeError
 _NO_TIME = np.iinfo(np.int64).min
 
 
-class Media(Protocol):
-    """A video that is no file of its own: a member of a tar, a cell of a table. Picklable; `str()` names it."""
+class Media(Hashable, Protocol):
+    """A video that is no file of its own: a member of a tar, a cell of a table. Picklable and hashable; `str()` names it."""
 
     def open(self) -> BinaryIO:
         """Its bytes from the start, seekable; the caller closes it."""

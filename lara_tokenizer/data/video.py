@@ -31,6 +31,8 @@ class VideoReader:
     (2, 480, 640, 3)
     """
 
+    library = "pyav"
+
     def __init__(self, path: str | Path | Media) -> None:
         self.path: Path | Media = Path(path) if isinstance(path, str) else path
         self._scanned: tuple[PacketTable, FrameIndex] | None = None

@@ -7,13 +7,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
+from lara_tokenizer.data import LoadOptions
 from lara_tokenizer.encode.counts import TokenCounts
 from lara_tokenizer.encode.engines import running
 from lara_tokenizer.encode.fingerprint import episodes_digest
 from lara_tokenizer.encode.plan import Job
-from lara_tokenizer.encode.prepare import Fps, Preparation, Source, prepared
+from lara_tokenizer.encode.prepare import Preparation, Source, prepared
 from lara_tokenizer.encode.read import iter_tables
 from lara_tokenizer.encode.rows import ordered_rows
 from lara_tokenizer.encode.schema import token_schema
@@ -38,15 +39,14 @@ def encode_dataset(
     every: str = "1f",
     columns: Sequence[str] = (),
     keep_tail: bool = False,
-    fps: Fps = None,
-    decoder: str = "pyav",
+    min_motion: float = 0.0,
     dtype: str | None = None,
     device: str | None = None,
     batch_size: int = 64,
     workers: int | None = None,
     on_error: str = "skip",
-    limit: int | None = None,
     progress: Callable[[Progress], object] | None = None,
+    **load: Unpack[LoadOptions],
 ) -> EncodeSummary:
     """Encode a source of video into a table of tokens (`lara-tok encode`).
 
@@ -61,16 +61,16 @@ def encode_dataset(
         out: "tokens.parquet" for one file, "tokens/" for a folder of shards.
         strides: gaps of a pair, "0.6s" or "5f", one or several; default: the first that the model was trained on.
         every: which frames start a pair: "1f" all of them, "0.5s" two a second.
-        columns: extra columns; there is "latents".
+        columns: extra columns: "latents", "actions" (action_chunk and action_sum), "text".
         keep_tail: keep rows whose future frame lies past the end, with `valid` false and codes -1.
-        fps, decoder: as in `load_episodes`.
+        min_motion: leave out pairs whose pixels change by less on average, 0 to 1 (the column `motion`).
         dtype: "float32" (default), "bfloat16" or "float16".
         device: default: a GPU where there is one. A model in memory stays where it is.
         batch_size: frames, and pairs, a call of the model.
         workers: processes; default: by cores and memory. 0 works in this process: a crashing decoder ends the job.
         on_error: "skip" lists an episode that fails and goes on, "fail" stops.
-        limit: encode the first episodes only.
         progress: called with the state of the run after each event.
+        load: the keywords of `load_episodes`: fps, decoder, limit, cameras, segment, ...
 
     Raises:
         ValueError: an option is out of range, or there is nothing to encode.
@@ -89,15 +89,14 @@ def encode_dataset(
         source,
         model,
         processor,
-        fps=fps,
-        decoder=decoder,
-        limit=limit,
+        load=load,
         dtype=dtype,
         device=device,
         strides=strides,
         every=every,
         columns=columns,
         keep_tail=keep_tail,
+        min_motion=min_motion,
         batch_size=batch_size,
     ) as preparation:
         if target.is_complete(preparation.fingerprint, preparation.episodes):

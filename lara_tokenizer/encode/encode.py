@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from lara_tokenizer.data import Episode
+from lara_tokenizer.data import Episode, Signals
 from lara_tokenizer.encode.plan import Job, Pairs, Unit, make_job, plan_episode, unit_pairs
 from lara_tokenizer.encode.rows import EncodedPairs, Rows, ordered_rows
 from lara_tokenizer.encode.schema import token_schema
@@ -33,16 +33,19 @@ class UnitFrames(Protocol):
     """The pixels of a unit's episode and camera."""
 
     timestamps: np.ndarray  # float64 (n,), seconds, of all frames
+    signals: Signals  # of all frames; empty where the job asks for none
 
     def read(self, indices: np.ndarray) -> Iterator[Tensor]:
         """The frames asked for, in order, resized by the processor: uint8 (any number, 3, S, S) a piece."""
 
 
 class EpisodeFrames:
-    """`UnitFrames` of an episode in this process."""
+    """`UnitFrames` of an episode in this process. Raises EpisodeReadError where its signals do not match its frames."""
 
-    def __init__(self, episode: Episode, camera: str, processor: LatentActionProcessor) -> None:
+    def __init__(self, episode: Episode, camera: str, processor: LatentActionProcessor, job: Job) -> None:
         self.timestamps = episode.timestamps(camera)
+        self.signals = episode.signals() if job.needs_signals else Signals()
+        self.signals.check_length(len(self.timestamps), episode.id)
         self._episode, self._camera, self._processor = episode, camera, processor
 
     def read(self, indices: np.ndarray) -> Iterator[Tensor]:
@@ -107,28 +110,44 @@ def encode_unit(unit: Unit, frames: UnitFrames, model: Runner, job: Job) -> pa.T
     """Encode the pairs of one unit: a pure function of its arguments.
 
     Frames stream through in order. Each goes through the vision encoder once, and is dropped when the last of its
-    pairs is done. Batches never cross a unit, and a remainder runs on the sizes of `batch_sizes`: the rows depend
-    neither on the worker nor on what else it does.
+    pairs is done. Pairs that move less than `job.min_motion` are left out. Batches never cross a unit, and a
+    remainder runs on the sizes of `batch_sizes`: the rows depend neither on the worker nor on what else it does.
 
     Returns:
         The unit's rows (columns of `token_schema`), sorted by (stride, frame_index).
     """
     pairs = unit_pairs(unit, frames.timestamps, job)
     rows = Rows(pairs, job)
+    held = _HeldFrames(pairs)
     # Pairs become ready in the order of their later frame.
     order = np.flatnonzero(pairs.valid)
     order = order[np.argsort(pairs.future[order], kind="stable")]
-    batches = np.split(order, np.cumsum(batch_sizes(len(order), job.batch_size))[:-1])
-    held = _HeldFrames(pairs)
+    ready, waiting = 0, order[:0]
+
+    def encode(batch: np.ndarray) -> None:
+        now, future = held.get(pairs.anchor[batch]), held.get(pairs.future[batch])
+        rows.fill(batch, model.encode([frame.features for frame in now], [frame.features for frame in future]))
+        held.drop_used(batch)
+
     for indices, pixels_B3SS in _rebatch(pairs.needed, frames.read(pairs.needed), job.batch_size):
         held.add(indices, pixels_B3SS, model.frame_features(pixels_B3SS))
-        while batches and len(batches[0]) and pairs.future[batches[0][-1]] <= indices[-1]:
-            batch = batches.pop(0)
-            now, future = held.get(pairs.anchor[batch]), held.get(pairs.future[batch])
-            encoded = model.encode([frame.features for frame in now], [frame.features for frame in future])
-            rows.fill(batch, encoded, _motion(now, future))
-            held.drop_used(batch)
-    return rows.table(unit, frames.timestamps)
+        stop = int(np.searchsorted(pairs.future[order], indices[-1], side="right"))
+        for start in range(ready, stop, job.batch_size):
+            batch = order[start : min(start + job.batch_size, stop)]
+            motion = _motion(held.get(pairs.anchor[batch]), held.get(pairs.future[batch]))
+            moves = motion >= job.min_motion
+            rows.set_motion(batch, motion)
+            rows.leave_out(batch[~moves])
+            held.drop_used(batch[~moves])
+            waiting = np.concatenate([waiting, batch[moves]])
+        ready = stop
+        while len(waiting) >= job.batch_size:
+            encode(waiting[: job.batch_size])
+            waiting = waiting[job.batch_size :]
+    for batch in np.split(waiting, np.cumsum(batch_sizes(len(waiting), job.batch_size))[:-1]):
+        if len(batch):
+            encode(batch)
+    return rows.table(unit, frames.timestamps, frames.signals)
 
 
 def batch_sizes(count: int, largest: int) -> list[int]:
@@ -157,6 +176,7 @@ def encode_episode(
     every: str = "1f",
     columns: Sequence[str] = (),
     keep_tail: bool = False,
+    min_motion: float = 0.0,
     batch_size: int = 64,
 ) -> pa.Table:
     """Encode one episode in this process, for a loop of one's own.
@@ -165,8 +185,9 @@ def encode_episode(
         episode: of `load_episodes`, or built around a reader of one's own.
         strides: gaps of a pair, "0.6s" or "5f"; default: the first that the model was trained on.
         every: which frames start a pair: "1f" all of them, "0.5s" two a second.
-        columns: extra columns; there is "latents".
+        columns: extra columns: "latents", "actions" (action_chunk and action_sum), "text".
         keep_tail: keep rows whose future frame lies past the end, with `valid` false and codes -1.
+        min_motion: leave out pairs whose pixels change by less on average, 0 to 1 (the column `motion`).
         batch_size: frames, and pairs, a call of the model.
 
     Returns:
@@ -183,13 +204,14 @@ def encode_episode(
         every=every,
         columns=columns,
         keep_tail=keep_tail,
+        min_motion=min_motion,
         batch_size=batch_size,
         dtype=str(model.dtype).removeprefix("torch."),
     )
     with in_eval_mode(model):
         runner = ModelRunner(model, processor)
         tables = {
-            unit: encode_unit(unit, EpisodeFrames(episode, unit.camera, processor), runner, job)
+            unit: encode_unit(unit, EpisodeFrames(episode, unit.camera, processor, job), runner, job)
             for unit in plan_episode(episode, job).units
         }
     empty = token_schema(job.num_latents, job.codebook_dim, job.codebook_size, job.columns).empty_table()

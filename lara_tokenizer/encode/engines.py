@@ -201,7 +201,7 @@ class _RemoteFrames:
         if isinstance(first, Failed):
             raise _NoFrames(first.reason)
         assert isinstance(first, FrameTimes)
-        self.timestamps = first.timestamps
+        self.timestamps, self.signals = first.timestamps, first.signals
 
     def read(self, indices: np.ndarray) -> Iterator[Tensor]:
         """The child works out by itself which frames the unit needs: the same `indices`."""

@@ -6,11 +6,12 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
+from lara_tokenizer.data import LoadOptions
 from lara_tokenizer.encode.engines import Engine, running
 from lara_tokenizer.encode.plan import EpisodePlan
-from lara_tokenizer.encode.prepare import Fps, Preparation, Source, prepared
+from lara_tokenizer.encode.prepare import Preparation, Source, prepared
 from lara_tokenizer.encode.tasks import Beat, Encoded, Failed, Planned, PlanTask, TaskQueue, UnitTask
 
 if TYPE_CHECKING:
@@ -46,13 +47,12 @@ def estimate_dataset(
     every: str = "1f",
     columns: Sequence[str] = (),
     keep_tail: bool = False,
-    fps: Fps = None,
-    decoder: str = "pyav",
+    min_motion: float = 0.0,
     dtype: str | None = None,
     device: str | None = None,
     batch_size: int = 64,
     workers: int | None = None,
-    limit: int | None = None,
+    **load: Unpack[LoadOptions],
 ) -> EncodeEstimate:
     """Count episodes and pairs, and estimate the time from a short measured probe; writes nothing.
 
@@ -63,15 +63,14 @@ def estimate_dataset(
             source,
             model,
             processor,
-            fps=fps,
-            decoder=decoder,
-            limit=limit,
+            load=load,
             dtype=dtype,
             device=device,
             strides=strides,
             every=every,
             columns=columns,
             keep_tail=keep_tail,
+            min_motion=min_motion,
             batch_size=batch_size,
         ) as preparation,
         running(preparation.engine(workers, len(preparation.episodes))) as engine,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
+from lara_tokenizer.data import SourceFacts
 from lara_tokenizer.encode.checkpoint import Checkpoint
 from lara_tokenizer.encode.plan import Job
 from lara_tokenizer.encode.schema import FORMAT_VERSION
@@ -18,19 +19,19 @@ def job_fingerprint(
     job: Job,
     checkpoint: Checkpoint,
     *,
-    source: list[str],
-    fps: float | Mapping[str, float] | None,
-    decoder: str,
+    sources: Sequence[SourceFacts],
+    load: Mapping[str, Any],
     device: str,
 ) -> dict[str, Any]:
     """Everything that decides the rows, and nothing else: no time, host, worker count or path.
 
     Args:
-        source: last path components, or ids of datasets.
-        fps: the overrides of the frame rate, as given.
-        decoder: "pyav", "decord", "torchcodec", or a reader's own name.
+        sources: what the sources are; of folders only the last path component counts, never where they lie.
+        load: the options of `load_episodes` that decide frames and times, as given; of "decoder" there is always one:
+            "pyav", "decord", "torchcodec", or a reader's own name.
         device: its type, "cpu" or "cuda".
     """
+    decoder = load["decoder"]
     packages = _VERSIONS if decoder in ("pyav", *_VERSIONS) else (*_VERSIONS, decoder)
     return {
         "format_version": FORMAT_VERSION,
@@ -39,12 +40,12 @@ def job_fingerprint(
         "every": job.every,
         "columns": list(job.columns),
         "keep_tail": job.keep_tail,
+        "min_motion": job.min_motion,
         "batch_size": job.batch_size,
         "dtype": job.dtype,
         "device": device,
-        "source": source,
-        "fps": dict(fps) if isinstance(fps, Mapping) else fps,
-        "decoder": decoder,
+        "source": [{"name": each.name, "format": each.format, "revision": each.revision} for each in sources],
+        "load": {name: value for name, value in load.items() if value not in (None, [])},
         "versions": {name: _version(name) for name in packages},
     }
 

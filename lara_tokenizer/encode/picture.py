@@ -130,7 +130,7 @@ def _predict(
 ) -> list[Prediction]:
     import torch
 
-    from lara_tokenizer.encode.prepare import prepared
+    from lara_tokenizer.encode.prepare import load_of, prepared
     from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 
     metadata = read_metadata(tokens)
@@ -138,8 +138,7 @@ def _predict(
         source,
         model or metadata["model"]["id"],
         None,
-        fps=metadata["fps"],
-        decoder=metadata["decoder"],
+        load=load_of(metadata, source),
         device=device,
     ) as preparation:
         checkpoint = preparation.checkpoint

@@ -36,8 +36,14 @@ class Job:
     every: str = "1f"
     columns: tuple[str, ...] = ()
     keep_tail: bool = False
+    min_motion: float = 0.0
     batch_size: int = 64
     dtype: str = "float32"
+
+    @property
+    def needs_signals(self) -> bool:
+        """Rows hold more than what the pixels give."""
+        return bool({"actions", "text"} & set(self.columns))
 
 
 class ModelSizes(Protocol):
@@ -60,6 +66,7 @@ def make_job(
     every: str = "1f",
     columns: Sequence[str] = (),
     keep_tail: bool = False,
+    min_motion: float = 0.0,
     batch_size: int = 64,
     dtype: str = "float32",
 ) -> Job:
@@ -77,6 +84,10 @@ def make_job(
         raise ValueError(
             f"column {unknown[0]!r}: there is no such column to add; there is {', '.join(OPTIONAL_COLUMNS)}"
         )
+    if not 0 <= min_motion < 1:
+        raise ValueError(
+            f"min_motion {min_motion}: takes a mean change of the pixels, 0 (keep all) to 1; noise is 0.004"
+        )
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size}: takes at least 1")
     if dtype not in DTYPES:
@@ -91,6 +102,7 @@ def make_job(
         every=Stride.parse(every).text,
         columns=tuple(sorted(set(columns))),
         keep_tail=keep_tail,
+        min_motion=float(min_motion),
         batch_size=batch_size,
         dtype=dtype,
     )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 
-from lara_tokenizer.data import Episode, load_episodes
+from lara_tokenizer.data import Episode, Episodes, LoadOptions, SignalReader, SourceFacts, load_episodes
 from lara_tokenizer.encode.checkpoint import Checkpoint
 from lara_tokenizer.encode.engines import Engine, InProcessEngine, LocalEngine
 from lara_tokenizer.encode.fingerprint import job_fingerprint
@@ -24,13 +24,10 @@ if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 
 Source = str | Path | Sequence[str | Path] | Sequence[Episode]
-Fps = float | Mapping[str, float] | None
-
 # A worker holds its weights and, beside them, about this much: Python, torch, frames.
 _WORKER_BYTES = 1_000_000_000
 # An episode rarely has work for more processes than this; more would only load models.
 _WORKERS_AN_EPISODE = 4
-_NAMES_LISTED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +37,7 @@ class Preparation:
     job: Job
     checkpoint: Checkpoint
     episodes: dict[str, Episode]
+    sources: tuple[SourceFacts, ...]
     fingerprint: dict[str, Any]
     device: str
     processor: LatentActionProcessor | None
@@ -80,18 +78,16 @@ def prepared(
     model: LatentActionModel | str | os.PathLike[str],
     processor: LatentActionProcessor | None,
     *,
-    fps: Fps = None,
-    decoder: str = "pyav",
-    limit: int | None = None,
+    load: LoadOptions,
     dtype: str | None = None,
     device: str | None = None,
     **job_options: Any,
 ) -> Iterator[Preparation]:
     """Check all options and settle the job. Within the context a model that is only in memory lies on disk too.
 
-    Arguments are those of `encode_dataset`; `job_options` are those of `make_job`.
+    Arguments are those of `encode_dataset`; `load` are the keywords of `load_episodes`, `job_options` of `make_job`.
     """
-    names, episodes, fps, decoder = _episodes(source, fps, decoder, limit)
+    loaded, episodes = _episodes(source, load)
     with tempfile.TemporaryDirectory(prefix="lara-tokenizer-") as scratch:
         in_memory = None
         if isinstance(model, (str, os.PathLike)):
@@ -105,11 +101,12 @@ def prepared(
             dtype, device = dtype or own_dtype, _device(device or own_device)
             in_memory = model if (dtype, device) == (own_dtype, own_device) and device != "cpu" else None
         job = make_job(checkpoint, dtype=dtype, **job_options)
+        _check_offers(job.columns, episodes.values())
         fingerprint = job_fingerprint(
-            job, checkpoint, source=names, fps=fps, decoder=decoder, device=device.partition(":")[0]
+            job, checkpoint, sources=loaded.sources, load=loaded.options, device=device.partition(":")[0]
         )
         with nullcontext() if in_memory is None else _in_eval_mode(in_memory):
-            yield Preparation(job, checkpoint, episodes, fingerprint, device, processor, in_memory)
+            yield Preparation(job, checkpoint, episodes, loaded.sources, fingerprint, device, processor, in_memory)
 
 
 def _in_eval_mode(model: LatentActionModel) -> AbstractContextManager[None]:
@@ -118,33 +115,43 @@ def _in_eval_mode(model: LatentActionModel) -> AbstractContextManager[None]:
     return in_eval_mode(model)
 
 
-def _episodes(
-    source: Source, fps: Fps, decoder: str, limit: int | None
-) -> tuple[list[str], dict[str, Episode], Fps, str]:
-    """Names of the source for the metadata, episodes by id, overrides of the rate, and the decoder's name."""
+def _episodes(source: Source, load: LoadOptions) -> tuple[Episodes, dict[str, Episode]]:
+    """The episodes with what is known of their source, and by id."""
     sources = [source] if isinstance(source, (str, Path)) else list(source)
     given = [item for item in sources if isinstance(item, Episode)]
     if not given:
-        paths = [item for item in sources if isinstance(item, (str, Path))]
-        return _names(paths), _by_id(load_episodes(paths, fps=fps, decoder=decoder, limit=limit)), fps, decoder
+        loaded = load_episodes([item for item in sources if isinstance(item, (str, Path))], **load)
+        return loaded, _by_id(loaded)
     if len(given) < len(sources):
         raise ValueError("the source mixes episodes and paths: pass either")
-    if fps is not None:
-        raise ValueError("fps: these episodes are loaded already. Give it to load_episodes, or set episode.fps")
-    rates = {episode.id: episode.fps for episode in given[:limit] if episode.fps is not None}
-    readers = sorted({type(episode.reader).__name__ for episode in given[:limit]})
-    return [], _by_id(sorted(given, key=lambda episode: episode.id)[:limit]), rates or None, ", ".join(readers)
+    limit = load.get("limit")
+    if others := sorted(name for name, value in load.items() if value is not None and name != "limit"):
+        raise ValueError(f"{others[0]}: these episodes are loaded already. Give it to load_episodes")
+    if isinstance(source, Episodes):
+        return source, _by_id(source[:limit])
+    given = sorted(given, key=lambda episode: episode.id)[:limit]
+    rates = {episode.id: episode.fps for episode in given if episode.fps is not None}
+    readers = sorted({type(episode.reader).__name__ for episode in given})
+    return Episodes(given, (), {"fps": rates or None, "decoder": ", ".join(readers)}), _by_id(given)
 
 
-def _names(paths: Sequence[str | Path]) -> list[str]:
-    """What to call a source in the metadata: last path components, never where they lie on this machine."""
-    resolved = sorted({os.path.abspath(path) for path in paths})
-    if len(resolved) > _NAMES_LISTED:
-        resolved = [os.path.commonpath(resolved)]
-    return sorted({os.path.basename(path) for path in resolved})
+def load_of(metadata: Mapping[str, Any], source: Source) -> LoadOptions:
+    """The options that a table's source was loaded with, for loading it again; none for episodes."""
+    items = [source] if isinstance(source, (str, Path)) else source
+    return cast(LoadOptions, {} if any(isinstance(item, Episode) for item in items) else metadata["load"])
 
 
-def _by_id(episodes: Sequence[Episode]) -> dict[str, Episode]:
+def _check_offers(columns: Sequence[str], episodes: Iterable[Episode]) -> None:
+    """A column that would be empty throughout is a mistake to be told at once."""
+    offered = {signal for episode in episodes for signal in episode.offers}
+    # Readers of one's own need not say what they offer.
+    says = all(episode.offers or not isinstance(episode.reader, SignalReader) for episode in episodes)
+    if says and (missing := sorted({"actions", "text"} & set(columns) - offered)):
+        has = f"it has {', '.join(sorted(offered))}" if offered else "it has nothing but frames"
+        raise ValueError(f"column {missing[0]!r}: no episode of the source has {missing[0]}; {has}")
+
+
+def _by_id(episodes: Iterable[Episode]) -> dict[str, Episode]:
     by_id: dict[str, Episode] = {}
     for episode in episodes:
         # File names may hold bytes that are no text; tables and databases hold text only.

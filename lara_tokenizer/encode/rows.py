@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lara_tokenizer.data import Signals
 from lara_tokenizer.encode.plan import Job, Pairs, Unit
 from lara_tokenizer.encode.schema import token_schema
 
@@ -39,15 +40,22 @@ class Rows:
         self._latents = np.full((count, width), np.nan, np.float16)
         self._margin = np.full(count, np.nan, np.float32)
         self._motion = np.full(count, np.nan, np.float32)
+        self._kept = np.full(count, True)
 
-    def fill(self, rows: np.ndarray, encoded: EncodedPairs, motion: np.ndarray) -> None:
+    def set_motion(self, rows: np.ndarray, motion: np.ndarray) -> None:
         self._motion[rows] = motion
+
+    def fill(self, rows: np.ndarray, encoded: EncodedPairs) -> None:
         if encoded.codes is not None:
             self._codes[rows], self._margin[rows] = encoded.codes, encoded.margin
         if self._has_latents:
             self._latents[rows] = encoded.latents
 
-    def table(self, unit: Unit, timestamps: np.ndarray) -> pa.Table:
+    def leave_out(self, rows: np.ndarray) -> None:
+        """These rows will not be in the table."""
+        self._kept[rows] = False
+
+    def table(self, unit: Unit, timestamps: np.ndarray, signals: Signals) -> pa.Table:
         pairs, count = self._pairs, len(self._pairs.anchor)
         columns = {
             "episode": _constant(unit.episode, count),
@@ -63,8 +71,9 @@ class Rows:
             "code_margin": pa.array(self._margin, mask=np.isnan(self._margin)),
             "motion": pa.array(self._motion, mask=~pairs.valid),
             "valid": pa.array(pairs.valid),
+            **_signal_columns(self._schema.names, pairs, signals),
         }
-        return pa.table(
+        table = pa.table(
             [
                 _fixed_lists(columns[field.name], field)
                 if pa.types.is_fixed_size_list(field.type)
@@ -73,6 +82,7 @@ class Rows:
             ],
             schema=self._schema,
         )
+        return table if self._kept.all() else table.filter(pa.array(self._kept))
 
 
 def ordered_rows(
@@ -90,6 +100,23 @@ def ordered_rows(
                 rows = table.filter(pc.equal(table["stride"].cast(pa.string()), stride))
                 if rows.num_rows:
                     yield rows
+
+
+def _signal_columns(names: list[str], pairs: Pairs, signals: Signals) -> dict[str, pa.Array]:
+    """The text at frame t, and what was done from frame t up to the later frame: row by row, and summed."""
+    columns: dict[str, pa.Array] = {}
+    if "text" in names:
+        texts = None if signals.texts is None else [signals.texts[frame] for frame in pairs.anchor.tolist()]
+        plain = pa.nulls(len(pairs.anchor), pa.string()) if texts is None else pa.array(texts, pa.string())
+        columns["text"] = plain.dictionary_encode()
+    if "action_chunk" in names:
+        chunks: list[np.ndarray | None] = [
+            None if future < 0 or signals.actions is None else signals.actions[frame:future]
+            for frame, future in zip(pairs.anchor.tolist(), pairs.future.tolist(), strict=True)
+        ]
+        columns["action_chunk"] = pa.array([None if chunk is None else list(chunk) for chunk in chunks])
+        columns["action_sum"] = pa.array([None if chunk is None else chunk.sum(0, np.float64) for chunk in chunks])
+    return columns
 
 
 def _constant(text: str, count: int) -> pa.DictionaryArray:

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 FORMAT_VERSION = 1
 METADATA_KEY = b"lara_tokenizer"
 KEY = ("episode", "camera", "stride", "frame_index")
-OPTIONAL_COLUMNS = ("latents",)
+# What may be asked for beside the rest. "actions" is two columns, action_chunk and action_sum.
+OPTIONAL_COLUMNS = ("actions", "latents", "text")
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 
@@ -57,6 +58,12 @@ def token_schema(
         pa.field("motion", pa.float32()),
         pa.field("valid", pa.bool_(), nullable=False),
     ]
+    if "actions" in columns:
+        # Episodes of a mixture have actions of several widths, or none; chunks have as many rows as the gap has frames.
+        row = pa.list_(pa.field("element", pa.float32(), nullable=False))
+        fields += [pa.field("action_chunk", pa.list_(pa.field("element", row))), pa.field("action_sum", row)]
+    if "text" in columns:
+        fields.append(pa.field("text", _NAME))
     return pa.schema(fields)
 
 

@@ -105,7 +105,7 @@ class EncodeSummary:
     """What a run of `encode_dataset` did.
 
     `episodes` were asked for; `encoded` are in the table, `too_short` have no pair at any stride, `failed` gives the
-    reason for the rest. `pairs` counts valid rows by stride. `short` says how many episodes are shorter than each
+    reason for the rest. `pairs` counts valid rows by stride; `idle_left_out` are those that `min_motion` left out. `short` says how many episodes are shorter than each
     stride. Perplexities and `codes_used` are None for a continuous bottleneck. Seconds are summed over workers.
     """
 
@@ -119,6 +119,7 @@ class EncodeSummary:
     notes: dict[str, list[str]]
     rows: int
     pairs: dict[str, int]
+    idle_left_out: int
     codebook_size: int | None
     codes_used: int | None
     perplexity: float | None
@@ -164,6 +165,7 @@ def summarize(
         notes={name: list(plan.notes) for name, plan in plans.items() if plan.notes},
         rows=counts.rows,
         pairs=dict(sorted(counts.pairs.items())),
+        idle_left_out=max(0, sum(sum(plan.pairs.values()) for plan in plans.values()) - counts.num_pairs),
         codebook_size=counts.codebook_size,
         codes_used=counts.codes_used,
         perplexity=counts.perplexity,

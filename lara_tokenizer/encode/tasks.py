@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lara_tokenizer.data import Episode
+from lara_tokenizer.data import Episode, Signals
 from lara_tokenizer.encode.plan import EpisodePlan, Job, Unit
 
 if TYPE_CHECKING:
@@ -97,9 +97,10 @@ class NotReady:
 
 @dataclass(frozen=True, slots=True)
 class FrameTimes:
-    """First answer of a worker that only decodes: float64 (n,), seconds."""
+    """First answer of a worker that only decodes: float64 (n,), seconds, and what else the rows need."""
 
     timestamps: np.ndarray
+    signals: Signals
 
 
 @dataclass(frozen=True, slots=True)

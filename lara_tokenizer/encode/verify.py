@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from lara_tokenizer.encode.counts import codes_array
 from lara_tokenizer.encode.engines import running
 from lara_tokenizer.encode.plan import Unit, split_units
-from lara_tokenizer.encode.prepare import Source, prepared
+from lara_tokenizer.encode.prepare import Source, load_of, prepared
 from lara_tokenizer.encode.read import iter_tables
 from lara_tokenizer.encode.schema import KEY, read_metadata, token_files
 from lara_tokenizer.encode.tasks import Encoded, Failed, TaskQueue, UnitTask
@@ -88,11 +88,10 @@ def verify_tokens(
         source,
         model or metadata["model"]["id"],
         None,
-        fps=metadata["fps"],
-        decoder=metadata["decoder"],
+        load=load_of(metadata, source),
         device=device or metadata["device"],
         dtype=metadata["dtype"],
-        **{name: metadata[name] for name in ("strides", "every", "keep_tail", "batch_size")},
+        **{name: metadata[name] for name in ("strides", "every", "keep_tail", "min_motion", "batch_size")},
     ) as preparation:
         made_by, found = metadata["model"]["weights_sha256"], preparation.checkpoint.weights_sha256
         if made_by != found:

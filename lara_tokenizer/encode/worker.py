@@ -54,7 +54,7 @@ class Worker:
                 case PlanTask():
                     send(Planned(plan_episode(episode, self._job)))
                 case UnitTask(unit=unit):
-                    frames = _WatchedFrames(EpisodeFrames(episode, unit.camera, self._processor), send)
+                    frames = _WatchedFrames(EpisodeFrames(episode, unit.camera, self._processor, self._job), send)
                     if self._runner is None:
                         self._give_frames(unit, frames, send)
                     else:
@@ -76,7 +76,7 @@ class Worker:
         return self._open
 
     def _give_frames(self, unit: Unit, frames: _WatchedFrames, send: Send) -> None:
-        send(FrameTimes(frames.timestamps))
+        send(FrameTimes(frames.timestamps, frames.signals))
         for piece in frames.read(unit_pairs(unit, frames.timestamps, self._job).needed):
             send(FramePiece(piece.numpy()))
         send(FramesDone(frames.decode_seconds))
@@ -87,7 +87,7 @@ class _WatchedFrames:
 
     def __init__(self, frames: EpisodeFrames, send: Send) -> None:
         self._frames, self._send = frames, send
-        self.timestamps = frames.timestamps
+        self.timestamps, self.signals = frames.timestamps, frames.signals
         self.decode_seconds = 0.0
 
     def read(self, indices: np.ndarray) -> Iterator[Tensor]:

@@ -7,8 +7,7 @@
 
 from __future__ import annotations
 
-from lara_tokenizer.evaluate.dataset import ActionEpisode, load_action_episodes
 from lara_tokenizer.evaluate.lam import evaluate_lam
 from lara_tokenizer.evaluate.probe import probe_actions
 
-__all__ = ["ActionEpisode", "evaluate_lam", "load_action_episodes", "probe_actions"]
+__all__ = ["evaluate_lam", "probe_actions"]

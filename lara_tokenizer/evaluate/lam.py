@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from lara_tokenizer import metrics
-from lara_tokenizer.data import Stride
+from lara_tokenizer.data import Episode, Stride, load_episodes
 from lara_tokenizer.errors import LaraTokenizerError
-from lara_tokenizer.evaluate.dataset import ActionEpisode, load_action_episodes
 from lara_tokenizer.evaluate.probe import probe_actions
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 
@@ -54,7 +53,7 @@ def evaluate_lam(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Codebook health, use of z by the decoder, and action probes, on LeRobotDataset folders.
+    """Codebook health, use of z by the decoder, and action probes, on datasets with actions.
 
     >>> evaluate_lam(model, processor, "mw-heldout")["gain_over_copying"]  # doctest: +SKIP
     0.51
@@ -69,7 +68,11 @@ def evaluate_lam(
     folder that cannot be read, has no pair, or has too few episodes to probe.
     """
     folders = [folders] if isinstance(folders, str | Path) else list(folders)
-    episodes = [episode for folder in folders for episode in load_action_episodes(folder, limit)]
+    episodes = [episode for folder in folders for episode in load_episodes(folder, cameras="all", limit=limit)]
+    if without := [episode.id for episode in episodes if "actions" not in episode.offers]:
+        raise ValueError(
+            f"{without[0]} has no actions to probe: takes datasets with actions, as LeRobotDataset or RLDS."
+        )
     stride = Stride.parse(model.config.strides[0])
     by_camera = _read_pairs(episodes, processor, stride, pairs_per_episode, progress)
     model = model.eval()
@@ -89,7 +92,7 @@ def evaluate_lam(
 
 
 def _read_pairs(
-    episodes: Sequence[ActionEpisode],
+    episodes: Sequence[Episode],
     processor: LatentActionProcessor,
     stride: Stride,
     pairs_per_episode: int,
@@ -125,12 +128,12 @@ def _joined(parts: Sequence[PairSet]) -> PairSet:
 
 
 def _pairs_of(
-    episode: ActionEpisode, number: int, camera: str, processor: LatentActionProcessor, stride: Stride, count: int
+    episode: Episode, number: int, camera: str, processor: LatentActionProcessor, stride: Stride, count: int
 ) -> PairSet | None:
-    video = episode.cameras[camera]
-    timestamps = video.timestamps()
-    if len(timestamps) != len(episode.actions):
-        raise ValueError(f"{video.id}: {len(timestamps)} frames but {len(episode.actions)} actions.")
+    timestamps, signals = episode.timestamps(camera), episode.signals()
+    signals.check_length(len(timestamps), episode.id)
+    assert signals.actions is not None
+    actions = signals.actions.astype(np.float64)
     anchors = np.arange(len(timestamps))
     future = stride.future_indices(timestamps, anchors)
     anchors, future = anchors[future >= 0], future[future >= 0]
@@ -139,10 +142,10 @@ def _pairs_of(
     chosen = np.unique(np.linspace(0, len(anchors) - 1, min(count, len(anchors))).round().astype(int))
     anchors, future = anchors[chosen], future[chosen]
     wanted = np.unique(np.concatenate([anchors, future]))
-    frames = processor.resize_frames(video.frames("", wanted)).numpy()
-    video.close()
+    frames = processor.resize_frames(episode.frames(camera, wanted)).numpy()
+    episode.close()
     # a_t .. a_{t+C-1}: what was done between the two frames.
-    before = np.concatenate([np.zeros((1, episode.actions.shape[1])), episode.actions.cumsum(0)])
+    before = np.concatenate([np.zeros((1, actions.shape[1])), actions.cumsum(0)])
     return PairSet(
         frames,
         np.searchsorted(wanted, anchors),
@@ -233,7 +236,7 @@ def _probe(
     processor: LatentActionProcessor,
     pairs: PairSet,
     encoded: EncodedSet,
-    episodes: Sequence[ActionEpisode],
+    episodes: Sequence[Episode],
     seed: int,
 ) -> dict[str, Any]:
     with torch.random.fork_rng():
@@ -251,6 +254,6 @@ def _probe(
         pairs.frames[pairs.future],
         pairs.actions,
         pairs.episodes,
-        task_E=[episodes[number].task for number in np.unique(pairs.episodes)],
+        task_E=[episodes[number].text or "" for number in np.unique(pairs.episodes)],
         seed=seed,
     )

@@ -12,6 +12,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -93,7 +94,9 @@ def test_an_interrupt_says_how_to_go_on_and_the_next_run_says_that_it_does(
 
 def test_progress_is_quiet_where_nobody_watches(lara_tok, clip_folder, options, tmp_path):
     ran = lara_tok("encode", clip_folder, "--out", tmp_path / "t.parquet", "--stride", "0.5s", *options)
-    assert [line for line in ran.err.splitlines() if line and "Loading weights" not in line] == []
+    assert [line for line in ran.err.splitlines() if line and "Loading weights" not in line] == [
+        f"{clip_folder.name}: video files, 2 episodes"
+    ]
 
 
 def test_progress_moves_on_a_terminal(clip_folder, options, tmp_path, monkeypatch, lara_tok):
@@ -319,3 +322,65 @@ def test_the_commands_come_up_without_torch():
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# Datasets.
+
+
+@pytest.fixture(scope="module")
+def lerobot_folder(tmp_path_factory, moving_square, write_lerobot):
+    """Two episodes of 14 and 12 frames, two cameras, two tasks."""
+    clips = [moving_square(14, seed=1), moving_square(12, seed=2)]
+    cameras = {"observation.images.top": clips, "observation.images.wrist": clips}
+    return write_lerobot(tmp_path_factory.mktemp("sets") / "pushes", cameras, tasks=["push the cup", "pull the cup"])
+
+
+def test_a_dataset_is_recognised_and_said(lara_tok, lerobot_folder, options, tmp_path):
+    out = tmp_path / "t.parquet"
+    ran = lara_tok("encode", lerobot_folder, "--out", out, "--with", "actions,text", "--with", "latents", *options)
+    assert ran.code == 0
+    assert (
+        "pushes: LeRobotDataset v3.0, 2 episodes; took camera 'observation.images.top' of observation.images.top, "
+        "observation.images.wrist" in ran.err
+    )
+    assert {"action_chunk", "action_sum", "text", "latents"} <= set(pq.read_schema(out).names)
+    assert pq.read_table(out)["text"].unique().to_pylist() == ["push the cup", "pull the cup"]
+    info = lara_tok("info", out).out
+    assert "pushes (LeRobotDataset v3.0)" in info
+
+
+def test_cameras_episodes_and_tasks_are_chosen(lara_tok, lerobot_folder, options, tmp_path):
+    out = tmp_path / "t.parquet"
+    chosen = ["--camera", "all", "--task", "pull*", "--episodes", "0:2"]
+    assert lara_tok("encode", f"lerobot:{lerobot_folder}", "--out", out, *chosen, *options).code == 0
+    keys = pq.read_table(out, columns=["episode", "camera"]).group_by(["episode", "camera"]).aggregate([]).to_pylist()
+    assert [tuple(key.values()) for key in keys] == [
+        ("episode_000001", "observation.images.top"),
+        ("episode_000001", "observation.images.wrist"),
+    ]
+    ran = lara_tok("verify", out, lerobot_folder, "--sample", "100%", *options)
+    assert (ran.code, ran.out.splitlines()[-1]) == (0, "equal")
+    ran = lara_tok("decode", out, lerobot_folder, "--out", tmp_path / "f.png", *options[:2])
+    assert ran.code == 0
+
+
+def test_a_camera_that_is_not_there_lists_those_there_are(lara_tok, lerobot_folder, options, tmp_path):
+    ran = lara_tok("encode", lerobot_folder, "--out", tmp_path / "t.parquet", "--camera", "side", *options)
+    assert ran.code == 2
+    assert "camera 'side' is no camera of it. There are: observation.images.top, observation.images.wrist" in ran.err
+
+
+def test_a_list_segments_and_idle_pairs(lara_tok, clip_folder, options, tmp_path):
+    (tmp_path / "clips.csv").write_text("path,start,end,label\none.mp4,0,2.5,push\n")
+    out = tmp_path / "t.parquet"
+    more = ["--from", tmp_path / "clips.csv", "--segment", "1s", "--with", "text", "--min-motion", "0.5"]
+    ran = lara_tok("encode", clip_folder, "--out", out, "--stride", "0.5s", *more, *options)
+    assert ran.code == 0
+    assert "clips.csv: list of clips, 1 episode" in ran.err
+    assert "10 more left out" in ran.out  # two segments of 10 frames, and one of 5 that is too short
+
+
+def test_nothing_to_read_is_said(lara_tok, options, tmp_path):
+    ran = lara_tok("encode", "--out", tmp_path / "t.parquet", *options)
+    assert ran.code == 2
+    assert "no source given. Name a video file, a folder of videos" in ran.err

@@ -1,12 +1,9 @@
-"""Frames that all differ, and the plain way to decode a file: all of it, one frame after the other."""
+"""Frames that all differ."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice
-from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
@@ -26,17 +23,3 @@ def numbered_frames() -> Callable[..., np.ndarray]:
         return frames.astype(np.uint8)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def decode_all() -> Callable[..., np.ndarray]:
-    """decode_all(path, step=1) -> uint8 (n, H, W, 3): what a plain loop over the file gives, every `step`th frame."""
-
-    def decode(path: Path, step: int = 1) -> np.ndarray:
-        with av.open(str(path)) as container:
-            stream = container.streams.best("video")
-            stream.codec_context.thread_count = 1
-            frames = islice(container.decode(stream), 0, None, step)
-            return np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
-
-    return decode

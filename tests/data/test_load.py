@@ -115,20 +115,24 @@ def test_a_rate_that_is_none_is_refused(tree, fps):
 
 
 def test_an_empty_folder_lists_what_was_looked_for(tmp_path):
-    with pytest.raises(ValueError, match=r"no video in it. Looked for files ending in .avi, .*\.mp4.* numbered images"):
+    with pytest.raises(ValueError, match=r"nothing readable in it. Looked for meta/info.json .*\.mp4.* numbered images"):
         load_episodes(tmp_path)
     with pytest.raises(ValueError, match="no such file or folder"):
         load_episodes(f"{tmp_path}/gone")
-    with pytest.raises(ValueError, match="no video in it"):
+    with pytest.raises(ValueError, match="nothing readable in it"):
         load_episodes(f"{tmp_path}/*.mp4")
     with pytest.raises(ValueError, match="no source given"):
         load_episodes([])
 
 
-@pytest.mark.parametrize("prefix", ["lerobot", "rlds", "datasets", "webdataset"])
-def test_sources_that_cannot_be_read_yet_say_so_and_name_what_can(prefix):
-    with pytest.raises(ValueError, match=f"'{prefix}' sources are not readable yet. Readable is a video file"):
-        load_episodes(f"{prefix}:lerobot/pusht")
+def test_an_unknown_format_lists_those_there_are():
+    with pytest.raises(ValueError, match="there is no format 'ftp'. There are video, lerobot, rlds, datasets"):
+        load_episodes("ftp:lerobot/pusht")
+
+
+def test_what_looks_like_a_hub_id_gets_a_hint():
+    with pytest.raises(ValueError, match="If it is on the Hub, write 'lerobot:acme/pushes' or 'datasets:acme/pushes'"):
+        load_episodes("acme/pushes")
 
 
 def test_an_unreadable_folder_is_named(tree, monkeypatch):
@@ -139,7 +143,7 @@ def test_an_unreadable_folder_is_named(tree, monkeypatch):
             raise PermissionError(13, "Permission denied")
         return scandir(folder)
 
-    monkeypatch.setattr("lara_tokenizer.data.load.os.scandir", refuse)
+    monkeypatch.setattr("lara_tokenizer.data.discover.os.scandir", refuse)
     with pytest.raises(ValueError, match=r"kitchen/deep cannot be listed: Permission denied"):
         load_episodes(tree)
 

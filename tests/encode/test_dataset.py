@@ -14,7 +14,7 @@ import torch
 
 from lara_tokenizer import LatentActionModel, encode_dataset, load_episodes
 from lara_tokenizer.encode import estimate_dataset, read_metadata, read_tokens
-from lara_tokenizer.errors import JobMismatchError, LaraTokenizerError, VideoDecodeError
+from lara_tokenizer.errors import EpisodeReadError, JobMismatchError, LaraTokenizerError
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_a_failed_episode_is_listed_and_tried_again(encode, clips, reference, tm
 def test_on_error_fail_stops_at_the_first_and_keeps_what_is_done(encode, clips, tmp_path):
     shutil.copytree(clips, tmp_path / "clips")
     (tmp_path / "clips" / "b" / "left.mp4").write_bytes(b"")
-    with pytest.raises(VideoDecodeError, match=r"^b/left\.mp4: .*empty"):
+    with pytest.raises(EpisodeReadError, match=r"^b/left\.mp4: .*empty"):
         encode(tmp_path / "t.parquet", source=tmp_path / "clips", on_error="fail")
     (tmp_path / "clips" / "b" / "left.mp4").unlink()
     assert encode(tmp_path / "t.parquet", source=tmp_path / "clips", on_error="fail").resumed == 1
@@ -212,15 +212,15 @@ def test_the_metadata_names_the_job_and_nothing_of_this_machine(encode, clips, t
     metadata = read_metadata(tmp_path / "t.parquet")
     assert metadata["model"]["id"] == tiny_checkpoint.name
     assert list(metadata["model"]["weights_sha256"]) == ["model.safetensors"]
-    assert metadata["source"] == [clips.name]
+    assert metadata["source"] == [{"name": clips.name, "format": "video files", "revision": None}]
+    assert metadata["load"] == {"decoder": "pyav"}
     assert metadata["episodes"]["count"] == 2
-    assert {name: metadata[name] for name in ("strides", "every", "batch_size", "dtype", "device", "decoder")} == {
+    assert {name: metadata[name] for name in ("strides", "every", "batch_size", "dtype", "device")} == {
         "strides": ["0.5s"],
         "every": "1f",
         "batch_size": 64,
         "dtype": "float32",
         "device": "cpu",
-        "decoder": "pyav",
     }
     assert set(metadata["versions"]) == {"av", "numpy", "pyarrow", "torch"}
     raw = (tmp_path / "t.parquet").read_bytes()

@@ -63,7 +63,7 @@ def test_every_frame_is_read_and_encoded_once_for_all_strides(array_episode, mov
     episode = array_episode(moving_square(40))
     runner = CountingRunner(tiny_model, tiny_processor)
     job = make_job(tiny_model.config, strides=["1f", "2f", "5f"], batch_size=8)
-    table = encode_unit(Unit("clip", "", 0, 38), EpisodeFrames(episode, "", tiny_processor), runner, job)
+    table = encode_unit(Unit("clip", "", 0, 38), EpisodeFrames(episode, "", tiny_processor, job), runner, job)
     assert episode.reader.asked == list(range(40))
     assert runner.frames == 40
     assert runner.pairs == table.num_rows == 39 + 38 + 35
@@ -83,7 +83,7 @@ def test_frames_are_dropped_after_their_last_use(array_episode, moving_square, t
 
     monkeypatch.setattr("lara_tokenizer.encode.encode._HeldFrames", Watched)
     job = make_job(tiny_model.config, strides=["1f", "3f"], batch_size=4)
-    frames = EpisodeFrames(array_episode(moving_square(200)), "", tiny_processor)
+    frames = EpisodeFrames(array_episode(moving_square(200)), "", tiny_processor, job)
     encode_unit(Unit("clip", "", 0, 198), frames, ModelRunner(tiny_model, tiny_processor), job)
     # The window of the longest stride, the frames of less than a batch of waiting pairs, and one new batch.
     assert max(held) <= 3 + 4 + 4
@@ -198,10 +198,10 @@ def test_a_continuous_bottleneck_gives_latents_and_no_codes(array_episode, movin
         def encode(self, features, future_features):
             return EncodedPairs(super().encode(features, future_features).latents, None, None)
 
-    frames = EpisodeFrames(array_episode(moving_square(6)), "", tiny_processor)
     sizes = LatentActionConfig(num_latents=4, codebook_dim=8)
     sizes.codebook_size = None
     job = make_job(sizes, strides="1f")
+    frames = EpisodeFrames(array_episode(moving_square(6)), "", tiny_processor, job)
     table = encode_unit(Unit("clip", "", 0, 4), frames, Continuous(tiny_model, tiny_processor), job)
     assert "codes" not in table.schema.names
     assert table.schema.field("latents").type.list_size == 32
@@ -233,7 +233,7 @@ def test_work_for_many_strides_grows_by_the_m_former_only(array_episode, moving_
     model = LatentActionModel(config).eval()
     model.forward_dynamics.forward = None  # it would fail
     processor = LatentActionProcessor(size={"height": 32, "width": 32})
-    frames = EpisodeFrames(array_episode(moving_square(64)), "", processor)
+    frames = EpisodeFrames(array_episode(moving_square(64)), "", processor, make_job(config, strides="1f"))
 
     def flops(function):
         with FlopCounterMode(display=False) as counter:

@@ -142,7 +142,7 @@ def test_decoding_children_and_a_model_in_the_driver_give_the_same_rows(clips, t
     monkeypatch.setattr(engines, "Child", InlineChild)
     (tmp_path / "bad.mp4").write_bytes(b"")
     sources = [clips / "a.mp4", clips / "b" / "left.mp4", tmp_path / "bad.mp4"]
-    with prepared(sources, tiny_checkpoint, None, strides=["0.5s"]) as preparation:
+    with prepared(sources, tiny_checkpoint, None, load={}, strides=["0.5s"]) as preparation:
         here = WorkerSetup(tiny_checkpoint, preparation.job)
         engine = LocalEngine(replace(here, encodes=False), 2, lambda: load_runner(here))
         tasks = TaskQueue(PlanTask(episode) for episode in preparation.episodes.values())
@@ -168,7 +168,7 @@ def test_decoding_children_and_a_model_in_the_driver_give_the_same_rows(clips, t
 
 
 def test_a_decoding_child_ends_with_its_seconds(clips, tiny_checkpoint):
-    with prepared(clips / "a.mp4", tiny_checkpoint, None, strides=["0.5s"]) as preparation:
+    with prepared(clips / "a.mp4", tiny_checkpoint, None, load={}, strides=["0.5s"]) as preparation:
         worker = Worker(WorkerSetup(tiny_checkpoint, preparation.job, encodes=False), None)
         messages = []
         (episode,) = preparation.episodes.values()

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lara_tokenizer.data import Signals
 from lara_tokenizer.encode.counts import TokenCounts
 from lara_tokenizer.encode.plan import Job, Pairs, Unit
 from lara_tokenizer.encode.read import iter_tables, read_tokens
@@ -28,8 +29,9 @@ def piece(episode: str, count: int, seed: int = 0) -> pa.Table:
     rows = Rows(Pairs(np.zeros(count, np.int64), anchors, anchors + 1, np.arange(count + 1)), JOB)
     codes = rng.integers(0, 16, (count, 4)).astype(np.int16)
     latents = rng.normal(size=(count, 8)).astype(np.float16)
-    rows.fill(anchors, EncodedPairs(latents, codes, np.ones(count, np.float32)), rng.random(count).astype(np.float32))
-    return rows.table(Unit(episode, "", 0, count - 1, episode_index=7), np.arange(count + 1) / 10)
+    rows.set_motion(anchors, rng.random(count).astype(np.float32))
+    rows.fill(anchors, EncodedPairs(latents, codes, np.ones(count, np.float32)))
+    return rows.table(Unit(episode, "", 0, count - 1, episode_index=7), np.arange(count + 1) / 10, Signals())
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from lara_tokenizer.data import Stride
+from lara_tokenizer.data import Stride, load_episodes
 from lara_tokenizer.data.lerobot_writer import LeRobotWriter
-from lara_tokenizer.evaluate import evaluate_lam, load_action_episodes
+from lara_tokenizer.evaluate import evaluate_lam
 from lara_tokenizer.evaluate.lam import _encode, _read_pairs
 
 CAMERA = "observation.images.top"
@@ -30,16 +30,6 @@ def dataset(tmp_path_factory, moving_square):
         writer.add_episode(number, "push", {"action": actions}, {CAMERA: frames})
     writer.finalize()
     return root
-
-
-def test_episodes_come_with_their_actions_and_cameras(dataset):
-    episodes = load_action_episodes(dataset)
-    assert [episode.index for episode in episodes] == list(range(13))
-    assert episodes[4].task == "push"
-    assert episodes[4].actions.tolist() == [[2, t] for t in range(15)]
-    assert list(episodes[4].cameras) == [CAMERA]
-    assert episodes[4].cameras[CAMERA].num_frames("") == 15
-    assert len(load_action_episodes(dataset, limit=2)) == 2
 
 
 def test_the_card_holds_every_figure_as_plain_json(dataset, tiny_model, tiny_processor):
@@ -61,7 +51,7 @@ def test_too_few_episodes_for_the_folds_are_refused(dataset, tiny_model, tiny_pr
 
 
 def test_sharing_frames_between_pairs_changes_no_code(dataset, tiny_model, tiny_processor):
-    episodes = load_action_episodes(dataset, limit=3)
+    episodes = load_episodes(dataset, limit=3)
     pairs = _read_pairs(episodes, tiny_processor, Stride.parse("0.5s"), 8, None)[CAMERA]
     assert len(pairs.frames) < 2 * len(pairs.now)
     now, future = (
@@ -75,15 +65,14 @@ def test_sharing_frames_between_pairs_changes_no_code(dataset, tiny_model, tiny_
 
 
 def test_the_actions_of_a_pair_are_those_done_between_its_frames(dataset, tiny_processor):
-    episodes = load_action_episodes(dataset, limit=2)[1:]
+    episodes = load_episodes(dataset, limit=2)[1:]
     pairs = _read_pairs(episodes, tiny_processor, Stride.parse("0.5s"), 100, None)[CAMERA]
     assert pairs.actions[3].tolist() == [5 * 2, 3 + 4 + 5 + 6 + 7]
 
 
-def test_a_folder_that_is_no_dataset_is_named(tmp_path, tiny_model, tiny_processor):
-    with pytest.raises(ValueError, match=r"has no meta/info\.json"):
+def test_a_source_without_actions_is_named(tmp_path, moving_square, write_video, tiny_model, tiny_processor):
+    with pytest.raises(ValueError, match="nothing readable in it"):
         evaluate_lam(tiny_model, tiny_processor, tmp_path)
-    (tmp_path / "meta").mkdir()
-    (tmp_path / "meta" / "info.json").write_text('{"codebase_version": "v2.1"}', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"is a LeRobotDataset v2\.1; takes v3\.0"):
+    write_video(tmp_path / "clip.mp4", moving_square(12, size=32))
+    with pytest.raises(ValueError, match=r"clip\.mp4 has no actions to probe"):
         evaluate_lam(tiny_model, tiny_processor, tmp_path)

@@ -1,0 +1,147 @@
+"""From a path or a glob to what lies there: datasets of a known format, and videos and folders of images.
+
+Looks at names, and at the small files by which datasets are known. Opens no video.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lara_tokenizer.data.images import IMAGE_SUFFIXES, is_numbered_image
+from lara_tokenizer.data.lerobot import is_lerobot
+from lara_tokenizer.data.rlds import rlds_root
+from lara_tokenizer.data.something_something import is_something_something
+from lara_tokenizer.data.webdataset import is_webdataset
+
+VIDEO_SUFFIXES = (
+    ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Something readable: `kind` is "video" (a file), "images" (a folder of them) or a scheme of `load_episodes`."""
+
+    kind: str
+    path: Path
+
+
+def discover(text: str) -> tuple[list[Place], Path]:
+    """What a path or a glob names, and the folder that ids are relative to. Raises ValueError where nothing is there."""
+    path = Path(os.path.abspath(text))
+    if path.is_dir():
+        places = list(walk(path))
+        # A folder of images is an episode itself: its id needs a name.
+        root = path.parent if Place("images", path) in places else path
+    elif path.exists():
+        return [_file(path, text)], path.parent
+    elif glob.has_magic(text):
+        places = list(_match(text))
+        root = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
+    else:
+        raise ValueError(f"source {text!r}: no such file or folder. Readable is {READABLE}")
+    if not places:
+        raise ValueError(f"source {text!r}: nothing readable in it. {LOOKED_FOR}")
+    return places, root
+
+
+READABLE = (
+    "a video file, a folder of videos, a folder of numbered images, a dataset's folder (LeRobotDataset, RLDS, "
+    "Hugging Face datasets, WebDataset tars, Something-Something), a glob, a list of clips as 'list:clips.csv', or a "
+    "dataset of the Hub as 'lerobot:user/name' or 'datasets:user/name'"
+)
+LOOKED_FOR = (
+    "Looked for meta/info.json (LeRobotDataset), features.json and dataset_info.json (RLDS), *.tar with videos or "
+    "frames (WebDataset), state.json, dataset_dict.json or *.parquet with videos or images (Hugging Face datasets), "
+    f"labels/*.json with *.webm (Something-Something), files ending in {', '.join(VIDEO_SUFFIXES)}, and folders with "
+    f"numbered images ending in {', '.join(IMAGE_SUFFIXES)}"
+)
+
+
+def walk(folder: Path) -> Iterator[Place]:
+    """What is readable below `folder`: datasets whole, videos, and folders of images in the place of their images.
+
+    Hidden names are left out. Images beside videos are taken for thumbnails and left out too.
+    """
+    seen = set()
+    stack = [folder]
+    while stack:
+        here = stack.pop()
+        # Symbolic links are followed, but not in circles.
+        if (real := os.path.realpath(here)) in seen:
+            continue
+        seen.add(real)
+        if (dataset := _dataset(here)) is not None:
+            yield dataset
+            continue
+        try:
+            entries = sorted((e for e in os.scandir(here) if not e.name.startswith(".")), key=lambda e: e.name)
+        except OSError as error:
+            raise ValueError(f"folder {here} cannot be listed: {error.strerror}. Is it readable?") from error
+        videos = [Path(e.path) for e in entries if e.name.lower().endswith(VIDEO_SUFFIXES) and not e.is_dir()]
+        yield from (Place("video", path) for path in videos)
+        if not videos and any(is_numbered_image(e.name) for e in entries):
+            yield Place("images", here)
+        stack += [Path(e.path) for e in entries if e.is_dir()]
+
+
+def _dataset(folder: Path) -> Place | None:
+    """A folder that is a dataset as a whole. A LeRobotDataset holds parquet too, so the order matters."""
+    if is_lerobot(folder):
+        return Place("lerobot", folder)
+    if rlds_root(folder) is not None:
+        return Place("rlds", folder)
+    for kind, is_one in (
+        ("ssv2", is_something_something),
+        ("webdataset", is_webdataset),
+        ("datasets", is_saved_dataset),
+    ):
+        if is_one(folder):
+            return Place(kind, folder)
+    return None
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether a folder is what Hugging Face `datasets` saves: save_to_disk, or parquet with videos or images in it.
+
+    Parquet alone says nothing: tables of tokens are parquet too.
+    """
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        return True
+    tables = next((found for name in ("*.parquet", "data/*.parquet") if (found := sorted(folder.glob(name)))), [])
+    try:
+        features = (pq.read_schema(tables[0]).metadata or {}).get(b"huggingface", b"") if tables else b""
+    except (pa.ArrowException, OSError):
+        return False
+    return b'"Video"' in features or b'"Image"' in features
+
+
+def _file(path: Path, text: str) -> Place:
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        raise ValueError(f"source {text!r}: one image is no episode. Name the folder that holds the sequence")
+    if suffix == ".tar":
+        return Place("webdataset", path)
+    if suffix in (".csv", ".txt"):
+        raise ValueError(f"source {text!r}: no video. If it is a list of clips, write 'list:{text}' (or --from {text})")
+    if suffix in (".json", ".jsonl", ".parquet", ".npz", ".npy", ".h5", ".hdf5"):
+        raise ValueError(f"source {text!r}: no video. Name the folder of the dataset that it belongs to")
+    return Place("video", path)
+
+
+def _match(pattern: str) -> Iterator[Place]:
+    """What a glob matches: videos (any file where the glob itself spells its ending), and all below a folder."""
+    spelled = Path(pattern).suffix.lower()
+    for hit in sorted(glob.glob(pattern, recursive=True)):
+        path = Path(os.path.abspath(hit))
+        if path.is_dir():
+            yield from walk(path)
+        elif path.suffix.lower() in {*VIDEO_SUFFIXES, spelled} - {*IMAGE_SUFFIXES}:
+            yield Place("video", path)

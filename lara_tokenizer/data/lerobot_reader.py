@@ -1,0 +1,225 @@
+"""Frames, actions and text of one episode of a LeRobotDataset, with pyarrow and our decoder, without lerobot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lara_tokenizer.data.columns import number_rows
+from lara_tokenizer.data.episode import FrameIndex, Signals, check_indices
+from lara_tokenizer.data.files import Files
+from lara_tokenizer.data.media import decode_image
+from lara_tokenizer.data.open_videos import open_video_file
+from lara_tokenizer.data.video import VideoReader
+from lara_tokenizer.errors import EpisodeReadError, VideoDecodeError
+
+TASKS_V2, TASKS_V3 = "meta/tasks.jsonl", "meta/tasks.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class VideoSpan:
+    """Where a camera's frames lie: `file` holds this episode alone, or, with `start` and `stop` in seconds, others too."""
+
+    file: str
+    start: float | None = None
+    stop: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DataRows:
+    """Where an episode's rows lie: `file` holds this episode alone, or, `shared`, others too.
+
+    `columns` names those for actions, states and text that the dataset has.
+    """
+
+    file: str
+    shared: bool
+    columns: tuple[tuple[str, str], ...]  # of (signal, column)
+
+
+class LeRobotReader:
+    """A `FrameReader` and `SignalReader` for one episode.
+
+    `cameras` tells where each camera's video lies; None stands for pictures in the data's own column. Frame i is the
+    video's frame at i / fps seconds from the episode's start, and that all of them are there is checked first.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        number: int,
+        length: int,
+        fps: float,
+        cameras: Mapping[str, VideoSpan | None],
+        rows: DataRows,
+        decoder: str,
+    ) -> None:
+        self.files, self.number, self.length, self.fps = files, number, length, fps
+        self.cameras, self.rows, self.decoder = dict(cameras), rows, decoder
+        self._first: dict[str, int] = {}  # the file's number of each camera's first frame
+        self._pictures: dict[str, list[Any]] = {}
+
+    def index(self, camera: str) -> FrameIndex:
+        """Times by the dataset's own rate. Raises EpisodeReadError where the camera has not just the frames it should."""
+        note = ""
+        if self.cameras[camera] is None:
+            self._picture_column(camera)
+        else:
+            self._first_frame(camera)
+            note = self._video(camera).index().note
+        return FrameIndex(np.arange(self.length) / self.fps, self.fps, note)
+
+    def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """uint8 (n, H, W, 3) in RGB, in the order asked. Raises EpisodeReadError, and IndexError for one outside."""
+        numbers = check_indices(indices, self.length, f"episode {self.number}")
+        span = self.cameras[camera]
+        if span is None:
+            return self._decode_pictures(camera, numbers)
+        first = self._first_frame(camera)
+        with _named(span.file):
+            return self._video(camera).frames("", first + numbers)
+
+    def signals(self) -> Signals:
+        """Actions, states and the task of each frame. Raises EpisodeReadError."""
+        columns = dict(self.rows.columns)
+        table = self._read(list(columns.values()))
+        found: dict[str, Any] = {}
+        with _named(self.rows.file):
+            for signal in ("actions", "states"):
+                if signal in columns:
+                    found[signal] = number_rows(table[columns[signal]], columns[signal])
+            if "text" in columns:
+                tasks = load_tasks(self.files, TASKS_V3 if self.rows.shared else TASKS_V2)
+                numbers = table[columns["text"]].to_pylist()
+                if unknown := sorted({number for number in numbers if number not in tasks}, key=str):
+                    raise EpisodeReadError(self.rows.file, f"task_index {unknown[0]} is not among the dataset's tasks")
+                found["texts"] = tuple(tasks[number] for number in numbers)
+        return Signals(**found)
+
+    def close(self) -> None:
+        """Forget the pictures; video files may hold the next episode too and stay open for it."""
+        self._pictures.clear()
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_pictures": {}, "_first": {}}
+
+    def _video(self, camera: str) -> VideoReader:
+        span = self.cameras[camera]
+        assert span is not None
+        return open_video_file(self.files.path(span.file), self.decoder)
+
+    def _first_frame(self, camera: str) -> int:
+        """The number, within the video file, of the episode's first frame; all frames are proved to be there."""
+        if camera not in self._first:
+            span = self.cameras[camera]
+            assert span is not None
+            with _named(span.file):
+                self._first[camera] = find_span(self._video(camera).index().timestamps, span, self.length, self.fps)
+        return self._first[camera]
+
+    def _picture_column(self, camera: str) -> list[Any]:
+        if camera not in self._pictures:
+            self._pictures[camera] = self._read([camera])[camera].to_pylist()
+        return self._pictures[camera]
+
+    def _decode_pictures(self, camera: str, numbers: np.ndarray) -> np.ndarray:
+        cells = self._picture_column(camera)
+        # Nothing asked for: one picture, to learn the size of none.
+        wanted = numbers.tolist() or [0]
+        pictures = [decode_image(self._picture_bytes(cells[i], camera, i), f"{camera}, frame {i}") for i in wanted]
+        for i, picture in zip(wanted, pictures, strict=True):
+            if picture.shape != pictures[0].shape:
+                height, width = picture.shape[:2]
+                raise VideoDecodeError(self.rows.file, f"{camera}, frame {i} is {width}x{height}, others are not")
+        return np.stack(pictures)[: len(numbers)]
+
+    def _picture_bytes(self, cell: Any, camera: str, i: int) -> bytes:
+        if isinstance(cell, bytes):
+            return cell
+        if isinstance(cell, dict) and cell.get("bytes"):
+            return cell["bytes"]
+        if isinstance(cell, dict) and cell.get("path"):
+            return self.files.path(cell["path"]).read_bytes()
+        raise VideoDecodeError(self.rows.file, f"{self.rows.file}: {camera} has no picture for frame {i}")
+
+    def _read(self, columns: list[str]) -> pa.Table:
+        """Columns of the episode's rows. Raises EpisodeReadError."""
+        path = self.files.path(self.rows.file)
+        with _named(self.rows.file):
+            try:
+                names = pq.read_schema(path).names
+                if missing := [name for name in columns if name not in names]:
+                    raise EpisodeReadError(path, f"no column {missing[0]!r} in it (there are {', '.join(names)})")
+                chosen = [("episode_index", "=", self.number)] if self.rows.shared else None
+                # One thread: the bytes of a column come the same way, and workers share the cores.
+                table = pq.read_table(path, columns=columns, filters=chosen, use_threads=False)
+            except (pa.ArrowException, OSError) as error:
+                reason = str(error).strip().partition("\n")[0]
+                raise EpisodeReadError(path, f"not to be read as parquet ({reason})") from error
+            if len(table) != self.length:
+                raise EpisodeReadError(path, f"{len(table)} rows for an episode of {self.length} frames")
+        return table
+
+
+def find_span(timestamps: np.ndarray, span: VideoSpan, length: int, fps: float) -> int:
+    """The number of an episode's first frame in a video whose frames are at `timestamps`, float64 (n,), seconds.
+
+    Raises EpisodeReadError unless the video has exactly the `length` frames that the episode should have there.
+
+    >>> find_span(np.arange(30) / 10, VideoSpan("a.mp4", start=1.0, stop=2.0), length=10, fps=10)
+    10
+    """
+    if span.start is None:
+        if len(timestamps) != length:
+            raise EpisodeReadError(span.file, f"{len(timestamps)} frames in it, the episode's data has {length} rows")
+        return 0
+    if span.stop is not None and round((span.stop - span.start) * fps) != length:
+        raise EpisodeReadError(
+            span.file,
+            f"{span.start:g} s to {span.stop:g} s of it are {round((span.stop - span.start) * fps)} frames, the "
+            f"episode's data has {length} rows",
+        )
+    wanted = span.start + np.arange(length) / fps
+    first = int(np.argmin(np.abs(timestamps - span.start)))
+    there = timestamps[first : first + length]
+    # Half a frame off and it would be another frame.
+    if len(there) < length or np.abs(there - wanted).max() >= 0.5 / fps:
+        raise EpisodeReadError(
+            span.file, f"no frame each 1/{fps:g} s from {span.start:g} s to {wanted[-1]:g} s in it ({length} frames)"
+        )
+    return first
+
+
+@lru_cache(maxsize=4)
+def load_tasks(files: Files, name: str) -> dict[int, str]:
+    """The instruction of each task index. Raises EpisodeReadError."""
+    path = files.path(name)
+    try:
+        if name == TASKS_V3:
+            table = pq.read_table(path)
+            texts = next(column for column in table.column_names if column != "task_index")
+            return dict(zip(table["task_index"].to_pylist(), table[texts].to_pylist(), strict=True))
+        import json
+
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return {row["task_index"]: row["task"] for row in rows}
+    except (pa.ArrowException, OSError, ValueError, KeyError, StopIteration) as error:
+        raise EpisodeReadError(name, f"{name} cannot be read ({str(error).partition(chr(10))[0]})") from error
+
+
+@contextmanager
+def _named(file: str) -> Iterator[None]:
+    """Errors name the dataset's file: an episode has several, and its id names none of them."""
+    try:
+        yield
+    except EpisodeReadError as error:
+        if error.reason.startswith(file):
+            raise
+        raise type(error)(error.path, f"{file}: {error.reason}") from error

@@ -1,0 +1,57 @@
+"""Videos that stay open between episodes: datasets keep hundreds of episodes in one file, and long films have segments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from lara_tokenizer.data.decoders import video_reader_class
+from lara_tokenizer.data.episode import FrameIndex
+from lara_tokenizer.data.packets import Media
+from lara_tokenizer.data.video import VideoReader
+
+# Of each a decoder and a list of packets are held: one file for each of a few cameras.
+_MOST = 4
+
+
+def open_video_file(path: Path | Media, decoder: str) -> VideoReader:
+    """The reader of a video, the same one for all episodes in it as long as it is among the last few used.
+
+    A file that was replaced meanwhile is opened anew. Raises what `video_reader_class` raises.
+    """
+    version = (0, 0)
+    if isinstance(path, Path):
+        try:
+            status = path.stat()
+            version = (status.st_mtime_ns, status.st_size)
+        except OSError:
+            pass  # the reader will say what is wrong with it
+    return _reader(path, decoder, version)
+
+
+@lru_cache(maxsize=_MOST)
+def _reader(path: Path | Media, decoder: str, version: tuple[int, int]) -> VideoReader:
+    return video_reader_class(decoder)(path)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedVideo:
+    """A `FrameReader` for a video that other episodes read too: it is opened once a process, not once an episode."""
+
+    path: Path | Media
+    decoder: str
+
+    def index(self, camera: str = "") -> FrameIndex:
+        """As `VideoReader.index`."""
+        return open_video_file(self.path, self.decoder).index(camera)
+
+    def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """As `VideoReader.frames`."""
+        return open_video_file(self.path, self.decoder).frames(camera, indices)
+
+    def close(self) -> None:
+        """The video stays open for the next episode."""

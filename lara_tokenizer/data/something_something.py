@@ -1,0 +1,87 @@
+"""Something-Something v2: a folder of numbered webm files, and json files with a label for each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lara_tokenizer.data.decoders import video_reader_class
+from lara_tokenizer.data.episode import Episode
+from lara_tokenizer.data.found import Found
+
+# The archive's own names, in its two releases.
+_SPLITS = {
+    split: (f"labels/{split}.json", f"something-something-v2-{split}.json", f"{split}.json")
+    for split in ("train", "validation", "test")
+}
+
+
+def is_something_something(folder: Path) -> bool:
+    """Whether a folder has the archive's label files: entries with an id, and most with a template."""
+    return any(_entries(path) for path in _label_files(folder).values())
+
+
+def find_something_something(folder: str | Path, *, split: str | None = None, decoder: str = "pyav") -> Found:
+    """The clips that the label files name, all splits or one; `text` is the label with its objects filled in.
+
+    Ids are the files' paths below `folder`, `index` the archive's numbers. Clips that are named and not there are
+    counted in a note. Raises ValueError where there are no label files, or none of the clips.
+
+    >>> find_something_something("ssv2", split="train").episodes[0].text  # doctest: +SKIP
+    'holding potato next to vicks vaporub bottle'
+    """
+    folder = Path(folder)
+    files = _label_files(folder)
+    if split is not None and split not in files:
+        raise ValueError(f"{folder}: no labels of split {split!r}. There are: {', '.join(files) or 'none'}")
+    chosen = {name: path for name, path in files.items() if split in (None, name)}
+    if not chosen:
+        wanted = ", ".join(name for names in _SPLITS.values() for name in names[:2])
+        raise ValueError(f"{folder}: no label file of Something-Something. Looked for {wanted}")
+    videos = {path.stem: path for path in sorted(folder.rglob("*.webm"))}
+    reader_class = video_reader_class(decoder)
+    found: dict[str, Episode] = {}
+    named = 0
+    for path in chosen.values():
+        for entry in _entries(path):
+            named += 1
+            number, label = str(entry["id"]), entry.get("label")
+            if number in videos:
+                clip = videos[number]
+                found[number] = Episode(
+                    clip.relative_to(folder).as_posix(),
+                    reader_class(clip),
+                    index=int(number) if number.isdigit() else None,
+                    text=label,
+                    offers=("text",) if label else (),
+                )
+    if not found:
+        raise ValueError(f"{folder}: none of the {named} clips in {', '.join(chosen)} is there as <id>.webm")
+    notes = [f"{named - len(found)} of {named} clips in the label files are not there"] if named > len(found) else []
+    return Found("Something-Something v2", folder.absolute().name, list(found.values()), notes)
+
+
+def _label_files(folder: Path) -> dict[str, Path]:
+    return {
+        split: path
+        for split, names in _SPLITS.items()
+        for path in [next((folder / name for name in names if (folder / name).is_file()), None)]
+        if path is not None
+    }
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    """The clips a label file names; none where it is another kind of json."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return list(_clips(values)) if isinstance(values, list) else []
+
+
+def _clips(values: list[Any]) -> Iterator[dict[str, Any]]:
+    for value in values:
+        if isinstance(value, dict) and "id" in value:
+            yield value

@@ -1,0 +1,190 @@
+"""One source after the other: what it is, which reader takes it, and what its episodes are called among others."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lara_tokenizer.data.clip_list import find_list
+from lara_tokenizer.data.decoders import video_reader_class
+from lara_tokenizer.data.discover import LOOKED_FOR, READABLE, Place, discover
+from lara_tokenizer.data.episode import Episode
+from lara_tokenizer.data.found import Found, choose_cameras
+from lara_tokenizer.data.hf_datasets import find_datasets
+from lara_tokenizer.data.images import ImageFolderReader
+from lara_tokenizer.data.lerobot import find_lerobot, is_hub_id
+from lara_tokenizer.data.rlds import find_rlds, rlds_root
+from lara_tokenizer.data.something_something import find_something_something
+from lara_tokenizer.data.webdataset import find_webdataset
+
+SCHEMES = ("video", "lerobot", "rlds", "datasets", "webdataset", "ssv2", "list")
+
+
+@dataclass(slots=True)
+class RootedSource:
+    """A source and the folder that its ids are relative to; None on the Hub. `plain` marks single video files."""
+
+    found: Found
+    base: Path | None  # of what was named
+    root: Path | None  # of the dataset itself
+    plain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finder:
+    """The options that readers take, and one source at a time."""
+
+    decoder: str
+    cameras: tuple[str, ...]
+    split: str | None
+    subset: str | None
+    streaming: bool
+
+    def find(self, source: str | Path) -> list[RootedSource]:
+        text = os.fspath(source)
+        scheme, name = _scheme(text)
+        if scheme == "list":
+            return [self.find_list(name, [])]
+        if scheme in ("lerobot", "datasets") and not os.path.exists(name):
+            return [RootedSource(self._dataset(scheme, name), None, None)]
+        if scheme is None and re.search(r"[*?{\[].*\.tar$", name):
+            scheme = "webdataset"
+        if scheme == "webdataset":
+            return [RootedSource(self._dataset(scheme, name), *_folders(name))]
+        if scheme not in (None, "video"):
+            path = Path(os.path.abspath(name))
+            if not path.exists():
+                raise ValueError(f"source {text!r}: no such folder {name!r}")
+            return [RootedSource(self._dataset(scheme, path), path, path)]
+        if scheme is None and not os.path.exists(name) and is_hub_id(name) and "*" not in name:
+            hint = f". If it is on the Hub, write 'lerobot:{name}' or 'datasets:{name}'"
+            raise ValueError(f"source {text!r}: no such file or folder{hint}. Readable is {READABLE}")
+        places, base = discover(name)
+        return self._places(places, base, text, only_video=scheme == "video")
+
+    def find_list(self, file: str | Path, sources: Sequence[str | Path]) -> RootedSource:
+        if len(sources) > 1:
+            raise ValueError(f"a list of clips takes one folder that its paths are relative to, got {len(sources)}")
+        root = Path(sources[0]) if sources else None
+        if root is not None and not root.is_dir():
+            raise ValueError(f"source {str(root)!r}: no such folder; the paths of {file} are relative to it")
+        base = Path(file).absolute().parent if root is None else root.absolute()
+        return RootedSource(find_list(file, root=root, decoder=self.decoder), base, base)
+
+    def _places(self, places: Sequence[Place], base: Path, text: str, *, only_video: bool) -> list[RootedSource]:
+        films = [place for place in places if place.kind in ("video", "images")]
+        datasets = [] if only_video else [place for place in places if place.kind not in ("video", "images")]
+        if only_video and not films:
+            raise ValueError(f"source {text!r}: no video in it. {LOOKED_FOR}")
+        roots = [RootedSource(self._films(films, base, text), base, base, plain=len(places) == 1)] if films else []
+        for place in datasets:
+            folder = place.path.parent if place.path.is_file() else place.path
+            roots.append(RootedSource(self._dataset(place.kind, place.path), base, folder))
+        return roots
+
+    def _films(self, films: Sequence[Place], base: Path, text: str) -> Found:
+        if self.cameras:
+            choose_cameras([""], [camera for camera in self.cameras if camera != "all"] or ["all"], "plain video")
+        reader_class = video_reader_class(self.decoder)
+        episodes = [
+            Episode(
+                film.path.relative_to(base).as_posix(),
+                ImageFolderReader(film.path) if film.kind == "images" else reader_class(film.path),
+            )
+            for film in films
+        ]
+        kinds = Counter(film.kind for film in films)
+        names = {"video": "video files", "images": "folders of images"}
+        found = Found(
+            " and ".join(names[kind] for kind in names if kinds[kind]), Path(text).name or base.name, episodes
+        )
+        if (inside := _dataset_around(base)) is not None:
+            found.notes.append(
+                f"it lies inside the dataset {inside}, whose videos may hold several episodes each: name the dataset's "
+                "folder, or pairs may reach from one episode into the next"
+            )
+        return found
+
+    def _dataset(self, scheme: str, name: str | Path) -> Found:
+        if self.subset is not None and scheme != "datasets":
+            raise ValueError(f"subset {self.subset!r}: only Hugging Face datasets have subsets; this is {scheme}")
+        if self.streaming and scheme != "datasets":
+            raise ValueError(f"streaming: only Hugging Face datasets ('datasets:user/name') stream; this is {scheme}")
+        match scheme:
+            case "lerobot":
+                return find_lerobot(name, cameras=self.cameras, decoder=self.decoder)
+            case "rlds":
+                root = rlds_root(Path(name))
+                if root is None:
+                    raise ValueError(f"source {str(name)!r}: no RLDS dataset. Looked for features.json in it and below")
+                return find_rlds(root, cameras=self.cameras, split=self.split)
+            case "datasets":
+                return find_datasets(
+                    str(name),
+                    cameras=self.cameras,
+                    split=self.split,
+                    subset=self.subset,
+                    streaming=self.streaming,
+                    decoder=self.decoder,
+                )
+            case "webdataset":
+                return find_webdataset(name, cameras=self.cameras, decoder=self.decoder)
+            case _:
+                return find_something_something(name, split=self.split, decoder=self.decoder)
+
+
+def _scheme(text: str) -> tuple[str | None, str]:
+    """ "lerobot:a/b" -> ("lerobot", "a/b"); a path that exists is a path, whatever its name."""
+    # Two letters at least: one would be a Windows drive.
+    prefix = None if os.path.exists(text) else re.match(r"([a-z][a-z0-9]+):", text)
+    if prefix is None:
+        return None, text
+    if prefix[1] not in SCHEMES:
+        raise ValueError(f"source {text!r}: there is no format {prefix[1]!r}. There are {', '.join(SCHEMES)}")
+    return prefix[1], text[prefix.end() :]
+
+
+def _folders(name: str) -> tuple[Path, Path]:
+    """Base and root of tars: the folder before the first brace or glob."""
+    path = Path(os.path.abspath(re.split(r"[*?{\[]", name)[0]))
+    folder = path if path.is_dir() else path.parent
+    return folder, folder
+
+
+def _dataset_around(folder: Path) -> Path | None:
+    """The LeRobotDataset that a folder of videos lies in."""
+    return next((parent for parent in list(folder.parents)[:3] if (parent / "meta/info.json").is_file()), None)
+
+
+def merged(roots: Sequence[RootedSource]) -> list[Found]:
+    """One `Found` a dataset, with ids that are unique among all of them; single files together are one dataset."""
+    local = [rooted.base for rooted in roots if rooted.base is not None]
+    common = Path(os.path.commonpath(local)) if local else Path()
+    if local and len(local) < len(roots):
+        common = common.parent
+    founds: list[tuple[str, Found]] = []
+    films: Found | None = None
+    seen: set[str] = set()
+    for rooted in roots:
+        found = rooted.found
+        prefix = rooted.root.relative_to(common).as_posix() if rooted.root else found.name if len(roots) > 1 else "."
+        for episode in found.episodes:
+            episode.id = episode.id if prefix == "." else f"{prefix}/{episode.id}"
+        # What was named twice is read once.
+        found.episodes = [episode for episode in found.episodes if episode.id not in seen]
+        seen |= {episode.id for episode in found.episodes}
+        if rooted.plain and films is not None:
+            films.episodes += found.episodes
+            films.name = common.name
+            continue
+        films = found if rooted.plain else films
+        founds.append((prefix, found))
+    names = Counter(found.name for _, found in founds)
+    for prefix, found in founds:
+        for episode in found.episodes:
+            episode.dataset = found.name if names[found.name] == 1 else f"{found.name} ({prefix})"
+    return sorted((found for _, found in founds), key=lambda found: (found.name, found.format))

@@ -1,0 +1,90 @@
+"""The samples of a WebDataset tar, by its headers: consecutive members whose names agree up to the first dot."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Span(NamedTuple):
+    """Where a member's bytes lie in the tar."""
+
+    offset: int
+    size: int
+
+
+@dataclass(slots=True)
+class Sample:
+    """`members` by extension, which is all after the first dot of the base name, in lower case."""
+
+    key: str
+    members: dict[str, Span] = field(default_factory=dict)
+
+
+class TarSamples:
+    """Iterates over the samples of one tar; `note` then says what is wrong with it, "" for nothing.
+
+    Reads headers only. A sample whose last member is cut off is left out. Raises OSError where there is no such file.
+
+    >>> [sample.key for sample in TarSamples("train-000000.tar")]  # doctest: +SKIP
+    ['000000', '000001']
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = os.fspath(path)
+        self.note = ""
+
+    def __iter__(self) -> Iterator[Sample]:
+        sample: Sample | None = None
+        for name, span in self._members():
+            key, extension = split_name(name)
+            if not extension:
+                continue
+            # The same name twice in a row: two samples that lost their borders, as writers do that count anew.
+            if sample is None or sample.key != key or extension in sample.members:
+                if sample is not None:
+                    yield sample
+                sample = Sample(key)
+            sample.members[extension] = span
+        if sample is not None and not self._is_cut(sample):
+            yield sample
+
+    def _members(self) -> Iterator[tuple[str, Span]]:
+        try:
+            # "r:" takes no compressed tar: there is no way to the middle of one.
+            with tarfile.open(self.path, "r:") as tar:
+                while (member := tar.next()) is not None:
+                    tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
+                    if member.isreg() and not member.issparse():
+                        yield member.name, Span(member.offset_data, member.size)
+                self.note = self._end_note(tar.offset)
+        except tarfile.TarError as error:
+            self.note = f"cut off or damaged ({error}): what follows is left out"
+
+    def _end_note(self, offset: int) -> str:
+        """What stands where members end: a block of zeros in a whole tar."""
+        with open(self.path, "rb") as file:
+            file.seek(offset)
+            block = file.read(512)
+        if not block:
+            return "it has no end mark: is it cut off?"
+        return "" if not any(block) else f"damaged at byte {offset:,}: what follows is left out"
+
+    def _is_cut(self, sample: Sample) -> bool:
+        size = os.path.getsize(self.path)
+        return any(span.offset + span.size > size for span in sample.members.values())
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A member's key and its extension: WebDataset's convention.
+
+    >>> split_name("./kitchen/000012.top.MP4"), split_name("v1.0/a.mp4"), split_name("README")
+    (('kitchen/000012', 'top.mp4'), ('v1.0/a', 'mp4'), ('README', ''))
+    """
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    stem, _, extension = base.partition(".")
+    return f"{folder}{slash}{stem}", extension.lower() if stem else ""
