@@ -14,7 +14,7 @@ class Found:
 
     `format` is for people and metadata ("LeRobotDataset v2.1"), `name` the folder's or the Hub's name for it. Ids of
     `episodes` are unique within it. `notes` say what a person should know (a camera without files, a missing shard).
-    `revision` is a Hub commit.
+    `revision` is a Hub commit. `needs_rate`: neither the dataset nor its pictures have a frame rate.
     """
 
     format: str
@@ -22,6 +22,7 @@ class Found:
     episodes: list[Episode]
     notes: list[str] = field(default_factory=list)
     revision: str | None = None
+    needs_rate: bool = False
 
 
 def choose_cameras(

@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 from lara_tokenizer.data.discover import READABLE
 from lara_tokenizer.data.episode import Episode
 from lara_tokenizer.data.filters import filtered
+from lara_tokenizer.data.found import Found
 from lara_tokenizer.data.images import ImageFolderReader
 from lara_tokenizer.data.rates import Fps, rates_of
 from lara_tokenizer.data.segment import segment_seconds, segments
@@ -125,7 +126,7 @@ def load_episodes(
     for episode in everything:
         episode.fps = rates[episode.id] or episode.fps
     kept = filtered(everything, episodes, _texts(tasks))
-    _check_rates(kept)
+    _check_rates(kept, founds)
     kept = kept[:limit] if segment is None else kept  # a limit counts what is encoded: segments
     if segment is not None:
         kept = sorted((piece for each in kept for piece in segments(each, segment)), key=lambda piece: piece.id)[:limit]
@@ -146,7 +147,13 @@ def load_episodes(
     return Episodes(kept, facts, options)
 
 
-def _check_rates(episodes: Sequence[Episode]) -> None:
+def _check_rates(episodes: Sequence[Episode], founds: Sequence[Found]) -> None:
+    """Raises ValueError for what no rate is known of, before anything is read."""
+    for found in founds:
+        if found.needs_rate and any(episode.fps is None for episode in found.episodes):
+            raise ValueError(
+                f"{found.name} ({found.format}) states no frame rate. Give its frames per second: fps=10 (--fps 10)"
+            )
     for episode in episodes:
         if episode.fps is None and isinstance(episode.reader, ImageFolderReader):
             name = Path(episode.id).name

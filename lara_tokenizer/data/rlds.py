@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,9 @@ def find_rlds(folder: Path, *, cameras: Sequence[str] = (), split: str | None = 
     signals = choose_signals(features, row)
     rate = float(row.rate) if row and row.rate else nan
     plan = RecordPlan({camera: available[camera] for camera in chosen}, signals, features.steps, rate)
-    notes += [_about_rate(name, row), *signals.notes]
+    if row is not None and row.rate:
+        notes.append(f"{row.rate:g} Hz, the control rate of {row.name} as published")
+    notes += signals.notes
     if features.skipped:
         notes.append(f"not read: {', '.join(features.skipped)} (of a kind or shape without one fixed size a step)")
     episodes = []
@@ -85,7 +87,7 @@ def find_rlds(folder: Path, *, cameras: Sequence[str] = (), split: str | None = 
         notes += each.notes
     if not episodes:
         raise ValueError(f"{root}: no episode can be read: {'; '.join(notes)}")
-    return Found("RLDS", name, episodes, notes)
+    return Found("RLDS", name, episodes, notes, needs_rate=isnan(rate))
 
 
 @dataclass(slots=True)
@@ -166,9 +168,3 @@ def _split(entry: dict[str, Any], dataset: str) -> _Split:
         names = {"SHARD_INDEX": first, "NUM_SHARDS": last, "SHARD_X_OF_Y": f"{first}-of-{last}"}
         shards.append(template.format(DATASET=dataset, SPLIT=entry["name"], FILEFORMAT="tfrecord", **names))
     return _Split(entry["name"], shards, lengths)
-
-
-def _about_rate(name: str, row: oxe.OxeSet | None) -> str:
-    if row is None or row.rate is None:
-        return f"no control rate is known for {name!r}: give it with fps (--fps)"
-    return f"{row.rate:g} Hz, the control rate of {row.name} as published"

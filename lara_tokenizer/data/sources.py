@@ -17,7 +17,7 @@ from lara_tokenizer.data.found import Found, choose_cameras
 from lara_tokenizer.data.hf_datasets import find_datasets
 from lara_tokenizer.data.images import ImageFolderReader
 from lara_tokenizer.data.lerobot import find_lerobot, is_hub_id
-from lara_tokenizer.data.rlds import find_rlds, rlds_root
+from lara_tokenizer.data.rlds import find_rlds
 from lara_tokenizer.data.something_something import find_something_something
 from lara_tokenizer.data.webdataset import find_webdataset
 
@@ -118,10 +118,7 @@ class Finder:
             case "lerobot":
                 return find_lerobot(name, cameras=self.cameras, decoder=self.decoder)
             case "rlds":
-                root = rlds_root(Path(name))
-                if root is None:
-                    raise ValueError(f"source {str(name)!r}: no RLDS dataset. Looked for features.json in it and below")
-                return find_rlds(root, cameras=self.cameras, split=self.split)
+                return find_rlds(Path(name), cameras=self.cameras, split=self.split)
             case "datasets":
                 return find_datasets(
                     str(name),

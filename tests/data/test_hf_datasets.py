@@ -16,6 +16,7 @@ from PIL import Image
 from lara_tokenizer.data import VideoReader, load_episodes
 from lara_tokenizer.data.decoders import video_reader_class
 from lara_tokenizer.data.hf_datasets import find_datasets
+from lara_tokenizer.data.media import RemoteFile
 from lara_tokenizer.errors import EpisodeReadError, VideoDecodeError
 
 datasets = pytest.importorskip("datasets")
@@ -107,27 +108,24 @@ def test_rows_are_read_in_any_order_and_again(table, clips, tmp_path, how):
     check([episodes[3], episodes[0]], [clips[3], clips[0]])
 
 
-@pytest.mark.parametrize("how", WAYS)
-def test_a_worker_needs_the_reader_and_not_the_datasets_library(table, clips, tmp_path, how):
-    save(table, tmp_path / "set", how)
-    episode = find_datasets(str(tmp_path / "set")).episodes[4]
-    data = pickle.dumps(episode)
-    assert len(data) < 1000
-    (tmp_path / "episode.pickle").write_bytes(data)
+def test_a_worker_needs_the_reader_and_not_the_datasets_library(table, clips, tmp_path):
+    episodes = []
+    for how in WAYS:
+        save(table, tmp_path / how, how)
+        episodes.append(find_datasets(str(tmp_path / how)).episodes[4])
+        assert len(pickle.dumps(episodes[-1])) < 1000
+    (tmp_path / "episodes.pickle").write_bytes(pickle.dumps(episodes))
     code = f"""
-import pickle, sys, numpy as np
-episode = pickle.load(open({str(tmp_path / "episode.pickle")!r}, "rb"))
-np.save({str(tmp_path / "frames.npy")!r}, episode.frames("video", [9, 0]))
-assert episode.signals().actions.shape == (10, 3)
-assert "datasets" not in sys.modules and "torch" not in sys.modules
+import pickle, sys, lara_tokenizer.data, numpy as np
+assert not {{"datasets", "torch", "fsspec"}} & set(sys.modules)
+episodes = pickle.load(open({str(tmp_path / "episodes.pickle")!r}, "rb"))
+np.save({str(tmp_path / "frames.npy")!r}, np.stack([episode.frames("video", [9, 0]) for episode in episodes]))
+assert all(episode.signals().actions.shape == (10, 3) for episode in episodes)
+assert not {{"datasets", "torch", "fsspec"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-    np.testing.assert_array_equal(np.load(tmp_path / "frames.npy"), VideoReader(clips[4]).frames("", [9, 0]))
-
-
-def test_the_import_of_the_package_leaves_datasets_alone():
-    code = "import sys, lara_tokenizer.data; assert not {'datasets', 'torch', 'fsspec'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    for frames in np.load(tmp_path / "frames.npy"):
+        np.testing.assert_array_equal(frames, VideoReader(clips[4]).frames("", [9, 0]))
 
 
 def test_load_episodes_knows_a_saved_dataset(table, clips, tmp_path):
@@ -319,6 +317,15 @@ def test_a_file_that_was_written_anew_is_read_anew(table, clips, tmp_path):
     table.select(range(4, -1, -1)).to_parquet(path)
     os.utime(path, ns=(1, 1))
     check(find_datasets(str(path.parent)).episodes, clips[::-1])
+
+
+def test_a_video_behind_a_url_is_read_whole_or_in_blocks(clips, tmp_path, monkeypatch):
+    for whole in (2**20, 0):
+        monkeypatch.setattr("lara_tokenizer.data.media._WHOLE", whole)
+        reader = pickle.loads(pickle.dumps(VideoReader(RemoteFile(f"file://{clips[2]}"))))
+        np.testing.assert_array_equal(reader.frames("", range(8)), VideoReader(clips[2]).frames("", range(8)))
+    with pytest.raises(VideoDecodeError, match="gone.mp4: no such file"):
+        VideoReader(RemoteFile(f"file://{tmp_path}/gone.mp4")).index()
 
 
 def test_decord_reads_a_cell(table, clips, tmp_path):

@@ -27,7 +27,8 @@ def clips(tmp_path_factory, write_video):
     """Videos of noise: 20 to 31 frames, about 40 kB each."""
     folder, rng = tmp_path_factory.mktemp("clips"), np.random.default_rng(0)
     return [
-        write_video(folder / f"{n}.mp4", rng.integers(0, 256, (20 + n, 48, 64, 3)).astype(np.uint8)) for n in range(ROWS)
+        write_video(folder / f"{n}.mp4", rng.integers(0, 256, (20 + n, 48, 64, 3)).astype(np.uint8))
+        for n in range(ROWS)
     ]
 
 
@@ -170,14 +171,14 @@ for name, options in eval(sys.argv[1]):
 
 
 def test_what_is_not_on_the_hub_is_said(hub, tmp_path):
-    commit = hub.commit("datasets", "acme/folder")
+    commit = hub.commit("datasets", "acme/clips")
     asked = [
         ("acme/nothing", {}),
         ("acme/clips@v9", {}),
         ("acme/clips", {"subset": "pour"}),
         ("acme/clips", {"split": "val", "streaming": True}),
         ("acme/clips", {"cameras": ["top"], "streaming": True}),
-        (f"acme/folder@{commit}", {"streaming": True}),
+        (f"acme/clips@{commit}", {"streaming": True}),
     ]
     environment = hub.environment(tmp_path / "home")
     done = subprocess.run(
@@ -189,4 +190,4 @@ def test_what_is_not_on_the_hub_is_said(hub, tmp_path):
     assert subset == "subset 'pour': not in acme/clips. There are: default"
     assert split == "split 'val': not in acme/clips. There are: train, test"
     assert camera == "acme/clips: camera 'top' is no camera of it. There are: video; or take 'all'"
-    assert pinned == "4"
+    assert pinned == f"{ROWS}"

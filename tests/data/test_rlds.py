@@ -16,7 +16,7 @@ import pytest
 import yaml
 from rlds_files import TFDS, example, framed, image, mapping, png, sequence, tensor, text
 
-from lara_tokenizer.data import oxe
+from lara_tokenizer.data import load_episodes, oxe
 from lara_tokenizer.data.rlds import find_rlds, is_rlds, rlds_root
 from lara_tokenizer.data.rlds_features import read_features
 from lara_tokenizer.data.rlds_signals import choose_signals
@@ -218,8 +218,12 @@ def test_a_known_set_has_its_published_rate_and_camera(write_set):
 
 
 def test_without_a_rate_the_error_says_fps_and_a_given_rate_works(write_set):
-    found = find_rlds(write_set().folder)
-    assert "no control rate is known for 'demos': give it with fps (--fps)" in found.notes
+    made = write_set()
+    with pytest.raises(ValueError, match=r"demos \(RLDS\) states no frame rate. Give its frames per second: fps=10"):
+        load_episodes(made.folder)
+    assert load_episodes(made.folder, fps=4)[0].timestamps("arm/wrist_cam").tolist() == [0, 0.25, 0.5]
+    found = find_rlds(made.folder)
+    assert found.needs_rate
     episode = found.episodes[0]
     assert episode.num_frames("arm/wrist_cam") == 3
     with pytest.raises(EpisodeReadError, match="--fps"):

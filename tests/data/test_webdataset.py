@@ -47,7 +47,10 @@ ACTIONS = np.random.default_rng(0).normal(size=(8, 7)).astype(np.float32)
 def tar(tmp_path, clips):
     samples = {
         "kitchen/000": {"mp4": clips[0].read_bytes(), "txt": "open the drawer\n", "actions.npy": ACTIONS},
-        "kitchen/001": {"mp4": clips[1].read_bytes(), "json": {"caption": "close it", "fps": 4, "actions": [[0.5]] * 12}},
+        "kitchen/001": {
+            "mp4": clips[1].read_bytes(),
+            "json": {"caption": "close it", "fps": 4, "actions": [[0.5]] * 12},
+        },
         "kitchen/002": {"MP4": clips[2].read_bytes(), "cls": 3},
     }
     return write_tar(tmp_path / "train.tar", samples)
@@ -109,7 +112,9 @@ def test_several_videos_are_cameras(tmp_path, clips):
 
 def test_numbered_frames_come_in_the_order_of_their_numbers(tmp_path, numbered_frames):
     pixels = numbered_frames(12)
-    frames = {f"top.{t}.png": png(pixels[t]) for t in range(12)} | {f"side.{t:04d}.png": png(pixels[0]) for t in range(3)}
+    frames = {f"top.{t}.png": png(pixels[t]) for t in range(12)} | {
+        f"side.{t:04d}.png": png(pixels[0]) for t in range(3)
+    }
     tar = write_tar(tmp_path / "a.tar", {"run": frames | {"json": {"fps": 5}, "jpg": b"a thumbnail"}})
     episode = find_webdataset(tar, cameras=["top"]).episodes[0]
     np.testing.assert_array_equal(episode.frames("top", range(12)), pixels)
