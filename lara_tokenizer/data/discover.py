@@ -34,7 +34,7 @@ class Place:
 
 
 def discover(text: str) -> tuple[list[Place], Path]:
-    """What a path or a glob names, and the folder that ids are relative to. Raises ValueError where nothing is there."""
+    """What a path or a glob names, and the folder that ids are relative to. Raises ValueError where that is nothing."""
     path = Path(os.path.abspath(text))
     if path.is_dir():
         places = list(walk(path))
@@ -48,7 +48,9 @@ def discover(text: str) -> tuple[list[Place], Path]:
     else:
         raise ValueError(f"source {text!r}: no such file or folder. Readable is {READABLE}")
     if not places:
-        raise ValueError(f"source {text!r}: nothing readable in it. {LOOKED_FOR}")
+        around = dataset_around(path)
+        hint = f" It lies inside the dataset {around}: name that folder." if around else ""
+        raise ValueError(f"source {text!r}: nothing readable in it.{hint} {LOOKED_FOR}")
     return places, root
 
 
@@ -106,6 +108,11 @@ def _dataset(folder: Path) -> Place | None:
         if is_one(folder):
             return Place(kind, folder)
     return None
+
+
+def dataset_around(folder: Path) -> Path | None:
+    """The LeRobotDataset that a folder lies in."""
+    return next((parent for parent in list(folder.parents)[:3] if is_lerobot(parent)), None)
 
 
 def is_saved_dataset(folder: Path) -> bool:

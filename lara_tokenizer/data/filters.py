@@ -31,7 +31,7 @@ def filtered(episodes: Sequence[Episode], numbers: str | Sequence[int] | None, t
         kept = [each for each in kept if any(_fits(texts[each.id], task) for task in tasks)]
         if not kept:
             some = sorted({text for text in texts.values() if text})
-            there_are = f"There are: {'; '.join(some[:5])}{'; ...' if len(some) > 5 else ''}"
+            there_are = f"There are: {', '.join(map(repr, some[:5]))}{', ...' if len(some) > 5 else ''}"
             raise ValueError(f"task {tasks[0]!r}: no episode has it. {there_are if some else 'None has a text'}")
     return kept
 

@@ -47,10 +47,17 @@ def find_columns(features: Mapping[str, Any], schema: pa.Schema, source: str) ->
     )
 
 
-def _is_camera(feature: Any) -> bool:
-    from datasets import Image, Video
+def is_video(feature: Any) -> bool:
+    """Whether a column holds videos, which have a rate of their own."""
+    from datasets import Video
 
-    return isinstance(feature, Video) or isinstance(_item(feature), Image)
+    return isinstance(feature, Video)
+
+
+def _is_camera(feature: Any) -> bool:
+    from datasets import Image
+
+    return is_video(feature) or isinstance(_item(feature), Image)
 
 
 def _item(feature: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lara_tokenizer.data.episode import SIGNALS, Episode
 from lara_tokenizer.data.found import Found, choose_cameras
-from lara_tokenizer.data.hf_columns import Columns, find_columns
+from lara_tokenizer.data.hf_columns import Columns, find_columns, is_video
 from lara_tokenizer.data.hf_reader import DatasetsReader
 from lara_tokenizer.data.hf_tables import local_name, open_tables
 from lara_tokenizer.data.table_rows import Part, Row
@@ -58,7 +58,8 @@ def find_datasets(
     episodes = [episode for key, parts in tables.splits.items() for episode in lister.episodes(key, parts)]
     if not episodes:
         raise ValueError(f"{name}: a dataset without a row")
-    return Found(tables.format, local_name(name), episodes, notes, tables.revision)
+    needs_rate = columns.fps is None and not any(is_video(tables.features[camera]) for camera in chosen)
+    return Found(tables.format, local_name(name), episodes, notes, tables.revision, needs_rate)
 
 
 class _Lister:

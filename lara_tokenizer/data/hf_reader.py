@@ -95,6 +95,8 @@ class DatasetsReader(CameraReaders):
 
     def _numbers(self, column: str) -> np.ndarray:
         cell = self._cell(column)
+        if len(cell) == 0:
+            raise EpisodeReadError(self.name, f"column {column!r} has no rows of numbers in it")
         try:
             return number_rows(pa.chunked_array([cell.values]), column)
         except EpisodeReadError as error:

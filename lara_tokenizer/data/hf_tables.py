@@ -60,29 +60,32 @@ def _built(path: str, commit: str | None, split: str | None, subset: str | None,
     """What `load_dataset` takes, with `datasets` told to find the files and to decode none of them."""
     builder = _builder(path, commit, subset)
     module = type(builder).__mro__[1].__name__.lower()
-    kind = f"Hugging Face dataset, {module}{', streamed' if streaming else ''}"
     if module == "parquet":
         files = _chosen({str(key): value for key, value in builder.config.data_files.items()}, split, path)
         if commit is not None and not streaming:
             files = _downloaded(path, commit, files)
         splits: Mapping[str, Sequence[Part]] = _parquet_parts(files)
-        first = next(part for parts in splits.values() for part in parts)
-        return Tables(splits, builder.info.features or _features(first), kind, commit)
+        features = builder.info.features or _features(next(part for parts in splits.values() for part in parts))
+    else:
+        data = _loaded(builder, path, streaming)
+        chosen = _chosen({str(key): value for key, value in data.items()}, split, path)
+        parts = _given_parts if streaming else _arrow_parts
+        splits = {name: parts(name, each) for name, each in chosen.items()}
+        features = next(iter(chosen.values())).features
+    return Tables(splits, features, f"Hugging Face dataset, {module}{', streamed' if streaming else ''}", commit)
+
+
+def _loaded(builder: Any, path: str, streaming: bool) -> Mapping[Any, Any]:
+    """`datasets`' own splits: cached as Arrow on this disk, or, streamed, to be iterated over."""
     try:
-        if streaming:
-            data = builder.as_streaming_dataset()
-        else:
+        if not streaming:
             builder.download_and_prepare()
-            data = builder.as_dataset()
-    except Exception as error:
+            return builder.as_dataset()
+        # Features of json and csv are known only once some rows were seen.
+        streams = builder.as_streaming_dataset()
+        return {name: each if each.features else each._resolve_features() for name, each in streams.items()}
+    except Exception as error:  # datasets' errors share no base
         raise ValueError(f"{path}: `datasets` cannot load it ({first_line(error)})") from error
-    chosen = _chosen({str(key): value for key, value in data.items()}, split, path)
-    if streaming:
-        # Known only once some rows were seen, of json and csv.
-        chosen = {name: each if each.features else each._resolve_features() for name, each in chosen.items()}
-    parts = _given_parts if streaming else _arrow_parts
-    splits = {name: parts(name, each) for name, each in chosen.items()}
-    return Tables(splits, next(iter(chosen.values())).features, kind, commit)
 
 
 def _builder(path: str, commit: str | None, subset: str | None) -> Any:
@@ -151,13 +154,17 @@ def _arrow_parts(name: str, data: Any) -> list[Part]:
 def _given_parts(name: str, data: Any) -> list[Part]:
     """Rows that only name their files: iterating fetches nothing else."""
     rows = []
-    for row in data.decode(False):
-        if _holds_bytes(row):
-            raise ValueError(
-                f"split {name!r}: its pictures lie within other files, of a kind that is not streamed. Leave out "
-                "--streaming"
-            )
-        rows.append(row)
+    try:
+        for row in data.decode(False):
+            rows.append(row)
+            if _holds_bytes(row):
+                break
+    except Exception as error:  # datasets' errors share no base
+        raise ValueError(f"split {name!r}: cannot be listed ({first_line(error)})") from error
+    if rows and _holds_bytes(rows[-1]):
+        raise ValueError(
+            f"split {name!r}: its pictures lie within other files, which are not streamed. Leave out --streaming"
+        )
     return [GivenPart(data.features.arrow_schema, rows)]
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lara_tokenizer.data.episode import Episode
-from lara_tokenizer.data.files import Files, HubFiles, LocalFiles, open_hub
+from lara_tokenizer.data.files import Files, LocalFiles, open_hub
 from lara_tokenizer.data.found import Found, choose_cameras, last_part
 from lara_tokenizer.data.lerobot_reader import TASKS_V2, TASKS_V3, DataRows, LeRobotReader, VideoSpan
 from lara_tokenizer.errors import EpisodeReadError

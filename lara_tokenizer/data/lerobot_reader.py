@@ -25,7 +25,7 @@ TASKS_V2, TASKS_V3 = "meta/tasks.jsonl", "meta/tasks.parquet"
 
 @dataclass(frozen=True, slots=True)
 class VideoSpan:
-    """Where a camera's frames lie: `file` holds this episode alone, or, with `start` and `stop` in seconds, others too."""
+    """Where a camera's frames lie: `file` holds this episode alone, or others too and this from `start` to `stop` s."""
 
     file: str
     start: float | None = None
@@ -67,7 +67,7 @@ class LeRobotReader:
         self._pictures: dict[str, list[Any]] = {}
 
     def index(self, camera: str) -> FrameIndex:
-        """Times by the dataset's own rate. Raises EpisodeReadError where the camera has not just the frames it should."""
+        """Times by the dataset's own rate. Raises EpisodeReadError unless the camera has just the frames it should."""
         note = ""
         if self.cameras[camera] is None:
             self._picture_column(camera)

@@ -1,4 +1,4 @@
-"""Videos that stay open between episodes: datasets keep hundreds of episodes in one file, and long films have segments."""
+"""Videos that stay open between episodes: a file may hold hundreds of them, and a long film has segments."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _NO_TIME = np.iinfo(np.int64).min
 
 
 class Media(Hashable, Protocol):
-    """A video that is no file of its own: a member of a tar, a cell of a table. Picklable and hashable; `str()` names it."""
+    """A video that is no file of its own: a tar's member, a table's cell. Picklable and hashable; `str()` names it."""
 
     def open(self) -> BinaryIO:
         """Its bytes from the start, seekable; the caller closes it."""

@@ -16,7 +16,7 @@ from lara_tokenizer.data.stride import Stride
 from lara_tokenizer.data.video import VideoReader
 from lara_tokenizer.errors import LaraTokenizerError
 
-# Times in containers are rounded to milliseconds or worse: a frame stamped 9.9996 s is the first of what starts at 10 s.
+# Times in containers are rounded to milliseconds or worse: a frame stamped 9.9996 s belongs to what starts at 10 s.
 _ROUNDING = 0.001
 
 

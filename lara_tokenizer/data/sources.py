@@ -11,9 +11,9 @@ from pathlib import Path
 
 from lara_tokenizer.data.clip_list import find_list
 from lara_tokenizer.data.decoders import video_reader_class
-from lara_tokenizer.data.discover import LOOKED_FOR, READABLE, Place, discover
+from lara_tokenizer.data.discover import LOOKED_FOR, READABLE, Place, dataset_around, discover
 from lara_tokenizer.data.episode import Episode
-from lara_tokenizer.data.found import Found, choose_cameras
+from lara_tokenizer.data.found import Found
 from lara_tokenizer.data.hf_datasets import find_datasets
 from lara_tokenizer.data.images import ImageFolderReader
 from lara_tokenizer.data.lerobot import find_lerobot, is_hub_id
@@ -87,8 +87,8 @@ class Finder:
         return roots
 
     def _films(self, films: Sequence[Place], base: Path, text: str) -> Found:
-        if self.cameras:
-            choose_cameras([""], [camera for camera in self.cameras if camera != "all"] or ["all"], "plain video")
+        if named := [camera for camera in self.cameras if camera != "all"]:
+            raise ValueError(f"camera {named[0]!r}: source {text!r} is plain video, with one camera that has no name")
         reader_class = video_reader_class(self.decoder)
         episodes = [
             Episode(
@@ -102,7 +102,7 @@ class Finder:
         found = Found(
             " and ".join(names[kind] for kind in names if kinds[kind]), Path(text).name or base.name, episodes
         )
-        if (inside := _dataset_around(base)) is not None:
+        if (inside := dataset_around(base)) is not None:
             found.notes.append(
                 f"it lies inside the dataset {inside}, whose videos may hold several episodes each: name the dataset's "
                 "folder, or pairs may reach from one episode into the next"
@@ -150,11 +150,6 @@ def _folders(name: str) -> tuple[Path, Path]:
     path = Path(os.path.abspath(re.split(r"[*?{\[]", name)[0]))
     folder = path if path.is_dir() else path.parent
     return folder, folder
-
-
-def _dataset_around(folder: Path) -> Path | None:
-    """The LeRobotDataset that a folder of videos lies in."""
-    return next((parent for parent in list(folder.parents)[:3] if (parent / "meta/info.json").is_file()), None)
 
 
 def merged(roots: Sequence[RootedSource]) -> list[Found]:

@@ -66,8 +66,13 @@ def find_webdataset(source: str | Path, *, cameras: Sequence[str] = (), decoder:
         lacking = sum(camera not in cameras_of(sample) for _, _, sample in listing.samples)
         if lacking:
             notes.append(f"{lacking} of {len(episodes)} samples have no camera {camera!r}: they will fail")
-    name = Path(tars[0]).stem if len(tars) == 1 else _common(tars).name
-    return Found("WebDataset", name, episodes, [*listing.notes, *notes])
+    return Found("WebDataset", _name(source, tars), episodes, [*listing.notes, *notes])
+
+
+def _name(source: str | Path, tars: Sequence[str]) -> str:
+    if os.path.isdir(source):
+        return Path(os.path.abspath(source)).name
+    return Path(tars[0]).stem if len(tars) == 1 else _common(tars).name
 
 
 class _Listing:

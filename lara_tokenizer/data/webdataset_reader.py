@@ -107,9 +107,8 @@ class WebDatasetReader(CameraReaders):
         there = cameras_of(sample)
         self.cameras = tuple(cameras)
         self.there = tuple(there)
-        self._pixels = {
-            camera: _compact(sample, there[camera]) for camera in cameras if camera in there
-        }  # of a video its one span, of images int64 (n, 2)
+        # Of a video its one span, of images int64 (n, 2).
+        self._pixels = {camera: _compact(sample, there[camera]) for camera in cameras if camera in there}
         signals = signal_members(sample)
         self._signals = {signal: (extension, sample.members[extension]) for signal, extension in signals.items()}
         self._json = sample.members.get("json")
@@ -153,7 +152,7 @@ class WebDatasetReader(CameraReaders):
             if self._json is not None:
                 try:
                     facts = json.loads(self._read("json", self._json))
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise EpisodeReadError(self._name, f"its .json cannot be read ({error})") from error
             self._facts = facts if isinstance(facts, dict) else {}
         return self._facts
@@ -191,8 +190,8 @@ class WebDatasetReader(CameraReaders):
             else:
                 value = facts[name]
             rows = np.asarray(value, np.float32)
-            if rows.ndim == 0:
-                raise ValueError("one number, not a row a frame")
+            if rows.ndim == 0 or rows.size == 0:
+                raise ValueError("not a row of numbers for each frame")
         except (ValueError, TypeError, EOFError) as error:
             raise EpisodeReadError(self._name, f"its {name} cannot be read ({error})") from error
         return rows.reshape(len(rows), -1)

@@ -105,8 +105,9 @@ class EncodeSummary:
     """What a run of `encode_dataset` did.
 
     `episodes` were asked for; `encoded` are in the table, `too_short` have no pair at any stride, `failed` gives the
-    reason for the rest. `pairs` counts valid rows by stride; `idle_left_out` are those that `min_motion` left out. `short` says how many episodes are shorter than each
-    stride. Perplexities and `codes_used` are None for a continuous bottleneck. Seconds are summed over workers.
+    reason for the rest. `pairs` counts valid rows by stride, `idle_left_out` those that `min_motion` left out. `short`
+    says how many episodes are shorter than each stride. Perplexities and `codes_used` are None for a continuous
+    bottleneck. Seconds are summed over workers.
     """
 
     out: str

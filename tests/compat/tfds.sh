@@ -12,7 +12,7 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-python=${1:-$root/.venv/bin/python}
+python=$(realpath -s "${1:-$root/.venv/bin/python}") # whatever folder it is called from
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 export TF_CPP_MIN_LOG_LEVEL=3 CUDA_VISIBLE_DEVICES="" TFDS_DISABLE_GCS=1

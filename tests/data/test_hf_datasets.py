@@ -281,8 +281,8 @@ def test_a_damaged_image_is_named(numbered_frames, tmp_path):
     [
         (
             {"caption": "string", "frame_index": "int64", "episode_index": "int64"},
-            r"no column holds a video or a sequence of images\. Its columns: caption \(string\), frame_index \(int64\), "
-            r".*Looked for the types Video and List\(Image\)\. .* write 'lerobot:' in place",
+            r"no column holds a video or a sequence of images\. Its columns: caption \(string\), frame_index "
+            r"\(int64\), .*Looked for the types Video and List\(Image\)\. .* write 'lerobot:' in place",
         ),
         ({"image": "Image"}, r"image \(Image\)\..* A row with one image is no episode"),
     ],
@@ -294,6 +294,26 @@ def test_a_dataset_without_a_camera_lists_its_columns(tmp_path, features, messag
     datasets.Dataset.from_dict(rows, features=datasets.Features(types)).save_to_disk(tmp_path / "set")
     with pytest.raises(ValueError, match=message):
         find_datasets(str(tmp_path / "set"))
+
+
+def test_tars_are_loaded_and_not_streamed(clips, tmp_path):
+    webdataset = pytest.importorskip("webdataset")
+    with webdataset.TarWriter(str(tmp_path / "train.tar")) as writer:
+        for clip in clips:
+            writer.write({"__key__": clip.stem, "mp4": clip.read_bytes()})
+    check(find_datasets(str(tmp_path)).episodes, clips, "mp4")
+    with pytest.raises(ValueError, match=r"its pictures lie within other files.* Leave out --streaming"):
+        find_datasets(str(tmp_path), streaming=True)
+
+
+def test_a_folder_whose_metadata_is_damaged_says_so(clips, tmp_path):
+    (tmp_path / "set").mkdir()
+    for clip in clips:
+        (tmp_path / "set" / clip.name).write_bytes(clip.read_bytes())
+    (tmp_path / "set/metadata.jsonl").write_text("{no json")
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match="`datasets` cannot load it"):
+            find_datasets(str(tmp_path / "set"), streaming=streaming)
 
 
 def test_a_folder_with_nothing_to_load_says_what_was_looked_for(tmp_path):
@@ -324,7 +344,7 @@ def test_a_video_behind_a_url_is_read_whole_or_in_blocks(clips, tmp_path, monkey
         monkeypatch.setattr("lara_tokenizer.data.media._WHOLE", whole)
         reader = pickle.loads(pickle.dumps(VideoReader(RemoteFile(f"file://{clips[2]}"))))
         np.testing.assert_array_equal(reader.frames("", range(8)), VideoReader(clips[2]).frames("", range(8)))
-    with pytest.raises(VideoDecodeError, match="gone.mp4: no such file"):
+    with pytest.raises(VideoDecodeError, match=r"gone\.mp4: no such file"):
         VideoReader(RemoteFile(f"file://{tmp_path}/gone.mp4")).index()
 
 

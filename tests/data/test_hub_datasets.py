@@ -1,22 +1,17 @@
 """Datasets of the Hub, over real HTTP to a Hub of our own on this machine: whole and streamed."""
 
-import importlib.util
 import json
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_server import HubServer
 
 from lara_tokenizer.data import VideoReader
 
 datasets = pytest.importorskip("datasets")
-
-_SPEC = importlib.util.spec_from_file_location("hub_server", Path(__file__).parents[1] / "hub_server.py")
-hub_server = sys.modules.setdefault("hub_server", importlib.util.module_from_spec(_SPEC))
-_SPEC.loader.exec_module(hub_server)
 
 ROWS = 12
 ROW_GROUP = 3
@@ -59,7 +54,7 @@ def root(tmp_path_factory, clips):
 
 @pytest.fixture
 def hub(root):
-    with hub_server.HubServer(root) as hub:
+    with HubServer(root) as hub:
         yield hub
 
 

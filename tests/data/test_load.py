@@ -115,7 +115,9 @@ def test_a_rate_that_is_none_is_refused(tree, fps):
 
 
 def test_an_empty_folder_lists_what_was_looked_for(tmp_path):
-    with pytest.raises(ValueError, match=r"nothing readable in it. Looked for meta/info.json .*\.mp4.* numbered images"):
+    with pytest.raises(
+        ValueError, match=r"nothing readable in it. Looked for meta/info.json .*\.mp4.* numbered images"
+    ):
         load_episodes(tmp_path)
     with pytest.raises(ValueError, match="no such file or folder"):
         load_episodes(f"{tmp_path}/gone")
@@ -126,7 +128,7 @@ def test_an_empty_folder_lists_what_was_looked_for(tmp_path):
 
 
 def test_an_unknown_format_lists_those_there_are():
-    with pytest.raises(ValueError, match="there is no format 'ftp'. There are video, lerobot, rlds, datasets"):
+    with pytest.raises(ValueError, match=r"there is no format 'ftp'. There are video, lerobot, rlds, datasets"):
         load_episodes("ftp:lerobot/pusht")
 
 

@@ -152,7 +152,7 @@ def test_a_list_that_makes_no_sense_names_the_line(tmp_path, text, message):
 
 def test_a_list_without_its_scheme_is_explained(tmp_path):
     (tmp_path / "clips.csv").write_text("path\na.mp4\n")
-    with pytest.raises(ValueError, match="If it is a list of clips, write 'list:.*clips.csv'"):
+    with pytest.raises(ValueError, match=r"If it is a list of clips, write 'list:.*clips.csv'"):
         load_episodes(tmp_path / "clips.csv")
 
 
@@ -193,13 +193,13 @@ def test_something_something_is_recognised_with_labels_and_what_is_missing(somet
     assert episode.id == "20bn-something-something-v2/17.webm"
     assert np.array_equal(episode.frames("", range(14)), decode_all(something / episode.id))
     assert [e.index for e in load_episodes(f"ssv2:{something}", split="validation")] == [204]
-    with pytest.raises(ValueError, match="no labels of split 'test'. There are: train, validation"):
+    with pytest.raises(ValueError, match=r"no labels of split 'test'. There are: train, validation"):
         load_episodes(something, split="test")
 
 
 def test_a_folder_without_labels_is_no_something_something(something):
     for file in (something / "labels").iterdir():
         file.unlink()
-    with pytest.raises(ValueError, match="no label file of Something-Something. Looked for labels/train.json"):
+    with pytest.raises(ValueError, match=r"no label file of Something-Something. Looked for labels/train.json"):
         load_episodes(f"ssv2:{something}")
     assert {episode.text for episode in load_episodes(something)} == {None}

@@ -233,8 +233,7 @@ def test_a_damaged_sample_fails_alone(tmp_path, clips, members, message):
     assert first.num_frames() == last.num_frames() == 8
     bad.fps = 5
     with pytest.raises(EpisodeReadError, match=message):
-        bad.num_frames()
-        bad.frames("", [0])
+        (bad.num_frames(), bad.frames("", [0]))
 
 
 @pytest.mark.parametrize("data", [b"no numbers", b"", pickle.dumps(np.zeros(3))])
