@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +37,11 @@ class LocalFiles:
 
     def names(self) -> set[str]:
         """All files, relative to the root, links followed."""
-        root = Path(self.root)
-        return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+        found: set[str] = set()
+        for folder, _, names in os.walk(self.root, followlinks=True):
+            inside = Path(folder).relative_to(self.root).as_posix()
+            found |= {name if inside == "." else f"{inside}/{name}" for name in names}
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ import pyarrow.parquet as pq
 from lara_tokenizer.data.columns import number_rows
 from lara_tokenizer.data.episode import FrameIndex, Signals, check_indices
 from lara_tokenizer.data.files import Files
-from lara_tokenizer.data.media import decode_image
+from lara_tokenizer.data.media import EncodedImagesReader
 from lara_tokenizer.data.open_videos import open_video_file
 from lara_tokenizer.data.video import VideoReader
-from lara_tokenizer.errors import EpisodeReadError, VideoDecodeError
+from lara_tokenizer.errors import EpisodeReadError
 
 TASKS_V2, TASKS_V3 = "meta/tasks.jsonl", "meta/tasks.parquet"
 
@@ -64,13 +65,13 @@ class LeRobotReader:
         self.files, self.number, self.length, self.fps = files, number, length, fps
         self.cameras, self.rows, self.decoder = dict(cameras), rows, decoder
         self._first: dict[str, int] = {}  # the file's number of each camera's first frame
-        self._pictures: dict[str, list[Any]] = {}
+        self._pictures: dict[str, EncodedImagesReader] = {}
 
     def index(self, camera: str) -> FrameIndex:
         """Times by the dataset's own rate. Raises EpisodeReadError unless the camera has just the frames it should."""
         note = ""
         if self.cameras[camera] is None:
-            self._picture_column(camera)
+            self._picture_reader(camera)
         else:
             self._first_frame(camera)
             note = self._video(camera).index().note
@@ -81,7 +82,8 @@ class LeRobotReader:
         numbers = check_indices(indices, self.length, f"episode {self.number}")
         span = self.cameras[camera]
         if span is None:
-            return self._decode_pictures(camera, numbers)
+            with _named(self.rows.file):
+                return self._picture_reader(camera).frames("", numbers)
         first = self._first_frame(camera)
         with _named(span.file):
             return self._video(camera).frames("", first + numbers)
@@ -124,30 +126,11 @@ class LeRobotReader:
                 self._first[camera] = find_span(self._video(camera).index().timestamps, span, self.length, self.fps)
         return self._first[camera]
 
-    def _picture_column(self, camera: str) -> list[Any]:
+    def _picture_reader(self, camera: str) -> EncodedImagesReader:
         if camera not in self._pictures:
-            self._pictures[camera] = self._read([camera])[camera].to_pylist()
+            cells = self._read([camera])[camera].to_pylist()
+            self._pictures[camera] = EncodedImagesReader(self.rows.file, _CellPictures(self.files, camera, cells))
         return self._pictures[camera]
-
-    def _decode_pictures(self, camera: str, numbers: np.ndarray) -> np.ndarray:
-        cells = self._picture_column(camera)
-        # Nothing asked for: one picture, to learn the size of none.
-        wanted = numbers.tolist() or [0]
-        pictures = [decode_image(self._picture_bytes(cells[i], camera, i), f"{camera}, frame {i}") for i in wanted]
-        for i, picture in zip(wanted, pictures, strict=True):
-            if picture.shape != pictures[0].shape:
-                height, width = picture.shape[:2]
-                raise VideoDecodeError(self.rows.file, f"{camera}, frame {i} is {width}x{height}, others are not")
-        return np.stack(pictures)[: len(numbers)]
-
-    def _picture_bytes(self, cell: Any, camera: str, i: int) -> bytes:
-        if isinstance(cell, bytes):
-            return cell
-        if isinstance(cell, dict) and cell.get("bytes"):
-            return cell["bytes"]
-        if isinstance(cell, dict) and cell.get("path"):
-            return self.files.path(cell["path"]).read_bytes()
-        raise VideoDecodeError(self.rows.file, f"{self.rows.file}: {camera} has no picture for frame {i}")
 
     def _read(self, columns: list[str]) -> pa.Table:
         """Columns of the episode's rows. Raises EpisodeReadError."""
@@ -166,6 +149,32 @@ class LeRobotReader:
             if len(table) != self.length:
                 raise EpisodeReadError(path, f"{len(table)} rows for an episode of {self.length} frames")
         return table
+
+
+@dataclass(frozen=True, slots=True)
+class _CellPictures:
+    """Pictures in a column of the data: bytes, or the name of a file."""
+
+    files: Files
+    camera: str
+    cells: list[Any]
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def name(self, i: int) -> str:
+        return f"{self.camera}, frame {i}"
+
+    def read(self, i: int) -> bytes:
+        cell = self.cells[i]
+        if isinstance(cell, bytes):
+            return cell
+        found = cell if isinstance(cell, dict) else {}
+        if found.get("bytes"):
+            return found["bytes"]
+        if found.get("path"):
+            return self.files.path(found["path"]).read_bytes()
+        raise ValueError("the cell is empty")
 
 
 def find_span(timestamps: np.ndarray, span: VideoSpan, length: int, fps: float) -> int:
@@ -206,8 +215,6 @@ def load_tasks(files: Files, name: str) -> dict[int, str]:
             table = pq.read_table(path)
             texts = next(column for column in table.column_names if column != "task_index")
             return dict(zip(table["task_index"].to_pylist(), table[texts].to_pylist(), strict=True))
-        import json
-
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         return {row["task_index"]: row["task"] for row in rows}
     except (pa.ArrowException, OSError, ValueError, KeyError, StopIteration) as error:

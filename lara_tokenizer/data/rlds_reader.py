@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from lara_tokenizer.data import tf_example, tfrecord
 from lara_tokenizer.data.episode import FrameIndex, Signals, check_indices
+from lara_tokenizer.data.media import decode_image
 from lara_tokenizer.data.rlds_features import Feature
 from lara_tokenizer.data.rlds_signals import Part, RldsSignals
 from lara_tokenizer.data.tf_example import Values
@@ -159,15 +158,9 @@ class RldsReader:
 
     def _decode(self, stored: Values, feature: Feature, step: int) -> np.ndarray:
         try:
-            with Image.open(io.BytesIO(stored[step])) as image:
-                if image.mode.startswith(("I", "F")):
-                    raise ValueError(f"{image.mode} pixels; 8 bits a channel are read")
-                return np.asarray(image.convert("RGB"))
-        except Exception as error:
-            # Damaged pictures make PIL raise many types (OSError, SyntaxError, struct.error ...).
-            raise EpisodeReadError(
-                self._source, f"step {step} of {feature.path} cannot be decoded ({error})"
-            ) from error
+            return decode_image(stored[step], f"step {step} of {feature.path}")
+        except EpisodeReadError as error:
+            raise EpisodeReadError(self._source, error.reason) from error
 
     def _side_by_side(self, parts: tuple[Part, ...], record: _Record) -> np.ndarray | None:
         if not parts:

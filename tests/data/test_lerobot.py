@@ -81,13 +81,16 @@ def test_every_frame_is_that_of_a_full_decode(dataset, camera, decode_all):
 
 @pytest.mark.parametrize("codec", ["libx264", "libsvtav1"])
 @pytest.mark.parametrize("gop", [2, 10, 250])
-def test_frames_are_exact_for_any_group_of_pictures(tmp_path, clips, write_lerobot, decode_all, codec, gop):
-    root = write_lerobot(tmp_path / "set", {TOP: clips[TOP]}, codec=codec, gop=gop)
+def test_frames_are_exact_for_any_group_of_pictures(tmp_path, numbered_frames, write_lerobot, decode_all, codec, gop):
+    lengths = (120, 270, 130)  # groups of 250 begin and end inside of episodes
+    pieces = np.split(numbered_frames(sum(lengths)), np.cumsum(lengths)[:-1])
+    root = write_lerobot(tmp_path / "set", {TOP: pieces}, codec=codec, gop=gop)
     whole = decode_all(root / f"videos/{TOP}/chunk-000/file-000.mp4")
+    assert len(whole) == sum(lengths)
     rng = np.random.default_rng(0)
     for number, episode in enumerate(load_episodes(root)):
-        first = sum(LENGTHS[:number])
-        for wanted in (np.arange(LENGTHS[number]), rng.integers(LENGTHS[number], size=6)):
+        first, length = sum(lengths[:number]), lengths[number]
+        for wanted in (np.arange(length), rng.integers(length, size=6), np.arange(length - 1, -1, -31)):
             assert np.array_equal(episode.frames(TOP, wanted), whole[first + wanted])
 
 
@@ -286,3 +289,17 @@ def test_the_published_set_with_its_warts(shared_data):
     assert "names camera 'observation.images.egoview', but there are no files of it" in str(episodes.sources[0])
     with pytest.raises(ValueError, match="there are no files of it"):
         load_episodes(shared_data / "gr1_sim", cameras="egoview")
+
+
+def test_a_damaged_picture_names_the_file_the_camera_and_the_frame(tmp_path, clips, write_lerobot):
+    root = write_lerobot(tmp_path / "set", clips, version="v2.1", kind="image")
+    file = root / "data/chunk-000/episode_000001.parquet"
+    rows = pq.read_table(file).to_pylist()
+    rows[4][TOP] = {"bytes": b"no picture", "path": None}
+    rows[5][TOP] = {"bytes": None, "path": None}
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    episode = load_episodes(root)[1]
+    assert np.array_equal(episode.frames(TOP, [3, 6]), clips[TOP][1][[3, 6]])
+    for frame, reason in ((4, "no image, or damaged"), (5, "the cell is empty")):
+        with pytest.raises(EpisodeReadError, match=rf"data/.*1\.parquet: {TOP}, frame {frame} cannot be read .{reason}"):
+            episode.frames(TOP, [frame])
