@@ -8,14 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from lara_tok._common import JsonOption, console, console_err, emit
+from lara_tok._source import CameraOption, FpsOption, SourceArgument, SplitOption, parse_fps, say_sources
 
 
 def train(
-    source: Annotated[list[str] | None, typer.Argument(help="Video files, folders or globs.")] = None,
+    source: SourceArgument = None,
     recipe: Annotated[Path | None, typer.Option(help="A YAML file, see hub_configs/training; or all defaults.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for checkpoint and log.")] = None,
     frames: Annotated[Path | None, typer.Option(help="Folder of decoded frames, to share between runs.")] = None,
-    fps: Annotated[float | None, typer.Option(help="The true rate, where the files state a wrong one.")] = None,
+    fps: FpsOption = None,
+    camera: CameraOption = None,
+    split: SplitOption = None,
     limit: Annotated[int | None, typer.Option(help="Use at most this many episodes.")] = None,
     steps: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
@@ -29,8 +32,17 @@ def train(
 ) -> None:
     """Train a latent action model on video (stage 1).
 
-    Example: lara-tok train videos/ --recipe hub_configs/training/lam.yaml --out runs/lam
+    SOURCE is what `lara-tok encode` reads: video files, folders, globs, LeRobotDataset, RLDS, Hugging Face datasets,
+    WebDataset tars, Something-Something v2. Of several datasets each is drawn equally often. Without SOURCE the
+    recipe's sources are taken.
+
+    Examples:
+
+      lara-tok train videos/ --recipe hub_configs/training/lam.yaml --out runs/lam
+
+      lara-tok train lerobot:lerobot/pusht rlds:bridge --camera all --out runs/two
     """
+    from lara_tokenizer.data import load_episodes
     from lara_tokenizer.train import Recipe, plan_training, train_latent_action_model
 
     chosen = (Recipe.load(recipe) if recipe else Recipe()).override(
@@ -44,11 +56,13 @@ def train(
     if dry_run:
         emit(plan_training(chosen), as_json, _render)
         return
-    if not source or out is None:
+    if not (source or chosen.sources) or out is None:
         raise ValueError("training needs SOURCE and --out; with --dry-run neither.")
-    summary = train_latent_action_model(
-        source, chosen, out=out, frames=frames, fps=fps, limit=limit, resume=resume, progress=_progress
+    found = load_episodes(
+        source or chosen.sources, fps=parse_fps(fps or []), limit=limit, cameras=camera or (), split=split
     )
+    say_sources(found.sources)
+    summary = train_latent_action_model(found, chosen, out=out, frames=frames, resume=resume, progress=_progress)
     emit({**summary, "out": str(out)}, as_json, _render)
 
 
@@ -74,5 +88,10 @@ def _progress(phase: str, done: int, total: int, logs: dict[str, float]) -> None
 
 def _render(result: dict[str, Any]) -> None:
     for name, value in result.items():
+        if name == "datasets":
+            for dataset, counts in value.items():
+                shown = f"{counts['episodes']:,} episodes, {counts['pairs']:,} pairs at {', '.join(counts['strides'])}"
+                console.print(f"{dataset or 'source':38} {shown}", highlight=False, markup=False)
+            continue
         shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
         console.print(f"{name.replace('_', ' '):38} {shown}", highlight=False)

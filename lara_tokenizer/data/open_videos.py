@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,6 +37,11 @@ def open_video_file(path: Path | Media, decoder: str) -> VideoReader:
 @lru_cache(maxsize=_MOST)
 def _reader(path: Path | Media, decoder: str, version: tuple[int, int]) -> VideoReader:
     return video_reader_class(decoder)(path)
+
+
+# Two processes must not read through one open file: a forked child opens its own.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reader.cache_clear)
 
 
 @dataclass(frozen=True, slots=True)

@@ -259,6 +259,14 @@ _MIXTURE = """\
 # LARA (arXiv 2606.07100), A.3: every Open X-Embodiment set has the same probability, whatever its size. A list of
 # sources is drawn from like this. Put the sets, as TFDS folders, below oxe/ (oxe/viola/0.1.0/features.json), or write
 # your own paths; delete the sources that you do not have. docs/oxe.md says which camera and rate each one is read at.
+#   lara-tok train --recipe hub_configs/training/oxe_mixture.yaml --out runs/oxe
+# For the paper's architecture take preset, vision_encoder and training from paper_lam.yaml.
 # Written by lara_tokenizer.data.oxe.mixture_yaml().
+preset: default
+model:
+  strides: ["0.6s"]  # a gap that every control rate among these sets can meet
+training:
+  cache_frames: false  # decoded, the sets would fill a disk: frames are read at each draw
+  workers: 8
 sources:
 """

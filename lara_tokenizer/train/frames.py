@@ -15,14 +15,15 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from lara_tokenizer.errors import LaraTokenizerError
+from lara_tokenizer.train.streams import Stream, list_streams, nothing_readable
 
 if TYPE_CHECKING:
     from lara_tokenizer.data import Episode
@@ -30,45 +31,34 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DONE, FAILED = 1, 2
 CHUNK = 64  # frames decoded and resized together: bounds the memory of a worker
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """One camera of one episode: its frames lie at [offset, offset + len(timestamps)) of the cache."""
-
-    episode: str
-    camera: str
-    offset: int
-    timestamps: np.ndarray  # float64 (n,), seconds from the first frame
 
 
 class FrameCache:
     """The frames of many episodes as one array. Opens its file lazily, so that it travels to loader processes by path.
 
     >>> cache = FrameCache.build(load_episodes("videos/"), processor, "run/frames")  # doctest: +SKIP
-    >>> cache.frames[cache.streams[0].offset].shape  # doctest: +SKIP
-    (3, 64, 64)
+    >>> cache.read(np.array([0]), np.array([[3, 8]])).shape  # doctest: +SKIP
+    torch.Size([1, 2, 3, 64, 64])
     """
+
+    start_method: str | None = None  # loader processes may start any way: nothing is open that they must not share
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         index = json.loads((self.folder / "index.json").read_text(encoding="utf-8"))
-        if index["format_version"] != FORMAT_VERSION:
-            raise ValueError(
-                f"{self.folder}: frame cache of format {index['format_version']}, this release reads {FORMAT_VERSION}. "
-                "Delete the folder; it is built again."
-            )
+        _check_version(self.folder, index)
         self.fingerprint: str = index["fingerprint"]
         self.shape: tuple[int, int, int, int] = tuple(index["shape"])
         done = np.fromfile(self.folder / "done.u8", np.uint8)
+        entries = [entry for entry, state in zip(index["streams"], done, strict=True) if state == DONE]
         self.streams = [
-            Stream(entry["episode"], entry["camera"], entry["offset"], np.asarray(entry["timestamps"]))
-            for entry, state in zip(index["streams"], done, strict=True)
-            if state == DONE
+            Stream(number, entry["dataset"], entry["episode"], entry["camera"], np.asarray(entry["timestamps"]))
+            for number, entry in enumerate(entries)
         ]
+        self.offsets = np.array([entry["offset"] for entry in entries], np.int64)  # rows of the streams' first frames
         self._frames: np.memmap | None = None
 
     @property
@@ -78,8 +68,17 @@ class FrameCache:
             self._frames = np.memmap(self.folder / "frames.u8", np.uint8, "r", shape=self.shape)
         return self._frames
 
+    def read(self, streams: np.ndarray, frames: np.ndarray) -> torch.Tensor:
+        """uint8 (B, F, 3, S, S): frames (B, F) of `streams` (B,), each a `Stream.number`."""
+        return torch.from_numpy(np.take(self.frames, self.offsets[streams][:, None] + frames, axis=0))
+
+    def close(self) -> None:
+        """Let go of the file; the next read maps it again."""
+        self._frames = None
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_frames": None}
+        # What the streams are is for planning; a loader process reads by number.
+        return {**self.__dict__, "_frames": None, "streams": []}
 
     @classmethod
     def build(
@@ -101,12 +100,13 @@ class FrameCache:
         plan = _plan(episodes, processor)
         _prepare(folder, plan)
         done = np.memmap(folder / "done.u8", np.uint8, "r+", shape=(len(plan["streams"]),))
-        by_id = {episode.id: episode for episode in episodes}
+        by_id = {(episode.dataset, episode.id): episode for episode in episodes}
         open_ = [number for number, state in enumerate(done) if state != DONE]
         finished = len(done) - len(open_)
         if open_ and finished:
             logger.info("%s: %d of %d streams are already decoded", folder, finished, len(done))
-        jobs = [(number, by_id[plan["streams"][number]["episode"]], plan["streams"][number]) for number in open_]
+        todo = [(number, plan["streams"][number]) for number in open_]
+        jobs = [(number, by_id[stream["dataset"], stream["episode"]], stream) for number, stream in todo]
         for number, error in _run(jobs, processor, folder, tuple(plan["shape"]), workers):
             done[number] = DONE if error is None else FAILED
             if error is not None:
@@ -117,27 +117,17 @@ class FrameCache:
         done.flush()
         cache = cls(folder)
         if not cache.streams:
-            raise ValueError(f"none of the {len(episodes)} episodes could be read; the log above says why for each.")
+            raise nothing_readable(episodes)
         return cache
 
 
 def _plan(episodes: Sequence[Episode], processor: LatentActionProcessor) -> dict[str, Any]:
     """Where each stream will lie. Only containers are opened here, nothing is decoded."""
     streams, offset = [], 0
-    for episode in episodes:
-        for camera in episode.cameras:
-            try:
-                timestamps = episode.timestamps(camera)
-            except (LaraTokenizerError, OSError) as error:
-                logger.warning("left out: %s", error)
-                continue
-            streams.append(
-                {"episode": episode.id, "camera": camera, "offset": offset, "timestamps": timestamps.tolist()}
-            )
-            offset += len(timestamps)
-        episode.close()
-    if not streams:
-        raise ValueError(f"none of the {len(episodes)} episodes could be read; the log above says why for each.")
+    for stream in list_streams(episodes):
+        named = {"dataset": stream.dataset, "episode": stream.episode, "camera": stream.camera}
+        streams.append({**named, "offset": offset, "timestamps": stream.timestamps.tolist()})
+        offset += len(stream.timestamps)
     shape = (offset, 3, processor.size["height"], processor.size["width"])
     settings = {name: value for name, value in processor.to_dict().items() if not name.startswith(("_", "auto_map"))}
     described = json.dumps([FORMAT_VERSION, streams, shape, settings], sort_keys=True, default=str)
@@ -145,11 +135,21 @@ def _plan(episodes: Sequence[Episode], processor: LatentActionProcessor) -> dict
     return {"format_version": FORMAT_VERSION, "fingerprint": fingerprint, "shape": shape, "streams": streams}
 
 
+def _check_version(folder: Path, index: dict[str, Any]) -> None:
+    if index["format_version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"{folder}: frame cache of format {index['format_version']}, this release reads {FORMAT_VERSION}. "
+            "Delete the folder; it is built again."
+        )
+
+
 def _prepare(folder: Path, plan: dict[str, Any]) -> None:
     """Create the files, or check that those there are this plan's."""
     index = folder / "index.json"
     if index.exists():
-        if json.loads(index.read_text(encoding="utf-8")).get("fingerprint") != plan["fingerprint"]:
+        there = json.loads(index.read_text(encoding="utf-8"))
+        _check_version(folder, there)
+        if there["fingerprint"] != plan["fingerprint"]:
             raise ValueError(
                 f"{folder} holds the frames of other episodes or of another resize. Give another folder, or delete it."
             )
@@ -184,8 +184,6 @@ def _run(
 
 
 def _one_thread() -> None:
-    import torch
-
     torch.set_num_threads(1)
 
 

@@ -51,7 +51,9 @@ class TrainingOptions:
     """How long, how fast, how often to look.
 
     batch_size: pairs that one device takes in one optimiser step. workers: processes that decode frames and load
-    batches (0: none beside this one). grace_steps: how long after the codebook's start z may look dead.
+    batches (0: none beside this one). cache_frames: decode every frame once, before the first step, into a file (a
+    frame takes 3 x image_size x image_size bytes); false decodes what is drawn when it is drawn, for data too large for
+    that, and then workers are what feeds the device. grace_steps: how long after the codebook's start z may look dead.
     heldout_share: of the episodes, kept from training; heldout_pairs: how many of their pairs each log looks at.
     direction_weight: above 0, a batch holds its pairs in both directions and this weighs the loss that keeps the
     direction of time visible in z (see direction.py).
@@ -66,6 +68,7 @@ class TrainingOptions:
     precision: str = "fp32"
     compile: bool = False
     workers: int = 2
+    cache_frames: bool = True
     log_steps: int = 50
     save_steps: int = 1000
     grace_steps: int = 500
@@ -92,13 +95,14 @@ class TrainingOptions:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything a stage-1 run is, but its data.
+    """Everything a stage-1 run is; its data too where it names `sources`.
 
     >>> Recipe.parse({"preset": "default", "model": {"image_size": 64}, "training": {"steps": 10}}).training.steps
     10
 
     preset: which `LatentActionConfig` to start from; model: its keywords that differ. vision_encoder: a folder or
-    Hub id whose weights the vision encoder starts from; None starts from random weights.
+    Hub id whose weights the vision encoder starts from; None starts from random weights. sources: what `load_episodes`
+    takes, for a run that is given no other; each dataset among them is drawn equally often.
     """
 
     preset: str = "default"
@@ -106,6 +110,7 @@ class Recipe:
     vision_encoder: str | None = None
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
+    sources: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
@@ -130,6 +135,7 @@ class Recipe:
         values["model"] = dict(values.get("model") or {})
         values["augmentation"] = _section(AugmentationOptions, "augmentation", values.get("augmentation"))
         values["training"] = _section(TrainingOptions, "training", values.get("training"))
+        values["sources"] = _texts("sources", values.get("sources"))
         recipe = cls(**values)
         if recipe.preset not in PRESETS:
             raise ValueError(f"preset '{recipe.preset}': takes one of {', '.join(PRESETS)}.")
@@ -177,6 +183,14 @@ def _section(cls: type[Section], where: str, values: Mapping[str, Any] | None) -
         raise ValueError(f"{where} is a mapping of {', '.join(_names(cls))}; got {type(values).__name__}.")
     _refuse_unknown(where, values, _names(cls))
     return cls(**{name: _typed(where, name, value, _default(cls, name)) for name, value in values.items()})
+
+
+def _texts(where: str, value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
+        raise ValueError(f"{where}: takes a list of texts, got {value!r}.")
+    return tuple(value)
 
 
 def _default(cls: type, name: str) -> Any:

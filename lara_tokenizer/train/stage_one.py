@@ -20,8 +20,10 @@ from lara_tokenizer.data import Episode
 from lara_tokenizer.errors import missing_extra
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train.frames import FrameCache
+from lara_tokenizer.train.mixture import PairedStream, find_pairs, split_streams
 from lara_tokenizer.train.monitor import HeldOutMonitor
-from lara_tokenizer.train.pairs import EpisodeBalancedSampler, PairDataset, split_streams
+from lara_tokenizer.train.pairs import FrameSource, PairDataset
+from lara_tokenizer.train.reader_frames import ReaderFrames
 from lara_tokenizer.train.recipe import Recipe, config_keywords
 
 logger = logging.getLogger(__name__)
@@ -70,7 +72,7 @@ def _flops(run: Callable[[], object], context: AbstractContextManager) -> int:
 
 
 def train_latent_action_model(
-    source: str | Path | Sequence[str | Path] | Sequence[Episode],
+    source: str | Path | Sequence[str | Path] | Sequence[Episode] | None,
     recipe: Recipe,
     *,
     out: str | Path,
@@ -82,11 +84,16 @@ def train_latent_action_model(
 ) -> dict[str, Any]:
     """Train on `source` (whatever `load_episodes` takes, or episodes) and leave a whole checkpoint in `out`.
 
+    Every dataset of the source is drawn equally often, and within it every episode's camera; None takes the recipe's
+    sources.
+
     `out` holds config.json, model.safetensors, preprocessor_config.json, training_log.json, training_log.jsonl (a line
-    every log) and checkpoints/; `frames` (default out/frames) is the cache of decoded frames, which runs may share.
+    every log) and checkpoints/; `frames` (default out/frames) is the cache of decoded frames, which runs may share;
+    there is none where the recipe says cache_frames: false.
     `progress(phase, done, total, logs)` is called while "frames" are decoded and at each log of "steps".
 
-    Returns a summary: steps, pairs, episodes and the last held-out measures.
+    Returns a summary: steps, pairs, episodes, the last held-out measures, and for each dataset how many episodes,
+    streams and pairs it trains with and which strides it can meet.
     Raises CollapseError when z or the codebook dies, ValueError for a source, recipe or folder that cannot be used.
     """
     if find_spec("accelerate") is None:
@@ -99,16 +106,26 @@ def train_latent_action_model(
     set_seed(training.seed)
     config = recipe.build_config()
     processor = LatentActionProcessor(size={"height": config.image_size, "width": config.image_size})
+    if frames is not None and not training.cache_frames:
+        raise ValueError(f"a cache folder, {frames}, was given, but the recipe says cache_frames: false. Drop one.")
     report = progress or (lambda phase, done, total, logs: None)
-    cache = FrameCache.build(
-        _episodes(source, fps, limit),
-        processor,
-        frames or out / "frames",
-        workers=training.workers,
-        progress=lambda done, total: report("frames", done, total, {}),
-    )
-    kept, heldout = split_streams(cache.streams, training.heldout_share, training.seed)
-    pairs = PairDataset(cache, kept, config.strides)
+    episodes = _episodes(recipe.sources if source is None else source, fps, limit)
+    pixels: FrameSource
+    if training.cache_frames:
+        pixels = FrameCache.build(
+            episodes,
+            processor,
+            frames or out / "frames",
+            workers=training.workers,
+            progress=lambda done, total: report("frames", done, total, {}),
+        )
+    else:
+        pixels = ReaderFrames(episodes, processor)
+    kept, heldout = split_streams(find_pairs(pixels.streams, config.strides), training.heldout_share, training.seed)
+    pairs = PairDataset(pixels, kept, training.seed)
+    # The same pairs at every check and in every run of one seed.
+    watched = PairDataset(pixels, heldout).batch(range(training.heldout_pairs))
+    pixels.close()
     out.mkdir(parents=True, exist_ok=True)
     _keep_log_until(out / LOG_LINES, checkpoint)
     model = _build_model(recipe, config)
@@ -118,16 +135,17 @@ def train_latent_action_model(
         training,
         recipe.augmentation,
         pairs,
-        HeldOutMonitor(_heldout_frames(cache, heldout, config.strides, training.heldout_pairs), processor),
+        HeldOutMonitor(watched, processor),
         out,
         progress=lambda step, logs: report("steps", step, training.steps, logs),
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     summary = {
-        "episodes": len({stream.episode for stream in kept}),
-        "heldout_episodes": len({stream.episode for stream in heldout}),
+        "episodes": _count_episodes(kept),
+        "heldout_episodes": _count_episodes(heldout),
         "pairs": len(pairs),
         "steps": trainer.state.global_step,
+        "datasets": _describe(kept, config.strides),
         **_last_measures(trainer.state.log_history),
     }
     save_checkpoint(model, processor, out)
@@ -148,6 +166,8 @@ def save_checkpoint(model: LatentActionModel, processor: LatentActionProcessor, 
 def _episodes(source: Any, fps: Any, limit: int | None) -> list[Episode]:
     if isinstance(source, Sequence) and not isinstance(source, str) and source and isinstance(source[0], Episode):
         return list(source)[:limit]
+    if not source:
+        raise ValueError("training needs a source: give one, or name `sources` in the recipe.")
     from lara_tokenizer.data import load_episodes  # late: episodes of one's own need no decoder
 
     return load_episodes(source, fps=fps, limit=limit)
@@ -185,10 +205,22 @@ def _build_model(recipe: Recipe, config: LatentActionConfig) -> LatentActionMode
     return LatentActionModel.from_vision_pretrained(recipe.vision_encoder, **overrides)
 
 
-def _heldout_frames(cache: FrameCache, streams: Sequence[Any], strides: Sequence[str], count: int) -> torch.Tensor:
-    """The same `count` pairs at every check and in every run of one seed."""
-    pairs = PairDataset(cache, streams, strides)
-    return pairs.batch(list(EpisodeBalancedSampler(pairs, count)))
+def _count_episodes(streams: Sequence[PairedStream]) -> int:
+    return len({(each.stream.dataset, each.stream.episode) for each in streams})
+
+
+def _describe(streams: Sequence[PairedStream], strides: Sequence[str]) -> dict[str, dict[str, Any]]:
+    described = {}
+    for dataset in sorted({each.stream.dataset for each in streams}):
+        own = [each for each in streams if each.stream.dataset == dataset]
+        met = {pairs.stride for each in own for pairs in each.pairs}
+        described[dataset] = {
+            "episodes": _count_episodes(own),
+            "streams": len(own),
+            "pairs": sum(pairs.count for each in own for pairs in each.pairs),
+            "strides": [stride for number, stride in enumerate(strides) if number in met],
+        }
+    return described
 
 
 def _last_measures(history: list[dict[str, float]]) -> dict[str, float]:

@@ -13,19 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train.augment import augment_pairs, normalise, to_unit_range
 from lara_tokenizer.train.direction import both_directions, direction_loss
 from lara_tokenizer.train.monitor import CollapseWatch, HeldOutMonitor
-from lara_tokenizer.train.pairs import EpisodeBalancedSampler, PairDataset
+from lara_tokenizer.train.pairs import DrawSampler, PairDataset
 from lara_tokenizer.train.recipe import AugmentationOptions, TrainingOptions
 from lara_tokenizer.train.schedule import CodebookSchedule
 
 logger = logging.getLogger(__name__)
 
 LOG_LINES = "training_log.jsonl"
+CODEBOOK_DRAWS = 2**40  # draws from here on are the codebook's: no training comes so far
 
 
 def training_arguments(options: TrainingOptions, folder: str | Path) -> TrainingArguments:
@@ -61,11 +63,6 @@ def training_arguments(options: TrainingOptions, folder: str | Path) -> Training
     )
 
 
-def _whole_batch(batch: Any) -> Any:
-    """`PairDataset.__getitems__` returns batches, not samples."""
-    return batch
-
-
 class LatentActionTrainer(Trainer):
     """Trainer whose batches are uint8 frames and whose log holds every loss term and the held-out measures.
 
@@ -87,7 +84,7 @@ class LatentActionTrainer(Trainer):
             model=model,
             args=training_arguments(options, Path(out) / "checkpoints"),
             train_dataset=pairs,
-            data_collator=_whole_batch,
+            data_collator=PairDataset.whole,
         )
         self.model_accepts_loss_kwargs = False
         self.lam, self.pairs = model, pairs  # under their own types; `self.model` may be wrapped
@@ -126,14 +123,14 @@ class LatentActionTrainer(Trainer):
         return stack
 
     def draw_latents(self, batches: int, step: int) -> Tensor:
-        """z (B, N, D) of some training batches, in training mode, drawn by seed and step alone."""
-        rng = np.random.default_rng((self.args.seed, step))
+        """z (B, N, D) of some batches of the training mixture, in training mode, drawn by seed and step alone."""
+        size = self.args.per_device_train_batch_size
+        numbers = CODEBOOK_DRAWS + (step * batches + np.arange(batches)[:, None]) * size + np.arange(size)
         latents = []
         self.lam.train()
         with torch.no_grad(), self._autocast():
-            for _ in range(batches):
-                indices = rng.integers(len(self.pairs), size=self.args.per_device_train_batch_size)
-                now, future = self._pixel_values(self.pairs.batch(indices).to(self.args.device))
+            for batch in numbers:
+                now, future = self._pixel_values(self.pairs.batch(batch).to(self.args.device))
                 z_BND = self.lam.encode(now, future).latents
                 assert z_BND is not None
                 latents.append(z_BND.float())
@@ -164,10 +161,18 @@ class LatentActionTrainer(Trainer):
         restored = LatentActionModel.from_pretrained(resume_from_checkpoint)
         self.lam.load_state_dict(restored.state_dict())
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpisodeBalancedSampler:
+    def get_train_dataloader(self) -> DataLoader:
+        """Trainer's, with loader processes started as the source of frames needs it."""
+        loader = super().get_train_dataloader()
+        if loader.num_workers and self.pairs.frames.start_method is not None:
+            # accelerate's loader is a wrapper that would keep the attribute to itself.
+            getattr(loader, "base_dataloader", loader).multiprocessing_context = self.pairs.frames.start_method
+        return loader
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> DrawSampler:
         # One epoch is the whole run, so that a restart finds its place by counting batches.
         samples = self.args.max_steps * self.args.train_batch_size * self.args.world_size
-        return EpisodeBalancedSampler(self.pairs, samples * self.args.gradient_accumulation_steps, self.args.seed)
+        return DrawSampler(samples * self.args.gradient_accumulation_steps)
 
     def _pixel_values(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         # In float32 even under bf16: colours are exact to a 255th part only there.

@@ -301,5 +301,7 @@ def test_a_damaged_picture_names_the_file_the_camera_and_the_frame(tmp_path, cli
     episode = load_episodes(root)[1]
     assert np.array_equal(episode.frames(TOP, [3, 6]), clips[TOP][1][[3, 6]])
     for frame, reason in ((4, "no image, or damaged"), (5, "the cell is empty")):
-        with pytest.raises(EpisodeReadError, match=rf"data/.*1\.parquet: {TOP}, frame {frame} cannot be read .{reason}"):
+        with pytest.raises(
+            EpisodeReadError, match=rf"data/.*1\.parquet: {TOP}, frame {frame} cannot be read .{reason}"
+        ):
             episode.frames(TOP, [frame])

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from rlds_files import TFDS, example, framed, image, mapping, png, sequence, tensor, text
 
-from lara_tokenizer.data import load_episodes, oxe
+from lara_tokenizer.data import Stride, load_episodes, oxe
 from lara_tokenizer.data.rlds import find_rlds, is_rlds, rlds_root
 from lara_tokenizer.data.rlds_features import read_features
 from lara_tokenizer.data.rlds_signals import choose_signals
@@ -584,6 +584,8 @@ def test_the_page_and_the_mixture_are_those_of_the_table():
     assert mixture == oxe.mixture_yaml(), "write it anew, see oxe.mixture_yaml"
     sources = yaml.safe_load(mixture)["sources"]
     assert [source.partition("/")[2] for source in sources] == [row.name for row in oxe.TABLE if row.in_mixture]
+    (stride,) = yaml.safe_load(mixture)["model"]["strides"]
+    assert all(Stride.parse(stride).frames_at(row.rate) for row in oxe.TABLE if row.in_mixture and row.rate)
 
 
 # --- a published set ------------------------------------------------------------------------------------------------

@@ -7,19 +7,32 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lara_tokenizer.data import Episode, FrameIndex
+from lara_tokenizer.data import Episode, FrameIndex, Signals
 from lara_tokenizer.errors import VideoDecodeError
 
 
 class SquaresReader:
-    """A square that walks at random over a background of its own; `broken` frames cannot be read."""
+    """A square that walks at random over a background of its own; `broken` frames cannot be read.
 
-    def __init__(self, seed: int, num_frames: int, size: int, broken: bool = False) -> None:
+    Row t of its `actions`, where it has any, is (seed, t, 2t, ...).
+    """
+
+    def __init__(
+        self, seed: int, num_frames: int, size: int, broken: bool = False, fps: float = 10, actions: int = 0
+    ) -> None:
         self.seed, self.num_frames, self.size, self.broken = seed, num_frames, size, broken
-        self.calls = 0
+        self.fps, self.actions = fps, actions
+        self.calls = self.closed = 0
 
     def index(self, camera: str) -> FrameIndex:
-        return FrameIndex(np.arange(self.num_frames) / 10, 10.0)
+        return FrameIndex(np.arange(self.num_frames) / self.fps, self.fps)
+
+    def signals(self) -> Signals:
+        if not self.actions:
+            return Signals()
+        rows = np.arange(self.num_frames)[:, None] * np.arange(self.actions)
+        rows[:, 0] = self.seed
+        return Signals(actions=rows.astype(np.float32))
 
     def frames(self, camera: str, indices: np.ndarray) -> np.ndarray:
         self.calls += 1
@@ -36,17 +49,25 @@ class SquaresReader:
         return frames[np.asarray(indices)]
 
     def close(self) -> None:
-        pass
+        self.closed += 1
 
 
 @pytest.fixture(scope="session")
 def squares() -> Callable[..., list[Episode]]:
-    """squares(count, num_frames=20, size=32, cameras=("",)) -> episodes."""
+    """squares(count, num_frames=20, size=32, cameras=("",), broken=(), dataset="", fps=10, actions=0) -> episodes."""
 
     def make(
-        count: int, num_frames: int = 20, size: int = 32, cameras: tuple[str, ...] = ("",), broken: tuple[int, ...] = ()
+        count: int,
+        num_frames: int = 20,
+        size: int = 32,
+        cameras: tuple[str, ...] = ("",),
+        broken: tuple[int, ...] = (),
+        dataset: str = "",
+        fps: float = 10,
+        actions: int = 0,
     ) -> list[Episode]:
-        return [Episode(f"ep{i:03d}", SquaresReader(i, num_frames, size, i in broken), cameras) for i in range(count)]
+        readers = [SquaresReader(i, num_frames, size, i in broken, fps, actions) for i in range(count)]
+        return [Episode(f"ep{i:03d}", reader, cameras, dataset=dataset) for i, reader in enumerate(readers)]
 
     return make
 

@@ -57,6 +57,8 @@ def test_yamls_text_numbers_are_numbers():
         ({"training": {"steps": 0}}, "training steps 0: takes at least 1"),
         ({"training": {"compile": 1}}, "training compile: takes a bool"),
         ({"training": {"precision": "fp16"}}, "precision 'fp16': takes one of fp32, bf16"),
+        ({"sources": "videos"}, "sources: takes a list of texts, got 'videos'"),
+        ({"training": {"cache_frames": "no"}}, "training cache_frames: takes a bool"),
         ({"training": [1]}, "training is a mapping"),
         ([1], "a recipe is a mapping"),
     ],

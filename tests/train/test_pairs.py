@@ -1,0 +1,159 @@
+"""Samples are those of the draws, in any process; actions are those from now until the future frame."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch._utils import ExceptionWrapper
+from torch.utils.data import DataLoader
+
+from lara_tokenizer.errors import LaraTokenizerError
+from lara_tokenizer.model import LatentActionProcessor
+from lara_tokenizer.train import (
+    DrawSampler,
+    EpisodeActions,
+    FrameCache,
+    PairDataset,
+    ReaderFrames,
+    find_pairs,
+    split_streams,
+)
+
+
+@pytest.fixture(scope="module")
+def processor() -> LatentActionProcessor:
+    return LatentActionProcessor(size={"height": 16, "width": 16})
+
+
+@pytest.fixture
+def episodes(squares):
+    """Two datasets: 8 streams at 10 Hz, 2 at 30 Hz."""
+    return squares(4, cameras=("a", "bb"), dataset="kitchen") + squares(2, num_frames=40, dataset="lab", fps=30)
+
+
+@pytest.fixture(params=["cache", "readers"])
+def frames(request, tmp_path, episodes, processor):
+    return (
+        FrameCache.build(episodes, processor, tmp_path)
+        if request.param == "cache"
+        else ReaderFrames(episodes, processor)
+    )
+
+
+def _pairs(frames, strides=("0.5s", "0.2s"), seed=3, **options) -> PairDataset:
+    return PairDataset(frames, find_pairs(frames.streams, strides), seed, **options)
+
+
+def test_a_sample_is_the_pair_that_was_drawn(frames, episodes, processor):
+    pairs = _pairs(frames)
+    draws = pairs.mixture.draw(range(40))
+    by_key = {(episode.dataset, episode.id): episode for episode in episodes}
+    for k in range(40):
+        stream = frames.streams[draws.stream[k]]
+        pixels = by_key[stream.dataset, stream.episode].frames(stream.camera, [draws.now[k], draws.future[k]])
+        assert torch.equal(pairs[k]["frames"], processor.resize_frames(pixels))
+    assert torch.equal(pairs.batch(range(40))[7], pairs[7]["frames"])
+
+
+def test_the_cache_and_the_readers_give_the_same_samples(tmp_path, episodes, processor):
+    cached, read = FrameCache.build(episodes, processor, tmp_path), ReaderFrames(episodes, processor)
+    assert torch.equal(_pairs(cached).batch(range(100)), _pairs(read).batch(range(100)))
+
+
+def test_epochs_are_new_draws_and_equal_for_any_number_of_persistent_workers(frames):
+    pairs = _pairs(frames)
+
+    def epochs(workers: int) -> list[torch.Tensor]:
+        sampler = DrawSampler(24)
+        loader = DataLoader(
+            pairs, 8, sampler=sampler, num_workers=workers, collate_fn=pairs.whole, persistent_workers=workers > 0
+        )
+        found = []
+        for epoch in range(3):
+            sampler.set_epoch(epoch)
+            found.append(torch.cat([batch["frames"] for batch in loader]))
+        pairs.frames.close()
+        return found
+
+    here = epochs(0)
+    assert torch.equal(torch.cat(here), pairs.batch(range(72)))
+    assert not torch.equal(here[0], here[1])
+    assert not torch.equal(here[1], here[2])
+    pairs.frames.close()
+    for workers in (1, 2):
+        assert torch.equal(torch.cat(epochs(workers)), torch.cat(here))
+
+
+def test_a_decoding_failure_keeps_its_type_on_the_way_from_a_loader_process(squares, processor):
+    pairs = _pairs(ReaderFrames(squares(1, broken=(0,)), processor))
+    with pytest.raises(LaraTokenizerError) as error:
+        pairs[0]
+    # How torch's loader carries it; a real one takes five seconds to close after an error.
+    carried = ExceptionWrapper((error.type, error.value, error.tb))
+    with pytest.raises(LaraTokenizerError, match="episode 'ep000' cannot be read"):
+        carried.reraise()
+
+
+def test_the_sampler_counts_on_from_epoch_to_epoch():
+    sampler = DrawSampler(5)
+    assert (len(sampler), list(sampler)) == (5, [0, 1, 2, 3, 4])
+    sampler.set_epoch(2)
+    assert list(sampler) == [10, 11, 12, 13, 14]
+
+
+def test_actions_are_those_from_now_until_the_future_frame(squares, processor):
+    # Row t is (episode, t, 2t) in one dataset, (episode, t) in the other; the third has none.
+    episodes = (
+        squares(3, dataset="arm", actions=3)
+        + squares(2, num_frames=12, dataset="base", fps=3, actions=2)
+        + squares(2, dataset="film")
+    )
+    actions = EpisodeActions.read(episodes)
+    pairs = _pairs(ReaderFrames(episodes, processor), strides=("0.6s",), actions=actions)
+    batch, draws = pairs.__getitems__(range(90)), pairs.mixture.draw(range(90))
+    assert batch["actions"].shape == batch["action_mask"].shape == (90, 6, 3)  # 6 frames at 10 Hz
+    assert (batch["actions"].dtype, batch["action_mask"].dtype) == (torch.float32, torch.bool)
+    assert batch["dataset"].dtype == torch.int64
+    assert torch.equal(batch["dataset"], torch.from_numpy(draws.dataset))
+    widths = np.array([3, 2, 0])
+    for k in range(90):
+        name, gap = pairs.mixture.datasets[draws.dataset[k]], draws.future[k] - draws.now[k]
+        width = widths[draws.dataset[k]]
+        mask = np.zeros((6, 3), bool)
+        mask[:gap, :width] = True
+        if name == "film":
+            mask[:] = False
+        assert np.array_equal(batch["action_mask"][k].numpy(), mask)
+        assert not batch["actions"][k][~batch["action_mask"][k]].any()
+        if name != "film":
+            rows = actions.statistics[name].restore(batch["actions"][k, :gap, :width].numpy())
+            assert rows[:, 1] == pytest.approx(np.arange(draws.now[k], draws.future[k]), abs=1e-5)
+            assert len(set(rows[:, 0].round(4))) == 1  # of one episode
+    assert torch.equal(pairs[5]["actions"], batch["actions"][5])
+    assert pairs[5]["dataset"].shape == ()
+
+
+def test_held_out_actions_are_standardised_by_the_statistics_of_training(squares, processor):
+    episodes = squares(4, actions=2)
+    frames = ReaderFrames(episodes, processor)
+    kept, heldout = split_streams(find_pairs(frames.streams, ["5f"]), 0.25)
+    training = EpisodeActions.read([each for each in episodes if each.id != heldout[0].stream.episode])
+    other = EpisodeActions.read(episodes, training.statistics)
+    assert other.statistics == training.statistics
+    sample = PairDataset(frames, heldout, actions=other)[0]
+    number = float(training.statistics[""].restore(sample["actions"][0].numpy())[0])
+    assert number == pytest.approx(int(heldout[0].stream.episode[2:]), abs=1e-5)
+    assert PairDataset(frames, kept, actions=training)[0]["action_mask"].all()
+
+
+def test_actions_that_are_not_there_or_do_not_fit_are_errors(squares, processor):
+    with pytest.raises(ValueError, match="none of the 2 episodes has actions"):
+        EpisodeActions.read(squares(2))
+    some = EpisodeActions.read(squares(2, dataset="a", actions=2))
+    with pytest.raises(ValueError, match="no statistics of dataset 'b'"):
+        EpisodeActions.read(squares(2, dataset="b", actions=2), some.statistics)
+    with pytest.raises(ValueError, match="none of the episodes that are drawn from has actions"):
+        _pairs(ReaderFrames(squares(2, dataset="b"), processor), actions=some)
+    with pytest.raises(ValueError, match="20 actions and 15 frames"):
+        _pairs(ReaderFrames(squares(2, num_frames=15, dataset="a"), processor), actions=some)
