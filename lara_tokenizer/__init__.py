@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING
 from lara_tokenizer.version import __version__
 
 if TYPE_CHECKING:
-    from lara_tokenizer.data import Episode, load_episodes
+    from lara_tokenizer.data import Episode, Episodes, Signals, load_episodes
     from lara_tokenizer.encode import EncodeSummary, encode_dataset, encode_episode
+    from lara_tokenizer.errors import EpisodeReadError
     from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
 
 _HOME = {
     "Episode": "data",
+    "EpisodeReadError": "errors",
+    "Episodes": "data",
+    "Signals": "data",
     "load_episodes": "data",
     "EncodeSummary": "encode",
     "encode_dataset": "encode",
@@ -32,9 +36,12 @@ _HOME = {
 __all__ = [
     "EncodeSummary",
     "Episode",
+    "EpisodeReadError",
+    "Episodes",
     "LatentActionConfig",
     "LatentActionModel",
     "LatentActionProcessor",
+    "Signals",
     "__version__",
     "encode_dataset",
     "encode_episode",

@@ -32,6 +32,15 @@ class JobMismatchError(LaraTokenizerError):
     """The target belongs to another job (other weights, other options, another source)."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line: without the stack traces that native libraries add.
+
+    >>> first_line(OSError("disk full\\n  at write()")), first_line(KeyError())
+    ('disk full', 'KeyError')
+    """
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def missing_extra(package: str, extra: str) -> ImportError:
     """The error for an optional dependency that is not installed.
 

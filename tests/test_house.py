@@ -118,5 +118,5 @@ def test_help_names_every_command():
 def test_an_unknown_name_of_the_package_lists_the_known_ones():
     import lara_tokenizer
 
-    with pytest.raises(AttributeError, match="it offers EncodeSummary, Episode, LatentActionConfig"):
+    with pytest.raises(AttributeError, match="it offers EncodeSummary, Episode, EpisodeReadError"):
         lara_tokenizer.LatentActions  # noqa: B018

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 
 from lara_tok._common import console_err
+
+if TYPE_CHECKING:
+    from lara_tokenizer.data import Episodes, LoadOptions
 
 SourceArgument = Annotated[list[str] | None, typer.Argument(help="What to read; the text above says what there is.")]
 FpsOption = Annotated[
@@ -29,13 +32,22 @@ EpisodesOption = Annotated[
 TaskOption = Annotated[
     list[str] | None, typer.Option(help="Episodes whose instruction holds this text, or fits this glob. Repeatable.")
 ]
+SegmentOption = Annotated[str | None, typer.Option(help="Cut long recordings into episodes of so many seconds: 10s.")]
+FromOption = Annotated[
+    str | None,
+    typer.Option("--from", help="A list of clips: .txt, or .csv with path, start, end (seconds), label."),
+]
 DecoderOption = Annotated[str, typer.Option(help="pyav, decord or torchcodec.")]
 
 
-def say_sources(sources: Iterable[object]) -> None:
-    """Say on stderr what the sources were taken for."""
-    for source in sources:
-        console_err.print(str(source), markup=False, highlight=False, soft_wrap=True)
+def load(source: Sequence[str], **options: Unpack[LoadOptions]) -> Episodes:
+    """`load_episodes`, which says on stderr what the sources were taken for."""
+    from lara_tokenizer.data import load_episodes
+
+    episodes = load_episodes(source, **options)
+    for found in episodes.sources:
+        console_err.print(str(found), markup=False, highlight=False, soft_wrap=True)
+    return episodes
 
 
 def parse_fps(texts: list[str]) -> float | dict[str, float] | None:

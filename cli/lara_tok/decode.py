@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from lara_tok._common import JsonOption, console, emit, without_loading_bars
+from lara_tok._source import FromOption
 
 
 def decode(
@@ -20,6 +21,7 @@ def decode(
     model: Annotated[
         str | None, typer.Option(help="Where the checkpoint lies. Default: the one that was used.")
     ] = None,
+    from_: FromOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Draw frame t, the true future frame, and the future that the decoder predicts from frame t and the codes.
@@ -30,7 +32,13 @@ def decode(
 
     without_loading_bars()
     result = draw_predictions(
-        tokens, source, out, episode=episode, frames=None if frames is None else _parse_frames(frames), model=model
+        tokens,
+        source,
+        out,
+        episode=episode,
+        frames=None if frames is None else _parse_frames(frames),
+        model=model,
+        from_list=from_,
     )
     emit(result, json_, _render)
 

@@ -14,13 +14,15 @@ from lara_tok._source import (
     DecoderOption,
     EpisodesOption,
     FpsOption,
+    FromOption,
+    SegmentOption,
     SourceArgument,
     SplitOption,
     StreamingOption,
     SubsetOption,
     TaskOption,
+    load,
     parse_fps,
-    say_sources,
 )
 from lara_tokenizer.errors import EpisodeReadError
 
@@ -47,13 +49,8 @@ def encode(
     streaming: StreamingOption = False,
     episodes: EpisodesOption = None,
     task: TaskOption = None,
-    segment: Annotated[
-        str | None, typer.Option(help="Cut long recordings into episodes of so many seconds: 10s.")
-    ] = None,
-    from_: Annotated[
-        str | None,
-        typer.Option("--from", help="A list of clips: .txt, or .csv with path, start, end (seconds), label."),
-    ] = None,
+    segment: SegmentOption = None,
+    from_: FromOption = None,
     min_motion: Annotated[
         float, typer.Option(help="Leave out idle pairs, whose pixels change by less (0 to 1): 0.01.")
     ] = 0.0,
@@ -96,10 +93,9 @@ def encode(
 
       lara-tok encode videos/ --out tokens/ --stride 0.3s --stride 0.6s --fps 'rt1_*=3' --with latents
     """
-    from lara_tokenizer.data import load_episodes
     from lara_tokenizer.encode import encode_dataset, estimate_dataset
 
-    found = load_episodes(
+    found = load(
         source or (),
         fps=parse_fps(fps or []),
         decoder=decoder,
@@ -113,7 +109,6 @@ def encode(
         segment=segment,
         from_list=from_,
     )
-    say_sources(found.sources)
     options: dict[str, Any] = {
         "strides": stride,
         "every": every,

@@ -8,7 +8,20 @@ from typing import Annotated, Any
 import typer
 
 from lara_tok._common import JsonOption, console, console_err, emit
-from lara_tok._source import CameraOption, FpsOption, SourceArgument, SplitOption, parse_fps, say_sources
+from lara_tok._source import (
+    CameraOption,
+    EpisodesOption,
+    FpsOption,
+    FromOption,
+    SegmentOption,
+    SourceArgument,
+    SplitOption,
+    StreamingOption,
+    SubsetOption,
+    TaskOption,
+    load,
+    parse_fps,
+)
 
 
 def train(
@@ -19,6 +32,12 @@ def train(
     fps: FpsOption = None,
     camera: CameraOption = None,
     split: SplitOption = None,
+    subset: SubsetOption = None,
+    streaming: StreamingOption = False,
+    episodes: EpisodesOption = None,
+    task: TaskOption = None,
+    segment: SegmentOption = None,
+    from_: FromOption = None,
     limit: Annotated[int | None, typer.Option(help="Use at most this many episodes.")] = None,
     steps: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
@@ -42,7 +61,6 @@ def train(
 
       lara-tok train lerobot:lerobot/pusht rlds:bridge --camera all --out runs/two
     """
-    from lara_tokenizer.data import load_episodes
     from lara_tokenizer.train import Recipe, plan_training, train_latent_action_model
 
     chosen = (Recipe.load(recipe) if recipe else Recipe()).override(
@@ -56,12 +74,21 @@ def train(
     if dry_run:
         emit(plan_training(chosen), as_json, _render)
         return
-    if not (source or chosen.sources) or out is None:
+    if not (source or from_ or chosen.sources) or out is None:
         raise ValueError("training needs SOURCE and --out; with --dry-run neither.")
-    found = load_episodes(
-        source or chosen.sources, fps=parse_fps(fps or []), limit=limit, cameras=camera or (), split=split
+    found = load(
+        source or (() if from_ else chosen.sources),
+        fps=parse_fps(fps or []),
+        cameras=camera or (),
+        split=split,
+        subset=subset,
+        streaming=streaming,
+        episodes=episodes,
+        tasks=task or (),
+        segment=segment,
+        from_list=from_,
+        limit=limit,
     )
-    say_sources(found.sources)
     summary = train_latent_action_model(found, chosen, out=out, frames=frames, resume=resume, progress=_progress)
     emit({**summary, "out": str(out)}, as_json, _render)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from lara_tok._common import JsonOption, console, emit
+from lara_tok._source import FromOption
 
 
 def verify(
@@ -18,6 +19,7 @@ def verify(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: as the table was made.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes. Default: by cores and memory.")] = None,
+    from_: FromOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Encode a sample of a table again, with the options in its metadata, and name the rows that differ.
@@ -28,7 +30,9 @@ def verify(
     """
     from lara_tokenizer.encode import verify_tokens
 
-    report = verify_tokens(tokens, source, sample=_parse_share(sample), model=model, device=device, workers=workers)
+    report = verify_tokens(
+        tokens, source, sample=_parse_share(sample), model=model, device=device, workers=workers, from_list=from_
+    )
     emit(report.to_dict(), json_, _render)
     raise typer.Exit(0 if report.is_equal else 1)
 

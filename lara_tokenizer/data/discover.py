@@ -16,13 +16,9 @@ import pyarrow.parquet as pq
 
 from lara_tokenizer.data.images import IMAGE_SUFFIXES, is_numbered_image
 from lara_tokenizer.data.lerobot import is_lerobot
-from lara_tokenizer.data.rlds import rlds_root
 from lara_tokenizer.data.something_something import is_something_something
+from lara_tokenizer.data.video import VIDEO_SUFFIXES
 from lara_tokenizer.data.webdataset import is_webdataset
-
-VIDEO_SUFFIXES = (
-    ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +76,14 @@ def walk(folder: Path) -> Iterator[Place]:
         if (real := os.path.realpath(here)) in seen:
             continue
         seen.add(real)
-        if (dataset := _dataset(here)) is not None:
-            yield dataset
-            continue
         try:
             entries = sorted((e for e in os.scandir(here) if not e.name.startswith(".")), key=lambda e: e.name)
         except OSError as error:
             raise ValueError(f"folder {here} cannot be listed: {error.strerror}. Is it readable?") from error
+        if (kind := _dataset(here, {e.name for e in entries})) is not None:
+            yield Place(kind, here)
+            if kind != "webdataset":
+                continue  # whatever else lies in it belongs to it; tars leave other files alone
         videos = [Path(e.path) for e in entries if e.name.lower().endswith(VIDEO_SUFFIXES) and not e.is_dir()]
         yield from (Place("video", path) for path in videos)
         if not videos and any(is_numbered_image(e.name) for e in entries):
@@ -94,20 +91,24 @@ def walk(folder: Path) -> Iterator[Place]:
         stack += [Path(e.path) for e in entries if e.is_dir()]
 
 
-def _dataset(folder: Path) -> Place | None:
-    """A folder that is a dataset as a whole. A LeRobotDataset holds parquet too, so the order matters."""
-    if is_lerobot(folder):
-        return Place("lerobot", folder)
-    if rlds_root(folder) is not None:
-        return Place("rlds", folder)
-    for kind, is_one in (
-        ("ssv2", is_something_something),
-        ("webdataset", is_webdataset),
-        ("datasets", is_saved_dataset),
-    ):
-        if is_one(folder):
-            return Place(kind, folder)
-    return None
+def _dataset(folder: Path, names: set[str]) -> str | None:
+    """The format of a folder that is a dataset, as a scheme; `names` are those in it, to ask the disk for little.
+
+    A LeRobotDataset holds parquet too, so the order matters.
+    """
+    if "meta" in names and is_lerobot(folder):
+        return "lerobot"
+    if "features.json" in names or any(name[0].isdigit() and name.count(".") == 2 for name in names):
+        from lara_tokenizer.data.rlds import rlds_root  # late: protobuf is for those who have RLDS
+
+        if rlds_root(folder) is not None:
+            return "rlds"
+    if any(name == "labels" or name.endswith(".json") for name in names) and is_something_something(folder):
+        return "ssv2"
+    if any(name.endswith(".tar") for name in names) and is_webdataset(folder):
+        return "webdataset"
+    is_saved = {"dataset_dict.json", "state.json", "data"} & names or any(name.endswith(".parquet") for name in names)
+    return "datasets" if is_saved and is_saved_dataset(folder) else None
 
 
 def dataset_around(folder: Path) -> Path | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from lara_tokenizer.errors import EpisodeReadError
+from lara_tokenizer.errors import EpisodeReadError, first_line
 
 
 class Files(Hashable, Protocol):
@@ -32,7 +32,7 @@ class LocalFiles:
         """Raises EpisodeReadError where there is no such file."""
         path = Path(self.root, name)
         if not path.is_file():
-            raise EpisodeReadError(name, f"{name} is missing")
+            raise EpisodeReadError(name, "it is missing")
         return path
 
     def names(self) -> set[str]:
@@ -58,7 +58,7 @@ class HubFiles:
         try:
             return Path(hf_hub_download(self.repo_id, name, repo_type="dataset", revision=self.revision))
         except Exception as error:  # the hub's errors share no base, and each means: not to be had
-            raise EpisodeReadError(name, f"{name} cannot be had from the Hub ({_first_line(error)})") from error
+            raise EpisodeReadError(name, f"cannot be had from the Hub ({first_line(error)})") from error
 
 
 def open_hub(name: str) -> tuple[HubFiles, set[str]]:
@@ -73,12 +73,8 @@ def open_hub(name: str) -> tuple[HubFiles, set[str]]:
         info = HfApi().dataset_info(repo_id, revision=revision or None)
     except Exception as error:  # as above
         raise ValueError(
-            f"dataset {name!r}: no such folder, and not to be had from the Hub ({_first_line(error)}). "
+            f"dataset {name!r}: no such folder, and not to be had from the Hub ({first_line(error)}). "
             "Name a folder, or a dataset of the Hub as user/name"
         ) from error
     assert info.sha is not None
     return HubFiles(repo_id, info.sha), {sibling.rfilename for sibling in info.siblings or ()}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

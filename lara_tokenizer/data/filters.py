@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from lara_tokenizer.data.episode import Episode
+from lara_tokenizer.errors import LaraTokenizerError
+
+logger = logging.getLogger(__name__)
 
 
 def filtered(episodes: Sequence[Episode], numbers: str | Sequence[int] | None, tasks: Sequence[str]) -> list[Episode]:
@@ -20,7 +24,7 @@ def filtered(episodes: Sequence[Episode], numbers: str | Sequence[int] | None, t
         by_number = [(place if each.index is None else each.index, each) for place, each in enumerate(kept)]
         there = {number for number, _ in by_number}
         for part in wanted:
-            if not there & set(part):
+            if not any(number in part for number in there):
                 asked = f"{part.start}" if len(part) == 1 else f"{part.start}:{part.stop}"
                 raise ValueError(
                     f"episodes {asked}: not in the source, which has {len(there)} ({min(there)} to {max(there)})"
@@ -54,9 +58,13 @@ def parse_numbers(text: str) -> list[range]:
 def _instruction(episode: Episode) -> str:
     """The episode's text; read from its data where the listing did not have it."""
     if episode.text is None and "text" in episode.offers:
-        texts = episode.signals().texts or ()
-        episode.close()
-        episode.text = "; ".join(dict.fromkeys(texts)) or None
+        try:
+            texts = episode.signals().texts or ()
+            episode.text = "; ".join(dict.fromkeys(texts)) or None
+        except (LaraTokenizerError, OSError) as error:
+            logger.warning("task: %s has no text that could be read, and is left out (%s)", episode.id, error)
+        finally:
+            episode.close()
     return episode.text or ""
 
 

@@ -8,6 +8,22 @@ from dataclasses import dataclass, field
 from lara_tokenizer.data.episode import Episode
 
 
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """What a source was found to be. `revision` is a Hub commit; `notes` say what a person should know."""
+
+    name: str
+    format: str
+    episodes: int
+    revision: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        at = f" at {self.revision[:12]}" if self.revision else ""
+        count = f"{self.episodes:,} episode{'s' * (self.episodes != 1)}"
+        return "; ".join([f"{self.name}{at}: {self.format}, {count}", *self.notes])
+
+
 @dataclass(slots=True)
 class Found:
     """One source, listed: no frame is decoded yet.
@@ -23,6 +39,10 @@ class Found:
     notes: list[str] = field(default_factory=list)
     revision: str | None = None
     needs_rate: bool = False
+
+    def facts(self) -> SourceFacts:
+        """The same for people: counts in place of episodes."""
+        return SourceFacts(self.name, self.format, len(self.episodes), self.revision, tuple(self.notes))
 
 
 def choose_cameras(

@@ -12,7 +12,7 @@ from lara_tokenizer.data.found import Found, choose_cameras
 from lara_tokenizer.data.hf_columns import Columns, find_columns, is_video
 from lara_tokenizer.data.hf_reader import DatasetsReader
 from lara_tokenizer.data.hf_tables import local_name, open_tables
-from lara_tokenizer.data.table_rows import Part, Row
+from lara_tokenizer.data.table_rows import Row, TablePart
 
 _CONNECTIONS = 8
 
@@ -70,7 +70,7 @@ class _Lister:
         offers = [*columns.signals, *(["text"] if columns.text else [])]
         self._offers = tuple(signal for signal in SIGNALS if signal in offers)
 
-    def episodes(self, split: str, parts: Sequence[Part]) -> list[Episode]:
+    def episodes(self, split: str, parts: Sequence[TablePart]) -> list[Episode]:
         light = [column for column in (self.columns.text, self.columns.fps) if column is not None]
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
             values = pool.map(lambda part: part.values(light) if light else {}, parts)

@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from lara_tokenizer.data.camera_readers import CameraReaders
 from lara_tokenizer.data.columns import number_rows
-from lara_tokenizer.data.decoders import video_reader_class
 from lara_tokenizer.data.episode import FrameReader, Signals
 from lara_tokenizer.data.media import EncodedImagesReader, RemoteFile
+from lara_tokenizer.data.open_videos import SharedVideo
 from lara_tokenizer.data.table_rows import Row
 from lara_tokenizer.errors import EpisodeReadError
 
@@ -85,7 +85,7 @@ class DatasetsReader(CameraReaders):
         if found is None:
             raise EpisodeReadError(self.name, f"column {camera!r} is empty in this row")
         video = CellVideo(self.name, self.row, camera) if isinstance(found, bytes) else found
-        return video_reader_class(self.decoder)(video)
+        return SharedVideo(video, self.decoder)
 
     def signals(self) -> Signals:
         """Actions, states and the text, as far as the dataset has them. Raises EpisodeReadError."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lara_tokenizer.data.files import open_hub
-from lara_tokenizer.data.table_rows import ArrowPart, GivenPart, ParquetPart, Part, first_line
+from lara_tokenizer.data.table_rows import ArrowPart, GivenPart, ParquetPart, TablePart
+from lara_tokenizer.errors import first_line
 
 _CONNECTIONS = 8
 
@@ -20,7 +21,7 @@ _CONNECTIONS = 8
 class Tables:
     """`splits` in the dataset's order; `features` as `datasets` types them; `format` says how it is stored."""
 
-    splits: Mapping[str, Sequence[Part]]
+    splits: Mapping[str, Sequence[TablePart]]
     features: Mapping[str, Any]
     format: str
     revision: str | None = None
@@ -64,7 +65,7 @@ def _built(path: str, commit: str | None, split: str | None, subset: str | None,
         files = _chosen({str(key): value for key, value in builder.config.data_files.items()}, split, path)
         if commit is not None and not streaming:
             files = _downloaded(path, commit, files)
-        splits: Mapping[str, Sequence[Part]] = _parquet_parts(files)
+        splits: Mapping[str, Sequence[TablePart]] = _parquet_parts(files)
         features = builder.info.features or _features(next(part for parts in splits.values() for part in parts))
     else:
         data = _loaded(builder, path, streaming)
@@ -133,25 +134,25 @@ def _downloaded(repo_id: str, commit: str, files: Mapping[str, Sequence[str]]) -
     }
 
 
-def _parquet_parts(files: Mapping[str, Sequence[str]]) -> dict[str, list[Part]]:
+def _parquet_parts(files: Mapping[str, Sequence[str]]) -> dict[str, list[TablePart]]:
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
         return {split: list(pool.map(ParquetPart, urls)) for split, urls in files.items()}
 
 
-def _features(part: Part) -> Mapping[str, Any]:
+def _features(part: TablePart) -> Mapping[str, Any]:
     from datasets import Features
 
     return Features.from_arrow_schema(part.schema)
 
 
-def _arrow_parts(name: str, data: Any) -> list[Part]:
-    parts: list[Part] = [ArrowPart(file["filename"]) for file in data.cache_files]
+def _arrow_parts(name: str, data: Any) -> list[TablePart]:
+    parts: list[TablePart] = [ArrowPart(file["filename"]) for file in data.cache_files]
     if sum(len(part.rows()) for part in parts) != len(data):
         raise ValueError(f"split {name!r} is a selection of rows that was saved without its data. Save it anew")
     return parts
 
 
-def _given_parts(name: str, data: Any) -> list[Part]:
+def _given_parts(name: str, data: Any) -> list[TablePart]:
     """Rows that only name their files: iterating fetches nothing else."""
     rows = []
     try:

@@ -21,12 +21,11 @@ from lara_tokenizer.data.episode import Episode
 from lara_tokenizer.data.files import Files, LocalFiles, open_hub
 from lara_tokenizer.data.found import Found, choose_cameras, last_part
 from lara_tokenizer.data.lerobot_reader import TASKS_V2, TASKS_V3, DataRows, LeRobotReader, VideoSpan
-from lara_tokenizer.errors import EpisodeReadError
+from lara_tokenizer.data.names import ACTIONS, STATES, first_of
+from lara_tokenizer.errors import EpisodeReadError, first_line
 
 INFO = "meta/info.json"
 _EPISODES_V2, _EPISODES_V3 = "meta/episodes.jsonl", "meta/episodes/"
-# The published names of one thing: LeRobot's own, and those of converted sets.
-_ACTIONS, _STATES = ("action", "actions"), ("observation.state", "state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +147,7 @@ class _Dataset:
                     for entry in entries
                 ]
             except (EpisodeReadError, pa.ArrowException, OSError, KeyError) as error:
-                reason = str(error).strip().partition("\n")[0]
-                self.notes.append(f"{name} cannot be read ({reason}); its episodes are left out")
+                self.notes.append(f"{name} cannot be read ({first_line(error)}); its episodes are left out")
         if not rows and self.notes:
             raise ValueError(f"{self.name}: {'; '.join(self.notes)}")
         return rows
@@ -211,9 +209,8 @@ class _Dataset:
         features = self.info["features"]
         columns = [
             (signal, name)
-            for signal, published in (("actions", _ACTIONS), ("states", _STATES))
-            for name in [next((name for name in published if name in features), None)]
-            if name is not None
+            for signal, published in (("actions", ACTIONS), ("states", STATES))
+            if (name := first_of(published, features)) is not None
         ]
         if "task_index" in features and (TASKS_V3 if self.is_v3 else TASKS_V2) in self.names:
             columns.append(("text", "task_index"))

@@ -19,7 +19,7 @@ from lara_tokenizer.data.files import Files
 from lara_tokenizer.data.media import EncodedImagesReader
 from lara_tokenizer.data.open_videos import open_video_file
 from lara_tokenizer.data.video import VideoReader
-from lara_tokenizer.errors import EpisodeReadError
+from lara_tokenizer.errors import EpisodeReadError, first_line
 
 TASKS_V2, TASKS_V3 = "meta/tasks.jsonl", "meta/tasks.parquet"
 
@@ -71,7 +71,7 @@ class LeRobotReader:
         """Times by the dataset's own rate. Raises EpisodeReadError unless the camera has just the frames it should."""
         note = ""
         if self.cameras[camera] is None:
-            self._picture_reader(camera)
+            self._read([])  # counts the rows, without a picture
         else:
             self._first_frame(camera)
             note = self._video(camera).index().note
@@ -97,12 +97,8 @@ class LeRobotReader:
             for signal in ("actions", "states"):
                 if signal in columns:
                     found[signal] = number_rows(table[columns[signal]], columns[signal])
-            if "text" in columns:
-                tasks = load_tasks(self.files, TASKS_V3 if self.rows.shared else TASKS_V2)
-                numbers = table[columns["text"]].to_pylist()
-                if unknown := sorted({number for number in numbers if number not in tasks}, key=str):
-                    raise EpisodeReadError(self.rows.file, f"task_index {unknown[0]} is not among the dataset's tasks")
-                found["texts"] = tuple(tasks[number] for number in numbers)
+        if "text" in columns:
+            found["texts"] = self._texts(table[columns["text"]].to_pylist())
         return Signals(**found)
 
     def close(self) -> None:
@@ -111,6 +107,12 @@ class LeRobotReader:
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_pictures": {}, "_first": {}}
+
+    def _texts(self, numbers: list[int]) -> tuple[str, ...]:
+        tasks = load_tasks(self.files, TASKS_V3 if self.rows.shared else TASKS_V2)
+        if unknown := sorted({number for number in numbers if number not in tasks}, key=str):
+            raise EpisodeReadError(self.rows.file, f"task_index {unknown[0]} is not among the dataset's tasks")
+        return tuple(tasks[number] for number in numbers)
 
     def _video(self, camera: str) -> VideoReader:
         span = self.cameras[camera]
@@ -144,8 +146,7 @@ class LeRobotReader:
                 # One thread: the bytes of a column come the same way, and workers share the cores.
                 table = pq.read_table(path, columns=columns, filters=chosen, use_threads=False)
             except (pa.ArrowException, OSError) as error:
-                reason = str(error).strip().partition("\n")[0]
-                raise EpisodeReadError(path, f"not to be read as parquet ({reason})") from error
+                raise EpisodeReadError(path, f"not to be read as parquet ({first_line(error)})") from error
             if len(table) != self.length:
                 raise EpisodeReadError(path, f"{len(table)} rows for an episode of {self.length} frames")
         return table
@@ -218,15 +219,13 @@ def load_tasks(files: Files, name: str) -> dict[int, str]:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         return {row["task_index"]: row["task"] for row in rows}
     except (pa.ArrowException, OSError, ValueError, KeyError, StopIteration) as error:
-        raise EpisodeReadError(name, f"{name} cannot be read ({str(error).partition(chr(10))[0]})") from error
+        raise EpisodeReadError(name, f"cannot be read ({first_line(error)})") from error
 
 
 @contextmanager
 def _named(file: str) -> Iterator[None]:
-    """Errors name the dataset's file: an episode has several, and its id names none of them."""
+    """Errors name the file as the dataset does: an episode has several, and its id names none of them."""
     try:
         yield
     except EpisodeReadError as error:
-        if error.reason.startswith(file):
-            raise
-        raise type(error)(error.path, f"{file}: {error.reason}") from error
+        raise type(error)(file, error.reason) from error

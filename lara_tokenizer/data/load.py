@@ -1,17 +1,17 @@
-"""From what a person points at to a list of episodes. Reads names and metadata; opens no video."""
+"""From what a person points at to a list of episodes. Reads names and metadata; opens videos only to cut them."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, SupportsIndex, TypedDict, overload
 
 from lara_tokenizer.data.discover import READABLE
 from lara_tokenizer.data.episode import Episode
 from lara_tokenizer.data.filters import filtered
-from lara_tokenizer.data.found import Found
+from lara_tokenizer.data.found import Found, SourceFacts
 from lara_tokenizer.data.images import ImageFolderReader
 from lara_tokenizer.data.rates import Fps, rates_of
 from lara_tokenizer.data.segment import segment_seconds, segments
@@ -36,24 +36,11 @@ class LoadOptions(TypedDict, total=False):
     from_list: str | Path | None
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFacts:
-    """What a source was found to be. `revision` is a Hub commit; `notes` say what a person should know."""
-
-    name: str
-    format: str
-    episodes: int
-    revision: str | None = None
-    notes: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        at = f" at {self.revision[:12]}" if self.revision else ""
-        count = f"{self.episodes:,} episode{'s' * (self.episodes != 1)}"
-        return "; ".join([f"{self.name}{at}: {self.format}, {count}", *self.notes])
-
-
 class Episodes(list[Episode]):
-    """A list of episodes that knows where they come from: `sources`, and the `options` that decide frames and times."""
+    """A list of episodes that knows where they come from: `sources`, and the `options` that decide frames and times.
+
+    A slice of it knows the same.
+    """
 
     def __init__(
         self,
@@ -62,7 +49,17 @@ class Episodes(list[Episode]):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(episodes)
-        self.sources, self.options = tuple(sources), dict(options or {})
+        self.sources = tuple(sources)
+        readers = sorted({type(episode.reader).__name__ for episode in self})
+        self.options = dict(options or {"decoder": ", ".join(readers)})
+
+    @overload
+    def __getitem__(self, place: SupportsIndex) -> Episode: ...
+    @overload
+    def __getitem__(self, place: slice) -> Episodes: ...
+    def __getitem__(self, place: SupportsIndex | slice) -> Episode | Episodes:
+        found = super().__getitem__(place)
+        return Episodes(found, self.sources, self.options) if isinstance(found, list) else found
 
 
 def load_episodes(
@@ -99,7 +96,8 @@ def load_episodes(
         episodes: numbers within the dataset, [0, 7] or "0,7,10:20" (20 excluded).
         tasks: keep episodes whose instruction holds one of these texts, or fits one of these globs.
         segment: cut each episode into pieces of so many seconds, "10s"; ids end in "#t=10,20".
-        from_list: a list of clips (.csv or .txt, see `find_list`), with paths relative to `source`, or to the list.
+        from_list: a list of clips, with paths relative to `source`, or to the list: a .csv with a column path and, if
+            wanted, start, end (seconds) and label; or a .txt with a path a line.
 
     Raises:
         ValueError: nothing is found, a source or a rate makes no sense, or a filter leaves nothing.
@@ -127,13 +125,12 @@ def load_episodes(
         episode.fps = rates[episode.id] or episode.fps
     kept = filtered(everything, episodes, _texts(tasks))
     _check_rates(kept, founds)
-    kept = kept[:limit] if segment is None else kept  # a limit counts what is encoded: segments
     if segment is not None:
-        kept = sorted((piece for each in kept for piece in segments(each, segment)), key=lambda piece: piece.id)[:limit]
-    facts = [
-        SourceFacts(found.name, found.format, len(found.episodes), found.revision, tuple(found.notes))
-        for found in founds
-    ]
+        # One by one: a limit then opens no more files than it needs.
+        pieces = (piece for each in kept for piece in segments(each, segment))
+        kept = sorted(islice(pieces, limit), key=lambda piece: piece.id)
+    kept = kept[:limit]
+    facts = [found.facts() for found in founds]
     for fact in facts:
         logger.info("%s", fact)
     options = {
@@ -142,15 +139,18 @@ def load_episodes(
         "cameras": sorted(finder.cameras),
         "split": split,
         "subset": subset,
+        "streaming": streaming or None,
         "segment": segment,
+        "from_list": None if from_list is None else Path(from_list).name,
     }
     return Episodes(kept, facts, options)
 
 
 def _check_rates(episodes: Sequence[Episode], founds: Sequence[Found]) -> None:
     """Raises ValueError for what no rate is known of, before anything is read."""
+    wanted = {episode.id for episode in episodes}
     for found in founds:
-        if found.needs_rate and any(episode.fps is None for episode in found.episodes):
+        if found.needs_rate and any(each.fps is None and each.id in wanted for each in found.episodes):
             raise ValueError(
                 f"{found.name} ({found.format}) states no frame rate. Give its frames per second: fps=10 (--fps 10)"
             )

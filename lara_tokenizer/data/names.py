@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 TEXTS = ("language_instruction", "instruction", "task", "prompt", "caption", "text", "label")
-ACTIONS = ("actions", "action")
-STATES = ("states", "state", "observation.states", "observation.state")
+ACTIONS = ("action", "actions")
+STATES = ("observation.state", "observation.states", "state", "states")
 
 
 def first_of(names: Iterable[str], there: Iterable[str]) -> str | None:

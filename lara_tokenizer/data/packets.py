@@ -15,7 +15,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from lara_tokenizer.data.episode import FrameIndex
-from lara_tokenizer.errors import VideoDecodeError
+from lara_tokenizer.errors import VideoDecodeError, first_line
 
 _NO_TIME = np.iinfo(np.int64).min
 
@@ -194,8 +194,3 @@ def _reason(error: Exception) -> str:
             return "more memory asked for than there is (a damaged header?)"
         case _:
             return f"cannot be read ({type(error).__name__}: {first_line(error)})"
-
-
-def first_line(error: Exception) -> str:
-    """An error's text without the stack traces that native libraries add."""
-    return str(error).strip().partition("\n")[0]

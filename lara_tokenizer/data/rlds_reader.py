@@ -13,9 +13,9 @@ import numpy as np
 
 from lara_tokenizer.data import tf_example, tfrecord
 from lara_tokenizer.data.episode import FrameIndex, Signals, check_indices
-from lara_tokenizer.data.media import decode_image
+from lara_tokenizer.data.media import EncodedImagesReader
 from lara_tokenizer.data.rlds_features import Feature
-from lara_tokenizer.data.rlds_signals import Part, RldsSignals
+from lara_tokenizer.data.rlds_signals import ActionPart, RldsSignals
 from lara_tokenizer.data.tf_example import Values
 from lara_tokenizer.errors import EpisodeReadError
 
@@ -53,6 +53,7 @@ class RldsReader:
     def __init__(self, shard: Path, offset: int, length: int, plan: RecordPlan) -> None:
         self.shard, self.offset, self.length, self.plan = shard, offset, length, plan
         self._record: _Record | None = None
+        self._pictures: dict[str, EncodedImagesReader] = {}
         self._num_steps: int | None = None
 
     def index(self, camera: str) -> FrameIndex:
@@ -67,25 +68,12 @@ class RldsReader:
     def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """uint8 (n, H, W, 3) in RGB, in the order asked. Raises EpisodeReadError, and IndexError for one outside."""
         feature, record = self._camera(camera), self._open()
-        numbers = check_indices(indices, record.num_steps, self._source)
         stored = record.values[feature.key]
-        if not feature.is_coded:
-            return np.asarray(stored)[numbers]
-        if not len(numbers):
-            height, width = self._decode(stored, feature, 0).shape[:2]
-            return np.empty((0, height, width, 3), np.uint8)
-        first = self._decode(stored, feature, numbers[0])
-        out = np.empty((len(numbers), *first.shape), np.uint8)
-        out[0] = first
-        for slot, number in enumerate(numbers[1:], 1):
-            picture = self._decode(stored, feature, number)
-            if picture.shape != first.shape:
-                sizes = (
-                    f"{picture.shape[1]}x{picture.shape[0]}, step {numbers[0]} has {first.shape[1]}x{first.shape[0]}"
-                )
-                raise EpisodeReadError(self._source, f"step {number} of {feature.path} has {sizes}")
-            out[slot] = picture
-        return out
+        if feature.is_coded:
+            if camera not in self._pictures:
+                self._pictures[camera] = EncodedImagesReader(self._source, _StepImages(feature, stored))
+            return self._pictures[camera].frames("", indices)
+        return np.asarray(stored)[check_indices(indices, record.num_steps, self._source)]
 
     def signals(self) -> Signals:
         """Actions and states, float32 (steps, n), and texts, one a step. Raises EpisodeReadError."""
@@ -99,9 +87,10 @@ class RldsReader:
     def close(self) -> None:
         """Let go of the record; the next call reads it again."""
         self._record = None
+        self._pictures.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_record": None}
+        return {**self.__dict__, "_record": None, "_pictures": {}}
 
     @property
     def _source(self) -> str:
@@ -156,13 +145,7 @@ class RldsReader:
             raise EpisodeReadError(self._source, "it holds no step")
         return next(iter(lengths))
 
-    def _decode(self, stored: Values, feature: Feature, step: int) -> np.ndarray:
-        try:
-            return decode_image(stored[step], f"step {step} of {feature.path}")
-        except EpisodeReadError as error:
-            raise EpisodeReadError(self._source, error.reason) from error
-
-    def _side_by_side(self, parts: tuple[Part, ...], record: _Record) -> np.ndarray | None:
+    def _side_by_side(self, parts: tuple[ActionPart, ...], record: _Record) -> np.ndarray | None:
         if not parts:
             return None
         columns = []
@@ -184,6 +167,23 @@ class RldsReader:
             return step_numbers(feature, stored)
         except (ValueError, zlib.error) as error:
             raise EpisodeReadError(self._source, f"{feature.path} cannot be read ({error})") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _StepImages:
+    """The pictures of one feature, a JPEG or PNG a step."""
+
+    feature: Feature
+    stored: Values
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def name(self, i: int) -> str:
+        return f"step {i} of {self.feature.path}"
+
+    def read(self, i: int) -> bytes:
+        return self.stored[i]
 
 
 def step_numbers(feature: Feature, stored: Values) -> np.ndarray:

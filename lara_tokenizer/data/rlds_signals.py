@@ -24,7 +24,7 @@ _PART = re.compile(r"(.+?)(?:\[(\d+):(\d+)\])?")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ActionPart:
     """Numbers `start` to `stop - 1` of a step's feature, flat.
 
     >>> part(Feature("action", "steps/action", "numbers", "float32", (15,)), 7, 14).stop
@@ -40,8 +40,8 @@ class Part:
 class RldsSignals:
     """Parts that make an action and a state, side by side; and where the text is: in the steps, or in the episode."""
 
-    actions: tuple[Part, ...] = ()
-    states: tuple[Part, ...] = ()
+    actions: tuple[ActionPart, ...] = ()
+    states: tuple[ActionPart, ...] = ()
     text: Feature | None = None
     notes: tuple[str, ...] = ()
 
@@ -62,12 +62,12 @@ def choose_signals(features: EpisodeFeatures, row: OxeSet | None) -> RldsSignals
     return RldsSignals(actions, states, _text(features), tuple(notes))
 
 
-def part(feature: Feature, start: int = 0, stop: int | None = None) -> Part:
+def part(feature: Feature, start: int = 0, stop: int | None = None) -> ActionPart:
     """All numbers of a feature, or some."""
-    return Part(feature, start, prod(feature.shape) if stop is None else stop)
+    return ActionPart(feature, start, prod(feature.shape) if stop is None else stop)
 
 
-def _from_table(numbers: dict[str, Feature], wanted: Sequence[str], notes: list[str]) -> tuple[Part, ...]:
+def _from_table(numbers: dict[str, Feature], wanted: Sequence[str], notes: list[str]) -> tuple[ActionPart, ...]:
     """The table's features, where the dataset has all of them: another version of it may not."""
     parts = []
     for name in wanted:
@@ -80,7 +80,7 @@ def _from_table(numbers: dict[str, Feature], wanted: Sequence[str], notes: list[
     return tuple(parts)
 
 
-def _actions(numbers: dict[str, Feature], notes: list[str]) -> tuple[Part, ...]:
+def _actions(numbers: dict[str, Feature], notes: list[str]) -> tuple[ActionPart, ...]:
     for name in _ACTIONS:
         if name in numbers:
             return (part(numbers[name]),)

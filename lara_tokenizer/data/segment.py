@@ -10,6 +10,7 @@ import av
 import numpy as np
 
 from lara_tokenizer.data.episode import Episode, FrameIndex, Signals, check_indices
+from lara_tokenizer.data.lerobot_reader import LeRobotReader
 from lara_tokenizer.data.open_videos import SharedVideo
 from lara_tokenizer.data.packets import open_video
 from lara_tokenizer.data.stride import Stride
@@ -81,8 +82,9 @@ def cut(whole: Episode, start: float, stop: float | None, *, text: str | None = 
 def segments(whole: Episode, length: str) -> list[Episode]:
     """An episode cut into pieces of `length` ("10s"); the last one goes to the end, however long that really is.
 
-    A file's stated length decides how many there are: no long film is read through for it. Pieces that lie past the
-    real end are empty. An episode that cannot be opened stays one piece, and fails by itself later.
+    A file's stated length decides how many there are: a long film is read through only where its rate is overridden.
+    Pieces that lie past the real end are empty. An episode that cannot be opened stays one piece, and fails by itself
+    later.
     """
     seconds = segment_seconds(length)
     try:
@@ -105,7 +107,9 @@ def segment_seconds(length: str) -> float:
 
 
 def _duration(whole: Episode) -> float:
-    """In seconds; from a video's header where it has one and nothing overrides its rate."""
+    """In seconds: from metadata, or a video's header, where they say it; else the frames have to be listed."""
+    if isinstance(whole.reader, LeRobotReader):
+        return whole.reader.length / (whole.fps or whole.reader.fps)
     path = whole.reader.path if isinstance(whole.reader, VideoReader) else None
     if path is not None and whole.fps is None:
         container, stream = open_video(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ _SPLITS = {
 
 
 def is_something_something(folder: Path) -> bool:
-    """Whether a folder has the archive's label files: entries with an id, and most with a template."""
-    return any(_entries(path) for path in _label_files(folder).values())
+    """Whether a folder has the archive's label files, whose entries have an id and a template, and its webm files."""
+    if not (files := _label_files(folder)) or not any(_webm(folder)):
+        return False
+    entries = [entry for path in files.values() for entry in _entries(path)]
+    return sum(isinstance(entry.get("template"), str) for entry in entries) > len(entries) / 2
 
 
 def find_something_something(folder: str | Path, *, split: str | None = None, decoder: str = "pyav") -> Found:
@@ -40,7 +44,7 @@ def find_something_something(folder: str | Path, *, split: str | None = None, de
     if not chosen:
         wanted = ", ".join(name for names in _SPLITS.values() for name in names[:2])
         raise ValueError(f"{folder}: no label file of Something-Something. Looked for {wanted}")
-    videos = {path.stem: path for path in sorted(folder.rglob("*.webm"))}
+    videos = {path.stem: path for path in _webm(folder)}
     reader_class = video_reader_class(decoder)
     found: dict[str, Episode] = {}
     named = 0
@@ -72,8 +76,19 @@ def _label_files(folder: Path) -> dict[str, Path]:
     }
 
 
+def _webm(folder: Path) -> Iterator[Path]:
+    """Videos in the folder and in those right below it, as the archive unpacks."""
+    yield from folder.glob("*.webm")
+    yield from folder.glob("*/*.webm")
+
+
 def _entries(path: Path) -> list[dict[str, Any]]:
     """The clips a label file names; none where it is another kind of json."""
+    return _read_entries(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=len(_SPLITS))  # looked at to know the format, and again to list the clips
+def _read_entries(path: Path, version: int) -> list[dict[str, Any]]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from lara_tokenizer.data.found import Found
 from lara_tokenizer.data.hf_datasets import find_datasets
 from lara_tokenizer.data.images import ImageFolderReader
 from lara_tokenizer.data.lerobot import find_lerobot, is_hub_id
-from lara_tokenizer.data.rlds import find_rlds
 from lara_tokenizer.data.something_something import find_something_something
+from lara_tokenizer.data.video import VideoReader
 from lara_tokenizer.data.webdataset import find_webdataset
 
 SCHEMES = ("video", "lerobot", "rlds", "datasets", "webdataset", "ssv2", "list")
@@ -26,12 +26,21 @@ SCHEMES = ("video", "lerobot", "rlds", "datasets", "webdataset", "ssv2", "list")
 
 @dataclass(slots=True)
 class RootedSource:
-    """A source and the folder that its ids are relative to; None on the Hub. `plain` marks single video files."""
+    """A source and where it lies: `base` was named, `root` is the dataset's own folder; both None on the Hub.
+
+    `is_file` marks a video, or a tar, that was named by itself: all of those together are one dataset.
+    """
 
     found: Found
-    base: Path | None  # of what was named
-    root: Path | None  # of the dataset itself
-    plain: bool = False
+    base: Path | None
+    root: Path | None
+    is_file: bool = False
+
+    def origin(self, episode: Episode) -> object:
+        """What tells an episode from another of the same id: its file, or its dataset."""
+        if isinstance(episode.reader, VideoReader):
+            return episode.reader.path, episode.text
+        return self.root, self.found.format, self.found.name, self.found.revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,28 +85,30 @@ class Finder:
         return RootedSource(find_list(file, root=root, decoder=self.decoder), base, base)
 
     def _places(self, places: Sequence[Place], base: Path, text: str, *, only_video: bool) -> list[RootedSource]:
-        films = [place for place in places if place.kind in ("video", "images")]
+        videos = [place for place in places if place.kind in ("video", "images")]
         datasets = [] if only_video else [place for place in places if place.kind not in ("video", "images")]
-        if only_video and not films:
+        if only_video and not videos:
             raise ValueError(f"source {text!r}: no video in it. {LOOKED_FOR}")
-        roots = [RootedSource(self._films(films, base, text), base, base, plain=len(places) == 1)] if films else []
+        is_file = os.path.isfile(text.removeprefix("video:"))
+        roots = [RootedSource(self._videos(videos, base, text), base, base, is_file)] if videos else []
         for place in datasets:
-            folder = place.path.parent if place.path.is_file() else place.path
-            roots.append(RootedSource(self._dataset(place.kind, place.path), base, folder))
+            is_file = place.path.is_file()
+            folder = place.path.parent if is_file else place.path
+            roots.append(RootedSource(self._dataset(place.kind, place.path), base, folder, is_file))
         return roots
 
-    def _films(self, films: Sequence[Place], base: Path, text: str) -> Found:
+    def _videos(self, videos: Sequence[Place], base: Path, text: str) -> Found:
         if named := [camera for camera in self.cameras if camera != "all"]:
             raise ValueError(f"camera {named[0]!r}: source {text!r} is plain video, with one camera that has no name")
         reader_class = video_reader_class(self.decoder)
         episodes = [
             Episode(
-                film.path.relative_to(base).as_posix(),
-                ImageFolderReader(film.path) if film.kind == "images" else reader_class(film.path),
+                video.path.relative_to(base).as_posix(),
+                ImageFolderReader(video.path) if video.kind == "images" else reader_class(video.path),
             )
-            for film in films
+            for video in videos
         ]
-        kinds = Counter(film.kind for film in films)
+        kinds = Counter(video.kind for video in videos)
         names = {"video": "video files", "images": "folders of images"}
         found = Found(
             " and ".join(names[kind] for kind in names if kinds[kind]), Path(text).name or base.name, episodes
@@ -118,6 +129,8 @@ class Finder:
             case "lerobot":
                 return find_lerobot(name, cameras=self.cameras, decoder=self.decoder)
             case "rlds":
+                from lara_tokenizer.data.rlds import find_rlds  # late: protobuf is for those who have RLDS
+
                 return find_rlds(Path(name), cameras=self.cameras, split=self.split)
             case "datasets":
                 return find_datasets(
@@ -153,30 +166,49 @@ def _folders(name: str) -> tuple[Path, Path]:
 
 
 def merged(roots: Sequence[RootedSource]) -> list[Found]:
-    """One `Found` a dataset, with ids that are unique among all of them; single files together are one dataset."""
-    local = [rooted.base for rooted in roots if rooted.base is not None]
-    common = Path(os.path.commonpath(local)) if local else Path()
-    if local and len(local) < len(roots):
-        common = common.parent
+    """One `Found` a dataset, by name, with ids that are unique among all of them.
+
+    What was named twice is read once. Raises ValueError where two different episodes would have one id.
+    """
+    common = _common_folder(roots)
     founds: list[tuple[str, Found]] = []
-    films: Found | None = None
-    seen: set[str] = set()
+    files: dict[str, Found] = {}  # by format
+    seen: dict[str, object] = {}
     for rooted in roots:
         found = rooted.found
         prefix = rooted.root.relative_to(common).as_posix() if rooted.root else found.name if len(roots) > 1 else "."
-        for episode in found.episodes:
-            episode.id = episode.id if prefix == "." else f"{prefix}/{episode.id}"
-        # What was named twice is read once.
-        found.episodes = [episode for episode in found.episodes if episode.id not in seen]
-        seen |= {episode.id for episode in found.episodes}
-        if rooted.plain and films is not None:
-            films.episodes += found.episodes
-            films.name = common.name
+        found.episodes = list(_new_episodes(rooted, "" if prefix == "." else f"{prefix}/", seen))
+        if rooted.is_file and (others := files.setdefault(found.format, found)) is not found:
+            others.episodes += found.episodes
+            others.notes += [note for note in found.notes if note not in others.notes]
+            others.name = common.name
             continue
-        films = found if rooted.plain else films
         founds.append((prefix, found))
     names = Counter(found.name for _, found in founds)
     for prefix, found in founds:
         for episode in found.episodes:
             episode.dataset = found.name if names[found.name] == 1 else f"{found.name} ({prefix})"
     return sorted((found for _, found in founds), key=lambda found: (found.name, found.format))
+
+
+def _common_folder(roots: Sequence[RootedSource]) -> Path:
+    """The folder that local ids are relative to."""
+    local = [rooted.base for rooted in roots if rooted.base is not None]
+    common = Path(os.path.commonpath(local)) if local else Path()
+    # Beside datasets of the Hub, which are called by their names, a folder is called by its name too.
+    return common.parent if local and len(local) < len(roots) else common
+
+
+def _new_episodes(rooted: RootedSource, prefix: str, seen: dict[str, object]) -> Iterator[Episode]:
+    """The episodes under their ids among all sources, less those that an earlier source gave; `seen` is added to."""
+    for episode in rooted.found.episodes:
+        episode.id = prefix + episode.id
+        origin = rooted.origin(episode)
+        if episode.id not in seen:
+            seen[episode.id] = origin
+            yield episode
+        elif seen[episode.id] != origin:
+            raise ValueError(
+                f"two different episodes are called {episode.id!r}, one of them in {rooted.found.name}: encode these "
+                "sources one by one"
+            )

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lara_tokenizer.errors import EpisodeReadError
+from lara_tokenizer.errors import EpisodeReadError, first_line
 
 _OPEN_FILES = 4
 # Row groups of videos hold up to 100 MB or so: no more than one is kept.
@@ -98,7 +98,7 @@ class GivenRow:
         return ""
 
 
-class Part(Protocol):
+class TablePart(Protocol):
     """A part of a table that lies in one place."""
 
     @property
@@ -189,6 +189,12 @@ def _parquet(file: DataFile) -> pq.ParquetFile:
     return _open_parquet(file)
 
 
+# Two processes must not read through one open file: a forked child opens its own.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_parquet.cache_clear)
+    os.register_at_fork(after_in_child=_row_group.cache_clear)
+
+
 def _open_parquet(file: DataFile, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
     if "://" not in file.url:
         return pq.ParquetFile(file.url, metadata=footer)
@@ -213,9 +219,3 @@ def _as_episode_error(source: str, column: str) -> Iterator[None]:
         raise
     except Exception as error:  # as above
         raise EpisodeReadError(source, f"column {column!r} cannot be read ({first_line(error)})") from error
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    text = str(error).strip().partition("\n")[0]
-    return text or type(error).__name__

@@ -17,6 +17,10 @@ from lara_tokenizer.errors import VideoDecodeError
 
 logger = logging.getLogger(__name__)
 
+VIDEO_SUFFIXES = (
+    ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv",
+)  # fmt: skip
+
 
 class VideoReader:
     """A `FrameReader` for one video with one camera: a file, or the bytes that a `Media` opens.

@@ -45,9 +45,8 @@ def is_webdataset(folder: Path) -> bool:
 def find_webdataset(source: str | Path, *, cameras: Sequence[str] = (), decoder: str = "pyav") -> Found:
     """List the samples of a tar, of the tars in a folder, or of those that a glob or braces name.
 
-    Ids are sample keys, with the tar's name before them where there are several tars. Reads the tars' headers, and
-    texts and .json of up to 64 KiB. What is wrong with a sample ends as that episode's EpisodeReadError; a tar that is
-    cut off gives the samples before the cut, and a note.
+    Ids are "tar/key". Reads the tars' headers, and texts and .json of up to 64 KiB. What is wrong with a sample ends as
+    that episode's EpisodeReadError; a tar that is cut off gives the samples before the cut, and a note.
 
     Raises ValueError where there is no such tar, no sample with pictures, or no such camera; and for sources that have
     no random access: commands (pipe:), URLs, compressed tars.
@@ -87,7 +86,7 @@ class _Listing:
         for tar in tars:
             shard = Path(tar).relative_to(common).with_suffix("").as_posix()
             for key, sample in self._read(tar):
-                name = key if len(tars) == 1 else f"{shard}/{key}"
+                name = f"{shard}/{key}"
                 seen[name] += 1
                 self.samples.append((name if seen[name] == 1 else f"{name}#{seen[name]}", tar, sample))
         if repeated := [name for name, count in seen.items() if count > 1]:
@@ -173,7 +172,7 @@ def _tars(source: str) -> list[str]:
             "'datasets:user/name'"
         )
     if os.path.isdir(source):
-        found = [os.fspath(path) for path in Path(source).rglob("*.tar")]
+        found = [os.fspath(path) for path in Path(source).glob("*.tar")]
         if not found:
             raise ValueError(f"source {source!r}: no .tar in it{_compressed(source)}")
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +14,16 @@ from typing import Any
 import numpy as np
 
 from lara_tokenizer.data.camera_readers import CameraReaders
-from lara_tokenizer.data.decoders import video_reader_class
 from lara_tokenizer.data.episode import FrameIndex, FrameReader, Signals
 from lara_tokenizer.data.images import IMAGE_SUFFIXES, natural_key
 from lara_tokenizer.data.media import EncodedImagesReader, FileSlice
 from lara_tokenizer.data.names import ACTIONS, STATES, TEXTS, first_of
+from lara_tokenizer.data.open_videos import SharedVideo
 from lara_tokenizer.data.tar_samples import Sample, Span
+from lara_tokenizer.data.video import VIDEO_SUFFIXES
 from lara_tokenizer.errors import EpisodeReadError
 
-VIDEO_EXTENSIONS = ("avi", "flv", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogv", "ts", "webm", "wmv")
+VIDEO_EXTENSIONS = tuple(suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES)
 _IMAGE_EXTENSIONS = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
 # A camera is called after what stands beside a frame's number, unless that only says that it is a frame.
 _ANY_FRAME = ("", "f", "frame", "frames", "image", "images", "img", "im", "rgb")
@@ -127,7 +129,7 @@ class WebDatasetReader(CameraReaders):
             raise EpisodeReadError(self._name, f"no camera {camera!r} in this sample (it has {there})")
         spans = self._pixels[camera]
         if isinstance(spans, Span):
-            return video_reader_class(self.decoder)(FileSlice(self.tar, *spans, self.key))
+            return SharedVideo(FileSlice(self.tar, *spans, self.key), self.decoder)
         return EncodedImagesReader(self._name, TarImages(self.tar, self.key, camera, spans))
 
     def signals(self) -> Signals:
@@ -167,7 +169,7 @@ class WebDatasetReader(CameraReaders):
 
     @property
     def _name(self) -> str:
-        return f"{self.tar}, {self.key}"
+        return f"{os.path.basename(self.tar)}, {self.key}"
 
     def _fps(self) -> float:
         fps = self.facts().get("fps")

@@ -37,7 +37,7 @@ def encode_dataset(
     out: str | os.PathLike[str],
     strides: str | Sequence[str] | None = None,
     every: str = "1f",
-    columns: Sequence[str] = (),
+    columns: str | Sequence[str] = (),
     keep_tail: bool = False,
     min_motion: float = 0.0,
     dtype: str | None = None,

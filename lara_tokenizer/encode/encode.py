@@ -117,37 +117,60 @@ def encode_unit(unit: Unit, frames: UnitFrames, model: Runner, job: Job) -> pa.T
         The unit's rows (columns of `token_schema`), sorted by (stride, frame_index).
     """
     pairs = unit_pairs(unit, frames.timestamps, job)
-    rows = Rows(pairs, job)
-    held = _HeldFrames(pairs)
-    # Pairs become ready in the order of their later frame.
-    order = np.flatnonzero(pairs.valid)
-    order = order[np.argsort(pairs.future[order], kind="stable")]
-    ready, waiting = 0, order[:0]
-
-    def encode(batch: np.ndarray) -> None:
-        now, future = held.get(pairs.anchor[batch]), held.get(pairs.future[batch])
-        rows.fill(batch, model.encode([frame.features for frame in now], [frame.features for frame in future]))
-        held.drop_used(batch)
-
+    rows, held, queue = Rows(pairs, job), _HeldFrames(pairs), _PairQueue(pairs, job.batch_size)
     for indices, pixels_B3SS in _rebatch(pairs.needed, frames.read(pairs.needed), job.batch_size):
         held.add(indices, pixels_B3SS, model.frame_features(pixels_B3SS))
-        stop = int(np.searchsorted(pairs.future[order], indices[-1], side="right"))
-        for start in range(ready, stop, job.batch_size):
-            batch = order[start : min(start + job.batch_size, stop)]
-            motion = _motion(held.get(pairs.anchor[batch]), held.get(pairs.future[batch]))
-            moves = motion >= job.min_motion
-            rows.set_motion(batch, motion)
-            rows.leave_out(batch[~moves])
-            held.drop_used(batch[~moves])
-            waiting = np.concatenate([waiting, batch[moves]])
-        ready = stop
-        while len(waiting) >= job.batch_size:
-            encode(waiting[: job.batch_size])
-            waiting = waiting[job.batch_size :]
-    for batch in np.split(waiting, np.cumsum(batch_sizes(len(waiting), job.batch_size))[:-1]):
-        if len(batch):
-            encode(batch)
+        for complete in queue.completed_by(indices[-1]):
+            motion = _motion(held.get(pairs.anchor[complete]), held.get(pairs.future[complete]))
+            rows.set_motion(complete, motion)
+            idle = complete[motion < job.min_motion]
+            rows.leave_out(idle)
+            held.drop_used(idle)
+            queue.wait(complete[motion >= job.min_motion])
+        for batch in queue.full_batches():
+            _encode_pairs(batch, pairs, held, model, rows)
+    for batch in queue.last_batches():
+        _encode_pairs(batch, pairs, held, model, rows)
     return rows.table(unit, frames.timestamps, frames.signals)
+
+
+def _encode_pairs(batch: np.ndarray, pairs: Pairs, held: _HeldFrames, model: Runner, rows: Rows) -> None:
+    now, future = held.get(pairs.anchor[batch]), held.get(pairs.future[batch])
+    rows.fill(batch, model.encode([frame.features for frame in now], [frame.features for frame in future]))
+    held.drop_used(batch)
+
+
+class _PairQueue:
+    """The valid pairs of a unit in the order in which their later frames come, cut into batches."""
+
+    def __init__(self, pairs: Pairs, batch_size: int) -> None:
+        order = np.flatnonzero(pairs.valid)
+        self._order = order[np.argsort(pairs.future[order], kind="stable")]
+        self._future = pairs.future[self._order]
+        self._batch_size = batch_size
+        self._done, self._waiting = 0, order[:0]
+
+    def completed_by(self, frame: int) -> Iterator[np.ndarray]:
+        """Rows whose later frame is this or an earlier one, each once, at most a batch at a time."""
+        stop = int(np.searchsorted(self._future, frame, side="right"))
+        for start in range(self._done, stop, self._batch_size):
+            yield self._order[start : min(start + self._batch_size, stop)]
+        self._done = stop
+
+    def wait(self, rows: np.ndarray) -> None:
+        """Rows that are to be encoded."""
+        self._waiting = np.concatenate([self._waiting, rows])
+
+    def full_batches(self) -> Iterator[np.ndarray]:
+        """As many as there are."""
+        while len(self._waiting) >= self._batch_size:
+            batch, self._waiting = np.split(self._waiting, [self._batch_size])
+            yield batch
+
+    def last_batches(self) -> list[np.ndarray]:
+        """The remainder, on the sizes of `batch_sizes`."""
+        sizes = batch_sizes(len(self._waiting), self._batch_size)
+        return np.split(self._waiting, np.cumsum(sizes)[:-1]) if sizes else []
 
 
 def batch_sizes(count: int, largest: int) -> list[int]:
@@ -174,7 +197,7 @@ def encode_episode(
     *,
     strides: str | Sequence[str] | None = None,
     every: str = "1f",
-    columns: Sequence[str] = (),
+    columns: str | Sequence[str] = (),
     keep_tail: bool = False,
     min_motion: float = 0.0,
     batch_size: int = 64,

@@ -45,7 +45,7 @@ def estimate_dataset(
     *,
     strides: str | Sequence[str] | None = None,
     every: str = "1f",
-    columns: Sequence[str] = (),
+    columns: str | Sequence[str] = (),
     keep_tail: bool = False,
     min_motion: float = 0.0,
     dtype: str | None = None,

@@ -46,6 +46,7 @@ def draw_predictions(
     frames: Sequence[int] | None = None,
     model: str | os.PathLike[str] | None = None,
     device: str | None = None,
+    from_list: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Draw predicted futures from a table's codes and its source's frames t.
 
@@ -57,6 +58,7 @@ def draw_predictions(
         frames: first frames of the pairs; default: some, evenly spread.
         model: where the checkpoint lies; default: the id in the metadata.
         device: default: a GPU where there is one.
+        from_list: the list of clips, where the table was made from one.
 
     Returns:
         {"out", "episode", "stride", "frames"}: what was drawn.
@@ -73,7 +75,7 @@ def draw_predictions(
         raise ValueError(f"out {str(out)!r}: takes a name ending in {' or '.join(_DEFAULT_ROWS)}")
     rows = _rows(Path(tokens), episode)
     rows = _choose(rows, frames, _DEFAULT_ROWS[file.suffix.lower()])
-    predictions = _predict(Path(tokens), source, rows, model, device)
+    predictions = _predict(Path(tokens), source, rows, model, device, from_list)
     pictures = [_line(prediction) for prediction in predictions]
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix.lower() == ".png":
@@ -127,10 +129,11 @@ def _predict(
     rows: list[dict[str, Any]],
     model: str | os.PathLike[str] | None,
     device: str | None,
+    from_list: str | os.PathLike[str] | None,
 ) -> list[Prediction]:
     import torch
 
-    from lara_tokenizer.encode.prepare import load_of, prepared
+    from lara_tokenizer.encode.prepare import check_revisions, load_of, prepared
     from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 
     metadata = read_metadata(tokens)
@@ -138,9 +141,10 @@ def _predict(
         source,
         model or metadata["model"]["id"],
         None,
-        load=load_of(metadata, source),
+        load=load_of(metadata, source, from_list),
         device=device,
     ) as preparation:
+        check_revisions(metadata, preparation.sources)
         checkpoint = preparation.checkpoint
         if checkpoint.weights_sha256 != metadata["model"]["weights_sha256"]:
             raise JobMismatchError(

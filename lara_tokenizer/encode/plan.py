@@ -64,7 +64,7 @@ def make_job(
     *,
     strides: str | Sequence[str] | None = None,
     every: str = "1f",
-    columns: Sequence[str] = (),
+    columns: str | Sequence[str] = (),
     keep_tail: bool = False,
     min_motion: float = 0.0,
     batch_size: int = 64,
@@ -80,6 +80,7 @@ def make_job(
     """
     asked = [strides] if isinstance(strides, str) else list(strides or sizes.strides[:1])
     parsed = {Stride.parse(text).text: Stride.parse(text) for text in asked}
+    columns = [columns] if isinstance(columns, str) else columns
     if unknown := sorted(set(columns) - set(OPTIONAL_COLUMNS)):
         raise ValueError(
             f"column {unknown[0]!r}: there is no such column to add; there is {', '.join(OPTIONAL_COLUMNS)}"

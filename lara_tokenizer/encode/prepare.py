@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +19,7 @@ from lara_tokenizer.encode.engines import Engine, InProcessEngine, LocalEngine
 from lara_tokenizer.encode.fingerprint import job_fingerprint
 from lara_tokenizer.encode.plan import Job, make_job
 from lara_tokenizer.encode.tasks import WorkerSetup
+from lara_tokenizer.errors import JobMismatchError
 
 if TYPE_CHECKING:
     from lara_tokenizer.encode.encode import Runner
@@ -124,21 +126,48 @@ def _episodes(source: Source, load: LoadOptions) -> tuple[Episodes, dict[str, Ep
         return loaded, _by_id(loaded)
     if len(given) < len(sources):
         raise ValueError("the source mixes episodes and paths: pass either")
+    defaults = signature(load_episodes).parameters
+    for name, value in load.items():
+        if name != "limit" and value != defaults[name].default:
+            raise ValueError(f"{name}: these episodes are loaded already. Give it to load_episodes")
     limit = load.get("limit")
-    if others := sorted(name for name, value in load.items() if value is not None and name != "limit"):
-        raise ValueError(f"{others[0]}: these episodes are loaded already. Give it to load_episodes")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit {limit}: must be at least 1 episode")
     if isinstance(source, Episodes):
-        return source, _by_id(source[:limit])
-    given = sorted(given, key=lambda episode: episode.id)[:limit]
-    rates = {episode.id: episode.fps for episode in given if episode.fps is not None}
-    readers = sorted({type(episode.reader).__name__ for episode in given})
-    return Episodes(given, (), {"fps": rates or None, "decoder": ", ".join(readers)}), _by_id(given)
+        loaded = source[:limit]
+    else:
+        loaded = Episodes(sorted(given, key=lambda episode: episode.id)[:limit])
+        loaded.options["fps"] = {episode.id: episode.fps for episode in loaded if episode.fps is not None} or None
+    return loaded, _by_id(loaded)
 
 
-def load_of(metadata: Mapping[str, Any], source: Source) -> LoadOptions:
-    """The options that a table's source was loaded with, for loading it again; none for episodes."""
-    items = [source] if isinstance(source, (str, Path)) else source
-    return cast(LoadOptions, {} if any(isinstance(item, Episode) for item in items) else metadata["load"])
+def load_of(
+    metadata: Mapping[str, Any], source: Source, from_list: str | os.PathLike[str] | None = None
+) -> LoadOptions:
+    """The options that a table's source was loaded with, for loading it again; none for episodes.
+
+    Raises ValueError where the table was made from a list of clips and none is given.
+    """
+    items = [source] if isinstance(source, (str, Path)) else list(source)
+    if any(isinstance(item, Episode) for item in items):
+        return {}
+    options = {name: value for name, value in metadata["load"].items() if name != "from_list"}
+    if from_list is not None:
+        options["from_list"] = os.fspath(from_list)
+    elif "from_list" in metadata["load"]:
+        raise ValueError(f"the table was made from the list {metadata['load']['from_list']!r}: give it too (--from)")
+    return cast(LoadOptions, options)
+
+
+def check_revisions(metadata: Mapping[str, Any], sources: Iterable[SourceFacts]) -> None:
+    """Raises JobMismatchError where a dataset of the Hub is at another commit than a table was made from."""
+    now = {source.name: source.revision for source in sources}
+    for source in metadata["source"]:
+        if now.get(source["name"], source["revision"]) != source["revision"]:
+            raise JobMismatchError(
+                f"the table was made from {source['name']} at commit {source['revision']}, the Hub is now at "
+                f"{now[source['name']]}. Name the source with its commit: {source['name']}@{source['revision']}"
+            )
 
 
 def _check_offers(columns: Sequence[str], episodes: Iterable[Episode]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA_KEY = b"lara_tokenizer"
 KEY = ("episode", "camera", "stride", "frame_index")
 # What may be asked for beside the rest. "actions" is two columns, action_chunk and action_sum.

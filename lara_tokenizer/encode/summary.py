@@ -120,7 +120,7 @@ class EncodeSummary:
     notes: dict[str, list[str]]
     rows: int
     pairs: dict[str, int]
-    idle_left_out: int
+    idle_left_out: int | None  # None where an earlier run made the table
     codebook_size: int | None
     codes_used: int | None
     perplexity: float | None
@@ -166,7 +166,7 @@ def summarize(
         notes={name: list(plan.notes) for name, plan in plans.items() if plan.notes},
         rows=counts.rows,
         pairs=dict(sorted(counts.pairs.items())),
-        idle_left_out=max(0, sum(sum(plan.pairs.values()) for plan in plans.values()) - counts.num_pairs),
+        idle_left_out=sum(sum(plan.pairs.values()) for plan in plans.values()) - counts.num_pairs if plans else None,
         codebook_size=counts.codebook_size,
         codes_used=counts.codes_used,
         perplexity=counts.perplexity,

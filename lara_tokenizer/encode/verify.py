@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 from lara_tokenizer.encode.counts import codes_array
 from lara_tokenizer.encode.engines import running
 from lara_tokenizer.encode.plan import Unit, split_units
-from lara_tokenizer.encode.prepare import Source, load_of, prepared
+from lara_tokenizer.encode.prepare import Source, check_revisions, load_of, prepared
 from lara_tokenizer.encode.read import iter_tables
 from lara_tokenizer.encode.schema import KEY, read_metadata, token_files
-from lara_tokenizer.encode.tasks import Encoded, Failed, TaskQueue, UnitTask
+from lara_tokenizer.encode.tasks import Encoded, Failed, Planned, PlanTask, TaskQueue, UnitTask
 from lara_tokenizer.errors import JobMismatchError
 
 # Rows that are named in the report; all are counted.
@@ -62,6 +62,7 @@ def verify_tokens(
     model: str | os.PathLike[str] | None = None,
     device: str | None = None,
     workers: int | None = None,
+    from_list: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> VerifyReport:
     """Encode a sample of a table's units again, with the options in its metadata, and compare the codes.
@@ -73,6 +74,7 @@ def verify_tokens(
         model: where the checkpoint lies; default: the id in the metadata.
         device: default: the type of device that the table was made on.
         workers: as in `encode_dataset`.
+        from_list: the list of clips, where the table was made from one.
         progress: called with the number of units checked, and to be checked.
 
     Raises:
@@ -88,11 +90,12 @@ def verify_tokens(
         source,
         model or metadata["model"]["id"],
         None,
-        load=load_of(metadata, source),
+        load=load_of(metadata, source, from_list),
         device=device or metadata["device"],
         dtype=metadata["dtype"],
         **{name: metadata[name] for name in ("strides", "every", "keep_tail", "min_motion", "batch_size")},
     ) as preparation:
+        check_revisions(metadata, preparation.sources)
         made_by, found = metadata["model"]["weights_sha256"], preparation.checkpoint.weights_sha256
         if made_by != found:
             raise JobMismatchError(
@@ -103,12 +106,18 @@ def verify_tokens(
         if missing := sorted({unit.episode for unit in units} - set(preparation.episodes)):
             raise ValueError(f"episode {missing[0]!r} of {path} is not in the source ({len(missing)} missing)")
         chosen = random.Random(0).sample(units, max(1, math.ceil(sample * len(units)))) if units else []
-        tasks = TaskQueue(UnitTask(preparation.episodes[unit.episode], unit) for unit in sorted(chosen, key=_order))
+        # A table without its idle pairs does not show where the units were cut: the episodes are planned again.
+        episodes = [preparation.episodes[name] for name in sorted({unit.episode for unit in chosen})]
+        tasks = TaskQueue(PlanTask(episode) for episode in episodes)
         results: list[_UnitResult] = []
         unreadable: dict[str, str] = {}
         with running(preparation.engine(workers, len(chosen))) as engine:
             for event in engine.run(tasks):
                 match event:
+                    case Planned(plan):
+                        episode = preparation.episodes[plan.episode]
+                        tasks.add(UnitTask(episode, unit) for unit in plan.units if _holds_any(unit, chosen))
+                        continue
                     case Encoded(unit=unit, rows=rows):
                         results.append(_compare(unit, _stored_rows(path, unit), pa.ipc.open_stream(rows).read_all()))
                     case Failed(episode, reason):
@@ -136,8 +145,14 @@ class _UnitResult:
     differences: list[dict[str, Any]]
 
 
-def _order(unit: Unit) -> tuple[str, str, int]:
-    return unit.episode, unit.camera, unit.first
+def _holds_any(unit: Unit, chosen: list[Unit]) -> bool:
+    """Whether some of the chosen units' rows may be of this one."""
+    return any(
+        (each.episode, each.camera) == (unit.episode, unit.camera)
+        and each.first <= unit.last
+        and unit.first <= each.last
+        for each in chosen
+    )
 
 
 def _short(weights: dict[str, str]) -> str:
@@ -145,7 +160,7 @@ def _short(weights: dict[str, str]) -> str:
 
 
 def _units(path: Path) -> list[Unit]:
-    """The units that the table's rows came from: as the plan cuts them, from the anchors that have rows."""
+    """The units that the table's rows came from, or, where idle pairs were left out, about as many."""
     anchors: dict[tuple[str, str], list[np.ndarray]] = {}
     for table in iter_tables(path, ["episode", "camera", "frame_index"]):
         plain = table.cast(pa.schema([("episode", pa.string()), ("camera", pa.string()), ("frame_index", pa.int32())]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -32,7 +33,7 @@ from lara_tokenizer.encode.tasks import (
     UnitTask,
     WorkerSetup,
 )
-from lara_tokenizer.errors import EpisodeReadError
+from lara_tokenizer.errors import EpisodeReadError, first_line
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 
 Send = Callable[[Message], object]
@@ -61,7 +62,7 @@ class Worker:
                         send(encode_and_time(unit, frames, self._runner, self._job))
         except Exception as error:  # a bad episode must not end the job
             self.close()
-            send(Failed(task.episode.id, reason_of(error)))
+            send(Failed(task.episode.id, reason_of(error, task.episode.id)))
 
     def close(self) -> None:
         """Let go of the open episode."""
@@ -135,14 +136,17 @@ def to_ipc(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def reason_of(error: Exception) -> str:
-    """An error as one line for `failed.jsonl`."""
+def reason_of(error: Exception, episode: str = "") -> str:
+    """An error as one line for `failed.jsonl`: with the file it is about, where the episode's id does not name it."""
     if isinstance(error, EpisodeReadError):
-        return error.reason
+        # A file's folders are this machine's affair; a dataset's own name for it is relative, and stays whole.
+        place = os.path.basename(error.path) if os.path.isabs(error.path) else error.path
+        named = episode.partition("#t=")[0].endswith(place)
+        return error.reason if named else f"{place}: {error.reason}"
     if isinstance(error, MemoryError):
         return "more memory was asked for than there is"
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return first_line if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {first_line}"
+    line = first_line(error)
+    return line if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {line}"
 
 
 def main(connection: Connection) -> None:

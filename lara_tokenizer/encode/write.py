@@ -20,7 +20,7 @@ ROW_GROUP = 65_536
 ROWS_PER_SHARD = 16 * ROW_GROUP
 
 # Readers other than Arrow meet these encodings everywhere; small whole numbers and names repeat, floats do not.
-_DICTIONARY_COLUMNS = ["episode", "episode_index", "camera", "stride", "codes.list.element", "valid"]
+_DICTIONARY_COLUMNS = ["episode", "episode_index", "camera", "stride", "codes.list.element", "valid", "text"]
 
 
 def write_tokens(

@@ -60,7 +60,7 @@ class PairActions:
 
     def __init__(self, actions: EpisodeActions, streams: Sequence[Stream], longest_gap: int) -> None:
         self.longest_gap = longest_gap
-        width = max((actions.statistics[name].mean.size for name in actions.rows), default=0)
+        width = max(statistics.mean.size for statistics in actions.statistics.values())
         self._start = np.full(1 + max(stream.number for stream in streams), -1, np.int64)
         self._width = np.zeros(len(self._start), np.int64)
         placed: dict[tuple[str, str], int] = {}

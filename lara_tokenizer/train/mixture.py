@@ -103,9 +103,8 @@ def split_streams(
 ) -> tuple[list[PairedStream], list[PairedStream]]:
     """(training, held out), by episode: of every dataset with two or more, at least one episode on each side.
 
-    Segments of one recording stay together.
-
-    Which ones depends on the seed and on the dataset's own episodes. Raises ValueError where no dataset has two.
+    Segments of one recording stay together. Which recordings are held out depends on the seed and on the dataset's own
+    episodes. Raises ValueError where no dataset has two.
     """
     episodes: dict[str, set[str]] = defaultdict(set)
     for each in streams:
@@ -150,7 +149,7 @@ class Mixture:
 
     With D datasets, each D draws hold every dataset once, in random order. A dataset's own draws go through its
     streams in rounds, each round in a random order. The stride is any of those that the stream can meet, with equal
-    probability, and so is then the pair.
+    probability, and so is then the pair. `numbering` gives datasets the numbers that they have elsewhere.
 
     >>> mixture = Mixture(find_pairs([Stream(0, "", "a", "", np.arange(30) / 10)], ["0.5s"]), seed=3)
     >>> draws = mixture.draw([7, 1_000_000])
@@ -158,13 +157,17 @@ class Mixture:
     [5, 5]
     """
 
-    def __init__(self, streams: Sequence[PairedStream], seed: int = 0) -> None:
+    def __init__(self, streams: Sequence[PairedStream], seed: int = 0, numbering: Sequence[str] = ()) -> None:
         streams = sorted(streams, key=lambda each: each.stream.dataset)  # stable: their own order within a dataset
         assert streams
         names = [each.stream.dataset for each in streams]
         self.seed = seed
-        self.datasets = sorted(set(names))
-        self._first = np.searchsorted(names, self.datasets)  # of each dataset's streams
+        drawn = sorted(set(names))
+        self.datasets = list(numbering) or drawn
+        if missing := sorted(set(drawn) - set(self.datasets)):
+            raise ValueError(f"dataset {missing[0]!r} is not among {', '.join(map(repr, self.datasets))}.")
+        self._dataset = np.array([self.datasets.index(name) for name in drawn])
+        self._first = np.searchsorted(names, drawn)  # of each dataset's streams
         self._size = np.diff(np.append(self._first, len(names)))
         self._number = np.array([each.stream.number for each in streams])
         self._choices = np.array([len(each.pairs) for each in streams])
@@ -198,12 +201,12 @@ class Mixture:
         numbers = np.asarray(numbers, np.int64)
         if numbers.min() < 0:
             raise IndexError(f"draw {numbers.min()}: draws are numbered from 0")
-        dataset = self._shuffled((), len(self.datasets), numbers)
+        drawn = self._shuffled((), len(self._first), numbers)
         row = np.empty(len(numbers), np.int64)
-        for number in np.unique(dataset).tolist():
-            chosen = dataset == number
+        for number in np.unique(drawn).tolist():
+            chosen = drawn == number
             # Each block of D draws holds the dataset once, so that the block is the dataset's own count.
-            turns = numbers[chosen] // len(self.datasets)
+            turns = numbers[chosen] // len(self._first)
             row[chosen] = self._first[number] + self._shuffled((number,), int(self._size[number]), turns)
         chances = self._chances(numbers)
         column = (chances[:, 0] * self._choices[row]).astype(np.int64)
@@ -212,7 +215,7 @@ class Mixture:
         if len(self._listed):
             at = self._listed_at[row, column]
             pairs[at >= 0] = self._listed[(at + within)[at >= 0]]
-        return Draws(dataset, self._number[row], self._stride[row, column], pairs[:, 0], pairs[:, 1])
+        return Draws(self._dataset[drawn], self._number[row], self._stride[row, column], pairs[:, 0], pairs[:, 1])
 
     def _shuffled(self, key: tuple[int, ...], size: int, places: np.ndarray) -> np.ndarray:
         """What stands at some places of an endless row of permutations of 0 .. size - 1."""

@@ -31,10 +31,12 @@ class FrameSource(Protocol):
 class PairDataset(Dataset):
     """Sample k is draw k of the mixture of `streams`, for k = 0, 1, 2, ... without end: a function of `seed` and k.
 
-    `frames` is uint8 (2, 3, S, S), frame t and frame t + C. With `actions` there is also, for C up to the mixture's
-    longest gap and A the largest width, `actions` float32 (C, A), standardised by the dataset's own statistics;
+    `frames` is uint8 (2, 3, S, S), frame t and frame t + C. With `actions` there is also, for C up to `longest_gap`
+    frames and A the largest width, `actions` float32 (C, A), standardised by the dataset's own statistics;
     `action_mask` bool (C, A), true for what was done at frames t to t + C - 1 in the dataset's own dimensions; and
-    `dataset` int64 (), its place in `mixture.datasets`. Masked actions are 0, those of episodes without any among them.
+    `dataset` int64 (), its place in `mixture.datasets`. Held-out pairs are made `like` those of training: then the same
+    number means the same dataset, and actions have one shape. Masked actions are 0, those of episodes without any among
+    them.
 
     `len()` is the number of different pairs. A loader takes its numbers from a `DrawSampler` and, since a list of
     numbers gives one whole batch, `collate_fn=PairDataset.whole`.
@@ -51,11 +53,14 @@ class PairDataset(Dataset):
         seed: int = 0,
         *,
         actions: EpisodeActions | None = None,
+        like: PairDataset | None = None,
     ) -> None:
-        self.frames, self.mixture = frames, Mixture(streams, seed)
-        self._actions = None
+        self.frames = frames
+        self.mixture: Mixture = Mixture(streams, seed, like.mixture.datasets if like else ())
+        self.longest_gap: int = max(self.mixture.longest_gap, like.longest_gap if like else 0)
+        self._actions: PairActions | None = None
         if actions is not None:
-            self._actions = PairActions(actions, [each.stream for each in streams], self.mixture.longest_gap)
+            self._actions = PairActions(actions, [each.stream for each in streams], self.longest_gap)
 
     def __len__(self) -> int:
         return self.mixture.num_pairs

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from lara_tokenizer.data import Episode
+from lara_tokenizer.data import Episode, LoadOptions
 from lara_tokenizer.errors import missing_extra
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train.frames import FrameCache
@@ -77,15 +77,14 @@ def train_latent_action_model(
     *,
     out: str | Path,
     frames: str | Path | None = None,
-    fps: Any = None,
-    limit: int | None = None,
     resume: bool = False,
     progress: Callable[[str, int, int, dict[str, float]], None] | None = None,
+    **load: Unpack[LoadOptions],
 ) -> dict[str, Any]:
     """Train on `source` (whatever `load_episodes` takes, or episodes) and leave a whole checkpoint in `out`.
 
-    Every dataset of the source is drawn equally often, and within it every episode's camera; None takes the recipe's
-    sources.
+    `load` are the keywords of `load_episodes`. Every dataset of the source is drawn equally often, and within it every
+    episode's camera; None takes the recipe's sources.
 
     `out` holds config.json, model.safetensors, preprocessor_config.json, training_log.json, training_log.jsonl (a line
     every log) and checkpoints/; `frames` (default out/frames) is the cache of decoded frames, which runs may share;
@@ -109,7 +108,7 @@ def train_latent_action_model(
     if frames is not None and not training.cache_frames:
         raise ValueError(f"a cache folder, {frames}, was given, but the recipe says cache_frames: false. Drop one.")
     report = progress or (lambda phase, done, total, logs: None)
-    episodes = _episodes(recipe.sources if source is None else source, fps, limit)
+    episodes = _episodes(recipe.sources if source is None else source, load)
     pixels: FrameSource
     if training.cache_frames:
         pixels = FrameCache.build(
@@ -163,14 +162,16 @@ def save_checkpoint(model: LatentActionModel, processor: LatentActionProcessor, 
     processor.save_pretrained(out)
 
 
-def _episodes(source: Any, fps: Any, limit: int | None) -> list[Episode]:
+def _episodes(source: Any, load: LoadOptions) -> Sequence[Episode]:
     if isinstance(source, Sequence) and not isinstance(source, str) and source and isinstance(source[0], Episode):
-        return list(source)[:limit]
-    if not source:
+        if load:
+            raise ValueError(f"{min(load)}: these episodes are loaded already. Give it to load_episodes")
+        return source
+    if not source and not load.get("from_list"):
         raise ValueError("training needs a source: give one, or name `sources` in the recipe.")
     from lara_tokenizer.data import load_episodes  # late: episodes of one's own need no decoder
 
-    return load_episodes(source, fps=fps, limit=limit)
+    return load_episodes(source or (), **load)
 
 
 def _checkpoint(out: Path, resume: bool) -> str | None:

@@ -13,6 +13,7 @@ import pytest
 
 from lara_tokenizer.data import load_episodes
 from lara_tokenizer.data.lerobot_reader import VideoSpan, find_span
+from lara_tokenizer.encode.worker import reason_of
 from lara_tokenizer.errors import EpisodeReadError
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
@@ -183,7 +184,7 @@ def failing(root, number, signals=False):
         if episode.index == number:
             with pytest.raises(EpisodeReadError) as raised:
                 _ = episode.signals() if signals else (episode.frame_index(TOP), episode.frames(TOP, [0]))
-            reason = raised.value.reason
+            reason = reason_of(raised.value, episode.id)
         elif not (signals and (root / "meta/tasks.parquet").exists()):
             assert episode.frame_index(TOP).num_frames == LENGTHS[episode.index]
             assert episode.frames(TOP, [0]).shape == (1, 48, 64, 3)
@@ -193,7 +194,7 @@ def failing(root, number, signals=False):
 
 def test_a_missing_video(copied_v2):
     (copied_v2 / f"videos/chunk-000/{TOP}/episode_000001.mp4").unlink()
-    assert failing(copied_v2, 1) == f"videos/chunk-000/{TOP}/episode_000001.mp4 is missing"
+    assert failing(copied_v2, 1) == f"videos/chunk-000/{TOP}/episode_000001.mp4: it is missing"
 
 
 def test_a_missing_video_of_many_episodes(copied_v3):

@@ -203,3 +203,21 @@ def test_listing_and_indexing_load_neither_torch_nor_another_decoder(tmp_path, w
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split("\n")[:2] == ["3", "[]"]
+
+
+def test_a_slice_of_episodes_knows_its_source(tree):
+    some = load_episodes(tree, decoder="pyav")[:2]
+    assert (len(some), some.sources[0].format, some.options["decoder"]) == (2, "video files", "pyav")
+
+
+def test_each_folder_that_is_named_is_a_dataset_however_many_files_it_has(tmp_path, write_video, numbered_frames):
+    clip = write_video(tmp_path / "a/one.mp4", numbered_frames(3))
+    for name in ("b/one.mp4", "c/one.mp4", "c/two.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(clip.read_bytes())
+    folders = load_episodes([tmp_path / "a", tmp_path / "b", tmp_path / "c"])
+    assert {episode.id: episode.dataset for episode in folders} == {
+        "a/one.mp4": "a", "b/one.mp4": "b", "c/one.mp4": "c", "c/two.mp4": "c",
+    }  # fmt: skip
+    files = load_episodes([tmp_path / "a/one.mp4", tmp_path / "b/one.mp4"])
+    assert {episode.dataset for episode in files} == {tmp_path.name}

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from rlds_files import TFDS, example, framed, image, mapping, png, sequence, tensor, text
 
+from lara_tokenizer import encode_dataset
 from lara_tokenizer.data import Stride, load_episodes, oxe
 from lara_tokenizer.data.rlds import find_rlds, is_rlds, rlds_root
 from lara_tokenizer.data.rlds_features import read_features
@@ -302,6 +303,26 @@ def test_behind_a_damaged_header_nothing_is_found_and_that_is_said(write_set):
         np.testing.assert_array_equal(episodes[name].frames("arm/wrist_cam", [0]), made.wrist[name][[0]])
 
 
+def test_a_damaged_record_is_named_to_people_and_costs_its_episode_alone(write_set, tiny_checkpoint, tmp_path, caplog):
+    made = write_set({"train": [3]})
+    path, offset = made.places["train/000001"]
+    spoiled = bytearray(path.read_bytes())
+    spoiled[offset + 40] ^= 1
+    path.write_bytes(spoiled)
+    out = tmp_path / "t.parquet"
+    summary = encode_dataset(made.folder, tiny_checkpoint, out=out, strides="1f", fps=5, workers=0)
+    damaged = f"{path.name} at byte {offset}: the record's checksum is wrong: its data are damaged"
+    assert summary.failed == {"train/000001": damaged}
+    assert summary.encoded == 2
+    assert json.loads((tmp_path / "t.parquet.failed.jsonl").read_text()) == {
+        "episode": "train/000001",
+        "reason": damaged,
+    }
+    # Looking for a task reads the records: the damaged one has none, and the others are found.
+    assert len(load_episodes(made.folder, fps=5, tasks="step")) == 2
+    assert "train/000001 has no text that could be read" in caplog.text
+
+
 @pytest.mark.parametrize("kept", [7, 12, 500])
 def test_of_a_truncated_shard_the_last_record_fails_and_that_is_said(write_set, kept):
     made = write_set({"train": [3]})
@@ -341,8 +362,8 @@ def test_a_picture_of_another_size_names_both(write_set):
         values["steps/observation/arm/wrist_cam"][1] = png(np.zeros((4, 5, 3), np.uint8))
 
     episode = find_rlds(write_set({"train": [1]}, edit=spoil).folder).episodes[0]
-    with pytest.raises(EpisodeReadError, match="step 1 of observation/arm/wrist_cam has 5x4, step 0 has 12x10"):
-        episode.frames("arm/wrist_cam", [0, 1])
+    with pytest.raises(EpisodeReadError, match="step 1 of observation/arm/wrist_cam is 5x4, the first image 12x10"):
+        episode.frames("arm/wrist_cam", [1])
 
 
 def test_steps_of_several_lengths_are_an_error_that_names_both(write_set):

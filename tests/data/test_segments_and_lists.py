@@ -8,8 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from lara_tokenizer.data import load_episodes
-from lara_tokenizer.data.open_videos import open_video_file
+from lara_tokenizer.data import load_episodes, open_videos, packets, segment, video
 from lara_tokenizer.data.segment import segments
 from lara_tokenizer.errors import EpisodeReadError
 
@@ -47,13 +46,24 @@ def test_a_corrected_rate_decides_the_cuts(film):
     assert np.allclose(pieces[1].timestamps(), np.arange(10) / 5)
 
 
-def test_the_file_is_opened_once_for_all_its_segments(film):
+def test_the_file_is_scanned_once_for_all_its_segments(film, monkeypatch):
     pieces = [pickle.loads(pickle.dumps(piece)) for piece in load_episodes(film, segment="1s")]
-    readers = {id(open_video_file(piece.reader.whole.reader.path, "pyav")) for piece in pieces}
-    assert len(readers) == 1
+    scanned = []
+    monkeypatch.setattr(video, "scan", lambda path: scanned.append(path) or packets.scan(path))
+    open_videos._reader.cache_clear()
     for piece in pieces:
         piece.frames("", [0])
         piece.close()
+    assert scanned == [film]
+
+
+def test_a_limit_opens_no_more_than_it_needs(tmp_path, film, monkeypatch):
+    for name in "abc":
+        (tmp_path / f"{name}.mp4").write_bytes(film.read_bytes())
+    opened = []
+    monkeypatch.setattr(segment, "open_video", lambda path: opened.append(path.name) or packets.open_video(path))
+    assert len(load_episodes(tmp_path, segment="2s", limit=4)) == 4
+    assert opened == ["a.mp4", "b.mp4"]
 
 
 def test_actions_and_text_are_cut_with_the_frames(tmp_path, numbered_frames, write_lerobot):
@@ -203,3 +213,19 @@ def test_a_folder_without_labels_is_no_something_something(something):
     with pytest.raises(ValueError, match=r"no label file of Something-Something. Looked for labels/train.json"):
         load_episodes(f"ssv2:{something}")
     assert {episode.text for episode in load_episodes(something)} == {None}
+
+
+def test_another_json_beside_webm_is_no_something_something(something):
+    for file in (something / "labels").iterdir():
+        file.unlink()
+    (something / "train.json").write_text(json.dumps([{"id": "17", "conversations": []}, {"id": "x", "video": "a"}]))
+    assert [episode.index for episode in load_episodes(something)] == [None] * 3
+
+
+def test_two_lists_that_disagree_about_a_film_are_refused(film, tmp_path):
+    for name, label in (("a.csv", "opens"), ("b.csv", "closes")):
+        (film.parent / name).write_text(f"path,label\nfilm.mp4,{label}\n")
+    lists = [f"list:{film.parent / name}" for name in ("a.csv", "b.csv")]
+    assert len(load_episodes([lists[0], lists[0]])) == 1
+    with pytest.raises(ValueError, match=r"two different episodes are called 'film.mp4', one of them in b.csv"):
+        load_episodes(lists)

@@ -59,7 +59,7 @@ def tar(tmp_path, clips):
 def test_a_sample_with_a_video_is_an_episode(tar, clips):
     found = find_webdataset(tar)
     assert (found.format, found.name, found.notes) == ("WebDataset", "train", [])
-    assert [each.id for each in found.episodes] == ["kitchen/000", "kitchen/001", "kitchen/002"]
+    assert [each.id for each in found.episodes] == [f"train/kitchen/00{n}" for n in range(3)]
     assert [each.text for each in found.episodes] == ["open the drawer", "close it", None]
     assert [each.offers for each in found.episodes] == [("actions", "text"), ("actions", "text"), ()]
     for episode, clip in zip(found.episodes, clips, strict=True):
@@ -172,7 +172,7 @@ def test_globs_and_braces_name_tars(shards):
 
     assert ids("train-{9..10}.tar") == ["train-9/000", "train-10/000"]
     assert ids("{train,train}-{0..1}.tar") == ids("train-[01].tar") == ["train-0/000", "train-1/000"]
-    assert ids("train-10.tar") == ["000"]
+    assert ids("train-10.tar") == ["train-10/000"]
     with pytest.raises(ValueError, match=r"train-11.tar': no such file"):
         find_webdataset(f"{shards}/train-{{10..11}}.tar")
     with pytest.raises(ValueError, match="nothing matches"):
@@ -188,7 +188,11 @@ def test_braces_keep_their_zeros(shards, clips):
 def test_load_episodes_knows_a_folder_of_tars(shards, tmp_path):
     assert is_webdataset(shards)
     assert load_episodes(shards)[0].id == "train-0/000"
-    assert load_episodes(f"{shards}/train-{{3..3}}.tar")[0].id == "000"
+    assert load_episodes(f"{shards}/train-{{3..3}}.tar")[0].id == "train-3/000"
+    # As a shell spells a glob: tars named one by one are one dataset, and none is taken for another.
+    named = load_episodes([shards / f"train-{n}.tar" for n in (0, 1, 0)])
+    assert [episode.id for episode in named] == ["train-0/000", "train-0/001", "train-1/000", "train-1/001"]
+    assert len({episode.dataset for episode in named}) == 1
 
 
 def test_other_tars_are_no_webdataset(tmp_path):
@@ -255,7 +259,7 @@ def test_of_a_tar_that_is_cut_off_the_samples_before_the_cut_are_read(tar, clips
     for cut in (last.members["mp4"].offset + 1000, last.members["mp4"].offset):
         tar.write_bytes(whole[:cut])
         found = find_webdataset(tar)
-        assert [episode.id for episode in found.episodes] == ["kitchen/000", "kitchen/001"]
+        assert [episode.id for episode in found.episodes] == ["train/kitchen/000", "train/kitchen/001"]
         assert found.notes[0].startswith("train.tar: cut off or damaged")
         np.testing.assert_array_equal(found.episodes[0].frames("", [7]), VideoReader(clips[0]).frames("", [7]))
     tar.write_bytes(whole[: -(-(last.members["mp4"].offset + last.members["mp4"].size) // 512) * 512])
@@ -271,7 +275,7 @@ def test_what_follows_a_damaged_header_is_left_out_and_said(tar):
             spoiled[at + 100] ^= 0xFF
     tar.write_bytes(spoiled)
     found = find_webdataset(tar)
-    assert [episode.id for episode in found.episodes] == ["kitchen/000"]
+    assert [episode.id for episode in found.episodes] == ["train/kitchen/000"]
     assert "left out" in found.notes[0]
 
 
@@ -287,7 +291,7 @@ def test_repeated_keys_get_ids_of_their_own(tmp_path, clips):
         for clip in clips:
             writer.write({"__key__": "clip", "mp4": clip.read_bytes()})
     found = find_webdataset(tmp_path / "a.tar")
-    assert [episode.id for episode in found.episodes] == ["clip", "clip#2", "clip#3"]
+    assert [episode.id for episode in found.episodes] == ["a/clip", "a/clip#2", "a/clip#3"]
     assert [episode.num_frames() for episode in found.episodes] == [8, 12, 16]
     assert "1 keys come more than once" in found.notes[0]
 
@@ -346,4 +350,20 @@ def test_decord_reads_a_member_of_a_tar(tar, clips):
     episode = find_webdataset(tar, decoder="decord").episodes[0]
     expected = video_reader_class("decord")(clips[0]).frames("", range(8))
     np.testing.assert_array_equal(episode.frames("", range(8)), expected)
-    assert type(episode.reader.open_camera("")).__name__ == "DecordReader"
+    assert episode.reader.open_camera("").decoder == "decord"
+
+
+def test_videos_beside_tars_are_read_too(tar, clips, tmp_path):
+    (tmp_path / "more").mkdir()
+    for name in ("beside.mp4", "more/below.mp4"):
+        (tmp_path / name).write_bytes(clips[0].read_bytes())
+    ids = [episode.id for episode in load_episodes(tmp_path)]
+    assert ids == ["beside.mp4", "more/below.mp4", *(f"train/kitchen/00{n}" for n in range(3))]
+
+
+def test_a_long_sample_in_segments_travels_light(tmp_path, write_video, numbered_frames):
+    clip = write_video(tmp_path / "film.mp4", numbered_frames(400))
+    write_tar(tmp_path / "films.tar", {"film": {"mp4": clip.read_bytes()}})
+    pieces = load_episodes(tmp_path / "films.tar", segment="10s")
+    assert [piece.num_frames() for piece in pieces] == [100] * 4
+    assert max(len(pickle.dumps(piece)) for piece in pieces) < 2500

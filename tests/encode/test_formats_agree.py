@@ -137,7 +137,11 @@ def test_ids_tell_the_sources_of_a_mixture_apart(clip, frames, tmp_path, write_l
         (tmp_path / name).mkdir()
         write(tmp_path / name, clip, frames, write_lerobot)
     together = load_episodes(tmp_path)
-    assert [episode.id for episode in together] == ["tars/clip", "v2/set/episode_000000", "v3/set/episode_000000"]
+    assert [episode.id for episode in together] == [
+        "tars/shard-000000/clip",
+        "v2/set/episode_000000",
+        "v3/set/episode_000000",
+    ]
     assert len({episode.dataset for episode in together}) == 3
     listed = load_episodes([tmp_path / "v2/set", tmp_path / "v3/set", tmp_path / "v3/set"])
     assert [episode.id for episode in listed] == ["v2/set/episode_000000", "v3/set/episode_000000"]

@@ -236,3 +236,35 @@ def test_an_abort_of_decord_costs_one_clip(tmp_path, moving_square, write_video,
     assert list(summary.failed) == ["aborts.mp4"]
     assert "the worker process died (SIGABRT)" in summary.failed["aborts.mp4"]
     assert read_tokens(tmp_path / "t.parquet").num_rows == 15
+
+
+def test_datasets_with_every_option_give_the_same_bytes_for_any_workers_and_kills(
+    tmp_path, moving_square, write_lerobot, tiny_checkpoint
+):
+    clips = [moving_square(20 + 3 * e, seed=e, step=e) for e in range(4)]  # the first one stands still
+    cameras = {"observation.images.top": clips, "observation.images.wrist": clips}
+    root = write_lerobot(tmp_path / "set", cameras)
+    options = {
+        "strides": ["0.5s", "2f"],
+        "columns": ["actions", "latents", "text"],
+        "min_motion": 0.005,
+        "cameras": "all",
+        "segment": "1s",
+    }
+    contents = []
+    for workers in (0, 1, 2):
+        out = tmp_path / f"{workers}.parquet"
+        encode_dataset(root, tiny_checkpoint, out=out, workers=workers, **options)
+        contents.append(out.read_bytes())
+    assert contents[0] == contents[1] == contents[2]
+
+    def stop(state):
+        if state.frames > 60:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "stopped.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        encode_dataset(root, tiny_checkpoint, out=out, workers=0, progress=stop, **options)
+    summary = encode_dataset(root, tiny_checkpoint, out=out, workers=2, **options)
+    assert summary.resumed > 0
+    assert out.read_bytes() == contents[0]

@@ -8,9 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from lara_tokenizer import encode_dataset, encode_episode
-from lara_tokenizer.data import Episode, FrameIndex, Signals, load_episodes
-from lara_tokenizer.encode import read_metadata, verify_tokens
+from lara_tokenizer.data import Episode, FrameIndex, Signals, SourceFacts, load_episodes
+from lara_tokenizer.encode import read_metadata, verify_tokens, worker
+from lara_tokenizer.encode.prepare import check_revisions
 from lara_tokenizer.encode.schema import token_schema
+from lara_tokenizer.errors import JobMismatchError
 
 TOP = "observation.images.top"
 
@@ -142,6 +144,63 @@ def test_a_table_without_idle_pairs_verifies(stop_and_go, tiny_checkpoint, tmp_p
     report = verify_tokens(out, stop_and_go, sample=1.0, model=tiny_checkpoint, workers=0)
     assert report.is_equal
     assert report.rows_checked == pq.read_metadata(out).num_rows
+
+
+def test_units_that_lost_idle_pairs_verify_as_they_were_cut(stop_and_go, tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("lara_tokenizer.encode.plan.MAX_ANCHORS", 20)
+    planned, encoded = [], []
+    plan, encode = worker.plan_episode, worker.encode_unit
+
+    def watch_plan(episode, job):
+        planned.append(plan(episode, job).units)
+        return plan(episode, job)
+
+    def watch_unit(unit, *others):
+        encoded.append(unit)
+        return encode(unit, *others)
+
+    monkeypatch.setattr(worker, "plan_episode", watch_plan)
+    monkeypatch.setattr(worker, "encode_unit", watch_unit)
+    out = tmp_path / "t.parquet"
+    encode_dataset(stop_and_go, tiny_checkpoint, out=out, strides="0.5s", min_motion=0.01, workers=0)
+    cut = set(planned[0])
+    assert len(cut) == 4
+    encoded.clear()
+    report = verify_tokens(out, stop_and_go, sample=1.0, model=tiny_checkpoint, workers=0)
+    assert report.is_equal
+    assert set(encoded) <= cut
+    assert report.rows_checked == pq.read_metadata(out).num_rows
+
+
+def test_a_table_made_before_tells_no_idle_pairs_it_cannot_know(stop_and_go, tiny_checkpoint, tmp_path):
+    out = tmp_path / "t.parquet"
+    first, again = (
+        encode_dataset(stop_and_go, tiny_checkpoint, out=out, strides="0.5s", min_motion=0.01, workers=0)
+        for _ in range(2)
+    )
+    assert first.idle_left_out > 0
+    assert again.already_complete
+    assert again.idle_left_out is None
+
+
+def test_a_table_from_a_list_wants_its_list_to_verify(clip_folder, tiny_checkpoint, tmp_path):
+    (tmp_path / "clips.csv").write_text("path,start,end\none.mp4,0.2,1.9\n")
+    out = tmp_path / "t.parquet"
+    encode_dataset(clip_folder, tiny_checkpoint, out=out, strides="0.5s", from_list=tmp_path / "clips.csv", workers=0)
+    with pytest.raises(ValueError, match=r"made from the list 'clips.csv': give it too \(--from\)"):
+        verify_tokens(out, clip_folder, model=tiny_checkpoint, workers=0)
+    report = verify_tokens(
+        out, clip_folder, sample=1.0, model=tiny_checkpoint, workers=0, from_list=tmp_path / "clips.csv"
+    )
+    assert report.is_equal
+    assert report.rows_checked == 17 - 5
+
+
+def test_another_commit_of_the_hub_is_not_compared():
+    made = {"source": [{"name": "acme/set", "format": "LeRobotDataset v2.1", "revision": "a1"}]}
+    check_revisions(made, [SourceFacts("acme/set", "LeRobotDataset v2.1", 3, "a1")])
+    with pytest.raises(JobMismatchError, match="Name the source with its commit: acme/set@a1"):
+        check_revisions(made, [SourceFacts("acme/set", "LeRobotDataset v2.1", 3, "b2")])
 
 
 def test_kept_tails_are_not_idle(stop_and_go, tiny_checkpoint, tmp_path):

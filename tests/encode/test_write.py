@@ -97,7 +97,7 @@ def test_a_file_says_where_it_comes_from(table_file):
 def test_an_unknown_format_version_is_refused(tmp_path):
     metadata = {**METADATA, "format_version": 99}
     write_tokens([piece("a", 3)], SCHEMA, metadata, Target.parse(tmp_path / "t.parquet"), tmp_path, 3)
-    with pytest.raises(ValueError, match="format version 99, this release reads 1"):
+    with pytest.raises(ValueError, match="format version 99, this release reads 2"):
         read_tokens(tmp_path / "t.parquet")
 
 

@@ -157,3 +157,22 @@ def test_actions_that_are_not_there_or_do_not_fit_are_errors(squares, processor)
         _pairs(ReaderFrames(squares(2, dataset="b"), processor), actions=some)
     with pytest.raises(ValueError, match="20 actions and 15 frames"):
         _pairs(ReaderFrames(squares(2, num_frames=15, dataset="a"), processor), actions=some)
+
+
+def test_held_out_pairs_like_those_of_training_share_numbers_and_shapes(squares, processor):
+    arms = squares(3, dataset="arm", actions=2) + squares(3, num_frames=60, dataset="bridge", fps=30, actions=5)
+    frames = ReaderFrames(arms, processor)
+    actions = EpisodeActions.read(arms)
+    streams = find_pairs(frames.streams, ["0.5s"])
+    training = PairDataset(frames, streams, actions=actions)
+    slow = [each for each in streams if each.stream.dataset == "bridge"][:1]
+    heldout = PairDataset(frames, slow, actions=actions, like=training)
+    assert training.mixture.datasets == heldout.mixture.datasets == ["arm", "bridge"]
+    assert {int(heldout[k]["dataset"]) for k in range(5)} == {1}
+    alone = PairDataset(
+        frames, [each for each in streams if each.stream.dataset == "arm"], actions=actions, like=training
+    )
+    assert alone[0]["actions"].shape == training[0]["actions"].shape == (15, 5)
+    assert alone[0]["action_mask"].sum() == 5 * 2
+    with pytest.raises(ValueError, match="dataset 'arm' is not among 'bridge'"):
+        PairDataset(frames, streams, like=PairDataset(frames, slow))
