@@ -146,3 +146,39 @@ def test_ids_tell_the_sources_of_a_mixture_apart(clip, frames, tmp_path, write_l
     listed = load_episodes([tmp_path / "v2/set", tmp_path / "v3/set", tmp_path / "v3/set"])
     assert [episode.id for episode in listed] == ["v2/set/episode_000000", "v3/set/episode_000000"]
     assert [episode.id for episode in load_episodes(tmp_path / "v2/set")] == ["episode_000000"]
+
+
+def three_in_tars(root, clips):
+    for number, clip in enumerate(clips):
+        with webdataset.TarWriter(str(root / f"shard-{number:06d}.tar")) as writer:
+            writer.write({"__key__": "clip", "mp4": clip.read_bytes(), "txt": f"task {number}"})
+
+
+def three_in_parquet(root, clips):
+    import datasets
+
+    features = datasets.Features({"clip": datasets.Video(decode=False), "text": datasets.Value("string")})
+    cells = [{"bytes": clip.read_bytes(), "path": None} for clip in clips]
+    rows = {"clip": cells, "text": ["task 0", "task 1", "task 2"]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(root / "train.parquet", batch_size=1)
+
+
+@pytest.mark.parametrize("write", [three_in_tars, three_in_parquet], ids=lambda write: write.__name__)
+def test_a_stopped_run_goes_on_where_it_was(write, tmp_path, moving_square, write_video, tiny_checkpoint):
+    (tmp_path / "data").mkdir()
+    clips = [write_video(tmp_path / f"{n}.mp4", moving_square(20 + n, seed=n, step=2 + n)) for n in range(3)]
+    write(tmp_path / "data", clips)
+    options = {"strides": "0.5s", "columns": ["text"], "workers": 0}
+    encode_dataset(tmp_path / "data", tiny_checkpoint, out=tmp_path / "whole.parquet", **options)
+
+    def stop(state):
+        if state.episodes_done:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "stopped.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        encode_dataset(tmp_path / "data", tiny_checkpoint, out=out, progress=stop, **options)
+    summary = encode_dataset(tmp_path / "data", tiny_checkpoint, out=out, **options)
+    assert (summary.resumed, summary.encoded) == (1, 3)
+    assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert pq.read_table(out)["text"].unique().to_pylist() == ["task 0", "task 1", "task 2"]
