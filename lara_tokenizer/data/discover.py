@@ -20,6 +20,9 @@ from lara_tokenizer.data.something_something import is_something_something
 from lara_tokenizer.data.video import VIDEO_SUFFIXES
 from lara_tokenizer.data.webdataset import is_webdataset
 
+# Beside the files of a dataset a few others may lie, such as a table of tokens.
+_TABLES_LOOKED_AT = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -124,8 +127,12 @@ def is_saved_dataset(folder: Path) -> bool:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return True
     tables = next((found for name in ("*.parquet", "data/*.parquet") if (found := sorted(folder.glob(name)))), [])
+    return any(_holds_pictures(table) for table in tables[:_TABLES_LOOKED_AT])
+
+
+def _holds_pictures(table: Path) -> bool:
     try:
-        features = (pq.read_schema(tables[0]).metadata or {}).get(b"huggingface", b"") if tables else b""
+        features = (pq.read_schema(table).metadata or {}).get(b"huggingface", b"")
     except (pa.ArrowException, OSError):
         return False
     return b'"Video"' in features or b'"Image"' in features

@@ -24,12 +24,14 @@ def filtered(episodes: Sequence[Episode], numbers: str | Sequence[int] | None, t
         by_number = [(place if each.index is None else each.index, each) for place, each in enumerate(kept)]
         there = {number for number, _ in by_number}
         for part in wanted:
-            if not any(number in part for number in there):
+            if not (part.start in there or any(number in part for number in there)):
                 asked = f"{part.start}" if len(part) == 1 else f"{part.start}:{part.stop}"
                 raise ValueError(
                     f"episodes {asked}: not in the source, which has {len(there)} ({min(there)} to {max(there)})"
                 )
-        kept = [each for number, each in by_number if any(number in part for part in wanted)]
+        singles = {part.start for part in wanted if len(part) == 1}
+        ranges = [part for part in wanted if len(part) > 1]
+        kept = [each for number, each in by_number if number in singles or any(number in part for part in ranges)]
     if tasks:
         texts = {each.id: _instruction(each) for each in kept}
         kept = [each for each in kept if any(_fits(texts[each.id], task) for task in tasks)]

@@ -15,6 +15,7 @@ from lara_tokenizer.data.table_rows import ArrowPart, GivenPart, ParquetPart, Ta
 from lara_tokenizer.errors import first_line
 
 _CONNECTIONS = 8
+_TOKENS = b"lara_tokenizer"  # the key of our own tables' metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,12 @@ def _downloaded(repo_id: str, commit: str, files: Mapping[str, Sequence[str]]) -
 
 def _parquet_parts(files: Mapping[str, Sequence[str]]) -> dict[str, list[TablePart]]:
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
-        return {split: list(pool.map(ParquetPart, urls)) for split, urls in files.items()}
+        parts = {split: list(pool.map(ParquetPart, urls)) for split, urls in files.items()}
+    # A table of tokens may have been written beside the dataset that it was made from.
+    kept: dict[str, list[TablePart]] = {
+        split: [part for part in each if _TOKENS not in (part.schema.metadata or {})] for split, each in parts.items()
+    }
+    return {split: each for split, each in kept.items() if each}
 
 
 def _features(part: TablePart) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,29 @@ def is_numbered_image(name: str) -> bool:
     """
     path = Path(name)
     return path.suffix.lower() in IMAGE_SUFFIXES and any(c.isdigit() for c in path.stem)
+
+
+def missing_number(names: Sequence[str]) -> str:
+    """What is missing in a sequence of numbered names in natural order, for people; "" for nothing.
+
+    Numbers may go up in steps of any one size. Where the gaps have no common step, they are time stamps, say, and
+    nothing can be told.
+
+    >>> missing_number(["f_1.png", "f_2.png", "f_4.png"]), missing_number(["f_0.png", "f_5.png", "f_10.png"])
+    ('no number 3 between f_2.png and f_4.png', '')
+    """
+    columns = list(zip(*(re.findall(r"\d+", name) for name in names), strict=False))
+    counted = [[int(number) for number in column] for column in columns if len(set(column)) > 1]
+    if len(counted) != 1:
+        return ""
+    gaps = [later - earlier for earlier, later in pairwise(counted[0])]
+    step = min(gaps)
+    if step < 1 or any(gap % step for gap in gaps):
+        return ""
+    place = next((i for i, gap in enumerate(gaps) if gap != step), None)
+    return (
+        "" if place is None else f"no number {counted[0][place] + step} between {names[place]} and {names[place + 1]}"
+    )
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
@@ -92,6 +116,9 @@ class ImageFolderReader:
             if len(patterns) != 1:
                 found = f"several sequences ({', '.join(patterns[:4])})" if patterns else "no numbered images"
                 raise VideoDecodeError(self.folder, f"{found}; an episode is one folder with one sequence")
-            images = _FolderImages(self.folder, tuple(sorted(names, key=natural_key)))
+            names.sort(key=natural_key)
+            if missing := missing_number(names):
+                raise VideoDecodeError(self.folder, f"{missing}: what comes after it would have a wrong time")
+            images = _FolderImages(self.folder, tuple(names))
             self._listed = EncodedImagesReader(self.folder, images, self.fps)
         return self._listed

@@ -9,6 +9,7 @@ Only metadata is read here. What info.json says and the folder does not hold is 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,13 @@ def find_lerobot(source: str | Path, *, cameras: Sequence[str] = (), decoder: st
     else:
         hub, names = open_hub(str(source))
         files, name, revision = hub, hub.repo_id, hub.revision
-    return _Dataset(files, names, name).find(cameras, decoder, revision)
+    try:
+        return _Dataset(files, names, name).find(cameras, decoder, revision)
+    except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError) as error:
+        # info.json and what it leads to come from anybody's scripts.
+        raise ValueError(
+            f"{name}: its metadata makes no sense ({type(error).__name__}: {first_line(error)})"
+        ) from error
 
 
 class _Dataset:
@@ -81,7 +88,8 @@ class _Dataset:
     def find(self, cameras: Sequence[str], decoder: str, revision: str | None) -> Found:
         rows = self._rows_v3() if self.is_v3 else self._rows_v2()
         if not rows:
-            raise ValueError(f"{self.name}: a LeRobotDataset {self.version} without an episode; is it finished?")
+            wrong = f" ({'; '.join(self.notes)})" if self.notes else ""
+            raise ValueError(f"{self.name}: a LeRobotDataset {self.version} without an episode{wrong}; is it finished?")
         if (promised := self.info.get("total_episodes", len(rows))) != len(rows):
             self.notes.append(f"{INFO} promises {promised} episodes, {len(rows)} are listed")
         chosen = self._cameras(rows, cameras)
@@ -113,13 +121,15 @@ class _Dataset:
             needed = ("codebase_version", "fps", "features", "data_path")
             if missing := [key for key in needed if key not in info]:
                 raise ValueError(f"no {missing[0]!r} in it")
+            if not 0 < float(info["fps"]) < math.inf:
+                raise ValueError(f"fps {info['fps']!r}: takes frames per second above 0")
             return info
         except (EpisodeReadError, OSError, ValueError, TypeError) as error:
             raise ValueError(f"{self.name}: no LeRobotDataset ({INFO}: {error})") from error
 
     def _rows_v2(self) -> list[_Row]:
         try:
-            lines = self.files.path(_EPISODES_V2).read_text(encoding="utf-8").splitlines()
+            lines = self.files.path(_EPISODES_V2).read_text(encoding="utf-8").split("\n")
         except (EpisodeReadError, OSError) as error:
             raise ValueError(f"{self.name}: {error}") from error
         rows = []
@@ -128,7 +138,7 @@ class _Dataset:
                 continue
             try:
                 entry = json.loads(line)
-                rows.append(_Row(entry["episode_index"], entry["length"], tuple(entry.get("tasks") or ()), entry))
+                rows.append(_row(entry))
             except (ValueError, KeyError, TypeError):
                 self.notes.append(f"{_EPISODES_V2}, line {number} cannot be read; that episode is left out")
         return rows
@@ -142,11 +152,8 @@ class _Dataset:
                 # Statistics of each episode make up most of these files.
                 columns = [column for column in pq.read_schema(path).names if not column.startswith("stats/")]
                 entries = pq.read_table(path, columns=columns).to_pylist()
-                rows += [
-                    _Row(entry["episode_index"], entry["length"], tuple(entry.get("tasks") or ()), entry)
-                    for entry in entries
-                ]
-            except (EpisodeReadError, pa.ArrowException, OSError, KeyError) as error:
+                rows += [_row(entry) for entry in entries]
+            except (EpisodeReadError, pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
                 self.notes.append(f"{name} cannot be read ({first_line(error)}); its episodes are left out")
         if not rows and self.notes:
             raise ValueError(f"{self.name}: {'; '.join(self.notes)}")
@@ -215,6 +222,12 @@ class _Dataset:
         if "task_index" in features and (TASKS_V3 if self.is_v3 else TASKS_V2) in self.names:
             columns.append(("text", "task_index"))
         return tuple(columns)
+
+
+def _row(entry: dict[str, Any]) -> _Row:
+    """Raises KeyError, ValueError and TypeError."""
+    tasks = tuple(str(task) for task in entry.get("tasks") or () if task is not None)
+    return _Row(int(entry["episode_index"]), int(entry["length"]), tasks, entry)
 
 
 def is_hub_id(text: str) -> bool:

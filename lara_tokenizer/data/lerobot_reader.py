@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lara_tokenizer.data.columns import number_rows
@@ -142,9 +144,12 @@ class LeRobotReader:
                 names = pq.read_schema(path).names
                 if missing := [name for name in columns if name not in names]:
                     raise EpisodeReadError(path, f"no column {missing[0]!r} in it (there are {', '.join(names)})")
-                chosen = [("episode_index", "=", self.number)] if self.rows.shared else None
-                # One thread: the bytes of a column come the same way, and workers share the cores.
-                table = pq.read_table(path, columns=columns, filters=chosen, use_threads=False)
+                if self.rows.shared and not set(columns) & set(self.cameras):
+                    table = _episode_rows(path, path.stat().st_mtime_ns, tuple(columns), self.number)
+                else:
+                    chosen = [("episode_index", "=", self.number)] if self.rows.shared else None
+                    # One thread: the bytes of a column come the same way, and workers share the cores.
+                    table = pq.read_table(path, columns=columns, filters=chosen, use_threads=False)
             except (pa.ArrowException, OSError) as error:
                 raise EpisodeReadError(path, f"not to be read as parquet ({first_line(error)})") from error
             if len(table) != self.length:
@@ -207,6 +212,17 @@ def find_span(timestamps: np.ndarray, span: VideoSpan, length: int, fps: float) 
     return first
 
 
+def _episode_rows(path: Path, version: int, columns: tuple[str, ...], number: int) -> pa.Table:
+    """An episode's rows of a file that holds many; the file's columns stay for the next episode."""
+    table = _shared_columns(path, version, columns)
+    return table.filter(pc.equal(table["episode_index"], number)).select(list(columns))
+
+
+@lru_cache(maxsize=1)
+def _shared_columns(path: Path, version: int, columns: tuple[str, ...]) -> pa.Table:
+    return pq.read_table(path, columns=list(dict.fromkeys(["episode_index", *columns])), use_threads=False)
+
+
 @lru_cache(maxsize=4)
 def load_tasks(files: Files, name: str) -> dict[int, str]:
     """The instruction of each task index. Raises EpisodeReadError."""
@@ -216,7 +232,7 @@ def load_tasks(files: Files, name: str) -> dict[int, str]:
             table = pq.read_table(path)
             texts = next(column for column in table.column_names if column != "task_index")
             return dict(zip(table["task_index"].to_pylist(), table[texts].to_pylist(), strict=True))
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
         return {row["task_index"]: row["task"] for row in rows}
     except (pa.ArrowException, OSError, ValueError, KeyError, StopIteration) as error:
         raise EpisodeReadError(name, f"cannot be read ({first_line(error)})") from error

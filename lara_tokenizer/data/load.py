@@ -14,7 +14,7 @@ from lara_tokenizer.data.filters import filtered
 from lara_tokenizer.data.found import Found, SourceFacts
 from lara_tokenizer.data.images import ImageFolderReader
 from lara_tokenizer.data.rates import Fps, rates_of
-from lara_tokenizer.data.segment import segment_seconds, segments
+from lara_tokenizer.data.segment import override_rate, segment_seconds, segments
 from lara_tokenizer.data.sources import Finder, merged
 
 logger = logging.getLogger(__name__)
@@ -86,8 +86,8 @@ def load_episodes(
             the Hub ("@revision" may follow). "video:", "lerobot:", "rlds:", "datasets:", "webdataset:" and "ssv2:" say
             what it is, "list:clips.csv" is a list of clips. An id is the path below the folder that was named, or
             below the nearest folder common to a list, and the dataset's own name for the episode.
-        fps: the true rate, for all or by glob ({"rt1_*": 3}, tried on the last part of the id and on the whole);
-            a dataset's own rate wins over its files', this wins over both. Folders of images need one.
+        fps: the true rate, for all or by glob ({"rt1_*": 3}, tried on the last part of the id, on the whole, and on the
+            dataset's name); a dataset's own rate wins over its files', this wins over both. Folders of images need one.
         decoder: "pyav", or "decord" or "torchcodec" with their extras.
         limit: keep the first episodes only.
         cameras: names, last parts of names, or "all"; none given takes the first of a dataset.
@@ -120,9 +120,10 @@ def load_episodes(
         raise ValueError(f"no source given. Name {READABLE}")
     founds = merged(roots)
     everything = sorted((episode for found in founds for episode in found.episodes), key=lambda episode: episode.id)
-    rates = rates_of([episode.id for episode in everything], fps)
+    rates = rates_of({episode.id: episode.dataset for episode in everything}, fps)
     for episode in everything:
-        episode.fps = rates[episode.id] or episode.fps
+        if (rate := rates[episode.id]) is not None:
+            override_rate(episode, rate)
     kept = filtered(everything, episodes, _texts(tasks))
     _check_rates(kept, founds)
     if segment is not None:

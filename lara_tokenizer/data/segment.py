@@ -19,6 +19,8 @@ from lara_tokenizer.errors import LaraTokenizerError
 
 # Times in containers are rounded to milliseconds or worse: a frame stamped 9.9996 s belongs to what starts at 10 s.
 _ROUNDING = 0.001
+# A header that promises more pieces than this may be damaged: then the frames are counted.
+_MOST_BY_HEADER = 10_000
 
 
 class SegmentReader:
@@ -79,6 +81,14 @@ def cut(whole: Episode, start: float, stop: float | None, *, text: str | None = 
     )
 
 
+def override_rate(episode: Episode, fps: float) -> None:
+    """Give an episode its true rate. Of a segment the recording gets it, so that it is cut by the true times."""
+    if isinstance(episode.reader, SegmentReader):
+        override_rate(episode.reader.whole, fps)
+    else:
+        episode.fps = fps
+
+
 def segments(whole: Episode, length: str) -> list[Episode]:
     """An episode cut into pieces of `length` ("10s"); the last one goes to the end, however long that really is.
 
@@ -89,6 +99,8 @@ def segments(whole: Episode, length: str) -> list[Episode]:
     seconds = segment_seconds(length)
     try:
         duration = _duration(whole)
+        if duration > _MOST_BY_HEADER * seconds:
+            duration = _listed_duration(whole)
     except (LaraTokenizerError, OSError, av.error.FFmpegError):
         return [whole]
     count = max(1, math.ceil((duration - _ROUNDING) / seconds))
@@ -118,6 +130,10 @@ def _duration(whole: Episode) -> float:
                 return float(stream.duration * stream.time_base)
             if container.duration:
                 return container.duration / av.time_base
+    return _listed_duration(whole)
+
+
+def _listed_duration(whole: Episode) -> float:
     index = whole.frame_index(whole.cameras[0])
     whole.close()
     return float(index.timestamps[-1]) + 1 / index.fps if index.num_frames else 0.0

@@ -47,12 +47,12 @@ def find_something_something(folder: str | Path, *, split: str | None = None, de
     videos = {path.stem: path for path in _webm(folder)}
     reader_class = video_reader_class(decoder)
     found: dict[str, Episode] = {}
-    named = 0
+    named: set[str] = set()
     for path in chosen.values():
         for entry in _entries(path):
-            named += 1
             number, label = str(entry["id"]), entry.get("label")
-            if number in videos:
+            named.add(number)
+            if number in videos and number not in found:
                 clip = videos[number]
                 found[number] = Episode(
                     clip.relative_to(folder).as_posix(),
@@ -62,8 +62,9 @@ def find_something_something(folder: str | Path, *, split: str | None = None, de
                     offers=("text",) if label else (),
                 )
     if not found:
-        raise ValueError(f"{folder}: none of the {named} clips in {', '.join(chosen)} is there as <id>.webm")
-    notes = [f"{named - len(found)} of {named} clips in the label files are not there"] if named > len(found) else []
+        raise ValueError(f"{folder}: none of the {len(named)} clips in {', '.join(chosen)} is there as <id>.webm")
+    missing = len(named) - len(found)
+    notes = [f"{missing} of {len(named)} clips in the label files are not there"] if missing else []
     return Found("Something-Something v2", folder.absolute().name, list(found.values()), notes)
 
 

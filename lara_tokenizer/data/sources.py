@@ -91,10 +91,18 @@ class Finder:
             raise ValueError(f"source {text!r}: no video in it. {LOOKED_FOR}")
         is_file = os.path.isfile(text.removeprefix("video:"))
         roots = [RootedSource(self._videos(videos, base, text), base, base, is_file)] if videos else []
+        left_out: list[ValueError] = []
         for place in datasets:
             is_file = place.path.is_file()
             folder = place.path.parent if is_file else place.path
-            roots.append(RootedSource(self._dataset(place.kind, place.path), base, folder, is_file))
+            try:
+                roots.append(RootedSource(self._dataset(place.kind, place.path), base, folder, is_file))
+            except ValueError as error:
+                left_out.append(error)
+        if left_out and not roots:
+            raise left_out[0]
+        # One among many that cannot be read is no reason to read none.
+        roots[0].found.notes += [f"left out: {error}" for error in left_out]
         return roots
 
     def _videos(self, videos: Sequence[Place], base: Path, text: str) -> Found:

@@ -23,6 +23,7 @@ class Sample:
 
     key: str
     members: dict[str, Span] = field(default_factory=dict)
+    unreadable: str = ""  # the extension of a member without bytes of its own in the tar
 
 
 class TarSamples:
@@ -37,6 +38,7 @@ class TarSamples:
     def __init__(self, path: str | Path) -> None:
         self.path = os.fspath(path)
         self.note = ""
+        self._left_out = 0
 
     def __iter__(self) -> Iterator[Sample]:
         sample: Sample | None = None
@@ -46,22 +48,44 @@ class TarSamples:
                 continue
             # The same name twice in a row: two samples that lost their borders, as writers do that count anew.
             if sample is None or sample.key != key or extension in sample.members:
-                if sample is not None:
+                if sample is not None and self._is_whole(sample):
                     yield sample
                 sample = Sample(key)
-            sample.members[extension] = span
-        if sample is not None and not self._is_cut(sample):
+            if span is None:
+                sample.unreadable = extension
+            else:
+                sample.members[extension] = span
+        if sample is not None and not self._is_cut(sample) and self._is_whole(sample):
             yield sample
 
-    def _members(self) -> Iterator[tuple[str, Span]]:
+    def _is_whole(self, sample: Sample) -> bool:
+        """Whether all members can be read; a film without some of its frames would be wrong, not shorter."""
+        if sample.unreadable:
+            self._left_out += 1
+            self.note = (
+                f"{self._left_out} samples are left out, of which a member is sparse, or a link to nothing before it "
+                f"({sample.key}.{sample.unreadable})"
+            )
+        return not sample.unreadable
+
+    def _members(self) -> Iterator[tuple[str, Span | None]]:
+        places: dict[str, Span] = {}  # what hard links may name
         try:
             # "r:" takes no compressed tar: there is no way to the middle of one.
             with tarfile.open(self.path, "r:") as tar:
                 while (member := tar.next()) is not None:
                     tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
+                    if member.isdir():
+                        continue
+                    span = None
                     if member.isreg() and not member.issparse():
-                        yield member.name, Span(member.offset_data, member.size)
-                self.note = self._end_note(tar.offset)
+                        span = Span(member.offset_data, member.size)
+                    elif member.islnk():
+                        span = places.get(member.linkname)
+                    if span is not None:
+                        places[member.name] = span
+                    yield member.name, span
+                self.note = self._end_note(tar.offset) or self.note
         except tarfile.TarError as error:
             self.note = f"cut off or damaged ({error}): what follows is left out"
 

@@ -59,9 +59,9 @@ def find_webdataset(source: str | Path, *, cameras: Sequence[str] = (), decoder:
     if not listing.samples:
         raise ValueError(f"{source}: {listing.nothing()}")
     chosen, notes = choose_cameras(listing.cameras(), cameras, source)
-    lister = _Lister(chosen, decoder)
+    lister = _Lister(chosen, decoder, each_its_own="all" in cameras)
     episodes = [lister.episode(name, tar, sample) for name, tar, sample in listing.samples]
-    for camera in chosen:
+    for camera in chosen if "all" not in cameras else ():
         lacking = sum(camera not in cameras_of(sample) for _, _, sample in listing.samples)
         if lacking:
             notes.append(f"{lacking} of {len(episodes)} samples have no camera {camera!r}: they will fail")
@@ -129,12 +129,14 @@ class _Listing:
 class _Lister:
     """Makes the episodes; of .json files too large to be read each, the first tells what all of them offer."""
 
-    def __init__(self, cameras: Sequence[str], decoder: str) -> None:
-        self.cameras, self.decoder = tuple(cameras), decoder
+    def __init__(self, cameras: Sequence[str], decoder: str, *, each_its_own: bool) -> None:
+        self._cameras, self._each_its_own, self.decoder = tuple(cameras), each_its_own, decoder
         self._large: set[str] | None = None
 
     def episode(self, name: str, tar: str, sample: Sample) -> Episode:
-        reader = WebDatasetReader(tar, sample, self.cameras, self.decoder)
+        there = cameras_of(sample) if self._each_its_own else self._cameras
+        cameras = tuple(camera for camera in self._cameras if camera in there)
+        reader = WebDatasetReader(tar, sample, cameras, self.decoder)
         offers = set(signal_members(sample))
         text = None
         try:
@@ -152,7 +154,7 @@ class _Lister:
         except EpisodeReadError:
             pass  # the episode will say so itself
         reader.close()
-        return Episode(name, reader, self.cameras, text=text, offers=tuple(each for each in SIGNALS if each in offers))
+        return Episode(name, reader, cameras, text=text, offers=tuple(each for each in SIGNALS if each in offers))
 
 
 def _offered(reader: WebDatasetReader) -> set[str]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from lara_tokenizer.data.camera_readers import CameraReaders
 from lara_tokenizer.data.episode import FrameIndex, FrameReader, Signals
-from lara_tokenizer.data.images import IMAGE_SUFFIXES, natural_key
+from lara_tokenizer.data.images import IMAGE_SUFFIXES, missing_number, natural_key
 from lara_tokenizer.data.media import EncodedImagesReader, FileSlice
 from lara_tokenizer.data.names import ACTIONS, STATES, TEXTS, first_of
 from lara_tokenizer.data.open_videos import SharedVideo
@@ -109,6 +109,7 @@ class WebDatasetReader(CameraReaders):
         there = cameras_of(sample)
         self.cameras = tuple(cameras)
         self.there = tuple(there)
+        self._missing = {camera: missing_number(there[camera]) for camera in cameras if camera in there}
         # Of a video its one span, of images int64 (n, 2).
         self._pixels = {camera: _compact(sample, there[camera]) for camera in cameras if camera in there}
         signals = signal_members(sample)
@@ -127,6 +128,8 @@ class WebDatasetReader(CameraReaders):
         if camera not in self._pixels:
             there = ", ".join(repr(each) for each in self.there) or "none"
             raise EpisodeReadError(self._name, f"no camera {camera!r} in this sample (it has {there})")
+        if missing := self._missing[camera]:
+            raise EpisodeReadError(self._name, f"{missing}: what comes after it would have a wrong time")
         spans = self._pixels[camera]
         if isinstance(spans, Span):
             return SharedVideo(FileSlice(self.tar, *spans, self.key), self.decoder)

@@ -160,14 +160,14 @@ def load_of(
 
 
 def check_revisions(metadata: Mapping[str, Any], sources: Iterable[SourceFacts]) -> None:
-    """Raises JobMismatchError where a dataset of the Hub is at another commit than a table was made from."""
+    """Raises JobMismatchError where a dataset of the Hub, or a list, is another one than a table was made from."""
     now = {source.name: source.revision for source in sources}
     for source in metadata["source"]:
-        if now.get(source["name"], source["revision"]) != source["revision"]:
-            raise JobMismatchError(
-                f"the table was made from {source['name']} at commit {source['revision']}, the Hub is now at "
-                f"{now[source['name']]}. Name the source with its commit: {source['name']}@{source['revision']}"
-            )
+        name, before = source["name"], source["revision"]
+        if now.get(name, before) != before:
+            is_list = source["format"] == "list of clips"
+            cure = "Give the list as it was" if is_list else f"Name the source with its commit: {name}@{before}"
+            raise JobMismatchError(f"the table was made from {name} at {before}, and that is now {now[name]}. {cure}")
 
 
 def _check_offers(columns: Sequence[str], episodes: Iterable[Episode]) -> None:

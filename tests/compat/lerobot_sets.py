@@ -73,6 +73,7 @@ def dump(root: Path, out: Path) -> None:
     held["task"] = np.array([row["task"] for row in rows])
     held["fps"] = np.array(dataset.fps)
     np.savez(out, **held)
+    print(f"{root.name}: lerobot reads {len(rows)} frames of {dataset.num_episodes} episodes, {len(cameras)} cameras")
 
 
 def to_uint8(picture) -> np.ndarray:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from lara_tokenizer.data import ImageFolderReader
+from lara_tokenizer.data.images import missing_number
 from lara_tokenizer.errors import VideoDecodeError
 
 
@@ -86,3 +87,27 @@ def test_an_index_outside_the_sequence_is_refused(folder):
 def test_the_reader_travels_to_another_process(folder):
     reader = ImageFolderReader(folder, fps=4)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(reader)).frames("", [3]), reader.frames("", [3]))
+
+
+def test_a_missing_image_is_named_and_even_steps_are_none(tmp_path):
+    for n in (0, 1, 2, 4, 5):
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / f"img_{n}.png")
+    with pytest.raises(VideoDecodeError, match=r"no number 3 between img_2.png and img_4.png: what comes after it"):
+        ImageFolderReader(tmp_path, fps=10).index()
+    (tmp_path / "img_1.png").unlink()
+    (tmp_path / "img_5.png").unlink()
+    assert ImageFolderReader(tmp_path, fps=10).index().num_frames == 3  # 0, 2, 4
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (["a_3_1.png", "a_3_2.png", "a_3_5.png"], "no number 3 between a_3_2.png and a_3_5.png"),
+        (["1000.png", "1033.png", "1067.png"], ""),  # time stamps
+        (["7.png"], ""),
+        (["e1_f1.png", "e2_f9.png"], ""),  # two numbers change
+        (["08.png", "09.png", "10.png", "12.png"], "no number 11 between 10.png and 12.png"),
+    ],
+)
+def test_what_is_missing_in_a_sequence(names, missing):
+    assert missing_number(names) == missing

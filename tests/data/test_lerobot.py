@@ -306,3 +306,40 @@ def test_a_damaged_picture_names_the_file_the_camera_and_the_frame(tmp_path, cli
             EpisodeReadError, match=rf"data/.*1\.parquet: {TOP}, frame {frame} cannot be read .{reason}"
         ):
             episode.frames(TOP, [frame])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fps": None}, {"fps": 0}, {"fps": "fast"}, {"features": []}, {"features": {TOP: None}}, {"video_path": None},
+        {"video_path": "videos/{camera}.mp4"}, {"data_path": "data/{nobody}.parquet"}, {"chunks_size": 0},
+    ],
+)  # fmt: skip
+def test_metadata_that_makes_no_sense_is_a_plain_error(copied_v2, change):
+    info = json.loads((copied_v2 / "meta/info.json").read_text())
+    (copied_v2 / "meta/info.json").write_text(json.dumps(info | change))
+    with pytest.raises(ValueError, match=r"^set: (its metadata makes no sense|no LeRobotDataset|it has no camera)"):
+        load_episodes(copied_v2)
+
+
+def test_a_broken_dataset_beside_good_ones_is_said_and_the_others_are_read(tmp_path, datasets):
+    shutil.copytree(datasets["v2.1"], tmp_path / "good")
+    shutil.copytree(datasets["v2.1"], tmp_path / "bad")
+    (tmp_path / "bad/meta/episodes.jsonl").write_text("")
+    episodes = load_episodes(tmp_path)
+    assert [episode.id for episode in episodes] == [f"good/episode_{n:06d}" for n in range(3)]
+    assert "left out: bad: a LeRobotDataset v2.1 without an episode; is it finished?" in str(episodes.sources[0])
+    with pytest.raises(ValueError, match="bad: a LeRobotDataset"):
+        load_episodes(tmp_path / "bad")
+
+
+def test_a_task_with_any_character_is_one_task(tmp_path, clips, write_lerobot):
+    task = "pick\u2028the cup\x85now"
+    root = write_lerobot(tmp_path / "set", clips, version="v2.1", tasks=[task] * 3)
+    for name in ("episodes", "tasks"):  # as lerobot 0.3 writes them
+        file = root / f"meta/{name}.jsonl"
+        lines = [json.dumps(json.loads(line), ensure_ascii=False) for line in file.read_text().split("\n") if line]
+        file.write_text("\n".join(lines) + "\n")
+    episodes = load_episodes(root)
+    assert len(episodes) == 3
+    assert set(episodes[1].signals().texts) == {task}

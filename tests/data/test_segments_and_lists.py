@@ -152,6 +152,10 @@ def test_a_list_can_be_cut_and_its_files_may_have_another_rate(film, tmp_path):
         ("path,start,end\na.mp4,5,2\n", "line 2: the clip ends at 2 s, before it starts"),
         ("path\na.mp4\na.mp4\n", "lines 2 and 3 both name a.mp4"),
         ("path,label\n,hello\n", "line 2: no path"),
+        (
+            "path,start_frame\na.mp4,3\n",
+            "column 'start_frame' is not known. Parts of a film are given by start and end",
+        ),
     ],
 )
 def test_a_list_that_makes_no_sense_names_the_line(tmp_path, text, message):
@@ -229,3 +233,39 @@ def test_two_lists_that_disagree_about_a_film_are_refused(film, tmp_path):
     assert len(load_episodes([lists[0], lists[0]])) == 1
     with pytest.raises(ValueError, match=r"two different episodes are called 'film.mp4', one of them in b.csv"):
         load_episodes(lists)
+
+
+def test_a_corrected_rate_cuts_listed_clips_by_true_times(film, decode_all, tmp_path):
+    listed = tmp_path / "clips.csv"
+    listed.write_text("path,start,end\nfilm.mp4,2,4\n")
+    (clip,) = load_episodes(film.parent, from_list=listed, fps={"film.mp4": 5})  # stamped 10
+    assert np.allclose(clip.timestamps(), np.arange(10) / 5)
+    assert np.array_equal(clip.frames("", range(10)), decode_all(film)[10:20])
+    pieces = load_episodes(film.parent, from_list=listed, fps=5, segment="1s")
+    assert [piece.num_frames() for piece in pieces] == [5, 5]
+
+
+def test_lists_as_they_come(film, tmp_path):
+    spelled = "video_path\tstart_timestamp\tstop_timestamp\tnarration\tparticipant\n"
+    (tmp_path / "epic.tsv").write_text(spelled + 'film.mp4\t00:00:01.5\t0:00:03\tpick\u2028up, "the" cup\tP01\n')
+    episodes = load_episodes(film.parent, from_list=tmp_path / "epic.tsv")
+    assert [episode.id for episode in episodes] == ["film.mp4#t=1.5,3"]
+    assert episodes[0].text == 'pick\u2028up, "the" cup'
+    assert "columns participant are not used" in str(episodes.sources[0])
+
+
+def test_films_from_elsewhere_are_called_by_their_place(film, tmp_path):
+    paths = [tmp_path / name / "v.mp4" for name in ("p1", "p2")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(film.read_bytes())
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/clips.txt").write_text("\n".join(map(str, paths)))
+    episodes = load_episodes(f"list:{tmp_path / 'lists/clips.txt'}")
+    assert [episode.id for episode in episodes] == ["p1/v.mp4", "p2/v.mp4"]
+
+
+def test_a_header_that_promises_ages_is_not_believed(film, monkeypatch):
+    (whole,) = load_episodes(film)
+    monkeypatch.setattr("lara_tokenizer.data.segment._MOST_BY_HEADER", 4)
+    assert [piece.num_frames() for piece in segments(whole, "1s")] == [10, 10, 10, 10, 5]

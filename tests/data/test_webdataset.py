@@ -103,7 +103,7 @@ def test_several_videos_are_cameras(tmp_path, clips):
     assert found.notes == ["took camera 'top' of top, wrist"]
     with pytest.raises(ValueError, match=r"camera 'side' is no camera of it\. There are: top, wrist"):
         find_webdataset(tar, cameras=["side"])
-    found = find_webdataset(tar, cameras=["all"])
+    found = find_webdataset(tar, cameras=["top", "wrist"])
     assert found.notes == ["1 of 2 samples have no camera 'wrist': they will fail"]
     assert [found.episodes[0].num_frames(camera) for camera in ("top", "wrist")] == [8, 12]
     with pytest.raises(EpisodeReadError, match=r"no camera 'wrist' in this sample \(it has 'top'\)"):
@@ -367,3 +367,41 @@ def test_a_long_sample_in_segments_travels_light(tmp_path, write_video, numbered
     pieces = load_episodes(tmp_path / "films.tar", segment="10s")
     assert [piece.num_frames() for piece in pieces] == [100] * 4
     assert max(len(pickle.dumps(piece)) for piece in pieces) < 2500
+
+
+def test_hard_links_are_followed_and_sparse_members_said(tmp_path):
+    frames = [np.full((8, 8, 3), 20 * n, np.uint8) for n in range(5)]
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for key in ("linked", "broken"):
+            for n, frame in enumerate(frames):
+                member = tarfile.TarInfo(f"{key}.{n:04d}.png")
+                data = png(frame)
+                member.size = len(data)
+                if n == 3:  # as tar writes a file that was there before
+                    member.type, member.size, data = tarfile.LNKTYPE, 0, b""
+                    member.linkname = "linked.0001.png" if key == "linked" else "nowhere.png"
+                tar.addfile(member, BytesIO(data))
+    found = find_webdataset(tmp_path / "a.tar")
+    (episode,) = found.episodes
+    assert episode.frames("", range(5))[:, 0, 0, 0].tolist() == [0, 20, 40, 20, 80]
+    assert found.notes == [
+        "a.tar: 1 samples are left out, of which a member is sparse, or a link to nothing before it (broken.0003.png)"
+    ]
+
+
+def test_a_missing_frame_fails_its_sample_alone(tmp_path):
+    pictures = {f"{n:04d}.png": png(np.full((8, 8, 3), n, np.uint8)) for n in range(6)}
+    holed = {name: data for name, data in pictures.items() if name != "0003.png"}
+    write_tar(tmp_path / "a.tar", {"holed": holed, "whole": pictures})
+    holed_episode, whole = find_webdataset(tmp_path / "a.tar").episodes
+    assert whole.num_frames() == 6
+    with pytest.raises(EpisodeReadError, match=r"no number 3 between 0002.png and 0004.png"):
+        holed_episode.num_frames()
+
+
+def test_all_cameras_are_those_that_each_sample_has(tmp_path, clips):
+    one, two, _ = (clip.read_bytes() for clip in clips)
+    write_tar(tmp_path / "a.tar", {"both": {"top.mp4": one, "wrist.mp4": two}, "one": {"top.mp4": one}})
+    found = find_webdataset(tmp_path / "a.tar", cameras=["all"])
+    assert [episode.cameras for episode in found.episodes] == [("top", "wrist"), ("top",)]
+    assert found.notes == []

@@ -13,6 +13,7 @@ from rlds_files import example, framed, image, mapping, png, sequence, tensor
 
 from lara_tokenizer import encode_dataset
 from lara_tokenizer.data import load_episodes
+from lara_tokenizer.errors import JobMismatchError
 
 TOP = "observation.images.top"
 FPS = 10
@@ -182,3 +183,28 @@ def test_a_stopped_run_goes_on_where_it_was(write, tmp_path, moving_square, writ
     assert (summary.resumed, summary.encoded) == (1, 3)
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert pq.read_table(out)["text"].unique().to_pylist() == ["task 0", "task 1", "task 2"]
+
+
+def test_a_table_written_into_the_dataset_s_folder_is_not_its_part(
+    tmp_path, moving_square, write_video, tiny_checkpoint
+):
+    root = tmp_path / "data"
+    root.mkdir()
+    clips = [write_video(tmp_path / f"{n}.mp4", moving_square(20, seed=n)) for n in range(3)]
+    three_in_parquet(root, clips)
+    for name in ("a_tokens.parquet", "tokens.parquet"):
+        for _ in range(2):
+            summary = encode_dataset(root, tiny_checkpoint, out=root / name, strides="0.5s", workers=0)
+            assert (summary.episodes, summary.failed) == (3, {})
+    assert summary.already_complete
+
+
+def test_a_list_that_changed_is_another_job(tmp_path, moving_square, write_video, tiny_checkpoint):
+    write_video(tmp_path / "a.mp4", moving_square(20))
+    listed, out = tmp_path / "clips.csv", tmp_path / "t.parquet"
+    listed.write_text("path,label\na.mp4,push\n")
+    options = {"from_list": listed, "columns": "text", "strides": "0.5s", "workers": 0, "out": out}
+    encode_dataset(tmp_path, tiny_checkpoint, **options)
+    listed.write_text("path,label\na.mp4,pull\n")
+    with pytest.raises(JobMismatchError, match="was made by another job: source was"):
+        encode_dataset(tmp_path, tiny_checkpoint, **options)
