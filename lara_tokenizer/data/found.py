@@ -10,7 +10,10 @@ from lara_tokenizer.data.episode import Episode
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """What a source was found to be. `revision` is a Hub commit; `notes` say what a person should know."""
+    """What a source was found to be.
+
+    `revision` is a Hub commit, or the sha256 of a list; `notes` say what a person should know.
+    """
 
     name: str
     format: str
@@ -19,7 +22,8 @@ class SourceFacts:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        at = f" at {self.revision[:12]}" if self.revision else ""
+        is_on_hub = "/" in self.name
+        at = f" at {self.revision[:12]}" if self.revision and is_on_hub else ""
         count = f"{self.episodes:,} episode{'s' * (self.episodes != 1)}"
         return "; ".join([f"{self.name}{at}: {self.format}, {count}", *self.notes])
 
@@ -30,7 +34,7 @@ class Found:
 
     `format` is for people and metadata ("LeRobotDataset v2.1"), `name` the folder's or the Hub's name for it. Ids of
     `episodes` are unique within it. `notes` say what a person should know (a camera without files, a missing shard).
-    `revision` is a Hub commit. `needs_rate`: neither the dataset nor its pictures have a frame rate.
+    `revision` is a Hub commit, or the sha256 of a list. `needs_rate`: neither the dataset nor its pictures have a frame rate.
     """
 
     format: str
