@@ -34,7 +34,8 @@ class Found:
 
     `format` is for people and metadata ("LeRobotDataset v2.1"), `name` the folder's or the Hub's name for it. Ids of
     `episodes` are unique within it. `notes` say what a person should know (a camera without files, a missing shard).
-    `revision` is a Hub commit, or the sha256 of a list. `needs_rate`: neither the dataset nor its pictures have a frame rate.
+    `revision` is a Hub commit, or the sha256 of a list. `needs_rate`: neither the dataset nor its pictures have a frame
+    rate.
     """
 
     format: str
