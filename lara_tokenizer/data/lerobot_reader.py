@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -213,14 +214,31 @@ def find_span(timestamps: np.ndarray, span: VideoSpan, length: int, fps: float) 
 
 
 def _episode_rows(path: Path, version: int, columns: tuple[str, ...], number: int) -> pa.Table:
-    """An episode's rows of a file that holds many; the file's columns stay for the next episode."""
-    table = _shared_columns(path, version, columns)
+    """An episode's rows of a file that holds many; the row groups they lie in stay for the next episode."""
+    ranges = _episode_ranges(path, version)
+    groups = tuple(group for group, (first, last) in enumerate(ranges) if first <= number <= last)
+    table = _row_groups(path, version, columns, groups)
     return table.filter(pc.equal(table["episode_index"], number)).select(list(columns))
 
 
 @lru_cache(maxsize=1)
-def _shared_columns(path: Path, version: int, columns: tuple[str, ...]) -> pa.Table:
-    return pq.read_table(path, columns=list(dict.fromkeys(["episode_index", *columns])), use_threads=False)
+def _episode_ranges(path: Path, version: int) -> list[tuple[float, float]]:
+    """The first and last episode of each row group, as its statistics have them; all episodes where it has none."""
+    with pq.ParquetFile(path) as file:
+        # Pictures and lists have columns of their own below their names.
+        leaves = [file.metadata.schema.column(leaf).path for leaf in range(file.metadata.num_columns)]
+        place = leaves.index("episode_index")
+        groups = [file.metadata.row_group(group).column(place) for group in range(file.num_row_groups)]
+    known = [group.statistics if group.is_stats_set else None for group in groups]
+    return [(each.min, each.max) if each is not None and each.has_min_max else (-math.inf, math.inf) for each in known]
+
+
+@lru_cache(maxsize=1)
+def _row_groups(path: Path, version: int, columns: tuple[str, ...], groups: tuple[int, ...]) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        # One thread: the bytes of a column come the same way, and workers share the cores.
+        wanted = list(dict.fromkeys(["episode_index", *columns]))
+        return file.read_row_groups(list(groups), columns=wanted, use_threads=False)
 
 
 @lru_cache(maxsize=4)

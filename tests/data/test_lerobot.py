@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lara_tokenizer.data import load_episodes
+from lara_tokenizer.data import lerobot_reader, load_episodes
 from lara_tokenizer.data.lerobot_reader import VideoSpan, find_span
 from lara_tokenizer.encode.worker import reason_of
 from lara_tokenizer.errors import EpisodeReadError
@@ -343,3 +343,18 @@ def test_a_task_with_any_character_is_one_task(tmp_path, clips, write_lerobot):
     episodes = load_episodes(root)
     assert len(episodes) == 3
     assert set(episodes[1].signals().texts) == {task}
+
+
+def test_rows_are_found_in_any_cut_of_the_data_file(tmp_path, clips, write_lerobot):
+    for kind in ("video", "image"):
+        root = write_lerobot(tmp_path / kind, clips, kind=kind)
+        file = root / "data/chunk-000/file-000.parquet"
+        table = pq.read_table(file)
+        expected = [episode.signals().actions for episode in load_episodes(root)]
+        for rows, statistics in ((5, True), (13, True), (1000, True), (7, False)):
+            columns = table.column_names[::-1] if rows == 13 else table.column_names
+            pq.write_table(table.select(columns), file, row_group_size=rows, write_statistics=statistics)
+            lerobot_reader._episode_ranges.cache_clear()
+            lerobot_reader._row_groups.cache_clear()
+            for episode, actions in zip(load_episodes(root), expected, strict=True):
+                assert np.array_equal(episode.signals().actions, actions)
