@@ -126,6 +126,7 @@ def _episodes(source: Source, load: LoadOptions) -> tuple[Episodes, dict[str, Ep
         return loaded, _by_id(loaded)
     if len(given) < len(sources):
         raise ValueError("the source mixes episodes and paths: pass either")
+    signature(load_episodes).bind_partial(**load)  # an unknown keyword is a TypeError here as it is there
     defaults = signature(load_episodes).parameters
     for name, value in load.items():
         if name != "limit" and value != defaults[name].default:

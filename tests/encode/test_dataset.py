@@ -340,3 +340,16 @@ def test_half_precision_keeps_the_columns(encode, tmp_path):
     encode(tmp_path / "t.parquet", dtype="bfloat16", columns=["latents"])
     assert read_metadata(tmp_path / "t.parquet")["dtype"] == "bfloat16"
     assert pq.read_schema(tmp_path / "t.parquet").field("latents").type.list_size == 4 * 8
+
+
+def test_options_of_loading_are_those_of_load_episodes(clips, tiny_checkpoint, tmp_path):
+    loaded = load_episodes(clips)
+    for source in (clips, loaded):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'camera'"):
+            encode_dataset(source, tiny_checkpoint, out=tmp_path / "t.parquet", camera="top")
+    with pytest.raises(ValueError, match=r"segment: these episodes are loaded already. Give it to load_episodes"):
+        encode_dataset(loaded, tiny_checkpoint, out=tmp_path / "t.parquet", segment="1s")
+    encode_dataset(loaded[:1], tiny_checkpoint, out=tmp_path / "t.parquet", decoder="pyav", cameras=(), workers=0)
+    metadata = read_metadata(tmp_path / "t.parquet")
+    assert metadata["source"] == [{"name": clips.name, "format": "video files", "revision": None}]
+    assert metadata["episodes"]["count"] == 1
