@@ -77,7 +77,7 @@ def load_episodes(
     segment: str | None = None,
     from_list: str | Path | None = None,
 ) -> Episodes:
-    """List the episodes of a source, sorted by id; says in the log what it took the source for.
+    """List the episodes of a source, sorted by id, and segments by time; says in the log what it took it for.
 
     Args:
         source: a video file; a folder (searched through, for datasets, videos and folders of numbered images); a glob
@@ -127,9 +127,8 @@ def load_episodes(
     kept = filtered(everything, episodes, _texts(tasks))
     _check_rates(kept, founds)
     if segment is not None:
-        # One by one: a limit then opens no more files than it needs.
-        pieces = (piece for each in kept for piece in segments(each, segment))
-        kept = sorted(islice(pieces, limit), key=lambda piece: piece.id)
+        # One by one: a limit then opens no more files than it needs. In the order of time: nothing is sought back for.
+        kept = list(islice((piece for each in kept for piece in segments(each, segment)), limit))
     kept = kept[:limit]
     facts = [found.facts() for found in founds]
     for fact in facts:

@@ -269,3 +269,11 @@ def test_a_header_that_promises_ages_is_not_believed(film, monkeypatch):
     (whole,) = load_episodes(film)
     monkeypatch.setattr("lara_tokenizer.data.segment._MOST_BY_HEADER", 4)
     assert [piece.num_frames() for piece in segments(whole, "1s")] == [10, 10, 10, 10, 5]
+
+
+def test_segments_come_in_the_order_of_time(film):
+    pieces = load_episodes(film, segment="0.4s")
+    starts = [float(piece.id.partition("#t=")[2].partition(",")[0]) for piece in pieces]
+    assert starts == sorted(starts)
+    assert len(starts) == 12
+    assert [piece.id for piece in load_episodes(film, segment="0.4s", limit=5)] == [piece.id for piece in pieces][:5]
