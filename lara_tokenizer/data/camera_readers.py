@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from lara_tokenizer.data.episode import FrameIndex, FrameReader
 
 
-class CameraReaders:
+class CameraReaders(ABC):
     """A `FrameReader` made of one for each camera. A subclass says how a camera is opened.
 
     Readers are made when they are first asked, and travel to other processes with what they have counted.
@@ -18,9 +19,9 @@ class CameraReaders:
     def __init__(self) -> None:
         self._readers: dict[str, FrameReader] = {}
 
+    @abstractmethod
     def open_camera(self, camera: str) -> FrameReader:
         """The reader of one camera, called "" in it. Raises EpisodeReadError."""
-        raise NotImplementedError
 
     def index(self, camera: str) -> FrameIndex:
         """Count and time the camera's frames. Raises EpisodeReadError."""

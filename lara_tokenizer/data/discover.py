@@ -20,6 +20,18 @@ from lara_tokenizer.data.something_something import is_something_something
 from lara_tokenizer.data.video import VIDEO_SUFFIXES
 from lara_tokenizer.data.webdataset import is_webdataset
 
+READABLE = (
+    "a video file, a folder of videos, a folder of numbered images, a dataset's folder (LeRobotDataset, RLDS, "
+    "Hugging Face datasets, WebDataset tars, Something-Something), a glob, a list of clips as 'list:clips.csv', or a "
+    "dataset of the Hub as 'lerobot:user/name' or 'datasets:user/name'"
+)
+LOOKED_FOR = (
+    "Looked for meta/info.json (LeRobotDataset), features.json and dataset_info.json (RLDS), *.tar with videos or "
+    "frames (WebDataset), state.json, dataset_dict.json or *.parquet with videos or images (Hugging Face datasets), "
+    f"labels/*.json with *.webm (Something-Something), files ending in {', '.join(VIDEO_SUFFIXES)}, and folders with "
+    f"numbered images ending in {', '.join(IMAGE_SUFFIXES)}"
+)
+
 # Beside the files of a dataset a few others may lie, such as a table of tokens.
 _TABLES_LOOKED_AT = 4
 
@@ -51,19 +63,6 @@ def discover(text: str) -> tuple[list[Place], Path]:
         hint = f" It lies inside the dataset {around}: name that folder." if around else ""
         raise ValueError(f"source {text!r}: nothing readable in it.{hint} {LOOKED_FOR}")
     return places, root
-
-
-READABLE = (
-    "a video file, a folder of videos, a folder of numbered images, a dataset's folder (LeRobotDataset, RLDS, "
-    "Hugging Face datasets, WebDataset tars, Something-Something), a glob, a list of clips as 'list:clips.csv', or a "
-    "dataset of the Hub as 'lerobot:user/name' or 'datasets:user/name'"
-)
-LOOKED_FOR = (
-    "Looked for meta/info.json (LeRobotDataset), features.json and dataset_info.json (RLDS), *.tar with videos or "
-    "frames (WebDataset), state.json, dataset_dict.json or *.parquet with videos or images (Hugging Face datasets), "
-    f"labels/*.json with *.webm (Something-Something), files ending in {', '.join(VIDEO_SUFFIXES)}, and folders with "
-    f"numbered images ending in {', '.join(IMAGE_SUFFIXES)}"
-)
 
 
 def walk(folder: Path) -> Iterator[Place]:
@@ -144,7 +143,7 @@ def _file(path: Path, text: str) -> Place:
         raise ValueError(f"source {text!r}: one image is no episode. Name the folder that holds the sequence")
     if suffix == ".tar":
         return Place("webdataset", path)
-    if suffix in (".csv", ".txt"):
+    if suffix in (".csv", ".tsv", ".txt"):
         raise ValueError(f"source {text!r}: no video. If it is a list of clips, write 'list:{text}' (or --from {text})")
     if suffix in (".json", ".jsonl", ".parquet", ".npz", ".npy", ".h5", ".hdf5"):
         raise ValueError(f"source {text!r}: no video. Name the folder of the dataset that it belongs to")

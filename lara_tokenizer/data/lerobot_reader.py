@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -142,11 +142,13 @@ class LeRobotReader:
         path = self.files.path(self.rows.file)
         with _named(self.rows.file):
             try:
-                names = pq.read_schema(path).names
-                if missing := [name for name in columns if name not in names]:
+                version = path.stat().st_mtime_ns
+                names = _footer(path, version).names
+                needed = ["episode_index", *columns] if self.rows.shared else columns
+                if missing := [name for name in needed if name not in names]:
                     raise EpisodeReadError(path, f"no column {missing[0]!r} in it (there are {', '.join(names)})")
                 if self.rows.shared and not set(columns) & set(self.cameras):
-                    table = _episode_rows(path, path.stat().st_mtime_ns, tuple(columns), self.number)
+                    table = _episode_rows(path, version, tuple(columns), self.number)
                 else:
                     chosen = [("episode_index", "=", self.number)] if self.rows.shared else None
                     # One thread: the bytes of a column come the same way, and workers share the cores.
@@ -215,22 +217,33 @@ def find_span(timestamps: np.ndarray, span: VideoSpan, length: int, fps: float) 
 
 def _episode_rows(path: Path, version: int, columns: tuple[str, ...], number: int) -> pa.Table:
     """An episode's rows of a file that holds many; the row groups they lie in stay for the next episode."""
-    ranges = _episode_ranges(path, version)
+    ranges = _footer(path, version).episodes
     groups = tuple(group for group, (first, last) in enumerate(ranges) if first <= number <= last)
     table = _row_groups(path, version, columns, groups)
     return table.filter(pc.equal(table["episode_index"], number)).select(list(columns))
 
 
+class _Footer(NamedTuple):
+    """What the end of a data file says of it: its columns, and the first and last episode of each row group."""
+
+    names: list[str]
+    episodes: list[tuple[float, float]]
+
+
 @lru_cache(maxsize=1)
-def _episode_ranges(path: Path, version: int) -> list[tuple[float, float]]:
-    """The first and last episode of each row group, as its statistics have them; all episodes where it has none."""
+def _footer(path: Path, version: int) -> _Footer:
+    """A row group without statistics may hold any episode."""
     with pq.ParquetFile(path) as file:
-        # Pictures and lists have columns of their own below their names.
-        leaves = [file.metadata.schema.column(leaf).path for leaf in range(file.metadata.num_columns)]
-        place = leaves.index("episode_index")
-        groups = [file.metadata.row_group(group).column(place) for group in range(file.num_row_groups)]
+        names, metadata = file.schema_arrow.names, file.metadata
+    # Pictures and lists have columns of their own below their names.
+    leaves = [metadata.schema.column(leaf).path for leaf in range(metadata.num_columns)]
+    if "episode_index" not in leaves:
+        return _Footer(names, [])
+    place = leaves.index("episode_index")
+    groups = [metadata.row_group(group).column(place) for group in range(metadata.num_row_groups)]
     known = [group.statistics if group.is_stats_set else None for group in groups]
-    return [(each.min, each.max) if each is not None and each.has_min_max else (-math.inf, math.inf) for each in known]
+    anywhere = (-math.inf, math.inf)
+    return _Footer(names, [(s.min, s.max) if s is not None and s.has_min_max else anywhere for s in known])
 
 
 @lru_cache(maxsize=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,11 +27,9 @@ def open_video_file(path: Path | Media, decoder: str) -> VideoReader:
     """
     version = (0, 0)
     if isinstance(path, Path):
-        try:
+        with suppress(OSError):  # the reader will say what is wrong with it
             status = path.stat()
             version = (status.st_mtime_ns, status.st_size)
-        except OSError:
-            pass  # the reader will say what is wrong with it
     return _reader(path, decoder, version)
 
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from lara_tokenizer.data.names import ACTIONS
 from lara_tokenizer.data.oxe import OxeSet
 from lara_tokenizer.data.rlds_features import EpisodeFeatures, Feature
 
-_ACTIONS = ("action", "actions")
 _STATES = (
     *(f"observation/{name}" for name in ("state", "proprio", "robot_state", "eef_state", "EEF_state", "ee_state")),
     *(f"observation/{name}" for name in ("cartesian_position", "joint_state", "joint_states", "joint_position")),
@@ -81,7 +81,7 @@ def _from_table(numbers: dict[str, Feature], wanted: Sequence[str], notes: list[
 
 
 def _actions(numbers: dict[str, Feature], notes: list[str]) -> tuple[ActionPart, ...]:
-    for name in _ACTIONS:
+    for name in ACTIONS:
         if name in numbers:
             return (part(numbers[name]),)
         if inside := [path for path in sorted(numbers) if path.startswith(f"{name}/")]:

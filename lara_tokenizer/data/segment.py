@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import av
 import numpy as np
@@ -122,9 +121,8 @@ def _duration(whole: Episode) -> float:
     """In seconds: from metadata, or a video's header, where they say it; else the frames have to be listed."""
     if isinstance(whole.reader, LeRobotReader):
         return whole.reader.length / (whole.fps or whole.reader.fps)
-    path = whole.reader.path if isinstance(whole.reader, VideoReader) else None
-    if path is not None and whole.fps is None:
-        container, stream = open_video(path)
+    if isinstance(whole.reader, VideoReader) and whole.fps is None:
+        container, stream = open_video(whole.reader.path)
         with container:
             if stream.duration and stream.time_base:
                 return float(stream.duration * stream.time_base)
@@ -143,7 +141,7 @@ def _shared(whole: Episode, text: str | None) -> Episode:
     """The episode with a reader that all its segments share."""
     reader = whole.reader
     if isinstance(reader, VideoReader):
-        reader = SharedVideo(Path(reader.path) if isinstance(reader.path, str) else reader.path, reader.library)
+        reader = SharedVideo(reader.path, reader.library)
     return Episode(whole.id, reader, whole.cameras, whole.index, whole.fps, text or whole.text)
 
 

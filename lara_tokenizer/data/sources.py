@@ -89,14 +89,14 @@ class Finder:
         datasets = [] if only_video else [place for place in places if place.kind not in ("video", "images")]
         if only_video and not videos:
             raise ValueError(f"source {text!r}: no video in it. {LOOKED_FOR}")
-        is_file = os.path.isfile(text.removeprefix("video:"))
-        roots = [RootedSource(self._videos(videos, base, text), base, base, is_file)] if videos else []
+        is_one_video = os.path.isfile(text.removeprefix("video:"))
+        roots = [RootedSource(self._videos(videos, base, text), base, base, is_one_video)] if videos else []
         left_out: list[ValueError] = []
         for place in datasets:
-            is_file = place.path.is_file()
-            folder = place.path.parent if is_file else place.path
+            is_tar = place.path.is_file()
+            folder = place.path.parent if is_tar else place.path
             try:
-                roots.append(RootedSource(self._dataset(place.kind, place.path), base, folder, is_file))
+                roots.append(RootedSource(self._dataset(place.kind, place.path), base, folder, is_tar))
             except ValueError as error:
                 left_out.append(error)
         if left_out and not roots:

@@ -354,7 +354,7 @@ def test_rows_are_found_in_any_cut_of_the_data_file(tmp_path, clips, write_lerob
         for rows, statistics in ((5, True), (13, True), (1000, True), (7, False)):
             columns = table.column_names[::-1] if rows == 13 else table.column_names
             pq.write_table(table.select(columns), file, row_group_size=rows, write_statistics=statistics)
-            lerobot_reader._episode_ranges.cache_clear()
+            lerobot_reader._footer.cache_clear()
             lerobot_reader._row_groups.cache_clear()
             for episode, actions in zip(load_episodes(root), expected, strict=True):
                 assert np.array_equal(episode.signals().actions, actions)
