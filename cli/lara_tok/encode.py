@@ -9,6 +9,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from lara_tok._common import JsonOption, ModelOption, console, console_err, emit
+from lara_tok._health import render_health
 from lara_tok._source import (
     CameraOption,
     DecoderOption,
@@ -200,15 +201,14 @@ def _render_summary(result: dict[str, Any]) -> None:
     console.print(head, markup=False, highlight=False, soft_wrap=True)
     for stride, count in result["pairs"].items():
         _line(f"stride {stride}", f"{count:,} pairs")
-    if result["codes_used"] is not None:
-        text = f"{result['codes_used']} of {result['codebook_size']} used, perplexity {result['perplexity']:.1f}"
-        _line("codes", f"{text} pooled, {result['mean_position_perplexity']:.1f} a position")
-    left_out = f", {result['idle_left_out']:,} more left out" if result["idle_left_out"] else ""
-    _line("idle pairs", f"{result['idle_share']:.1%}{left_out}")
     if not result["already_complete"]:
         spent = f"{result['decode_seconds']:.1f} s decoding, {result['model_seconds']:.1f} s model"
         _line("time", f"{spent} (all workers and runs), {result['wall_seconds']:.1f} s this run")
     _render_misses(result)
+    if result["codes_used"] is not None:
+        text = f"{result['codes_used']} of {result['codebook_size']} used, perplexity {result['perplexity']:.1f}"
+        _line("codes", f"{text} pooled, {result['mean_position_perplexity']:.1f} a position")
+    render_health(result, _line)
 
 
 def _render_misses(result: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from lara_tok._common import JsonOption, console, emit
+from lara_tok._health import render_health
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _WIDTH = 64  # of a histogram, in characters
@@ -56,7 +57,7 @@ def _render_tokens(result: dict[str, Any]) -> None:
     if cameras := [camera for camera in result["cameras"] if camera]:
         _line("cameras", ", ".join(cameras))
     _line("columns", ", ".join(result["columns"]))
-    _line("idle pairs", f"{result['idle_share']:.1%}")
+    render_health(result, _line)
     _line("model", model["id"] + (f" at {model['revision']}" if model["revision"] else ""))
     for name, digest in model["weights_sha256"].items():
         _line("", f"{name} sha256 {digest}")

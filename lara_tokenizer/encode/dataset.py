@@ -13,11 +13,16 @@ from lara_tokenizer.data import LoadOptions
 from lara_tokenizer.encode.counts import TokenCounts
 from lara_tokenizer.encode.engines import running
 from lara_tokenizer.encode.fingerprint import episodes_digest
+from lara_tokenizer.encode.moving_pairs import (
+    moving_pairs_by_camera,
+    moving_pairs_from_metadata,
+    moving_pairs_to_metadata,
+)
 from lara_tokenizer.encode.plan import Job
 from lara_tokenizer.encode.prepare import Preparation, Source, prepared
 from lara_tokenizer.encode.read import iter_tables
 from lara_tokenizer.encode.rows import ordered_rows
-from lara_tokenizer.encode.schema import token_schema
+from lara_tokenizer.encode.schema import read_metadata, token_schema
 from lara_tokenizer.encode.store import Store
 from lara_tokenizer.encode.summary import EncodeSummary, Progress, summarize
 from lara_tokenizer.encode.target import Target
@@ -160,12 +165,14 @@ def _finalise(store: Store, preparation: Preparation, target: Target) -> TokenCo
         return counts
     pieces = (rows for plan in plans.values() for rows in ordered_rows(plan.units, store.rows, job.strides))
     episodes = {**episodes_digest(preparation.episodes), "failed": len(failures)}
+    units = (unit for plan in plans.values() for unit in plan.units)
+    counts.moving_by_camera = moving_pairs_by_camera(units, store.rows)
     schema = token_schema(job.num_latents, job.codebook_dim, job.codebook_size, job.columns)
     try:
         write_tokens(
             counts.watch(pieces),
             schema,
-            {**preparation.fingerprint, "episodes": episodes},
+            {**preparation.fingerprint, "episodes": episodes, **moving_pairs_to_metadata(counts.moving_by_camera)},
             target,
             store.folder,
             store.num_rows(),
@@ -180,7 +187,11 @@ def _finalise(store: Store, preparation: Preparation, target: Target) -> TokenCo
 
 def _summary_of_target(target: Target, job: Job, num_episodes: int) -> EncodeSummary:
     """What is known of a table that was complete before."""
-    counts = TokenCounts(job.num_latents, job.codebook_size)
+    counts = TokenCounts(
+        job.num_latents,
+        job.codebook_size,
+        moving_by_camera=moving_pairs_from_metadata(read_metadata(target.path)),
+    )
     names: set[str] = set()
     for table in counts.watch(iter_tables(target.path)):
         names |= set(table["episode"].unique().to_pylist())

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from lara_tokenizer.data import Episode, Signals
+from lara_tokenizer.encode.moving_pairs import with_moving_pairs
 from lara_tokenizer.encode.plan import Job, Pairs, Unit, make_job, plan_episode, unit_pairs
 from lara_tokenizer.encode.rows import EncodedPairs, Rows, ordered_rows
 from lara_tokenizer.encode.schema import token_schema
+from lara_tokenizer.encode.whole_picture import moves_as_whole, picture_cells
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
@@ -63,6 +65,9 @@ class Runner(Protocol):
     def frame_features(self, frames_B3SS: Tensor) -> Tensor:
         """uint8 (B, 3, S, S) -> (B, P, V)."""
 
+    def future_features(self, now: Sequence[Frame], future: Sequence[Frame]) -> list[Tensor]:
+        """Features of the later frames of B pairs, each (P, V), as the model is to see them beside the earlier ones."""
+
     def encode(self, features: Sequence[Tensor], future_features: Sequence[Tensor]) -> EncodedPairs:
         """Features of B pairs, each (P, V), to latents, codes and margins."""
 
@@ -79,6 +84,20 @@ class ModelRunner:
         """uint8 (B, 3, S, S) -> (B, P, V)."""
         pixel_values = self.processor.normalize_frames(frames_B3SS.to(self.model.device))
         return self.model.get_frame_features(pixel_values.to(self.model.dtype))
+
+    @torch.inference_mode()
+    def future_features(self, now: Sequence[Frame], future: Sequence[Frame]) -> list[Tensor]:
+        """Those there are; of the pairs that the processor steadies, new ones."""
+        features = [frame.features for frame in future]
+        if not self.processor.steady_pairs:
+            return features
+        before, after = (torch.stack([frame.pixels_3SS for frame in frames]) for frames in (now, future))
+        steady = self.processor.steady_future(before, after)
+        moved = (steady != after).flatten(1).any(1).nonzero().flatten().tolist()
+        again = [self.frame_features(part) for part in steady[moved].split(batch_sizes(len(moved), len(after)))]
+        for row, new in zip(moved, (new for part in again for new in part), strict=True):
+            features[row] = new
+        return features
 
     @torch.inference_mode()
     def encode(self, features: Sequence[Tensor], future_features: Sequence[Tensor]) -> EncodedPairs:
@@ -109,20 +128,24 @@ def in_eval_mode(model: LatentActionModel) -> Iterator[None]:
 def encode_unit(unit: Unit, frames: UnitFrames, model: Runner, job: Job) -> pa.Table:
     """Encode the pairs of one unit: a pure function of its arguments.
 
-    Frames stream through in order. Each goes through the vision encoder once, and is dropped when the last of its
-    pairs is done. Pairs that move less than `job.min_motion` are left out. Batches never cross a unit, and a
-    remainder runs on the sizes of `batch_sizes`: the rows depend neither on the worker nor on what else it does.
+    Frames stream through in order. Each goes through the vision encoder once, and once more for each pair in which the
+    processor steadies it; it is dropped when the last of its pairs is done. Pairs that move less than `job.min_motion`
+    are left out. Batches never cross a unit, and a remainder runs on the sizes of `batch_sizes`: the rows depend
+    neither on the worker nor on what else it does.
 
     Returns:
-        The unit's rows (columns of `token_schema`), sorted by (stride, frame_index).
+        The unit's rows (columns of `token_schema`), sorted by (stride, frame_index); `moving_pairs_of` reads their
+        counts of moving pairs.
     """
     pairs = unit_pairs(unit, frames.timestamps, job)
     rows, held, queue = Rows(pairs, job), _HeldFrames(pairs), _PairQueue(pairs, job.batch_size)
     for indices, pixels_B3SS in _rebatch(pairs.needed, frames.read(pairs.needed), job.batch_size):
         held.add(indices, pixels_B3SS, model.frame_features(pixels_B3SS))
         for complete in queue.completed_by(indices[-1]):
-            motion = _motion(held.get(pairs.anchor[complete]), held.get(pairs.future[complete]))
+            now, future = held.get(pairs.anchor[complete]), held.get(pairs.future[complete])
+            motion = _motion(now, future)
             rows.set_motion(complete, motion)
+            rows.set_whole_picture(complete, moves_as_whole([f.cells for f in now], [f.cells for f in future]))
             idle = complete[motion < job.min_motion]
             rows.leave_out(idle)
             held.drop_used(idle)
@@ -131,12 +154,12 @@ def encode_unit(unit: Unit, frames: UnitFrames, model: Runner, job: Job) -> pa.T
             _encode_pairs(batch, pairs, held, model, rows)
     for batch in queue.last_batches():
         _encode_pairs(batch, pairs, held, model, rows)
-    return rows.table(unit, frames.timestamps, frames.signals)
+    return with_moving_pairs(rows.table(unit, frames.timestamps, frames.signals), rows.moving_pairs())
 
 
 def _encode_pairs(batch: np.ndarray, pairs: Pairs, held: _HeldFrames, model: Runner, rows: Rows) -> None:
     now, future = held.get(pairs.anchor[batch]), held.get(pairs.future[batch])
-    rows.fill(batch, model.encode([frame.features for frame in now], [frame.features for frame in future]))
+    rows.fill(batch, model.encode([frame.features for frame in now], model.future_features(now, future)))
     held.drop_used(batch)
 
 
@@ -255,9 +278,12 @@ def _rebatch(indices: np.ndarray, pieces: Iterable[Tensor], batch_size: int) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class _Frame:
+class Frame:
+    """A frame that is held until the last of its pairs is done."""
+
     pixels_3SS: Tensor  # uint8
     features: Tensor  # (P, V)
+    cells: Tensor  # of `picture_cells`
 
 
 class _HeldFrames:
@@ -267,12 +293,13 @@ class _HeldFrames:
         self._pairs = pairs
         used = np.concatenate([pairs.anchor[pairs.valid], pairs.future[pairs.valid]])
         self._uses = dict(zip(*(array.tolist() for array in np.unique(used, return_counts=True)), strict=True))
-        self._frames: dict[int, _Frame] = {}
+        self._frames: dict[int, Frame] = {}
 
     def add(self, indices: np.ndarray, pixels_B3SS: Tensor, features: Tensor) -> None:
-        self._frames |= zip(indices.tolist(), map(_Frame, pixels_B3SS, features), strict=True)
+        frames = map(Frame, pixels_B3SS, features, picture_cells(pixels_B3SS))
+        self._frames |= zip(indices.tolist(), frames, strict=True)
 
-    def get(self, indices: np.ndarray) -> list[_Frame]:
+    def get(self, indices: np.ndarray) -> list[Frame]:
         return [self._frames[index] for index in indices.tolist()]
 
     def drop_used(self, batch: np.ndarray) -> None:
@@ -282,7 +309,7 @@ class _HeldFrames:
                 del self._frames[index]
 
 
-def _motion(now: list[_Frame], future: list[_Frame]) -> np.ndarray:
+def _motion(now: list[Frame], future: list[Frame]) -> np.ndarray:
     """float32 (B,): mean absolute change of a pixel, 0 to 1. The sums are of whole numbers: no rounding enters them."""
     pixels_B3SS = torch.stack([frame.pixels_3SS for frame in now]).to(torch.int16)
     change_B3SS = pixels_B3SS.sub_(torch.stack([frame.pixels_3SS for frame in future])).abs_()

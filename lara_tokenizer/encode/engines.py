@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from lara_tokenizer.encode.encode import EncodedPairs, Runner
+    from lara_tokenizer.encode.encode import EncodedPairs, Frame, Runner
     from lara_tokenizer.encode.worker import Worker
 
 
@@ -228,6 +228,9 @@ class _OneThreadRunner:
 
     def frame_features(self, frames_B3SS: Tensor) -> Tensor:
         return self._thread.submit(self._run, self._runner.frame_features, frames_B3SS).result()
+
+    def future_features(self, now: Sequence[Frame], future: Sequence[Frame]) -> list[Tensor]:
+        return self._thread.submit(self._run, self._runner.future_features, now, future).result()
 
     def encode(self, features: Sequence[Tensor], future_features: Sequence[Tensor]) -> EncodedPairs:
         return self._thread.submit(self._run, self._runner.encode, features, future_features).result()

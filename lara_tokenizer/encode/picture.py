@@ -165,7 +165,7 @@ def _predict(
             )
         columns = [
             now.permute(0, 2, 3, 1).numpy(),
-            future.permute(0, 2, 3, 1).numpy(),
+            processor.steady_future(now, future).permute(0, 2, 3, 1).numpy(),
             processor.postprocess(predicted),
         ]
     return [

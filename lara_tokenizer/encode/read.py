@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lara_tokenizer.encode.counts import TokenCounts
+from lara_tokenizer.encode.health import health_of
+from lara_tokenizer.encode.moving_pairs import moving_pairs_from_metadata
 from lara_tokenizer.encode.schema import read_metadata, token_files
 
 
@@ -53,7 +55,11 @@ def describe(target: str | Path) -> dict[str, Any]:
 
 def _describe_tokens(path: Path) -> dict[str, Any]:
     metadata = read_metadata(path)
-    counts = TokenCounts(metadata["model"]["num_latents"], metadata["model"]["codebook_size"])
+    counts = TokenCounts(
+        metadata["model"]["num_latents"],
+        metadata["model"]["codebook_size"],
+        moving_by_camera=moving_pairs_from_metadata(metadata),
+    )
     episodes: set[str] = set()
     cameras: set[str] = set()
     for table in counts.watch(iter_tables(path)):
@@ -74,6 +80,7 @@ def _describe_tokens(path: Path) -> dict[str, Any]:
         "perplexity": counts.perplexity,
         "perplexity_per_position": counts.perplexity_per_position,
         "idle_share": counts.idle_share,
+        **health_of(counts).to_dict(),
         "histogram": None if counts.histogram is None else counts.histogram.tolist(),
         "provenance": metadata,
     }

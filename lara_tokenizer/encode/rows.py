@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lara_tokenizer.data import Signals
+from lara_tokenizer.encode.counts import IDLE_MOTION
+from lara_tokenizer.encode.moving_pairs import MovingPairs
 from lara_tokenizer.encode.plan import Job, Pairs, Unit
 from lara_tokenizer.encode.schema import token_schema
 
@@ -40,10 +42,14 @@ class Rows:
         self._latents = np.full((count, width), np.nan, np.float16)
         self._margin = np.full(count, np.nan, np.float32)
         self._motion = np.full(count, np.nan, np.float32)
+        self._whole_picture = np.full(count, False)
         self._kept = np.full(count, True)
 
     def set_motion(self, rows: np.ndarray, motion: np.ndarray) -> None:
         self._motion[rows] = motion
+
+    def set_whole_picture(self, rows: np.ndarray, is_whole: np.ndarray) -> None:
+        self._whole_picture[rows] = is_whole
 
     def fill(self, rows: np.ndarray, encoded: EncodedPairs) -> None:
         if encoded.codes is not None:
@@ -54,6 +60,11 @@ class Rows:
     def leave_out(self, rows: np.ndarray) -> None:
         """These rows will not be in the table."""
         self._kept[rows] = False
+
+    def moving_pairs(self) -> MovingPairs:
+        """Of the rows that will be in the table."""
+        moving = self._kept & (self._motion >= IDLE_MOTION)  # false for nan, where invalid
+        return MovingPairs(int(moving.sum()), int((moving & self._whole_picture).sum()))
 
     def table(self, unit: Unit, timestamps: np.ndarray, signals: Signals) -> pa.Table:
         pairs, count = self._pairs, len(self._pairs.anchor)

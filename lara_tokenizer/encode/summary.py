@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lara_tokenizer.encode.counts import TokenCounts
+from lara_tokenizer.encode.health import HealthFigures, HealthWarning, health_of
 from lara_tokenizer.encode.plan import EpisodePlan, Unit
 from lara_tokenizer.encode.tasks import Beat, Encoded, Event, Failed, Planned
 
@@ -107,7 +108,8 @@ class EncodeSummary:
     `episodes` were asked for; `encoded` are in the table, `too_short` have no pair at any stride, `failed` gives the
     reason for the rest. `pairs` counts valid rows by stride, `idle_left_out` those that `min_motion` left out. `short`
     says how many episodes are shorter than each stride. Perplexities and `codes_used` are None for a continuous
-    bottleneck. Seconds are summed over workers.
+    bottleneck. `health` are the warnings for labels that look collapsed, idle or camera-driven, `figures` what they
+    are of, `verdict` says it in a few words. Seconds are summed over workers.
     """
 
     out: str
@@ -126,6 +128,9 @@ class EncodeSummary:
     perplexity: float | None
     perplexity_per_position: list[float] | None
     idle_share: float
+    figures: HealthFigures
+    health: list[HealthWarning]
+    verdict: str
     decode_seconds: float
     model_seconds: float
     wall_seconds: float
@@ -151,6 +156,7 @@ def summarize(
     **others: Any,
 ) -> EncodeSummary:
     """Put together what the plans and the counts say; `others` are the remaining fields."""
+    health = health_of(counts)
     too_short = [name for name, plan in plans.items() if not plan.units]
     short: dict[str, int] = {}
     for plan in plans.values():
@@ -172,5 +178,8 @@ def summarize(
         perplexity=counts.perplexity,
         perplexity_per_position=counts.perplexity_per_position,
         idle_share=counts.idle_share,
+        figures=health.figures,
+        health=health.warnings,
+        verdict=health.verdict,
         **others,
     )

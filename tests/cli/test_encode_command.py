@@ -32,7 +32,17 @@ def test_a_summary_for_people(lara_tok, clip_folder, options, tmp_path):
     ran = lara_tok("encode", clip_folder, "--out", tmp_path / "t.parquet", "--stride", "0.5s", *options)
     assert ran.code == 0
     assert "t.parquet: 44 pairs of 2 episodes" in ran.out
-    for word in ("stride 0.5s", "of 16 used, perplexity", "a position", "idle pairs", "s decoding", "s model"):
+    for word in (
+        "stride 0.5s",
+        "of 16 used, perplexity",
+        "a position",
+        "idle pairs",
+        "s decoding",
+        "s model",
+        "per position",
+        "camera",
+        "verdict",
+    ):
         assert word in ran.out
     assert "\x1b" not in ran.out
 
@@ -42,9 +52,34 @@ def test_a_summary_for_machines(lara_tok, clip_folder, options, tmp_path):
     result = json.loads(ran.out)
     assert result["pairs"] == {"0.5s": 44}
     assert result["failed"] == {}
+    assert result["figures"]["moving_pairs"] == 44
+    assert result["figures"]["whole_picture_share"] == 0
+    assert all(set(warning) == {"name", "sentence", "camera"} for warning in result["health"])
     again = lara_tok("encode", clip_folder, "--out", tmp_path / "t.parquet", "--stride", "0.5s", *options)
     assert again.code == 0
     assert "complete already, nothing to do" in again.out
+
+
+@pytest.fixture
+def panning_clip(tmp_path, write_video):
+    """A camera that pans over a texture, then stands still: 34 pairs that move and 50 that do not."""
+    texture = np.kron(np.random.default_rng(0).integers(0, 200, (20, 60, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    pan = [texture[40:104, 4 * min(t, 33) :][:, :64] for t in range(85)]
+    return write_video(tmp_path / "pan.mp4", np.stack(pan))
+
+
+def test_it_ends_with_what_the_labels_look_like(lara_tok, panning_clip, options, tmp_path):
+    arguments = ["encode", panning_clip, "--out", tmp_path / "t.parquet", "--stride", "1f", *options]
+    for ran in (lara_tok(*arguments), lara_tok(*arguments)):  # the second finds it complete
+        assert ran.code == 0
+        assert "\x1b" not in ran.out
+        *_, positions, idle, camera, first, second, verdict = ran.out.splitlines()
+        assert re.fullmatch(r"  per position   perplexity [\d.]+ to [\d.]+.*; commonest codes \[.*\] in .*", positions)
+        assert re.fullmatch(r"  idle pairs     \d\d\.\d%", idle)
+        assert re.fullmatch(r"  camera         \d+\.\d% of the moving pairs move as a whole picture", camera)
+        assert re.match(r"warning: \d+% of the pairs are idle: .*--min-motion", first)
+        assert re.match(r"warning: \d+% of the moving pairs move as a whole picture: .*lara-tok eval", second)
+        assert verdict == "  verdict        labels look idle and camera-driven"
 
 
 def test_options_reach_the_table(lara_tok, clip_folder, options, tmp_path):

@@ -128,11 +128,14 @@ def test_info_says_what_a_table_is(lara_tok, tokens):
         "decoder pyav",
         "position 3",
         "of 16 used",
+        "of the moving pairs move as a whole picture",
+        "verdict             labels look",
     ):
         assert text in ran.out
     result = json.loads(lara_tok("info", tokens, "--json").out)
     assert np.array(result["histogram"]).sum(1).tolist() == [96] * 4
     assert result["provenance"] == read_metadata(tokens)
+    assert result["figures"]["moving_pairs"] == 96
 
 
 def test_info_says_what_a_checkpoint_is(lara_tok, tiny_checkpoint, tiny_model):

@@ -252,3 +252,43 @@ def test_work_for_many_strides_grows_by_the_m_former_only(array_episode, moving_
     assert one == 64 * a_frame + 63 * a_pair
     assert three == 64 * a_frame + (63 + 62 + 59) * a_pair
     assert three <= 1.4 * one
+
+
+@pytest.fixture
+def steady_processor():
+    return LatentActionProcessor(size={"height": 32, "width": 32}, steady_pairs=True)
+
+
+@pytest.fixture(scope="module")
+def shaken():
+    """A clip (17, 32, 32, 3) of one textured scene, in which only the camera moves."""
+    rng = np.random.default_rng(0)
+    scene = np.kron(rng.integers(40, 200, (12, 12, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    return np.stack([scene[y : y + 32, x : x + 32] for x, y in rng.integers(5, 10, (17, 2))])
+
+
+def test_rows_of_a_shaken_clip_equal_encode_on_the_steadied_pairs(array_episode, shaken, tiny_model, steady_processor):
+    table = encode_episode(array_episode(shaken), tiny_model, steady_processor, strides=["1f", "3f"], columns="latents")
+    with torch.inference_mode():
+        for row in table.to_pylist():
+            out = tiny_model.encode(**steady_processor(shaken[row["frame_index"]], shaken[row["future_frame_index"]]))
+            assert row["codes"] == out.codes[0].tolist()
+            assert row["latents"] == out.latents.flatten().half().tolist()
+
+
+def test_only_what_is_steadied_is_looked_at_twice(array_episode, shaken, moving_square, tiny_model, steady_processor):
+    job = make_job(tiny_model.config, strides="1f", batch_size=8)
+    looks = {}
+    for name, clip in (("still camera", moving_square(17, size=32)), ("shaken", shaken)):
+        runner = CountingRunner(tiny_model, steady_processor)
+        frames = EpisodeFrames(array_episode(clip), "", steady_processor, job)
+        encode_unit(Unit("clip", "", 0, 15), frames, runner, job)
+        looks[name] = runner.frames
+    moved = sum((a != b).any() for a, b in zip(shaken[1:], shaken[:-1], strict=True))
+    assert looks == {"still camera": 17, "shaken": 17 + moved}
+
+
+def test_steadying_changes_the_processor_s_hash(steady_processor, tiny_processor):
+    from lara_tokenizer.encode.checkpoint import processor_sha256
+
+    assert processor_sha256(steady_processor) != processor_sha256(tiny_processor)

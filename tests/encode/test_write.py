@@ -11,6 +11,7 @@ import pytest
 
 from lara_tokenizer.data import Signals
 from lara_tokenizer.encode.counts import TokenCounts
+from lara_tokenizer.encode.moving_pairs import MovingPairs, moving_pairs_from_metadata, moving_pairs_to_metadata
 from lara_tokenizer.encode.plan import Job, Pairs, Unit
 from lara_tokenizer.encode.read import iter_tables, read_tokens
 from lara_tokenizer.encode.rows import EncodedPairs, Rows
@@ -167,3 +168,12 @@ def test_another_ending_is_refused(name):
     with pytest.raises(ValueError, match="or a folder for shards"):
         Target.parse(name)
     assert Target.parse(f"{name}/").is_folder
+
+
+def test_a_finished_table_keeps_what_was_counted_beside_its_rows(tmp_path):
+    moving = {"top": MovingPairs(5, 2), "": MovingPairs(3, 0)}
+    metadata = {**METADATA, **moving_pairs_to_metadata(moving)}
+    write_tokens([piece("a", 5)], SCHEMA, metadata, Target.parse(tmp_path / "t.parquet"), tmp_path, 5)
+    assert moving_pairs_from_metadata(read_metadata(tmp_path / "t.parquet")) == moving
+    assert moving_pairs_to_metadata(None) == {}
+    assert moving_pairs_from_metadata(METADATA) is None
