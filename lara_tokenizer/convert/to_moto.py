@@ -35,7 +35,8 @@ def export_to_moto(source: str | Path, *, out: str | Path) -> ConversionSummary:
         out: a new folder.
 
     Raises:
-        ValueError: when `source` is no whole latent action model, or its vision encoder is no ViT-MAE.
+        ValueError: when `source` is no whole latent action model, its vision encoder is no ViT-MAE, or its M-Former is
+            shown the change of the features.
     """
     model, processor = _load(source)
     config = model.config
@@ -43,6 +44,11 @@ def export_to_moto(source: str | Path, *, out: str | Path) -> ConversionSummary:
         raise ValueError(
             f"{source} has a {config.vision_config.model_type} vision encoder; Moto's tokenizer reads a ViT-MAE "
             "(transformers.ViTMAEModel). Only models around a ViT-MAE can be exported."
+        )
+    if config.future_input != "frame":
+        raise ValueError(
+            f"{source} has future_input {config.future_input!r}; Moto's M-Former is always shown both frames, and its "
+            "layout cannot say otherwise. Only models with future_input 'frame' can be exported."
         )
     tensors = to_reference(_folded_state(model), config)
     with new_folder(out) as scratch:
@@ -156,7 +162,12 @@ def _notes(config: LatentActionConfig, processor: LatentActionProcessor) -> list
             "Moto lets ViT-MAE shuffle the patches on every call, so a few codes change from call to call there; "
             "they equal this model's when noise=arange is passed to its image encoder."
         )
-    if config.decoder_residual:
+    if config.decoder_warp:
+        notes.append(
+            "Moto's decoder moves no pixels: the flow head is left out, so its reconstructions are not this model's; "
+            "codes and latents are. Converting back brings the head back."
+        )
+    elif config.decoder_residual:
         notes.append("Moto's decoder predicts the frame itself: add frame t to its reconstructions.")
     if (tuple(processor.image_mean), tuple(processor.image_std)) != MOTO.statistics:
         notes.append(
@@ -169,6 +180,10 @@ def _notes(config: LatentActionConfig, processor: LatentActionProcessor) -> list
         notes.append(
             f"Moto's preprocessing makes {_MOTO_IMAGE_SIZE} px frames; this model takes {config.image_size} px: "
             "set rgb_shape."
+        )
+    if processor.steady_pairs:
+        notes.append(
+            "Moto does not steady pairs: undo the camera's shift and the light first, as this model's processor does."
         )
     if config.standardize_latents:
         notes.append("The batch norm on z is folded into the last linear layer, as in eval mode.")

@@ -111,9 +111,10 @@ class VectorQuantizer(nn.Module):
         self.code_usage.zero_()
 
     @torch.no_grad()
-    def revive_dead_codes(self, latents_BND: Tensor, seed: int = 0) -> int:
-        """Move each code that was never used since the last call onto a random latent; return how many."""
-        dead_K = self.code_usage == 0
+    def revive_dead_codes(self, latents_BND: Tensor, seed: int = 0, share: float = 0.0) -> int:
+        """Move each code that was used for no more than `share` of an even use since the last call (0: never used) onto
+        a random latent; return how many."""
+        dead_K = self.code_usage <= share * self.code_usage.float().mean()
         self.code_usage.zero_()
         count = int(dead_K.sum())
         if count:

@@ -66,15 +66,19 @@ class LatentActionConfig(PretrainedConfig):
             were trained so; codes then change from call to call).
         image_size, patch_size: side of the square frames and of the decoder's patches, in pixels.
         hidden_size, num_attention_heads, intermediate_size, num_m_former_layers: the M-Former.
+        future_input: what the M-Former sees of frame t+C: its features ("frame"), or what they differ by from those of
+            frame t ("change").
         segment_embedding: "per_frame", or "shared": both frames get row 0, as published Moto and LARA weights do.
         num_latents: N, the number of query tokens and of codes a pair.
         codebook_size, codebook_dim: K codes of D numbers.
         standardize_latents: batch norm without affine on z while training; folded into a linear layer on export.
         continuous_steps: training steps without quantization before the codebook starts by k-means. 0: none.
         dead_code_steps: unused codes are re-seeded every so many steps. 0: never.
+        dead_code_share: a code counts as unused up to this share of an even use. 0: only one that was never used.
         decoder_hidden_size, decoder_num_attention_heads, decoder_intermediate_size: None takes the M-Former's.
         num_decoder_layers: transformer layers of the frame decoder.
         decoder_residual: the decoder predicts the change of frame t, not the frame.
+        decoder_warp: it also moves the pixels of frame t before it adds the change (needs decoder_residual).
         motion_weight: the squared error is weighted by 1 + motion_weight * |change of the pixel|.
         reconstruction_loss_weight, codebook_loss_weight, commitment_loss_weight: the weights of Eq. 3.
         strides: gaps the model was trained on, e.g. ["0.5s"]; the first is the default of `lara-tok encode`.
@@ -98,6 +102,7 @@ class LatentActionConfig(PretrainedConfig):
         num_attention_heads: int = 4,
         intermediate_size: int = 512,
         num_m_former_layers: int = 3,
+        future_input: str = "frame",
         segment_embedding: str = "per_frame",
         num_latents: int = 8,
         codebook_size: int = 128,
@@ -105,11 +110,13 @@ class LatentActionConfig(PretrainedConfig):
         standardize_latents: bool = True,
         continuous_steps: int = 400,
         dead_code_steps: int = 50,
+        dead_code_share: float = 0.0,
         decoder_hidden_size: int | None = None,
         decoder_num_attention_heads: int | None = None,
         decoder_intermediate_size: int | None = None,
         num_decoder_layers: int = 3,
         decoder_residual: bool = True,
+        decoder_warp: bool = False,
         motion_weight: float = 1.0,
         reconstruction_loss_weight: float = 4.0,
         codebook_loss_weight: float = 1.0,
@@ -128,6 +135,7 @@ class LatentActionConfig(PretrainedConfig):
         self.num_attention_heads = num_attention_heads
         self.intermediate_size = intermediate_size
         self.num_m_former_layers = num_m_former_layers
+        self.future_input = future_input
         self.segment_embedding = segment_embedding
         self.num_latents = num_latents
         self.codebook_size = codebook_size
@@ -135,11 +143,13 @@ class LatentActionConfig(PretrainedConfig):
         self.standardize_latents = standardize_latents
         self.continuous_steps = continuous_steps
         self.dead_code_steps = dead_code_steps
+        self.dead_code_share = dead_code_share
         self.decoder_hidden_size = decoder_hidden_size or hidden_size
         self.decoder_num_attention_heads = decoder_num_attention_heads or num_attention_heads
         self.decoder_intermediate_size = decoder_intermediate_size or intermediate_size
         self.num_decoder_layers = num_decoder_layers
         self.decoder_residual = decoder_residual
+        self.decoder_warp = decoder_warp
         self.motion_weight = motion_weight
         self.reconstruction_loss_weight = reconstruction_loss_weight
         self.codebook_loss_weight = codebook_loss_weight
@@ -192,6 +202,8 @@ class LatentActionConfig(PretrainedConfig):
         for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1.")
+        if self.decoder_warp and not self.decoder_residual:
+            raise ValueError("decoder_warp needs decoder_residual: what is moved is frame t. Set both, or neither.")
         if self.codebook_size < 2:
             raise ValueError(f"codebook_size ({self.codebook_size}) must be at least 2: one code says nothing.")
         _check_divides("num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size)
@@ -204,11 +216,12 @@ class LatentActionConfig(PretrainedConfig):
         _check_divides("patch_size", self.patch_size, "image_size", self.image_size)
         for name, allowed in (
             ("patch_order", ("row_major", "shuffled")),
+            ("future_input", ("frame", "change")),
             ("segment_embedding", ("per_frame", "shared")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it takes {' or '.join(map(repr, allowed))}.")
-        for name in ("continuous_steps", "dead_code_steps", "motion_weight", *_WEIGHTS):
+        for name in ("continuous_steps", "dead_code_steps", "dead_code_share", "motion_weight", *_WEIGHTS):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} ({getattr(self, name)}) must not be negative.")
         if self.reconstruction_loss_weight == 0 and not self.freeze_vision_encoder:

@@ -19,9 +19,36 @@ class PixelHead(nn.Conv2d):
         self.residual = residual
 
 
+class FlowHead(nn.Conv2d):
+    """The 1x1 convolution to the flow (x, y) of a patch's pixels; it starts at zero: nothing moves."""
+
+    def __init__(self, width: int, patch_size: int) -> None:
+        super().__init__(width, 2 * patch_size * patch_size, kernel_size=1)
+
+
+def warp(frames: Tensor, flow_B2HW: Tensor) -> Tensor:
+    """Each pixel's colour from where the flow points, in half sides of the frame: (B, C, H, W) -> (B, C, H, W).
+
+    Bilinear; past the edge lies the colour of the edge.
+
+    >>> frames = torch.rand(1, 3, 8, 8)
+    >>> torch.allclose(warp(frames, torch.zeros(1, 2, 8, 8)), frames, atol=1e-6)
+    True
+    """
+    batch, _, height, width = frames.shape
+    # In float32 also under autocast: bfloat16 has a step of half a pixel at the edge of a 64-pixel frame.
+    with torch.autocast(frames.device.type, enabled=False):
+        identity_23 = torch.eye(2, 3, device=frames.device).expand(batch, -1, -1)
+        still_BHW2 = F.affine_grid(identity_23, [batch, 1, height, width], align_corners=False)
+        points_BHW2 = still_BHW2 + flow_B2HW.float().permute(0, 2, 3, 1)
+        return F.grid_sample(frames.float(), points_BHW2, padding_mode="border", align_corners=False)
+
+
 class FrameDecoder(nn.Module):
     """Patches of frame t plus one fused latent vector, a ViT, then pixels by 1x1 convolution and pixel shuffle.
 
+    `decoder_warp`: a second head says for each pixel from where in frame t its colour comes, and the pixel head adds
+    what cannot be found there. What moves keeps its detail, and the motion itself is what z has to tell.
     No activation and no clamp: the reconstruction lives in the pixel space of the input.
     """
 
@@ -42,6 +69,7 @@ class FrameDecoder(nn.Module):
             config.layer_norm_eps,
         )
         self.to_pixels = PixelHead(width, patch, config.decoder_residual)
+        self.to_flow = FlowHead(width, patch) if config.decoder_warp else None
 
     def forward(self, pixel_values: Tensor, latents_BNH: Tensor) -> Tensor:
         """(B, 3, size, size) and (B, N, H) -> (B, 3, size, size)."""
@@ -57,4 +85,6 @@ class FrameDecoder(nn.Module):
         side = self.image_size // self.patch_size
         grid = hidden_BSH.transpose(1, 2).unflatten(2, (side, side))
         predicted = F.pixel_shuffle(self.to_pixels(grid), self.patch_size)
+        if self.to_flow is not None:
+            pixel_values = warp(pixel_values, F.pixel_shuffle(self.to_flow(grid), self.patch_size))
         return pixel_values + predicted if self.residual else predicted

@@ -15,6 +15,7 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .bundled import resolve_checkpoint
+from .steady_pairs import steady_future
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -35,6 +36,8 @@ class LatentActionProcessor(BaseImageProcessor):
         size: {"height": S, "width": S} in pixels, S = config.image_size.
         resample: "bicubic" or "bilinear", both antialiased.
         image_mean, image_std: per RGB channel, for pixels in 0..1.
+        steady_pairs: of a pair's later frame the shift of the whole picture and the change of light are undone first
+            (see steady_pairs.py), so that latents do not tell them.
     """
 
     model_input_names = ["pixel_values", "future_pixel_values"]  # noqa: RUF012 (transformers reads this attribute)
@@ -45,6 +48,7 @@ class LatentActionProcessor(BaseImageProcessor):
         resample: str = "bicubic",
         image_mean: Sequence[float] = _IMAGENET_MEAN,
         image_std: Sequence[float] = _IMAGENET_STD,
+        steady_pairs: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -56,6 +60,7 @@ class LatentActionProcessor(BaseImageProcessor):
         self.resample = resample
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
+        self.steady_pairs = steady_pairs
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
@@ -81,14 +86,15 @@ class LatentActionProcessor(BaseImageProcessor):
         Raises:
             ValueError: for frames of another kind, or unequal numbers of frames.
         """
-        data = {"pixel_values": self.normalize_frames(self.resize_frames(images))}
+        frames = self.resize_frames(images)
+        data = {"pixel_values": self.normalize_frames(frames)}
         if future_images is not None:
-            data["future_pixel_values"] = self.normalize_frames(self.resize_frames(future_images))
-            if len(data["pixel_values"]) != len(data["future_pixel_values"]):
+            future_frames = self.resize_frames(future_images)
+            if len(frames) != len(future_frames):
                 raise ValueError(
-                    f"{len(data['pixel_values'])} frames but {len(data['future_pixel_values'])} future frames: "
-                    "a pair needs one of each."
+                    f"{len(frames)} frames but {len(future_frames)} future frames: a pair needs one of each."
                 )
+            data["future_pixel_values"] = self.normalize_frames(self.steady_future(frames, future_frames))
         return BatchFeature(data, tensor_type=return_tensors)
 
     def resize_frames(self, images: Any) -> Tensor:
@@ -106,6 +112,10 @@ class LatentActionProcessor(BaseImageProcessor):
             for part in parts
         ]
         return torch.cat(resized)
+
+    def steady_future(self, frames_B3SS: Tensor, future_frames_B3SS: Tensor) -> Tensor:
+        """The later frames of pairs as the model is to see them: steadied where `steady_pairs` says so, uint8."""
+        return steady_future(frames_B3SS, future_frames_B3SS) if self.steady_pairs else future_frames_B3SS
 
     def normalize_frames(self, frames_B3SS: Tensor) -> Tensor:
         """uint8 (B, 3, S, S), on any device, to (x / 255 - mean) / std in float32."""

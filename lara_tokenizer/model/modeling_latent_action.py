@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 from .bottleneck_vq import Codebook, VectorQuantizer, VectorQuantizerOutput, perplexity
 from .bundled import resolve_checkpoint
 from .configuration_latent_action import LatentActionConfig
-from .frame_decoder import FrameDecoder, PixelHead
+from .frame_decoder import FlowHead, FrameDecoder, PixelHead
 from .m_former import MFormer
 
 # Imported so that the file travels with the weights: transformers 4 copies direct imports only.
@@ -158,7 +158,7 @@ class LatentActionPreTrainedModel(PreTrainedModel):
         | resamplers (`ResamplerLinear`), weight and bias    | PyTorch's: uniform, 1 / sqrt(in)    |
         | layer norms                                        | 1 and 0                             |
         | codebook                                           | uniform in +-1 / K                  |
-        | head of a residual decoder                         | 0: it starts by copying frame t     |
+        | heads of a residual decoder                        | 0: it starts by copying frame t     |
         | counters, batch norm statistics                    | 0; mean 0, variance 1               |
         """
         std = self.config.initializer_range
@@ -167,7 +167,7 @@ class LatentActionPreTrainedModel(PreTrainedModel):
             nn.init.uniform_(module.weight, -bound, bound)
             nn.init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, (nn.Linear, nn.Conv2d)):
-            if isinstance(module, PixelHead) and module.residual:
+            if isinstance(module, FlowHead) or (isinstance(module, PixelHead) and module.residual):
                 nn.init.zeros_(module.weight)
             else:
                 nn.init.trunc_normal_(module.weight, std=std)
@@ -291,15 +291,19 @@ class LatentActionModel(LatentActionPreTrainedModel):
         pixel_values: Tensor,
         future_pixel_values: Tensor,
         *,
+        views: tuple[Tensor, Tensor] | None = None,
         pair_mask: Tensor | None = None,
     ) -> LatentActionOutput:
         """Eq. 3: reconstruct frame t+C from frame t and the quantized latent action.
 
         Args:
             pixel_values, future_pixel_values: (B, 3, S, S) from the processor.
+            views: the two frames as the inverse model sees them, where that is not what the decoder gets and is asked
+                for (cross augmentation); each (B, 3, S, S).
             pair_mask: bool (B,); pairs that are False (say, without a true future frame) do not enter the losses.
         """
-        frame_BPV, future_BPV = self.get_frame_features(torch.cat([pixel_values, future_pixel_values])).chunk(2)
+        seen = (pixel_values, future_pixel_values) if views is None else views
+        frame_BPV, future_BPV = self.get_frame_features(torch.cat(seen)).chunk(2)
         latents_BND, _ = self.inverse_dynamics(frame_BPV, future_BPV)
         quantized: VectorQuantizerOutput = self.bottleneck(latents_BND)
         reconstruction = self.forward_dynamics(pixel_values, quantized.quantized_latents)

@@ -171,3 +171,44 @@ def test_only_a_vit_mae_goes_to_moto(tiny_config, tmp_path):
 def test_a_checkpoint_that_is_not_ours_is_not_exported(vision, tmp_path):
     with pytest.raises(ValueError, match=r"is no latent action model \(model_type 'vit_mae'\)"):
         export_to_moto(vision, out=tmp_path / "moto")
+
+
+@pytest.fixture
+def warping(tmp_path, tiny_config):
+    """A model whose decoder moves pixels, and whose processor steadies pairs."""
+    torch.manual_seed(0)
+    model = LatentActionModel(LatentActionConfig.from_dict({**tiny_config.to_dict(), "decoder_warp": True})).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path / "warping")
+    LatentActionProcessor(size={"height": 32, "width": 32}, steady_pairs=True).save_pretrained(tmp_path / "warping")
+    return tmp_path / "warping"
+
+
+def test_the_flow_head_stays_behind_and_comes_back(warping, tmp_path):
+    summary = export_to_moto(warping, out=tmp_path / "moto")
+    tensors = torch.load(tmp_path / "moto" / "pytorch_model.bin", weights_only=True)
+    assert not any("flow" in name for name in tensors)
+    for word in ("moves no pixels", "does not steady"):
+        assert sum(word in note for note in summary.notes) == 1, word
+    convert_checkpoint(tmp_path / "moto", out=tmp_path / "back")
+    _assert_identical(warping, tmp_path / "back")
+    for kept in ("lara_tokenizer.json", "lara_tokenizer.safetensors"):
+        (tmp_path / "moto" / kept).unlink()
+    convert_checkpoint(tmp_path / "moto", out=tmp_path / "plain")
+    now, future = torch.randn(2, 6, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        ours, plain = (LatentActionModel.from_pretrained(each).eval() for each in (warping, tmp_path / "plain"))
+        a, b = ours.encode(now, future), plain.encode(now, future)
+    torch.testing.assert_close(b.latents, a.latents, rtol=1e-4, atol=1e-4)
+    assert torch.equal(a.codes, b.codes)
+
+
+def test_a_model_that_is_shown_the_change_cannot_go_to_moto(tiny_config, tmp_path):
+    config = LatentActionConfig.from_dict({**tiny_config.to_dict(), "future_input": "change"})
+    LatentActionModel(config).save_pretrained(tmp_path / "change")
+    LatentActionProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "change")
+    with pytest.raises(ValueError, match="future_input 'change'; Moto's M-Former is always shown both frames"):
+        export_to_moto(tmp_path / "change", out=tmp_path / "moto")
+    assert not (tmp_path / "moto").exists()

@@ -68,10 +68,18 @@ def test_counters_and_statistics_start_empty(model):
     assert norm.num_batches_tracked == 0
 
 
-def test_a_residual_decoder_starts_by_copying_frame_t(model):
-    now = torch.randn(2, 3, 64, 64)
+@pytest.mark.parametrize("warp", [False, True])
+def test_a_residual_decoder_starts_by_copying_frame_t(warp):
+    model, now = _fresh(decoder_warp=warp), torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        assert torch.equal(model.decode(now, codes=torch.zeros(2, 8, dtype=torch.long)), now)
+        assert torch.equal(model.decode(now, codes=torch.zeros(2, 8, dtype=torch.long)), now) or warp
+        torch.testing.assert_close(model.decode(now, codes=torch.zeros(2, 8, dtype=torch.long)), now, atol=1e-4, rtol=0)
+
+
+def test_nothing_moves_before_the_first_step():
+    head = _fresh(decoder_warp=True).forward_dynamics.decoder.to_flow
+    assert not head.weight.any()
+    assert not head.bias.any()
 
 
 def test_a_plain_decoder_starts_with_pixels_of_its_own():

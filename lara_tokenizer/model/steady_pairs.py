@@ -1,0 +1,123 @@
+"""Frame t+C as the camera of frame t would have seen it: the shift of the whole picture and its light are undone.
+
+Where the camera shakes, most of what changes is the background, and a latent action that tells that tells little else.
+The shift is found by phase correlation (Kuglin and Hines 1975), between pixels by the larger neighbour of the peak
+(Foroosh et al. 2002), then made exact by least squares on the slopes of the picture (Lucas and Kanade 1981), in which
+what moves by itself counts little. The light is one gain a colour.
+
+Shape suffixes: B pairs, S side in pixels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LUMA = (0.299, 0.587, 0.114)
+_FARTHEST = 1 / 6  # of the side: a peak beyond it is a moving object, or chance
+_LEAST_PEAK = 0.01  # of 1, where all moved alike: below it there is nothing to see, in one frame or both
+_MOST_LIGHT = 2.0  # a gain beyond this, or its inverse, is a change of scene: no more than this is undone
+_REFINEMENTS = 5
+_UNUSUAL = 30  # times the median change: what changes so much moves by itself
+_WORTH = 0.95  # of the difference that may be left; else nothing is undone
+
+
+def steady_future(frames: Tensor, future_frames: Tensor) -> Tensor:
+    """The later frames of pairs, moved and lit as the earlier ones are: uint8 (B, 3, S, S) each.
+
+    A pair whose difference that does not make smaller stays as it is. What would have to come from outside the later
+    frame is taken from the earlier one.
+
+    >>> still = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    >>> torch.equal(steady_future(still, still), still)
+    True
+    """
+    now, future = frames.float() / 255, future_frames.float() / 255
+    shift_B2 = find_shift(now, future)
+    guess = _undone(now, future, shift_B2)
+    # Where the camera stands still and the light is the same there is nothing to undo, and most cameras do.
+    rows = (_difference(guess, now) < _difference(future, now)).nonzero().flatten()
+    if not len(rows):
+        return future_frames
+    now, future, shift_B2 = now[rows], future[rows], shift_B2[rows]
+    grey, grey_future = _grey(now), _grey(future)
+    for _ in range(_REFINEMENTS):
+        shift_B2 = shift_B2 + _left_over(grey, _undone(grey, grey_future, shift_B2))
+    steady = _undone(now, future, shift_B2)
+    worth = (_difference(steady, now) < _WORTH * _difference(future, now))[:, None, None, None]
+    out = future_frames.clone()
+    out[rows] = torch.where(worth, steady.mul(255).round().to(torch.uint8), future_frames[rows])
+    return out
+
+
+def find_shift(now: Tensor, future: Tensor) -> Tensor:
+    """(B, 2): by how many pixels (x, y) the picture moved from one frame (B, 3, S, S) in 0..1 to the other."""
+    side = now.shape[-1]
+    hann_S = torch.hann_window(side, periodic=False, device=now.device)
+    spectra = []
+    for frames in (now, future):
+        grey_BSS = _grey(frames)[:, 0]
+        spectra.append(torch.fft.rfft2((grey_BSS - grey_BSS.mean((1, 2), keepdim=True)) * torch.outer(hann_S, hann_S)))
+    cross = spectra[1] * spectra[0].conj()
+    peaks_BSS = torch.fft.irfft2(cross / cross.abs().clamp(min=1e-6), s=(side, side))
+    # Shift 0 in the middle, and one pixel more at every edge, so that each peak has its neighbours beside it.
+    far, middle = max(1, round(_FARTHEST * side)), side // 2
+    window = slice(middle - far - 1, middle + far + 2)
+    near = torch.fft.fftshift(peaks_BSS, dim=(1, 2))[:, window, window]
+    highest_B, best_B = near[:, 1:-1, 1:-1].flatten(1).max(1)
+    y_B, x_B = best_B // (2 * far + 1) + 1, best_B % (2 * far + 1) + 1
+    beyond_B2 = torch.stack([_beyond(near, y_B, x_B, 0, 1), _beyond(near, y_B, x_B, 1, 0)], 1)
+    shift_B2 = torch.stack([x_B, y_B], 1) - (far + 1) + beyond_B2
+    return torch.where((highest_B > _LEAST_PEAK)[:, None], shift_B2, 0.0)
+
+
+def _grey(frames: Tensor) -> Tensor:
+    """(B, 3, S, S) -> (B, 1, S, S)."""
+    return (frames * torch.tensor(_LUMA, device=frames.device).view(3, 1, 1)).sum(1, keepdim=True)
+
+
+def _difference(frames: Tensor, others: Tensor) -> Tensor:
+    """(B,): mean absolute difference."""
+    return (frames - others).abs().mean((1, 2, 3))
+
+
+def _undone(now: Tensor, future: Tensor, shift_B2: Tensor) -> Tensor:
+    """The later frame without a shift, in the light of the earlier one; what came in from outside is as it was."""
+    side = now.shape[-1]
+    theta_B23 = torch.eye(2, 3, device=now.device).repeat(len(now), 1, 1)
+    theta_B23[:, :, 2] = 2 * shift_B2 / side
+    grid_BSS2 = F.affine_grid(theta_B23, list(now.shape), align_corners=False)
+    moved = F.grid_sample(future, grid_BSS2, padding_mode="border", align_corners=False)
+    # The median: a bright thing that comes into the picture is no light on the rest of it.
+    ratio = (now.flatten(2) + 0.01) / (moved.flatten(2) + 0.01)
+    gain = ratio.median(2).values[..., None, None].clamp(1 / _MOST_LIGHT, _MOST_LIGHT)
+    inside_BSS = (grid_BSS2.abs() <= 1 - 1 / side).all(-1)
+    return torch.where(inside_BSS[:, None], (moved * gain).clamp(0, 1), now)
+
+
+def _left_over(now: Tensor, future: Tensor) -> Tensor:
+    """(B, 2): the shift (x, y) in pixels that is left between two frames less than a pixel apart; at most one pixel."""
+    middle, change = F.pad((now + future) / 2, (1, 1, 1, 1), mode="replicate"), future - now
+    slope_x = (middle[..., 1:-1, 2:] - middle[..., 1:-1, :-2]) / 2
+    slope_y = (middle[..., 2:, 1:-1] - middle[..., :-2, 1:-1]) / 2
+    usual = change.abs().flatten(1).median(1).values.view(-1, 1, 1, 1) + 1e-3
+    trust = 1 / (1 + (change / (_UNUSUAL * usual)).square()).square()  # Geman and McClure's weight
+    xx, xy, yy, xt, yt = (
+        (trust * product).sum((1, 2, 3))
+        for product in (slope_x**2, slope_x * slope_y, slope_y**2, slope_x * change, slope_y * change)
+    )
+    determinant = (xx * yy - xy**2).clamp(min=1e-6)
+    left = -torch.stack([yy * xt - xy * yt, xx * yt - xy * xt], 1) / determinant[:, None]
+    return left.clamp(-1, 1)
+
+
+def _beyond(near: Tensor, y_B: Tensor, x_B: Tensor, down: int, right: int) -> Tensor:
+    """How far beyond the highest pixel the shift lies, -0.5..0.5: the larger neighbour's share of the two together."""
+    rows = torch.arange(len(near), device=near.device)
+
+    def at(step: int) -> Tensor:
+        return near[rows, y_B + step * down, x_B + step * right].clamp(min=0)
+
+    before, peak, after = at(-1), at(0), at(1)
+    share = torch.maximum(before, after)
+    share = share / (share + peak).clamp(min=1e-9)
+    return torch.where(after >= before, share, -share)
