@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lara_tokenizer.model import LatentActionProcessor
 from lara_tokenizer.train.recipe import AugmentationOptions
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: what a grey version of a colour is
@@ -20,6 +21,14 @@ RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.
 def to_unit_range(frames_BFCHW: Tensor) -> Tensor:
     """uint8 -> float32 in 0..1."""
     return frames_BFCHW.float().div(255)
+
+
+def steady_pairs(frames_BFCHW: Tensor, processor: LatentActionProcessor) -> Tensor:
+    """(B, 2, 3, H, W) in 0..1 -> the same, the later frames as the processor would show them to the model."""
+    if not processor.steady_pairs:
+        return frames_BFCHW
+    now, future = frames_BFCHW.mul(255).round().to(torch.uint8).unbind(1)
+    return to_unit_range(torch.stack([now, processor.steady_future(now, future)], 1))
 
 
 def normalise(frames_BFCHW: Tensor, mean: list[float], std: list[float]) -> tuple[Tensor, Tensor]:
@@ -45,6 +54,23 @@ def augment_pairs(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tensor:
         swap = torch.rand(len(frames_BFCHW), 1, 1, 1, 1, device=frames_BFCHW.device) < options.reverse
         frames_BFCHW = torch.where(swap, frames_BFCHW.flip(1), frames_BFCHW)
     return frames_BFCHW
+
+
+def own_views(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tensor:
+    """Each frame shifted by up to `view_shift` of its side and relit by `view_light`, by a draw of its own.
+
+    Gains of red, green and blue are exp(view_light * (a + b_c / 2)), a and b_c standard normal: brighter or darker, and
+    a little off in colour.
+    """
+    views_MCHW = frames_BFCHW.flatten(0, 1)
+    count, device = len(views_MCHW), views_MCHW.device
+    theta_M23 = torch.eye(2, 3, device=device).repeat(count, 1, 1)
+    theta_M23[:, :, 2] = 2 * options.view_shift * (2 * torch.rand(count, 2, device=device) - 1)
+    grid = F.affine_grid(theta_M23, list(views_MCHW.shape), align_corners=False)
+    views_MCHW = F.grid_sample(views_MCHW, grid, padding_mode="border", align_corners=False)
+    exponents_M3 = torch.randn(count, 1, device=device) + torch.randn(count, 3, device=device) / 2
+    views_MCHW = (views_MCHW * (options.view_light * exponents_M3).exp()[:, :, None, None]).clamp(0, 1)
+    return views_MCHW.view_as(frames_BFCHW)
 
 
 def _crop_and_mirror(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tensor:

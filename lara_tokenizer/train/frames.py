@@ -129,7 +129,9 @@ def _plan(episodes: Sequence[Episode], processor: LatentActionProcessor) -> dict
         streams.append({**named, "offset": offset, "timestamps": stream.timestamps.tolist()})
         offset += len(stream.timestamps)
     shape = (offset, 3, processor.size["height"], processor.size["width"])
-    settings = {name: value for name, value in processor.to_dict().items() if not name.startswith(("_", "auto_map"))}
+    # What concerns pairs changes no frame.
+    other = ("_", "auto_map", "steady_pairs")
+    settings = {name: value for name, value in processor.to_dict().items() if not name.startswith(other)}
     described = json.dumps([FORMAT_VERSION, streams, shape, settings], sort_keys=True, default=str)
     fingerprint = hashlib.sha256(described.encode()).hexdigest()
     return {"format_version": FORMAT_VERSION, "fingerprint": fingerprint, "shape": shape, "streams": streams}

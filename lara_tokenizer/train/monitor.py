@@ -77,10 +77,14 @@ class CollapseWatch:
 
 
 class HeldOutMonitor:
-    """Measures a model on `frames`, uint8 (B, 2, 3, S, S): the same pairs, shuffled the same way, at every check."""
+    """Measures a model on `frames`, uint8 (B, 2, 3, S, S): the same pairs, shuffled the same way, at every check.
+
+    Where the processor steadies pairs, the steady later frame is also what the decoder is measured by.
+    """
 
     def __init__(self, frames: Tensor, processor: LatentActionProcessor) -> None:
-        self.frames = frames
+        now, future = frames.unbind(1)
+        self.frames = torch.stack([now, processor.steady_future(now, future)], 1)
         self.image_mean, self.image_std = processor.image_mean, processor.image_std
         self.order = metrics.derangement(len(frames), torch.Generator().manual_seed(0))
 

@@ -14,6 +14,8 @@ from lara_tokenizer.train.actions import EpisodeActions, PairActions
 from lara_tokenizer.train.mixture import Draws, Mixture, PairedStream
 from lara_tokenizer.train.streams import Stream
 
+START_PAIRS = 512  # the mixture's first, that starting values and scales are taken from
+
 
 class FrameSource(Protocol):
     """Where pixels come from: a `FrameCache` or the readers themselves, `ReaderFrames`."""

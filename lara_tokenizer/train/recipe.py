@@ -26,6 +26,9 @@ class AugmentationOptions:
     brightness, contrast, saturation: factors drawn from 1 +- this. hue: a turn of the colour circle, up to this share.
     flip: probability of a left-right mirror. reverse: probability of swapping the two frames (time runs backwards),
     so that the direction of a motion cannot be guessed from one frame.
+
+    view_shift, view_light: the inverse model sees each frame moved by up to this share of its side and lit by factors
+    of about 1 +- this, by a draw of its own, and the decoder is asked for the frame without (cross augmentation).
     """
 
     crop_scale: float = 1.0
@@ -35,15 +38,19 @@ class AugmentationOptions:
     hue: float = 0.0
     flip: float = 0.0
     reverse: float = 0.0
+    view_shift: float = 0.0
+    view_light: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_scale <= 1:
             raise ValueError(f"augmentation crop_scale {self.crop_scale}: takes a share in (0, 1]; 1 is no crop.")
-        for name in ("brightness", "contrast", "saturation", "flip", "reverse"):
+        for name in ("brightness", "contrast", "saturation", "flip", "reverse", "view_light"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augmentation {name} {getattr(self, name)}: takes 0 (off) to 1.")
         if not 0 <= self.hue <= 0.5:
             raise ValueError(f"augmentation hue {self.hue}: takes 0 (off) to 0.5 of the colour circle.")
+        if not 0 <= self.view_shift <= 0.5:
+            raise ValueError(f"augmentation view_shift {self.view_shift}: takes 0 (off) to 0.5 of the frame's side.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,9 @@ class TrainingOptions:
     that, and then workers are what feeds the device. grace_steps: how long after the codebook's start z may look dead.
     heldout_share: of the episodes, kept from training; heldout_pairs: how many of their pairs each log looks at.
     direction_weight: above 0, a batch holds its pairs in both directions and this weighs the loss that keeps the
-    direction of time visible in z (see direction.py).
+    direction of time visible in z (see direction.py). flow_weight: of the loss that asks z to tell where
+    what moves which way (see normal_flow.py). start_at_change: the first layer of the M-Former starts as the
+    difference of the two frames (see change_start.py).
     """
 
     steps: int = 1000
@@ -75,6 +84,8 @@ class TrainingOptions:
     heldout_share: float = 0.05
     heldout_pairs: int = 256
     direction_weight: float = 0.0
+    flow_weight: float = 0.0
+    start_at_change: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -85,8 +96,9 @@ class TrainingOptions:
             raise ValueError(
                 f"training heldout_pairs {self.heldout_pairs}: takes at least 2, so that codes can be shuffled."
             )
-        if self.direction_weight < 0:
-            raise ValueError(f"training direction_weight {self.direction_weight}: takes 0 (off) or more.")
+        for name in ("direction_weight", "flow_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training {name} {getattr(self, name)}: takes 0 (off) or more.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"training precision '{self.precision}': takes one of {', '.join(PRECISIONS)}.")
         if not 0 < self.heldout_share < 1:
@@ -100,7 +112,8 @@ class Recipe:
     >>> Recipe.parse({"preset": "default", "model": {"image_size": 64}, "training": {"steps": 10}}).training.steps
     10
 
-    preset: which `LatentActionConfig` to start from; model: its keywords that differ. vision_encoder: a folder or
+    preset: which `LatentActionConfig` to start from; model: its keywords that differ. steady_pairs: the processor's
+    option of that name, which is saved with the model. vision_encoder: a folder or
     Hub id whose weights the vision encoder starts from; None starts from random weights. sources: what `load_episodes`
     takes, for a run that is given no other; each dataset among them is drawn equally often.
     """
@@ -108,6 +121,7 @@ class Recipe:
     preset: str = "default"
     model: Mapping[str, Any] = field(default_factory=dict)
     vision_encoder: str | None = None
+    steady_pairs: bool = False
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
     sources: tuple[str, ...] = ()
@@ -137,6 +151,13 @@ class Recipe:
         values["training"] = _section(TrainingOptions, "training", values.get("training"))
         values["sources"] = _texts("sources", values.get("sources"))
         recipe = cls(**values)
+        if not isinstance(recipe.steady_pairs, bool):
+            raise ValueError(f"steady_pairs: takes true or false, got {recipe.steady_pairs!r}.")
+        if recipe.training.start_at_change and recipe.vision_encoder is not None:
+            raise ValueError(
+                "training start_at_change sets the vision encoder's weights, and vision_encoder names pretrained ones: "
+                "leave out one of the two."
+            )
         if recipe.preset not in PRESETS:
             raise ValueError(f"preset '{recipe.preset}': takes one of {', '.join(PRESETS)}.")
         return recipe

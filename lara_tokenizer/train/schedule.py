@@ -20,14 +20,14 @@ START_BATCHES = 4  # batches of latents for the k-means start
 class CodebookSchedule(TrainerCallback):
     """First `continuous_steps` steps without quantization, then a k-means start, then revival every `dead_code_steps`.
 
-    Both numbers are the model config's; 0 switches that part off. `draw_latents(batches, step)` gives latents (B, N, D)
+    The numbers are the model config's; 0 switches that part off. `draw_latents(batches, step)` gives latents (B, N, D)
     of training pairs.
     """
 
     def __init__(self, model: LatentActionModel, draw_latents: Callable[[int, int], Tensor]) -> None:
         self.model, self.draw_latents = model, draw_latents
         self.continuous_steps = model.config.continuous_steps
-        self.dead_code_steps = model.config.dead_code_steps
+        self.dead_code_steps, self.dead_code_share = model.config.dead_code_steps, model.config.dead_code_share
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # A checkpoint written at the very last continuous step has no codebook yet: it starts on the next step.
@@ -48,7 +48,7 @@ class CodebookSchedule(TrainerCallback):
         if not due or self.model.bottleneck.continuous or state.global_step <= self.continuous_steps:
             return
         latents = self.draw_latents(1, state.global_step)
-        revived = self.model.bottleneck.revive_dead_codes(latents, seed=state.global_step)
+        revived = self.model.bottleneck.revive_dead_codes(latents, state.global_step, self.dead_code_share)
         self._share()
         logger.debug("step %d: %d dead codes revived", state.global_step, revived)
 

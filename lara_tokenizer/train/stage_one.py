@@ -19,10 +19,12 @@ from transformers.trainer_utils import get_last_checkpoint
 from lara_tokenizer.data import Episode, LoadOptions
 from lara_tokenizer.errors import missing_extra
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
+from lara_tokenizer.train.augment import normalise, steady_pairs, to_unit_range
+from lara_tokenizer.train.change_start import start_at_change
 from lara_tokenizer.train.frames import FrameCache
 from lara_tokenizer.train.mixture import PairedStream, find_pairs, split_streams
 from lara_tokenizer.train.monitor import HeldOutMonitor
-from lara_tokenizer.train.pairs import FrameSource, PairDataset
+from lara_tokenizer.train.pairs import START_PAIRS, FrameSource, PairDataset
 from lara_tokenizer.train.reader_frames import ReaderFrames
 from lara_tokenizer.train.recipe import Recipe, config_keywords
 
@@ -104,7 +106,8 @@ def train_latent_action_model(
     checkpoint = _checkpoint(out, resume)
     set_seed(training.seed)
     config = recipe.build_config()
-    processor = LatentActionProcessor(size={"height": config.image_size, "width": config.image_size})
+    size = {"height": config.image_size, "width": config.image_size}
+    processor = LatentActionProcessor(size=size, steady_pairs=recipe.steady_pairs)
     if frames is not None and not training.cache_frames:
         raise ValueError(f"a cache folder, {frames}, was given, but the recipe says cache_frames: false. Drop one.")
     report = progress or (lambda phase, done, total, logs: None)
@@ -124,10 +127,12 @@ def train_latent_action_model(
     pairs = PairDataset(pixels, kept, training.seed)
     # The same pairs at every check and in every run of one seed.
     watched = PairDataset(pixels, heldout).batch(range(training.heldout_pairs))
-    pixels.close()
     out.mkdir(parents=True, exist_ok=True)
     _keep_log_until(out / LOG_LINES, checkpoint)
     model = _build_model(recipe, config)
+    if training.start_at_change:
+        sample = steady_pairs(to_unit_range(pairs.batch(range(START_PAIRS))), processor)
+        start_at_change(model, *normalise(sample, processor.image_mean, processor.image_std), training.seed)
     trainer = LatentActionTrainer(
         model,
         processor,
@@ -138,6 +143,7 @@ def train_latent_action_model(
         out,
         progress=lambda step, logs: report("steps", step, training.steps, logs),
     )
+    pixels.close()
     trainer.train(resume_from_checkpoint=checkpoint)
     summary = {
         "episodes": _count_episodes(kept),

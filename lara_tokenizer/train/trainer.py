@@ -17,16 +17,18 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
-from lara_tokenizer.train.augment import augment_pairs, normalise, to_unit_range
+from lara_tokenizer.train.augment import augment_pairs, normalise, own_views, steady_pairs, to_unit_range
 from lara_tokenizer.train.direction import both_directions, direction_loss
 from lara_tokenizer.train.monitor import CollapseWatch, HeldOutMonitor
-from lara_tokenizer.train.pairs import DrawSampler, PairDataset
+from lara_tokenizer.train.normal_flow import NormalFlow
+from lara_tokenizer.train.pairs import START_PAIRS, DrawSampler, PairDataset
 from lara_tokenizer.train.recipe import AugmentationOptions, TrainingOptions
 from lara_tokenizer.train.schedule import CodebookSchedule
 
 logger = logging.getLogger(__name__)
 
 LOG_LINES = "training_log.jsonl"
+
 CODEBOOK_DRAWS = 2**40  # draws from here on are the codebook's: no training comes so far
 
 
@@ -88,9 +90,13 @@ class LatentActionTrainer(Trainer):
         )
         self.model_accepts_loss_kwargs = False
         self.lam, self.pairs = model, pairs  # under their own types; `self.model` may be wrapped
+        self.processor = processor
         self.augmentation, self.monitor, self.progress = augmentation, monitor, progress
-        self.direction_weight = options.direction_weight
-        self.image_mean, self.image_std = processor.image_mean, processor.image_std
+        self.options = options
+        self.flow: NormalFlow | None = None
+        if options.flow_weight:
+            steady, _ = self._pairs(pairs.batch(range(START_PAIRS)))
+            self.flow = NormalFlow(model.config, *steady.unbind(1))
         self.watch = CollapseWatch(model.config.continuous_steps + options.grace_steps)
         self.log_lines = Path(out) / LOG_LINES
         self._terms: dict[str, Tensor] = {}
@@ -102,12 +108,16 @@ class LatentActionTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Augment, normalise, forward; the terms are summed on the device until the next log asks for them."""
-        now, future = self._pixel_values(inputs["frames"])
-        out = model(pixel_values=now, future_pixel_values=future)
+        steady, seen = self._pairs(inputs["frames"])
+        (now, future), views = self._pixel_values(steady), self._pixel_values(seen)
+        out = model(pixel_values=now, future_pixel_values=future, views=views)
         loss, terms = out.loss, {**out.losses, "perplexity": out.perplexity}
-        if self.direction_weight:
+        if self.options.direction_weight:
             terms["direction"] = direction_loss(out.latents)
-            loss = loss + self.direction_weight * terms["direction"]
+            loss = loss + self.options.direction_weight * terms["direction"]
+        if self.flow is not None:
+            terms["flow"] = self.flow.loss(out.latents, *self._both_ways(steady))
+            loss = loss + self.options.flow_weight * terms["flow"]
         for name, value in terms.items():
             # The mean: with several GPUs in one process each gives a number of its own.
             self._terms[name] = self._terms.get(name, 0) + value.detach().mean()
@@ -130,8 +140,8 @@ class LatentActionTrainer(Trainer):
         self.lam.train()
         with torch.no_grad(), self._autocast():
             for batch in numbers:
-                now, future = self._pixel_values(self.pairs.batch(batch).to(self.args.device))
-                z_BND = self.lam.encode(now, future).latents
+                _, seen = self._pairs(self.pairs.batch(batch).to(self.args.device))
+                z_BND = self.lam.encode(*self._pixel_values(seen)).latents
                 assert z_BND is not None
                 latents.append(z_BND.float())
         return torch.cat(latents)
@@ -174,12 +184,25 @@ class LatentActionTrainer(Trainer):
         samples = self.args.max_steps * self.args.train_batch_size * self.args.world_size
         return DrawSampler(samples * self.args.gradient_accumulation_steps)
 
-    def _pixel_values(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+    def _pairs(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (B, 2, 3, S, S) -> what the decoder gets and is asked for, and what the inverse model sees, in 0..1."""
         # In float32 even under bf16: colours are exact to a 255th part only there.
         with torch.autocast(frames.device.type, enabled=False), torch.no_grad():
             pairs = augment_pairs(to_unit_range(frames), self.augmentation)
-            now, future = normalise(pairs, self.image_mean, self.image_std)
-            return both_directions(now, future) if self.direction_weight else (now, future)
+            steady = steady_pairs(pairs, self.processor)
+            if not self.augmentation.view_shift and not self.augmentation.view_light:
+                return steady, steady
+            return steady, steady_pairs(own_views(pairs, self.augmentation), self.processor)
+
+    def _pixel_values(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(pairs.device.type, enabled=False), torch.no_grad():
+            return self._both_ways(
+                torch.stack(normalise(pairs, self.processor.image_mean, self.processor.image_std), 1)
+            )
+
+    def _both_ways(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        now, future = pairs.unbind(1)
+        return both_directions(now, future) if self.options.direction_weight else (now, future)
 
     def _autocast(self) -> AbstractContextManager:
         return torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16)
