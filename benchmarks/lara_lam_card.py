@@ -26,7 +26,7 @@ from rich.table import Table
 
 from lara_tokenizer import LatentActionModel, LatentActionProcessor, __version__
 from lara_tokenizer.encode.checkpoint import Checkpoint
-from lara_tokenizer.evaluate import evaluate_lam
+from lara_tokenizer.evaluate import evaluate_checkpoint
 
 console, console_err = Console(), Console(stderr=True)
 
@@ -54,11 +54,11 @@ class Control:
 
 
 BARS = (
-    Bar("z_gain", 0.55, 0.40, lambda found: found["z_gain"]),
+    Bar("z_gain", 0.75, 0.60, lambda found: found["z_gain"]),
     Bar("z_gain, moving pixels", 0.55, 0.40, lambda found: found["z_gain_moving"]),
     Bar("gain over copying", 0.50, 0.30, lambda found: found["gain_over_copying"]),
-    Bar("perplexity, pooled", 80, 56, lambda found: found["perplexity"]),
-    Bar("perplexity, mean per position", 24, 16, lambda found: found["perplexity_per_position"]),
+    Bar("perplexity, pooled", 104, 80, lambda found: found["perplexity"]),
+    Bar("perplexity, mean per position", 48, 32, lambda found: found["perplexity_per_position"]),
     Bar("test episodes of the probe", 60, 60, lambda found: found["probe"]["test_episodes"]),
 )
 CONTROLS = (
@@ -116,8 +116,16 @@ def measure(checkpoint: str, folders: dict[str, list[str]]) -> dict[str, Any]:
     }
     for name, paths in folders.items():
         with console_err.status(f"{SETS[name]}: {' '.join(paths)}"):
-            card[name] = {"data": [describe(Path(path)) for path in paths], **evaluate_lam(model, processor, paths)}
+            report = evaluate_checkpoint(model, processor, paths).report
+            card[name] = {"data": [describe(Path(path)) for path in paths], **figures(report)}
     return card | {"bars": judge(card)}
+
+
+def figures(report: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a report that the card shows, without their intervals, and the whole probe."""
+    values = {name: found["value"] for name, found in report["headline"].items()}
+    counts = {name: report["data"][name] for name in ("episodes", "cameras", "frames", "pairs", "stride", "seed")}
+    return counts | values | {"used_codes_share": report["codebook"]["used_share"], "probe": report["probe"]}
 
 
 def describe(folder: Path) -> dict[str, Any]:

@@ -114,3 +114,49 @@ def derangement(size: int, generator: torch.Generator | None = None) -> Tensor:
     shuffled = torch.empty_like(order)
     shuffled[order] = order.roll(1)
     return shuffled
+
+
+def mean_cosine(latents: Tensor) -> Tensor:
+    """Mean cosine between the z of two different pairs, z flattened to (B, D): 0 healthy, 1 where all point one way.
+
+    With u = z / |z| it is (|sum_b u_b|^2 - sum_b |u_b|^2) / (B (B - 1)).
+
+    >>> mean_cosine(torch.tensor([[1.0, 0.0], [2.0, 0.0]])), mean_cosine(torch.eye(3))
+    (tensor(1.), tensor(0.))
+    """
+    directions = torch.nn.functional.normalize(latents.flatten(1).float(), dim=1)
+    count = len(directions)
+    return (directions.sum(0).square().sum() - directions.square().sum()) / max(count * (count - 1), 1)
+
+
+def psnr(prediction: Tensor, target: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each image in dB, 10 log10(1 / MSE): (B,) from images (B, C, H, W) in 0..1.
+
+    >>> psnr(torch.full((1, 3, 2, 2), 0.1), torch.zeros(1, 3, 2, 2))
+    tensor([20.])
+    """
+    error = (prediction - target).float().square().flatten(1).mean(1)
+    return -10 * error.clamp(min=1e-10).log10()
+
+
+def ssim(prediction: Tensor, target: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
+    """Structural similarity of each image (Wang et al. 2004): (B,) from images (B, C, H, W) in 0..1, sides >= window.
+
+    The mean over pixels and channels of (2 m m' + c1)(2 s_xy + c2) / ((m^2 + m'^2 + c1)(s^2 + s'^2 + c2)), with means,
+    variances and covariance under a Gaussian window; c1 = .01^2, c2 = .03^2.
+    """
+    channels = prediction.shape[1]
+    places = torch.arange(window, device=prediction.device, dtype=torch.float32) - window // 2
+    line = torch.exp(-places.square() / (2 * sigma**2))
+    kernel = (line / line.sum()).outer(line / line.sum()).expand(channels, 1, window, window)
+
+    def blurred(images: Tensor) -> Tensor:
+        return torch.nn.functional.conv2d(images, kernel, groups=channels)
+
+    x, y = prediction.float(), target.float()
+    mean_x, mean_y = blurred(x), blurred(y)
+    variances = blurred(x * x) - mean_x**2 + blurred(y * y) - mean_y**2
+    covariance = blurred(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + 1e-4) / (mean_x**2 + mean_y**2 + 1e-4)
+    structure = (2 * covariance + 9e-4) / (variances + 9e-4)
+    return (luminance * structure).flatten(1).mean(1)

@@ -111,7 +111,7 @@ def test_importing_the_package_or_the_command_line_imports_no_torch(statement):
 
 def test_help_names_every_command():
     done = subprocess.run([sys.executable, "-m", "lara_tok", "--help"], check=True, capture_output=True, text=True)
-    for command in ("encode", "info", "decode", "verify", "convert", "simulate", "train"):
+    for command in ("encode", "info", "decode", "verify", "convert", "simulate", "train", "eval"):
         assert command in done.stdout
 
 

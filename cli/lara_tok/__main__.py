@@ -15,7 +15,7 @@ from lara_tokenizer.version import __version__
 
 app = typer.Typer(
     name="lara-tok",
-    help="Latent actions from video: encode, look inside, check, train.",
+    help="Latent actions from video: encode, look inside, check, train, evaluate.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-COMMANDS = ("encode", "info", "decode", "verify", "convert", "simulate", "train")
+COMMANDS = ("encode", "info", "decode", "verify", "convert", "simulate", "train", "eval")
 for _name in COMMANDS:
     app.command(_name)(getattr(import_module(f"lara_tok.{_name}"), _name))
 

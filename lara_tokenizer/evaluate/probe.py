@@ -6,28 +6,46 @@ Shape suffixes: P pairs, F features, A action numbers, E episodes, L penalties, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from lara_tokenizer.evaluate.bootstrap import interval, resamples, rounded, sums_by_episode
+
 LAMBDAS = np.logspace(-4, 3, 15)
 FOLDS = 5  # in each, one fifth of the episodes tests, the next chooses lambda, the other three train: 60/20/20
-RESAMPLES = 2000
 COMPONENTS = 256  # of the pixel PCAs
 STD_FLOOR = 1e-6
+NOISE = 1e-7  # of the largest variance: a smaller one is rounding
 
+MEAN = "mean"  # a probe without features
 FRAME = "frame"  # the features of frame t alone, phi(o_t)
 Key = tuple[str, ...]  # which features a probe reads; () is the mean predictor
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Which pairs train, choose lambda and test; bool (P,) each. No episode is on two sides."""
+    """Which episodes choose lambda and which test; all others train. A pair goes where its episode goes."""
 
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
+    episode_P: np.ndarray
+    validation_episodes: np.ndarray
+    test_episodes: np.ndarray
+
+    @property
+    def test(self) -> np.ndarray:
+        """bool (P,)."""
+        return np.isin(self.episode_P, self.test_episodes)
+
+    @property
+    def validation(self) -> np.ndarray:
+        """bool (P,)."""
+        return np.isin(self.episode_P, self.validation_episodes) & ~self.test
+
+    @property
+    def train(self) -> np.ndarray:
+        """bool (P,)."""
+        return ~(self.test | self.validation)
 
 
 def cross_fit_splits(episode_P: np.ndarray, task_E: Sequence[Any] | None = None, seed: int = 0) -> list[Split]:
@@ -40,7 +58,7 @@ def cross_fit_splits(episode_P: np.ndarray, task_E: Sequence[Any] | None = None,
     the episodes of a task are dealt to the folds in turn. The same arguments give the same folds. Raises ValueError
     for fewer than 5 episodes.
     """
-    episodes, number_P = np.unique(episode_P, return_inverse=True)
+    episodes = np.unique(episode_P)
     if len(episodes) < FOLDS:
         raise ValueError(f"{len(episodes)} episode(s) cannot be probed in {FOLDS} folds; give at least {FOLDS}.")
     shuffled = np.random.default_rng(seed).permutation(len(episodes))
@@ -49,12 +67,10 @@ def cross_fit_splits(episode_P: np.ndarray, task_E: Sequence[Any] | None = None,
         shuffled = shuffled[np.argsort(task_number_E[shuffled], kind="stable")]
     fold_E = np.empty(len(episodes), int)
     fold_E[shuffled] = np.arange(len(episodes)) % FOLDS
-    fold_P = fold_E[number_P]
-    splits = []
-    for fold in range(FOLDS):
-        test, validation = fold_P == fold, fold_P == (fold + 1) % FOLDS
-        splits.append(Split(~(test | validation), validation, test))
-    return splits
+    return [
+        Split(np.asarray(episode_P), episodes[fold_E == (fold + 1) % FOLDS], episodes[fold_E == fold])
+        for fold in range(FOLDS)
+    ]
 
 
 def standardise(values: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -63,16 +79,32 @@ def standardise(values: np.ndarray, train: np.ndarray) -> np.ndarray:
     return (values - mean) / np.where(std > STD_FLOOR, std, 1)
 
 
-def ridge(features_PF: np.ndarray, targets_PA: np.ndarray, penalties: np.ndarray) -> np.ndarray:
-    """argmin_W mean |X W - Y|^2 + penalty |W|^2 = (X'X / P + penalty I)^-1 X'Y / P for each penalty, as (L, F, A).
+class Ridge:
+    """argmin_W mean |X W - Y|^2 + penalty |W|^2, for many penalties and many Y at the price of one decomposition.
 
-    One eigendecomposition X'X / P = V diag(s) V' serves all: W = V diag(1 / (s + penalty)) V'X'Y / P.
+    With X'X / P = V diag(s) V' it is W = V diag(1 / (s + penalty)) V'X'Y / P; where there are more features than
+    pairs, with XX' / P = U diag(s) U' the same W is X'U diag(1 / (s + penalty)) U'Y / P.
     """
-    count = len(features_PF)
-    values_F, vectors_FF = np.linalg.eigh(features_PF.T @ features_PF / count)
-    rotated_FA = vectors_FF.T @ (features_PF.T @ targets_PA) / count
-    shrunk_LFA = rotated_FA / (values_F + np.asarray(penalties, np.float64)[:, None])[..., None]
-    return vectors_FF @ shrunk_LFA
+
+    def __init__(self, features_PF: np.ndarray) -> None:
+        count, width = features_PF.shape
+        if width <= count:
+            self.values, self.left = np.linalg.eigh(features_PF.T @ features_PF / count)
+            self.right = (features_PF @ self.left).T / count
+        else:
+            self.values, vectors = np.linalg.eigh(features_PF @ features_PF.T / count)
+            self.left, self.right = features_PF.T @ vectors, vectors.T / count
+
+    def rotated(self, targets_PA: np.ndarray, penalties: np.ndarray) -> np.ndarray:
+        """(L, ., A), the weights before `left` is applied to them."""
+        shrunk = self.values.clip(0) + np.asarray(penalties, np.float64)[:, None]
+        return (self.right @ targets_PA) / np.maximum(shrunk, np.finfo(np.float64).tiny)[..., None]
+
+
+def ridge(features_PF: np.ndarray, targets_PA: np.ndarray, penalties: np.ndarray) -> np.ndarray:
+    """The weights (L, F, A) of `Ridge` for each penalty."""
+    solver = Ridge(features_PF)
+    return solver.left @ solver.rotated(targets_PA, penalties)
 
 
 def principal_components(values_PF: np.ndarray, train: np.ndarray, components: int = COMPONENTS) -> np.ndarray:
@@ -85,27 +117,46 @@ def principal_components(values_PF: np.ndarray, train: np.ndarray, components: i
     fitted -= mean  # indexing copied it
     components = min(components, *fitted.shape)
     generator = torch.Generator().manual_seed(0)
-    # Halko et al. 2011: a random projection, two power iterations, then the exact SVD of what is left.
+    # Halko et al. 2011: a random projection, two power iterations, then what is left exactly: B = U S V'.
     basis = fitted @ torch.randn(fitted.shape[1], components + min(16, components), generator=generator)
     for _ in range(2):
         basis = fitted @ (fitted.T @ torch.linalg.qr(basis).Q)
-    directions = torch.linalg.svd(torch.linalg.qr(basis).Q.T @ fitted, full_matrices=False).Vh[:components]
+    left = torch.linalg.qr(basis).Q.T @ fitted
+    # B B' = U S^2 U' is small, so V' = U'B / S is cheap; what lies below float32's noise is no direction.
+    squares, vectors = torch.linalg.eigh((left @ left.T).double())
+    squares, vectors = squares.flip(0)[:components], vectors.flip(1)[:, :components]
+    scale = torch.where(squares > NOISE * squares[0], squares.clamp(min=0).rsqrt(), 0)
+    directions = (vectors * scale).T.float() @ left
     return (values @ directions.T - directions @ mean).numpy()
 
 
-def fit_probe(features_PF: np.ndarray, targets_PA: np.ndarray, split: Split) -> tuple[np.ndarray, float]:
-    """Ridge from training pairs alone, with the lambda that does best on validation; what it says of the test pairs.
+class Probe:
+    """Features standardised by the training pairs and decomposed once, to be fitted to several targets."""
 
-    Features and targets are standardised by the training pairs; predictions (test pairs, A) are in the targets'
-    own units again. Returns them and lambda.
-    """
-    x = standardise(np.asarray(features_PF, np.float64), split.train)
-    y = standardise(targets_PA, split.train)
-    weights_LFA = ridge(x[split.train], y[split.train], LAMBDAS)
-    residual_LPA = y[split.validation] - x[split.validation] @ weights_LFA
-    best = int((residual_LPA**2).sum(1).mean(1).argmin())
-    mean, std = targets_PA[split.train].mean(0), targets_PA[split.train].std(0)
-    return mean + std * (x[split.test] @ weights_LFA[best]), float(LAMBDAS[best])
+    def __init__(self, features_PF: np.ndarray, split: Split) -> None:
+        self.train, self.validation, self.test = split.train, split.validation, split.test
+        x = standardise(np.asarray(features_PF, np.float64), self.train)
+        self.solver = Ridge(x[self.train])
+        self.validation_x = x[self.validation] @ self.solver.left
+        self.test_x = x[self.test] @ self.solver.left
+
+    def predict(self, targets_PA: np.ndarray) -> tuple[np.ndarray, float]:
+        """What a ridge fitted on training pairs alone says of the test pairs, with the lambda best on validation.
+
+        Targets are standardised by the training pairs; predictions (test pairs, A) are in their own units again.
+        Returns them and lambda.
+        """
+        y = standardise(targets_PA, self.train)
+        weights_LFA = self.solver.rotated(y[self.train], LAMBDAS)
+        residual_LPA = y[self.validation] - self.validation_x @ weights_LFA
+        best = int((residual_LPA**2).sum(1).mean(1).argmin())
+        mean, std = targets_PA[self.train].mean(0), targets_PA[self.train].std(0)
+        return mean + std * (self.test_x @ weights_LFA[best]), float(LAMBDAS[best])
+
+
+def fit_probe(features_PF: np.ndarray, targets_PA: np.ndarray, split: Split) -> tuple[np.ndarray, float]:
+    """`Probe` for one target."""
+    return Probe(features_PF, split).predict(targets_PA)
 
 
 def pooled_r2(errors_EA: np.ndarray, mean_errors_EA: np.ndarray, weights_RE: np.ndarray | None = None) -> np.ndarray:
@@ -113,10 +164,75 @@ def pooled_r2(errors_EA: np.ndarray, mean_errors_EA: np.ndarray, weights_RE: np.
 
     errors_EA: a probe's squared errors, summed over the test pairs of each episode. mean_errors_EA: the same of
     predicting the mean of the training pairs of the fold that tested the episode. weights_RE: how often each
-    episode occurs in a resample; None takes each once.
+    episode occurs in a resample; None takes each once. A number that never changes in a resample counts as 0.
     """
     weights_RE = np.ones((1, len(errors_EA))) if weights_RE is None else weights_RE
-    return 1 - (weights_RE @ errors_EA / (weights_RE @ mean_errors_EA)).mean(1)
+    errors_RA, mean_errors_RA = weights_RE @ errors_EA, weights_RE @ mean_errors_EA
+    changes = mean_errors_RA > 0
+    return 1 - np.where(changes, errors_RA / np.where(changes, mean_errors_RA, 1), 1).mean(1)
+
+
+@dataclass(slots=True)
+class CrossFit:
+    """Squared errors of all probes, summed over the test pairs of each episode.
+
+    `errors[target][features]` is (E, A), in the order of `episodes`; `features` are the names of what the probe read:
+    () nothing, ("frame",) frame t, ("z",), ("frame", "z") both. `penalties` has the lambda of each fold likewise.
+    """
+
+    episodes: np.ndarray
+    pairs: int
+    errors: dict[str, dict[Key, np.ndarray]] = field(default_factory=dict)
+    penalties: dict[str, dict[Key, list[float]]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> list[str]:
+        """The names of latents and controls that stand beside frame t."""
+        return [probe[1] for probe in next(iter(self.errors.values())) if len(probe) == 2]
+
+    def r2(self, target: str, weights_RE: np.ndarray | None = None) -> dict[Key, np.ndarray]:
+        """`pooled_r2` of each probe, (R,)."""
+        errors = self.errors[target]
+        return {probe: pooled_r2(error, errors[()], weights_RE) for probe, error in errors.items()}
+
+
+def cross_fit(
+    latents: Mapping[str, np.ndarray],
+    frames_P: np.ndarray,
+    future_frames_P: np.ndarray,
+    targets: Mapping[str, np.ndarray],
+    episode_P: np.ndarray,
+    *,
+    task_E: Sequence[Any] | None = None,
+    seed: int = 0,
+) -> CrossFit:
+    """Ridge probes of latents and controls, alone and beside frame t, for each of `targets` (P, A).
+
+    The other arguments are those of `probe_actions`, which says what is done.
+    """
+    features = {key: np.asarray(value).reshape(len(value), -1) for key, value in latents.items()}
+    name = next(iter(features))
+    features["shuffled"] = features[name][np.random.default_rng(seed).permutation(len(episode_P))]
+    y = {key: np.asarray(value, np.float64) for key, value in targets.items()}
+    y = {key: value[:, value.std(0) > STD_FLOOR] for key, value in y.items()}
+    now = _unit_rows(frames_P)
+    difference = _unit_rows(future_frames_P) - now
+    fit = CrossFit(np.unique(episode_P), len(episode_P), {key: {} for key in y}, {key: {} for key in y})
+    for split in cross_fit_splits(episode_P, task_E, seed):
+        phi = principal_components(now, split.train)
+        of_fold = {**features, "pixel_difference": principal_components(difference, split.train)}
+        inputs: dict[Key, np.ndarray] = {(): np.empty((len(episode_P), 0)), (FRAME,): phi}
+        inputs |= {(key,): value for key, value in of_fold.items()}
+        inputs |= {(FRAME, key): np.concatenate([phi, value], 1) for key, value in of_fold.items()}
+        for key, value in inputs.items():
+            probe = Probe(value, split)
+            for target, actions in y.items():
+                predictions, penalty = probe.predict(actions)
+                errors = (actions[split.test] - predictions) ** 2
+                summed = sums_by_episode(errors, episode_P[split.test], fit.episodes)
+                fit.errors[target][key] = fit.errors[target].get(key, 0) + summed
+                fit.penalties[target].setdefault(key, []).append(penalty)
+    return fit
 
 
 def probe_actions(
@@ -152,79 +268,41 @@ def probe_actions(
     Intervals: percentile bootstrap over the test episodes, with the same resamples for all; the probes are not
     fitted anew. Raises ValueError for under 5 episodes.
     """
-    y = np.asarray(actions_PA, np.float64)
-    y = y[:, y.std(0) > STD_FLOOR]
-    name = next(iter(latents))
-    features = {key: np.asarray(value).reshape(len(value), -1) for key, value in latents.items()}
-    features["shuffled"] = features[name][np.random.default_rng(seed).permutation(len(y))]
-    now = _unit_rows(frames_P)
-    difference = _unit_rows(future_frames_P) - now
-    splits = cross_fit_splits(episode_P, task_E, seed)
-    predicted: dict[Key, np.ndarray] = {}
-    penalties: dict[Key, list[float]] = {}
-    for split in splits:
-        phi = principal_components(now, split.train)
-        of_fold = {**features, "pixel_difference": principal_components(difference, split.train)}
-        inputs: dict[Key, np.ndarray] = {(): np.empty((len(y), 0)), (FRAME,): phi}
-        inputs |= {(key,): value for key, value in of_fold.items()}
-        inputs |= {(FRAME, key): np.concatenate([phi, value], 1) for key, value in of_fold.items()}
-        for probe, value in inputs.items():
-            predictions, penalty = fit_probe(value, y, split)
-            predicted.setdefault(probe, np.full_like(y, np.nan))[split.test] = predictions
-            penalties.setdefault(probe, []).append(penalty)
+    targets = {"actions": actions_PA}
+    fit = cross_fit(latents, frames_P, future_frames_P, targets, episode_P, task_E=task_E, seed=seed)
+    return action_report(fit, seed)
+
+
+def action_report(fit: CrossFit, seed: int) -> dict[str, Any]:
+    """What `probe_actions` returns, from the errors of its probes."""
+    r2 = fit.r2("actions", resamples(len(fit.episodes), seed))
+    rows: dict[str, Any] = {MEAN: {"r2": 0.0, "conditional_r2": 0.0, "interval": [0.0, 0.0]}}
+    conditional = {MEAN: np.zeros_like(r2[()])}
+    for key in fit.rows:
+        conditional[key] = r2[FRAME, key] - r2[(FRAME,)]
+        rows[key] = {
+            "r2": rounded(r2[(key,)][0]),
+            "r2_interval": interval(r2[(key,)][1:]),
+            "conditional_r2": rounded(conditional[key][0]),
+            "interval": interval(conditional[key][1:]),
+            "lambdas": [rounded(penalty) for penalty in fit.penalties["actions"][FRAME, key]],
+        }
     return {
-        "test_episodes": len(np.unique(episode_P[np.any([split.test for split in splits], 0)])),
-        "pairs": len(y),
-        **_report(predicted, penalties, y, episode_P, name, seed),
+        "test_episodes": len(fit.episodes),
+        "pairs": fit.pairs,
+        "frame_r2": rounded(r2[(FRAME,)][0]),
+        "rows": rows,
+        "margins": margins(conditional, fit.rows[0]),
     }
 
 
-def _report(
-    predicted: Mapping[Key, np.ndarray],
-    penalties: Mapping[Key, list[float]],
-    y: np.ndarray,
-    episode_P: np.ndarray,
-    name: str,
-    seed: int,
-) -> dict[str, Any]:
-    """`frame_r2`, `rows` and `margins` of `probe_actions`, from the test predictions of each probe."""
-    _, number_P = np.unique(episode_P, return_inverse=True)
-    member_EP = (np.arange(number_P.max() + 1)[:, None] == number_P).astype(np.float64)
-    errors = {probe: member_EP @ (y - value) ** 2 for probe, value in predicted.items()}
-    count = len(member_EP)
-    once_RE = np.ones((1, count))
-    weights_RE = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES).astype(float)
-    # r2[probe][0] is measured, the others are its resamples.
-    weights_RE = np.concatenate([once_RE, weights_RE])
-    r2 = {probe: pooled_r2(error, errors[()], weights_RE) for probe, error in errors.items()}
-    conditional = {"mean": np.zeros(len(weights_RE))}
-    rows = {"mean": {"r2": 0.0, "conditional_r2": 0.0, "interval": [0.0, 0.0]}}
-    for key in (probe[1] for probe in predicted if len(probe) == 2):
-        conditional[key] = r2[FRAME, key] - r2[(FRAME,)]
-        rows[key] = {
-            "r2": _round(r2[(key,)][0]),
-            "r2_interval": _interval(r2[(key,)][1:]),
-            "conditional_r2": _round(conditional[key][0]),
-            "interval": _interval(conditional[key][1:]),
-            "lambdas": penalties[FRAME, key],
-        }
-    margins = {key: conditional[name] - value for key, value in conditional.items() if key != name}
+def margins(values_R: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
+    """The row `name` minus each other row, with intervals, from values and resamples (1 + R,) of each."""
+    differences = {key: values_R[name] - value for key, value in values_R.items() if key != name}
     return {
-        "frame_r2": _round(r2[(FRAME,)][0]),
-        "rows": rows,
-        "margins": {
-            key: {"difference": _round(value[0]), "interval": _interval(value[1:])} for key, value in margins.items()
-        },
+        key: {"difference": rounded(value[0]), "interval": interval(value[1:])} for key, value in differences.items()
     }
 
 
 def _unit_rows(frames: np.ndarray) -> np.ndarray:
     return frames.reshape(len(frames), -1).astype(np.float32) / 255
-
-
-def _interval(values_R: np.ndarray) -> list[float]:
-    return [_round(value) for value in np.quantile(values_R, [0.025, 0.975])]
-
-
-def _round(value: float) -> float:
-    return round(float(value), 4)

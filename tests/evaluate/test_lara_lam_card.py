@@ -31,8 +31,8 @@ def _measured(z_gain: float, low: float) -> dict:
         "data": [{"folder": "runs/mw", "total_episodes": 70, "simulation": simulation}],
         **dict.fromkeys(("z_gain_moving", "gain_over_copying", "gain_over_copying_moving"), 0.6),
         "z_gain": z_gain,
-        "perplexity": 90.0,
-        "perplexity_per_position": 30.0,
+        "perplexity": 110.0,
+        "perplexity_per_position": 50.0,
         "dead_codes": 0,
         "used_codes_share": 1.0,
         "spread": 1.0,
@@ -64,19 +64,19 @@ def _card(script, heldout: dict, unseen: dict) -> dict:
 
 
 def test_all_bars_reached_is_said_and_nothing_else(script):
-    page = script.page(_card(script, _measured(0.55, 0.01), _measured(0.40, 0.01)))
+    page = script.page(_card(script, _measured(0.75, 0.01), _measured(0.60, 0.01)))
     assert "All 20 bars reached." in page
     assert "MISS" not in page
 
 
 def test_a_miss_is_named_in_the_table_and_in_a_sentence(script):
-    card = _card(script, _measured(0.5499, 0.01), _measured(0.40, 0.0))
+    card = _card(script, _measured(0.7499, 0.01), _measured(0.60, 0.0))
     assert [(bar["figure"], bar["set"]) for bar in card["bars"] if not bar["passed"]] == [
         ("z_gain", "heldout"),
         *((control.figure, "unseen") for control in script.CONTROLS),
     ]
     page = script.page(card)
-    assert "| z_gain | 0.5499 | 0.55 | MISS | 0.4 | 0.4 | pass |" in page
+    assert "| z_gain | 0.7499 | 0.75 | MISS | 0.6 | 0.6 | pass |" in page
     assert page.count("MISS") == 5
     assert "5 of 20 bars missed: z_gain (held-out episodes); z above the mean predictor (unseen tasks)" in page
 

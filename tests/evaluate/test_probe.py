@@ -128,7 +128,7 @@ def test_a_probe_never_reads_the_targets_of_the_test_pairs(world):
 
 
 def test_a_probe_without_features_predicts_the_training_mean():
-    split = Split(*(np.array(mask, bool) for mask in ([1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1])))
+    split = Split(np.array([0, 0, 1, 2]), np.array([1]), np.array([2]))
     predicted, _ = fit_probe(np.empty((4, 0)), np.array([[1.0], [3.0], [0.0], [50.0]]), split)
     assert predicted.tolist() == [[2.0]]
 

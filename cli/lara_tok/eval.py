@@ -1,0 +1,201 @@
+"""`lara-tok eval`: are the codes of a checkpoint any good? A report, a health card and one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from lara_tok._common import JsonOption, console, console_err, emit, without_loading_bars
+from lara_tok._source import (
+    DecoderOption,
+    EpisodesOption,
+    FpsOption,
+    FromOption,
+    SegmentOption,
+    SourceArgument,
+    SplitOption,
+    StreamingOption,
+    SubsetOption,
+    TaskOption,
+    parse_fps,
+)
+
+if TYPE_CHECKING:
+    from lara_tokenizer.evaluate import Evaluation
+
+FIGURES = {
+    "conditional_r2": "conditional R2",
+    "conditional_r2_nuisance": "  under nuisances",
+    "nuisance_r2": "nuisance R2",
+    "selectivity": "selectivity",
+    "gain_over_copying": "gain over copying",
+    "gain_over_copying_moving": "  moving pixels",
+    "z_gain": "z gain",
+    "z_gain_moving": "  moving pixels",
+    "perplexity": "perplexity, pooled",
+    "perplexity_per_position": "  mean per position",
+    "dead_codes": "dead codes",
+    "dead_positions": "dead positions",
+    "spread": "spread of z",
+    "effective_rank": "effective rank",
+}
+ROWS = {
+    "z": "z",
+    "quantized": "quantized z",
+    "codes": "codes, one-hot",
+    "mean": "mean predictor",
+    "frame": "frame t alone",
+    "shuffled": "shuffled z",
+    "pixel_difference": "pixel difference",
+    "random_init": "random-init z",
+}
+
+
+def eval(
+    checkpoint: Annotated[str, typer.Argument(help="'lara-lam' (bundled), a local folder or a Hub id.")],
+    source: SourceArgument = None,
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for report.json and index.html, the health card.")],
+    all_: Annotated[bool, typer.Option("--all", help="Also the slower figures; about as long again.")] = False,
+    compare: Annotated[
+        str | None, typer.Option(help="A second checkpoint, on the same pairs: drawn beside the first in the card.")
+    ] = None,
+    fps: FpsOption = None,
+    camera: Annotated[
+        list[str] | None,
+        typer.Option(help="A dataset's camera: its name, or the name's last part. Repeatable. Default: all."),
+    ] = None,
+    split: SplitOption = None,
+    subset: SubsetOption = None,
+    streaming: StreamingOption = False,
+    episodes: EpisodesOption = None,
+    task: TaskOption = None,
+    segment: SegmentOption = None,
+    from_: FromOption = None,
+    decoder: DecoderOption = "pyav",
+    limit: Annotated[int | None, typer.Option(min=1, help="Read the first episodes only.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say what the codes of a checkpoint are worth: alarms, probes with controls, a verdict in plain words.
+
+    SOURCE is what `lara-tok encode` reads; take one that the checkpoint was not trained on. Actions, where it has
+    them, are what z is asked for; masks of the arm are found by themselves. Alarms are findings: the exit code is 0.
+
+    Examples:
+
+      lara-tok eval lara-lam mw-heldout/ --out report/
+
+      lara-tok eval run/ lerobot:lerobot/pusht --out report/ --all --compare lara-lam
+    """
+    from lara_tokenizer.evaluate.card import write_card
+
+    if not (source or from_):
+        raise ValueError("evaluation needs SOURCE: the data to look at, which the checkpoint was not trained on.")
+    load: dict[str, Any] = {
+        "fps": parse_fps(fps or []),
+        "decoder": decoder,
+        "limit": limit,
+        "cameras": camera or (),
+        "split": split,
+        "subset": subset,
+        "streaming": streaming,
+        "episodes": episodes,
+        "tasks": task or (),
+        "segment": segment,
+        "from_list": from_,
+    }
+    evaluated = _evaluate(checkpoint, source or (), everything=all_, **load)
+    evaluation = evaluated[0]
+    other = None
+    if compare is not None:
+        stride = evaluation.report["data"]["stride"]
+        other = _evaluate(compare, source or (), everything=all_, stride=stride, **load)
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / "report.json", evaluation.report)
+    if other is not None:
+        _write(out / "compared.json", other[0].report)
+    write_card(*evaluated, out / "index.html", other=other)
+    console_err.print(f"{out / 'index.html'}: the health card", markup=False, highlight=False, soft_wrap=True)
+    emit(evaluation.report, json_, _render)
+
+
+def _evaluate(name: str, source: Any, **options: Any) -> tuple[Evaluation, Any, Any]:
+    import torch
+
+    from lara_tokenizer.encode.checkpoint import Checkpoint
+    from lara_tokenizer.evaluate import evaluate_checkpoint
+    from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
+
+    without_loading_bars()
+    opened = Checkpoint.open(name)
+    model = LatentActionModel.from_pretrained(opened.folder).eval()
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    processor = LatentActionProcessor.from_pretrained(opened.folder)
+    with console_err.status(f"{opened.id}: reading frames") as status:
+
+        def progress(done: int, total: int) -> None:
+            phase = "probing" if done == total else f"reading episode {done + 1:,} of {total:,}"
+            status.update(f"{opened.id}: {phase}")
+
+        evaluation = evaluate_checkpoint(
+            model,
+            processor,
+            source,
+            progress=progress,
+            model_id=opened.id,
+            weights_sha256=opened.weights_sha256,
+            **options,
+        )
+    return evaluation, model, processor
+
+
+def _write(path: Path, report: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _render(report: dict[str, Any]) -> None:
+    model, data = report["model"], report["data"]
+    title = (
+        f"{model['id']} ({model['codes']}) on {data['name']}: {data['episodes']:,} episodes, {data['pairs']:,} pairs"
+    )
+    sentences = [f"{each['severity']}: {each['sentence']}" for each in report["alarms"]]
+    reasons = [reason for part in ("probe", "nuisance") if (reason := report[part]["reason"])]
+    notes = [*sentences, *dict.fromkeys(reasons), report["verdict"]]
+    table = Table("figure", "value", "95 % interval", "z minus this", title=title, caption="\n".join(notes))
+    table.caption_style, table.caption_justify = "", "left"
+    for name, text in FIGURES.items():
+        found = report["headline"][name]
+        table.add_row(text, _number(found["value"]), _interval(found["interval"]))
+    probe, nuisance = report["probe"], report["nuisance"]
+    _add_controls(table, probe["rows"], probe["margins"], "conditional_r2", "interval")
+    margins = nuisance["margins"].get("selectivity", {})
+    _add_controls(table, nuisance["rows"], margins, "selectivity", "selectivity_interval")
+    console.print(table)
+
+
+def _add_controls(table: Table, rows: Mapping[str, Any], margins: Mapping[str, Any], value: str, interval: str) -> None:
+    """What the controls score where z is to be better."""
+    shown = [name for name in ROWS if name in margins and value in rows.get(name, {})]
+    if not shown:
+        return
+    table.add_section()
+    table.add_row(f"{FIGURES[value]} of")
+    for name in shown:
+        margin = margins[name]
+        difference = f"{_number(margin['difference'], '+')} {_interval(margin['interval'])}"
+        table.add_row(f"  {ROWS[name]}", _number(rows[name][value]), _interval(rows[name][interval]), difference)
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:{sign}.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def _interval(bounds: list[float | None] | None) -> str:
+    return "" if bounds is None else f"({_number(bounds[0])}, {_number(bounds[1])})"

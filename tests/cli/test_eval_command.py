@@ -1,0 +1,57 @@
+"""`lara-tok eval`: a report, a card and a table; twice the same bytes; alarms are no failure."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory, write_lerobot, moving_square):
+    """6 episodes of squares that move by their action."""
+    steps = [1 + number % 3 for number in range(6)]
+    clips = [moving_square(12, size=32, step=step, seed=number) for number, step in enumerate(steps)]
+    actions = [np.tile([step, t % 2, 0], (12, 1)).astype("f4") for t, step in enumerate(steps)]
+    root = tmp_path_factory.mktemp("eval") / "squares"
+    return write_lerobot(root, {"observation.images.top": clips}, kind="image", actions=actions)
+
+
+def test_one_command_writes_report_card_and_table(lara_tok, dataset, tiny_checkpoint, tmp_path):
+    ran = lara_tok("eval", tiny_checkpoint, dataset, "--out", tmp_path / "report")
+    assert ran.code == 0  # with an alarm: the model is not trained
+    report = json.loads((tmp_path / "report/report.json").read_text())
+    assert report["model"]["id"] == "lam"
+    assert report["model"]["weights_sha256"].keys() == {"model.safetensors"}
+    assert any(each["severity"] == "alarm" for each in report["alarms"])
+    assert (tmp_path / "report/index.html").stat().st_size > 0
+    for text in ("conditional R2", "selectivity", "z gain", "shuffled z", "Do not train on these codes"):
+        assert text in ran.out
+
+
+def test_the_same_command_twice_gives_the_same_report(lara_tok, dataset, tiny_checkpoint, tmp_path):
+    reports = []
+    for name in ("one", "two"):
+        lara_tok("eval", tiny_checkpoint, dataset, "--out", tmp_path / name)
+        reports.append((tmp_path / name / "report.json").read_bytes())
+    assert reports[0] == reports[1]
+
+
+def test_json_is_the_report_and_all_adds_the_slower_figures(lara_tok, dataset, tiny_checkpoint, tmp_path):
+    ran = lara_tok("eval", tiny_checkpoint, dataset, "--out", tmp_path, "--json", "--all")
+    report = json.loads(ran.out)
+    assert report == json.loads((tmp_path / "report.json").read_text())
+    assert "cycle_transfer" in report["extra"]
+
+
+def test_a_second_checkpoint_is_measured_on_the_same_pairs(lara_tok, dataset, tiny_checkpoint, tmp_path):
+    ran = lara_tok("eval", tiny_checkpoint, dataset, "--out", tmp_path, "--compare", tiny_checkpoint)
+    assert ran.code == 0
+    assert (tmp_path / "compared.json").read_bytes() == (tmp_path / "report.json").read_bytes()
+
+
+def test_without_a_source_it_says_what_is_missing(lara_tok, tiny_checkpoint, tmp_path):
+    ran = lara_tok("eval", tiny_checkpoint, "--out", tmp_path)
+    assert (ran.code, ran.out) == (2, "")
+    assert "evaluation needs SOURCE" in ran.err

@@ -1,0 +1,113 @@
+"""A healthy model raises no alarm, each fault raises its own, and the verdict says it in words."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import pytest
+import torch
+from square_models import CameraModel, CollapsedCodebook, ConstantZ, IgnoresZ, SquareModel
+
+from lara_tokenizer import LatentActionModel
+from lara_tokenizer.evaluate import evaluate_checkpoint
+from lara_tokenizer.evaluate.alarms import find_alarms, verdict
+
+
+def _alarms(model, processor, source):
+    report = evaluate_checkpoint(model, processor, source, pairs_per_episode=18).report
+    return report, [each["name"] for each in report["alarms"] if each["severity"] == "alarm"]
+
+
+def test_a_healthy_model_raises_nothing(squares, plain_processor):
+    report, _ = _alarms(SquareModel.trained(), plain_processor, squares)
+    assert report["alarms"] == []
+    assert report["verdict"].startswith("The codes are usable: ")
+
+
+FAULTS = [
+    (CollapsedCodebook, "collapsed_codebook", "the codebook has collapsed"),
+    (ConstantZ, "constant_z", "z is nearly the same whatever happens"),
+    (IgnoresZ, "ignored_z", "the decoder ignores z"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "words"), FAULTS)
+def test_each_fault_raises_its_own_alarm_and_no_other(kind, name, words, squares, plain_processor):
+    report, alarms = _alarms(kind.trained(), plain_processor, squares)
+    assert alarms == [name]
+    assert report["verdict"].startswith(f"Do not train on these codes: {words}")
+
+
+def test_a_model_that_encodes_the_camera_is_told_from_one_that_encodes_actions(handheld_squares, plain_processor):
+    report, alarms = _alarms(CameraModel.trained(), plain_processor, handheld_squares)
+    assert alarms == ["encodes_shake"]
+    assert report["verdict"].startswith("Do not train on these codes: z encodes camera shake rather than actions")
+
+
+def test_an_untrained_latent_action_model_is_called_so(squares, tiny_config, tiny_processor):
+    torch.manual_seed(7)
+    report, alarms = _alarms(LatentActionModel(tiny_config), tiny_processor, squares)
+    assert alarms == ["untrained"]
+    assert "random weights" in report["verdict"]
+
+
+def test_a_latent_action_model_with_a_constant_z_is_called_so(squares, tiny_config, tiny_processor):
+    torch.manual_seed(7)
+    model = LatentActionModel(tiny_config)
+    with torch.no_grad():
+        model.inverse_dynamics.to_latents[-1].weight.zero_()
+    _, alarms = _alarms(model, tiny_processor, squares)
+    assert alarms == ["constant_z"]
+
+
+@pytest.fixture(scope="module")
+def healthy(squares, plain_processor):
+    return evaluate_checkpoint(SquareModel.trained(), plain_processor, squares, pairs_per_episode=6).report
+
+
+def _judged(report, **changes):
+    """The report with other figures, by "part.name" with dots written as two underscores, and judged anew."""
+    report = copy.deepcopy(report)
+    for path, value in changes.items():
+        *parts, last = path.split("__")
+        functools.reduce(lambda found, part: found[part], parts, report)[last] = value
+    report["alarms"] = find_alarms(report)
+    return [each["name"] for each in report["alarms"]], verdict(report)
+
+
+def test_a_warning_is_no_refusal(healthy):
+    names, words = _judged(healthy, latents__spread=0.4)
+    assert names == ["narrow_z"]
+    assert words.startswith("The codes are usable with care: z points mostly one way (spread 0.40")
+
+
+def test_a_nuisance_alone_is_named_as_the_limit_of_the_codes(healthy):
+    row = healthy["nuisance"]["rows"]["z"]
+    changed = {**row, "families": {"shake": 0.0, "light": 0.8}}
+    changed["over_family_intervals"] = {"shake": [0.1, 0.2], "light": [-0.5, -0.3]}
+    names, words = _judged(healthy, nuisance__rows__z=changed)
+    assert names == ["encodes_light"]
+    assert words.startswith("Train on these codes only for video without changes of the light: z encodes")
+
+
+def test_a_nuisance_that_z_holds_beside_the_actions_is_a_warning(healthy):
+    row = healthy["nuisance"]["rows"]["z"]
+    names, _ = _judged(healthy, nuisance__rows__z={**row, "families": {"shake": 0.3, "light": 0.0}})
+    assert names == ["holds_shake"]
+
+
+def test_dead_positions_are_a_warning_until_they_are_more_than_half(healthy):
+    assert _judged(healthy, codebook__dead_positions=1)[0] == ["dead_positions"]
+    assert _judged(healthy, codebook__dead_positions=2)[0] == ["collapsed_codebook"]
+
+
+def test_latents_without_codes_are_judged_too(healthy):
+    assert _judged(healthy, codebook=None)[1].startswith("The latents are usable: the decoder reads them")
+
+
+def test_without_probes_the_rest_is_still_judged(healthy):
+    empty = {"rows": {}, "margins": {}, "reason": "no probe"}
+    names, words = _judged(healthy, probe=empty, nuisance=empty, headline__conditional_r2={"value": None})
+    assert names == []
+    assert words.startswith("The codes are usable: ")

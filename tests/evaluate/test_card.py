@@ -1,0 +1,317 @@
+"""The health card: every section is there, text is escaped, equal input gives equal bytes, and a browser is content."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lara_tokenizer.evaluate.card import write_card
+from lara_tokenizer.evaluate.card_codes import most_and_least_used
+from lara_tokenizer.evaluate.card_examples import moving_pairs, spread_over, transfer_pairs
+from lara_tokenizer.evaluate.card_figures import GROUPS
+from lara_tokenizer.evaluate.card_html import escaped, grid, number, tag
+from lara_tokenizer.evaluate.card_latents import ranks, two_components
+from lara_tokenizer.evaluate.codebook import codebook_report
+from lara_tokenizer.evaluate.encoding import encode_pairs
+from lara_tokenizer.evaluate.evaluation import Evaluation
+from lara_tokenizer.evaluate.latents import latents_report
+from lara_tokenizer.evaluate.pairs import PairSet
+
+EPISODES, LENGTH, GAP, SIZE = 6, 12, 4, 32
+HOSTILE = "<script>alert('x')</script> & \"friends\""
+SECTIONS = ["figures", "codes", "clips", "reconstructions", "transfer", "attention", "pca", "probes"]
+SECTIONS += ["monitors", "protocol"]
+
+
+@pytest.fixture(scope="session")
+def square_pairs(moving_square) -> PairSet:
+    """Squares that move by their first action, with the square as the arm's mask."""
+    clips = [moving_square(LENGTH, SIZE, step=1 + number, seed=number) for number in range(EPISODES)]
+    frames = np.concatenate(clips).transpose(0, 3, 1, 2)
+    now = np.concatenate([number * LENGTH + np.arange(LENGTH - GAP) for number in range(EPISODES)])
+    episodes = now // LENGTH
+    actions = np.stack([GAP * (1.0 + episodes), np.sin(now), np.full(len(now), 3.0)], 1)
+    return PairSet(frames, now, now + GAP, actions, episodes, frames[:, 0] == 230)
+
+
+@pytest.fixture(scope="session")
+def evaluation(square_pairs, tiny_model, tiny_processor) -> Evaluation:
+    """Pairs through the tiny model, with plausible figures around them."""
+    encoded = encode_pairs(tiny_model, tiny_processor, square_pairs)
+    report = hand_made_report(encoded, square_pairs)
+    return Evaluation(report, {"top": square_pairs}, {"top": encoded}, [HOSTILE, *["push"] * (EPISODES - 1)])
+
+
+def hand_made_report(encoded, pairs) -> dict:
+    figures = [figure.key for group in GROUPS.values() for figure in group]
+    controls = ("z", "quantized", "codes", "random_init", "shuffled", "pixel_difference", "mean")
+    plain = {
+        name: {
+            "r2": 0.6 - 0.08 * place,
+            "r2_interval": [0.55 - 0.08 * place, 0.65 - 0.08 * place],
+            "conditional_r2": 0.3 - 0.05 * place,
+            "interval": [0.26 - 0.05 * place, 0.34 - 0.05 * place],
+        }
+        for place, name in enumerate(controls)
+    }
+    shaken = {
+        name: {
+            **row,
+            "nuisance_r2": 0.2,
+            "nuisance_interval": [0.15, 0.25],
+            "families": {"shake": 0.3, "light": 0.1},
+            "selectivity": row["r2"] - 0.2,
+            "selectivity_interval": [row["r2"] - 0.25, row["r2"] - 0.15],
+        }
+        for name, row in plain.items()
+    }
+    ahead = {name: {"difference": 0.1, "interval": [0.05, 0.15]} for name in controls[1:]}
+    counted = {"reason": None, "test_episodes": EPISODES, "pairs": len(pairs.now), "frame_r2": 0.3}
+    return {
+        "format_version": 1,
+        "model": {
+            "id": "tiny-lam",
+            "weights_sha256": {"model.safetensors": "0" * 64},
+            "codes": "4 x 16",
+            "latent_dim": 32,
+        },
+        "data": {
+            "name": "squares",
+            "episodes": EPISODES,
+            "cameras": ["top"],
+            "frames": len(pairs.frames),
+            "pairs": len(pairs.now),
+            "stride": "0.4s",
+            "nuisance_families": ["shake", "light"],
+            "seed": 0,
+            "left_out": {"broken.mp4": HOSTILE},
+        },
+        "headline": {
+            key: {"value": 0.1 * (place + 1), "interval": [0.1 * place, 0.1 * place + 0.2] if place < 8 else None}
+            for place, key in enumerate(figures)
+        },
+        "codebook": codebook_report(encoded.codes, 16),
+        "latents": latents_report(encoded.latents) | {"random_init_spread": 0.9},
+        "decoder": {},
+        "probe": {"camera": "top", **counted, "rows": plain, "margins": ahead},
+        "nuisance": {
+            "camera": "top",
+            **counted,
+            "families": ["shake", "light"],
+            "rows": shaken,
+            "margins": {"selectivity": ahead},
+        },
+        "extra": {"mean_psnr": {"value": 23.5, "interval": [22.0, 25.0]}, "families": {"shake": {"flip_rate": 0.25}}},
+        "alarms": [
+            {"name": "encodes_shake", "severity": "alarm", "sentence": f"z holds camera shake. {HOSTILE}"},
+            {"name": "few_codes", "severity": "warning", "sentence": "Only 9 of 16 codes are in use."},
+        ],
+        "verdict": "Do not train on these labels: they describe the camera.",
+    }
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory, evaluation, tiny_model, tiny_processor):
+    """The card of the hand-made evaluation."""
+    path = tmp_path_factory.mktemp("card") / "index.html"
+    write_card(evaluation, tiny_model, tiny_processor, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def compared(tmp_path_factory, evaluation, tiny_model, tiny_processor):
+    """The card with a second checkpoint beside the first: the same one under another name."""
+    path = tmp_path_factory.mktemp("card") / "compared.html"
+    report = {**evaluation.report, "model": {**evaluation.report["model"], "id": "other-lam"}, "alarms": []}
+    other = replace(evaluation, report={**report, "verdict": "Nothing is wrong."})
+    write_card(evaluation, tiny_model, tiny_processor, path, other=(other, tiny_model, tiny_processor))
+    return path
+
+
+def _section(path, key: str) -> str:
+    text = path.read_text(encoding="utf-8")
+    return text[text.index(f'id="{key}"') :].split("</section>")[0]
+
+
+def test_all_sections_stand_in_order_on_a_page_of_its_own(written):
+    text = written.read_text(encoding="utf-8")
+    places = [text.index(f'id="{key}"') for key in SECTIONS]
+    assert places == sorted(places)
+    assert 'id="comparison"' not in text
+    # Whatever a browser would load by itself stands in the page.
+    assert {uri.split(":")[0] for uri in re.findall(r'(?:src|href|url\()="?([^"#)]+)', text)} == {"data"}
+    assert "<script" not in text
+
+
+# Nothing leaves the machine: no host name resolves. A browser talks to its maker on its own account, too; what it
+# does so has no origin.
+QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-extensions", "--disable-sync"]
+QUIET += ["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr", "--v=0"]
+OWN = "not an origin"
+
+
+def opened(browser: str, page, folder) -> tuple[list[str], list[str]]:
+    """What a headless Chromium says on its console about a page, and what the page asks the network for."""
+    log = folder / "net.json"
+    command = [browser, *QUIET, f"--user-data-dir={folder}/profile", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command += [f"--log-net-log={log}", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "</html>" in done.stdout, done.stderr
+    messages = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+    network = json.loads(log.read_text(encoding="utf-8"))
+    start = network["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
+    asked = [event["params"] for event in network["events"] if event["type"] == start and "params" in event]
+    return messages, [request["url"] for request in asked if request.get("initiator", OWN) != OWN]
+
+
+@pytest.fixture(scope="session")
+def browser() -> str:
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip("no Chromium on PATH (Debian: apt-get install chromium)")
+    return found
+
+
+def test_a_browser_opens_the_card_from_disk_without_a_word_and_without_a_request(browser, written, compared, tmp_path):
+    assert opened(browser, written, tmp_path) == ([], [])
+    assert opened(browser, compared, tmp_path) == ([], [])
+
+
+def test_the_browser_test_would_see_a_script_error_and_a_request(browser, tmp_path):
+    page = tmp_path / "bad.html"
+    page.write_text('<html><img src="http://127.0.0.1:9/x.png"><script>nothing.at.all</script></html>')
+    messages, urls = opened(browser, page, tmp_path)
+    assert any("nothing is not defined" in message for message in messages)
+    assert urls == ["http://127.0.0.1:9/x.png"]
+
+
+def test_text_of_the_dataset_cannot_become_markup(written):
+    text = written.read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; &quot;friends&quot;" in text
+
+
+def test_equal_evaluations_give_equal_bytes(written, tmp_path, evaluation, tiny_model, tiny_processor):
+    write_card(evaluation, tiny_model, tiny_processor, tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_bytes() == written.read_bytes()
+
+
+def test_alarms_say_in_words_what_colours_say(written):
+    verdict = written.read_text(encoding="utf-8").split('class="verdict alarm"')[1].split("</section>")[0]
+    assert "Do not train on these labels" in verdict
+    assert "✖ Alarm" in verdict
+    assert "▲ Warning" in verdict
+
+
+def test_every_headline_figure_says_which_way_is_better(written):
+    text = _section(written, "figures")
+    assert text.count("Higher is better.") + text.count("Lower is better.") == sum(map(len, GROUPS.values()))
+    assert text.count(">random-init model<") == 5
+
+
+def test_the_probe_table_has_all_controls_with_intervals(written):
+    text = _section(written, "probes")
+    for name in ("random-init model", "shuffled z", "pixel difference"):
+        assert text.count(f">{name}</th>") == 2
+    assert "[0.550, 0.650]" in text
+
+
+def test_masks_give_a_background_share_beside_that_of_even_attention(written, square_pairs):
+    text = _section(written, "attention")
+    area = 1 - np.mean([square_pairs.masks[square_pairs.now], square_pairs.masks[square_pairs.future]])
+    assert f"attention spread evenly</th><td>{area:.3f}</td>" in text
+
+
+def test_two_checkpoints_stand_side_by_side_on_the_same_pairs(written, compared):
+    assert _section(compared, "comparison").count("<tr>") == 1 + sum(map(len, GROUPS.values()))
+    shown = _section(compared, "attention")
+    assert shown.count("<img") == 2 * _section(written, "attention").count("<img")
+    assert shown.count(">other-lam<") == 4 + 1
+    assert compared.read_text(encoding="utf-8").count('class="verdict ') == 2
+
+
+def test_without_codes_actions_and_maps_the_card_says_so(
+    tmp_path, evaluation, square_pairs, tiny_model, tiny_processor
+):
+    """A continuous model of somebody else's, on video alone."""
+    report = {**evaluation.report, "codebook": None, "probe": {"reason": "no action probe: no actions", "rows": {}}}
+    report["headline"] = {key: {"value": None, "interval": None} for key in report["headline"]}
+    encoded = replace(evaluation.encoded["top"], codes=None)
+    bare = Evaluation(
+        report, {"top": replace(square_pairs, actions=None, masks=None)}, {"top": encoded}, evaluation.texts
+    )
+    stranger = SimpleNamespace(
+        encode=lambda frame_features, future_frame_features: None,
+        decode=tiny_model.decode,
+        device=tiny_model.device,
+        config=tiny_model.config,
+    )
+    stranger.eval = lambda: stranger
+    path = tmp_path / "index.html"
+    write_card(bare, stranger, tiny_processor, path)
+    assert "The bottleneck is continuous" in _section(path, "figures")
+    assert "has no codes" in _section(path, "codes")
+    assert "has no codes" in _section(path, "clips")
+    assert "This model has no attention maps" in _section(path, "attention")
+    assert "no actions" in _section(path, "pca")
+    assert "no action probe: no actions" in _section(path, "probes")
+
+
+def test_the_wheel_would_hold_the_style_sheet():
+    from importlib.resources import files
+
+    assert "verdict" in files("lara_tokenizer.evaluate").joinpath("card.css").read_text(encoding="utf-8")
+
+
+def test_markup_is_escaped_unless_it_is_markup():
+    inner = tag("b", "1 < 2")
+    assert inner == "<b>1 &lt; 2</b>"
+    assert tag("p", inner, "&", class_='"x"') == '<p class="&quot;x&quot;"><b>1 &lt; 2</b>&amp;</p>'
+    assert escaped(inner) is inner
+    assert '<th scope="row">&lt;i&gt;</th>' in grid(["<a>"], [["<i>", 1]], "figures")
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(None, "–"), (-0.25, "−0.250"), (-0.0001, "0.000"), (1234567, "1\u202f234\u202f567"), (0, "0")],
+)
+def test_numbers_are_written_for_people(value, written):
+    assert number(value) == written
+
+
+def test_most_and_least_used_codes_are_apart():
+    codes = np.repeat(np.arange(20), np.arange(20))[:, None]
+    most, least = most_and_least_used(codes)
+    assert most == [19, 18, 17, 16, 15, 14]
+    assert least == [6, 5, 4, 3, 2, 1]
+    assert most_and_least_used(codes[codes < 3][:, None]) == ([2, 1], [])
+
+
+def test_examples_move_and_are_spread_evenly(square_pairs):
+    moving = moving_pairs(square_pairs)
+    assert len(moving) >= len(square_pairs.now) / 2
+    assert spread_over(np.arange(100), 5).tolist() == [0, 25, 50, 74, 99]
+    assert spread_over(np.arange(3), 5).tolist() == [0, 1, 2]
+
+
+def test_transfer_goes_to_other_episodes(square_pairs):
+    sources, targets = transfer_pairs(square_pairs, 4, 3)
+    assert not set(square_pairs.episodes[sources]) & set(square_pairs.episodes[targets])
+
+
+def test_two_components_are_those_of_a_plane_and_ranks_are_shares():
+    rng = np.random.default_rng(0)
+    plane = rng.normal(size=(200, 2)) * (3, 1)
+    basis = np.linalg.qr(rng.normal(size=(10, 2)))[0]
+    points, shares = two_components(plane @ basis.T)
+    assert shares.sum() == pytest.approx(1)
+    assert np.linalg.norm(points, axis=1) == pytest.approx(np.linalg.norm(plane - plane.mean(0), axis=1))
+    assert ranks(np.array([5.0, 1, 1, 9])).tolist() == [0.625, 0.25, 0.25, 0.875]
