@@ -1,7 +1,7 @@
 """What reading a dataset costs beyond reading plain video files: time and memory of `encode_dataset` on LeRobotDataset.
 
-    python benchmarks/datasets.py                  # the ratio, median of 5 interleaved runs
-    python benchmarks/datasets.py --memory         # peak memory, a 1-hour against a 10-hour dataset (takes a while)
+    python benchmarks/readers.py                  # the ratio, median of 5 interleaved runs
+    python benchmarks/readers.py --memory         # peak memory, a 1-hour against a 10-hour dataset (takes a while)
 
 Prints JSON. The dataset is a LeRobotDataset v3.0 made by repeating episodes of 20 s (256x256, 10 frames per second,
 h264, a group of pictures of 10), 100 to a video file, with actions and a task. Its rival in the first measurement is a

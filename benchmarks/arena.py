@@ -1,0 +1,242 @@
+"""Recipes at equal data and equal compute: train one, measure it, write one JSON.
+
+    python benchmarks/arena.py run lara --seed 0 --learning-rate 1e-3 --runs runs --out results/
+    python benchmarks/arena.py run moto --seed 0 --learning-rate 3e-4 --runs runs --out results/
+
+Data: the training episodes of `lara-tok simulate metaworld` (see docs/arena.md) as seen under camera shake and changing
+light whose numbers are known (`lara_tokenizer.data.nuisance`); the moving background is kept out of training and is in
+every test. Compute: the same floating-point operations for all, forward and backward, counted by torch. Recipes are
+"lara", the recipe of `hub_configs/training/lam.yaml`, "lara:NAME", a variant of it (see `arena_variants.py`), and the
+peers of `benchmarks/peers/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from arena_bottlenecks import BOTTLENECKS, use
+from arena_variants import VARIANTS
+from peers import RECIPES, training_flops_per_pair
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lara_tokenizer import metrics
+from lara_tokenizer.data import load_episodes
+from lara_tokenizer.data.nuisance import Nuisance, with_nuisance
+from lara_tokenizer.evaluate import evaluate_checkpoint, probe
+from lara_tokenizer.evaluate.encoding import decode_frames, encode_frames
+from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
+from lara_tokenizer.train.augment import normalise, to_unit_range
+from lara_tokenizer.train.frames import FrameCache
+from lara_tokenizer.train.mixture import find_pairs, split_streams
+from lara_tokenizer.train.pairs import PairDataset
+from lara_tokenizer.train.recipe import Recipe
+from lara_tokenizer.train.stage_one import plan_training, train_latent_action_model
+
+ROOT = Path(__file__).resolve().parent.parent
+LAM_RECIPE = ROOT / "hub_configs" / "training" / "lam.yaml"
+TRAINING_NUISANCE = Nuisance(("shake", "light"), seed=11)  # evaluation draws with seeds of its own
+HELDOUT_SHARE, HELDOUT_PAIRS = 0.05, 256
+SETS = {"heldout": "mw-heldout", "unseen": "mw-unseen"}
+PEER_BATCH = 32
+CAMERA = "observation.images.corner2"  # the one that is measured; both are trained on
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@dataclass
+class Trained:
+    """A trained model, and what it cost."""
+
+    model: Any
+    processor: LatentActionProcessor
+    steps: int
+    pairs: int
+    tflop: float
+
+
+def training_episodes(runs: Path) -> list[Any]:
+    """The episodes that every recipe is trained on, under the nuisance."""
+    return with_nuisance(load_episodes(runs / "mw-train", cameras="all"), TRAINING_NUISANCE)
+
+
+def train_lara(recipe: Recipe, *, seed: int, rate: float | None, tflop: float, runs: Path, out: Path) -> Trained:
+    """Our own recipe by the library's own training, for as many steps as the operations allow."""
+    per_pair = plan_training(recipe)["training_gflop_per_pair"] * (2 if recipe.training.direction_weight else 1)
+    steps = max(1, int(tflop * 1000 / (per_pair * recipe.training.batch_size)))
+    # A short run keeps the recipe's own phases as far as they fit into half of it.
+    continuous = min(recipe.build_config().continuous_steps, steps // 2)
+    recipe = replace(recipe, model={**recipe.model, "continuous_steps": continuous}).override(
+        steps=steps,
+        seed=seed,
+        learning_rate=rate,
+        warmup_steps=min(recipe.training.warmup_steps, steps // 10),
+        heldout_share=HELDOUT_SHARE,
+        heldout_pairs=HELDOUT_PAIRS,
+        log_steps=max(50, steps // 10),
+        save_steps=steps + 1,
+    )
+    train_latent_action_model(training_episodes(runs), recipe, out=out, frames=runs / "cache-arena")
+    pairs = steps * recipe.training.batch_size
+    return Trained(
+        LatentActionModel.from_pretrained(out).eval(),
+        LatentActionProcessor.from_pretrained(out),
+        steps,
+        pairs,
+        pairs * per_pair / 1000,
+    )
+
+
+def train_peer(name: str, *, seed: int, rate: float, tflop: float, pairs: PairDataset) -> Trained:
+    """A peer's recipe: its loss, optimizer, schedule, clipping, augmentation and revival of codes."""
+    recipe = RECIPES[name]
+    torch.manual_seed(seed)
+    model = recipe.build()
+    per_pair = training_flops_per_pair(model)
+    steps = max(1, int(tflop * 1e12 / (per_pair * PEER_BATCH)))
+    optimizer = recipe.optimizer(model, rate)
+    processor = LatentActionProcessor(size={"height": model.config.image_size, "width": model.config.image_size})
+    model.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * recipe.learning_rate_share(step, steps)
+        frames = to_unit_range(pairs.batch(range(step * PEER_BATCH, (step + 1) * PEER_BATCH)))
+        frames = frames if recipe.augment is None else recipe.augment(frames)
+        now, future = normalise(frames, processor.image_mean, processor.image_std)
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            loss, _ = model.training_loss(now, future)
+        optimizer.zero_grad()
+        loss.backward()
+        if recipe.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+        optimizer.step()
+        model.after_step(step + 1, steps)
+    return Trained(model.eval(), processor, steps, steps * PEER_BATCH, steps * PEER_BATCH * per_pair / 1e12)
+
+
+@torch.no_grad()
+def heldout_gain(trained: Trained, watched: torch.Tensor) -> float:
+    """Gain over copying on held-out pairs of the training data: what a learning rate is chosen by, for every recipe."""
+    now, future = watched.unbind(1)
+    future = trained.processor.steady_future(now, future)
+    errors = []
+    for rows in range(0, len(now), 64):
+        out = encode_frames(trained.model, trained.processor, now[rows : rows + 64], future[rows : rows + 64])
+        errors.append(decode_frames(trained.model, trained.processor, now[rows : rows + 64], out.quantized_latents))
+    return float(metrics.gain_over_copying(torch.cat(errors).cpu(), now.float() / 255, future.float() / 255))
+
+
+def measure(trained: Trained, runs: Path, pairs_per_episode: int, sets: list[str]) -> dict[str, Any]:
+    """The reports of the test sets, without what hangs on the machine, and the probes' errors by episode."""
+    found = {}
+    for name in sets:
+        evaluation = evaluate_checkpoint(
+            trained.model, trained.processor, runs / SETS[name], pairs_per_episode=pairs_per_episode, cameras=[CAMERA]
+        )
+        report = evaluation.report
+        found[name] = {
+            **{key: report[key] for key in ("headline", "codebook", "latents", "nuisance", "probe")},
+            "alarms": [alarm["name"] for alarm in report["alarms"]],
+            "errors": {
+                part: {
+                    target: {"+".join(key): np.round(error, 5).tolist() for key, error in by_features.items()}
+                    for target, by_features in by_target.items()
+                }
+                for part, by_target in evaluation.errors.items()
+            },
+        }
+        if found[name]["codebook"]:
+            found[name]["codebook"].pop("counts", None)
+    return found
+
+
+def remember_components(folder: Path) -> None:
+    """Keep the PCAs of pixels on disk: every run is measured on the same pairs, and they take most of the time."""
+    compute = probe.principal_components
+
+    def remembered(values_PF: np.ndarray, train: np.ndarray, components: int = probe.COMPONENTS) -> np.ndarray:
+        key = hashlib.sha256(np.ascontiguousarray(values_PF).tobytes() + train.tobytes() + bytes([components % 256]))
+        path = folder / f"{key.hexdigest()}.npy"
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".{os.getpid()}.npy")
+            np.save(partial, compute(values_PF, train, components))
+            partial.replace(path)
+        return np.load(path)
+
+    probe.principal_components = remembered
+
+
+@app.callback()
+def main() -> None:
+    """Recipes of latent action models at equal data and equal compute."""
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(help="lara, lara:VARIANT, or a peer: " + ", ".join(RECIPES))],
+    runs: Annotated[Path, typer.Option(help="Folder of mw-train, mw-heldout, mw-unseen; caches go there, too.")],
+    out: Annotated[Path, typer.Option(help="Folder for the JSON.")],
+    seed: int = 0,
+    learning_rate: Annotated[float | None, typer.Option(help="Default: the recipe's own.")] = None,
+    tflop: Annotated[float, typer.Option(help="Operations of training, 10^12.")] = 20.0,
+    pairs_per_episode: int = 16,
+    sets: Annotated[
+        str, typer.Option(help="Test sets to measure: heldout,unseen; empty for the sweep.")
+    ] = "heldout,unseen",
+    tag: Annotated[str, typer.Option(help="Part of the file's name.")] = "final",
+) -> None:
+    """Train one recipe once and write OUT/TAG-NAME-rateR-seedS.json."""
+    logging.basicConfig(level=logging.ERROR)
+    torch.set_num_threads(1)
+    begun = time.monotonic()
+    chosen = [part for part in sets.split(",") if part]
+    remember_components(runs / "cache-components")
+    cache = FrameCache.build(
+        training_episodes(runs), LatentActionProcessor(size={"height": 64, "width": 64}), runs / "cache-arena"
+    )
+    kept, heldout = split_streams(find_pairs(cache.streams, ["0.5s"]), HELDOUT_SHARE, 0)
+    watched = PairDataset(cache, heldout).batch(range(HELDOUT_PAIRS))
+    label = f"{tag}-{name.replace(':', '-')}-rate{learning_rate or 'own'}-seed{seed}"
+    if name.startswith("lara"):
+        variant = name.partition(":")[2]
+        if variant in BOTTLENECKS:
+            use(variant)
+        recipe = VARIANTS[variant](Recipe.load(LAM_RECIPE))
+        folder = runs / "arena" / label
+        shutil.rmtree(folder, ignore_errors=True)
+        trained = train_lara(recipe, seed=seed, rate=learning_rate, tflop=tflop, runs=runs, out=folder)
+    else:
+        rate = learning_rate or RECIPES[name].published_learning_rate
+        trained = train_peer(name, seed=seed, rate=rate, tflop=tflop, pairs=PairDataset(cache, kept, seed))
+    trained_in = time.monotonic() - begun
+    result = {
+        "name": name,
+        "seed": seed,
+        "learning_rate": learning_rate,
+        "tflop": round(trained.tflop, 2),
+        "steps": trained.steps,
+        "pairs": trained.pairs,
+        "parameters": sum(parameter.numel() for parameter in trained.model.parameters()),
+        "heldout_gain": round(heldout_gain(trained, watched), 4),
+        **measure(trained, runs, pairs_per_episode, chosen),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{label}.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
+    line = {key: value for key, value in result.items() if key not in SETS}
+    line |= {key: {k: v["value"] for k, v in result[key]["headline"].items()} for key in chosen}
+    print(json.dumps(line), f"trained in {trained_in:.0f} s, {time.monotonic() - begun:.0f} s in all", flush=True)
+
+
+if __name__ == "__main__":
+    app()

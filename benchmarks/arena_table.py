@@ -1,0 +1,217 @@
+"""From the JSON of many runs of `arena.py` to one table with intervals, and to what is kept of each run.
+
+    python benchmarks/arena_table.py results/ --kept benchmarks/results/arena --page docs/arena.md
+    python benchmarks/arena_table.py benchmarks/results/arena --page docs/arena.md    # again, from what was kept
+
+The interval of a difference is a hierarchical bootstrap: seeds are drawn with replacement, and for each the episodes of
+the test set; both recipes of a pair have the same seed and the same episodes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from lara_tokenizer.evaluate.bootstrap import resamples
+from lara_tokenizer.evaluate.probe import pooled_r2
+
+OURS = "lara"
+SETS = {"heldout": "held-out episodes", "unseen": "unseen tasks"}
+CONTROLS = {
+    "pixel_difference": "pixel-difference PCA, 256-d",
+    "random_init": "a random-init model",
+    "shuffled": "shuffled z",
+    "mean": "mean predictor",
+    "frame": "frame t alone",
+}
+FAMILIES = ("shake", "light", "background")
+FIGURES = (
+    "conditional_r2",
+    "conditional_r2_nuisance",
+    "nuisance_r2",
+    "selectivity",
+    "z_gain",
+    "z_gain_moving",
+    "gain_over_copying",
+    "perplexity",
+    "perplexity_per_position",
+    "spread",
+    "effective_rank",
+)
+SEED_RESAMPLES = np.random.SeedSequence(0)
+Run = dict[str, Any]
+
+
+def load(folder: Path, tag: str) -> list[Run]:
+    """The runs of a tag, by name and seed."""
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"{tag}-*.json"))]
+    return sorted(runs, key=lambda run: (run["name"], run["seed"]))
+
+
+def keep(run: Run) -> Run:
+    """What statistics need of a run: headline, and squared errors by episode of z and, of ours, the controls."""
+    rows = ["z", *(name for name in CONTROLS if name not in ("mean", "frame"))] if run["name"] == OURS else ["z"]
+    kept = {key: value for key, value in run.items() if key not in SETS}
+    for part in SETS:
+        if part not in run:
+            continue
+        errors = run[part]["errors"]
+        chosen = {
+            "plain": {"actions": ["", "frame", *rows, *(f"frame+{row}" for row in rows)]},
+            "nuisance": {"actions": ["", "frame", *rows, *(f"frame+{row}" for row in rows)]}
+            | {family: ["", "frame", *rows] for family in FAMILIES},
+        }
+        kept[part] = {
+            "headline": run[part]["headline"],
+            "alarms": run[part]["alarms"],
+            "errors": {
+                kind: {
+                    target: {
+                        key: np.array([float(f"{x:.4g}") for x in np.ravel(errors[kind][target][key])])
+                        .reshape(np.shape(errors[kind][target][key]))
+                        .tolist()
+                        for key in keys
+                        if key in errors[kind].get(target, {})
+                    }
+                    for target, keys in targets.items()
+                }
+                for kind, targets in chosen.items()
+            },
+        }
+    return kept
+
+
+class Statistics:
+    """Figures of one run's test set under any weights of its episodes."""
+
+    def __init__(self, run: Run, part: str) -> None:
+        self.errors = run[part]["errors"]
+
+    def r2(self, kind: str, target: str, key: str, weights_RE: np.ndarray) -> np.ndarray:
+        """(R,): of the probe that reads `key` ("" the mean predictor)."""
+        errors = self.errors[kind][target]
+        return pooled_r2(np.array(errors[key]), np.array(errors[""]), weights_RE)
+
+    def conditional(self, kind: str, row: str, weights_RE: np.ndarray) -> np.ndarray:
+        """What a row adds to frame t."""
+        if row in ("mean", "frame"):
+            return np.zeros(len(weights_RE))
+        frame = self.r2(kind, "actions", "frame", weights_RE)
+        return self.r2(kind, "actions", f"frame+{row}", weights_RE) - frame
+
+    def selectivity(self, row: str, weights_RE: np.ndarray) -> np.ndarray:
+        """R2 of the actions minus the mean R2 of the families, both from the row alone, under the nuisance."""
+        key = "" if row == "mean" else row
+        families = [self.r2("nuisance", family, key, weights_RE) for family in FAMILIES]
+        return self.r2("nuisance", "actions", key, weights_RE) - np.mean(families, 0)
+
+
+MEASURES: dict[str, Callable[[Statistics, str, np.ndarray], np.ndarray]] = {
+    "conditional R2": lambda one, row, weights: one.conditional("plain", row, weights),
+    "conditional R2 under nuisance": lambda one, row, weights: one.conditional("nuisance", row, weights),
+    "selectivity": lambda one, row, weights: one.selectivity(row, weights),
+}
+
+
+def difference(pairs: list[tuple[Statistics, str, Statistics, str]], measure: Callable[..., np.ndarray]) -> list[float]:
+    """[difference, low, high]: mean over seeds of measure(ours) - measure(other), with the 95 % interval."""
+    count = len(next(iter(pairs[0][0].errors["plain"]["actions"].values())))
+    weights_RE = resamples(count, 0)
+    by_seed_SR = np.stack(
+        [measure(one, row, weights_RE) - measure(other, control, weights_RE) for one, row, other, control in pairs]
+    )
+    drawn_RS = np.random.default_rng(SEED_RESAMPLES).integers(len(pairs), size=(len(weights_RE) - 1, len(pairs)))
+    resampled_R = np.take_along_axis(by_seed_SR[:, 1:].T, drawn_RS, 1).mean(1)
+    return [float(by_seed_SR[:, 0].mean()), *(float(x) for x in np.quantile(resampled_R, [0.025, 0.975]))]
+
+
+def margins(runs: list[Run]) -> Iterable[tuple[str, str, str, list[float]]]:
+    """(test set, measure, opponent, [difference, low, high]) of ours against every peer and control."""
+    ours = {run["seed"]: run for run in runs if run["name"] == OURS}
+    peers = sorted({run["name"] for run in runs} - {OURS})
+    for part in SETS:
+        mine = {seed: Statistics(run, part) for seed, run in ours.items()}
+        for name, measure in MEASURES.items():
+            for peer in peers:
+                theirs = {run["seed"]: Statistics(run, part) for run in runs if run["name"] == peer}
+                pairs = [(mine[seed], "z", theirs[seed], "z") for seed in sorted(mine) if seed in theirs]
+                yield part, name, peer, difference(pairs, measure)
+            for control, label in CONTROLS.items():
+                yield part, name, label, difference([(one, "z", one, control) for one in mine.values()], measure)
+
+
+def recipe_rows(runs: list[Run]) -> list[str]:
+    """One row a recipe and test set: means over seeds."""
+    lines = ["| recipe | test set | seeds | " + " | ".join(FIGURES) + " |", "|" + " --- |" * (len(FIGURES) + 3)]
+    for name in sorted({run["name"] for run in runs}, key=lambda name: (name != OURS, name)):
+        of_name = [run for run in runs if run["name"] == name]
+        for part, label in SETS.items():
+            there = [run for run in of_name if part in run]
+            if not there:
+                continue
+            values = [[run[part]["headline"][figure]["value"] for run in there] for figure in FIGURES]
+            shown = [_mean(each) for each in values]
+            lines.append(f"| {name} | {label} | {len(there)} | " + " | ".join(shown) + " |")
+    return lines
+
+
+def _mean(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    mean = float(np.mean(known))
+    return f"{mean:.1f}" if abs(mean) >= 10 else f"{mean:+.3f}" if mean < 0 else f"{mean:.3f}"
+
+
+def page(finals: list[Run], ablation: list[Run], sweep: list[Run], head: str) -> str:
+    """docs/arena.md."""
+    lines = [head.rstrip(), "", "## Recipes", ""]
+    lines += recipe_rows(finals)
+    cost = {run["name"]: run for run in finals}
+    lines += ["", "| recipe | parameters | pairs | steps | 10^12 operations | learning rate |", "|" + " --- |" * 6]
+    for name, run in cost.items():
+        lines.append(
+            f"| {name} | {run['parameters']:,} | {run['pairs']:,} | {run['steps']:,} | {run['tflop']} | "
+            f"{run['learning_rate']:g} |"
+        )
+    lines += ["", "## Ours minus each opponent", ""]
+    lines += ["| test set | measure | opponent | difference | 95 % interval | above 0 |", "|" + " --- |" * 6]
+    for part, measure, opponent, (value, low, high) in margins(finals):
+        verdict = "yes" if low > 0 else "**no**"
+        lines.append(
+            f"| {SETS[part]} | {measure} | {opponent} | {value:+.3f} | {low:+.3f} to {high:+.3f} | {verdict} |"
+        )
+    if ablation:
+        lines += ["", "## One part at a time", "", *recipe_rows(ablation)]
+    if sweep:
+        lines += ["", "## Learning rates", "", "| recipe | rate | held-out gain over copying |", "| --- | --- | --- |"]
+        lines += [f"| {run['name']} | {run['learning_rate']:g} | {run['heldout_gain']:+.3f} |" for run in sweep]
+    return "\n".join(lines) + "\n"
+
+
+def main(
+    results: Annotated[Path, typer.Argument(help="Folder of JSON files of `arena.py`.")],
+    to: Annotated[Path, typer.Option("--page", help="The page to write.")],
+    head: Annotated[Path, typer.Option(help="Text of the page above its tables.")] = Path(__file__).parent / "arena.md",
+    kept: Annotated[Path | None, typer.Option(help="Folder for what is kept of each run.")] = None,
+) -> None:
+    """Write the page, and what is kept of each run."""
+    finals, ablation, sweep = (load(results, tag) for tag in ("final", "ablation", "sweep"))
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+        for path in sorted(results.glob("*.json")):
+            run = keep(json.loads(path.read_text(encoding="utf-8")))
+            if path.name.startswith("ablation"):
+                for part in SETS:
+                    run.get(part, {}).pop("errors", None)
+            (kept / path.name).write_text(json.dumps(run) + "\n", encoding="utf-8")
+    to.write_text(page(finals, ablation, sweep, head.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)

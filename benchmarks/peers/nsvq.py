@@ -1,0 +1,71 @@
+"""Noise substitution in vector quantization (Vali and Baeckstroem, IEEE Access 2022), as LAPA's tokenizer uses it.
+
+Shape suffixes: B batch, N latent tokens, D numbers of a token, K codes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+USED_SHARE = 0.1  # of the batches since the last replacement: a code met in fewer is unused
+
+
+class NoiseSubstitutionQuantizer(nn.Module):
+    """In training z goes on as z plus noise as long as its distance to the nearest code; in evaluation as that code.
+
+    The length carries the gradient, to z and to the code, so no codebook loss is needed; no straight-through either.
+
+    >>> quantizer = NoiseSubstitutionQuantizer(codebook_size=128, codebook_dim=32).eval()
+    >>> quantized, codes = quantizer(torch.randn(4, 8, 32))
+    >>> torch.equal(quantized, quantizer.codebook[codes])
+    True
+    """
+
+    batches_used: Tensor
+    batches: Tensor
+
+    def __init__(self, codebook_size: int, codebook_dim: int) -> None:
+        super().__init__()
+        self.codebook = nn.Parameter(torch.randn(codebook_size, codebook_dim))
+        self.register_buffer("batches_used", torch.zeros(codebook_size, dtype=torch.long))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long))
+
+    def forward(self, latents_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """z -> what the decoder gets (B, N, D), and the nearest codes (B, N)."""
+        codes_BN = self._nearest(latents_BND)
+        nearest_BND = self.codebook[codes_BN]
+        if not self.training:
+            return nearest_BND, codes_BN
+        with torch.no_grad():
+            self.batches_used[codes_BN.unique()] += 1
+            self.batches += 1
+        noise_BND = torch.randn_like(latents_BND)
+        # Norms whose gradient at 0 is 0: a latent on its code gets no NaN.
+        error_BN1 = torch.linalg.vector_norm(latents_BND - nearest_BND, dim=-1, keepdim=True)
+        length_BN1 = torch.linalg.vector_norm(noise_BND, dim=-1, keepdim=True)
+        return latents_BND + error_BN1 / length_BN1 * noise_BND, codes_BN
+
+    @torch.no_grad()
+    def replace_unused(self) -> int:
+        """Put every unused code where a used one is, spread evenly over those; count anew. Returns how many moved.
+
+        Nothing moves where no code counts as used. A copy and its original part once gradients move the one that is
+        chosen.
+        """
+        used_K = self.batches_used >= USED_SHARE * self.batches
+        used_K &= self.batches_used > 0
+        self.batches_used.zero_()
+        self.batches.zero_()
+        used, unused = used_K.nonzero().flatten(), (~used_K).nonzero().flatten()
+        if not len(used) or not len(unused):
+            return 0
+        rounds = -(-len(unused) // len(used))
+        picks = torch.cat([used[torch.randperm(len(used), device=used.device)] for _ in range(rounds)])
+        self.codebook[unused] = self.codebook[picks[: len(unused)]]
+        return len(unused)
+
+    @torch.no_grad()
+    def _nearest(self, latents_BND: Tensor) -> Tensor:
+        squares_BNK = latents_BND.square().sum(-1, keepdim=True) + self.codebook.square().sum(-1)
+        return (squares_BNK - 2 * latents_BND @ self.codebook.T).argmin(-1)

@@ -1,0 +1,82 @@
+"""What every re-made model here answers to: the calls of the evaluation and of the training driver.
+
+Shape suffixes: B batch, P patches, Q numbers of a patch, N latent tokens, D numbers of a token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .frames import PatchGrid
+
+
+@dataclass(frozen=True, slots=True)
+class PeerOutput:
+    """latents (B, N, D): z in float32. codes (B, N), or None for a continuous z. quantized_latents (B, N, D)."""
+
+    latents: Tensor
+    codes: Tensor | None
+    quantized_latents: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerConfig:
+    """Sizes that the peers share with `lara-lam`. codebook_size None: z is continuous."""
+
+    image_size: int = 64
+    patch_size: int = 8
+    hidden_size: int = 128
+    num_attention_heads: int = 4
+    num_latents: int = 8
+    codebook_dim: int = 32
+    codebook_size: int | None = None
+    strides: tuple[str, ...] = ("0.5s",)
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must hold an even width for each of {self.num_attention_heads} "
+                "attention heads."
+            )
+
+
+class PeerModel(nn.Module):
+    """Base of the models whose encoder looks at both frames at once: a frame's features are its patches in 0..1."""
+
+    config: Any
+
+    def __init__(self, config: PeerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.grid = PatchGrid(config.image_size, config.patch_size)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def get_frame_features(self, pixel_values: Tensor) -> Tensor:
+        """Frames (B, 3, S, S) from the processor -> (B, P, Q)."""
+        return self.grid.split(pixel_values)
+
+    def encode(self, *, frame_features: Tensor, future_frame_features: Tensor) -> PeerOutput:
+        """Features (B, P, Q) of both frames -> the latent action."""
+        raise NotImplementedError
+
+    def decode(self, pixel_values: Tensor, *, quantized_latents: Tensor) -> Tensor:
+        """Frame t (B, 3, S, S) and a latent action (B, N, D) -> frame t+C, in the space of `pixel_values`."""
+        return self.grid.join(self.predict(self.grid.split(pixel_values), quantized_latents))
+
+    def predict(self, now_BPQ: Tensor, quantized_BND: Tensor) -> Tensor:
+        """Patches of frame t and a latent action -> patches of frame t+C."""
+        raise NotImplementedError
+
+    def training_loss(self, now: Tensor, future: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Pairs (B, 3, S, S) from the processor -> the loss and its named terms, before their weights."""
+        raise NotImplementedError
+
+    def after_step(self, step: int, total_steps: int) -> None:
+        """What the recipe does to its codebook after optimizer step `step` (from 1)."""
