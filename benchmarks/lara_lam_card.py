@@ -125,7 +125,8 @@ def figures(report: dict[str, Any]) -> dict[str, Any]:
     """The figures of a report that the card shows, without their intervals, and the whole probe."""
     values = {name: found["value"] for name, found in report["headline"].items()}
     counts = {name: report["data"][name] for name in ("episodes", "cameras", "frames", "pairs", "stride", "seed")}
-    return counts | values | {"used_codes_share": report["codebook"]["used_share"], "probe": report["probe"]}
+    said = {"alarms": [f"{alarm['name']} ({alarm['severity']})" for alarm in report["alarms"]]}
+    return counts | values | {"used_codes_share": report["codebook"]["used_share"], "probe": report["probe"]} | said
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -185,13 +186,24 @@ def probe_rows(probe: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-OTHERS = ("gain_over_copying_moving", "dead_codes", "used_codes_share", "spread", "effective_rank")
+OTHERS = (
+    "conditional_r2_nuisance",
+    "nuisance_r2",
+    "selectivity",
+    "gain_over_copying_moving",
+    "dead_positions",
+    "dead_codes",
+    "used_codes_share",
+    "spread",
+    "effective_rank",
+)
 OTHER_HEADER = ("figure", "held-out episodes", "unseen tasks")
 
 
 def other_rows(card: dict[str, Any]) -> list[list[str]]:
     """What was measured and has no bar, then on how much."""
     rows = [[name.replace("_", " "), *(f"{card[kind][name]:.3g}" for kind in SETS)] for name in OTHERS]
+    rows.append(["alarms and warnings", *(", ".join(card[kind]["alarms"]) or "none" for kind in SETS)])
     return rows + [[name, *(f"{card[kind][name]:,}" for kind in SETS)] for name in ("episodes", "frames", "pairs")]
 
 
