@@ -37,7 +37,6 @@ VARIANTS: dict[str, Change] = {
     "no-steady-pairs": lambda recipe: replace(recipe, steady_pairs=False),
     "no-flow-target": _all(_training(flow_weight=0.0, direction_weight=0.5), _model(standardize_latents=True)),
     "no-change-start": _training(start_at_change=False),
-    "change-input": _all(_training(start_at_change=False), _model(future_input="change")),
     "no-warp": _model(decoder_warp=False),
     "no-paired-augmentation": _augmentation(crop_scale=1.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0),
     "no-cross-augmentation": _augmentation(view_shift=0.0, view_light=0.0),

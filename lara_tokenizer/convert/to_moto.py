@@ -45,11 +45,6 @@ def export_to_moto(source: str | Path, *, out: str | Path) -> ConversionSummary:
             f"{source} has a {config.vision_config.model_type} vision encoder; Moto's tokenizer reads a ViT-MAE "
             "(transformers.ViTMAEModel). Only models around a ViT-MAE can be exported."
         )
-    if config.future_input != "frame":
-        raise ValueError(
-            f"{source} has future_input {config.future_input!r}; Moto's M-Former is always shown both frames, and its "
-            "layout cannot say otherwise. Only models with future_input 'frame' can be exported."
-        )
     tensors = to_reference(_folded_state(model), config)
     with new_folder(out) as scratch:
         torch.save(tensors, scratch / PICKLE)

@@ -45,8 +45,7 @@ def attention_maps(model: Any, pixel_values: Tensor, future_pixel_values: Tensor
     Heads are averaged; layers are multiplied, each with half of the residual stream: R = prod_l (A_l + I) / 2, the last
     layer leftmost. Why not the last layer alone: by then a token is a mixture of others, and where it stands says
     little about what it holds. With the bundled model, painting a patch grey moves z more where the rollout is high;
-    the last layer's attention does not foretell it. What the vision encoder has mixed before, no map sees. Where
-    `future_input` is "change", the second map is over the change.
+    the last layer's attention does not foretell it. What the vision encoder has mixed before, no map sees.
 
     pixel_values, future_pixel_values: (B, 3, S, S) from the processor. Raises ValueError for a model without
     attentions (see `has_attention_maps`).

@@ -66,8 +66,6 @@ class LatentActionConfig(PretrainedConfig):
             were trained so; codes then change from call to call).
         image_size, patch_size: side of the square frames and of the decoder's patches, in pixels.
         hidden_size, num_attention_heads, intermediate_size, num_m_former_layers: the M-Former.
-        future_input: what the M-Former sees of frame t+C: its features ("frame"), or what they differ by from those of
-            frame t ("change").
         segment_embedding: "per_frame", or "shared": both frames get row 0, as published Moto and LARA weights do.
         num_latents: N, the number of query tokens and of codes a pair.
         codebook_size, codebook_dim: K codes of D numbers.
@@ -102,7 +100,6 @@ class LatentActionConfig(PretrainedConfig):
         num_attention_heads: int = 4,
         intermediate_size: int = 512,
         num_m_former_layers: int = 3,
-        future_input: str = "frame",
         segment_embedding: str = "per_frame",
         num_latents: int = 8,
         codebook_size: int = 128,
@@ -135,7 +132,6 @@ class LatentActionConfig(PretrainedConfig):
         self.num_attention_heads = num_attention_heads
         self.intermediate_size = intermediate_size
         self.num_m_former_layers = num_m_former_layers
-        self.future_input = future_input
         self.segment_embedding = segment_embedding
         self.num_latents = num_latents
         self.codebook_size = codebook_size
@@ -216,7 +212,6 @@ class LatentActionConfig(PretrainedConfig):
         _check_divides("patch_size", self.patch_size, "image_size", self.image_size)
         for name, allowed in (
             ("patch_order", ("row_major", "shuffled")),
-            ("future_input", ("frame", "change")),
             ("segment_embedding", ("per_frame", "shared")),
         ):
             if getattr(self, name) not in allowed:

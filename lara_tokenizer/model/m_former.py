@@ -25,7 +25,6 @@ class MFormer(nn.Module):
         self.positions = nn.Parameter(torch.empty(1, length, width))
         # Row 0: queries, frame t, separator. Row 1: frame t+C, unless both frames share row 0.
         self.segments = nn.Parameter(torch.empty(2, width))
-        self.sees_change = config.future_input == "change"
         self.future_segment = 0 if config.segment_embedding == "shared" else 1
         self.transformer = Transformer(
             width,
@@ -45,13 +44,12 @@ class MFormer(nn.Module):
                 f"{self.projection.in_features}): tokens of a frame and width of config.vision_config."
             )
         batch = frame_BPV.shape[0]
-        frame_BPH, future_BPH = self.projection(frame_BPV), self.projection(future_BPV)
         sequence_BTH = torch.cat(
             [
                 self.queries.expand(batch, -1, -1),
-                frame_BPH,
+                self.projection(frame_BPV),
                 self.separator.expand(batch, -1, -1),
-                future_BPH - frame_BPH if self.sees_change else future_BPH,
+                self.projection(future_BPV),
             ],
             dim=1,
         )

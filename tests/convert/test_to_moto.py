@@ -203,12 +203,3 @@ def test_the_flow_head_stays_behind_and_comes_back(warping, tmp_path):
         a, b = ours.encode(now, future), plain.encode(now, future)
     torch.testing.assert_close(b.latents, a.latents, rtol=1e-4, atol=1e-4)
     assert torch.equal(a.codes, b.codes)
-
-
-def test_a_model_that_is_shown_the_change_cannot_go_to_moto(tiny_config, tmp_path):
-    config = LatentActionConfig.from_dict({**tiny_config.to_dict(), "future_input": "change"})
-    LatentActionModel(config).save_pretrained(tmp_path / "change")
-    LatentActionProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "change")
-    with pytest.raises(ValueError, match="future_input 'change'; Moto's M-Former is always shown both frames"):
-        export_to_moto(tmp_path / "change", out=tmp_path / "moto")
-    assert not (tmp_path / "moto").exists()

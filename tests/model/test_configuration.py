@@ -29,7 +29,6 @@ SMALL_VIT = {"model_type": "vit", "image_size": 64, "patch_size": 8, "hidden_siz
         ({"codebook_size": 1}, r"codebook_size \(1\) must be at least 2"),
         ({"patch_order": "spiral"}, "patch_order is 'spiral'; it takes 'row_major' or 'shuffled'"),
         ({"segment_embedding": "legacy"}, "segment_embedding is 'legacy'; it takes 'per_frame' or 'shared'"),
-        ({"future_input": "both"}, "future_input is 'both'; it takes 'frame' or 'change'"),
         ({"decoder_warp": True, "decoder_residual": False}, "decoder_warp needs decoder_residual"),
         ({"continuous_steps": -1}, r"continuous_steps \(-1\) must not be negative"),
         ({"dead_code_steps": -1}, r"dead_code_steps \(-1\) must not be negative"),
