@@ -66,5 +66,5 @@ def test_only_values_are_set_and_the_seed_decides_them(model, pair):
 
 def test_a_model_without_a_second_layer_is_refused(pair):
     shallow = LatentActionModel(LatentActionConfig(vision_config=VISION, num_m_former_layers=1))
-    with pytest.raises(ValueError, match="at least 2 layers .* this model has vit_mae, 1 layers, heads 32 wide"):
+    with pytest.raises(ValueError, match=r"at least 2 layers .* this model has vit_mae, 1 layers, heads 32 wide"):
         start_at_change(shallow, *pair)
