@@ -94,11 +94,18 @@ def _undone(now: Tensor, future: Tensor, shift_B2: Tensor) -> Tensor:
     return torch.where(inside_BSS[:, None], (moved * gain).clamp(0, 1), now)
 
 
+def slopes(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Central differences of (B, C, S, S) along x and along y, the same size; the edge is repeated."""
+    padded = F.pad(frames, (1, 1, 1, 1), mode="replicate")
+    along_x = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
+    along_y = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
+    return along_x, along_y
+
+
 def _left_over(now: Tensor, future: Tensor) -> Tensor:
     """(B, 2): the shift (x, y) in pixels that is left between two frames less than a pixel apart; at most one pixel."""
-    middle, change = F.pad((now + future) / 2, (1, 1, 1, 1), mode="replicate"), future - now
-    slope_x = (middle[..., 1:-1, 2:] - middle[..., 1:-1, :-2]) / 2
-    slope_y = (middle[..., 2:, 1:-1] - middle[..., :-2, 1:-1]) / 2
+    change = future - now
+    slope_x, slope_y = slopes((now + future) / 2)
     usual = change.abs().flatten(1).median(1).values.view(-1, 1, 1, 1) + 1e-3
     trust = 1 / (1 + (change / (_UNUSUAL * usual)).square()).square()  # Geman and McClure's weight
     xx, xy, yy, xt, yt = (

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lara_tokenizer.model import LatentActionConfig
+from lara_tokenizer.model.steady_pairs import slopes
 
 SCALES = (3, 7)  # pixels of 64 over which a picture is averaged first: small and large motions
 DIRECTIONS = 2  # x and y
@@ -80,9 +81,8 @@ class NormalFlow:
         size = now.shape[-1]
         over = max(1, round(scale * size / 64) // 2 * 2 + 1)
         before, after = (F.avg_pool2d(_padded(each, over // 2), over, 1) for each in (now, future))
-        middle, change = _padded((before + after) / 2, 1), after - before
-        slope_x = (middle[..., 1:-1, 2:] - middle[..., 1:-1, :-2]) / 2
-        slope_y = (middle[..., 2:, 1:-1] - middle[..., :-2, 1:-1]) / 2
+        change = after - before
+        slope_x, slope_y = slopes((before + after) / 2)
         flow = torch.stack([(change * slope_x).sum(1), (change * slope_y).sum(1)], 1)
         return F.avg_pool2d(-flow, size // self.cells)
 

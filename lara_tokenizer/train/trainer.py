@@ -109,7 +109,8 @@ class LatentActionTrainer(Trainer):
     ) -> Any:
         """Augment, normalise, forward; the terms are summed on the device until the next log asks for them."""
         steady, seen = self._pairs(inputs["frames"])
-        (now, future), views = self._pixel_values(steady), self._pixel_values(seen)
+        now, future = self._pixel_values(steady)
+        views = None if seen is steady else self._pixel_values(seen)
         out = model(pixel_values=now, future_pixel_values=future, views=views)
         loss, terms = out.loss, {**out.losses, "perplexity": out.perplexity}
         if self.options.direction_weight:
