@@ -138,7 +138,8 @@ def _as_frames(image: Any) -> Tensor:
     if isinstance(image, Image.Image):
         image = np.array(image.convert("RGB"))
     if isinstance(image, np.ndarray):
-        image = torch.from_numpy(image if image.flags.writeable else image.copy())
+        usable = image.flags.writeable and min(image.strides, default=0) >= 0  # torch takes no mirrored view
+        image = torch.from_numpy(image if usable else image.copy())
     if not isinstance(image, Tensor) or image.ndim not in (3, 4):
         shape = f" of shape {tuple(image.shape)}" if isinstance(image, Tensor) else ""
         raise ValueError(

@@ -16,6 +16,7 @@ from .bottleneck_vq import Codebook, VectorQuantizer, VectorQuantizerOutput, per
 from .bundled import resolve_checkpoint
 from .configuration_latent_action import LatentActionConfig
 from .frame_decoder import FlowHead, FrameDecoder, PixelHead
+from .frame_features import frame_features
 from .m_former import MFormer
 
 # Imported so that the file travels with the weights: transformers 4 copies direct imports only.
@@ -230,15 +231,8 @@ class LatentActionModel(LatentActionPreTrainedModel):
 
     def get_frame_features(self, pixel_values: Tensor) -> Tensor:
         """Frames (B, 3, S, S) -> tokens (B, P, V) of the vision encoder, in a fixed patch order."""
-        inputs: dict[str, Tensor] = {"pixel_values": pixel_values}
-        vision = self.config.vision_config
-        if vision.model_type == "vit_mae" and self.config.patch_order == "row_major":
-            # ViT-MAE sorts patches by noise on every call, even where it masks none: sorted noise keeps their order.
-            patches = (vision.image_size // vision.patch_size) ** 2
-            order = torch.arange(patches, device=pixel_values.device, dtype=torch.float32)
-            inputs["noise"] = order.expand(pixel_values.shape[0], -1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision_encoder):
-            return self.vision_encoder(**inputs).last_hidden_state
+            return frame_features(self.vision_encoder, pixel_values, self.config.patch_order)
 
     def encode(
         self,
@@ -292,6 +286,7 @@ class LatentActionModel(LatentActionPreTrainedModel):
         future_pixel_values: Tensor,
         *,
         views: tuple[Tensor, Tensor] | None = None,
+        features: tuple[Tensor, Tensor] | None = None,
         pair_mask: Tensor | None = None,
     ) -> LatentActionOutput:
         """Eq. 3: reconstruct frame t+C from frame t and the quantized latent action.
@@ -300,10 +295,14 @@ class LatentActionModel(LatentActionPreTrainedModel):
             pixel_values, future_pixel_values: (B, 3, S, S) from the processor.
             views: the two frames as the inverse model sees them, where that is not what the decoder gets and is asked
                 for (cross augmentation); each (B, 3, S, S).
+            features: of the two frames, where they are known already; each (B, P, V) from `get_frame_features`.
             pair_mask: bool (B,); pairs that are False (say, without a true future frame) do not enter the losses.
         """
-        seen = (pixel_values, future_pixel_values) if views is None else views
-        frame_BPV, future_BPV = self.get_frame_features(torch.cat(seen)).chunk(2)
+        if features is None:
+            seen = (pixel_values, future_pixel_values) if views is None else views
+            frame_BPV, future_BPV = self.get_frame_features(torch.cat(seen)).chunk(2)
+        else:
+            frame_BPV, future_BPV = features
         latents_BND, _ = self.inverse_dynamics(frame_BPV, future_BPV)
         quantized: VectorQuantizerOutput = self.bottleneck(latents_BND)
         reconstruction = self.forward_dynamics(pixel_values, quantized.quantized_latents)

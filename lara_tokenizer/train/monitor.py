@@ -102,6 +102,7 @@ class HeldOutMonitor:
         measured = {
             "spread": metrics.spread(out["latents"]),
             "effective_rank": metrics.effective_rank(out["latents"]),
+            "mean_cosine": metrics.mean_cosine(out["latents"]),
             "perplexity": metrics.perplexity(out["codes"], size),
             "perplexity_per_position": metrics.perplexity_per_position(out["codes"], size).mean(),
             "dead_codes": metrics.dead_codes(out["codes"], size),

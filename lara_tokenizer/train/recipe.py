@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import yaml
+from lara_tokenizer.train.plain import field_names, load_yaml, refuse_unknown, section, texts
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionConfig
 
 PRESETS = ("default", "paper_exact", "moto")
 PRECISIONS = ("fp32", "bf16")
-Section = TypeVar("Section")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,27 +128,17 @@ class Recipe:
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
         """Read a YAML file as plain data. Raises ValueError for what is no recipe, naming the file and the key."""
-        path = Path(path)
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-        try:
-            return cls.parse(values or {})
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        return load_yaml(path, cls.parse)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Recipe:
         """A recipe from nested mappings. Raises ValueError for an unknown key or a wrong type."""
-        if not isinstance(values, Mapping):
-            raise ValueError(f"a recipe is a mapping of {', '.join(_names(cls))}; got {type(values).__name__}.")
-        _refuse_unknown("recipe", values, _names(cls))
+        refuse_unknown("recipe", values, field_names(cls))
         values = dict(values)
         values["model"] = dict(values.get("model") or {})
-        values["augmentation"] = _section(AugmentationOptions, "augmentation", values.get("augmentation"))
-        values["training"] = _section(TrainingOptions, "training", values.get("training"))
-        values["sources"] = _texts("sources", values.get("sources"))
+        values["augmentation"] = section(AugmentationOptions, "augmentation", values.get("augmentation"))
+        values["training"] = section(TrainingOptions, "training", values.get("training"))
+        values["sources"] = texts("sources", values.get("sources"))
         recipe = cls(**values)
         if not isinstance(recipe.steady_pairs, bool):
             raise ValueError(f"steady_pairs: takes true or false, got {recipe.steady_pairs!r}.")
@@ -171,7 +160,7 @@ class Recipe:
         """The model's config: the preset with `model` on top. Raises ValueError for a keyword it does not have."""
         from lara_tokenizer.model import LatentActionConfig
 
-        _refuse_unknown("model", self.model, config_keywords())
+        refuse_unknown("model", self.model, config_keywords())
         build = LatentActionConfig if self.preset == "default" else getattr(LatentActionConfig, self.preset)
         return build(**self.model)
 
@@ -186,54 +175,3 @@ def config_keywords() -> list[str]:
 
     parameters = inspect.signature(LatentActionConfig.__init__).parameters.values()
     return [p.name for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD]
-
-
-def _names(cls: type) -> list[str]:
-    return [entry.name for entry in fields(cls)]
-
-
-def _refuse_unknown(where: str, values: Mapping[str, Any], allowed: list[str]) -> None:
-    for name in values:
-        if name not in allowed:
-            raise ValueError(f"unknown {where} key '{name}'. There are: {', '.join(allowed)}.")
-
-
-def _section(cls: type[Section], where: str, values: Mapping[str, Any] | None) -> Section:
-    values = values or {}
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{where} is a mapping of {', '.join(_names(cls))}; got {type(values).__name__}.")
-    _refuse_unknown(where, values, _names(cls))
-    return cls(**{name: _typed(where, name, value, _default(cls, name)) for name, value in values.items()})
-
-
-def _texts(where: str, value: Any) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
-        raise ValueError(f"{where}: takes a list of texts, got {value!r}.")
-    return tuple(value)
-
-
-def _default(cls: type, name: str) -> Any:
-    default = next(entry for entry in fields(cls) if entry.name == name).default
-    assert default is not MISSING
-    return default
-
-
-def _typed(where: str, name: str, value: Any, default: Any) -> Any:
-    """`value` in the type of the default. YAML reads `1e-4` as text: a number written so is taken as one."""
-    if isinstance(default, bool) or isinstance(value, bool):
-        if isinstance(default, bool) and isinstance(value, bool):
-            return value
-    elif isinstance(default, str) and isinstance(value, str):
-        return value
-    elif isinstance(default, int | float):
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = float("nan")
-        if isinstance(default, float) and number == number:
-            return number
-        if number == number and number.is_integer():
-            return int(number)
-    raise ValueError(f"{where} {name}: takes a {type(default).__name__}, got {value!r}.")

@@ -14,7 +14,6 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from lara_tokenizer.data import Episode, LoadOptions
 from lara_tokenizer.errors import missing_extra
@@ -27,6 +26,7 @@ from lara_tokenizer.train.monitor import HeldOutMonitor
 from lara_tokenizer.train.pairs import START_PAIRS, FrameSource, PairDataset
 from lara_tokenizer.train.reader_frames import ReaderFrames
 from lara_tokenizer.train.recipe import Recipe, config_keywords
+from lara_tokenizer.train.run_folder import as_episodes, find_checkpoint, keep_log_until
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def train_latent_action_model(
     from lara_tokenizer.train.trainer import LOG_LINES, LatentActionTrainer
 
     out, training = Path(out), recipe.training
-    checkpoint = _checkpoint(out, resume)
+    checkpoint = find_checkpoint(out, resume, "model.safetensors")
     set_seed(training.seed)
     config = recipe.build_config()
     size = {"height": config.image_size, "width": config.image_size}
@@ -111,7 +111,7 @@ def train_latent_action_model(
     if frames is not None and not training.cache_frames:
         raise ValueError(f"a cache folder, {frames}, was given, but the recipe says cache_frames: false. Drop one.")
     report = progress or (lambda phase, done, total, logs: None)
-    episodes = _episodes(recipe.sources if source is None else source, load)
+    episodes = as_episodes(recipe.sources if source is None else source, load)
     pixels: FrameSource
     if training.cache_frames:
         pixels = FrameCache.build(
@@ -128,7 +128,7 @@ def train_latent_action_model(
     # The same pairs at every check and in every run of one seed.
     watched = PairDataset(pixels, heldout).batch(range(training.heldout_pairs))
     out.mkdir(parents=True, exist_ok=True)
-    _keep_log_until(out / LOG_LINES, checkpoint)
+    keep_log_until(out / LOG_LINES, checkpoint)
     model = _build_model(recipe, config)
     if training.start_at_change:
         sample = steady_pairs(to_unit_range(pairs.batch(range(START_PAIRS))), processor)
@@ -166,38 +166,6 @@ def save_checkpoint(model: LatentActionModel, processor: LatentActionProcessor, 
         model.fold_standardization()
     model.save_pretrained(out)
     processor.save_pretrained(out)
-
-
-def _episodes(source: Any, load: LoadOptions) -> Sequence[Episode]:
-    if isinstance(source, Sequence) and not isinstance(source, str) and source and isinstance(source[0], Episode):
-        if load:
-            raise ValueError(f"{min(load)}: these episodes are loaded already. Give it to load_episodes")
-        return source
-    if not source and not load.get("from_list"):
-        raise ValueError("training needs a source: give one, or name `sources` in the recipe.")
-    from lara_tokenizer.data import load_episodes  # late: episodes of one's own need no decoder
-
-    return load_episodes(source or (), **load)
-
-
-def _checkpoint(out: Path, resume: bool) -> str | None:
-    """Where to go on from. Raises ValueError for nothing to resume, or something that would be overwritten."""
-    folder = out / "checkpoints"
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    if resume and last is None:
-        raise ValueError(f"{folder} holds no checkpoint to resume. Start without --resume.")
-    if not resume and (last is not None or (out / "model.safetensors").exists()):
-        raise ValueError(f"{out} holds a training run already. Go on with --resume, or give another folder.")
-    return last
-
-
-def _keep_log_until(path: Path, checkpoint: str | None) -> None:
-    """Drop the lines that the resumed run will write again; all of them where it starts anew."""
-    if not path.exists():
-        return
-    last = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= last]
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
 def _build_model(recipe: Recipe, config: LatentActionConfig) -> LatentActionModel:

@@ -166,3 +166,9 @@ def test_wrong_options_are_named(options, match):
 def test_a_palette_image_is_read_as_its_colours(processor, clip):
     palette = Image.fromarray(clip[0]).convert("P")
     assert torch.equal(processor(palette)["pixel_values"], processor(palette.convert("RGB"))["pixel_values"])
+
+
+def test_a_mirrored_view_of_an_array_is_taken(tiny_processor):
+    frames = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3), np.uint8)
+    mirrored = frames[:, ::-1, ::-1]
+    assert torch.equal(tiny_processor.resize_frames(mirrored), tiny_processor.resize_frames(mirrored.copy()))
