@@ -1,0 +1,146 @@
+"""The configuration of a flow-matching policy: flat, JSON-native, checked at birth."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+
+CONTEXTS = ("frames", "vision_language")
+
+
+class FlowMatchingPolicyConfig(PretrainedConfig):
+    """Sizes and embodiments of a `FlowMatchingPolicy`. The defaults are Table S.1 of LARA; `small()` suits a CPU.
+
+    >>> FlowMatchingPolicyConfig(hidden_size=1536, num_heads=7)
+    Traceback (most recent call last):
+    ValueError: num_heads (7) must divide hidden_size (1536).
+
+    Args:
+        hidden_size, num_layers, num_heads, output_size, dropout: the diffusion transformer.
+        horizon: C, actions of a chunk. executed_steps: how many of them a roll-out executes before the next look.
+        num_inference_steps: Euler steps.
+        max_state_dim, max_action_dim: what states and actions are padded to.
+        state_hidden_size: the middle of the state encoder.
+        embodiments: what `Embodiment.to_dict` gives, each in the place of its weights; only those here have any.
+        max_embodiments: how many there may ever be.
+        context: "frames", the tokenizer's frozen frame features and a learned vector a task; or "vision_language", a
+            frozen transformers vision-language model's hidden states of the images and the instruction.
+        context_size, num_adapter_layers, num_adapter_heads: the trainable adapter between context and transformer.
+        image_size: side of the square frames, in pixels. num_cameras: "frames": how many each look has.
+        vision_config, patch_order: "frames": of the frozen encoder. keypoint_stem: add a token of a small trainable
+            convolution: a tokenizer's features tell what moves better than where exactly it is. tasks: instructions
+            in the order of their vectors.
+        vision_language_model: "vision_language": a folder or Hub id. vision_language_layer: whose hidden states are
+            read; None for the last.
+        num_codes, codebook_size: query tokens that predict the tokenizer's codes, for pre-training on pseudo-labels;
+            0 for none.
+        initializer_range: of linear layers and tables.
+    """
+
+    model_type = "lara_flow_matching_policy"
+
+    def __init__(
+        self,
+        hidden_size: int = 1536,
+        num_layers: int = 16,
+        num_heads: int = 32,
+        output_size: int = 1024,
+        dropout: float = 0.2,
+        horizon: int = 16,
+        executed_steps: int = 8,
+        num_inference_steps: int = 4,
+        max_state_dim: int = 64,
+        max_action_dim: int = 32,
+        state_hidden_size: int = 1024,
+        embodiments: Sequence[Mapping[str, Any]] = (),
+        max_embodiments: int = 64,
+        context: str = "frames",
+        context_size: int = 2048,
+        num_adapter_layers: int = 4,
+        num_adapter_heads: int = 32,
+        image_size: int = 224,
+        num_cameras: int = 1,
+        vision_config: Any = None,
+        patch_order: str = "row_major",
+        keypoint_stem: bool = False,
+        tasks: Sequence[str] = (),
+        vision_language_model: str | None = None,
+        vision_language_layer: int | None = None,
+        num_codes: int = 0,
+        codebook_size: int = 128,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.hidden_size, self.num_layers, self.num_heads = hidden_size, num_layers, num_heads
+        self.output_size, self.dropout = output_size, dropout
+        self.horizon, self.executed_steps, self.num_inference_steps = horizon, executed_steps, num_inference_steps
+        self.max_state_dim, self.max_action_dim = max_state_dim, max_action_dim
+        self.state_hidden_size = state_hidden_size
+        self.embodiments = [dict(values) for values in embodiments]  # a list: JSON files of configs are sorted by key
+        self.max_embodiments = max_embodiments
+        self.context, self.context_size = context, context_size
+        self.num_adapter_layers, self.num_adapter_heads = num_adapter_layers, num_adapter_heads
+        self.image_size, self.num_cameras = image_size, num_cameras
+        self.vision_config = _vision(vision_config)
+        self.patch_order = patch_order
+        self.keypoint_stem, self.tasks = keypoint_stem, list(tasks)
+        self.vision_language_model, self.vision_language_layer = vision_language_model, vision_language_layer
+        self.num_codes, self.codebook_size = num_codes, codebook_size
+        self.initializer_range = initializer_range
+        self._check()
+
+    @classmethod
+    def small(cls, **changes: Any) -> FlowMatchingPolicyConfig:
+        """For a CPU and a few tasks: 6 blocks 192 wide, about 5 million parameters."""
+        sizes = {
+            "hidden_size": 192,
+            "num_layers": 6,
+            "num_heads": 6,
+            "output_size": 192,
+            "dropout": 0.1,
+            "state_hidden_size": 128,
+            "context_size": 192,
+            "num_adapter_layers": 2,
+            "num_adapter_heads": 6,
+            "image_size": 64,
+        }
+        return cls(**{**sizes, **changes})
+
+    def _check(self) -> None:
+        for heads, size in (("num_heads", "hidden_size"), ("num_adapter_heads", "context_size")):
+            if getattr(self, size) % getattr(self, heads):
+                raise ValueError(f"{heads} ({getattr(self, heads)}) must divide {size} ({getattr(self, size)}).")
+        for name in ("horizon", "num_layers", "num_inference_steps", "max_action_dim", "max_state_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: takes at least 1.")
+        if not 1 <= self.executed_steps <= self.horizon:
+            raise ValueError(f"executed_steps {self.executed_steps}: takes 1 to horizon ({self.horizon}).")
+        if self.context not in CONTEXTS:
+            raise ValueError(f"context {self.context!r}: takes one of {', '.join(CONTEXTS)}.")
+        if len(self.embodiments) > self.max_embodiments:
+            raise ValueError(f"{len(self.embodiments)} embodiments: there are {self.max_embodiments} slots.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, the vision config among it."""
+        values = super().to_dict()
+        if self.vision_config is not None:
+            values["vision_config"] = self.vision_config.to_dict()
+        return values
+
+
+def policy_keywords() -> list[str]:
+    """The keywords of `FlowMatchingPolicyConfig`: what a recipe's `policy` may hold."""
+    parameters = inspect.signature(FlowMatchingPolicyConfig.__init__).parameters.values()
+    return [each.name for each in parameters if each.name != "self" and each.kind is not each.VAR_KEYWORD]
+
+
+def _vision(config: Any) -> Any:
+    """A config as it is, a mapping with `model_type` as the config it describes."""
+    if not isinstance(config, Mapping):
+        return config
+    values = dict(config)
+    return AutoConfig.for_model(values.pop("model_type"), **values)

@@ -1,0 +1,121 @@
+"""What is known of one robot: widths, cameras, and the statistics that bring its numbers to one scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lara_tokenizer.data.statistics import ActionStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class Embodiment:
+    """One robot of a policy; plain data, saved in the policy's config.
+
+    cameras: the images it sees, in order; image_sizes: (height, width) of each as recorded. fps: of its episodes.
+    The statistics are those of its training data: (x - mean) / std, with std 1 where a number never changes.
+    """
+
+    name: str
+    cameras: tuple[str, ...]
+    image_sizes: Mapping[str, tuple[int, int]]
+    fps: float
+    action_mean: Sequence[float]
+    action_std: Sequence[float]
+    state_mean: Sequence[float]
+    state_std: Sequence[float]
+
+    @classmethod
+    def measure(
+        cls,
+        name: str,
+        *,
+        actions: np.ndarray,
+        states: np.ndarray | None,
+        cameras: Sequence[str],
+        image_sizes: Mapping[str, tuple[int, int]],
+        fps: float,
+    ) -> Embodiment:
+        """From its actions (n, A) and states (n, S). Raises ValueError, naming it, for NaN or infinity among them."""
+        try:
+            of_actions = ActionStatistics.of(actions)
+            of_states = None if states is None else ActionStatistics.of(states)
+        except ValueError as error:
+            raise ValueError(f"embodiment {name!r}: {error}") from None
+        return cls(
+            name=name,
+            cameras=tuple(cameras),
+            image_sizes={camera: (size[0], size[1]) for camera, size in image_sizes.items()},
+            fps=fps,
+            action_mean=of_actions.mean.tolist(),
+            action_std=of_actions.std.tolist(),
+            state_mean=[] if of_states is None else of_states.mean.tolist(),
+            state_std=[] if of_states is None else of_states.std.tolist(),
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Embodiment:
+        """What `to_dict` gave."""
+        sizes = {camera: tuple(size) for camera, size in values["image_sizes"].items()}
+        return cls(**{**values, "cameras": tuple(values["cameras"]), "image_sizes": sizes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self) | {
+            "cameras": list(self.cameras),
+            "image_sizes": {camera: list(size) for camera, size in self.image_sizes.items()},
+        }
+
+    @property
+    def action_dim(self) -> int:
+        """Numbers of an action."""
+        return len(self.action_mean)
+
+    @property
+    def state_dim(self) -> int:
+        """Numbers of a state; 0 where the data has none."""
+        return len(self.state_mean)
+
+    def check_fits(self, max_action_dim: int, max_state_dim: int) -> None:
+        """Raises ValueError where an action or a state is wider than the policy's."""
+        for what, size, most in (
+            ("action", self.action_dim, max_action_dim),
+            ("state", self.state_dim, max_state_dim),
+        ):
+            if size > most:
+                raise ValueError(
+                    f"embodiment {self.name!r} has {what}s of {size} numbers, the policy takes up to {most}: "
+                    f"build it with max_{what}_dim={size}, or leave some out."
+                )
+
+    def check_same_as(self, other: Embodiment) -> None:
+        """Raises ValueError where another robot of this name has other widths or cameras."""
+        for what in ("action_dim", "state_dim", "cameras"):
+            own, new = getattr(self, what), getattr(other, what)
+            if own != new:
+                raise ValueError(
+                    f"embodiment {self.name!r} has {what} {own} in the policy and {new} in the data: give the data's "
+                    "robot another name (`embodiments` of the recipe)."
+                )
+
+    def normalise_actions(self, actions: np.ndarray, width: int) -> np.ndarray:
+        """Raw (..., A) -> standardised and padded with 0 to (..., width), float32."""
+        return _pad((np.asarray(actions, np.float64) - self.action_mean) / np.asarray(self.action_std), width)
+
+    def normalise_states(self, states: np.ndarray, width: int) -> np.ndarray:
+        """Raw (..., S) -> standardised and padded with 0 to (..., width), float32."""
+        return _pad((np.asarray(states, np.float64) - self.state_mean) / np.asarray(self.state_std), width)
+
+    def restore_actions(self, actions: np.ndarray) -> np.ndarray:
+        """Padded and standardised (..., width) -> raw units (..., A), float32."""
+        own = np.asarray(actions[..., : self.action_dim], np.float64)
+        return (own * np.asarray(self.action_std) + self.action_mean).astype(np.float32)
+
+
+def _pad(values: np.ndarray, width: int) -> np.ndarray:
+    padded = np.zeros((*values.shape[:-1], width), np.float32)
+    padded[..., : values.shape[-1]] = values
+    return padded

@@ -1,0 +1,69 @@
+"""Flow matching for action chunks (Eq. 1 and 2): a straight path from noise at tau = 0 to the action at tau = 1.
+
+Time runs the other way in pi0 and openpi, where 1 is noise.
+
+Shape suffixes: B samples, C steps of a chunk, A numbers of an action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowMatching:
+    """Times, paths, the loss and the sampler.
+
+    alpha, cut: tau = (cut - u) / cut with u ~ Beta(alpha, 1), which favours noise; the released code's values.
+    num_steps: Euler steps of `sample`.
+
+    >>> flow = FlowMatching()
+    >>> noise, action = torch.zeros(1, 16, 4), torch.ones(1, 16, 4)
+    >>> flow.velocity(action, noise).unique()  # A - eps
+    tensor([1.])
+    """
+
+    alpha: float = 1.5
+    cut: float = 0.999
+    num_steps: int = 4
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps {self.num_steps}: at least one Euler step.")
+
+    def time(self, chance: Tensor) -> Tensor:
+        """tau in [0, 1] of numbers drawn evenly from [0, 1): u = chance^(1 / alpha) is Beta(alpha, 1)."""
+        return ((self.cut - chance ** (1 / self.alpha)) / self.cut).clamp(0, 1)
+
+    def sample_time(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
+        """Random tau (B,)."""
+        return self.time(torch.rand(batch, device=device))
+
+    def path(self, action_BCA: Tensor, noise_BCA: Tensor, tau_B: Tensor) -> Tensor:
+        """A_tau = tau A + (1 - tau) eps (Eq. 1)."""
+        tau_B11 = tau_B.view(-1, 1, 1)
+        return tau_B11 * action_BCA + (1 - tau_B11) * noise_BCA
+
+    def velocity(self, action_BCA: Tensor, noise_BCA: Tensor) -> Tensor:
+        """d A_tau / d tau = A - eps: what the policy predicts (Eq. 2)."""
+        return action_BCA - noise_BCA
+
+    def loss(self, predicted_BCA: Tensor, action_BCA: Tensor, noise_BCA: Tensor, mask_BCA: Tensor) -> Tensor:
+        """L_ACT, Eq. 2: the mean squared error of the velocity where `mask_BCA` is true; 0 where it nowhere is."""
+        error_BCA = (predicted_BCA.float() - self.velocity(action_BCA, noise_BCA)).square()
+        # `where`, not a product: what stands in padded places must not matter, not even as NaN.
+        return torch.where(mask_BCA, error_BCA, 0).sum() / mask_BCA.sum().clamp(min=1)
+
+    def sample(self, velocity: Velocity, noise_BCA: Tensor) -> Tensor:
+        """From noise at tau = 0 to an action at tau = 1 in `num_steps` Euler steps along `velocity(A_tau, tau_B)`."""
+        action_BCA = noise_BCA
+        for step in range(self.num_steps):
+            tau_B = torch.full((len(noise_BCA),), step / self.num_steps, device=noise_BCA.device)
+            action_BCA = action_BCA + velocity(action_BCA, tau_B) / self.num_steps
+        return action_BCA
