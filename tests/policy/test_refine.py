@@ -1,0 +1,380 @@
+"""Tokenizer and policy as one: what moves what, what a run leaves, what stops it."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from lara_policy.alignment import AlignmentOptions
+from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
+from lara_policy.refine import RefineRecipe, refine
+from lara_policy.refine.joint import LaraModel
+from lara_policy.refine.refine import _build, _read
+from lara_policy.refine.trainer import LaraTrainer
+from lara_policy.refine.watch import JointCollapseError, RefineWatch
+
+from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
+
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory):
+    return tmp_path_factory.mktemp("frames")
+
+
+@pytest.fixture(scope="module")
+def joint(labelled_squares, tiny_refinement, frames):
+    """joint(mode="joint", training={...}, policy={...}, alignment={...}) -> a fresh model and a batch for it."""
+
+    def make(mode: str = "joint", training=None, policy=None, cameras=("front",), **alignment):
+        torch.manual_seed(0)
+        recipe = tiny_refinement(training, policy, mode=mode, alignment=alignment)
+        data = _read(labelled_squares(8, cameras), recipe, None, None, frames / "-".join(cameras), {}, None)
+        return _build(data, recipe).train(), data.samples.batch(range(BATCH)), data
+
+    return make
+
+
+def lam_gradients(model: LaraModel, batch: dict) -> list[torch.Tensor | None]:
+    model.zero_grad()
+    model(**batch).loss.backward()
+    return [parameter.grad for parameter in model.lam.parameters()]
+
+
+def test_samples_are_what_was_recorded(joint, labelled_squares):
+    model, batch, data = joint(training={"shift": 0})
+    episodes = {episode.id: episode for episode in labelled_squares(8)}
+    draws = data.samples.mixture.draw(range(BATCH))
+    policy, processor = model.policy, model.processor
+    arm = policy.embodiments["robot"]
+    seen_end = False
+    for row in range(BATCH):
+        name = data.kept[draws.stream[row]].episode
+        reader, now = episodes[name].reader, draws.now[row]
+        assert torch.equal(batch["images"][row], processor.resize_frames(reader.frames("front", [now])))
+        there = now + data.gap < len(reader.actions)
+        assert batch["pair_mask"][row] == there
+        if there:
+            later = processor.resize_frames(reader.frames("front", [now + data.gap]))
+            assert torch.equal(batch["pair"][row, 1], later[0])
+        chunk = reader.actions[now : now + 6]
+        assert batch["action_mask"][row].sum() == chunk.size
+        restored = arm.restore_actions(batch["actions"][row].numpy())[: len(chunk)]
+        assert np.allclose(restored, chunk, atol=1e-5)
+        assert (batch["actions"][row, len(chunk) :] == 0).all()
+        seen_end |= len(chunk) < 6
+    assert seen_end
+
+
+def test_without_alignment_the_tokenizer_feels_nothing_of_the_policy(joint):
+    grads = {}
+    for name, options in {
+        "w1 = 0": {"w1": 0.0},
+        "one-way": {"latent_gradient_scale": 0.0},
+        "paper": {},
+    }.items():
+        model, batch, _ = joint(**options)
+        grads[name] = lam_gradients(model, batch)
+    alone, batch, _ = joint()
+    now, future = alone._pixel_values(batch["pair"])
+    (alone.options.w2 * alone.lam(now, future, pair_mask=batch["pair_mask"]).loss).backward()
+    expected = [parameter.grad for parameter in alone.lam.parameters()]
+    for name in ("w1 = 0", "one-way"):
+        for own, other in zip(grads[name], expected, strict=True):
+            assert (own is None and other is None) or torch.equal(own, other), name
+    assert any(
+        other is not None and not torch.equal(own, other) for own, other in zip(grads["paper"], expected, strict=True)
+    )
+
+
+def moved(model: LaraModel, batch: dict) -> dict[str, bool]:
+    """Which parts get a gradient that is not 0."""
+    model.zero_grad()
+    model(**batch).loss.backward()
+    found: dict[str, bool] = {}
+    for name, parameter in model.named_parameters():
+        part = ".".join(name.split(".")[: 2 if name.startswith(("lam", "policy.context")) else 1])
+        has = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
+        found[part] = found.get(part, False) or has
+    return found
+
+
+def test_each_mode_moves_exactly_its_parts(joint):
+    frozen = {"lam.vision_encoder": False}
+    encoder, decoder = "lam.inverse_dynamics", "lam.forward_dynamics"
+    model, batch, _ = joint()
+    assert {**moved(model, batch)}.items() >= {
+        **frozen,
+        "policy": True,
+        "alignment": True,
+        encoder: True,
+        decoder: True,
+    }.items()
+    model, batch, _ = joint(mode="frozen-lam")
+    assert moved(model, batch).items() >= {"policy": True, "alignment": True, encoder: False, decoder: False}.items()
+    model, batch, _ = joint(mode="frozen-policy")
+    assert moved(model, batch).items() >= {"policy": False, "alignment": True, encoder: True, decoder: True}.items()
+    model, batch, _ = joint(mode="dit-only")
+    assert model.lam is None
+    assert model.alignment is None
+    assert "pair" not in batch
+    assert moved(model, batch)["policy"]
+    model, batch, _ = joint(w2=0.0)
+    assert moved(model, batch).items() >= {encoder: True, decoder: False}.items()
+    model, batch, _ = joint(detach_hidden=True, w2=0.0)
+    policy_only, plain, _ = joint(mode="dit-only")
+    model.zero_grad()
+    model(**batch).loss.backward()
+    policy_only(**plain).loss.backward()
+    for (name, own), other in zip(model.policy.named_parameters(), policy_only.policy.parameters(), strict=True):
+        assert (own.grad is None and other.grad is None) or torch.equal(own.grad, other.grad), name
+
+
+def count_calls(module: torch.nn.Module) -> list[int]:
+    """How many rows went through it, a number a call."""
+    calls: list[int] = []
+    module.register_forward_hook(
+        lambda _, args, kwargs, out: calls.append(len((args or tuple(kwargs.values()))[0])), with_kwargs=True
+    )
+    return calls
+
+
+def test_the_frozen_encoder_sees_each_frame_once_and_the_decoder_only_where_its_loss_counts(joint):
+    model, batch, _ = joint()
+    assert model.shares_encoder
+    own, policys = count_calls(model.lam.vision_encoder), count_calls(model.policy.context.vision_encoder)
+    decoder = count_calls(model.lam.forward_dynamics)
+    model(**batch)
+    assert sum(own) + sum(policys) == 2 * BATCH  # frame t and frame t + C
+    assert decoder == [BATCH]
+    model, batch, _ = joint(w2=0.0)
+    decoder = count_calls(model.lam.forward_dynamics)
+    model(**batch)
+    assert decoder == []
+    model, batch, _ = joint(cameras=("front", "side"))
+    own, policys = count_calls(model.lam.vision_encoder), count_calls(model.policy.context.vision_encoder)
+    model(**batch)
+    assert sum(own) + sum(policys) == 3 * BATCH  # and the other camera at t
+
+
+def test_features_that_are_shared_are_those_that_would_be_computed(joint):
+    losses = []
+    for shares in (True, False):
+        model, batch, _ = joint(training={"shift": 2})
+        model.shares_encoder = shares
+        losses.append(model(**batch).loss)
+    assert torch.allclose(*losses)
+
+
+def test_a_shift_moves_a_samples_frames_together(joint):
+    model, batch, _ = joint(training={"shift": 3})
+    images, pair = model._shifted(batch["images"], batch["pair"], batch["shift"])
+    assert torch.equal(images[:, 0], pair[:, 0])
+    assert not torch.equal(images, batch["images"])
+    assert batch["shift"].abs().max() <= 3
+
+
+def test_pairs_without_a_later_frame_change_nothing(joint):
+    model, batch, _ = joint()
+    assert not batch["pair_mask"].all()
+    changed = batch["pair"].clone()
+    changed[~batch["pair_mask"], 1] = 255
+    first, second = model(**batch).losses, model(**{**batch, "pair": changed}).losses
+    assert torch.allclose(first["alignment"], second["alignment"])
+    assert torch.allclose(first["lam"], second["lam"])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, labelled_squares, tiny_refinement, frames):
+    out = tmp_path_factory.mktemp("run")
+    summary = refine(
+        labelled_squares(10), tiny_refinement({"save_steps": 10, "gradient_cosine": True}), out=out, frames=frames / "run"
+    )
+    return out, summary
+
+
+def test_a_run_leaves_a_policy_and_a_tokenizer_that_load_like_any_other(run):
+    out, summary = run
+    policy = FlowMatchingPolicy.from_pretrained(out / "policy").eval()
+    lam = LatentActionModel.from_pretrained(out / "tokenizer").eval()
+    processor = LatentActionProcessor.from_pretrained(out / "tokenizer")
+    image = np.zeros((32, 32, 3), np.uint8)
+    assert policy.predict({"images": {"front": image}, "state": np.zeros(2), "task": "go"}).shape == (6, 3)
+    assert lam.encode(**processor(image, image)).codes.shape == (1, 4)
+    refined = json.loads((out / "tokenizer" / "refined_by.json").read_text(encoding="utf-8"))
+    assert refined["steps"] == summary["steps"] == 40
+    assert RefineRecipe.parse(refined["recipe"]).mode == "joint"
+    log = json.loads((out / "training_log.json").read_text(encoding="utf-8"))
+    assert log["summary"]["episodes"] == 8
+
+
+def test_every_part_of_the_loss_and_every_monitor_is_logged(run):
+    text = (run[0] / "training_log.jsonl").read_text(encoding="utf-8")
+    lines = [line for line in map(json.loads, text.splitlines()) if "loss" in line]
+    assert [line["step"] for line in lines] == [10, 20, 30, 40]
+    named = ("train_action", "train_alignment", "train_lam", "heldout_spread", "heldout_effective_rank")
+    named += ("heldout_perplexity", "heldout_gain_over_copying", "heldout_mean_cosine", "heldout_gradient_cosine")
+    assert all(name in line for name in (*named, "heldout_alignment_centered_cosine") for line in lines)
+    assert run[1]["heldout_action"] < run[1]["start"]["action"]
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, labelled_squares, tiny_refinement, frames, run):
+    recipe = tiny_refinement({"save_steps": 10, "gradient_cosine": True})
+
+    def kill(phase, done, total, logs):
+        if phase == "steps" and done == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        refine(labelled_squares(10), recipe, out=tmp_path, frames=frames / "run", progress=kill)
+    with pytest.raises(ValueError, match="--resume"):
+        refine(labelled_squares(10), recipe, out=tmp_path, frames=frames / "run")
+    refine(labelled_squares(10), recipe, out=tmp_path, frames=frames / "run", resume=True)
+    for part, load in (("policy", FlowMatchingPolicy), ("tokenizer", LatentActionModel)):
+        whole, resumed = (load.from_pretrained(folder / part).state_dict() for folder in (run[0], tmp_path))
+        assert all(torch.equal(value, resumed[name]) for name, value in whole.items()), part
+
+
+def test_stage_3_adds_a_robot_and_a_task(tmp_path, labelled_squares, tiny_refinement, run):
+    other = labelled_squares(6, dataset="hand", texts=("stop",), width=5)
+    refine(other, tiny_refinement({"steps": 2}), out=tmp_path / "out", policy=run[0] / "policy", frames=tmp_path / "f")
+    policy = FlowMatchingPolicy.from_pretrained(tmp_path / "out" / "policy")
+    assert list(policy.embodiments) == ["robot", "hand"]
+    assert policy.embodiments["hand"].action_dim == 5
+    assert policy.config.tasks == ["go", "stop"]
+
+
+def test_unlabeled_video_enters_both_losses(tmp_path, labelled_squares, tiny_refinement, joint):
+    model, batch, _ = joint(align_unlabeled=1.0)
+    pair = batch["pair"][batch["pair_mask"]].flip(1)  # other pairs than the labelled ones
+    extra = {"unlabeled": pair, "unlabeled_task": torch.zeros(len(pair), dtype=torch.long)}
+    with_extra, without = model(**batch, **extra), model(**batch)
+    assert with_extra.losses["alignment_unlabeled"] > 0
+    assert not torch.equal(with_extra.losses["lam"], without.losses["lam"])
+    weights = model.options
+    expected = (
+        with_extra.losses["action"]
+        + weights.w1 * (with_extra.losses["alignment"] + with_extra.losses["alignment_unlabeled"])
+        + weights.w2 * with_extra.losses["lam"]
+    )
+    assert torch.allclose(with_extra.loss, expected)
+    share = len(pair) / (len(pair) + BATCH)
+    now, future = model._pixel_values(pair)
+    alone = model.lam(now, future).loss
+    assert torch.allclose(with_extra.losses["lam"], (1 - share) * without.losses["lam"] + share * alone, atol=1e-6)
+
+
+def test_the_learning_rates_are_two(joint, tmp_path):
+    from lara_policy.refine.trainer import parameter_groups
+
+    model, _, _ = joint()
+    groups = parameter_groups(model, 5e-4, 1e-5)
+    lam = {id(parameter) for parameter in model.lam.parameters() if parameter.requires_grad}
+    for group in groups:
+        own = {id(parameter) in lam for parameter in group["params"]}
+        assert own == {group.get("lr") == 5e-4}
+    assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in model.parameters())
+    assert LaraTrainer.__name__  # the trainer takes these groups: see create_optimizer
+
+
+HEALTHY = {"spread": 0.9, "effective_rank": 20.0, "perplexity": 60.0, "gain_over_copying": 0.4, "mean_cosine": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"spread": 0.2}, "z points one way"),
+        ({"spread": float("nan")}, "z points one way"),
+        ({"effective_rank": 9.0}, "z lost directions"),
+        ({"perplexity": 14.0}, "codes died"),
+        ({"gain_over_copying": -0.1}, "worse than copying"),
+        ({"mean_cosine": 0.95}, "all z look alike"),
+    ],
+)
+def test_each_collapse_stops_the_run_at_its_second_check(change, sentence, caplog):
+    watch = RefineWatch(HEALTHY)
+    watch.check(100, HEALTHY)
+    watch.check(200, HEALTHY | change)
+    with pytest.raises(JointCollapseError, match=f"stopped at step 300.*{sentence}.*Lower w1"):
+        watch.check(300, HEALTHY | change)
+    going_on = RefineWatch(HEALTHY, stop=False)
+    with caplog.at_level(logging.WARNING):
+        going_on.check(100, HEALTHY | change)
+        going_on.check(200, HEALTHY | change)
+    assert sentence in caplog.text
+
+
+def test_losses_that_pull_apart_are_said_once(caplog):
+    watch = RefineWatch(HEALTHY)
+    with caplog.at_level(logging.WARNING):
+        for step in range(8):
+            watch.check(step, HEALTHY | {"gradient_cosine": -0.1})
+    assert caplog.text.count("opposite directions") == 1
+
+
+@pytest.mark.parametrize("w2", [0.0, 0.01, 1.0])
+def test_collapsed_latents_raise_the_alarm_at_any_weight(tmp_path, labelled_squares, tiny_refinement, frames, w2):
+    from lara_policy.refine import refine as module
+
+    original = LatentActionModel.encode, LatentActionModel.from_pretrained.__func__
+    assert module is refine
+
+    def dead(cls, *args, **kwargs):
+        model = original[1](cls, *args, **kwargs)
+        with torch.no_grad():  # one z for every pair
+            model.inverse_dynamics.to_latents[-1].weight.mul_(1e-4)
+            model.inverse_dynamics.to_latents[-1].bias.fill_(1.0)
+            if model.inverse_dynamics.standardize is not None:
+                model.inverse_dynamics.standardize = None
+                model.config.standardize_latents = False
+        return model
+
+    recipe = tiny_refinement({"learning_rate": 1e-6}, alignment={"w2": w2})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LatentActionModel, "from_pretrained", classmethod(dead))
+        with pytest.raises(JointCollapseError, match=r"all z look alike|z points one way"):
+            refine(labelled_squares(8), recipe, out=tmp_path, frames=frames / "dead")
+
+
+@pytest.mark.parametrize(
+    ("episodes", "recipe", "message"),
+    [
+        ({"bad": (2,)}, {}, "episode 'ep002': NaN or infinity in its actions at frame 3"),
+        ({"width": 6}, {}, "actions of 6 numbers, the policy takes up to 5"),
+        ({}, {"lam_camera": "back"}, "lam_camera 'back': the episodes have 'front'"),
+        ({}, {"lam_stride": "7f"}, "is 7 frames, and the policy predicts 6 actions"),
+        ({}, {"layer": "9"}, "layer '9': the policy has 4 blocks"),
+        ({}, {"training": {"unlabeled_batch": 4}}, "needs `unlabeled`"),
+        ({}, {"alignment": {"align_unlabeled": 1.0}}, "needs pairs without actions"),
+        ({}, {"policy": {"depth": 3}}, "unknown policy key 'depth'"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_it_starts(
+    tmp_path, labelled_squares, tiny_refinement, episodes, recipe, message
+):
+    with pytest.raises(ValueError, match=message):
+        refine(labelled_squares(8, **episodes), tiny_refinement(**recipe), out=tmp_path)
+
+
+def test_a_stride_that_the_tokenizer_was_not_trained_on_warns_with_both(
+    labelled_squares, tiny_refinement, frames, caplog
+):
+    with caplog.at_level(logging.WARNING):
+        _read(labelled_squares(8), tiny_refinement(lam_stride="3f"), None, None, frames / "gap", {}, None)
+    assert "pairs are 3 frames apart (3f), the tokenizer was trained on 0.5s, 5 frames here" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):  # the paper pre-trains at 5 and aligns at 16
+        data = _read(labelled_squares(8), tiny_refinement(paper_exact=True), None, None, frames / "gap", {}, None)
+    assert data.gap == 6
+    assert "stride" not in caplog.text
+
+
+def test_the_papers_alignment_is_one_word_of_a_recipe():
+    recipe = RefineRecipe.parse({"paper_exact": True, "alignment": {"w2": 0.02}})
+    assert recipe.alignment == AlignmentOptions.paper_exact(w2=0.02)
+    with pytest.raises(ValueError, match="unknown alignment key 'w3'"):
+        RefineRecipe.parse({"paper_exact": True, "alignment": {"w3": 0.02}})
