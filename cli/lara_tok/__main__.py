@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-COMMANDS = ("encode", "info", "decode", "verify", "convert", "simulate", "train", "eval")
+COMMANDS = ("encode", "info", "decode", "verify", "convert", "simulate", "train", "eval", "refine", "rollout")
 for _name in COMMANDS:
     app.command(_name)(getattr(import_module(f"lara_tok.{_name}"), _name))
 
