@@ -22,10 +22,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import arena_bottlenecks
+import arena_losses
 import numpy as np
 import torch
 import typer
-from arena_bottlenecks import BOTTLENECKS, use
 from arena_variants import VARIANTS
 from peers import RECIPES, training_flops_per_pair
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -70,9 +71,14 @@ def training_episodes(runs: Path) -> list[Any]:
     return with_nuisance(load_episodes(runs / "mw-train", cameras="all"), TRAINING_NUISANCE)
 
 
-def train_lara(recipe: Recipe, *, seed: int, rate: float | None, tflop: float, runs: Path, out: Path) -> Trained:
-    """Our own recipe by the library's own training, for as many steps as the operations allow."""
-    per_pair = plan_training(recipe)["training_gflop_per_pair"] * (2 if recipe.training.direction_weight else 1)
+def train_lara(
+    recipe: Recipe, *, seed: int, rate: float | None, tflop: float, runs: Path, out: Path, extra: float = 0.0
+) -> Trained:
+    """Our own recipe by the library's own training, for as many steps as the operations allow.
+
+    `extra`: 10^9 operations a pair that a variant's own loss takes.
+    """
+    per_pair = plan_training(recipe)["training_gflop_per_pair"] * (2 if recipe.training.direction_weight else 1) + extra
     steps = max(1, int(tflop * 1000 / (per_pair * recipe.training.batch_size)))
     # A short run keeps the recipe's own phases as far as they fit into half of it.
     continuous = min(recipe.build_config().continuous_steps, steps // 2)
@@ -210,12 +216,16 @@ def run(
     label = f"{tag}-{name.replace(':', '-')}-rate{learning_rate or 'own'}-seed{seed}"
     if name.startswith("lara"):
         variant = name.partition(":")[2]
-        if variant in BOTTLENECKS:
-            use(variant)
         recipe = VARIANTS[variant](Recipe.load(LAM_RECIPE))
+        extra = 0.0
+        if variant in arena_bottlenecks.BOTTLENECKS:
+            arena_bottlenecks.use(variant)
+        if variant in arena_losses.LOSSES:
+            arena_losses.use(variant, training_episodes(runs))
+            extra = arena_losses.extra_gflop_per_pair(variant, recipe.build_config(), recipe.training.batch_size)
         folder = runs / "arena" / label
         shutil.rmtree(folder, ignore_errors=True)
-        trained = train_lara(recipe, seed=seed, rate=learning_rate, tflop=tflop, runs=runs, out=folder)
+        trained = train_lara(recipe, seed=seed, rate=learning_rate, tflop=tflop, runs=runs, out=folder, extra=extra)
     else:
         rate = learning_rate or RECIPES[name].published_learning_rate
         trained = train_peer(name, seed=seed, rate=rate, tflop=tflop, pairs=PairDataset(cache, kept, seed))

@@ -1,9 +1,11 @@
-"""Bottlenecks that `lara-lam` was tried with and does not have: finite scalar quantization, and none.
+"""Bottlenecks that `lara-lam` was tried with and does not have: finite scalar quantization, a light KL, and none.
 
 Shape suffixes: B batch, N latent tokens, D numbers of a token, L scalars of a token.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,8 @@ from lara_tokenizer.model import modeling_latent_action
 from lara_tokenizer.model.bottleneck_vq import VectorQuantizer, VectorQuantizerOutput
 
 LEVELS = 5  # of each scalar: 5^3 = 125 codes, where the codebook has 128
+KL_WEIGHT = 1e-5  # of the KL in nats a pair, summed over the 256 numbers of z
+FIRST_LOG_VARIANCE = -4.0  # noise starts small: variance 0.02, where a number of z has 1
 
 
 class FiniteScalarQuantizer(VectorQuantizer):
@@ -51,7 +55,33 @@ class NoQuantizer(VectorQuantizer):
         return super().forward(latents_BND)
 
 
-BOTTLENECKS = {"fsq": FiniteScalarQuantizer, "no-quantizer": NoQuantizer}
+class LightKL(NoQuantizer):
+    """A variational autoencoder's, as AdaWorld has it: in training the decoder reads a sample around z, the mean.
+
+    The KL, weighted, takes the place of the codebook's loss, whose weight is 1.
+    """
+
+    def __init__(self, codebook_size: int, codebook_dim: int) -> None:
+        super().__init__(codebook_size, codebook_dim)
+        self.to_log_variance = nn.Linear(codebook_dim, codebook_dim)
+
+    def forward(self, latents_BND: Tensor) -> VectorQuantizerOutput:
+        out = super().forward(latents_BND)
+        if not self.training:
+            return out
+        with torch.autocast(latents_BND.device.type, enabled=False):
+            mean_BND = latents_BND.float()
+            log_variance_BND = FIRST_LOG_VARIANCE + self.to_log_variance(mean_BND)
+            sample_BND = mean_BND + (log_variance_BND / 2).exp() * torch.randn_like(mean_BND)
+            return replace(out, quantized_latents=sample_BND, codebook_loss=KL_WEIGHT * kl(mean_BND, log_variance_BND))
+
+
+def kl(mean_BND: Tensor, log_variance_BND: Tensor) -> Tensor:
+    """From the standard normal distribution, in nats a pair, (B,)."""
+    return (mean_BND.square() + log_variance_BND.exp() - 1 - log_variance_BND).sum((1, 2)) / 2
+
+
+BOTTLENECKS = {"fsq": FiniteScalarQuantizer, "no-quantizer": NoQuantizer, "kl": LightKL}
 
 
 def use(name: str) -> None:

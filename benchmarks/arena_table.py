@@ -21,6 +21,7 @@ from lara_tokenizer.evaluate.bootstrap import resamples
 from lara_tokenizer.evaluate.probe import pooled_r2
 
 OURS = "lara"
+LABELLED = ("lara:few-labels",)  # of the ablation: they see actions, the others do not
 SETS = {"heldout": "held-out episodes", "unseen": "unseen tasks"}
 CONTROLS = {
     "pixel_difference": "pixel-difference PCA, 256-d",
@@ -43,6 +44,7 @@ FIGURES = (
     "spread",
     "effective_rank",
 )
+SCREENED = ("conditional_r2", "conditional_r2_nuisance", "nuisance_r2", "selectivity", "z_gain", "perplexity")
 SEED_RESAMPLES = np.random.SeedSequence(0)
 Run = dict[str, Any]
 
@@ -160,6 +162,24 @@ def recipe_rows(runs: list[Run]) -> list[str]:
     return lines
 
 
+def ablation_sections(runs: list[Run]) -> list[str]:
+    """One seed of every variant, those with labels apart; then every seed of those that were run with several."""
+    first = [run for run in runs if run["seed"] == 0]
+    lines = ["", "## One part at a time", "", *recipe_rows([run for run in first if run["name"] not in LABELLED])]
+    if labelled := [run for run in first if run["name"] in LABELLED]:
+        lines += ["", "## With labels", "", *recipe_rows([run for run in first if run["name"] == OURS] + labelled)]
+    again = {run["name"] for run in runs if run["seed"] != 0}
+    if again:
+        lines += ["", "## Seed by seed", ""]
+        lines += ["| recipe | test set | seed | " + " | ".join(SCREENED) + " |", "|" + " --- |" * (len(SCREENED) + 3)]
+        for run in runs:
+            for part, label in SETS.items():
+                if run["name"] in again and part in run:
+                    shown = [_mean([run[part]["headline"][figure]["value"]]) for figure in SCREENED]
+                    lines.append(f"| {run['name']} | {label} | {run['seed']} | " + " | ".join(shown) + " |")
+    return lines
+
+
 def _mean(values: list[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
@@ -187,7 +207,7 @@ def page(finals: list[Run], ablation: list[Run], sweep: list[Run], head: str) ->
             f"| {SETS[part]} | {measure} | {opponent} | {value:+.3f} | {low:+.3f} to {high:+.3f} | {verdict} |"
         )
     if ablation:
-        lines += ["", "## One part at a time", "", *recipe_rows(ablation)]
+        lines += ablation_sections(ablation)
     if sweep:
         lines += ["", "## Learning rates", "", "| recipe | rate | held-out gain over copying |", "| --- | --- | --- |"]
         lines += [f"| {run['name']} | {run['learning_rate']:g} | {run['heldout_gain']:+.3f} |" for run in sweep]

@@ -46,6 +46,10 @@ VARIANTS: dict[str, Change] = {
     "three-strides": _model(strides=["0.5s", "0.3s", "0.8s"]),
     "fsq": lambda recipe: recipe,  # see arena_bottlenecks.py
     "no-quantizer": lambda recipe: recipe,
+    "kl": lambda recipe: recipe,
+    "zero-transition": lambda recipe: recipe,  # see arena_losses.py
+    "feature-target": lambda recipe: recipe,
+    "few-labels": lambda recipe: recipe,
     "standardised-z": _model(standardize_latents=True),
     "first-release": lambda recipe: replace(
         recipe,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from arena_table import FAMILIES, MEASURES, Statistics, difference, keep, margins
+from arena_table import FAMILIES, FIGURES, MEASURES, Statistics, ablation_sections, difference, keep, margins
 
 EPISODES = 40
 
@@ -68,3 +68,20 @@ def test_what_is_kept_of_a_run_gives_the_same_statistics():
     for (*whole, before), (*same, after) in zip(margins(runs), margins(kept), strict=True):
         assert whole == same
         assert after == pytest.approx(before, abs=2e-3)
+
+
+def test_a_variant_that_saw_labels_stands_apart_and_seeds_are_not_mixed():
+    def run(name: str, seed: int, value: float) -> dict:
+        headline = {figure: {"value": value, "interval": None} for figure in FIGURES}
+        return {"name": name, "seed": seed, "heldout": {"headline": headline}}
+
+    runs = [run("lara", 0, 0.1), run("lara", 1, 0.3), run("lara:few-labels", 0, 0.5), run("lara:fsq", 0, 0.2)]
+    _, alone, labelled, seeds = "\n".join(ablation_sections(runs)).split("\n## ")
+    assert "few-labels" not in alone
+    assert "| lara | held-out episodes | 1 | 0.100 |" in alone  # the first seed, as of the variants
+    assert "| lara:few-labels | held-out episodes | 1 | 0.500 |" in labelled
+    assert "fsq" not in labelled
+    assert [line.split("|")[3:5] for line in seeds.splitlines() if "held-out" in line] == [
+        [" 0 ", " 0.100 "],
+        [" 1 ", " 0.300 "],
+    ]
