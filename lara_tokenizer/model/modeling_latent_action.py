@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
@@ -345,15 +346,29 @@ class LatentActionModel(LatentActionPreTrainedModel):
             change = (future - now).abs().mean(1, keepdim=True).float()
             weight = 1 + self.config.motion_weight * change
             # Every weight is at least 1; the clamp matters only where all pairs are masked.
-            error = error * (weight / _masked_mean(weight.mean((1, 2, 3)), pair_mask).clamp(min=1))
+            error = error * (weight / _mean_over_processes(_masked_mean(weight.mean((1, 2, 3)), pair_mask)).clamp(min=1))
         return error.mean((1, 2, 3))
 
 
+def _mean_over_processes(value: Tensor) -> Tensor:
+    """For what has no gradient."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(value)
+        value = value / dist.get_world_size()
+    return value
+
+
 def _masked_mean(values_B: Tensor, mask_B: Tensor | None) -> Tensor:
+    """Over the kept pairs. With several processes over those of all, times the share that makes their mean just that:
+    one may hold more masked pairs than another."""
     if mask_B is None:
         return values_B.mean()
     kept_B = mask_B.to(values_B.dtype)
-    return (values_B * kept_B).sum() / kept_B.sum().clamp(min=1)
+    processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    count = kept_B.sum()
+    if processes > 1:
+        dist.all_reduce(count)
+    return (values_B * kept_B).sum() * processes / count.clamp(min=1)
 
 
 __all__ = [

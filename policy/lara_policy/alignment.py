@@ -165,7 +165,7 @@ class LaraAlignment(nn.Module):
             return self._compare(predicted_BTND, target_B1ND, mask_B)
 
     def _compare(self, predicted_BTND: Tensor, target_B1ND: Tensor, mask_B: Tensor) -> AlignmentOutput:
-        count = _sum_over_processes(mask_B.sum().float()).clamp(min=1)
+        count = sum_over_processes(mask_B.sum().float()).clamp(min=1)
         predicted, target = predicted_BTND, target_B1ND
         if self.options.center:
             predicted, target = _centered(predicted, mask_B, count), _centered(target, mask_B, count)
@@ -173,7 +173,7 @@ class LaraAlignment(nn.Module):
             predicted, target = predicted.flatten(2), target.flatten(2)
         cosine_B = F.cosine_similarity(predicted, target, dim=-1).flatten(1).mean(1)
         # Every process's share of the mean over all, times their number: gradients are averaged over processes.
-        loss = torch.where(mask_B, 1 - cosine_B, 0).sum() * _processes() / count
+        loss = torch.where(mask_B, 1 - cosine_B, 0).sum() * processes() / count
         return AlignmentOutput(loss, _monitors(predicted_BTND[mask_B].mean(1), target_B1ND[mask_B, 0]))
 
     def _checked(self, hidden: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,7 +209,7 @@ def scale_gradient(values: Tensor, scale: float) -> Tensor:
 
 def _centered(values_BXND: Tensor, mask_B: Tensor, count: Tensor) -> Tensor:
     """Less the mean over the `count` kept pairs; masked ones are 0 before and after."""
-    centered = values_BXND - _sum_over_processes(values_BXND.sum(0)) / count
+    centered = values_BXND - sum_over_processes(values_BXND.sum(0)) / count
     return torch.where(mask_B.view(-1, 1, 1, 1), centered, 0)
 
 
@@ -231,13 +231,14 @@ def _monitors(predicted_BND: Tensor, target_BND: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _processes() -> int:
+def processes() -> int:
+    """How many train together; 1 without torch.distributed."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def _sum_over_processes(values: Tensor) -> Tensor:
-    """The sum over all processes, with its gradient."""
-    return _AllReduce.apply(values) if _processes() > 1 else values
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum over all processes, with its gradient: a mean over a whole batch is such a sum by such a count."""
+    return _AllReduce.apply(values) if processes() > 1 else values
 
 
 class _AllReduce(torch.autograd.Function):

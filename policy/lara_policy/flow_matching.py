@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lara_policy.alignment import processes, sum_over_processes
+
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -58,7 +60,9 @@ class FlowMatching:
         """L_ACT, Eq. 2: the mean squared error of the velocity where `mask_BCA` is true; 0 where it nowhere is."""
         error_BCA = (predicted_BCA.float() - self.velocity(action_BCA, noise_BCA)).square()
         # `where`, not a product: what stands in padded places must not matter, not even as NaN.
-        return torch.where(mask_BCA, error_BCA, 0).sum() / mask_BCA.sum().clamp(min=1)
+        # Of the whole batch, as in LaraAlignment: one process may hold more padding than another.
+        count = sum_over_processes(mask_BCA.sum().float()).clamp(min=1)
+        return torch.where(mask_BCA, error_BCA, 0).sum() * processes() / count
 
     def sample(self, velocity: Velocity, noise_BCA: Tensor) -> Tensor:
         """From noise at tau = 0 to an action at tau = 1 in `num_steps` Euler steps along `velocity(A_tau, tau_B)`."""

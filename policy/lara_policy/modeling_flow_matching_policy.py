@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from lara_policy.alignment import processes, sum_over_processes
 from lara_policy.configuration_flow_matching_policy import FlowMatchingPolicyConfig
 from lara_policy.diffusion_transformer import ContextAdapter, DiffusionTransformer
 from lara_policy.embodiment import Embodiment
@@ -435,4 +436,5 @@ def _code_loss(logits_BNK: Tensor, codes_BN: Tensor, mask_B: Tensor | None) -> T
     # A masked pair's codes are -1, which cross_entropy would refuse.
     targets = torch.where(kept_B[:, None], codes_BN, 0)
     loss_BN = F.cross_entropy(logits_BNK.float().transpose(1, 2), targets, reduction="none")
-    return torch.where(kept_B[:, None], loss_BN, 0).sum() / (kept_B.sum().clamp(min=1) * codes_BN.shape[1])
+    count = sum_over_processes(kept_B.sum().float()).clamp(min=1) * codes_BN.shape[1]
+    return torch.where(kept_B[:, None], loss_BN, 0).sum() * processes() / count
