@@ -42,7 +42,7 @@ format: $(VENV)/.dev  ## Rewrite the code in the house format
 test-transformers4: $(VENV)/.dev  ## Opt-in: checkpoints load under transformers 4.57 with equal codes (builds an environment)
 	tests/compat/transformers4.sh $(BIN)/python
 
-test-lerobot: $(VENV)/.dev  ## Opt-in: lerobot 0.3 and 0.6 read and write the datasets that we do (builds environments)
+test-lerobot: $(VENV)/.dev  ## Opt-in: lerobot 0.3 and 0.6 share our datasets, 0.6 trains policies with LARA (builds environments)
 	tests/compat/lerobot.sh $(BIN)/python
 
 test-tfds: $(VENV)/.dev  ## Opt-in: RLDS sets written by tensorflow-datasets read the same here (builds an environment)

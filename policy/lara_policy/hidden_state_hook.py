@@ -1,0 +1,214 @@
+"""Reading a policy's hidden state where it is made: a hook on one of its modules, and no line of the policy changed.
+
+Shape suffixes: B batch, T action tokens, H width of the policy.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lara_policy.module_paths import CallWatch, find_module
+
+SIDES = ("output", "input")
+LAYOUTS = ("btd", "bdt", "tbd", "flat", "bd")
+TOKENS = ("all", "first", "last")
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """Where a policy's hidden state of its action tokens is read, and how it lies there.
+
+    path: of the module, from the policy: "model.action_out_proj".
+    where: what goes into the module (its first argument) or what comes out of it (the first, of several).
+    layout: the order of the axes: "btd", "bdt" (a convolution), "tbd"; "flat" is (B * T, H) and needs `chunk`; "bd" is
+        one token.
+    tokens: the action tokens are "all" of the sequence, or its "first" or "last" `chunk` ones.
+    chunk: how many action tokens there are.
+    keep: of those only the first so many, where the future frame is nearer than the chunk is long.
+    repeat: the policy repeats the whole batch so many times (as `Tensor.repeat` does), for as many noise levels.
+
+    >>> Tap("blocks.13", tokens="last", chunk=16).select(torch.randn(4, 17, 32)).shape
+    torch.Size([4, 16, 32])
+    """
+
+    path: str
+    where: str = "output"
+    layout: str = "btd"
+    tokens: str = "all"
+    chunk: int | None = None
+    keep: int | None = None
+    repeat: int = 1
+
+    def __post_init__(self) -> None:
+        for name, taken in (("where", SIDES), ("layout", LAYOUTS), ("tokens", TOKENS)):
+            if getattr(self, name) not in taken:
+                raise ValueError(f"{name} {getattr(self, name)!r} of a tap: takes one of {', '.join(taken)}.")
+        if self.chunk is None and (self.tokens != "all" or self.layout == "flat"):
+            raise ValueError(
+                f"a tap with tokens {self.tokens!r} and layout {self.layout!r} needs `chunk`, their number."
+            )
+        for name in ("chunk", "keep", "repeat"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} of a tap: takes 1 or more.")
+
+    @classmethod
+    def at(cls, site: str, **rest: Any) -> Tap:
+        """A tap from one string, "model.norm" or "model.norm:input".
+
+        >>> Tap.at("model.norm:input").where
+        'input'
+        """
+        path, _, where = site.partition(":")
+        return cls(path, where or "output", **rest)
+
+    def __str__(self) -> str:
+        return f"the {self.where} of '{self.path}'"
+
+    def select(self, state: Tensor) -> Tensor:
+        """The action tokens (B, T, H) of what the module took or gave.
+
+        Raises ValueError where the axes or the number of tokens are not as the tap says.
+        """
+        state_BTH = self._arranged(state)
+        length = state_BTH.shape[1]
+        if self.chunk is not None:
+            if length < self.chunk:
+                raise ValueError(
+                    f"{self} has {length} tokens (shape {tuple(state.shape)}, read as {self.layout!r}), fewer than the "
+                    f"chunk of {self.chunk} actions. Tap another module, or set the tap's layout or chunk."
+                )
+            state_BTH = state_BTH[:, -self.chunk :] if self.tokens == "last" else state_BTH[:, : self.chunk]
+        return state_BTH if self.keep is None else state_BTH[:, : self.keep]
+
+    def _arranged(self, state: Tensor) -> Tensor:
+        axes = 2 if self.layout in ("flat", "bd") else 3
+        if state.ndim != axes or (self.layout == "flat" and len(state) % (self.chunk or 1)):
+            raise ValueError(
+                f"{self} has shape {tuple(state.shape)}, which cannot be read as {self.layout!r}"
+                f"{f' with a chunk of {self.chunk}' if self.layout == 'flat' else ''}. Layouts: {', '.join(LAYOUTS)}."
+            )
+        if self.layout == "flat":
+            return state.unflatten(0, (-1, self.chunk))
+        if self.layout == "bd":
+            return state.unsqueeze(1)
+        return {"btd": state, "bdt": state.transpose(1, 2), "tbd": state.transpose(0, 1)}[self.layout]
+
+
+class HiddenStateHook:
+    """Keeps what a module of a policy takes or gives during one forward, with its autograd graph.
+
+    `with hook:` arms it around one forward of the policy (`policy(...)`, `policy.forward(...)` or what wraps it: DDP,
+    `torch.compile`). Only the first call inside counts: later ones are other integration steps, or a checkpoint that is
+    computed again. `take()` then hands the state out, once. Unarmed, the hook does nothing; `remove()` takes it off.
+
+    >>> policy = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 3))
+    >>> hook = HiddenStateHook(policy, Tap("0"))
+    >>> with hook:
+    ...     action = policy(torch.randn(2, 5, 3))
+    >>> hook.take().shape
+    torch.Size([2, 5, 8])
+
+    Args:
+        policy: any module; DDP and compiled ones are looked into.
+        tap: where to read.
+        needs_grad: refuse a state without gradient where gradients are recorded at all.
+
+    Raises:
+        ValueError: at once for a path that does not exist; from the `with` block for a module that was never called, a
+            state without gradient, or one that the tap does not fit.
+    """
+
+    def __init__(self, policy: nn.Module, tap: Tap, *, needs_grad: bool = True) -> None:
+        self.tap, self.needs_grad = tap, needs_grad
+        self.module = find_module(policy, tap.path)
+        self._armed = self._called = self._trains = False
+        self._hidden: Tensor | None = None
+        self._watch, self._watched = CallWatch(policy, tap.path), False
+        if tap.where == "input":
+            self._handle = self.module.register_forward_pre_hook(self._on_input, with_kwargs=True)
+        else:
+            self._handle = self.module.register_forward_hook(self._on_output)
+
+    def __enter__(self) -> HiddenStateHook:
+        if self._armed:
+            raise ValueError(f"the hook on {self.tap} is armed already: `with` blocks of one hook cannot be nested.")
+        self._hidden, self._called = None, False
+        self._trains = self.needs_grad and torch.is_grad_enabled()
+        if not self._watched:  # the first forward tells whether the module runs at all
+            self._watch.start()
+        self._armed = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._armed = False
+        self._watch.stop()
+        self._watched = self._watched or self._called
+        if kind is None and not self._called:
+            raise ValueError(self._watch.explain(self.tap.where))
+
+    def take(self) -> Tensor:
+        """The hidden state (B, T, H) of the last armed forward; a second call raises ValueError."""
+        if self._hidden is None:
+            raise ValueError(
+                f"no hidden state of {self.tap} is at hand: run the policy's forward inside the `with` block of this "
+                "hook first, once for each time that the state is used."
+            )
+        hidden_BTH, self._hidden = self._hidden, None
+        return hidden_BTH
+
+    def remove(self) -> None:
+        """Take the hook off; the policy is as it was."""
+        self._handle.remove()
+        self._hidden = None
+
+    def _on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._armed and not self._called:
+            self._keep(args[0] if args else next(iter(kwargs.values()), None))
+
+    def _on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._armed and not self._called:
+            if isinstance(output, Mapping):
+                output = next(iter(output.values()))
+            self._keep(output[0] if isinstance(output, (tuple, list)) else output)
+
+    def _keep(self, state: Any) -> None:
+        self._called = True
+        if not isinstance(state, Tensor) or not state.is_floating_point():
+            raise ValueError(f"{self.tap} is no tensor of floats but {_kind(state)}. Tap another module.")
+        if self._trains and not state.requires_grad:
+            raise ValueError(f"{self.tap} came without a gradient: {_why_no_gradient()}")
+        # A copy: the policy may go on to add to this very tensor in place.
+        self._hidden = self.tap.select(state).clone()
+
+
+def _why_no_gradient() -> str:
+    if _inside_reentrant_checkpoint():
+        return (
+            "it is computed inside a reentrant checkpoint, which hides it from autograd. Checkpoint with "
+            "use_reentrant=False; in transformers, gradient_checkpointing_enable({'use_reentrant': False})."
+        )
+    if not torch.is_grad_enabled():
+        return "the module runs under torch.no_grad(). Tap one that is trained."
+    return "nothing before it is trainable. Unfreeze it, tap a later module, or set detach_hidden."
+
+
+def _inside_reentrant_checkpoint() -> bool:
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_qualname == "CheckpointFunction.forward":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _kind(value: Any) -> str:
+    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -1,0 +1,194 @@
+"""Where known policies keep the hidden state of their action tokens.
+
+k counts transformer blocks that were applied, from 1 to L. Policies that call their blocks are read behind block k.
+Those of the pi0 family call the parts of a block one by one, so that a hook on the block stays silent: they are read
+where the state enters the norm of the next block, which is the same tensor.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import reduce
+from typing import Any
+
+from torch import nn
+
+from lara_policy.hidden_state_hook import Tap
+from lara_policy.module_paths import find_module, has_module, unwrap
+
+
+@dataclass(frozen=True, slots=True)
+class TapPreset:
+    """One family of policies.
+
+    roots: what may stand before all paths: that of LeRobot's policy class, then of others. The first that fits counts.
+    last: what "L" reads, the state that the action head gets; by default what comes out of the last block.
+    blocks: the list of transformer blocks; None where depth is no number (a U-Net).
+    block_norm, end_norm: the norm at a block's entrance and the one behind the last block, for policies that do not
+        call their blocks.
+    layer: the depth that is read where none is asked for.
+    layout, tokens: as in `Tap`.
+    chunk: where the number of action tokens stands, from the root or else from the policy; the first that exists.
+    """
+
+    roots: tuple[str, ...]
+    chunk: tuple[str, ...]
+    blocks: str | None = None
+    last: str | None = None
+    block_norm: str | None = None
+    end_norm: str | None = None
+    layer: str = "L"
+    layout: str = "btd"
+    tokens: str = "all"
+
+    def depth(self, root_path: str, policy: nn.Module) -> int:
+        """L, the number of transformer blocks."""
+        assert self.blocks is not None
+        blocks = find_module(policy, root_path + self.blocks)
+        return len(list(blocks.children()))
+
+    def site(self, layer: int | None, depth: int) -> str:
+        """Where the state after `layer` of `depth` blocks is, from the root; None for what "L" reads."""
+        if layer is None and self.last is not None:
+            return self.last
+        layer = depth if layer is None else layer
+        if self.block_norm is None:
+            return f"{self.blocks}.{layer - 1}"
+        return f"{self.blocks}.{layer}.{self.block_norm}:input" if layer < depth else f"{self.end_norm}:input"
+
+
+_PI0 = TapPreset(
+    roots=("model.", ""),  # LeRobot; openpi's PI0Pytorch
+    blocks="paligemma_with_expert.gemma_expert.model.layers",
+    block_norm="input_layernorm",
+    end_norm="paligemma_with_expert.gemma_expert.model.norm",
+    last="action_out_proj:input",
+    tokens="last",  # before the action tokens stands one of the robot's state
+    chunk=("config.chunk_size", "config.action_horizon"),
+)
+_GROOT = TapPreset(
+    roots=("_groot_model.", ""),  # LeRobot; Isaac-GR00T
+    blocks="action_head.model.transformer_blocks",
+    layer="L-2",
+    tokens="last",  # state, in N1.5 also 32 future tokens, then actions
+    chunk=("action_head.config.action_horizon", "action_head.action_horizon", "config.action_horizon"),
+)
+
+PRESETS: dict[str, TapPreset] = {
+    "act": TapPreset(
+        roots=("model.", ""),
+        blocks="decoder.layers",
+        last="decoder.norm",
+        layout="tbd",
+        chunk=("config.chunk_size",),
+    ),
+    "diffusion": TapPreset(roots=("diffusion.", ""), last="unet.final_conv.0", layout="bdt", chunk=("config.horizon",)),
+    "groot_n1_5": _GROOT,
+    "groot_n1_6": _GROOT,
+    "groot_n1_7": _GROOT,
+    "multi_task_dit": TapPreset(
+        roots=("noise_predictor.", ""), blocks="transformer_blocks", layer="L-2", chunk=("config.horizon",)
+    ),
+    "pi0": _PI0,
+    "pi05": _PI0,
+    "smolvla": TapPreset(
+        roots=("model.", ""),
+        blocks="vlm_with_expert.lm_expert.layers",
+        block_norm="input_layernorm",
+        end_norm="vlm_with_expert.lm_expert.norm",
+        last="action_out_proj:input",
+        tokens="last",
+        chunk=("config.chunk_size",),
+    ),
+    "xvla": TapPreset(
+        roots=("model.", ""),
+        blocks="transformer.blocks",
+        layer="L-2",
+        tokens="first",  # actions, then the images, the instruction and prompts
+        chunk=("config.chunk_size", "chunk_size"),
+    ),
+}
+
+
+def resolve_tap(policy: nn.Module, preset: str, layer: int | str | None = None, *, keep: int | None = None) -> Tap:
+    """Where in this policy the state of a preset lies.
+
+    Args:
+        policy: the policy; DDP and compiled ones are looked into.
+        preset: one of `PRESETS`.
+        layer: how many blocks to apply, 1 to L; "L-2"; "L" for what the action head gets, which some policies
+            norm; a module path, "model.norm" or "model.norm:input"; None for the preset's own.
+        keep: of the chunk's action tokens only the first so many. By default as many as the policy has actions for, by
+            its `config.action_delta_indices`.
+
+    Raises:
+        ValueError: for an unknown preset or layer, a policy of another kind, or a chunk that is not to be found.
+    """
+    policy, known = unwrap(policy), find_preset(preset)
+    root = _root(policy, preset, known)
+    if isinstance(layer, str) and not re.fullmatch(r"\d+|L(-\d+)?", layer):
+        site = layer
+    else:
+        site = root + known.site(*_block_number(policy, preset, known, root, known.layer if layer is None else layer))
+    chunk = _chunk(policy, preset, known, root)
+    actions = getattr(getattr(policy, "config", None), "action_delta_indices", None)
+    if keep is None and actions is not None and len(actions) < chunk:
+        keep = len(actions)
+    return Tap.at(site, layout=known.layout, tokens=known.tokens, chunk=chunk, keep=keep)
+
+
+def find_preset(name: str) -> TapPreset:
+    """The preset of that name; ValueError lists those there are."""
+    if name not in PRESETS:
+        close = get_close_matches(name, PRESETS, n=1)
+        raise ValueError(
+            f"unknown tap preset {name!r}: there is {', '.join(PRESETS)}."
+            f"{f' Did you mean {close[0]!r}?' if close else ''} For another policy give a Tap, or a module path."
+        )
+    return PRESETS[name]
+
+
+def _root(policy: nn.Module, name: str, preset: TapPreset) -> str:
+    anchor = preset.blocks or preset.last
+    assert anchor is not None
+    for root in preset.roots:
+        if has_module(policy, root + anchor):
+            return root
+    looked = " or ".join(f"'{root}{anchor}'" for root in preset.roots)
+    held = ", ".join(child for child, _ in policy.named_children())
+    raise ValueError(
+        f"the tap preset {name!r} looks for {looked}, but {type(policy).__name__} holds {held}. "
+        "Is it another policy? Give its preset, a Tap, or a module path."
+    )
+
+
+def _block_number(
+    policy: nn.Module, name: str, preset: TapPreset, root: str, layer: int | str
+) -> tuple[int | None, int]:
+    """(blocks to apply, or None for "L"; L)."""
+    if preset.blocks is None:
+        if layer != "L":
+            raise ValueError(f"layer {layer!r}: {name!r} has no numbered blocks. Take 'L', or a module path.")
+        return None, 0
+    depth = preset.depth(root, policy)
+    if layer == "L":
+        return None, depth
+    number = depth - int(layer[2:]) if isinstance(layer, str) and layer.startswith("L-") else int(layer)
+    if not 1 <= number <= depth:
+        raise ValueError(f"layer {layer!r} would be {number} blocks: this {name!r} has L = {depth}. Take 1 to {depth}.")
+    return number, depth
+
+
+def _chunk(policy: nn.Module, name: str, preset: TapPreset, root: str) -> int:
+    start: Any = policy.get_submodule(root.rstrip("."))
+    for holder in (start, policy):
+        for path in preset.chunk:
+            value = reduce(lambda thing, part: getattr(thing, part, None), path.split("."), holder)
+            if isinstance(value, int):
+                return value
+    raise ValueError(
+        f"the length of the action chunk of {type(policy).__name__} is in none of {', '.join(preset.chunk)}, where "
+        f"{name!r} looks for it. Give a Tap of your own, with its chunk."
+    )
