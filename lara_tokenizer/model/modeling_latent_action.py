@@ -346,7 +346,8 @@ class LatentActionModel(LatentActionPreTrainedModel):
             change = (future - now).abs().mean(1, keepdim=True).float()
             weight = 1 + self.config.motion_weight * change
             # Every weight is at least 1; the clamp matters only where all pairs are masked.
-            error = error * (weight / _mean_over_processes(_masked_mean(weight.mean((1, 2, 3)), pair_mask)).clamp(min=1))
+            average = _mean_over_processes(_masked_mean(weight.mean((1, 2, 3)), pair_mask))
+            error = error * (weight / average.clamp(min=1))
         return error.mean((1, 2, 3))
 
 

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import re
 
+_LAYER = re.compile(r"L(?:-(\d+))?|(\d+)")
+
+
+def is_layer(layer: int | str) -> bool:
+    """Whether it is such a name, and not, say, a module's path."""
+    return _LAYER.fullmatch(str(layer)) is not None
+
 
 def resolve_layer(layer: int | str, num_layers: int) -> int:
     """The 1-based number of a block.
@@ -14,7 +21,7 @@ def resolve_layer(layer: int | str, num_layers: int) -> int:
     >>> resolve_layer("L-2", 16), resolve_layer("L", 16), resolve_layer(3, 16)
     (14, 16, 3)
     """
-    counted = re.fullmatch(r"L(?:\s*-\s*(\d+))?|(\d+)", str(layer))
+    counted = _LAYER.fullmatch(str(layer))
     if counted is None:
         raise ValueError(f"layer {layer!r}: takes a number from 1 to {num_layers}, 'L' or 'L-2'.")
     number = int(counted[2]) if counted[2] else num_layers - int(counted[1] or 0)

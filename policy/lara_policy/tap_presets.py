@@ -7,7 +7,6 @@ where the state enters the norm of the next block, which is the same tensor.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import reduce
@@ -16,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from lara_policy.hidden_state_hook import Tap
+from lara_policy.layers import is_layer, resolve_layer
 from lara_policy.module_paths import find_module, has_module, unwrap
 
 
@@ -128,8 +128,8 @@ def resolve_tap(policy: nn.Module, preset: str, layer: int | str | None = None, 
     """
     policy, known = unwrap(policy), find_preset(preset)
     root = _root(policy, preset, known)
-    if isinstance(layer, str) and not re.fullmatch(r"\d+|L(-\d+)?", layer):
-        site = layer
+    if layer is not None and not is_layer(layer):
+        site = str(layer)
     else:
         site = root + known.site(*_block_number(policy, preset, known, root, known.layer if layer is None else layer))
     chunk = _chunk(policy, preset, known, root)
@@ -175,10 +175,7 @@ def _block_number(
     depth = preset.depth(root, policy)
     if layer == "L":
         return None, depth
-    number = depth - int(layer[2:]) if isinstance(layer, str) and layer.startswith("L-") else int(layer)
-    if not 1 <= number <= depth:
-        raise ValueError(f"layer {layer!r} would be {number} blocks: this {name!r} has L = {depth}. Take 1 to {depth}.")
-    return number, depth
+    return resolve_layer(layer, depth), depth
 
 
 def _chunk(policy: nn.Module, name: str, preset: TapPreset, root: str) -> int:

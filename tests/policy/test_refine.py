@@ -12,7 +12,7 @@ from lara_policy.alignment import AlignmentOptions
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
 from lara_policy.refine import RefineRecipe, refine
 from lara_policy.refine.joint import LaraModel
-from lara_policy.refine.refine import _build, _read
+from lara_policy.refine.prepare import build_model, prepare
 from lara_policy.refine.trainer import LaraTrainer
 from lara_policy.refine.watch import JointCollapseError, RefineWatch
 
@@ -33,8 +33,8 @@ def joint(labelled_squares, tiny_refinement, frames):
     def make(mode: str = "joint", training=None, policy=None, cameras=("front",), **alignment):
         torch.manual_seed(0)
         recipe = tiny_refinement(training, policy, mode=mode, alignment=alignment)
-        data = _read(labelled_squares(8, cameras), recipe, None, None, frames / "-".join(cameras), {}, None)
-        return _build(data, recipe).train(), data.samples.batch(range(BATCH)), data
+        data = prepare(labelled_squares(8, cameras), recipe, None, None, frames / "-".join(cameras), {}, None)
+        return build_model(data, recipe).train(), data.samples.batch(range(BATCH)), data
 
     return make
 
@@ -192,7 +192,10 @@ def test_pairs_without_a_later_frame_change_nothing(joint):
 def run(tmp_path_factory, labelled_squares, tiny_refinement, frames):
     out = tmp_path_factory.mktemp("run")
     summary = refine(
-        labelled_squares(10), tiny_refinement({"save_steps": 10, "gradient_cosine": True}), out=out, frames=frames / "run"
+        labelled_squares(10),
+        tiny_refinement({"save_steps": 10, "gradient_cosine": True}),
+        out=out,
+        frames=frames / "run",
     )
     return out, summary
 
@@ -364,11 +367,11 @@ def test_a_stride_that_the_tokenizer_was_not_trained_on_warns_with_both(
     labelled_squares, tiny_refinement, frames, caplog
 ):
     with caplog.at_level(logging.WARNING):
-        _read(labelled_squares(8), tiny_refinement(lam_stride="3f"), None, None, frames / "gap", {}, None)
+        prepare(labelled_squares(8), tiny_refinement(lam_stride="3f"), None, None, frames / "gap", {}, None)
     assert "pairs are 3 frames apart (3f), the tokenizer was trained on 0.5s, 5 frames here" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING):  # the paper pre-trains at 5 and aligns at 16
-        data = _read(labelled_squares(8), tiny_refinement(paper_exact=True), None, None, frames / "gap", {}, None)
+        data = prepare(labelled_squares(8), tiny_refinement(paper_exact=True), None, None, frames / "gap", {}, None)
     assert data.gap == 6
     assert "stride" not in caplog.text
 

@@ -107,7 +107,7 @@ def test_tokens_beyond_the_policys_own_actions_are_left_out():
 
 @pytest.mark.parametrize("layer", [0, 6, "L-5", "9"])
 def test_a_depth_out_of_range_names_the_range(layer):
-    with pytest.raises(ValueError, match=r"has L = 5. Take 1 to 5"):
+    with pytest.raises(ValueError, match=r"the policy has 5 blocks"):
         resolve_tap(groot(), "groot_n1_7", layer)
 
 

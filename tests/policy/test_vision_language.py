@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny_vision_language
 import torch
-from lara_policy.refine.refine import _build, _read
+from lara_policy.refine.prepare import build_model, prepare
 from lara_policy.vision_language import VisionLanguageEncoder
 
 
@@ -24,8 +24,8 @@ def joint(folder, labelled_squares, tiny_refinement, tmp_path_factory):
     policy = {"context": "vision_language", "vision_language_model": folder, "image_size": 64}
     recipe = tiny_refinement(policy=policy)
     episodes = labelled_squares(8, ("front", "side"), texts=("go", "stop now"))
-    data = _read(episodes, recipe, None, None, tmp_path_factory.mktemp("frames"), {}, None)
-    return _build(data, recipe).train(), data.samples.batch(range(6))
+    data = prepare(episodes, recipe, None, None, tmp_path_factory.mktemp("frames"), {}, None)
+    return build_model(data, recipe).train(), data.samples.batch(range(6))
 
 
 def test_one_step_moves_the_adapter_and_not_the_model(joint):

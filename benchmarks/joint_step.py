@@ -1,0 +1,84 @@
+"""What a joint step costs beside a policy step and a tokenizer step, measured in turn in one run.
+
+    python benchmarks/joint_step.py demos --recipe hub_configs/training/metaworld.yaml
+
+Each step is forward, backward and AdamW on the same batches. The sum to compare with is that of a step of the policy
+alone (mode dit-only) and a step of the tokenizer alone on the same pairs, its vision encoder frozen as in stage 2.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from lara_policy.refine import RefineRecipe
+from lara_policy.refine.prepare import build_model, prepare
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+def main(
+    source: Annotated[str, typer.Argument(help="Episodes with actions.")],
+    recipe: Annotated[Path, typer.Option(help="Of lara-tok refine.")],
+    rounds: Annotated[int, typer.Option(help="Of each kind of step; the median counts.")] = 12,
+    threads: int = 2,
+) -> None:
+    """Print the medians and their ratio."""
+    torch.set_num_threads(threads)
+    chosen = RefineRecipe.load(recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        models, batches = {}, {}
+        for mode in ("dit-only", "joint"):
+            data = prepare(source, replace(chosen, mode=mode), None, None, folder, {"cameras": "all"}, None)
+            models[mode] = build_model(data, replace(chosen, mode=mode)).train()
+            size = chosen.training.batch_size
+            batches[mode] = [data.samples.batch(range(k * size, (k + 1) * size)) for k in range(rounds)]
+        lara = models["joint"]
+        steps: dict[str, Callable[[int], torch.Tensor]] = {
+            "policy": lambda k: models["dit-only"](**batches["dit-only"][k]).loss,
+            "tokenizer": lambda k: _tokenizer_loss(lara, batches["joint"][k]),
+            "joint": lambda k: lara(**batches["joint"][k]).loss,
+        }
+        kept = {"policy": models["dit-only"], "tokenizer": lara.lam, "joint": lara}
+        optimizers = {name: torch.optim.AdamW(_trainable(model), lr=1e-5) for name, model in kept.items()}
+        times = _measure(steps, optimizers, rounds, chosen.training.precision == "bf16")
+    median = {name: statistics.median(seconds[2:]) for name, seconds in times.items()}
+    for name, seconds in median.items():
+        print(f"{name:12} {seconds * 1000:7.1f} ms")
+    print(f"joint / (policy + tokenizer) = {median['joint'] / (median['policy'] + median['tokenizer']):.3f}")
+
+
+def _tokenizer_loss(lara: Any, batch: dict[str, Any]) -> torch.Tensor:
+    now, future = lara._pixel_values(batch["pair"])
+    return lara.lam(now, future, pair_mask=batch["pair_mask"]).loss
+
+
+def _trainable(model: Any) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _measure(
+    steps: dict[str, Callable[[int], torch.Tensor]], optimizers: dict[str, Any], rounds: int, bf16: bool
+) -> dict[str, list[float]]:
+    """Seconds of every step, the kinds taking turns, so that what else the machine does hits all alike."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for k in range(rounds):
+        for name, step in steps.items():
+            begun = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16), sdpa_kernel(SDPBackend.MATH):
+                loss = step(k)
+            loss.backward()
+            optimizers[name].step()
+            optimizers[name].zero_grad()
+            times[name].append(time.perf_counter() - begun)
+    return times
+
+
+if __name__ == "__main__":
+    typer.run(main)
