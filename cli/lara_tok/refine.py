@@ -19,7 +19,8 @@ def refine(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for policy, tokenizer and log.")] = None,
     mode: Annotated[
-        str | None, typer.Option(help="joint, dit-only, frozen-lam or frozen-policy, instead of the recipe's.")
+        str | None,
+        typer.Option(help="joint, dit-only, frozen-lam, frozen-policy or codes, instead of the recipe's."),
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="'lara-lam', a folder or a Hub id, instead of the recipe's.")
@@ -50,8 +51,8 @@ def refine(
     """Train a tokenizer and a policy together by the LARA loss (stages 2 and 3).
 
     Sources are what `lara-tok encode` reads, of episodes that have actions. OUT/policy is for `lara-tok rollout`,
-    OUT/tokenizer for `lara-tok encode --model`. With --pretrain the policy learns to predict a table's codes from
-    video alone; go on with actions by --policy.
+    OUT/tokenizer for `lara-tok encode --model`. With --pretrain the policy first learns to tell the codes of a table
+    from all its episodes, then also actions from those that have any.
 
     Examples:
 

@@ -24,6 +24,9 @@ def rollout(
     seed: Annotated[
         int, typer.Option(help="Decides placements and the policy's noise; never shares one with demonstrations.")
     ] = 0,
+    embodiment: Annotated[
+        str | None, typer.Option(help="Which of the policy's robots acts, where it knows several.")
+    ] = None,
     executed_steps: Annotated[
         int | None, typer.Option(help="Actions of a predicted chunk to execute. [default: the policy's own]")
     ] = None,
@@ -61,6 +64,7 @@ def rollout(
             environments=env,
             episodes=episodes,
             seed=seed,
+            embodiment=embodiment,
             executed_steps=executed_steps,
             max_steps=max_steps,
             workers=workers,

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import get_last_checkpoint
-
 from lara_tokenizer.data import Episode, LoadOptions
 
 CHECKPOINTS = "checkpoints"
@@ -36,7 +34,9 @@ def find_checkpoint(out: Path, resume: bool, result: str) -> str | None:
     `result` is what a finished run leaves in `out`.
     """
     folder = out / CHECKPOINTS
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    # Trainer writes its state last: a folder without it is what a kill in the middle of a save has left.
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    last = str(max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]))) if whole else None
     if resume and last is None:
         raise ValueError(f"{folder} holds no checkpoint to resume. Start without --resume.")
     if not resume and (last is not None or (out / result).exists()):

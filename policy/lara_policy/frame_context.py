@@ -88,12 +88,12 @@ class FrameContext(nn.Module):
         tokens = tokens + self.cameras[:cameras, None]
         return torch.cat([tokens.flatten(1, 2), self.tasks(tasks).unsqueeze(1)], 1)
 
-    def grow_tasks(self, count: int) -> None:
-        """Fresh vectors behind those of the tasks there are."""
+    def grow_tasks(self, count: int, std: float) -> None:
+        """Fresh vectors, normal with deviation `std`, behind those of the tasks there are."""
         old = self.tasks.weight
         self.tasks = nn.Embedding(count, old.shape[1]).to(old)
         with torch.no_grad():
-            nn.init.normal_(self.tasks.weight, std=0.02)
+            nn.init.normal_(self.tasks.weight, std=std)
             self.tasks.weight[: len(old)] = old
 
 

@@ -83,6 +83,7 @@ class FlowMatchingPolicy(PreTrainedModel):
         self.code_head = nn.Linear(config.output_size, config.codebook_size) if config.num_codes else None
         self.flow = FlowMatching(num_steps=config.num_inference_steps)
         self.processor: LatentActionProcessor | None = None
+        self.embodiment: str | None = None  # whose numbers `predict` takes and gives, where it knows several
         self._vision_language: VisionLanguageEncoder | None = None
         self.post_init()
 
@@ -202,7 +203,7 @@ class FlowMatchingPolicy(PreTrainedModel):
         if self.context is None or not new:
             return
         self.config.tasks = [*self.config.tasks, *new]
-        self.context.grow_tasks(len(self.config.tasks))
+        self.context.grow_tasks(len(self.config.tasks), self.config.initializer_range)
 
     def embodiment_number(self, name: str) -> int:
         """Raises ValueError, listing those there are."""
@@ -322,7 +323,7 @@ class FlowMatchingPolicy(PreTrainedModel):
 
     def _token_mask(self, tokens: int, step_mask_BC: Tensor | None) -> Tensor | None:
         """Where tokens may look: not at padded steps, and code queries only at each other, so that what they predict
-        is the same with and without actions and state."""
+        at a flow time is the same with and without actions and state."""
         codes = self.config.num_codes
         if not codes and (step_mask_BC is None or bool(step_mask_BC.all())):
             return None
@@ -362,7 +363,8 @@ class FlowMatchingPolicy(PreTrainedModel):
         state = np.asarray(observation.get("state", ()), np.float64)
         if state.shape != (robot.state_dim,) or not np.isfinite(state).all():
             raise ValueError(
-                f"state of shape {state.shape}, finite: {np.isfinite(state).all()}; takes ({robot.state_dim},)"
+                f"state of shape {state.shape}{'' if np.isfinite(state).all() else ' with NaN or infinity in it'}: "
+                f"embodiment {robot.name!r} has {robot.state_dim} finite numbers. Give them as (S,)."
             )
         padded = torch.from_numpy(robot.normalise_states(state[None], self.config.max_state_dim)).to(self.device)
         shape = (1, self.config.horizon, self.config.max_action_dim)
@@ -372,6 +374,7 @@ class FlowMatchingPolicy(PreTrainedModel):
 
     def _robot(self, embodiment: str | None) -> Embodiment:
         robots = self.embodiments
+        embodiment = embodiment or self.embodiment
         if embodiment is None:
             if len(robots) != 1:
                 raise ValueError(f"this policy knows {len(robots)} embodiments: name one of {', '.join(robots)}.")
@@ -405,7 +408,7 @@ class FlowMatchingPolicy(PreTrainedModel):
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """Images that the only embodiment sees."""
+        """Images that `embodiment`, or the only one, sees."""
         return self._robot(None).cameras
 
     @property

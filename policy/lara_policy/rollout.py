@@ -37,6 +37,7 @@ def rollout(
     environments: Sequence[str],
     episodes: int = 50,
     seed: int = 0,
+    embodiment: str | None = None,
     executed_steps: int | None = None,
     max_steps: int | None = None,
     workers: int | None = None,
@@ -58,6 +59,7 @@ def rollout(
         environments: Names such as "metaworld:push-v3"; see `select_environments`.
         episodes: How many in each.
         seed: Of placements and of the policy's noise, 0 to 2 ** 32 - 1.
+        embodiment: Which of the policy's robots acts; None for its only one.
         executed_steps: Actions of a predicted chunk to execute before the next look; None for the policy's own.
         max_steps: The longest episode; None for each environment's own.
         workers: Processes; None for one a core.
@@ -84,13 +86,14 @@ def rollout(
         "policy_sha256": folder_sha256(policy),
         "environments": list(names),
         "seed": seed,
+        "embodiment": embodiment,
         "executed_steps": executed_steps,
         "max_steps": max_steps,
         "versions": _versions(names),
     }
     journal = Journal(out, described)
     drawn = None if videos is None else str(videos)
-    job = RolloutJob(str(policy), load, seed, executed_steps, max_steps, drawn, video_episodes, tokenizer)
+    job = RolloutJob(str(policy), load, seed, executed_steps, max_steps, drawn, video_episodes, tokenizer, embodiment)
     wanted = [(name, episode) for episode in range(episodes) for name in names]
     missing = [key for key in wanted if key not in journal.played or _lacks_video(job, *key)]
     _play(job, missing, journal, workers, progress, len(wanted))

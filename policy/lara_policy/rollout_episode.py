@@ -24,6 +24,7 @@ class RolloutPolicy(Protocol):
 
     horizon: int  # C, actions of a predicted chunk
     executed_steps: int  # how many of them are executed before the next prediction
+    embodiment: str | None  # which of its robots acts, where it knows several
     cameras: tuple[str, ...]  # the images it looks at, e.g. ("observation.images.corner2",)
     image_sizes: ImageSizes  # and how large they are
 

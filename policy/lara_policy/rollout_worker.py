@@ -26,6 +26,7 @@ class RolloutJob:
     videos: str | None  # a folder
     video_episodes: int  # the first of each environment are drawn
     tokenizer: str | None  # whose codes are drawn
+    embodiment: str | None  # which of the policy's robots acts
 
     def video_of(self, environment: str, episode: int) -> Path | None:
         """Where this episode's video goes; None for no video."""
@@ -59,7 +60,7 @@ def play(job: RolloutJob, name: str, episode: int) -> PlayedEpisode:
     Raises:
         ValueError: the policy and the environment do not fit; the message says where.
     """
-    policy = _policy(job.load, job.folder)
+    policy = _policy(job.load, job.folder, job.embodiment)
     environment = _environment(job, name, policy)
     path = job.video_of(name, episode)
     if path is not None and not policy.cameras:
@@ -84,8 +85,11 @@ def play(job: RolloutJob, name: str, episode: int) -> PlayedEpisode:
 
 
 @lru_cache(maxsize=1)
-def _policy(load: Callable[[str], RolloutPolicy], folder: str) -> RolloutPolicy:
-    return load(folder)
+def _policy(load: Callable[[str], RolloutPolicy], folder: str, embodiment: str | None) -> RolloutPolicy:
+    policy = load(folder)
+    if embodiment is not None:
+        policy.embodiment = embodiment
+    return policy
 
 
 @lru_cache(maxsize=1)

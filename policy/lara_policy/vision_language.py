@@ -32,7 +32,10 @@ class VisionLanguageEncoder:
         width = model.config.get_text_config().hidden_size
         if width != context_size:
             raise ValueError(f"{name} has hidden states of width {width}, the policy was built for {context_size}.")
-        return cls(model, load_processor(name), layer)
+        processor = load_processor(name)
+        if hasattr(processor.image_processor, "do_image_splitting"):  # SmolVLM would cut each camera into many tiles
+            processor.image_processor.do_image_splitting = False
+        return cls(model, processor, layer)
 
     def to(self, device: torch.device) -> VisionLanguageEncoder:
         """On `device`; where it is there already nothing happens."""
@@ -49,8 +52,9 @@ class VisionLanguageEncoder:
         device = next(self.model.parameters()).device
         prompts = [self._prompt(text, frames.shape[1]) for text in texts]
         images = [[picture.permute(1, 2, 0).cpu().numpy() for picture in views] for views in frames]
-        inputs = self.processor(text=prompts, images=images, padding=True, return_tensors="pt").to(device)
-        out = self.model(**inputs, output_hidden_states=True, use_cache=False)
+        inputs = self.processor(text=prompts, images=images, padding=True, return_tensors="pt")
+        # Without the language head: a logit for every word of every token would be thrown away.
+        out = self.model.base_model(**inputs.to(device, self.model.dtype), output_hidden_states=True, use_cache=False)
         states = out.hidden_states[-1 if self.layer is None else self.layer]
         return states.float(), inputs["attention_mask"].bool()
 

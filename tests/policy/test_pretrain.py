@@ -26,7 +26,7 @@ def tokens(tmp_path_factory, labelled_squares, tiny_model, tiny_processor):
 def test_targets_are_the_tables_codes_of_that_frame(
     tokens, labelled_squares, tiny_refinement, tiny_model, tiny_processor, tmp_path
 ):
-    data = prepare(labelled_squares(8), tiny_refinement(mode="codes"), None, tokens, tmp_path, {}, None)
+    data = prepare(labelled_squares(8), tiny_refinement(mode="codes"), tmp_path, tokens=tokens)
     batch = data.samples.batch(range(12))
     draws = data.samples.mixture.draw(range(12))
     episodes = {episode.id: episode for episode in labelled_squares(8)}

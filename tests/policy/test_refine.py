@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 
 import numpy as np
 import pytest
 import torch
 from lara_policy.alignment import AlignmentOptions
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
-from lara_policy.refine import RefineRecipe, refine
+from lara_policy.refine import RefineOptions, RefineRecipe, refine
 from lara_policy.refine.joint import LaraModel
+from lara_policy.refine.monitor import JointMonitor
 from lara_policy.refine.prepare import build_model, prepare
-from lara_policy.refine.trainer import LaraTrainer
+from lara_policy.refine.trainer import LaraTrainer, training_arguments
 from lara_policy.refine.watch import JointCollapseError, RefineWatch
+from safetensors.torch import load_file
 
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 
@@ -32,8 +35,9 @@ def joint(labelled_squares, tiny_refinement, frames):
 
     def make(mode: str = "joint", training=None, policy=None, cameras=("front",), **alignment):
         torch.manual_seed(0)
-        recipe = tiny_refinement(training, policy, mode=mode, alignment=alignment)
-        data = prepare(labelled_squares(8, cameras), recipe, None, None, frames / "-".join(cameras), {}, None)
+        unlabeled = ["videos/"] if "align_unlabeled" in alignment else []
+        recipe = tiny_refinement(training, policy, mode=mode, alignment=alignment, unlabeled=unlabeled)
+        data = prepare(labelled_squares(8, cameras), recipe, frames / "-".join(cameras))
         return build_model(data, recipe).train(), data.samples.batch(range(BATCH)), data
 
     return make
@@ -242,17 +246,92 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, labelled_squares, ti
         assert all(torch.equal(value, resumed[name]) for name, value in whole.items()), part
 
 
-def test_stage_3_adds_a_robot_and_a_task(tmp_path, labelled_squares, tiny_refinement, run):
+def test_stage_3_adds_a_robot_and_a_task_and_keeps_all_else(tmp_path, labelled_squares, tiny_refinement, run, caplog):
     other = labelled_squares(6, dataset="hand", texts=("stop",), width=5)
-    refine(other, tiny_refinement({"steps": 2}), out=tmp_path / "out", policy=run[0] / "policy", frames=tmp_path / "f")
+    stage_2 = run[0] / "policy"
+    standing_still = tiny_refinement({"steps": 1, "learning_rate": 0.0})
+    with caplog.at_level(logging.WARNING):
+        refine(other, standing_still, out=tmp_path / "out", policy=stage_2, frames=tmp_path / "f")
+    assert "robot 'hand' is new to the policy and starts with fresh weights; it knows 'robot'" in caplog.text
     policy = FlowMatchingPolicy.from_pretrained(tmp_path / "out" / "policy")
     assert list(policy.embodiments) == ["robot", "hand"]
     assert policy.embodiments["hand"].action_dim == 5
     assert policy.config.tasks == ["go", "stop"]
+    before = FlowMatchingPolicy.from_pretrained(stage_2).state_dict()
+    for name, value in policy.state_dict().items():
+        assert torch.equal(value[: len(before[name])], before[name]), name
+    for name, value in load_file(tmp_path / "out" / "policy" / "alignment.safetensors").items():
+        assert torch.equal(value, load_file(stage_2 / "alignment.safetensors")[name]), name
+    image = np.zeros((32, 32, 3), np.uint8)
+    observation = {"images": {"front": image}, "state": np.zeros(2), "task": "stop"}
+    assert policy.eval().predict(observation, embodiment="hand").shape == (6, 5)
+    policy.embodiment = "robot"  # what a roll-out does
+    assert policy.predict(observation).shape == (6, 3)
+    assert policy.cameras == ("front",)
+
+
+def test_a_resumed_run_remembers_that_the_tokenizer_was_not_ready(
+    tmp_path, labelled_squares, tiny_refinement, frames, monkeypatch
+):
+    from lara_policy.refine import trainer
+
+    ready = iter([False, True, True, True])  # at the start, then at each log
+    module = sys.modules["lara_policy.refine.refine"]  # the package's name for it is the function
+    monkeypatch.setattr(module, "is_ready", lambda *_: False)
+    monkeypatch.setattr(trainer, "is_ready", lambda *_: next(ready))
+    seen: list[bool] = []
+
+    def kill(phase, done, total, logs):
+        if phase == "steps" and done == 30:
+            raise KeyboardInterrupt
+
+    recipe = tiny_refinement({"save_steps": 25})
+    with pytest.raises(KeyboardInterrupt):
+        refine(labelled_squares(8), recipe, out=tmp_path, frames=frames / "ready", progress=kill)
+    state = json.loads((tmp_path / "checkpoints" / "checkpoint-25" / "refine_state.json").read_text(encoding="utf-8"))
+    assert state["detach_latents"] is False
+    original = LaraModel.forward
+
+    def watching(self, **batch):
+        if self.training:
+            seen.append(self.detach_latents)
+        return original(self, **batch)
+
+    monkeypatch.setattr(LaraModel, "forward", watching)
+    refine(labelled_squares(8), recipe, out=tmp_path, frames=frames / "ready", resume=True)
+    assert seen == [False] * 15
+
+
+def test_two_datasets_with_cameras_of_other_names(tmp_path, labelled_squares, tiny_refinement):
+    one = labelled_squares(4, ("front", "side"), dataset="a")
+    two = labelled_squares(4, ("wrist", "top"), dataset="b")
+    data = prepare([*one, *two], tiny_refinement(), tmp_path / "both")
+    assert [robot.cameras for robot in data.policy.embodiments.values()] == [("front", "side"), ("wrist", "top")]
+    assert data.samples.batch(range(4))["images"].shape[1] == 2
+    with pytest.raises(ValueError, match="unequal numbers of cameras"):
+        prepare([*one, *labelled_squares(4, dataset="c")], tiny_refinement(), tmp_path / "unequal")
+    swapped = prepare(one, tiny_refinement(lam_camera="side"), tmp_path / "swapped")
+    assert swapped.policy.embodiments["a"].cameras == ("side", "front")
+
+
+def test_a_policy_that_sees_other_pixels_than_the_tokenizer_is_warned_of(
+    tmp_path, labelled_squares, tiny_refinement, run, caplog
+):
+    import shutil
+
+    shutil.copytree(run[0] / "policy", tmp_path / "policy")
+    described = tmp_path / "policy" / "preprocessor_config.json"
+    values = json.loads(described.read_text(encoding="utf-8")) | {"image_mean": [0.0, 0.0, 0.0]}
+    described.write_text(json.dumps(values), encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        data = prepare(labelled_squares(8), tiny_refinement(), tmp_path / "f", policy_from=tmp_path / "policy")
+    assert "processor mismatch: image_mean of the policy [0.0, 0.0, 0.0], of the tokenizer [0.485" in caplog.text
+    model = build_model(data, tiny_refinement())
+    assert not model.shares_encoder
 
 
 def test_unlabeled_video_enters_both_losses(tmp_path, labelled_squares, tiny_refinement, joint):
-    model, batch, _ = joint(align_unlabeled=1.0)
+    model, batch, _ = joint(training={"unlabeled_batch": 4}, align_unlabeled=1.0)
     pair = batch["pair"][batch["pair_mask"]].flip(1)  # other pairs than the labelled ones
     extra = {"unlabeled": pair, "unlabeled_task": torch.zeros(len(pair), dtype=torch.long)}
     with_extra, without = model(**batch, **extra), model(**batch)
@@ -265,23 +344,30 @@ def test_unlabeled_video_enters_both_losses(tmp_path, labelled_squares, tiny_ref
         + weights.w2 * with_extra.losses["lam"]
     )
     assert torch.allclose(with_extra.loss, expected)
-    share = len(pair) / (len(pair) + BATCH)
+    share = len(pair) / (len(pair) + batch["pair_mask"].sum())
     now, future = model._pixel_values(pair)
     alone = model.lam(now, future).loss
     assert torch.allclose(with_extra.losses["lam"], (1 - share) * without.losses["lam"] + share * alone, atol=1e-6)
 
 
-def test_the_learning_rates_are_two(joint, tmp_path):
-    from lara_policy.refine.trainer import parameter_groups
-
-    model, _, _ = joint()
-    groups = parameter_groups(model, 5e-4, 1e-5)
-    lam = {id(parameter) for parameter in model.lam.parameters() if parameter.requires_grad}
-    for group in groups:
-        own = {id(parameter) in lam for parameter in group["params"]}
-        assert own == {group.get("lr") == 5e-4}
-    assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in model.parameters())
-    assert LaraTrainer.__name__  # the trainer takes these groups: see create_optimizer
+def test_the_optimizer_has_two_rates_and_decays_matrices_only(joint, tmp_path):
+    model, _, data = joint(training={"lam_learning_rate": 5e-4, "weight_decay": 0.1})
+    options = RefineOptions(learning_rate=1e-3, lam_learning_rate=5e-4, weight_decay=0.1)
+    arguments = training_arguments(options, tmp_path)
+    monitor = JointMonitor(data.heldout.batch(range(24)), model)
+    trainer = LaraTrainer(model, arguments, options, data.samples, tmp_path, monitor=monitor)
+    found = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in trainer.create_optimizer().param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            assert id(parameter) not in found, name
+            continue
+        rate = 5e-4 if name.startswith("lam.") else 1e-3
+        decays = parameter.ndim >= 2 and not name.endswith("bias")
+        assert found[id(parameter)] == (rate, 0.1 if decays else 0.0), name
 
 
 HEALTHY = {"spread": 0.9, "effective_rank": 20.0, "perplexity": 60.0, "gain_over_copying": 0.4, "mean_cosine": 0.05}
@@ -321,13 +407,10 @@ def test_losses_that_pull_apart_are_said_once(caplog):
 
 @pytest.mark.parametrize("w2", [0.0, 0.01, 1.0])
 def test_collapsed_latents_raise_the_alarm_at_any_weight(tmp_path, labelled_squares, tiny_refinement, frames, w2):
-    from lara_policy.refine import refine as module
-
-    original = LatentActionModel.encode, LatentActionModel.from_pretrained.__func__
-    assert module is refine
+    original = LatentActionModel.from_pretrained.__func__
 
     def dead(cls, *args, **kwargs):
-        model = original[1](cls, *args, **kwargs)
+        model = original(cls, *args, **kwargs)
         with torch.no_grad():  # one z for every pair
             model.inverse_dynamics.to_latents[-1].weight.mul_(1e-4)
             model.inverse_dynamics.to_latents[-1].bias.fill_(1.0)
@@ -351,8 +434,6 @@ def test_collapsed_latents_raise_the_alarm_at_any_weight(tmp_path, labelled_squa
         ({}, {"lam_camera": "back"}, "lam_camera 'back': the episodes have 'front'"),
         ({}, {"lam_stride": "7f"}, "is 7 frames, and the policy predicts 6 actions"),
         ({}, {"layer": "9"}, "layer '9': the policy has 4 blocks"),
-        ({}, {"training": {"unlabeled_batch": 4}}, "needs `unlabeled`"),
-        ({}, {"alignment": {"align_unlabeled": 1.0}}, "needs pairs without actions"),
         ({}, {"policy": {"depth": 3}}, "unknown policy key 'depth'"),
     ],
 )
@@ -367,13 +448,25 @@ def test_a_stride_that_the_tokenizer_was_not_trained_on_warns_with_both(
     labelled_squares, tiny_refinement, frames, caplog
 ):
     with caplog.at_level(logging.WARNING):
-        prepare(labelled_squares(8), tiny_refinement(lam_stride="3f"), None, None, frames / "gap", {}, None)
+        prepare(labelled_squares(8), tiny_refinement(lam_stride="3f"), frames / "gap")
     assert "pairs are 3 frames apart (3f), the tokenizer was trained on 0.5s, 5 frames here" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING):  # the paper pre-trains at 5 and aligns at 16
-        data = prepare(labelled_squares(8), tiny_refinement(paper_exact=True), None, None, frames / "gap", {}, None)
+        data = prepare(labelled_squares(8), tiny_refinement(paper_exact=True), frames / "gap")
     assert data.gap == 6
     assert "stride" not in caplog.text
+
+
+def test_a_recipe_that_asks_for_unlabeled_pairs_must_say_whence():
+    with pytest.raises(ValueError, match="needs `unlabeled`"):
+        RefineRecipe.parse({"training": {"unlabeled_batch": 4}})
+    with pytest.raises(ValueError, match="needs pairs without actions"):
+        RefineRecipe.parse({"alignment": {"align_unlabeled": 1.0}})
+    for mode in ("dit-only", "codes"):
+        with pytest.raises(ValueError, match="has no tokenizer that could learn"):
+            RefineRecipe.parse({"mode": mode, "training": {"unlabeled_batch": 4}, "unlabeled": ["videos/"]})
+    with pytest.raises(ValueError, match="shift -1: takes 0 or more"):
+        RefineRecipe.parse({"training": {"shift": -1}})
 
 
 def test_the_papers_alignment_is_one_word_of_a_recipe():

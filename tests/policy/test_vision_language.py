@@ -24,7 +24,7 @@ def joint(folder, labelled_squares, tiny_refinement, tmp_path_factory):
     policy = {"context": "vision_language", "vision_language_model": folder, "image_size": 64}
     recipe = tiny_refinement(policy=policy)
     episodes = labelled_squares(8, ("front", "side"), texts=("go", "stop now"))
-    data = prepare(episodes, recipe, None, None, tmp_path_factory.mktemp("frames"), {}, None)
+    data = prepare(episodes, recipe, tmp_path_factory.mktemp("frames"))
     return build_model(data, recipe).train(), data.samples.batch(range(6))
 
 

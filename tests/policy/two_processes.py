@@ -19,14 +19,14 @@ def main() -> None:
 
     from lara_tokenizer.data import Episode
 
-    tokenizer, folder, batch = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    tokenizer, folder, batch, w1 = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
     readers = [LabelledSquares(seed, "go", 3, bad=False, labelled=True) for seed in range(8)]
     episodes = [Episode(f"ep{seed}", reader, ("front",)) for seed, reader in enumerate(readers)]
     recipe = RefineRecipe.parse(
         {
             "tokenizer": tokenizer,
             "policy": TINY_POLICY,
-            "alignment": {"w1": 1.0, "w2": 1.0, "center": True},
+            "alignment": {"w1": w1, "w2": 1.0, "center": True},
             "training": {
                 "steps": 20,
                 "batch_size": batch // int(os.environ.get("WORLD_SIZE", "1")),
@@ -45,7 +45,7 @@ def main() -> None:
             losses.append(logs["loss"])
 
     out = folder / "run"
-    refine(episodes, recipe, out=out, frames=folder / f"frames{os.environ.get('RANK', '')}", stop=False, progress=note)
+    refine(episodes, recipe, out=out, frames=folder / "frames", stop=False, progress=note)
     if losses:
         (folder / "losses.json").write_text(json.dumps(losses), encoding="utf-8")
 

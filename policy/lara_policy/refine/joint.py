@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lara_policy.alignment import AlignmentOptions, LaraAlignment
+from lara_policy.alignment import AlignmentOptions, LaraAlignment, processes, sum_over_processes
 from lara_policy.frame_context import shift_frames
 from lara_policy.layers import resolve_layer
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy, FlowMatchingPolicyOutput
@@ -36,7 +36,8 @@ class LaraModel(nn.Module):
     layer: the block whose output tells z, 1-based, or "L-2" (the paper's: the 14th of 16).
     shift: pixels by which a sample's frames are moved together while training.
 
-    The frozen vision encoder sees each frame once: the policy's features of the tokenizer's camera are the tokenizer's.
+    The tokenizer sees the first camera. The frozen vision encoder sees each frame once: the policy's features of that
+    camera are the tokenizer's.
     """
 
     def __init__(
@@ -49,7 +50,6 @@ class LaraModel(nn.Module):
         mode: str = "joint",
         layer: int | str = "L-2",
         gap: int = 1,
-        lam_view: int = 0,
         shift: int = 0,
     ) -> None:
         super().__init__()
@@ -58,8 +58,8 @@ class LaraModel(nn.Module):
         if mode not in ALONE and lam is None:
             raise ValueError(f"mode {mode!r} needs a tokenizer; without one there are {', '.join(ALONE)}.")
         self.policy, self.processor, self.options, self.mode = policy, processor, options, mode
-        self.layer = resolve_layer(layer, policy.config.num_layers)
-        self.gap, self.lam_view, self.shift = gap, lam_view, shift
+        self.layer = 1 if mode in ALONE else resolve_layer(layer, policy.config.num_layers)
+        self.gap, self.shift = gap, shift
         self.step = 0  # of the optimiser; the trainer keeps it
         self.detach_latents = False  # set by the trainer while the tokenizer is not ready for the policy's gradient
         self.lam = None if mode in ALONE else lam
@@ -69,7 +69,7 @@ class LaraModel(nn.Module):
             self.alignment = LaraAlignment(policy.config.hidden_size, config.num_latents, config.codebook_dim, options)
             self.lam.vision_encoder.requires_grad_(False)  # frozen in stages 2 and 3, always
             self.lam.config.freeze_vision_encoder = True
-        self.shares_encoder = self.lam is not None and _same_encoder(policy, self.lam)
+        self.shares_encoder = self.lam is not None and _sees_alike(policy, self.lam, processor)
         if mode == "frozen-lam" and self.lam is not None:
             self.lam.requires_grad_(False)
         if mode == "frozen-policy":
@@ -115,7 +115,8 @@ class LaraModel(nn.Module):
         if policy.context is None:
             context = policy.encode_context(vision_language=policy.vision_language(images, batch["text"]))
         else:
-            pixels = self.processor.normalize_frames(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+            assert policy.processor is not None
+            pixels = policy.processor.normalize_frames(images.flatten(0, 1)).unflatten(0, images.shape[:2])
             known = self._known_features(pixels, features) if self.shares_encoder else None
             context = policy.encode_context(pixel_values=pixels, tasks=batch["task"], frame_features=known)
         out = policy(
@@ -137,10 +138,8 @@ class LaraModel(nn.Module):
         if features is None:
             return None
         assert self.policy.context is not None
-        views = [
-            features[0] if view == self.lam_view else self.policy.context.features(pixels[:, view])
-            for view in range(pixels.shape[1])
-        ]
+        others = [self.policy.context.features(pixels[:, view]) for view in range(1, pixels.shape[1])]
+        views = [features[0], *others]
         return torch.stack(views, 1)
 
     def _align(
@@ -159,8 +158,10 @@ class LaraModel(nn.Module):
         latents, lam_loss = self._lam(now, future, features, mask)
         if self.detach_latents:
             latents = latents.detach()
-        aligned = self.alignment(hidden, latents, mask=mask, tau=tau, step=self.step)
-        parts.losses["alignment"] = aligned.loss
+        step = self.step if self.training else None  # what is watched goes on after `stop_step`
+        aligned = self.alignment(hidden, latents, mask=mask, tau=tau, step=step)
+        # Where it has no weight nothing may hang on it: DDP would wait for the projector's gradient.
+        parts.losses["alignment"] = aligned.loss if self.options.w1 else aligned.loss.detach()
         parts.monitors |= {f"alignment_{name}": value for name, value in aligned.monitors.items()}
         if self.options.w1:
             parts.loss = parts.loss + self.options.w1 * aligned.loss
@@ -191,8 +192,9 @@ class LaraModel(nn.Module):
         mask = torch.ones(len(pair), dtype=torch.bool, device=pair.device)
         latents, lam_loss = self._lam(now, future, features, mask)
         if lam_loss is not None:
-            # As one batch: the mean over labelled and unlabeled pairs.
-            share = len(pair) / (len(pair) + len(batch["images"]))
+            # As one batch: the mean over unlabeled pairs and those labelled ones that have a later frame.
+            kept = sum_over_processes(batch["pair_mask"].sum().float()) / processes()
+            share = len(pair) / (len(pair) + kept)
             both = (1 - share) * parts.losses["lam"] + share * lam_loss
             parts.loss = parts.loss + self.options.w2 * (both - parts.losses["lam"])
             parts.losses["lam"] = both
@@ -222,9 +224,11 @@ class LaraModel(nn.Module):
 
     def _pixel_values(self, pair: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (B, 2, 3, S, S) -> what the tokenizer sees of both frames."""
-        now, future = pair.unbind(1)
-        future = self.processor.steady_future(now, future)
-        return self.processor.normalize_frames(now), self.processor.normalize_frames(future)
+        # In float32 even under bf16, as in stage 1: steadying samples between pixels.
+        with torch.no_grad(), torch.autocast(pair.device.type, enabled=False):
+            now, future = pair.unbind(1)
+            future = self.processor.steady_future(now, future)
+            return self.processor.normalize_frames(now), self.processor.normalize_frames(future)
 
     def _features(self, now: Tensor, future: Tensor) -> tuple[Tensor, Tensor]:
         assert self.lam is not None
@@ -242,9 +246,15 @@ class LaraModel(nn.Module):
         return moved[0], moved[1]
 
 
-def _same_encoder(policy: FlowMatchingPolicy, lam: LatentActionModel) -> bool:
-    """Whether the policy looks through this tokenizer's own vision encoder."""
-    if policy.context is None:
+def differing_pixels(one: LatentActionProcessor, other: LatentActionProcessor) -> list[str]:
+    """The settings by which two processors show the same frame differently."""
+    names = ("size", "resample", "image_mean", "image_std")
+    return [name for name in names if getattr(one, name) != getattr(other, name)]
+
+
+def _sees_alike(policy: FlowMatchingPolicy, lam: LatentActionModel, processor: LatentActionProcessor) -> bool:
+    """Whether the policy looks through this tokenizer's own vision encoder, at the same pixels."""
+    if policy.context is None or policy.processor is None or differing_pixels(policy.processor, processor):
         return False
     own, other = policy.context.vision_encoder.state_dict(), lam.vision_encoder.state_dict()
     return own.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in own.items())

@@ -36,7 +36,7 @@ class JointMonitor:
 
     @torch.no_grad()
     def measure(self, model: LaraModel, bf16: bool = False) -> dict[str, float]:
-        """`action`, `alignment`, `centered_cosine` and what `HeldOutMonitor` measures, without its prefix."""
+        """`action`, `alignment`, `alignment_centered_cosine` and what `HeldOutMonitor` measures, without its prefix."""
         was_training = model.training
         model.eval()
         device = next(model.parameters()).device
@@ -59,14 +59,6 @@ class JointMonitor:
             measured["gradient_cosine"] = self._gradient_cosine(model, device)
         model.train(was_training)
         return measured
-
-    def is_ready(self, model: LaraModel, measured: dict[str, float]) -> bool:
-        """Whether the tokenizer has converged enough for the policy's gradient: it beats copying and uses its codes."""
-        if model.lam is None:
-            return True
-        return (
-            measured["gain_over_copying"] > 0 and measured["perplexity"] > READY_SHARE * model.lam.config.codebook_size
-        )
 
     @torch.enable_grad()
     def _gradient_cosine(self, model: LaraModel, device: torch.device) -> float:
@@ -93,6 +85,11 @@ class JointMonitor:
                 else value[first : first + CHUNK]
                 for name, value in self.batch.items()
             }
+
+
+def is_ready(measured: dict[str, float], codebook_size: int) -> bool:
+    """Whether a tokenizer has converged enough for the policy's gradient: it beats copying and uses its codes."""
+    return measured["gain_over_copying"] > 0 and measured["perplexity"] > READY_SHARE * codebook_size
 
 
 def _flat(gradients: Any, weights: list[torch.nn.Parameter]) -> Tensor:

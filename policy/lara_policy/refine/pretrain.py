@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from lara_policy.refine.recipe import RefineRecipe
-from lara_policy.refine.refine import refine
+from lara_policy.refine.refine import RESULT, refine
 from lara_tokenizer.data import Episode, LoadOptions
-from lara_tokenizer.train.run_folder import as_episodes
+from lara_tokenizer.train.run_folder import CHECKPOINTS, as_episodes
 
-CODES_FOLDER = "pretrained"
+CODES_FOLDER, POLICY = "pretrained", "policy"
 
 
 def pretrain(
@@ -39,11 +39,11 @@ def pretrain(
     shared: dict[str, Any] = {"tokens": tokens, "frames": frames or out / "frames", "progress": progress}
     first = out / CODES_FOLDER
     summary: dict[str, Any] = {}
-    if not (first / "policy").exists():
+    if not (first / RESULT).exists():
         codes = recipe.override(mode="codes", steps=recipe.training.pretrain_steps or None)
-        begun = resume and (first / "checkpoints").is_dir()
+        begun = resume and (first / CHECKPOINTS).is_dir()
         summary = refine(episodes, codes, out=first, policy=policy, resume=begun, **shared)
     if not any("actions" in episode.offers for episode in episodes):
         return summary
-    begun = resume and (out / "checkpoints").is_dir()
-    return refine(episodes, recipe.override(mode="dit-only"), out=out, policy=first / "policy", resume=begun, **shared)
+    begun = resume and (out / CHECKPOINTS).is_dir()
+    return refine(episodes, recipe.override(mode="dit-only"), out=out, policy=first / POLICY, resume=begun, **shared)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lara_policy.alignment import AlignmentOptions
-from lara_policy.refine.joint import MODES
+from lara_policy.refine.joint import ALONE, MODES
 from lara_tokenizer.train.plain import field_names, load_yaml, refuse_unknown, section, texts
 
 PRESETS = ("small", "paper")
@@ -50,6 +50,9 @@ class RefineOptions:
         for name in ("steps", "batch_size", "log_steps", "save_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training {name} {getattr(self, name)}: takes at least 1.")
+        for name in ("pretrain_steps", "learning_rate", "lam_learning_rate", "shift", "unlabeled_batch", "workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training {name} {getattr(self, name)}: takes 0 or more.")
         if self.heldout_samples < 2:
             raise ValueError(f"training heldout_samples {self.heldout_samples}: takes at least 2.")
         if self.precision not in ("fp32", "bf16"):
@@ -105,9 +108,8 @@ class RefineRecipe:
             raise ValueError(f"paper_exact: takes true or false, got {exact!r}.")
         own = values.get("alignment") or {}
         if exact:
-            base = AlignmentOptions.paper_exact()
             refuse_unknown("alignment", own, field_names(AlignmentOptions))
-            own = {"w1": base.w1, "w2": base.w2, "center": base.center, **own}
+            own = {**asdict(AlignmentOptions.paper_exact()), **own}
         values["alignment"] = section(AlignmentOptions, "alignment", own)
         values["training"] = section(RefineOptions, "training", values.get("training"))
         values["policy"] = dict(values.get("policy") or {})
@@ -127,8 +129,12 @@ class RefineRecipe:
             raise ValueError(f"mode '{self.mode}': takes one of {', '.join(MODES)}.")
         if self.policy_preset not in PRESETS:
             raise ValueError(f"policy_preset '{self.policy_preset}': takes one of {', '.join(PRESETS)}.")
-        if self.training.unlabeled_batch and self.mode == "dit-only":
-            raise ValueError("training unlabeled_batch: mode 'dit-only' has no tokenizer that could learn from it.")
+        if self.training.unlabeled_batch and self.mode in ALONE:
+            raise ValueError(f"training unlabeled_batch: mode '{self.mode}' has no tokenizer that could learn from it.")
+        if self.training.unlabeled_batch and not self.unlabeled:
+            raise ValueError("training unlabeled_batch needs `unlabeled`, sources of video.")
+        if self.alignment.align_unlabeled and not self.training.unlabeled_batch:
+            raise ValueError("align_unlabeled needs pairs without actions: set training unlabeled_batch.")
 
     def override(self, *, mode: str | None = None, lam_camera: str | None = None, **training: Any) -> RefineRecipe:
         """The same recipe with some of its values replaced; None leaves one as it is."""

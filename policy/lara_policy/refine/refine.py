@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
-from safetensors.torch import save_file
 from transformers import set_seed
 
 from lara_policy.configuration_flow_matching_policy import FlowMatchingPolicyConfig
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy, parameter_counts
 from lara_policy.refine.joint import LaraModel
-from lara_policy.refine.monitor import JointMonitor
-from lara_policy.refine.prepare import build_model, frame_source, policy_config, prepare
+from lara_policy.refine.monitor import JointMonitor, is_ready
+from lara_policy.refine.prepare import Prepared, Progress, build_model, frame_source, policy_config, prepare
 from lara_policy.refine.recipe import RefineRecipe
 from lara_policy.refine.unlabeled import UnlabeledPairs
 from lara_policy.refine.watch import RefineWatch
 from lara_tokenizer.data import Episode, LoadOptions, load_episodes
 from lara_tokenizer.errors import missing_extra
-from lara_tokenizer.train.run_folder import find_checkpoint, keep_log_until
+from lara_tokenizer.train.run_folder import CHECKPOINTS, as_episodes, find_checkpoint, keep_log_until
+
+if TYPE_CHECKING:
+    from lara_policy.refine.trainer import LaraTrainer
 
 logger = logging.getLogger(__name__)
+
+RESULT = "training_log.json"  # written last: where it is, a run is finished
 
 
 def refine(
@@ -39,13 +42,13 @@ def refine(
     frames: str | Path | None = None,
     resume: bool = False,
     stop: bool = True,
-    progress: Callable[[str, int, int, dict[str, float]], None] | None = None,
+    progress: Progress | None = None,
     **load: Unpack[LoadOptions],
 ) -> dict[str, Any]:
     """Train tokenizer and policy together by Eq. 7, and leave both in `out`.
 
-    `out` holds policy/ (for `FlowMatchingPolicy.from_pretrained`), tokenizer/ (loads like any other; refined_by.json
-    says what refined it; none in mode "dit-only"), alignment.safetensors (the projector), training_log.json,
+    `out` holds policy/ (for `FlowMatchingPolicy.from_pretrained`, with the projector that stage 3 goes on with),
+    tokenizer/ (loads like any other; refined_by.json says what refined it; none in mode "dit-only"), training_log.json,
     training_log.jsonl and checkpoints/.
 
     Args:
@@ -67,22 +70,63 @@ def refine(
     """
     if find_spec("accelerate") is None:
         raise missing_extra("training", "train")
-    from lara_policy.refine.trainer import LaraTrainer  # late: transformers wants accelerate for its arguments
+    # Late: transformers wants accelerate for its arguments.
+    from lara_policy.refine.trainer import LOG_LINES, LaraTrainer, load_projector, training_arguments
 
-    out = Path(out)
-    checkpoint = find_checkpoint(out, resume, "policy")
-    set_seed(recipe.training.seed)
-    source = recipe.sources if source is None else source
-    data = prepare(source, recipe, policy, tokens, frames or out / "frames", load, progress)
-    model = build_model(data, recipe)
+    out, training = Path(out), recipe.training
+    frames = Path(frames or out / "frames")
+    checkpoint = find_checkpoint(out, resume, RESULT)
+    set_seed(training.seed)
+    episodes = as_episodes(recipe.sources if source is None else source, load)
+    arguments = training_arguments(training, out / CHECKPOINTS)
+    with arguments.main_process_first():  # the others find its frames decoded
+        data = prepare(episodes, recipe, frames, policy_from=policy, tokens=tokens, progress=progress)
+        model = build_model(data, recipe)
+        unlabeled = _unlabeled(recipe, data, frames, progress)
+    if policy is not None:
+        load_projector(model, policy)
     out.mkdir(parents=True, exist_ok=True)
-    keep_log_until(out / "training_log.jsonl", checkpoint)
-    monitor = JointMonitor(
-        data.heldout.batch(range(recipe.training.heldout_samples)), model, recipe.training.gradient_cosine
+    keep_log_until(out / LOG_LINES, checkpoint)
+    monitor = JointMonitor(data.heldout.batch(range(training.heldout_samples)), model, training.gradient_cosine)
+    report = progress or (lambda phase, done, total, logs: None)
+    trainer = LaraTrainer(
+        model,
+        arguments,
+        training,
+        data.samples,
+        out,
+        monitor=monitor,
+        unlabeled=unlabeled,
+        progress=lambda step, logs: report("steps", step, training.steps, logs),
     )
-    start = monitor.measure(model)
-    watch = RefineWatch(start, stop) if model.lam is not None and recipe.mode != "frozen-lam" else None
-    if watch is not None and not monitor.is_ready(model, start):
+    start = monitor.measure(model, arguments.bf16)
+    _watch(trainer, model, recipe, start, stop)
+    if training.gradient_checkpointing:
+        model.policy.gradient_checkpointing_enable({"use_reentrant": False})
+    trainer.train(resume_from_checkpoint=checkpoint)
+    counts = parameter_counts(model.policy)
+    summary = {
+        "steps": trainer.state.global_step,
+        "episodes": len(data.kept),
+        "heldout_episodes": data.heldout_episodes,
+        "frames": len(data.samples),
+        "policy_trainable": counts["trainable"],
+        "policy_frozen": counts["frozen"],
+        "start": start,
+        **{f"heldout_{name}": value for name, value in monitor.measure(model, arguments.bf16).items()},
+    }
+    if trainer.is_world_process_zero():
+        _save(model, recipe, out, summary, trainer.state.log_history)
+    trainer.accelerator.wait_for_everyone()
+    return summary
+
+
+def _watch(trainer: LaraTrainer, model: LaraModel, recipe: RefineRecipe, start: dict[str, float], stop: bool) -> None:
+    """Watch a tokenizer that is trained, and keep the policy's pull off one that has not converged."""
+    if model.lam is None or recipe.mode == "frozen-lam":
+        return
+    trainer.watch = RefineWatch(start, stop)
+    if not is_ready(start, model.lam.config.codebook_size):
         model.detach_latents = True
         logger.warning(
             "the tokenizer has not converged (gain over copying %.2f, perplexity %.1f): until it has, no gradient of "
@@ -90,35 +134,6 @@ def refine(
             start["gain_over_copying"],
             start["perplexity"],
         )
-    report = progress or (lambda phase, done, total, logs: None)
-    trainer = LaraTrainer(
-        model,
-        recipe.training,
-        data.samples,
-        out,
-        monitor=monitor,
-        watch=watch,
-        unlabeled=_unlabeled(recipe, model, frames or out / "frames", progress),
-        progress=lambda step, logs: report("steps", step, recipe.training.steps, logs),
-    )
-    if recipe.training.gradient_checkpointing:
-        model.policy.gradient_checkpointing_enable({"use_reentrant": False})
-    trainer.train(resume_from_checkpoint=checkpoint)
-    summary = {
-        "steps": trainer.state.global_step,
-        "episodes": len(data.kept),
-        "heldout_episodes": data.heldout_episodes,
-        "frames": len(data.samples),
-        **{
-            f"policy_{name}": count
-            for name, count in parameter_counts(model.policy).items()
-            if name in ("trainable", "frozen")
-        },
-        "start": start,
-        **{f"heldout_{name}": value for name, value in monitor.measure(model, trainer.args.bf16).items()},
-    }
-    _save(model, recipe, out, summary, trainer.state.log_history)
-    return summary
 
 
 def plan_refinement(recipe: RefineRecipe) -> dict[str, Any]:
@@ -156,49 +171,32 @@ def plan_refinement(recipe: RefineRecipe) -> dict[str, Any]:
         "weight_decay": training.weight_decay,
         "policy_trainable_parameters": counts["trainable"],
         "parameters_of_each_embodiment": sum(
-            counts[f"{part}"] for part in ("state_encoder", "action_encoder", "action_decoder")
+            counts[part] for part in ("state_encoder", "action_encoder", "action_decoder")
         ),
     }
 
 
-def _unlabeled(recipe: RefineRecipe, model: LaraModel, frames: Path | str, progress: Any) -> UnlabeledPairs | None:
-    if not recipe.training.unlabeled_batch:
-        if recipe.alignment.align_unlabeled:
-            raise ValueError(
-                "align_unlabeled needs pairs without actions: set training unlabeled_batch and `unlabeled`."
-            )
+def _unlabeled(recipe: RefineRecipe, data: Prepared, frames: Path, progress: Progress | None) -> UnlabeledPairs | None:
+    """Pairs without actions, as far apart as those with."""
+    size = recipe.training.unlabeled_batch
+    if not size:
         return None
-    if not recipe.unlabeled:
-        raise ValueError("training unlabeled_batch needs `unlabeled`, sources of video.")
-    episodes = load_episodes(recipe.unlabeled, cameras="all")
-    source = frame_source(episodes, model.processor, recipe, Path(frames) / "unlabeled", progress)
-    assert model.lam is not None
-    model.policy.add_tasks([""])
-    return UnlabeledPairs.build(
-        source, episodes, model.lam.config.strides, model.policy.config.tasks, recipe.training.unlabeled_batch,
-        recipe.training.seed,
-    )  # fmt: skip
+    episodes = load_episodes(recipe.unlabeled, cameras=recipe.lam_camera or ())
+    source = frame_source(episodes, data.processor, recipe, frames / "unlabeled", progress)
+    data.policy.add_tasks([""])  # for video without an instruction that the policy knows
+    tasks, seed = data.policy.config.tasks, recipe.training.seed
+    return UnlabeledPairs.build(source, episodes, [data.stride], tasks, size, seed)
 
 
 def _save(model: LaraModel, recipe: RefineRecipe, out: Path, summary: dict[str, Any], history: list[Any]) -> None:
-    from lara_policy.refine.trainer import ALIGNMENT, POLICY, TOKENIZER
+    """The parts as `save_parts` writes them, in float32, and last the log, which says that all is there."""
+    from lara_policy.refine.trainer import TOKENIZER, finite, save_parts
 
-    model.policy.float().save_pretrained(out / POLICY)
-    if model.lam is not None and model.alignment is not None:
-        model.lam.eval().float().save_pretrained(out / TOKENIZER)
+    model.eval().float()
+    save_parts(model, out)
+    if model.lam is not None:
         model.processor.save_pretrained(out / TOKENIZER)
-        save_file(model.alignment.state_dict(), out / ALIGNMENT)
         refined = {"refined_from": recipe.tokenizer, "recipe": recipe.to_dict(), "steps": summary["steps"]}
         (out / TOKENIZER / "refined_by.json").write_text(json.dumps(refined, indent=2) + "\n", encoding="utf-8")
     log = {"recipe": recipe.to_dict(), "summary": summary, "history": history}
-    text = json.dumps(_finite(log), indent=2)
-    (out / "training_log.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _finite(values: Any) -> Any:
-    """NaN as null: JSON has no word for it."""
-    if isinstance(values, dict):
-        return {name: _finite(value) for name, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [_finite(value) for value in values]
-    return None if isinstance(values, float) and not math.isfinite(values) else values
+    (out / RESULT).write_text(json.dumps(finite(log), indent=2) + "\n", encoding="utf-8")

@@ -6,7 +6,7 @@ Shape suffixes: B samples, V cameras, C steps of a chunk, A and S padded widths 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +56,12 @@ class Demonstration:
 
 
 def read_demonstrations(
-    episodes: Sequence[Episode], streams: Sequence[Stream], cameras: Sequence[str], codes: CodeTable | None = None
+    episodes: Sequence[Episode],
+    streams: Sequence[Stream],
+    cameras: Mapping[str, Sequence[str]],
+    codes: CodeTable | None = None,
 ) -> list[Demonstration]:
-    """The episodes that have all `cameras` and actions, or with a table of `codes` those that it knows.
+    """The episodes with all `cameras` of their dataset and with actions, or with a table of `codes` those it knows.
 
     Others are logged and left out. Raises ValueError where none is left, and for NaN or infinity in actions or states.
     """
@@ -67,12 +70,13 @@ def read_demonstrations(
         by_episode.setdefault((stream.dataset, stream.episode), {})[stream.camera] = stream
     found: list[Demonstration] = []
     for episode in episodes:
-        own = by_episode.get((episode.dataset, episode.id), {})
+        own, wanted = by_episode.get((episode.dataset, episode.id), {}), cameras.get(episode.dataset, ())
         try:
-            if any(camera not in own for camera in cameras):
-                logger.warning("left out: episode %r lacks a camera", episode.id)
+            if not wanted or any(camera not in own for camera in wanted):
+                has = ", ".join(map(repr, own)) or "none"
+                logger.warning("left out: episode %r has cameras %s, needed are %s", episode.id, has, ", ".join(wanted))
                 continue
-            found.extend(_demonstration(episode, {camera: own[camera] for camera in cameras}, codes))
+            found.extend(_demonstration(episode, {camera: own[camera] for camera in wanted}, codes))
         except (LaraTokenizerError, OSError) as error:
             logger.warning("left out: %s", error)
         finally:
@@ -137,7 +141,7 @@ class PolicySamples(Dataset):
 
     A sample:
         images: uint8 (V, 3, S, S), every camera at t.
-        pair: uint8 (2, 3, S', S'), `lam_camera` at t and `gap` frames later; without `pair_frames` there is none.
+        pair: uint8 (2, 3, S', S'), the first camera at t and `gap` frames later; without `pair_frames` there is none.
         pair_mask: bool (), whether that later frame exists; it is never clamped into a label.
         actions: float32 (C, A) and action_mask bool (C, A): standardised, padded with 0; steps past the end are False.
         noise: float32 (C, A) and chance: float32 () in [0, 1), where the flow starts and at which time it is asked, and
@@ -160,7 +164,6 @@ class PolicySamples(Dataset):
         max_action_dim: int,
         max_state_dim: int,
         gap: int,
-        lam_camera: str,
         pair_frames: FrameSource | None = None,
         shift: int = 0,
         seed: int = 0,
@@ -168,8 +171,6 @@ class PolicySamples(Dataset):
         """`robots` gives each demonstration's embodiment and its number."""
         self.frames, self.pair_frames = frames, pair_frames
         self.horizon, self.gap, self.shift, self.seed = horizon, gap, shift, seed
-        self.cameras = tuple(demonstrations[0].streams)
-        self._lam_camera = self.cameras.index(lam_camera)
         self.texts = [each.texts for each in demonstrations]
         self._tasks = {text: number for number, text in enumerate(tasks)}
         placeholders = [
@@ -179,7 +180,7 @@ class PolicySamples(Dataset):
             for number, each in enumerate(demonstrations)
         ]
         self.mixture = Mixture(placeholders, seed)
-        self._streams = np.array([[each.streams[camera].number for camera in self.cameras] for each in demonstrations])
+        self._streams = np.array([[stream.number for stream in each.streams.values()] for each in demonstrations])
         self._length = np.array([each.num_frames for each in demonstrations])
         self._first = np.concatenate([[0], np.cumsum(self._length)])
         self._robot = torch.tensor([number for number, _ in robots])
@@ -238,7 +239,7 @@ class PolicySamples(Dataset):
         if self.pair_frames is not None:
             # Where there is no later frame the pair shows frame t twice, and pair_mask says not to believe it.
             pair = np.stack([now, np.where(there, later, now)], 1)
-            batch["pair"] = self.pair_frames.read(self._streams[episode, self._lam_camera], pair)
+            batch["pair"] = self.pair_frames.read(self._streams[episode, 0], pair)
         return batch
 
     def _chances(self, numbers: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
@@ -256,7 +257,7 @@ class PolicySamples(Dataset):
         }
 
     def _images(self, episode: np.ndarray, now: np.ndarray) -> Tensor:
-        views = [self.frames.read(self._streams[episode, view], now[:, None]) for view in range(len(self.cameras))]
+        views = [self.frames.read(self._streams[episode, view], now[:, None]) for view in range(self._streams.shape[1])]
         return torch.cat(views, 1)
 
     def _chunks(self, episode: np.ndarray, now: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import cached_file
 
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
 from lara_policy.refine.joint import LaraModel
-from lara_policy.refine.monitor import JointMonitor
+from lara_policy.refine.monitor import JointMonitor, is_ready
 from lara_policy.refine.recipe import RefineOptions
 from lara_policy.refine.watch import RefineWatch
 from lara_tokenizer.model import LatentActionModel
@@ -27,13 +29,15 @@ from lara_tokenizer.train.pairs import DrawSampler
 logger = logging.getLogger(__name__)
 
 LOG_LINES = "training_log.jsonl"
-POLICY, TOKENIZER, ALIGNMENT = "policy", "tokenizer", "alignment.safetensors"
+POLICY, TOKENIZER = "policy", "tokenizer"
+ALIGNMENT = "alignment.safetensors"  # the projector, beside the policy's weights
+STATE = "refine_state.json"
 
 
 def training_arguments(options: RefineOptions, folder: str | Path) -> TrainingArguments:
-    """The recipe's numbers in Trainer's words; checkpoints go to `folder`."""
+    """The recipe's numbers in Trainer's words; checkpoints go to `folder`. One GPU a process: several need torchrun."""
     on_gpu = torch.cuda.is_available()
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=options.steps,
         per_device_train_batch_size=options.batch_size,
@@ -57,6 +61,8 @@ def training_arguments(options: RefineOptions, folder: str | Path) -> TrainingAr
         report_to=[],
         disable_tqdm=True,
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # else Trainer would spread a batch over all by DataParallel
+    return arguments
 
 
 class LaraTrainer(Trainer):
@@ -68,33 +74,34 @@ class LaraTrainer(Trainer):
     def __init__(
         self,
         model: LaraModel,
+        arguments: TrainingArguments,
         options: RefineOptions,
         samples: Any,
         out: str | Path,
         *,
         monitor: JointMonitor,
-        watch: RefineWatch | None = None,
         unlabeled: Callable[[int], dict[str, Any]] | None = None,
         progress: Callable[[int, dict[str, float]], None] | None = None,
     ) -> None:
         self.lara, self.options = model, options
         super().__init__(
             model=model,
-            args=training_arguments(options, Path(out) / "checkpoints"),
+            args=arguments,
             train_dataset=samples,
             data_collator=samples.whole,
         )
         self.model_accepts_loss_kwargs = False
-        self.samples, self.monitor, self.watch = samples, monitor, watch
+        self.samples, self.monitor = samples, monitor
+        self.watch: RefineWatch | None = None  # set once the start is measured, on this trainer's device
         self.unlabeled, self.progress = unlabeled, progress
         self.log_lines = Path(out) / LOG_LINES
         self._terms: dict[str, Tensor] = {}
-        self._terms_count = 0
+        self._counts: dict[str, int] = {}
         self.add_callback(StepKeeper(model, options.seed))
         self.remove_callback(PrinterCallback)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """AdamW with a learning rate of its own for the tokenizer, and no decay of biases, norms and tables."""
+        """AdamW with a learning rate of its own for the tokenizer, and no decay of biases and norms."""
         if self.optimizer is None:
             cls, keywords = self.get_optimizer_cls_and_kwargs(self.args)
             rate = self.options.lam_learning_rate or self.options.learning_rate
@@ -110,7 +117,7 @@ class LaraTrainer(Trainer):
         out = model(**inputs)
         for name, value in {**out.losses, **out.monitors}.items():
             self._terms[name] = self._terms.get(name, 0) + value.detach()
-        self._terms_count += 1
+            self._counts[name] = self._counts.get(name, 0) + 1
         return (out.loss, out) if return_outputs else out.loss
 
     def _draw(self) -> int:
@@ -126,21 +133,24 @@ class LaraTrainer(Trainer):
         return stack
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the parts of the loss and the held-out measures; write a line; stop where the tokenizer collapses."""
+        """Add the parts of the loss, of this process's share, and the held-out measures; write a line; stop where the
+        tokenizer collapses."""
         measured: dict[str, float] = {}
         if "loss" in logs:
-            logs |= {f"train_{name}": float(value / self._terms_count) for name, value in self._terms.items()}
-            self._terms, self._terms_count = {}, 0
+            logs |= {f"train_{name}": float(value / self._counts[name]) for name, value in self._terms.items()}
+            self._terms, self._counts = {}, {}
             measured = self.monitor.measure(self.lara, self.args.bf16)
             logs |= {f"heldout_{name}": value for name, value in measured.items()}
         super().log(logs, start_time)
         if self.is_world_process_zero():
             with self.log_lines.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": self.state.global_step, **logs}) + "\n")
+                file.write(json.dumps(finite({"step": self.state.global_step, **logs})) + "\n")
             if self.progress is not None:
                 self.progress(self.state.global_step, logs)
         if measured and self.watch is not None:
-            self.lara.detach_latents = self.lara.detach_latents and not self.monitor.is_ready(self.lara, measured)
+            assert self.lara.lam is not None
+            ready = is_ready(measured, self.lara.lam.config.codebook_size)
+            self.lara.detach_latents = self.lara.detach_latents and not ready
             self.watch.check(self.state.global_step, measured)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -151,10 +161,17 @@ class LaraTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
         save_parts(self.lara, folder)
+        state = {"detach_latents": self.lara.detach_latents, "watch": self.watch.state() if self.watch else None}
+        (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
         torch.save(self.args, folder / "training_args.bin")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_parts(self.lara, Path(resume_from_checkpoint))
+        folder = Path(resume_from_checkpoint)
+        load_parts(self.lara, folder)
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        self.lara.detach_latents = state["detach_latents"]
+        if self.watch is not None and state["watch"] is not None:
+            self.watch.restore(state["watch"])
 
     def get_train_dataloader(self) -> DataLoader:
         """Trainer's, with loader processes started as the source of frames needs it."""
@@ -185,7 +202,9 @@ def parameter_groups(model: LaraModel, lam_rate: float, weight_decay: float) -> 
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((name.startswith("lam."), parameter.ndim >= 2), []).append(parameter)
+            groups.setdefault((name.startswith("lam."), parameter.ndim >= 2 and not name.endswith("bias")), []).append(
+                parameter
+            )
     return [
         {"params": parameters, "weight_decay": weight_decay * decayed, **({"lr": lam_rate} if is_lam else {})}
         for (is_lam, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
@@ -197,7 +216,7 @@ def save_parts(model: LaraModel, folder: Path) -> None:
     model.policy.save_pretrained(folder / POLICY)
     if model.lam is not None and model.alignment is not None:
         model.lam.save_pretrained(folder / TOKENIZER)
-        save_file(model.alignment.state_dict(), folder / ALIGNMENT)
+        save_file(model.alignment.state_dict(), folder / POLICY / ALIGNMENT)
 
 
 def load_parts(model: LaraModel, folder: Path) -> None:
@@ -205,7 +224,28 @@ def load_parts(model: LaraModel, folder: Path) -> None:
     model.policy.load_state_dict(FlowMatchingPolicy.from_pretrained(folder / POLICY).state_dict())
     if model.lam is not None and model.alignment is not None:
         model.lam.load_state_dict(LatentActionModel.from_pretrained(folder / TOKENIZER).state_dict())
-        model.alignment.load_state_dict(load_file(folder / ALIGNMENT))
+        model.alignment.load_state_dict(load_file(folder / POLICY / ALIGNMENT))
+
+
+def load_projector(model: LaraModel, policy: str | Path) -> None:
+    """Go on with the projector of a policy's own training, where it has one for a z of this shape."""
+    file = cached_file(policy, ALIGNMENT, _raise_exceptions_for_missing_entries=False)
+    if file is None or model.alignment is None:
+        return
+    trained, fresh = load_file(file), model.alignment.state_dict()
+    if {name: value.shape for name, value in trained.items()} != {name: value.shape for name, value in fresh.items()}:
+        logger.warning("%s: its projector is for another z or of another kind; a fresh one is trained.", policy)
+        return
+    model.alignment.load_state_dict(trained)
+
+
+def finite(values: Any) -> Any:
+    """NaN and infinity as null: JSON has no word for them."""
+    if isinstance(values, dict):
+        return {name: finite(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def _to(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

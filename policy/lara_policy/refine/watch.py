@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from lara_tokenizer.errors import LaraTokenizerError
 
@@ -39,6 +40,14 @@ class RefineWatch:
     strikes: int = 0
     conflicts: int = 0
     warned: set[str] = field(default_factory=set)
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run has to know."""
+        return {"strikes": self.strikes, "conflicts": self.conflicts, "warned": sorted(self.warned)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """What `state` gave."""
+        self.strikes, self.conflicts, self.warned = state["strikes"], state["conflicts"], set(state["warned"])
 
     def check(self, step: int, measured: Mapping[str, float]) -> None:
         """Raises JointCollapseError; with `stop` off, logs the same sentence as a warning."""
@@ -82,7 +91,11 @@ class RefineWatch:
             text = f"z is narrowing: its spread is {measured['spread']:.2f}, {self.start['spread']:.2f} at the start"
             self._once(text, "spread", step)
         if _below(measured, "alignment", ALIGNMENT_SOLVED):
-            self._once("the alignment is solved (loss below 0.02): z may have become a constant", "alignment", step)
+            self._once(
+                f"the alignment is solved (loss below {ALIGNMENT_SOLVED}): z may have become a constant",
+                "alignment",
+                step,
+            )
         if "gradient_cosine" in measured:
             self.conflicts = self.conflicts + 1 if measured["gradient_cosine"] < 0 else 0
             if self.conflicts >= CONFLICTS:
