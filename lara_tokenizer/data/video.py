@@ -17,6 +17,9 @@ from lara_tokenizer.errors import VideoDecodeError
 
 logger = logging.getLogger(__name__)
 
+# From 17 on PyAV converts colours with as many threads as there are cores, unless told; before, with one.
+ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
+
 VIDEO_SUFFIXES = (
     ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv",
 )  # fmt: skip
@@ -111,7 +114,7 @@ def upright_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarr
 
     A view of the converted frame: copy it before that goes.
     """
-    rgb = reformatter.reformat(frame, format="rgb24", threads=1)
+    rgb = reformatter.reformat(frame, format="rgb24", **ONE_THREAD)
     plane = rgb.planes[0]
     # Lines are padded: line_size is at least 3 * width.
     lines = np.frombuffer(memoryview(plane), np.uint8).reshape(rgb.height, plane.line_size)

@@ -71,6 +71,26 @@ def test_pseudo_labels_from_a_table(lara_tok, recipe, demos, tiny_checkpoint, tm
     assert (tmp_path / "run" / "pretrained" / "policy").is_dir()
 
 
+def test_unlabeled_video_beside_the_demonstrations(lara_tok, recipe, demos, tiny_checkpoint, tmp_path):
+    values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    values |= {"unlabeled": [str(demos)], "alignment": {"align_unlabeled": 1.0}}
+    values["training"] |= {
+        "unlabeled_batch": 4,
+        "cache_frames": False,
+        "gradient_checkpointing": True,
+        "precision": "bf16",
+    }
+    file = tmp_path / "unlabeled.yaml"
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    ran = lara_tok("refine", file, demos, "--tokenizer", tiny_checkpoint, "--out", tmp_path / "run", "--json")
+    assert ran.code == 0, ran.err
+    text = (tmp_path / "run" / "training_log.jsonl").read_text(encoding="utf-8")
+    first = json.loads(text.splitlines()[0])
+    assert first["train_alignment_unlabeled"] > 0
+    config = json.loads((tmp_path / "run" / "policy" / "config.json").read_text(encoding="utf-8"))
+    assert config["tasks"] == ["go", ""]  # "" is for video without an instruction
+
+
 def test_a_dry_run_needs_nothing(lara_tok, recipe):
     ran = lara_tok("refine", recipe, "--dry-run", "--mode", "frozen-lam", "--json")
     assert ran.code == 0, ran.err

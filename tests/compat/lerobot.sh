@@ -48,7 +48,7 @@ echo "== we read all of them" >&2
 "$python" "$root/tests/compat/lerobot_read.py" v30/video v30/image v21/video v21/image simulated
 echo "== all equal" >&2
 
-# Beside that environment, not in it, and without dependencies: lerobot's pins know no newer PyAV.
+# Beside that environment, not in it, and without dependencies: it has them.
 "$LEROBOT06" -m pip install --quiet --disable-pip-version-check --no-deps --target ours "$root" "$root/policy/lerobot_policy_lara"
 export PYTHONPATH=$scratch/ours OMP_NUM_THREADS=1 TRANSFORMERS_VERBOSITY=error HF_HUB_DISABLE_PROGRESS_BARS=1
 echo "== taps on lerobot's policies" >&2

@@ -125,10 +125,13 @@ class LaraTrainer(Trainer):
         return self.state.global_step * self.args.world_size + self.args.process_index
 
     def compute_loss_context_manager(self) -> ExitStack:
-        """Trainer's autocast and, on a CPU, plain attention: its backward takes less time than the fused one's."""
+        """Trainer's autocast and, on a CPU, plain attention: its backward takes less time than the fused one's.
+
+        Not with gradient checkpointing, which computes again in the backward pass, out of this context's reach.
+        """
         stack = ExitStack()
         stack.enter_context(super().compute_loss_context_manager())
-        if self.args.device.type == "cpu":
+        if self.args.device.type == "cpu" and not self.options.gradient_checkpointing:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         return stack
 
