@@ -138,7 +138,16 @@ class FlowMatchingPolicy(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> FlowMatchingPolicy:
-        """Load from a folder or a Hub id, with the processor of its frames."""
+        """Load from a folder or a Hub id, with the processor of its frames.
+
+        Raises ValueError where another kind of model lies there.
+        """
+        values, _ = FlowMatchingPolicyConfig.get_config_dict(pretrained_model_name_or_path)
+        if (kind := values.get("model_type")) != FlowMatchingPolicyConfig.model_type:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds a model of type {kind!r}, a policy is of type "
+                f"{FlowMatchingPolicyConfig.model_type!r}. Give the folder `policy` of a run of lara-tok refine."
+            )
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         policy = loaded[0] if isinstance(loaded, tuple) else loaded
         policy.processor = LatentActionProcessor.from_pretrained(pretrained_model_name_or_path)
@@ -377,7 +386,8 @@ class FlowMatchingPolicy(PreTrainedModel):
         embodiment = embodiment or self.embodiment
         if embodiment is None:
             if len(robots) != 1:
-                raise ValueError(f"this policy knows {len(robots)} embodiments: name one of {', '.join(robots)}.")
+                known = f"name one of {', '.join(robots)}" if robots else "train it on some robot's actions first"
+                raise ValueError(f"this policy knows {len(robots)} embodiments: {known}.")
             embodiment = next(iter(robots))
         self.embodiment_number(embodiment)
         return robots[embodiment]

@@ -220,6 +220,11 @@ def test_code_queries_see_neither_actions_nor_state(tiny_checkpoint):
     assert torch.allclose(out.loss, out.losses["action"] + out.losses["codes"])
 
 
+def test_a_tokenizer_is_no_policy(tiny_checkpoint):
+    with pytest.raises(ValueError, match="holds a model of type 'latent_action'"):
+        FlowMatchingPolicy.from_pretrained(tiny_checkpoint)
+
+
 def test_what_does_not_fit_is_named(tiny_checkpoint):
     policy = build(tiny_checkpoint, max_embodiments=2)
     with pytest.raises(ValueError, match="unknown embodiment 'leg': the policy knows 'arm'"):
@@ -236,7 +241,7 @@ def test_what_does_not_fit_is_named(tiny_checkpoint):
         policy.predict({"images": {"front": image}, "state": np.ones(2), "task": "go"})
     with pytest.raises(ValueError, match="no image of camera 'front'"):
         policy.predict({"images": {"back": image}, "state": np.ones(2), "task": "go"}, embodiment="arm")
-    with pytest.raises(ValueError, match=r"takes \(2,\)"):
+    with pytest.raises(ValueError, match=r"state of shape \(3,\): embodiment 'arm' has 2 finite numbers"):
         policy.predict({"images": {"front": image}, "state": np.ones(3), "task": "go"}, embodiment="arm")
     with pytest.raises(ValueError, match="NaN or infinite"):
         Embodiment.measure("a", actions=np.full((3, 2), np.nan), states=None, cameras=(), image_sizes={}, fps=1.0)

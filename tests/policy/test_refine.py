@@ -217,6 +217,7 @@ def test_a_run_leaves_a_policy_and_a_tokenizer_that_load_like_any_other(run):
     assert lam.encode(**processor(image, image)).codes.shape == (1, 4)
     refined = json.loads((out / "tokenizer" / "refined_by.json").read_text(encoding="utf-8"))
     assert refined["steps"] == summary["steps"] == 40
+    assert list(refined["refined_from"]["weights_sha256"]) == ["model.safetensors"]
     assert RefineRecipe.parse(refined["recipe"]).mode == "joint"
     log = json.loads((out / "training_log.json").read_text(encoding="utf-8"))
     assert log["summary"]["episodes"] == 8
@@ -437,6 +438,7 @@ def test_collapsed_latents_raise_the_alarm_at_any_weight(tmp_path, labelled_squa
         ({}, {"lam_camera": "back"}, "lam_camera 'back': the episodes have 'front'"),
         ({}, {"lam_stride": "7f"}, "is 7 frames, and the policy predicts 6 actions"),
         ({}, {"layer": "9"}, "layer '9': the policy has 4 blocks"),
+        ({}, {"tokenizer": "/nowhere/lam"}, "/nowhere/lam"),
         ({}, {"policy": {"depth": 3}}, "unknown policy key 'depth'"),
     ],
 )

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from lara_policy.refine.recipe import RefineRecipe
 from lara_policy.refine.samples import Demonstration, PolicySamples, measure_embodiment, read_demonstrations
 from lara_tokenizer.data import Episode
 from lara_tokenizer.data.stride import Stride
+from lara_tokenizer.encode.checkpoint import Checkpoint
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train.frames import FrameCache
 from lara_tokenizer.train.mixture import PairedStream, StridePairs, split_streams
@@ -36,7 +38,10 @@ Progress = Callable[[str, int, int, dict[str, float]], None]
 
 @dataclass
 class Prepared:
-    """What was read, and the policy that fits it; `stride` and `gap`, in frames, are those of the tokenizer's pairs."""
+    """What was read, and the policy that fits it.
+
+    `stride` and `gap`, in frames, are those of the tokenizer's pairs; `refined_from` says which weights it started as.
+    """
 
     policy: FlowMatchingPolicy
     lam: LatentActionModel | None
@@ -47,6 +52,7 @@ class Prepared:
     heldout: PolicySamples
     stride: str
     gap: int
+    refined_from: dict[str, Any]
 
 
 def prepare(
@@ -61,8 +67,10 @@ def prepare(
     """Everything up to the training samples. Arguments and errors are those of `refine`."""
     policy = FlowMatchingPolicy.from_pretrained(policy_from) if policy_from else None
     config = policy.config if policy else policy_config(recipe)
-    processor = LatentActionProcessor.from_pretrained(recipe.tokenizer)
-    tokenizer = _tokenizer(recipe, needed=policy is None and config.context == "frames")
+    checkpoint = Checkpoint.open(recipe.tokenizer)
+    processor = LatentActionProcessor.from_pretrained(checkpoint.folder)
+    needed = recipe.mode not in ALONE or (policy is None and config.context == "frames")
+    tokenizer = _tokenizer(checkpoint) if needed else None
     lam = None if recipe.mode in ALONE else tokenizer
     sized = _processor_of_frames(policy, config, processor)
     own = frame_source(episodes, sized, recipe, frames, progress)
@@ -102,6 +110,7 @@ def prepare(
         heldout=samples(heldout, WATCHED_SEED),
         stride=stride,
         gap=gap,
+        refined_from=checkpoint.identity(),
     )
 
 
@@ -146,11 +155,9 @@ def frame_source(
     )
 
 
-def _tokenizer(recipe: RefineRecipe, needed: bool) -> LatentActionModel | None:
-    """The tokenizer, where it is trained or a fresh policy looks through its encoder."""
-    if recipe.mode in ALONE and not needed:
-        return None
-    tokenizer = LatentActionModel.from_pretrained(recipe.tokenizer)
+def _tokenizer(checkpoint: Checkpoint) -> LatentActionModel:
+    """The tokenizer: what is trained, or whose encoder a fresh policy looks through."""
+    tokenizer = LatentActionModel.from_pretrained(checkpoint.folder)
     if tokenizer.config.standardize_latents:  # of stage 1: with batch statistics z would hang on its neighbours
         tokenizer.eval().fold_standardization()
     return tokenizer

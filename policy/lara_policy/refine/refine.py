@@ -116,7 +116,7 @@ def refine(
         **{f"heldout_{name}": value for name, value in monitor.measure(model, arguments.bf16).items()},
     }
     if trainer.is_world_process_zero():
-        _save(model, recipe, out, summary, trainer.state.log_history)
+        _save(model, recipe, out, data.refined_from, summary, trainer.state.log_history)
     trainer.accelerator.wait_for_everyone()
     return summary
 
@@ -188,7 +188,14 @@ def _unlabeled(recipe: RefineRecipe, data: Prepared, frames: Path, progress: Pro
     return UnlabeledPairs.build(source, episodes, [data.stride], tasks, size, seed)
 
 
-def _save(model: LaraModel, recipe: RefineRecipe, out: Path, summary: dict[str, Any], history: list[Any]) -> None:
+def _save(
+    model: LaraModel,
+    recipe: RefineRecipe,
+    out: Path,
+    refined_from: dict[str, Any],
+    summary: dict[str, Any],
+    history: list[Any],
+) -> None:
     """The parts as `save_parts` writes them, in float32, and last the log, which says that all is there."""
     from lara_policy.refine.trainer import TOKENIZER, finite, save_parts
 
@@ -196,7 +203,7 @@ def _save(model: LaraModel, recipe: RefineRecipe, out: Path, summary: dict[str, 
     save_parts(model, out)
     if model.lam is not None:
         model.processor.save_pretrained(out / TOKENIZER)
-        refined = {"refined_from": recipe.tokenizer, "recipe": recipe.to_dict(), "steps": summary["steps"]}
+        refined = {"refined_from": refined_from, "recipe": recipe.to_dict(), "steps": summary["steps"]}
         (out / TOKENIZER / "refined_by.json").write_text(json.dumps(refined, indent=2) + "\n", encoding="utf-8")
     log = {"recipe": recipe.to_dict(), "summary": summary, "history": history}
     (out / RESULT).write_text(json.dumps(finite(log), indent=2) + "\n", encoding="utf-8")
