@@ -10,6 +10,15 @@ from lara_policy.refine import RefineRecipe, plan_refinement
 FOLDER = Path(__file__).resolve().parents[2] / "hub_configs" / "training"
 
 
+REFINE = sorted(path for path in FOLDER.glob("*.yaml") if "lara-tok refine" in path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", REFINE, ids=lambda path: path.stem)
+def test_a_shipped_recipe_survives_a_round_trip(path):
+    recipe = RefineRecipe.load(path)
+    assert RefineRecipe.parse(recipe.to_dict()) == recipe
+
+
 @pytest.mark.parametrize(("name", "steps"), [("paper_pretrain", 200_000), ("paper_posttrain", 20_000)])
 def test_the_papers_stages_are_as_printed(name, steps):
     recipe = RefineRecipe.load(FOLDER / f"{name}.yaml")
