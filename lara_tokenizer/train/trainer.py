@@ -5,23 +5,22 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train.augment import augment_pairs, normalise, own_views, steady_pairs, to_unit_range
 from lara_tokenizer.train.direction import both_directions, direction_loss
+from lara_tokenizer.train.draw_trainer import DrawTrainer
 from lara_tokenizer.train.monitor import CollapseWatch, HeldOutMonitor
 from lara_tokenizer.train.normal_flow import NormalFlow
-from lara_tokenizer.train.pairs import START_PAIRS, DrawSampler, PairDataset
+from lara_tokenizer.train.pairs import START_PAIRS, PairDataset
 from lara_tokenizer.train.recipe import AugmentationOptions, TrainingOptions
 from lara_tokenizer.train.schedule import CodebookSchedule
 
@@ -65,7 +64,7 @@ def training_arguments(options: TrainingOptions, folder: str | Path) -> Training
     )
 
 
-class LatentActionTrainer(Trainer):
+class LatentActionTrainer(DrawTrainer):
     """Trainer whose batches are uint8 frames and whose log holds every loss term and the held-out measures.
 
     `progress(step, logs)` is called at each log.
@@ -125,14 +124,6 @@ class LatentActionTrainer(Trainer):
         self._terms_count += 1
         return (loss, out) if return_outputs else loss
 
-    def compute_loss_context_manager(self) -> ExitStack:
-        """Trainer's autocast and, on a CPU, plain attention: its backward takes 25 % less time than the fused one's."""
-        stack = ExitStack()
-        stack.enter_context(super().compute_loss_context_manager())
-        if self.args.device.type == "cpu":
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        return stack
-
     def draw_latents(self, batches: int, step: int) -> Tensor:
         """z (B, N, D) of some batches of the training mixture, in training mode, drawn by seed and step alone."""
         size = self.args.per_device_train_batch_size
@@ -162,28 +153,11 @@ class LatentActionTrainer(Trainer):
             measured = {name: logs[f"heldout_{name}"] for name in ("spread", "perplexity")}
             self.watch.check(self.state.global_step, measured, codebook=not self.lam.bottleneck.continuous)
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: Trainer's estimate is for language models."""
-        return 0
-
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Saved files carry the vision encoder's published tensor names; Trainer reads them as they are, finds half of
         # them missing, warns and goes on with random weights. `from_pretrained` knows both names.
         restored = LatentActionModel.from_pretrained(resume_from_checkpoint)
         self.lam.load_state_dict(restored.state_dict())
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Trainer's, with loader processes started as the source of frames needs it."""
-        loader = super().get_train_dataloader()
-        if loader.num_workers and self.pairs.frames.start_method is not None:
-            # accelerate's loader is a wrapper that would keep the attribute to itself.
-            getattr(loader, "base_dataloader", loader).multiprocessing_context = self.pairs.frames.start_method
-        return loader
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> DrawSampler:
-        # One epoch is the whole run, so that a restart finds its place by counting batches.
-        samples = self.args.max_steps * self.args.train_batch_size * self.args.world_size
-        return DrawSampler(samples * self.args.gradient_accumulation_steps)
 
     def _pairs(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (B, 2, 3, S, S) -> what the decoder gets and is asked for, and what the inverse model sees, in 0..1."""

@@ -24,6 +24,15 @@ from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 BATCH = 8
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Bits are compared here, and threads may add the same numbers in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory):
     return tmp_path_factory.mktemp("frames")

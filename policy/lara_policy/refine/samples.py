@@ -269,8 +269,3 @@ class PolicySamples(Dataset):
         mask_BCA = there_BC[:, :, None] & (np.arange(width) < self._action_dim[episode][:, None, None])
         mask = torch.from_numpy(mask_BCA)
         return torch.where(mask, self._actions[torch.from_numpy(rows_BC)], 0), mask
-
-    @staticmethod
-    def whole(batch: Any) -> Any:
-        """The `collate_fn` of a loader: what `__getitems__` returns is a batch already."""
-        return batch

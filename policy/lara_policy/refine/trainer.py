@@ -6,16 +6,13 @@ import json
 import logging
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.utils import cached_file
 
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
@@ -24,7 +21,8 @@ from lara_policy.refine.monitor import JointMonitor, is_ready
 from lara_policy.refine.recipe import RefineOptions
 from lara_policy.refine.watch import RefineWatch
 from lara_tokenizer.model import LatentActionModel
-from lara_tokenizer.train.pairs import DrawSampler
+from lara_tokenizer.train.draw_trainer import DrawTrainer
+from lara_tokenizer.train.pairs import PairDataset
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +63,7 @@ def training_arguments(options: RefineOptions, folder: str | Path) -> TrainingAr
     return arguments
 
 
-class LaraTrainer(Trainer):
+class LaraTrainer(DrawTrainer):
     """Trainer of a `LaraModel`. `progress(step, logs)` is called at each log.
 
     What is random in a step depends on the seed and the step alone, so that a killed run goes on to the same weights.
@@ -88,10 +86,10 @@ class LaraTrainer(Trainer):
             model=model,
             args=arguments,
             train_dataset=samples,
-            data_collator=samples.whole,
+            data_collator=PairDataset.whole,
         )
         self.model_accepts_loss_kwargs = False
-        self.samples, self.monitor = samples, monitor
+        self.monitor = monitor
         self.watch: RefineWatch | None = None  # set once the start is measured, on this trainer's device
         self.unlabeled, self.progress = unlabeled, progress
         self.log_lines = Path(out) / LOG_LINES
@@ -124,16 +122,9 @@ class LaraTrainer(Trainer):
         """Which batch of unlabeled pairs: one of its own for every step and process."""
         return self.state.global_step * self.args.world_size + self.args.process_index
 
-    def compute_loss_context_manager(self) -> ExitStack:
-        """Trainer's autocast and, on a CPU, plain attention: its backward takes less time than the fused one's.
-
-        Not with gradient checkpointing, which computes again in the backward pass, out of this context's reach.
-        """
-        stack = ExitStack()
-        stack.enter_context(super().compute_loss_context_manager())
-        if self.args.device.type == "cpu" and not self.options.gradient_checkpointing:
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        return stack
+    def _plain_attention(self) -> bool:
+        # Checkpointing computes again in the backward pass, out of that context's reach, and must find the same kernel.
+        return super()._plain_attention() and not self.options.gradient_checkpointing
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the parts of the loss, of this process's share, and the held-out measures; write a line; stop where the
@@ -156,10 +147,6 @@ class LaraTrainer(Trainer):
             self.lara.detach_latents = self.lara.detach_latents and not ready
             self.watch.check(self.state.global_step, measured)
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: Trainer's estimate is for language models."""
-        return 0
-
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
@@ -175,17 +162,6 @@ class LaraTrainer(Trainer):
         self.lara.detach_latents = state["detach_latents"]
         if self.watch is not None and state["watch"] is not None:
             self.watch.restore(state["watch"])
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Trainer's, with loader processes started as the source of frames needs it."""
-        loader = super().get_train_dataloader()
-        if loader.num_workers and self.samples.frames.start_method is not None:
-            getattr(loader, "base_dataloader", loader).multiprocessing_context = self.samples.frames.start_method
-        return loader
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> DrawSampler:
-        samples = self.args.max_steps * self.args.train_batch_size * self.args.world_size
-        return DrawSampler(samples * self.args.gradient_accumulation_steps)
 
 
 class StepKeeper(TrainerCallback):
