@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lara_tokenizer.data import Episode, Episodes, Signals, load_episodes
     from lara_tokenizer.encode import EncodeSummary, encode_dataset, encode_episode
     from lara_tokenizer.errors import EpisodeReadError
-    from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
+    from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor, load_model
 
 _HOME = {
     "Episode": "data",
@@ -31,6 +31,7 @@ _HOME = {
     "LatentActionConfig": "model",
     "LatentActionModel": "model",
     "LatentActionProcessor": "model",
+    "load_model": "model",
 }
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "encode_dataset",
     "encode_episode",
     "load_episodes",
+    "load_model",
 ]
 
 

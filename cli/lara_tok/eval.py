@@ -129,11 +129,11 @@ def _evaluate(name: str, source: Any, **options: Any) -> tuple[Evaluation, Any, 
 
     from lara_tokenizer.encode.checkpoint import Checkpoint
     from lara_tokenizer.evaluate import evaluate_checkpoint
-    from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
+    from lara_tokenizer.model import LatentActionProcessor, load_model
 
     without_loading_bars()
     opened = Checkpoint.open(name)
-    model = LatentActionModel.from_pretrained(opened.folder).eval()
+    model = load_model(opened.folder).eval()
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     processor = LatentActionProcessor.from_pretrained(opened.folder)
     with console_err.status(f"{opened.id}: reading frames") as status:

@@ -1,6 +1,6 @@
-"""Checkpoints of Moto and LARA -> ours, and ours -> Moto's layout."""
+"""Checkpoints of other projects -> ours, and ours -> Moto's layout."""
 
-from lara_tokenizer.convert.from_reference import convert_checkpoint
+from lara_tokenizer.convert.convert import convert_checkpoint
 from lara_tokenizer.convert.summary import ConversionSummary
 from lara_tokenizer.convert.to_moto import export_to_moto
 

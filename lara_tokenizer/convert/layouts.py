@@ -6,18 +6,17 @@ Nothing in a checkpoint is executed: weights load with `weights_only=True` or as
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lara_tokenizer.convert.names import listed
+from lara_tokenizer.convert.state_file import read_state_dict
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 RAW_PIXELS = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -143,7 +142,7 @@ def _layout(folder: Path, prefix: str, settings: Mapping[str, Any] | None, weigh
 def _read_tensors(weights: Path) -> tuple[str, dict[str, Tensor]]:
     """(prefix, tensors) of the tokenizer in a file, or in the shards of an index; other tensors are not loaded."""
     if weights.name == PICKLE:
-        loaded = _unpickle(weights)
+        loaded = read_state_dict(weights)
         prefix = _prefix(loaded, weights)
         return prefix, {name.removeprefix(prefix): loaded[name] for name in loaded if name.startswith(prefix)}
     files = _shards(weights) if weights.name == SAFETENSORS_INDEX else [weights]
@@ -168,21 +167,6 @@ def _shards(index: Path) -> list[Path]:
     if absent := [file.name for file in files if not file.is_file()]:
         raise ValueError(f"{index.parent} lacks {listed(absent)}, named in {index.name}. Download all shards.")
     return files
-
-
-def _unpickle(weights: Path) -> dict[str, Tensor]:
-    try:
-        loaded = torch.load(weights, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{weights} holds more than tensors and is refused: loading it could run code. A published checkpoint is a "
-            "plain state dict; save the weights alone, with torch.save(model.state_dict(), ...)."
-        ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"{weights} is damaged or no PyTorch file. Download it again.") from error
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError(f"{weights} is no plain state dict: expected a dict of names and tensors, and nothing else.")
-    return loaded
 
 
 def _prefix(names: Any, weights: Path) -> str:

@@ -14,9 +14,9 @@ import yaml
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from lara_tokenizer.convert.from_reference import VISION_FOLDER
 from lara_tokenizer.convert.kept import write_kept
 from lara_tokenizer.convert.layouts import MOTO, PICKLE
+from lara_tokenizer.convert.moto import VISION_FOLDER
 from lara_tokenizer.convert.names import listed, to_reference
 from lara_tokenizer.convert.summary import SIZES, ConversionSummary, new_folder
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor, resolve_checkpoint

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
+    from lara_tokenizer.model import LatentActionPreTrainedModel, LatentActionProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +50,14 @@ class Checkpoint:
 
         Raises ValueError where there is none, or it is no latent action model.
         """
-        from lara_tokenizer.model import LatentActionConfig, LatentActionProcessor, resolve_checkpoint
+        from transformers import AutoConfig
+
+        from lara_tokenizer.model import LatentActionProcessor, resolve_checkpoint
 
         folder, revision = _local_folder(resolve_checkpoint(name))
         weights = sorted(folder.glob("*.safetensors"))
         _check_complete(folder, weights, processor is not None)
-        config = LatentActionConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder)
         return cls(
             folder=folder,
             id=folder.resolve().name if revision is None else str(name),
@@ -70,7 +72,7 @@ class Checkpoint:
         )
 
     @classmethod
-    def of(cls, model: LatentActionModel, processor: LatentActionProcessor, scratch: Path) -> Checkpoint:
+    def of(cls, model: LatentActionPreTrainedModel, processor: LatentActionProcessor, scratch: Path) -> Checkpoint:
         """The checkpoint that a model in memory was loaded from; where it differs by now, it is saved in `scratch`."""
         if model.name_or_path:
             checkpoint = cls.open(model.name_or_path, processor)
@@ -130,6 +132,8 @@ def _local_folder(name: str | os.PathLike[str]) -> tuple[Path, str | None]:
 
 
 def _check_complete(folder: Path, weights: list[Path], has_processor: bool) -> None:
+    from lara_tokenizer.model import MODEL_TYPES
+
     config = folder / "config.json"
     try:
         model_type = json.loads(config.read_text()).get("model_type")
@@ -137,15 +141,18 @@ def _check_complete(folder: Path, weights: list[Path], has_processor: bool) -> N
         raise ValueError(f"model {folder.name!r}: the folder has no config.json") from None
     except ValueError as error:
         raise ValueError(f"model {folder.name!r}: config.json is not JSON ({error})") from None
-    if model_type != "latent_action":
-        raise ValueError(f"model {folder.name!r}: its model_type is {model_type!r}, this takes 'latent_action'")
+    if model_type not in MODEL_TYPES:
+        raise ValueError(
+            f"model {folder.name!r}: its model_type is {model_type!r}, this takes {', '.join(map(repr, MODEL_TYPES))}. "
+            "Checkpoints of other projects go through lara-tok convert first"
+        )
     if not weights:
         raise ValueError(f"model {folder.name!r}: the folder has no *.safetensors")
     if not has_processor and not any((folder / name).is_file() for name in _PROCESSOR_FILES):
         raise ValueError(f"model {folder.name!r}: the folder has no {_PROCESSOR_FILES[0]}")
 
 
-def _is_unchanged(model: LatentActionModel, folder: Path) -> bool:
+def _is_unchanged(model: LatentActionPreTrainedModel, folder: Path) -> bool:
     # By loading it, as files may name tensors otherwise than the model does.
     saved = type(model).from_pretrained(folder)
     now, before = model.state_dict(), saved.state_dict()

@@ -31,12 +31,12 @@ from lara_tokenizer.encode.write import write_text_atomically, write_tokens
 from lara_tokenizer.errors import EpisodeReadError
 
 if TYPE_CHECKING:
-    from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
+    from lara_tokenizer.model import LatentActionPreTrainedModel, LatentActionProcessor
 
 
 def encode_dataset(
     source: Source,
-    model: LatentActionModel | str | os.PathLike[str] = "lara-lam",
+    model: LatentActionPreTrainedModel | str | os.PathLike[str] = "lara-lam",
     processor: LatentActionProcessor | None = None,
     *,
     out: str | os.PathLike[str],

@@ -24,7 +24,7 @@ from lara_tokenizer.encode.schema import token_schema
 from lara_tokenizer.encode.whole_picture import moves_as_whole, picture_cells
 
 if TYPE_CHECKING:
-    from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
+    from lara_tokenizer.model import LatentActionPreTrainedModel, LatentActionProcessor
 
 # Full-size frames held at a time, in bytes: small enough to stay near the cache, large enough to amortise calls.
 _CHUNK_BYTES = 8 * 2**20
@@ -75,7 +75,7 @@ class Runner(Protocol):
 class ModelRunner:
     """A model, which is in eval mode, and its processor's normalisation: without gradients, where the model is."""
 
-    def __init__(self, model: LatentActionModel, processor: LatentActionProcessor) -> None:
+    def __init__(self, model: LatentActionPreTrainedModel, processor: LatentActionProcessor) -> None:
         assert not model.training, "in training mode rows would depend on their batch"
         self.model, self.processor = model, processor
 
@@ -114,7 +114,7 @@ class ModelRunner:
 
 
 @contextmanager
-def in_eval_mode(model: LatentActionModel) -> Iterator[None]:
+def in_eval_mode(model: LatentActionPreTrainedModel) -> Iterator[None]:
     """Evaluate a model that may be in the middle of its training; each module goes back to the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -215,7 +215,7 @@ def batch_sizes(count: int, largest: int) -> list[int]:
 
 def encode_episode(
     episode: Episode,
-    model: LatentActionModel,
+    model: LatentActionPreTrainedModel,
     processor: LatentActionProcessor,
     *,
     strides: str | Sequence[str] | None = None,

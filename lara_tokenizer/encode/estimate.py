@@ -15,7 +15,7 @@ from lara_tokenizer.encode.prepare import Preparation, Source, prepared
 from lara_tokenizer.encode.tasks import Beat, Encoded, Failed, Planned, PlanTask, TaskQueue, UnitTask
 
 if TYPE_CHECKING:
-    from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
+    from lara_tokenizer.model import LatentActionPreTrainedModel, LatentActionProcessor
 
 # The probe encodes so many frames of one unit for each worker.
 _PROBE_FRAMES = 128
@@ -40,7 +40,7 @@ class EncodeEstimate:
 
 def estimate_dataset(
     source: Source,
-    model: LatentActionModel | str | os.PathLike[str] = "lara-lam",
+    model: LatentActionPreTrainedModel | str | os.PathLike[str] = "lara-lam",
     processor: LatentActionProcessor | None = None,
     *,
     strides: str | Sequence[str] | None = None,

@@ -134,7 +134,7 @@ def _predict(
     import torch
 
     from lara_tokenizer.encode.prepare import check_revisions, load_of, prepared
-    from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
+    from lara_tokenizer.model import LatentActionProcessor, load_model
 
     metadata = read_metadata(tokens)
     with prepared(
@@ -152,7 +152,7 @@ def _predict(
             )
         if rows[0]["episode"] not in preparation.episodes:
             raise ValueError(f"episode {rows[0]['episode']!r} is not in the source")
-        lam = LatentActionModel.from_pretrained(checkpoint.folder).eval().to(preparation.device)
+        lam = load_model(checkpoint.folder).eval().to(preparation.device)
         processor = LatentActionProcessor.from_pretrained(checkpoint.folder)
         now, future = (
             processor.resize_frames(_read(preparation.episodes[rows[0]["episode"]], rows, column))

@@ -23,7 +23,7 @@ from lara_tokenizer.errors import JobMismatchError
 
 if TYPE_CHECKING:
     from lara_tokenizer.encode.encode import Runner
-    from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
+    from lara_tokenizer.model import LatentActionPreTrainedModel, LatentActionProcessor
 
 Source = str | Path | Sequence[str | Path] | Sequence[Episode]
 # A worker holds its weights and, beside them, about this much: Python, torch, frames.
@@ -43,7 +43,7 @@ class Preparation:
     fingerprint: dict[str, Any]
     device: str
     processor: LatentActionProcessor | None
-    model: LatentActionModel | None  # one in memory, on a GPU
+    model: LatentActionPreTrainedModel | None  # one in memory, on a GPU
 
     def engine(self, workers: int | None, num_tasks: int) -> Engine:
         """An engine for so many tasks; `workers` None: by cores and memory, 0: no child process."""
@@ -77,7 +77,7 @@ class Preparation:
 @contextmanager
 def prepared(
     source: Source,
-    model: LatentActionModel | str | os.PathLike[str],
+    model: LatentActionPreTrainedModel | str | os.PathLike[str],
     processor: LatentActionProcessor | None,
     *,
     load: LoadOptions,
@@ -111,7 +111,7 @@ def prepared(
             yield Preparation(job, checkpoint, episodes, loaded.sources, fingerprint, device, processor, in_memory)
 
 
-def _in_eval_mode(model: LatentActionModel) -> AbstractContextManager[None]:
+def _in_eval_mode(model: LatentActionPreTrainedModel) -> AbstractContextManager[None]:
     from lara_tokenizer.encode.encode import in_eval_mode
 
     return in_eval_mode(model)

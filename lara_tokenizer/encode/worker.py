@@ -34,7 +34,7 @@ from lara_tokenizer.encode.tasks import (
     WorkerSetup,
 )
 from lara_tokenizer.errors import EpisodeReadError, first_line
-from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
+from lara_tokenizer.model import LatentActionProcessor, load_model
 
 Send = Callable[[Message], object]
 
@@ -110,7 +110,8 @@ def load_processor(setup: WorkerSetup) -> LatentActionProcessor:
 
 def load_runner(setup: WorkerSetup, device: str = "cpu") -> ModelRunner:
     """The checkpoint's model in the job's dtype, on a device."""
-    model = LatentActionModel.from_pretrained(setup.folder).to(device, getattr(torch, setup.job.dtype))
+    model = load_model(setup.folder)
+    model.to(device, getattr(torch, setup.job.dtype))  # type: ignore[arg-type]  # their annotation loses the arguments
     return ModelRunner(model, load_processor(setup))
 
 

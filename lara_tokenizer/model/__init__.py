@@ -4,34 +4,60 @@ The folder is flat and closed: only `from .file import Name`, and only torch, nu
 that `AutoModel.from_pretrained(folder, trust_remote_code=True)` works where lara-tokenizer is not installed.
 """
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+import os
+from typing import Any
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PretrainedConfig
 
 from .bundled import resolve_checkpoint
 from .configuration_latent_action import LatentActionConfig
 from .image_processing_latent_action import LatentActionProcessor
+from .modeling_base import LatentActionEncoderOutput, LatentActionPreTrainedModel
 from .modeling_latent_action import (
     ForwardDynamicsModel,
     InverseDynamicsModel,
-    LatentActionEncoderOutput,
     LatentActionModel,
     LatentActionOutput,
 )
 
 __all__ = [
+    "FAMILIES",
+    "MODEL_TYPES",
     "ForwardDynamicsModel",
     "InverseDynamicsModel",
     "LatentActionConfig",
     "LatentActionEncoderOutput",
     "LatentActionModel",
     "LatentActionOutput",
+    "LatentActionPreTrainedModel",
     "LatentActionProcessor",
+    "load_model",
     "resolve_checkpoint",
 ]
 
-AutoConfig.register(LatentActionConfig.model_type, LatentActionConfig)
-AutoModel.register(LatentActionConfig, LatentActionModel)
-AutoImageProcessor.register(LatentActionConfig, slow_image_processor_class=LatentActionProcessor)
-# The second registration writes `auto_map` and the code files beside saved weights.
-LatentActionConfig.register_for_auto_class()
-LatentActionModel.register_for_auto_class("AutoModel")
+# Every family: its config and its model. All read frames through one processor.
+FAMILIES: dict[type[PretrainedConfig], type[LatentActionPreTrainedModel]] = {
+    LatentActionConfig: LatentActionModel,
+}
+MODEL_TYPES = tuple(config.model_type for config in FAMILIES)
+
+for _config, _model in FAMILIES.items():
+    AutoConfig.register(_config.model_type, _config)
+    AutoModel.register(_config, _model)
+    AutoImageProcessor.register(_config, slow_image_processor_class=LatentActionProcessor)
+    # The second registration writes `auto_map` and the code files beside saved weights.
+    _config.register_for_auto_class()
+    _model.register_for_auto_class("AutoModel")
 LatentActionProcessor.register_for_auto_class("AutoImageProcessor")
+
+
+def load_model(name: str | os.PathLike[str], **kwargs: Any) -> LatentActionPreTrainedModel:
+    """A latent action model of whichever family: "lara-lam" (bundled), a folder, or a Hub id.
+
+    `kwargs` are those of `from_pretrained`.
+
+    >>> load_model("lara-lam").config.num_latents  # doctest: +SKIP
+    8
+    """
+    model: LatentActionPreTrainedModel = AutoModel.from_pretrained(resolve_checkpoint(name), **kwargs)
+    return model

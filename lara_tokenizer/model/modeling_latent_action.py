@@ -10,37 +10,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel
 from transformers.utils import ModelOutput
 
 from .bottleneck_vq import Codebook, VectorQuantizer, VectorQuantizerOutput, perplexity
-from .bundled import resolve_checkpoint
+
+# Imported so that the files travel with the weights: transformers 4 copies direct imports only.
+from .bundled import resolve_checkpoint  # noqa: F401
 from .configuration_latent_action import LatentActionConfig
 from .frame_decoder import FlowHead, FrameDecoder, PixelHead
 from .frame_features import frame_features
 from .m_former import MFormer
-
-# Imported so that the file travels with the weights: transformers 4 copies direct imports only.
+from .modeling_base import LatentActionEncoderOutput, LatentActionPreTrainedModel
 from .transformer import Transformer, TransformerLayer  # noqa: F401
-
-
-@dataclass
-class LatentActionEncoderOutput(ModelOutput):
-    """What `encode` and `quantize` say about a batch of pairs.
-
-    Fields:
-        latents (B, N, D): z, before quantization. This is what the LARA loss aligns.
-        codes (B, N): int64 in [0, K).
-        quantized_latents (B, N, D): the vectors of the codes.
-        code_margin (B, N): squared distance to the second-best code minus that to the best.
-        attentions: of each M-Former layer (B, heads, T, T), with `output_attentions=True`; None otherwise.
-    """
-
-    latents: Tensor | None = None
-    codes: Tensor | None = None
-    quantized_latents: Tensor | None = None
-    code_margin: Tensor | None = None
-    attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -130,70 +112,6 @@ class ForwardDynamicsModel(nn.Module):
         return self.decoder(pixel_values, self.from_latents(quantized_BND))
 
 
-class LatentActionPreTrainedModel(PreTrainedModel):
-    """Loading, saving and initialisation shared by latent action models."""
-
-    config: LatentActionConfig
-    config_class = LatentActionConfig
-    base_model_prefix = "latent_action"
-    main_input_name = "pixel_values"
-    _supports_sdpa = True
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """Load from "lara-lam" (bundled, offline), a folder or a Hub id."""
-        loaded = super().from_pretrained(resolve_checkpoint(pretrained_model_name_or_path), *args, **kwargs)
-        # transformers 5 makes every loaded parameter trainable. With output_loading_info a tuple comes back.
-        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze()
-        return loaded
-
-    def freeze(self) -> None:
-        """Take the gradient from what the config keeps frozen."""
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Each module starts its own tensors, so that one lost from a checkpoint starts as documented too.
-
-        | tensor                                             | start                               |
-        | linear and convolution weights                     | truncated normal, initializer_range |
-        | queries, separator, segments, positions            | truncated normal, initializer_range |
-        | biases                                             | 0                                   |
-        | resamplers (`ResamplerLinear`), weight and bias    | PyTorch's: uniform, 1 / sqrt(in)    |
-        | layer norms                                        | 1 and 0                             |
-        | codebook                                           | uniform in +-1 / K                  |
-        | heads of a residual decoder                        | 0: it starts by copying frame t     |
-        | counters, batch norm statistics                    | 0; mean 0, variance 1               |
-        """
-        std = self.config.initializer_range
-        if isinstance(module, ResamplerLinear):
-            bound = module.in_features**-0.5
-            nn.init.uniform_(module.weight, -bound, bound)
-            nn.init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, (nn.Linear, nn.Conv2d)):
-            if isinstance(module, FlowHead) or (isinstance(module, PixelHead) and module.residual):
-                nn.init.zeros_(module.weight)
-            else:
-                nn.init.trunc_normal_(module.weight, std=std)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, MFormer):
-            for parameter in (module.queries, module.separator, module.positions, module.segments):
-                nn.init.trunc_normal_(parameter, std=std)
-        elif isinstance(module, FrameDecoder):
-            nn.init.trunc_normal_(module.positions, std=std)
-        elif isinstance(module, Codebook):
-            bound = 1 / module.num_embeddings
-            nn.init.uniform_(module.weight, -bound, bound)
-        elif isinstance(module, VectorQuantizer):
-            nn.init.zeros_(module.code_usage)
-        elif isinstance(module, Standardizer):
-            nn.init.zeros_(module.running_mean)
-            nn.init.ones_(module.running_var)
-            nn.init.zeros_(module.num_batches_tracked)
-
-
 class LatentActionModel(LatentActionPreTrainedModel):
     """Frame pairs to continuous and quantized latent actions, and latent actions to predicted frames.
 
@@ -202,6 +120,9 @@ class LatentActionModel(LatentActionPreTrainedModel):
     >>> out.latents.shape, out.codes.shape  # doctest: +SKIP
     (torch.Size([40, 8, 32]), torch.Size([40, 8]))
     """
+
+    config: LatentActionConfig
+    config_class = LatentActionConfig
 
     def __init__(self, config: LatentActionConfig) -> None:
         super().__init__(config)
@@ -235,31 +156,11 @@ class LatentActionModel(LatentActionPreTrainedModel):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision_encoder):
             return frame_features(self.vision_encoder, pixel_values, self.config.patch_order)
 
-    def encode(
-        self,
-        pixel_values: Tensor | None = None,
-        future_pixel_values: Tensor | None = None,
-        *,
-        frame_features: Tensor | None = None,
-        future_frame_features: Tensor | None = None,
-        output_attentions: bool = False,
-    ) -> LatentActionEncoderOutput:
-        """Pairs to latent actions; the decoder does not run.
-
-        Args:
-            pixel_values, future_pixel_values: (B, 3, S, S) from the processor: frame t and frame t+C.
-            frame_features, future_frame_features: (B, P, V) from `get_frame_features`, instead of pixels.
-            output_attentions: also return the M-Former's attention maps (slower: eager attention).
-
-        Raises:
-            ValueError: when a frame comes in neither form, or in both.
-        """
-        frame_BPV = self._features("pixel_values", pixel_values, frame_features)
-        future_BPV = self._features("future_pixel_values", future_pixel_values, future_frame_features)
-        latents_BND, attentions = self.inverse_dynamics(frame_BPV, future_BPV, output_attentions)
-        out = self.quantize(latents_BND)
-        out.attentions = attentions if output_attentions else None
-        return out
+    def infer_latents(
+        self, frame_features: Tensor, future_frame_features: Tensor, output_attentions: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        latents_BND, attentions = self.inverse_dynamics(frame_features, future_frame_features, output_attentions)
+        return latents_BND, attentions if output_attentions else None
 
     def quantize(self, latents: Tensor) -> LatentActionEncoderOutput:
         """z (B, N, D) -> the nearest codes and their vectors."""
@@ -330,12 +231,48 @@ class LatentActionModel(LatentActionPreTrainedModel):
         self.inverse_dynamics.fold_standardization()
         self.config.standardize_latents = False
 
-    def _features(self, name: str, pixels: Tensor | None, features: Tensor | None) -> Tensor:
-        if pixels is not None and features is None:
-            return self.get_frame_features(pixels)
-        if pixels is None and features is not None:
-            return features
-        raise ValueError(f"encode takes either {name} or the matching frame features, one of the two.")
+    def _init_weights(self, module: nn.Module) -> None:
+        """Each module starts its own tensors, so that one lost from a checkpoint starts as documented too.
+
+        | tensor                                             | start                               |
+        | linear and convolution weights                     | truncated normal, initializer_range |
+        | queries, separator, segments, positions            | truncated normal, initializer_range |
+        | biases                                             | 0                                   |
+        | resamplers (`ResamplerLinear`), weight and bias    | PyTorch's: uniform, 1 / sqrt(in)    |
+        | layer norms                                        | 1 and 0                             |
+        | codebook                                           | uniform in +-1 / K                  |
+        | heads of a residual decoder                        | 0: it starts by copying frame t     |
+        | counters, batch norm statistics                    | 0; mean 0, variance 1               |
+        """
+        std = self.config.initializer_range
+        if isinstance(module, ResamplerLinear):
+            bound = module.in_features**-0.5
+            nn.init.uniform_(module.weight, -bound, bound)
+            nn.init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, (nn.Linear, nn.Conv2d)):
+            if isinstance(module, FlowHead) or (isinstance(module, PixelHead) and module.residual):
+                nn.init.zeros_(module.weight)
+            else:
+                nn.init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, MFormer):
+            for parameter in (module.queries, module.separator, module.positions, module.segments):
+                nn.init.trunc_normal_(parameter, std=std)
+        elif isinstance(module, FrameDecoder):
+            nn.init.trunc_normal_(module.positions, std=std)
+        elif isinstance(module, Codebook):
+            bound = 1 / module.num_embeddings
+            nn.init.uniform_(module.weight, -bound, bound)
+        elif isinstance(module, VectorQuantizer):
+            nn.init.zeros_(module.code_usage)
+        elif isinstance(module, Standardizer):
+            nn.init.zeros_(module.running_mean)
+            nn.init.ones_(module.running_var)
+            nn.init.zeros_(module.num_batches_tracked)
 
     def _reconstruction_loss(
         self, reconstruction: Tensor, now: Tensor, future: Tensor, pair_mask: Tensor | None

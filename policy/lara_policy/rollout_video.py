@@ -54,9 +54,9 @@ class LatentCodes:
     @classmethod
     def from_pretrained(cls, name: str) -> LatentCodes:
         """Load "lara-lam" or a checkpoint's folder."""
-        from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
+        from lara_tokenizer.model import LatentActionProcessor, load_model
 
-        return cls(LatentActionModel.from_pretrained(name).eval(), LatentActionProcessor.from_pretrained(name))
+        return cls(load_model(name).eval(), LatentActionProcessor.from_pretrained(name))
 
     def of(self, frames: Sequence[np.ndarray], starts: Sequence[int], fps: float) -> list[ChunkCodes]:
         """The codes of the pairs that begin at `starts`, frames being uint8 (H, W, 3) at `fps` a second.

@@ -25,9 +25,7 @@ from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentAc
 VISION_FOLDER = "vision_encoder"
 
 
-def convert_checkpoint(
-    source: str | Path, *, out: str | Path, vision_encoder: str | Path | None = None
-) -> ConversionSummary:
+def convert_moto(source: str | Path, *, out: str | Path, vision_encoder: str | Path | None = None) -> ConversionSummary:
     """Write `out`: model, vision encoder and processor, ready for `LatentActionModel.from_pretrained(out)`.
 
     Args:
@@ -40,7 +38,7 @@ def convert_checkpoint(
     Raises:
         ValueError: naming the file, the tensors or the sizes that do not fit, and what to do.
 
-    >>> convert_checkpoint("moto/oxe", vision_encoder="facebook/vit-mae-large", out="moto-lam")  # doctest: +SKIP
+    >>> convert_moto("moto/oxe", vision_encoder="facebook/vit-mae-large", out="moto-lam")  # doctest: +SKIP
     """
     checkpoint = read_checkpoint(source)
     encoder_name = _encoder_name(checkpoint, vision_encoder)

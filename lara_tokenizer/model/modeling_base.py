@@ -1,0 +1,127 @@
+"""What every latent action model has, whatever its family: loading, and pairs of frames to latents and codes.
+
+A family is a model type of its own: a config with `num_latents`, `codebook_dim`, `codebook_size` (None: continuous) and
+`strides`, and a subclass of `LatentActionPreTrainedModel` with `get_frame_features`, `infer_latents`, `quantize` and
+`decode`. What reads models (encode, evaluate, the command line) knows these names only.
+
+Shape suffixes: B batch, P tokens of a frame, V their width, N latent tokens, D codebook dimension.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .bundled import resolve_checkpoint
+
+# Arguments of from_pretrained that decide which config is found.
+_WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+@dataclass
+class LatentActionEncoderOutput(ModelOutput):
+    """What `encode` and `quantize` say about a batch of pairs.
+
+    Fields:
+        latents (B, N, D): z, before quantization. This is what the LARA loss aligns.
+        codes (B, N): int64 in [0, K). None for a continuous bottleneck.
+        quantized_latents (B, N, D): the vectors of the codes; the latents themselves for a continuous bottleneck.
+        code_margin (B, N): squared distance to the second-best code minus that to the best. None without codes.
+        attentions: of each layer (B, heads, T, T), with `output_attentions=True`; None otherwise.
+    """
+
+    latents: Tensor | None = None
+    codes: Tensor | None = None
+    quantized_latents: Tensor | None = None
+    code_margin: Tensor | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class LatentActionPreTrainedModel(PreTrainedModel):
+    """Loading and encoding shared by the families of latent action models."""
+
+    base_model_prefix = "latent_action"
+    main_input_name = "pixel_values"
+    _supports_sdpa = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load from "lara-lam" (bundled, offline), a folder or a Hub id.
+
+        Raises ValueError for a checkpoint of another family.
+        """
+        name = resolve_checkpoint(pretrained_model_name_or_path)
+        if name is not None and "config" not in kwargs:
+            cls._check_family(name, {key: kwargs[key] for key in _WHERE if key in kwargs})
+        loaded = super().from_pretrained(name, *args, **kwargs)
+        # transformers 5 makes every loaded parameter trainable. With output_loading_info a tuple comes back.
+        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze()
+        return loaded
+
+    @classmethod
+    def _check_family(cls, name, where) -> None:
+        found = PretrainedConfig.get_config_dict(name, **where)[0].get("model_type")
+        assert cls.config_class is not None
+        expected = cls.config_class.model_type
+        if found is not None and found != expected:
+            raise ValueError(
+                f"{name} is of model_type {found!r}; {cls.__name__} loads {expected!r}. "
+                "lara_tokenizer.load_model (or transformers.AutoModel) picks the class that fits."
+            )
+
+    def freeze(self) -> None:
+        """Take the gradient from what the config keeps frozen."""
+
+    def get_frame_features(self, pixel_values: Tensor) -> Tensor:
+        """Frames (B, 3, H, W) from the processor -> (B, P, V): all that can be computed of a frame by itself."""
+        raise NotImplementedError
+
+    def infer_latents(
+        self, frame_features: Tensor, future_frame_features: Tensor, output_attentions: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """Features of frame t and of frame t+C, each (B, P, V) -> z (B, N, D), and attention maps where asked for."""
+        raise NotImplementedError
+
+    def quantize(self, latents: Tensor) -> LatentActionEncoderOutput:
+        """z (B, N, D) -> the nearest codes and their vectors."""
+        raise NotImplementedError
+
+    def decode(
+        self, pixel_values: Tensor, *, codes: Tensor | None = None, quantized_latents: Tensor | None = None
+    ) -> Tensor:
+        """Frame t (B, 3, H, W) and a latent action, as codes (B, N) or vectors (B, N, D) -> frame t+C."""
+        raise NotImplementedError
+
+    def encode(
+        self,
+        pixel_values: Tensor | None = None,
+        future_pixel_values: Tensor | None = None,
+        *,
+        frame_features: Tensor | None = None,
+        future_frame_features: Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> LatentActionEncoderOutput:
+        """Pairs to latent actions; the decoder does not run.
+
+        Args:
+            pixel_values, future_pixel_values: (B, 3, H, W) from the processor: frame t and frame t+C.
+            frame_features, future_frame_features: (B, P, V) from `get_frame_features`, instead of pixels.
+            output_attentions: also return attention maps (slower: eager attention).
+
+        Raises:
+            ValueError: when a frame comes in neither form, or in both.
+        """
+        frame_BPV = self._features("pixel_values", pixel_values, frame_features)
+        future_BPV = self._features("future_pixel_values", future_pixel_values, future_frame_features)
+        latents_BND, attentions = self.infer_latents(frame_BPV, future_BPV, output_attentions)
+        out = self.quantize(latents_BND)
+        out.attentions = attentions
+        return out
+
+    def _features(self, name: str, pixels: Tensor | None, features: Tensor | None) -> Tensor:
+        if pixels is not None and features is None:
+            return self.get_frame_features(pixels)
+        if pixels is None and features is not None:
+            return features
+        raise ValueError(f"encode takes either {name} or the matching frame features, one of the two.")
