@@ -23,6 +23,7 @@ EDGES = {
     "lara_tokenizer.metrics": {"lara_tokenizer.model"},
     "lara_tokenizer.data": LEAVES,
     "lara_tokenizer.encode": LEAVES | {"lara_tokenizer.model", "lara_tokenizer.data", "lara_tokenizer.metrics"},
+    "lara_tokenizer.export": LEAVES | {"lara_tokenizer.data", "lara_tokenizer.encode"},
     "lara_tokenizer.convert": LEAVES | {"lara_tokenizer.model"},
     "lara_tokenizer.evaluate": LEAVES | {"lara_tokenizer.model", "lara_tokenizer.data", "lara_tokenizer.metrics"},
     "lara_tokenizer.train": LEAVES | {"lara_tokenizer.model", "lara_tokenizer.data", "lara_tokenizer.metrics"},
@@ -117,7 +118,8 @@ def test_importing_the_package_or_the_command_line_imports_no_torch(statement):
 
 def test_help_names_every_command():
     done = subprocess.run([sys.executable, "-m", "lara_tok", "--help"], check=True, capture_output=True, text=True)
-    for command in ("encode", "info", "decode", "verify", "convert", "simulate", "train", "eval", "refine", "rollout"):
+    commands = ("encode", "info", "decode", "verify", "convert", "simulate", "train", "eval", "refine", "rollout")
+    for command in (*commands, "export", "tokens"):
         assert command in done.stdout
 
 

@@ -26,6 +26,8 @@ app = typer.Typer(
 COMMANDS = ("encode", "info", "decode", "verify", "convert", "simulate", "train", "eval", "refine", "rollout")
 for _name in COMMANDS:
     app.command(_name)(getattr(import_module(f"lara_tok.{_name}"), _name))
+for _name in ("export", "tokens"):
+    app.add_typer(import_module(f"lara_tok.{_name}").app, name=_name)
 
 
 def _version(value: bool) -> None:

@@ -1,0 +1,107 @@
+"""The folder of an export: it has its name once it is whole; one that was cut short is continued.
+
+<out>.partial/          while the export runs
+    job.json            which table, which options: only the same export may go on
+    done.txt            names of finished parts, a line each
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lara_tokenizer.encode.fingerprint import differences
+from lara_tokenizer.errors import JobMismatchError
+
+_JOB, _DONE = "job.json", "done.txt"
+
+
+class ExportFolder:
+    """An export in progress. Parts (an episode's pictures, a shard) are made once, however often it is killed.
+
+    Fields:
+        path: where to write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._done_file = path / _DONE
+        # The last line may be cut short by a kill; that part is made again.
+        text = self._done_file.read_text(encoding="utf-8") if self._done_file.exists() else ""
+        self._done = set(text.split("\n")[:-1])
+        self._done_file.write_text("".join(f"{name}\n" for name in sorted(self._done)), encoding="utf-8")
+
+    def is_done(self, part: str) -> bool:
+        """Whether `part` was finished, by this run or an earlier one."""
+        return _one_line(part) in self._done
+
+    def mark_done(self, part: str) -> None:
+        """Remember that all of `part` is on the disk. What was written for it must be closed by now."""
+        name = _one_line(part)
+        with self._done_file.open("a", encoding="utf-8") as stream:
+            stream.write(f"{name}\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._done.add(name)
+
+
+@contextmanager
+def export_folder(out: str | os.PathLike[str], job: Mapping[str, Any]) -> Iterator[ExportFolder]:
+    """A folder to write in, which becomes `out` when the block ends well. After an error, or a kill, what is there
+    waits for the same call to go on.
+
+    Args:
+        out: a new folder.
+        job: all that decides the bytes, as plain JSON: see `manifest.export_job`.
+
+    Raises:
+        ValueError: `out` exists. JobMismatchError: an unfinished export of something else waits there.
+    """
+    target = Path(out)
+    check_new(target)
+    partial = target.with_name(target.name + ".partial")
+    job_file = partial / _JOB
+    if job_file.exists():
+        changed = differences(json.loads(job_file.read_text(encoding="utf-8")), json.loads(json.dumps(job)))
+        if changed:
+            raise JobMismatchError(
+                f"{partial} is the unfinished export of another job: {'; '.join(changed)}. Delete it, or name another "
+                "--out."
+            )
+    elif partial.exists():
+        raise ValueError(f"{partial} exists and is no unfinished export. Move it away, or name another --out.")
+    else:
+        partial.mkdir(parents=True)
+        unfinished = job_file.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(job, indent=2, sort_keys=True), encoding="utf-8")
+        os.replace(unfinished, job_file)
+    yield ExportFolder(partial)
+    for name in (_JOB, _DONE):
+        (partial / name).unlink()
+    if target.exists():  # an empty folder
+        target.rmdir()
+    os.replace(partial, target)
+
+
+def check_new(out: Path) -> None:
+    """Raises ValueError where `out` exists, but for an empty folder."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(f"{out} exists already. Name a new --out, or delete it.")
+
+
+def remove_unfinished(path: Path) -> None:
+    """What a killed run left of one part."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _one_line(part: str) -> str:
+    """A name as one line of a file."""
+    return part.encode("unicode_escape").decode()

@@ -1,0 +1,126 @@
+"""The episodes that a table was made from, found again, and checked before anything is written."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lara_tokenizer.data import Episode, load_episodes
+from lara_tokenizer.encode.prepare import check_revisions, load_of
+from lara_tokenizer.errors import EpisodeReadError
+from lara_tokenizer.export.tracks import Tokens, Track
+
+Source = str | Path | Sequence[str | Path] | Sequence[Episode]
+
+# Times come from the same arithmetic as when the table was made; a rate that differs at all is off by far more.
+_SAME_TIME = 1e-6  # seconds
+
+
+@dataclass(slots=True)
+class Matched:
+    """A table and its source, known to belong together.
+
+    Fields:
+        tokens: what of the table is exported.
+        episodes: of the source, by id; those without a row are left out.
+        wanted: pairs to export, of each episode and camera with at least one, in the table's order.
+        num_frames: of each episode and camera.
+        rows: in the selection, wanted or not.
+        left_out: why and how many of them are not wanted.
+    """
+
+    tokens: Tokens
+    episodes: dict[str, Episode] = field(default_factory=dict)
+    wanted: dict[tuple[str, str], int] = field(default_factory=dict)
+    num_frames: dict[tuple[str, str], int] = field(default_factory=dict)
+    rows: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def total_wanted(self) -> int:
+        return sum(self.wanted.values())
+
+    def tracks(self, *columns: str) -> Iterator[tuple[Episode, Track]]:
+        """Each episode with the rows of a camera; see `Tokens.tracks`."""
+        for track in self.tokens.tracks(*columns):
+            yield self.episodes[track.episode], track
+
+
+def match_source(tokens: Tokens, source: Source, from_list: str | os.PathLike[str] | None = None) -> Matched:
+    """Load the source as the table's was loaded, and compare: episodes, lengths and times. Nothing is decoded.
+
+    Args:
+        tokens: the table.
+        source: the video it was made from, as given to `encode_dataset`: paths, or episodes.
+        from_list: the list of clips, where the table was made from one.
+
+    Raises:
+        ValueError: an episode is missing, has too few frames, or other times (another video, or another rate); or no
+            pair is left to export.
+        JobMismatchError: a dataset of the Hub is at another revision.
+    """
+    by_id = {episode.id: episode for episode in _load(tokens, source, from_list)}
+    matched = Matched(tokens)
+    for track in tokens.tracks("codes"):
+        episode = by_id.get(track.episode)
+        if episode is None:
+            raise ValueError(
+                f"episode {track.episode!r} of {tokens.path} is not in the source, which has {len(by_id)} episodes "
+                f"({', '.join(list(by_id)[:3])}, ...). Name the source that the table was made from."
+            )
+        matched.num_frames[track.episode, track.camera] = _check_track(track, episode, tokens)
+        matched.episodes[track.episode] = episode
+        matched.rows += len(track.frames)
+        if wanted := int(track.wanted.sum()):
+            matched.wanted[track.episode, track.camera] = wanted
+    matched.left_out = Counter({reason: count for reason, count in tokens.left_out.items() if count})
+    if not matched.wanted:
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in matched.left_out.items()) or "no rows"
+        raise ValueError(f"{tokens.path}: no pair of stride {tokens.stride} is left to export ({reasons}).")
+    return matched
+
+
+def _load(tokens: Tokens, source: Source, from_list: str | os.PathLike[str] | None) -> Sequence[Episode]:
+    items = [source] if isinstance(source, (str, Path)) else list(source)
+    episodes = [item for item in items if isinstance(item, Episode)]
+    if episodes:
+        return episodes
+    paths = [item for item in items if not isinstance(item, Episode)]
+    loaded = load_episodes(paths, **load_of(tokens.metadata, paths, from_list))
+    check_revisions(tokens.metadata, loaded.sources)
+    return loaded
+
+
+def _check_track(track: Track, episode: Episode, tokens: Tokens) -> int:
+    """The number of frames of an episode, which has those of the table, at the same times."""
+    if track.camera not in episode.cameras:
+        raise ValueError(
+            f"episode {track.episode!r} has no camera {track.camera!r} in the source; it has "
+            f"{', '.join(map(repr, episode.cameras))}. Name the source that {tokens.path} was made from."
+        )
+    try:
+        timestamps = episode.timestamps(track.camera)
+    except EpisodeReadError as error:
+        raise ValueError(f"episode {track.episode!r} cannot be read: {error}") from error
+    finally:
+        episode.close()
+    last = int(max(track.frames.max(), track.futures.max()))
+    if last >= len(timestamps):
+        raise ValueError(
+            f"episode {track.episode!r} has {len(timestamps)} frames in the source, {tokens.path} labels frame {last}: "
+            "the table was made from another video. Encode again, or name the right source."
+        )
+    wrong = np.flatnonzero(np.abs(timestamps[track.frames] - track.timestamps) > _SAME_TIME)
+    if len(wrong):
+        row = wrong[0]
+        raise ValueError(
+            f"episode {track.episode!r}: frame {track.frames[row]} is at {timestamps[track.frames[row]]:.3f} s in the "
+            f"source and at {track.timestamps[row]:.3f} s in {tokens.path}: another video, or another frame rate. "
+            "Encode again, or name the right source."
+        )
+    return len(timestamps)

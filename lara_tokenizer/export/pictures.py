@@ -1,0 +1,122 @@
+"""The frames of exported pairs as JPEG files, each written once; episodes in parallel, finished ones remembered.
+
+images/<episode>/img_00012.jpg             frame 12; with several cameras images/<episode>/<camera>/...
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lara_tokenizer.data import Episode
+from lara_tokenizer.export.folder import ExportFolder
+
+IMAGES = "images"
+JPEG_QUALITY = 95
+_CHUNK = 32  # frames decoded at a time
+_AHEAD = 4  # episodes handed out for each worker: memory stays flat however many there are
+
+
+@dataclass(frozen=True, slots=True)
+class PictureTask:
+    """Frames of one episode and camera: int (n,), increasing, to `<folder>/img_<frame>.jpg`."""
+
+    episode: Episode
+    camera: str
+    frames: np.ndarray
+    folder: Path
+
+
+def picture_name(episode: str, camera: str, frame: int) -> str:
+    """Where a frame lies below the export's folder, with "/" between folders.
+
+    The number has five digits at least, as LAPA names its pictures.
+
+    >>> picture_name("kitchen/a.mp4", "", 12)
+    'images/kitchen/a.mp4/img_00012.jpg'
+    """
+    return f"{picture_folder(episode, camera)}/{frame_file(frame)}"
+
+
+def picture_folder(episode: str, camera: str) -> str:
+    """The folder of an episode's pictures, below the export's."""
+    return "/".join(part for part in (IMAGES, episode, camera) if part)
+
+
+def frame_file(frame: int) -> str:
+    """The file of a frame within its folder."""
+    return f"img_{frame:05d}.jpg"
+
+
+def write_pictures(
+    tasks: Iterable[PictureTask],
+    folder: ExportFolder,
+    workers: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> None:
+    """Write the pictures of all tasks; one that was finished by an earlier run is passed over.
+
+    Args:
+        tasks: asked for as they are needed.
+        folder: remembers what is done.
+        workers: processes; None takes one a core, 0 none but this one.
+        progress: called with the number of pictures written for each finished task.
+
+    Raises:
+        EpisodeReadError: for the first episode that cannot be read. What is finished by then is kept.
+    """
+    waiting = ((_part(task), task) for task in tasks)
+    to_do = ((part, task) for part, task in waiting if not folder.is_done(part))
+    for part, count in _run(to_do, workers):
+        folder.mark_done(part)
+        if progress is not None:
+            progress(count)
+
+
+def _part(task: PictureTask) -> str:
+    return f"pictures {task.episode.id} {task.camera}"
+
+
+def _run(to_do: Iterator[tuple[str, PictureTask]], workers: int | None) -> Iterator[tuple[str, int]]:
+    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    if workers == 0:
+        for part, task in to_do:
+            yield part, _write(task)
+        return
+    # Spawned: readers may hold open decoders, which do not survive a fork.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        running: dict[Future[int], str] = {}
+        try:
+            for part, task in to_do:
+                running[pool.submit(_write, task)] = part
+                if len(running) >= workers * _AHEAD:
+                    yield from _finished(running)
+            while running:
+                yield from _finished(running)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _finished(running: dict[Future[int], str]) -> Iterator[tuple[str, int]]:
+    done, _ = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        yield running.pop(future), future.result()
+
+
+def _write(task: PictureTask) -> int:
+    """All pictures of a task; returns how many."""
+    task.folder.mkdir(parents=True, exist_ok=True)
+    for start in range(0, len(task.frames), _CHUNK):
+        numbers = task.frames[start : start + _CHUNK]
+        for number, pixels in zip(numbers.tolist(), task.episode.frames(task.camera, numbers), strict=True):
+            Image.fromarray(pixels).save(task.folder / frame_file(number), quality=JPEG_QUALITY)
+    task.episode.close()
+    return len(task.frames)

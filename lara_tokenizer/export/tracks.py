@@ -1,0 +1,278 @@
+"""A table of tokens, opened for export: the rows that are wanted, an episode and camera at a time.
+
+Shape suffixes: R rows of a track, N latent tokens, D codebook dimension.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lara_tokenizer.encode.read import iter_tables
+from lara_tokenizer.encode.schema import read_metadata, token_files
+
+_ALWAYS = ("episode", "episode_index", "camera", "stride", "frame_index", "future_frame_index", "timestamp")
+_JUDGED_BY = ("code_margin", "motion", "valid")
+
+
+class SelectOptions(TypedDict, total=False):
+    """The keywords of `Tokens.open`, for functions that pass them on."""
+
+    stride: str | None
+    cameras: str | Sequence[str]
+    min_margin: float
+    min_motion: float
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """The rows of one episode, camera and stride, in the order of frames; R may be less than the episode has frames.
+
+    Fields:
+        frames, futures: int32 (R,), numbers within the episode; futures -1 where the row is invalid.
+        timestamps: float64 (R,), seconds of `frames`.
+        codes: int16 (R, N), -1 where invalid; None for a continuous bottleneck, or where they were not asked for.
+        latents: float16 (R, N * D), z before quantization; None where the table has none, or they were not asked for.
+        wanted: bool (R,), the pairs to train on: valid, and above the thresholds that were given.
+        texts: R instructions, None where there is none; None where the table has no such column, or was not asked.
+    """
+
+    episode: str
+    episode_index: int | None
+    camera: str
+    frames: np.ndarray
+    futures: np.ndarray
+    timestamps: np.ndarray
+    codes: np.ndarray | None
+    latents: np.ndarray | None
+    wanted: np.ndarray
+    texts: list[str | None] | None
+
+
+@dataclass(slots=True)
+class Tokens:
+    """What of a table is exported.
+
+    Fields:
+        path, metadata: the table, and what it says of itself.
+        stride: the one stride, as the table spells it.
+        cameras: in the table's order.
+        min_margin, min_motion: pairs below are not wanted.
+        columns: names of the table's columns.
+        left_out: why and how many rows of this stride and these cameras are not wanted; filled by `tracks`.
+    """
+
+    path: Path
+    metadata: dict[str, Any]
+    stride: str
+    cameras: tuple[str, ...]
+    min_margin: float
+    min_motion: float
+    columns: tuple[str, ...]
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def open(
+        cls,
+        tokens: str | os.PathLike[str],
+        *,
+        stride: str | None = None,
+        cameras: str | Sequence[str] = (),
+        min_margin: float = 0.0,
+        min_motion: float = 0.0,
+    ) -> Tokens:
+        """Look at a table and settle what of it is exported.
+
+        Args:
+            tokens: the table, file or folder.
+            stride: of those in the table; none given takes the only one.
+            cameras: of those in the table, or "all"; none given takes the only one.
+            min_margin: leave out pairs whose `code_margin` is smaller.
+            min_motion: leave out pairs whose pixels change by less on average, 0 to 1 (the column `motion`).
+
+        Raises:
+            ValueError: not a table of tokens; a stride or camera that it does not have, or must be chosen.
+
+        >>> Tokens.open("tokens.parquet").stride  # doctest: +SKIP
+        '0.6s'
+        """
+        path = Path(tokens)
+        metadata = read_metadata(path)
+        columns = tuple(pq.read_schema(token_files(path)[0]).names)
+        if not 0 <= min_motion < 1:
+            raise ValueError(f"min_motion {min_motion}: takes a mean change of the pixels, 0 (keep all) to 1")
+        if min_margin < 0:
+            raise ValueError(f"min_margin {min_margin}: takes a squared distance, 0 (keep all) or more")
+        if min_margin and "codes" not in columns:
+            raise ValueError(f"min_margin {min_margin}: {path} was made by a continuous bottleneck, it has no margins")
+        return cls(
+            path=path,
+            metadata=metadata,
+            stride=_choose_stride(path, metadata["strides"], stride),
+            cameras=_choose_cameras(path, cameras),
+            min_margin=float(min_margin),
+            min_motion=float(min_motion),
+            columns=columns,
+        )
+
+    @property
+    def num_latents(self) -> int:
+        return self.metadata["model"]["num_latents"]
+
+    @property
+    def codebook_dim(self) -> int:
+        return self.metadata["model"]["codebook_dim"]
+
+    @property
+    def codebook_size(self) -> int | None:
+        """K; None for a continuous bottleneck."""
+        return self.metadata["model"]["codebook_size"]
+
+    def need(self, column: str, used_for: str) -> None:
+        """Raises ValueError where the table has no `column`, with what to do."""
+        if column in self.columns:
+            return
+        if column == "codes":
+            cure = "Take a format for continuous latents (lerobot, groot), or a model with a codebook"
+        else:
+            cure = f"Encode again with --with {column}"
+        raise ValueError(f"{self.path} has no column {column!r}, needed for {used_for}. {cure}.")
+
+    def tracks(self, *columns: str) -> Iterator[Track]:
+        """The rows of this stride and these cameras, in the table's order: by episode, camera and frame.
+
+        Args:
+            columns: what to read beside what a `Track` always has: "codes", "latents", "text". One that the table
+                does not have is None in the track.
+
+        Raises:
+            ValueError: for codes outside 0 .. K - 1 in a valid row, and rows that are not in the table's order.
+        """
+        self.left_out.clear()
+        read = [name for name in self.columns if name in (*_ALWAYS, *_JUDGED_BY, *columns)]
+        waiting: list[pa.Table] = []
+        before: tuple[str, str] | None = None
+        for table in iter_tables(self.path, read):
+            for key, rows in _runs(self._of_selection(table)):
+                if waiting and key != before:
+                    yield self._track(before, waiting)
+                    waiting = []
+                if before is not None and key < before:
+                    raise ValueError(f"{self.path} is not sorted by episode, camera and stride: it was edited.")
+                waiting.append(rows)
+                before = key
+        if waiting:
+            yield self._track(before, waiting)
+
+    def _of_selection(self, table: pa.Table) -> pa.Table:
+        of_stride = pc.equal(table["stride"].cast(pa.string()), self.stride)
+        of_camera = pc.is_in(table["camera"].cast(pa.string()), value_set=pa.array(self.cameras, pa.string()))
+        return table.filter(pc.and_(of_stride, of_camera))
+
+    def _track(self, key: tuple[str, str] | None, pieces: list[pa.Table]) -> Track:
+        assert key is not None
+        table = pa.concat_tables(pieces).unify_dictionaries().combine_chunks()
+        codes = _matrix(table, "codes")
+        valid = table["valid"].to_numpy()
+        if codes is not None:
+            self._check_range(codes[valid], key)
+        frames = table["frame_index"].to_numpy()
+        if not (np.diff(frames) > 0).all():
+            raise ValueError(
+                f"{self.path}: rows of episode {key[0]!r} are out of order, or there twice: it was edited."
+            )
+        return Track(
+            episode=key[0],
+            episode_index=table["episode_index"][0].as_py(),
+            camera=key[1],
+            frames=frames,
+            futures=table["future_frame_index"].to_numpy(),
+            timestamps=table["timestamp"].to_numpy(),
+            codes=codes,
+            latents=_matrix(table, "latents"),
+            wanted=self._wanted(table, valid),
+            texts=table["text"].to_pylist() if "text" in table.column_names else None,
+        )
+
+    def _wanted(self, table: pa.Table, valid: np.ndarray) -> np.ndarray:
+        reasons = {"invalid: the future frame lies past the end": ~valid}
+        if self.min_margin:
+            margin = table["code_margin"].to_numpy()
+            reasons[f"code_margin below {self.min_margin:g}"] = ~(margin >= self.min_margin)
+        if self.min_motion:
+            motion = table["motion"].to_numpy()
+            reasons[f"motion below {self.min_motion:g}"] = ~(motion >= self.min_motion)
+        wanted = np.ones(len(valid), bool)
+        for reason, applies in reasons.items():
+            self.left_out[reason] += int((wanted & applies).sum())
+            wanted &= ~applies
+        return wanted
+
+    def _check_range(self, codes: np.ndarray, key: tuple[str, str]) -> None:
+        size = self.codebook_size
+        assert size is not None
+        if codes.size and (codes.min() < 0 or codes.max() >= size):
+            raise ValueError(
+                f"{self.path}: valid rows of episode {key[0]!r} hold codes from {codes.min()} to {codes.max()}, the "
+                f"model's codebook has 0 to {size - 1}: the table was edited. Encode again."
+            )
+
+
+def _runs(table: pa.Table) -> Iterator[tuple[tuple[str, str], pa.Table]]:
+    """Neighbouring rows of one (episode, camera), each with its name."""
+    if not table.num_rows:
+        return
+    table = table.unify_dictionaries().combine_chunks()
+    episodes, cameras = (_dictionary(table, name) for name in ("episode", "camera"))
+    changes = (np.diff(episodes.indices.to_numpy()) != 0) | (np.diff(cameras.indices.to_numpy()) != 0)
+    edges = [0, *(np.flatnonzero(changes) + 1).tolist(), table.num_rows]
+    for start, stop in pairwise(edges):
+        yield (episodes[start].as_py(), cameras[start].as_py()), table.slice(start, stop - start)
+
+
+def _dictionary(table: pa.Table, name: str) -> pa.DictionaryArray:
+    column = table[name].combine_chunks()
+    return column if isinstance(column, pa.DictionaryArray) else column.dictionary_encode()
+
+
+def _matrix(table: pa.Table, name: str) -> np.ndarray | None:
+    """A column of lists of one length as a matrix."""
+    if name not in table.column_names:
+        return None
+    values = pa.concat_arrays([chunk.flatten() for chunk in table[name].chunks])
+    return values.to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)
+
+
+def _choose_stride(path: Path, there: Sequence[str], asked: str | None) -> str:
+    if asked is None and len(there) == 1:
+        return there[0]
+    if asked is None:
+        raise ValueError(f"{path} holds strides {', '.join(there)}: one export has one. Choose with --stride.")
+    if asked not in there:
+        raise ValueError(f"stride {asked!r}: {path} holds {', '.join(there)}. Choose one, or encode with --stride.")
+    return asked
+
+
+def _choose_cameras(path: Path, asked: str | Sequence[str]) -> tuple[str, ...]:
+    names: set[str] = set()
+    for table in iter_tables(path, ["camera"]):
+        names |= set(table["camera"].unique().to_pylist())
+    there = sorted(names)
+    wanted = [asked] if isinstance(asked, str) else list(asked)
+    if wanted == ["all"] or (not wanted and len(there) < 2):
+        return tuple(there)
+    if not wanted:
+        raise ValueError(f"{path} holds cameras {', '.join(there)}. Choose with --camera, or take all of them: all.")
+    if unknown := [name for name in wanted if name not in there]:
+        raise ValueError(f"camera {unknown[0]!r}: {path} holds {', '.join(map(repr, there))}.")
+    return tuple(name for name in there if name in wanted)
