@@ -26,14 +26,17 @@ quickstart: $(VENV)/.base  ## Install, tokenize the sample videos, show the resu
 	$(BIN)/lara-tok encode samples --out quickstart/tokens.parquet
 	$(BIN)/lara-tok info quickstart/tokens.parquet
 
+# A file's tests stay in one worker: they share what is slow to make.
+TESTS := $(BIN)/python -m pytest -q -n auto --dist loadfile
+
 test: $(VENV)/.dev  ## Run the test suite
-	$(BIN)/python -m pytest -q
+	$(TESTS)
 
 check: $(VENV)/.dev  ## Format, lint, types and tests: what CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+	$(TESTS)
 
 format: $(VENV)/.dev  ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix --quiet .

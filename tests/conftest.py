@@ -14,6 +14,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_configure() -> None:
+    """One thread for each of several workers: torch, imported later, would take all cores in every one of them."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def _shared(part: str) -> Path:
     folder = Path(os.environ.get("LARA_SHARED", ROOT.parent / "shared")) / part
     if not folder.exists():

@@ -55,7 +55,7 @@ def _render(summary: dict[str, Any]) -> None:
     lines = [
         f"{summary['source']} ({summary['layout']}) -> {summary['out']} ({summary['target']})",
         f"  {summary['tensors']} tensors, {summary['parameters']:,} parameters, every name and shape checked",
-        f"  vision encoder: {summary['vision_encoder']}",
+        *([f"  vision encoder: {summary['vision_encoder']}"] if summary["vision_encoder"] else []),
         f"  {sizes}",
         *(f"  note: {note}" for note in summary["notes"]),
     ]

@@ -32,7 +32,7 @@ def info(
 
 
 def _line(name: str, text: object) -> None:
-    console.print(f"{name:20}{text}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{name:19} {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _render_checkpoint(result: dict[str, Any]) -> None:
@@ -42,7 +42,10 @@ def _render_checkpoint(result: dict[str, Any]) -> None:
         _line("", f"{name} sha256 {digest}")
     for part, count in result["parameters"].items():
         _line("parameters" if part == "total" else f"  {part}", f"{count:,}")
-    _line("frames", f"{result['image_size']} px, {result['vision_encoder']}")
+    encoder = f", {result['vision_encoder']}" if result["vision_encoder"] else ""
+    size = result["image_size"]
+    pixels = size if isinstance(size, int) else " x ".join(map(str, size))
+    _line("frames", f"{pixels} px{encoder}")
     codes = "continuous" if result["codebook_size"] is None else f"codes of {result['codebook_size']}"
     _line("latent action", f"{result['num_latents']} {codes}, {result['codebook_dim']} numbers each")
     _line("trained strides", ", ".join(result["strides"]))

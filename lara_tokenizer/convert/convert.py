@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lara_tokenizer.convert.adaworld import ADAWORLD
 from lara_tokenizer.convert.family import Converted, Family
+from lara_tokenizer.convert.lapa import LAPA
 from lara_tokenizer.convert.moto import convert_moto
 from lara_tokenizer.convert.names import listed
 from lara_tokenizer.convert.state_file import find_state_file, read_state_file
 from lara_tokenizer.convert.summary import ConversionSummary, new_folder
+from lara_tokenizer.convert.univla import UNIVLA
+from lara_tokenizer.convert.villa_x import is_villa_x, refuse_villa_x
 
 # Those that are published as one file of weights; Moto and LARA publish folders.
-FAMILIES: tuple[Family, ...] = ()
+FAMILIES: tuple[Family, ...] = (LAPA, ADAWORLD, UNIVLA)
 
 
 def convert_checkpoint(
@@ -45,6 +49,8 @@ def _family(names: dict[str, object] | dict, file: Path) -> Family:
     for family in FAMILIES:
         if family.recognises(names):
             return family
+    if is_villa_x(names):
+        refuse_villa_x(file)
     known = ", ".join(family.example for family in FAMILIES)
     raise ValueError(
         f"{file} is no checkpoint that is known here: {known} are, and folders of Moto and LARA. It holds "

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lara_tokenizer.convert.names import listed
 from lara_tokenizer.convert.state_file import read_state_dict
+from lara_tokenizer.convert.villa_x import is_villa_x, refuse_villa_x
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 RAW_PIXELS = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -174,6 +175,8 @@ def _prefix(names: Any, weights: Path) -> str:
     for prefix in ("", LARA_POLICY.prefix, OPENPI.prefix):
         if any(name.startswith(f"{prefix}m_former.") for name in names):
             return prefix
+    if is_villa_x(names):
+        refuse_villa_x(weights)
     raise ValueError(
         f"{weights} holds no latent motion tokenizer: no name starts with m_former., {LARA_POLICY.prefix} or "
         f"{OPENPI.prefix} (it holds {listed(sorted(names)) or 'nothing'}). Convert a checkpoint of Moto, or of LARA."

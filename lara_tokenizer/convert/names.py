@@ -47,6 +47,10 @@ M_FORMER_LAYERS = "m_former.encoder.layer"
 DECODER_LAYERS = "decoder.transformer.encoder.layer"
 
 _LISTED = 4  # names in an error message, of each kind
+_ADVICE = (
+    "Convert the checkpoint as its trainer saved it: a latent motion tokenizer of Moto or LARA with 'add' fusion, "
+    "beside the config.yaml or config.json (if any) of its own."
+)
 
 
 def reference_names(config: LatentActionConfig) -> dict[str, tuple[str, ...]]:
@@ -94,7 +98,9 @@ def reference_shapes(config: LatentActionConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in to_reference(model.state_dict(), config).items()}
 
 
-def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], where: object) -> None:
+def check_tensors(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], where: object, advice: str = _ADVICE
+) -> None:
     """Raise ValueError unless names and shapes are exactly the expected ones; a handful of each fault is named."""
     faults = []
     if missing := [name for name in expected if name not in tensors]:
@@ -107,10 +113,7 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[in
     if integers := [name for name in expected if name in tensors and not tensors[name].is_floating_point()]:
         faults.append(f"{len(integers)} not floating point ({listed(integers)})")
     if faults:
-        raise ValueError(
-            f"{where}: {'; '.join(faults)}. Convert the checkpoint as its trainer saved it: a latent motion "
-            "tokenizer of Moto or LARA with 'add' fusion, beside the config.yaml or config.json (if any) of its own."
-        )
+        raise ValueError(f"{where}: {'; '.join(faults)}. {advice}")
 
 
 def listed(names: Iterable[str]) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 SUFFIXES = (".pt", ".pth", ".ckpt")
@@ -53,14 +57,29 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
 
 def _load(file: Path) -> Any:
     try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{file} holds more than tensors and is refused: loading it could run code. A published checkpoint is a "
-            "plain state dict; save the weights alone, with torch.save(model.state_dict(), ...)."
+            f"{file} holds more than tensors and is refused: loading it could run code. Save its weights alone, and "
+            "convert that file. Of a file that you trust as you trust a program (this loads it whole, and runs what it "
+            f"holds): {_resave(file)}"
         ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"{file} is damaged or no PyTorch file. Download it again.") from error
+    except (RuntimeError, EOFError, ValueError, SafetensorError) as error:
+        kind = "safetensors" if file.suffix == ".safetensors" else "PyTorch"
+        raise ValueError(f"{file} is damaged or no {kind} file. Download it again.") from error
+
+
+def _resave(file: Path) -> str:
+    """A command that writes a checkpoint's weights beside it, and those of its settings that are numbers or words."""
+    code = (
+        f'import torch; c = torch.load({json.dumps(str(file))}, map_location="cpu", weights_only=False); '
+        'kept = {k: v for k, v in c.get("hyper_parameters", {}).items() if isinstance(v, (int, float, str))}; '
+        'torch.save({"state_dict": c.get("state_dict", c), "hyper_parameters": kept}, '
+        f"{json.dumps(str(file.with_name(f'{file.stem}-weights.pt')))})"
+    )
+    return f"python -c {shlex.quote(code)}"
 
 
 def _checked(loaded: Any, file: Path) -> dict[str, Tensor]:

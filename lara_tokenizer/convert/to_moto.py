@@ -154,8 +154,9 @@ def _notes(config: LatentActionConfig, processor: LatentActionProcessor) -> list
     notes = []
     if config.patch_order == "row_major":
         notes.append(
-            "Moto lets ViT-MAE shuffle the patches on every call, so a few codes change from call to call there; "
-            "they equal this model's when noise=arange is passed to its image encoder."
+            "Moto lets ViT-MAE shuffle the patches on every call; this model reads them in order, and most codes of a "
+            "shuffled frame are others. Pass the tokenizer that Moto loaded to "
+            "lara_tokenizer.export.moto_wrapper.keep_patch_order, or give Moto stored codes (lara-tok export moto)."
         )
     if config.decoder_warp:
         notes.append(
@@ -173,8 +174,8 @@ def _notes(config: LatentActionConfig, processor: LatentActionProcessor) -> list
         notes.append(f"Moto resizes with a bicubic filter; this model was fed {processor.resample} frames.")
     if config.image_size != _MOTO_IMAGE_SIZE:
         notes.append(
-            f"Moto's preprocessing makes {_MOTO_IMAGE_SIZE} px frames; this model takes {config.image_size} px: "
-            "set rgb_shape."
+            f"Moto's preprocessing knows {_MOTO_IMAGE_SIZE} px frames only and this model takes {config.image_size} "
+            "px: Moto cannot tokenize with it while it trains. Give it stored codes (lara-tok export moto)."
         )
     if processor.steady_pairs:
         notes.append(

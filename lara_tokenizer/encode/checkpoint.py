@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import runpy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 # What transformers adds to a saved processor; it changes with the version, the pixels do not.
-_BOOKKEEPING = ("auto_map", "image_processor_type", "processor_class", "transformers_version")
+_BOOKKEEPING = ("_processor_class", "auto_map", "image_processor_type", "processor_class", "transformers_version")
 _CONFIG_BOOKKEEPING = ("_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version")
 
 
@@ -100,6 +101,17 @@ class Checkpoint:
             "codebook_size": self.codebook_size,
             "codebook_dim": self.codebook_dim,
         }
+
+
+def checkpoint_folder(name: str | os.PathLike[str]) -> Path:
+    """Where a checkpoint's files lie: "lara-lam" (bundled), a local folder or a Hub id, fetched. Imports no torch.
+
+    Raises ValueError where there is none.
+    """
+    # The file by itself: the package around it imports torch.
+    place = Path(__file__).parents[1] / "model" / "bundled.py"
+    resolve = runpy.run_path(str(place))["resolve_checkpoint"]
+    return _local_folder(resolve(name))[0]
 
 
 def file_sha256(file: Path) -> str:

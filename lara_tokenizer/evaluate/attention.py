@@ -31,8 +31,9 @@ class AttentionMaps:
 
 
 def has_attention_maps(model: Any) -> bool:
-    """Whether the model's `encode` can be asked for attentions; one that cannot has no maps to show."""
-    return "output_attentions" in inspect.signature(model.encode).parameters
+    """Whether the model has an M-Former over a vision encoder's patches, whose attentions `encode` can be asked for."""
+    takes = "output_attentions" in inspect.signature(model.encode).parameters
+    return takes and hasattr(model.config, "num_frame_tokens")
 
 
 @torch.no_grad()
@@ -51,7 +52,7 @@ def attention_maps(model: Any, pixel_values: Tensor, future_pixel_values: Tensor
     attentions (see `has_attention_maps`).
     """
     if not has_attention_maps(model):
-        raise ValueError(f"{type(model).__name__} has no attention maps: its encode takes no output_attentions.")
+        raise ValueError(f"{type(model).__name__} has no attention maps: they are those of an M-Former.")
     attentions = model.encode(pixel_values, future_pixel_values, output_attentions=True).attentions
     mixing = [
         (layer_BATT.float().mean(1) + torch.eye(layer_BATT.shape[-1]).to(layer_BATT)) / 2 for layer_BATT in attentions

@@ -82,9 +82,15 @@ def evaluate_checkpoint(
         progress: called with (episodes read, episodes) while frames are read.
         model_id, weights_sha256: what the report says of the model.
 
-    Raises ValueError for a source that cannot be read or gives no pair. With fewer than five episodes, or without
+    Raises ValueError for a source that cannot be read or gives no pair, and for a model that predicts no frames: half
+    of the figures are of those. With fewer than five episodes, or without
     actions, the probes that need them are left out and the report says why.
     """
+    if not getattr(model, "predicts_frames", True):
+        raise ValueError(
+            f"{type(model).__name__} predicts no frames (see its decode), and evaluation measures predicted frames: it "
+            "cannot be evaluated. Its codes can be: lara-tok encode, then lara-tok info on the table."
+        )
     model = model.eval()
     gap = Stride.parse(stride or model.config.strides[0])
     episodes = load_with_masks(source, **load)

@@ -10,27 +10,39 @@ from typing import Any
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PretrainedConfig
 
 from .bundled import resolve_checkpoint
+from .configuration_laq import LaqConfig
 from .configuration_latent_action import LatentActionConfig
+from .configuration_space_time_vae import SpaceTimeVaeConfig
+from .configuration_space_time_vq import SpaceTimeVqConfig
 from .image_processing_latent_action import LatentActionProcessor
 from .modeling_base import LatentActionEncoderOutput, LatentActionPreTrainedModel
+from .modeling_laq import LaqModel
 from .modeling_latent_action import (
     ForwardDynamicsModel,
     InverseDynamicsModel,
     LatentActionModel,
     LatentActionOutput,
 )
+from .modeling_space_time_vae import SpaceTimeVaeModel
+from .modeling_space_time_vq import SpaceTimeVqModel
 
 __all__ = [
     "FAMILIES",
     "MODEL_TYPES",
     "ForwardDynamicsModel",
     "InverseDynamicsModel",
+    "LaqConfig",
+    "LaqModel",
     "LatentActionConfig",
     "LatentActionEncoderOutput",
     "LatentActionModel",
     "LatentActionOutput",
     "LatentActionPreTrainedModel",
     "LatentActionProcessor",
+    "SpaceTimeVaeConfig",
+    "SpaceTimeVaeModel",
+    "SpaceTimeVqConfig",
+    "SpaceTimeVqModel",
     "load_model",
     "resolve_checkpoint",
 ]
@@ -38,6 +50,9 @@ __all__ = [
 # Every family: its config and its model. All read frames through one processor.
 FAMILIES: dict[type[PretrainedConfig], type[LatentActionPreTrainedModel]] = {
     LatentActionConfig: LatentActionModel,
+    LaqConfig: LaqModel,
+    SpaceTimeVaeConfig: SpaceTimeVaeModel,
+    SpaceTimeVqConfig: SpaceTimeVqModel,
 }
 MODEL_TYPES = tuple(config.model_type for config in FAMILIES)
 

@@ -6,6 +6,7 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 from .bundled import resolve_checkpoint
+from .strides import checked_strides
 
 # Special tokens before the patches where they are not one CLS (and registers, which the vision config counts).
 _SPECIAL_TOKENS = {"siglip_vision_model": 0, "ijepa": 0, "deit": 2}
@@ -152,7 +153,7 @@ class LatentActionConfig(PretrainedConfig):
         self.commitment_loss_weight = commitment_loss_weight
         self.layer_norm_eps = layer_norm_eps
         self.initializer_range = initializer_range
-        self.strides = [strides] if isinstance(strides, str) else list(strides)
+        self.strides = checked_strides(strides)
         self._check()
         super().__init__(**kwargs)
 
@@ -223,12 +224,6 @@ class LatentActionConfig(PretrainedConfig):
             raise ValueError(
                 "reconstruction_loss_weight is 0 and the vision encoder is trained: nothing would keep the latents "
                 "from collapsing. Give it a weight, or freeze_vision_encoder=True."
-            )
-        if not self.strides:
-            raise ValueError('strides is empty. Name the gap of a pair, e.g. ["0.5s"].')
-        if bare := [stride for stride in self.strides if not str(stride).endswith(("f", "s"))]:
-            raise ValueError(
-                f'strides holds {bare[0]!r}, a gap without a unit. Write "5f" for frames, "0.5s" for seconds.'
             )
         self._check_vision()
 

@@ -1,6 +1,6 @@
 """Frames to `pixel_values` and back: the one and only resize, and the only place of pixel statistics.
 
-Shape suffixes: B frames, H height, W width, S side of the model's square frames.
+Shape suffixes: B frames, H height, W width, S sides of the model's frames (most are square).
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,13 @@ from .steady_pairs import steady_future
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _FILTERS = ("bicubic", "bilinear")
+_CROPS = ("none", "center")
+# Options that came after the first tables were written, with what a processor did before.
+_YOUNGER = {"crop": "none", "antialias": True}
 
 
 class LatentActionProcessor(BaseImageProcessor):
-    """Antialiased resize to a square (aspect ratio not kept), then (x / 255 - mean) / std.
+    """Resize to `size` (aspect ratio not kept, unless `crop` sees to it), then (x / 255 - mean) / std.
 
     Frames are resized as uint8, so that a frame cached after the resize gives the same numbers as a fresh one.
 
@@ -33,11 +36,14 @@ class LatentActionProcessor(BaseImageProcessor):
     torch.Size([4, 3, 64, 64])
 
     Args:
-        size: {"height": S, "width": S} in pixels, S = config.image_size.
-        resample: "bicubic" or "bilinear", both antialiased.
+        size: {"height": S, "width": S} in pixels, config.image_size.
+        resample: "bicubic" or "bilinear".
         image_mean, image_std: per RGB channel, for pixels in 0..1.
         steady_pairs: of a pair's later frame the shift of the whole picture and the change of light are undone first
             (see steady_pairs.py), so that latents do not tell them.
+        crop: "none", or "center": before the resize, frames lose what is too wide or too high for the shape of `size`,
+            the same on both sides.
+        antialias: smooth a frame before it shrinks; False for models that were trained without.
     """
 
     model_input_names = ["pixel_values", "future_pixel_values"]  # noqa: RUF012 (transformers reads this attribute)
@@ -49,11 +55,15 @@ class LatentActionProcessor(BaseImageProcessor):
         image_mean: Sequence[float] = _IMAGENET_MEAN,
         image_std: Sequence[float] = _IMAGENET_STD,
         steady_pairs: bool = False,
+        crop: str = "none",
+        antialias: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if resample not in _FILTERS:
             raise ValueError(f"resample is {resample!r}; it takes {' or '.join(map(repr, _FILTERS))}.")
+        if crop not in _CROPS:
+            raise ValueError(f"crop is {crop!r}; it takes {' or '.join(map(repr, _CROPS))}.")
         if len(image_mean) != 3 or len(image_std) != 3 or min(image_std) <= 0:
             raise ValueError(f"image_mean {image_mean} and image_std {image_std} need 3 numbers each, std above 0.")
         self.size = dict(size) if size else {"height": 64, "width": 64}
@@ -61,11 +71,18 @@ class LatentActionProcessor(BaseImageProcessor):
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
         self.steady_pairs = steady_pairs
+        self.crop = crop
+        self.antialias = antialias
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """Load from "lara-lam" (bundled), a folder or a Hub id."""
         return super().from_pretrained(resolve_checkpoint(pretrained_model_name_or_path), *args, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as saved, but for those of `_YOUNGER` at their defaults: tables hold a hash of the fields."""
+        fields = super().to_dict()
+        return {name: value for name, value in fields.items() if name not in _YOUNGER or value != _YOUNGER[name]}
 
     def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:  # type: ignore[override]
         """`preprocess`: transformers 4 would not take the second argument by position."""
@@ -101,17 +118,21 @@ class LatentActionProcessor(BaseImageProcessor):
         """Frames of any accepted form to uint8 (B, 3, S, S): the resize alone, e.g. for a cache of frames."""
         size = (self.size["height"], self.size["width"])
         parts = [_as_frames(part) for part in (images if isinstance(images, (list, tuple)) else [images])]
+        if self.crop == "center":
+            parts = [_crop_center(part, *size) for part in parts]
         if not any(part.shape[0] for part in parts):
             raise ValueError("no frames came: give at least one image.")
         if len({part.shape for part in parts}) == 1:
             parts = [torch.cat(parts)]  # one call of the resize kernel
-        resized = [
-            part
-            if part.shape[-2:] == size
-            else F.interpolate(part, size=size, mode=self.resample, antialias=True, align_corners=False)
-            for part in parts
-        ]
+        resized = [part if part.shape[-2:] == size else self._resize(part, size) for part in parts]
         return torch.cat(resized)
+
+    def _resize(self, frames_B3HW: Tensor, size: tuple[int, int]) -> Tensor:
+        if self.antialias:
+            return F.interpolate(frames_B3HW, size=size, mode=self.resample, antialias=True, align_corners=False)
+        # Without antialiasing torch cuts off the fractions of uint8, and bicubic overshoots wrap around.
+        exact = F.interpolate(frames_B3HW.float(), size=size, mode=self.resample, align_corners=False)
+        return exact.round_().clamp_(0, 255).to(torch.uint8)
 
     def steady_future(self, frames_B3SS: Tensor, future_frames_B3SS: Tensor) -> Tensor:
         """The later frames of pairs as the model is to see them: steadied where `steady_pairs` says so, uint8."""
@@ -161,3 +182,13 @@ def _as_frames(image: Any) -> Tensor:
             "or floats in 0..1. Undo any normalisation first: the processor applies its own."
         )
     return frames.mul(255).round().to(torch.uint8)
+
+
+def _crop_center(frames_B3HW: Tensor, height: int, width: int) -> Tensor:
+    """The largest part around the centre that has the shape height : width, in whole pixels."""
+    down, across = frames_B3HW.shape[-2:]
+    kept_down, kept_across = min(down, across * height // width), min(across, down * width // height)
+    # Frames of a pixel or two, and of another shape, would vanish.
+    kept_down, kept_across = max(1, kept_down), max(1, kept_across)
+    top, left = (down - kept_down) // 2, (across - kept_across) // 2
+    return frames_B3HW[..., top : top + kept_down, left : left + kept_across]

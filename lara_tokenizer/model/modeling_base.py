@@ -44,6 +44,7 @@ class LatentActionPreTrainedModel(PreTrainedModel):
     base_model_prefix = "latent_action"
     main_input_name = "pixel_values"
     _supports_sdpa = True
+    predicts_frames = True  # False: `decode` raises, as what the decoder predicts is no frame
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):

@@ -22,6 +22,7 @@ from .frame_decoder import FlowHead, FrameDecoder, PixelHead
 from .frame_features import frame_features
 from .m_former import MFormer
 from .modeling_base import LatentActionEncoderOutput, LatentActionPreTrainedModel
+from .strides import checked_strides  # noqa: F401
 from .transformer import Transformer, TransformerLayer  # noqa: F401
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 import lara_tokenizer.model
+from lara_tokenizer.model import FAMILIES, LatentActionConfig, LatentActionModel, LatentActionProcessor
 
 SHIPPED = Path(lara_tokenizer.model.__file__).parent
 
@@ -62,9 +63,9 @@ def test_a_saved_folder_loads_in_a_process_that_cannot_import_us(
     assert theirs["model"].startswith("transformers_modules")
 
 
-def test_a_saved_folder_holds_every_file_of_the_model(tiny_checkpoint):
-    shipped = {file.name for file in SHIPPED.glob("*.py")} - {"__init__.py"}
-    assert shipped <= {file.name for file in tiny_checkpoint.iterdir()}
+def _entry(shipped: type) -> str:
+    """The file that `auto_map` names for a config, a model or the processor."""
+    return f"{shipped.__module__.rsplit('.', 1)[1]}.py"
 
 
 def _siblings(file: Path) -> set[str]:
@@ -76,14 +77,33 @@ def _siblings(file: Path) -> set[str]:
     }
 
 
+def _reached(entry: str) -> set[str]:
+    """All that an entry file imports, itself or through others."""
+    reached, queue = set(), list(_siblings(SHIPPED / entry))
+    while queue:
+        name = queue.pop()
+        if name not in reached:
+            reached.add(name)
+            queue.extend(_siblings(SHIPPED / name))
+    return reached
+
+
+ENTRIES = {_entry(shipped) for family in FAMILIES.items() for shipped in family} | {_entry(LatentActionProcessor)}
+
+
+def test_a_saved_folder_holds_every_file_of_its_model(tiny_checkpoint):
+    entries = {_entry(shipped) for shipped in (LatentActionConfig, LatentActionModel, LatentActionProcessor)}
+    needed = entries.union(*map(_reached, entries))
+    assert needed <= {file.name for file in tiny_checkpoint.iterdir()}
+
+
+def test_every_file_of_the_folder_ships_with_some_model():
+    shipped = {file.name for file in SHIPPED.glob("*.py")} - {"__init__.py"}
+    assert ENTRIES.union(*map(_reached, ENTRIES)) == shipped
+
+
 def test_each_entry_file_imports_all_it_needs_directly():
     """transformers 4 copies what the entry file imports itself, not what those files import in turn."""
-    for entry in ("configuration_latent_action", "modeling_latent_action", "image_processing_latent_action"):
-        direct = _siblings(SHIPPED / f"{entry}.py")
-        reached, queue = set(), list(direct)
-        while queue:
-            name = queue.pop()
-            if name not in reached:
-                reached.add(name)
-                queue.extend(_siblings(SHIPPED / name))
-        assert reached == direct, f"{entry}.py must import {reached - direct} itself"
+    for entry in sorted(ENTRIES):
+        direct, reached = _siblings(SHIPPED / entry), _reached(entry)
+        assert reached == direct, f"{entry} must import {reached - direct} itself"

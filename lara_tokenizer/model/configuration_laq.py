@@ -1,0 +1,149 @@
+"""The configuration of LAPA's latent action quantizer: flat, JSON-native, checked at birth."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from .strides import checked_strides
+
+# What shrinks the grid of patches to one place a latent token: a 3 x 3 convolution of stride 2, then this one (kernel,
+# stride, padding), or none. LAPA publishes 4 tokens; its code knows these numbers of them.
+SECOND_CONVOLUTION: dict[int, tuple[tuple[int, int], int, int] | None] = {
+    1: ((4, 4), 1, 0),
+    2: ((3, 4), 1, 0),
+    4: ((3, 3), 1, 0),
+    16: ((3, 3), 2, 1),
+    64: None,
+    256: None,
+}
+# Patches along a side of the frame that the numbers of tokens are meant for.
+USUAL_SIDE = {1: 8, 2: 8, 4: 8, 16: 16, 64: 16, 256: 32}
+
+_CHOICES = {
+    "key_value_input": ("raw", "normalized"),
+    "temporal_layout": ("folded", "grid"),
+    "latent_layout": ("interleaved", "per_code"),
+}
+
+
+class LaqConfig(PretrainedConfig):
+    """Sizes and habits of a `LaqModel` (LAPA, arXiv 2410.11758). The defaults are those of LAPA's published weights.
+
+    >>> LaqConfig(image_size=224, patch_size=16)
+    Traceback (most recent call last):
+    ValueError: num_latents (4) does not fit 14 x 14 patches (image_size 224, patch_size 16): the convolutions leave \
+5 x 5 places. 8 x 8 patches fit.
+
+    Args:
+        image_size, patch_size: side of the square frames and of their patches, in pixels.
+        hidden_size, intermediate_size: width of the transformers, and of the gated half of their feed-forward.
+        num_attention_heads, attention_head_size: heads, and numbers of each.
+        num_spatial_layers: of the encoder within a frame, and as many of the decoder.
+        num_temporal_layers: of the encoder over both frames.
+        num_latents: N, the number of codes a pair: 1, 2, 4, 16, 64 or 256.
+        codebook_size, codebook_dim: K codes of D numbers.
+        key_value_input: what keys and values of self-attention are made from: "raw", the hidden states themselves, as
+            in published weights; or "normalized", as the queries.
+        temporal_layout: how the temporal layers' position convolution sees the tokens. "folded", as in published
+            weights: tokens in the order place, frame are read as if they came frame, place, so that its neighbours are
+            none in space or time. "grid": true neighbours.
+        latent_layout: what the decoder gets of N code vectors. "interleaved", as in published weights: token n holds
+            every N-th number of all vectors strung together. "per_code": one vector a token. Codes are the same.
+        strides: gaps the model was trained on, e.g. ["0.6s"]; the first is the default of `lara-tok encode`.
+
+    Raises:
+        ValueError: naming the fields that do not fit together.
+    """
+
+    model_type = "latent_action_laq"
+
+    def __init__(
+        self,
+        image_size: int = 256,
+        patch_size: int = 32,
+        hidden_size: int = 1024,
+        intermediate_size: int = 2730,
+        num_attention_heads: int = 16,
+        attention_head_size: int = 64,
+        num_spatial_layers: int = 8,
+        num_temporal_layers: int = 8,
+        num_latents: int = 4,
+        codebook_size: int = 8,
+        codebook_dim: int = 32,
+        key_value_input: str = "raw",
+        temporal_layout: str = "folded",
+        latent_layout: str = "interleaved",
+        strides: Sequence[str] = ("0.6s",),
+        **kwargs: Any,
+    ) -> None:
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.hidden_size = hidden_size
+        self.intermediate_size = intermediate_size
+        self.num_attention_heads = num_attention_heads
+        self.attention_head_size = attention_head_size
+        self.num_spatial_layers = num_spatial_layers
+        self.num_temporal_layers = num_temporal_layers
+        self.num_latents = num_latents
+        self.codebook_size = codebook_size
+        self.codebook_dim = codebook_dim
+        self.key_value_input = key_value_input
+        self.temporal_layout = temporal_layout
+        self.latent_layout = latent_layout
+        self.strides = checked_strides(strides)
+        self._check()
+        super().__init__(**kwargs)
+
+    @property
+    def patches_per_side(self) -> int:
+        """Of the square frame; `num_patches` is its square."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """P, the tokens of a frame."""
+        return self.patches_per_side**2
+
+    def _check(self) -> None:
+        positive: tuple[str, ...] = ("image_size", "patch_size", "hidden_size", "intermediate_size")
+        positive += ("num_attention_heads", "attention_head_size", "num_spatial_layers", "num_temporal_layers")
+        for name in (*positive, "codebook_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1.")
+        if self.codebook_size < 2:
+            raise ValueError(f"codebook_size ({self.codebook_size}) must be at least 2: one code says nothing.")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"patch_size ({self.patch_size}) must divide image_size ({self.image_size}).")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it takes {' or '.join(map(repr, allowed))}.")
+        self._check_latents()
+
+    def _check_latents(self) -> None:
+        if self.num_latents not in SECOND_CONVOLUTION:
+            known = ", ".join(map(str, SECOND_CONVOLUTION))
+            raise ValueError(f"num_latents ({self.num_latents}) is one of {known}.")
+        side, places = self.patches_per_side, latent_places(self.patches_per_side, self.num_latents)
+        if min(places) < 1 or places[0] * places[1] != self.num_latents:
+            left = f"{places[0]} x {places[1]} places" if min(places) > 0 else "nothing"
+            usual = USUAL_SIDE[self.num_latents]
+            raise ValueError(
+                f"num_latents ({self.num_latents}) does not fit {side} x {side} patches (image_size {self.image_size}, "
+                f"patch_size {self.patch_size}): the convolutions leave {left}. {usual} x {usual} patches fit."
+            )
+
+
+def latent_places(side: int, num_latents: int) -> tuple[int, int]:
+    """(rows, columns) that the convolutions for `num_latents` leave of side x side patches; below 1: too few.
+
+    >>> latent_places(8, 4)
+    (2, 2)
+    """
+    first = (side - 1) // 2 + 1
+    second = SECOND_CONVOLUTION[num_latents]
+    if second is None:
+        return first, first
+    kernel, stride, padding = second
+    rows, columns = ((first + 2 * padding - size) // stride + 1 for size in kernel)
+    return rows, columns

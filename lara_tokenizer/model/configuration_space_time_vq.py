@@ -1,0 +1,124 @@
+"""The configuration of UniVLA's latent action model: flat, JSON-native, checked at birth."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+
+from .bundled import resolve_checkpoint
+from .strides import checked_strides
+
+VISION_TYPE = "dinov2_with_registers"
+
+_VIT_BASE_14 = {
+    "model_type": VISION_TYPE,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 518,
+    "patch_size": 14,
+    "num_register_tokens": 4,
+}
+
+
+class SpaceTimeVqConfig(PretrainedConfig):
+    """Sizes of a `SpaceTimeVqModel`; the defaults are UniVLA's second stage as published (arXiv 2505.06111).
+
+    >>> SpaceTimeVqConfig(image_size=100)
+    Traceback (most recent call last):
+    ValueError: vision_config.patch_size (14) must divide image_size (100).
+
+    Args:
+        vision_config: config (or its dict, with `model_type`) of a DINOv2 with registers. Its image_size is that of
+            the stored positions; they are interpolated to `image_size`.
+        image_size: side of the square frames, in pixels.
+        hidden_size, num_attention_heads: of encoder and decoder; their feed-forward layers are 4 times as wide.
+        num_encoder_layers: layers over space and, looking back only, over time. num_decoder_layers: within a frame.
+        num_latents: N, task tokens and codes of a pair.
+        codebook_size, codebook_dim: K task codes of D numbers.
+        num_nuisance_latents: tokens for what is not the task. They share the encoder's sequence with the task tokens
+            and so change their codes; the decoder gets both.
+        nuisance_codebook_size: codes of those.
+        strides: gaps the model was trained on, e.g. ["9f"]; the first is the default of `lara-tok encode`.
+
+    Raises:
+        ValueError: naming the fields that do not fit together.
+    """
+
+    model_type = "latent_action_space_time_vq"
+    sub_configs = {"vision_config": AutoConfig}  # noqa: RUF012 (transformers reads this class attribute)
+
+    def __init__(
+        self,
+        vision_config: Mapping[str, Any] | PretrainedConfig | None = None,
+        image_size: int = 224,
+        hidden_size: int = 768,
+        num_attention_heads: int = 12,
+        num_encoder_layers: int = 12,
+        num_decoder_layers: int = 12,
+        num_latents: int = 4,
+        codebook_size: int = 16,
+        codebook_dim: int = 128,
+        num_nuisance_latents: int = 4,
+        nuisance_codebook_size: int = 16,
+        layer_norm_eps: float = 1e-5,
+        initializer_range: float = 0.02,
+        strides: Sequence[str] = ("9f", "1f", "19f"),
+        **kwargs: Any,
+    ) -> None:
+        self.vision_config = _vision_config(vision_config)
+        self.image_size = image_size
+        self.hidden_size = hidden_size
+        self.num_attention_heads = num_attention_heads
+        self.num_encoder_layers = num_encoder_layers
+        self.num_decoder_layers = num_decoder_layers
+        self.num_latents = num_latents
+        self.codebook_size = codebook_size
+        self.codebook_dim = codebook_dim
+        self.num_nuisance_latents = num_nuisance_latents
+        self.nuisance_codebook_size = nuisance_codebook_size
+        self.layer_norm_eps = layer_norm_eps
+        self.initializer_range = initializer_range
+        self.strides = checked_strides(strides)
+        self._check()
+        super().__init__(**kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load from a folder or a Hub id."""
+        return super().from_pretrained(resolve_checkpoint(pretrained_model_name_or_path), *args, **kwargs)
+
+    @property
+    def num_patches(self) -> int:
+        """P, of a frame; a DINOv2 feature each."""
+        return (self.image_size // self.vision_config.patch_size) ** 2
+
+    def _check(self) -> None:
+        positive = ("image_size", "hidden_size", "num_attention_heads", "num_encoder_layers", "num_decoder_layers")
+        for name in (*positive, "num_latents", "codebook_dim", "num_nuisance_latents"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1.")
+        for name in ("codebook_size", "nuisance_codebook_size"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 2: one code says nothing.")
+        if self.hidden_size % 2 or self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size}), "
+                "which must be even."
+            )
+        if self.image_size % self.vision_config.patch_size:
+            raise ValueError(
+                f"vision_config.patch_size ({self.vision_config.patch_size}) must divide image_size "
+                f"({self.image_size})."
+            )
+
+
+def _vision_config(given: Mapping[str, Any] | PretrainedConfig | None) -> Any:
+    if given is None:
+        given = _VIT_BASE_14
+    if isinstance(given, Mapping):
+        given = dict(given)
+        given = AutoConfig.for_model(given.pop("model_type", VISION_TYPE), **given)
+    if given.model_type != VISION_TYPE:
+        raise ValueError(f"vision_config is a {given.model_type}; this model reads a {VISION_TYPE}.")
+    return given

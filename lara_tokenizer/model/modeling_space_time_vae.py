@@ -1,0 +1,137 @@
+"""The latent action model of AdaWorld (arXiv 2503.18938) and DreamDojo: two frames to one continuous z, and back.
+
+Both are one model of two depths (github Little-Podi/AdaWorld, lam/; NVIDIA/DreamDojo, external/lam_project/):
+
+  encoder   patches of both frames, in pixels, with a learned token before each frame's; space and time by turns
+  z         the second frame's token -> mean and logarithm of the variance. z is the mean: nothing is sampled here
+  decoder   patches of frame t, plus z at every patch, through layers within the frame; a sigmoid gives pixels in 0..1
+
+Shape suffixes: B batch, P patches of a frame, Q numbers of a patch, H width, N = 1 latent token, D its numbers.
+"""
+
+import torch
+from torch import Tensor, nn
+
+# Imported so that the files travel with the weights: transformers 4 copies direct imports only.
+from .bundled import resolve_checkpoint  # noqa: F401
+from .configuration_space_time_vae import SpaceTimeVaeConfig
+from .modeling_base import LatentActionEncoderOutput, LatentActionPreTrainedModel
+from .space_time_transformer import SpaceTimeTransformer
+from .strides import checked_strides  # noqa: F401
+
+
+class SpaceTimeVaeModel(LatentActionPreTrainedModel):
+    """Frame pairs to a continuous latent action, and latent actions to predicted frames.
+
+    >>> model = SpaceTimeVaeModel.from_pretrained("adaworld-lam").eval()  # doctest: +SKIP
+    >>> out = model.encode(**processor(frames[:-2], frames[2:]))  # doctest: +SKIP
+    >>> out.latents.shape, out.codes  # doctest: +SKIP
+    (torch.Size([40, 1, 32]), None)
+    """
+
+    config: SpaceTimeVaeConfig
+    config_class = SpaceTimeVaeConfig
+
+    def __init__(self, config: SpaceTimeVaeConfig) -> None:
+        super().__init__(config)
+        width, heads, eps = config.hidden_size, config.num_attention_heads, config.layer_norm_eps
+        numbers = 3 * config.patch_size**2
+        self.action_token = nn.Parameter(torch.empty(numbers))
+        self.encoder = SpaceTimeTransformer(numbers, width, heads, config.num_encoder_layers, "rotary", eps)
+        self.encoder_output = nn.Linear(width, width)
+        self.to_moments = nn.Linear(width, 2 * config.codebook_dim)
+        self.embed_patches = nn.Linear(numbers, width)
+        self.embed_latents = nn.Linear(config.codebook_dim, width)
+        self.decoder = SpaceTimeTransformer(width, width, heads, config.num_decoder_layers, None, eps)
+        self.to_pixels = nn.Linear(width, numbers)
+        self.post_init()
+
+    def get_frame_features(self, pixel_values: Tensor) -> Tensor:
+        """Frames (B, 3, height, width), pixels in 0..1 -> patches (B, P, Q), row by row; in one: row, column, colour.
+
+        Raises ValueError for frames of another size.
+        """
+        config = self.config
+        if pixel_values.shape[1:] != (3, config.image_height, config.image_width):
+            raise ValueError(
+                f"pixel_values are {tuple(pixel_values.shape)}, expected (batch, 3, {config.image_height}, "
+                f"{config.image_width}). Prepare frames with the model's own processor."
+            )
+        patch = config.patch_size
+        grid = pixel_values.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # B, 3, down, row, across, column
+        return grid.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+    def infer_latents(
+        self, frame_features: Tensor, future_frame_features: Tensor, output_attentions: bool = False
+    ) -> tuple[Tensor, None]:
+        """Patches of frame t and of frame t+C, each (B, P, Q) -> z (B, 1, D), and no attention maps.
+
+        Raises ValueError where maps are asked for: within frames and over time they are not one map.
+        """
+        if output_attentions:
+            raise ValueError(f"{type(self).__name__} gives no attention maps: it attends within frames and over time.")
+        expected = (self.config.num_patches, len(self.action_token))
+        for features in (frame_features, future_frame_features):
+            if features.shape[1:] != expected:
+                raise ValueError(
+                    f"frame features are {tuple(features.shape)}, expected (batch, {expected[0]}, {expected[1]}) from "
+                    "get_frame_features."
+                )
+        patches_B2PQ = torch.stack([frame_features, future_frame_features], 1)
+        token = self.action_token.to(patches_B2PQ.dtype).expand(len(patches_B2PQ), 2, 1, -1)
+        hidden_B2LH = self.encoder(torch.cat([token, patches_B2PQ], 2))
+        moments_BD = self.to_moments(self.encoder_output(hidden_B2LH[:, 1, 0]))
+        return moments_BD[:, : self.config.codebook_dim].unsqueeze(1), None
+
+    def quantize(self, latents: Tensor) -> LatentActionEncoderOutput:
+        """z (B, 1, D) as it is: there are no codes."""
+        return LatentActionEncoderOutput(latents=latents, quantized_latents=latents)
+
+    def decode(
+        self, pixel_values: Tensor, *, codes: Tensor | None = None, quantized_latents: Tensor | None = None
+    ) -> Tensor:
+        """Frame t (B, 3, height, width) and z (B, 1, D) -> frame t+C (B, 3, height, width), pixels in 0..1."""
+        if codes is not None or quantized_latents is None:
+            raise ValueError(
+                f"{type(self).__name__} is continuous and has no codes: decode takes quantized_latents, which are "
+                "the latents themselves."
+            )
+        if quantized_latents.shape[1:] != (1, self.config.codebook_dim):
+            raise ValueError(
+                f"quantized_latents are {tuple(quantized_latents.shape)}, expected (batch, 1, "
+                f"{self.config.codebook_dim})."
+            )
+        patches_BPH = self.embed_patches(self.get_frame_features(pixel_values)) + self.embed_latents(quantized_latents)
+        decoded_BPQ = self.to_pixels(self.decoder(patches_BPH.unsqueeze(1)).squeeze(1)).sigmoid()
+        patch, across = self.config.patch_size, self.config.image_width // self.config.patch_size
+        grid = decoded_BPQ.unflatten(2, (patch, patch, 3)).unflatten(1, (-1, across))
+        return grid.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
+        """There is no loss here: raises NotImplementedError."""
+        raise NotImplementedError(
+            f"{type(self).__name__} gives latents and reconstructions of published weights and is not trained: call "
+            "encode or decode. To train a latent action model take LatentActionModel."
+        )
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Each module starts its own tensors, so that one lost from a checkpoint starts as documented too.
+
+        | tensor         | start                               |
+        | linear weights | truncated normal, initializer_range |
+        | biases         | 0                                   |
+        | layer norms    | 1 and 0                             |
+        | action token   | uniform in +-1                      |
+        """
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=self.config.initializer_range)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, SpaceTimeVaeModel):
+            nn.init.uniform_(module.action_token, -1, 1)
+
+
+__all__ = ["SpaceTimeVaeModel"]

@@ -1,0 +1,195 @@
+"""UniVLA's task-centric latent action model (arXiv 2505.06111, second stage): two frames to a few task codes.
+
+What it does (github OpenDriveLab/UniVLA, latent_action_model/, commit 0ab9e9d):
+
+  features   patch tokens of a frozen DINOv2 with registers, after its last norm
+  encoder    [task tokens | nuisance tokens | patches] of each frame; within frames, and back in time, by turns
+  codes      the task tokens of the second frame -> z -> nearest of K codes. The nuisance tokens have codes of their
+             own, which are not the action
+  decoder    [task codes | nuisance codes | patches of frame t] -> the DINOv2 features of frame t+C. It predicts
+             features, not pixels: there is `predict_features`, and `decode` says so
+
+Shape suffixes: B batch, P patches of a frame, V width of DINOv2, H width, N task tokens, M nuisance tokens,
+D codebook dimension.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel
+
+from .bottleneck_vq import Codebook, VectorQuantizer, VectorQuantizerOutput
+
+# Imported so that the files travel with the weights: transformers 4 copies direct imports only.
+from .bundled import resolve_checkpoint  # noqa: F401
+from .configuration_space_time_vq import SpaceTimeVqConfig
+from .modeling_base import LatentActionEncoderOutput, LatentActionPreTrainedModel
+from .space_time_transformer import SpaceTimeTransformer
+from .strides import checked_strides  # noqa: F401
+
+
+class SpaceTimeVqModel(LatentActionPreTrainedModel):
+    """Frame pairs to task codes, and codes to the predicted features of frame t+C.
+
+    >>> model = SpaceTimeVqModel.from_pretrained("univla-lam").eval()  # doctest: +SKIP
+    >>> model.encode(**processor(frames[:-9], frames[9:])).codes.shape  # doctest: +SKIP
+    torch.Size([40, 4])
+    """
+
+    config: SpaceTimeVqConfig
+    config_class = SpaceTimeVqConfig
+    predicts_frames = False
+
+    def __init__(self, config: SpaceTimeVqConfig) -> None:
+        super().__init__(config)
+        width, heads, eps = config.hidden_size, config.num_attention_heads, config.layer_norm_eps
+        features, dim = config.vision_config.hidden_size, config.codebook_dim
+        self.vision_encoder = AutoModel.from_config(config.vision_config)
+        self.task_tokens = nn.Parameter(torch.empty(config.num_latents, features))
+        self.nuisance_tokens = nn.Parameter(torch.empty(config.num_nuisance_latents, features))
+        self.encoder = SpaceTimeTransformer(features, width, heads, config.num_encoder_layers, "causal", eps)
+        self.to_latents = nn.Linear(width, dim)
+        self.to_nuisance = nn.Linear(width, dim)
+        self.bottleneck = VectorQuantizer(config.codebook_size, dim)
+        self.nuisance_bottleneck = VectorQuantizer(config.nuisance_codebook_size, dim)
+        self.embed_features = nn.Linear(features, width)
+        self.embed_latents = nn.Linear(dim, width)
+        self.embed_nuisance = nn.Linear(dim, width)
+        self.decoder = SpaceTimeTransformer(width, width, heads, config.num_decoder_layers, None, eps)
+        self.to_features = nn.Linear(width, features)
+        self.freeze()
+        self.post_init()
+
+    def freeze(self) -> None:
+        """Take the gradient from DINOv2."""
+        self.vision_encoder.requires_grad_(False)
+
+    @torch.no_grad()
+    def get_frame_features(self, pixel_values: Tensor) -> Tensor:
+        """Frames (B, 3, S, S) from the processor -> DINOv2's normed patch tokens (B, P, V), row by row.
+
+        Raises ValueError for frames of another size.
+        """
+        side = self.config.image_size
+        if pixel_values.shape[1:] != (3, side, side):
+            raise ValueError(
+                f"pixel_values are {tuple(pixel_values.shape)}, expected (batch, 3, {side}, {side}). "
+                "Prepare frames with the model's own processor."
+            )
+        tokens = self.vision_encoder(pixel_values=pixel_values).last_hidden_state
+        return tokens[:, -self.config.num_patches :]  # after the class token and the registers
+
+    def infer_latents(
+        self, frame_features: Tensor, future_frame_features: Tensor, output_attentions: bool = False
+    ) -> tuple[Tensor, None]:
+        """Features of frame t and of frame t+C, each (B, P, V) -> z of the task (B, N, D), and no attention maps.
+
+        Raises ValueError where maps are asked for: within frames and over time they are not one map.
+        """
+        if output_attentions:
+            raise ValueError(f"{type(self).__name__} gives no attention maps: it attends within frames and over time.")
+        tokens_BLH = self._encode(frame_features, future_frame_features)
+        return self.to_latents(tokens_BLH[:, : self.config.num_latents]), None
+
+    def quantize(self, latents: Tensor) -> LatentActionEncoderOutput:
+        """z of the task (B, N, D) -> the nearest task codes and their vectors."""
+        return _output(latents, self.bottleneck(latents))
+
+    def encode_nuisance(self, frame_features: Tensor, future_frame_features: Tensor) -> LatentActionEncoderOutput:
+        """As `encode`, of the nuisance tokens: what changes between the frames (B, P, V) and is not the task."""
+        tokens_BLH = self._encode(frame_features, future_frame_features)
+        latents = self.to_nuisance(tokens_BLH[:, self.config.num_latents :])
+        return _output(latents, self.nuisance_bottleneck(latents))
+
+    def decode(
+        self, pixel_values: Tensor, *, codes: Tensor | None = None, quantized_latents: Tensor | None = None
+    ) -> Tensor:
+        """Raises ValueError: no frame comes out of this decoder."""
+        raise ValueError(
+            f"{type(self).__name__} predicts the DINOv2 features of the later frame, not its pixels: there is no frame "
+            "to show or to measure. predict_features gives the features."
+        )
+
+    def predict_features(
+        self,
+        frame_features: Tensor,
+        *,
+        codes: Tensor | None = None,
+        quantized_latents: Tensor | None = None,
+        nuisance_codes: Tensor,
+    ) -> Tensor:
+        """Features of frame t (B, P, V) and a latent action -> features of frame t+C (B, P, V).
+
+        Args:
+            codes, quantized_latents: the task's, (B, N) or (B, N, D); one of the two.
+            nuisance_codes: (B, M) from `encode_nuisance`: the decoder was trained with them and has no default.
+        """
+        if (codes is None) == (quantized_latents is None):
+            raise ValueError("predict_features takes either codes or quantized_latents, one of the two.")
+        task_BND = quantized_latents if codes is None else self.bottleneck.lookup(codes)
+        tokens = [
+            self.embed_latents(task_BND),
+            self.embed_nuisance(self.nuisance_bottleneck.lookup(nuisance_codes)),
+            self.embed_features(frame_features),
+        ]
+        hidden_BLH = self.decoder(torch.cat(tokens, 1).unsqueeze(1)).squeeze(1)
+        return self.to_features(hidden_BLH[:, -frame_features.shape[1] :])
+
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
+        """There is no loss here: raises NotImplementedError."""
+        raise NotImplementedError(
+            f"{type(self).__name__} gives the codes of published weights and is not trained: call encode or "
+            "predict_features. To train a latent action model take LatentActionModel."
+        )
+
+    def _encode(self, frame_BPV: Tensor, future_BPV: Tensor) -> Tensor:
+        """The task and nuisance tokens of the second frame, (B, N + M, H)."""
+        expected = (self.config.num_patches, self.config.vision_config.hidden_size)
+        for features in (frame_BPV, future_BPV):
+            if features.shape[1:] != expected:
+                raise ValueError(
+                    f"frame features are {tuple(features.shape)}, expected (batch, {expected[0]}, {expected[1]}) from "
+                    "get_frame_features."
+                )
+        frames_B2PV = torch.stack([frame_BPV, future_BPV], 1)
+        tokens = torch.cat([self.task_tokens, self.nuisance_tokens]).to(frames_B2PV.dtype)
+        sequence_B2LV = torch.cat([tokens.expand(len(frames_B2PV), 2, -1, -1), frames_B2PV], 2)
+        return self.encoder(sequence_B2LV)[:, 1, : len(tokens)]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Each module starts its own tensors, so that one lost from a checkpoint starts as documented too.
+
+        | tensor                    | start                               |
+        | linear weights            | truncated normal, initializer_range |
+        | biases                    | 0                                   |
+        | layer norms               | 1 and 0                             |
+        | task and nuisance tokens  | uniform in +-1                      |
+        | codebooks                 | uniform in +-1 / K                  |
+        | counters                  | 0                                   |
+        """
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=self.config.initializer_range)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, Codebook):
+            bound = 1 / module.num_embeddings
+            nn.init.uniform_(module.weight, -bound, bound)
+        elif isinstance(module, VectorQuantizer):
+            nn.init.zeros_(module.code_usage)
+        elif isinstance(module, SpaceTimeVqModel):
+            nn.init.uniform_(module.task_tokens, -1, 1)
+            nn.init.uniform_(module.nuisance_tokens, -1, 1)
+
+
+def _output(latents: Tensor, quantized: VectorQuantizerOutput) -> LatentActionEncoderOutput:
+    return LatentActionEncoderOutput(
+        latents=latents,
+        codes=quantized.codes,
+        quantized_latents=quantized.quantized_latents,
+        code_margin=quantized.code_margin,
+    )
+
+
+__all__ = ["SpaceTimeVqModel"]

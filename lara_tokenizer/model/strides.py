@@ -1,0 +1,17 @@
+"""The gaps that a latent action model was trained on, as its config names them."""
+
+from collections.abc import Sequence
+
+
+def checked_strides(strides: str | Sequence[str]) -> list[str]:
+    """`strides` as a list. Raises ValueError where there is none, or one has no unit.
+
+    >>> checked_strides("0.5s")
+    ['0.5s']
+    """
+    named = [strides] if isinstance(strides, str) else list(strides)
+    if not named:
+        raise ValueError('strides is empty. Name the gap of a pair, e.g. ["0.5s"].')
+    if bare := [stride for stride in named if not str(stride).endswith(("f", "s"))]:
+        raise ValueError(f'strides holds {bare[0]!r}, a gap without a unit. Write "5f" for frames, "0.5s" for seconds.')
+    return named

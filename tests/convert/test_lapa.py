@@ -1,0 +1,340 @@
+"""LAPA's latent action quantizer: what its own code computes, from a file as its trainer writes it.
+
+The golden values are those of the original on random weights; benchmarks/peer_parity/lapa.py makes them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peer_parity.lapa import GOLDEN, GOLDEN_PICTURES, REPAIRED, SIZES, TOLERANCE, random_frames, random_weights
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from lara_tokenizer import LatentActionModel, LatentActionProcessor, load_model
+from lara_tokenizer.convert import convert_checkpoint
+from lara_tokenizer.convert.lapa import lapa_shapes
+from lara_tokenizer.model import LaqConfig, LaqModel
+
+CODEBOOK = "vq.codebooks"
+SECOND_CONVOLUTION = "vq.cnn_encoder.2.weight"
+
+
+def _config(size: str) -> LaqConfig:
+    given = SIZES[size]
+    return LaqConfig(
+        image_size=given["image_size"],
+        patch_size=given["patch_size"],
+        hidden_size=given["dim"],
+        intermediate_size=int(4 * (2 / 3) * given["dim"]),
+        num_attention_heads=given["heads"],
+        attention_head_size=given["dim_head"],
+        num_spatial_layers=given["spatial_depth"],
+        num_temporal_layers=given["temporal_depth"],
+        num_latents=given["code_seq_len"],
+        codebook_size=given["codebook_size"],
+        codebook_dim=given["quant_dim"],
+    )
+
+
+def _weights(size: str = "four") -> dict[str, torch.Tensor]:
+    return random_weights(lapa_shapes(_config(size)))
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory) -> dict[str, Path]:
+    """By size: what the converter makes of their file."""
+    folder = tmp_path_factory.mktemp("lapa")
+    for size in SIZES:
+        torch.save({f"module.{name}": tensor for name, tensor in _weights(size).items()}, folder / f"{size}.pt")
+        convert_checkpoint(folder / f"{size}.pt", out=folder / size)
+    return {size: folder / size for size in SIZES}
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, torch.Tensor]:
+    return load_file(GOLDEN)
+
+
+@pytest.fixture(scope="module")
+def four(converted) -> LaqModel:
+    return load_model(converted["four"]).eval()
+
+
+@pytest.fixture(scope="module")
+def pairs(converted):
+    """The golden frames, as the processor gives them."""
+    processor = LatentActionProcessor.from_pretrained(converted["four"])
+    return processor(*random_frames(SIZES["four"]["image_size"]))
+
+
+@pytest.mark.parametrize("field", ["published", *REPAIRED])
+@pytest.mark.parametrize("size", SIZES)
+def test_codes_latents_and_reconstructions_are_the_original_s(converted, golden, size, field):
+    changes = {} if field == "published" else {field: REPAIRED[field]}
+    model = load_model(converted[size], **changes).eval()
+    now, future = random_frames(SIZES[size]["image_size"])
+    pixels = LatentActionProcessor.from_pretrained(converted[size])(now, future)
+    with torch.no_grad():
+        out = model.encode(**pixels)
+        seen = model.decode(pixels["pixel_values"][:GOLDEN_PICTURES], codes=out.codes[:GOLDEN_PICTURES])
+    assert torch.equal(out.codes, golden[f"{size}.{field}.codes"])
+    torch.testing.assert_close(out.latents, golden[f"{size}.{field}.latents"], rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(seen, golden[f"{size}.{field}.reconstruction"], rtol=0, atol=TOLERANCE)
+
+
+def test_what_each_quirk_changes(golden):
+    for field, changes_codes in (("key_value_input", True), ("temporal_layout", True), ("latent_layout", False)):
+        same = torch.equal(golden["four.published.codes"], golden[f"four.{field}.codes"])
+        assert same != changes_codes
+    pictures = golden["four.published.reconstruction"] - golden["four.latent_layout.reconstruction"]
+    assert pictures.abs().max() > 0.1
+
+
+def test_the_published_file_has_493_tensors():
+    shapes = lapa_shapes(LaqConfig())
+    assert len(shapes) == 493
+    assert shapes[CODEBOOK] == (8, 32)
+    assert shapes["enc_spatial_transformer.layers.7.1.null_kv"] == (16, 0, 64)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes_come_from_the_shapes(converted, size):
+    expected, found = _config(size), LaqConfig.from_pretrained(converted[size])
+    for name in set(inspect.signature(LaqConfig).parameters) - {"kwargs"}:
+        assert getattr(found, name) == getattr(expected, name), name
+
+
+def test_the_summary_says_what_was_assumed(tmp_path):
+    torch.save(_weights(), tmp_path / "laq_openx.pt")
+    summary = convert_checkpoint(tmp_path, out=tmp_path / "laq")
+    assert (summary.layout, summary.vision_encoder) == ("lapa", "")
+    unread = 3 * (2 * SIZES["four"]["spatial_depth"] + SIZES["four"]["temporal_depth"])
+    assert summary.tensors == len(_weights()) - unread
+    assert "32 px are taken, 8 x 8 patches of 4" in summary.notes[0]
+    assert "strides is 0.6s" in summary.notes[1]
+    assert summary.sizes["num_latents"] == 4
+
+
+@pytest.mark.parametrize(("patch", "side", "number"), [(16, 16, 64), (8, 32, 256)])
+def test_of_two_numbers_of_codes_that_which_makes_frames_of_256_px_is_taken(tmp_path, patch, side, number):
+    small = {"hidden_size": 8, "intermediate_size": 21, "num_attention_heads": 2, "attention_head_size": 4}
+    layers = {"num_spatial_layers": 1, "num_temporal_layers": 1, "codebook_dim": 4}
+    config = LaqConfig(image_size=side * patch, patch_size=patch, num_latents=number, **small, **layers)
+    torch.save(random_weights(lapa_shapes(config)), tmp_path / "laq.pt")
+    assert convert_checkpoint(tmp_path / "laq.pt", out=tmp_path / "laq").sizes["num_latents"] == number
+    assert LaqConfig.from_pretrained(tmp_path / "laq").image_size == 256
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda t: t.pop("vq.project_out.bias"), r"1 of \d+ tensors are missing \(vq.project_out.bias\)"),
+        (lambda t: t.pop("to_patch_emb_first_frame.1.weight"), "to_patch_emb_first_frame.1.weight is missing"),
+        (lambda t: t.pop("dec_spatial_transformer.layers.1.2.null_kv"), "missing .*layers.1.2.null_kv"),
+        (lambda t: t.update(extra=torch.zeros(1)), r"1 unexpected \(extra\).* latent action quantizer alone"),
+        (lambda t: t.update({"vq.project_in.bias": torch.zeros(7)}), r"bias is \(7,\), expected \(6,\)"),
+        (lambda t: t.update({CODEBOOK: torch.zeros(16)}), rf"{CODEBOOK} is \(16,\), a tensor of 2 dimensions"),
+        (lambda t: t.update({CODEBOOK: t[CODEBOOK].long()}), "1 not floating point"),
+        (lambda t: t.update({SECOND_CONVOLUTION: torch.zeros(6, 6, 2, 4)}), r"kernel of \(2, 4\), .*1, 2, 4 and 16"),
+        (lambda t: t.update({"to_patch_emb_first_frame.1.weight": torch.ones(50)}), "50 numbers, which is no square"),
+        (lambda t: t.update({CODEBOOK: torch.zeros(1, 6)}), r"codebook_size \(1\) must be at least 2"),
+    ],
+    ids=["missing", "size", "null", "extra", "shape", "flat", "integers", "codes", "patch", "one code"],
+)
+def test_names_and_shapes_are_exact(tmp_path, change, match):
+    tensors = _weights()
+    change(tensors)
+    torch.save(tensors, tmp_path / "laq.pt")
+    with pytest.raises(ValueError, match=match):
+        convert_checkpoint(tmp_path / "laq.pt", out=tmp_path / "laq")
+    assert not (tmp_path / "laq").exists()
+
+
+def test_a_vision_encoder_is_refused(tmp_path):
+    torch.save(_weights(), tmp_path / "laq.pt")
+    with pytest.raises(ValueError, match=r"has no vision encoder\. Leave it out"):
+        convert_checkpoint(tmp_path / "laq.pt", out=tmp_path / "laq", vision_encoder="facebook/dinov2-base")
+
+
+def test_saving_and_loading_gives_the_same_model(four, tmp_path):
+    four.save_pretrained(tmp_path)
+    again = load_model(tmp_path)
+    assert type(again) is LaqModel
+    assert again.state_dict().keys() == four.state_dict().keys()
+    assert all(torch.equal(tensor, four.state_dict()[name]) for name, tensor in again.state_dict().items())
+
+
+def test_a_tensor_lost_from_the_weights_starts_as_documented(converted, tmp_path):
+    weights = load_file(converted["four"] / "model.safetensors")
+    lost = ("decoder.layers.0.attention.query_scale", "decoder.layers.0.context_attention.norm_context.bias")
+    for name in lost:
+        del weights[name]
+    (tmp_path / "config.json").write_text((converted["four"] / "config.json").read_text())
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    state = load_model(tmp_path).state_dict()
+    assert torch.equal(state[lost[0]], torch.ones(8))
+    assert not state[lost[1]].any()
+
+
+def test_the_class_of_another_family_names_the_one_that_fits(converted):
+    with pytest.raises(ValueError, match="'latent_action_laq'; LatentActionModel loads 'latent_action'"):
+        LatentActionModel.from_pretrained(converted["four"])
+
+
+def test_a_pair_s_latents_do_not_depend_on_its_batch(four, pairs):
+    with torch.no_grad():
+        whole = four.encode(**pairs)
+        alone = [four.encode(**{name: frames[row : row + 1] for name, frames in pairs.items()}) for row in range(6)]
+    assert torch.equal(torch.cat([out.codes for out in alone]), whole.codes)
+    torch.testing.assert_close(torch.cat([out.latents for out in alone]), whole.latents, rtol=0, atol=1e-5)
+
+
+def test_z_of_a_still_pair_is_zero_only_where_no_layer_sees_the_frame_before(four, pairs):
+    """The two frames' tokens differ by what the convolutions over time add to the later one's."""
+    still = {"pixel_values": pairs["pixel_values"], "future_pixel_values": pairs["pixel_values"]}
+    blind = LaqModel(LaqConfig(**{**four.config.to_dict(), "temporal_layout": "grid"})).eval()
+    blind.load_state_dict(four.state_dict())
+    with torch.no_grad():
+        for layer in (*blind.spatial_encoder.layers, *blind.temporal_encoder.layers):
+            layer.positions.convolution.weight[:, :, 1] = 0
+        torch.testing.assert_close(blind.encode(**still).latents, torch.zeros(6, 4, 6), rtol=0, atol=1e-5)
+        assert four.encode(**still).latents.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_comes_near(converted, pairs, four, dtype):
+    half = load_model(converted["four"], dtype=dtype).eval()
+    with torch.no_grad():
+        latents = half.encode(**{name: frames.to(dtype) for name, frames in pairs.items()}).latents
+        expected = four.encode(**pairs).latents
+    assert (latents.float() - expected).square().mean() < 0.01 * expected.square().mean()
+
+
+def test_decoding_codes_is_decoding_their_vectors(four, pairs):
+    with torch.no_grad():
+        out = four.encode(**pairs)
+        by_codes = four.decode(pairs["pixel_values"], codes=out.codes)
+        by_vectors = four.decode(pairs["pixel_values"], quantized_latents=out.quantized_latents)
+    assert torch.equal(by_codes, by_vectors)
+    assert by_codes.shape == pairs["pixel_values"].shape
+    assert out.code_margin.shape == out.codes.shape
+    assert (out.code_margin >= 0).all()
+
+
+def test_misuse_is_named(four, pairs):
+    frame = pairs["pixel_values"]
+    with pytest.raises(ValueError, match="either codes or quantized_latents"):
+        four.decode(frame)
+    with pytest.raises(ValueError, match=r"codes run from 0 to 16, this codebook has 0 to 15"):
+        four.decode(frame[:1], codes=torch.tensor([[0, 1, 2, 16]]))
+    with pytest.raises(ValueError, match=r"latent action is \(1, 6, 4\), expected \(batch, 4, 6\)"):
+        four.decode(frame[:1], quantized_latents=torch.zeros(1, 6, 4))
+    with pytest.raises(ValueError, match=r"expected \(batch, 3, 32, 32\)"):
+        four.get_frame_features(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(ValueError, match=r"expected \(batch, 64, 24\)"):
+        four.encode(frame_features=torch.zeros(1, 49, 24), future_frame_features=torch.zeros(1, 49, 24))
+    with pytest.raises(ValueError, match="no queries whose attention"):
+        four.encode(**pairs, output_attentions=True)
+    with pytest.raises(NotImplementedError, match="is not trained: call encode or decode"):
+        four(**pairs)
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"num_latents": 3}, r"num_latents \(3\) is one of 1, 2, 4, 16, 64, 256"),
+        ({"num_latents": 16}, r"does not fit 8 x 8 patches .* leave 2 x 2 places. 16 x 16 patches fit"),
+        ({"patch_size": 128}, r"does not fit 2 x 2 patches .* leave nothing"),
+        ({"patch_size": 24}, r"patch_size \(24\) must divide image_size \(256\)"),
+        ({"hidden_size": 0}, r"hidden_size \(0\) must be at least 1"),
+        ({"temporal_layout": "mixed"}, "temporal_layout is 'mixed'; it takes 'folded' or 'grid'"),
+        ({"strides": []}, "strides is empty"),
+        ({"strides": ["5"]}, "a gap without a unit"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(fields, match):
+    with pytest.raises(ValueError, match=match):
+        LaqConfig(**fields)
+
+
+def test_a_fresh_model_starts_as_the_table_says():
+    torch.manual_seed(0)
+    model = LaqModel(_config("four"))
+    layer = model.decoder.layers[0]
+    assert torch.equal(layer.attention.key_scale, torch.ones(8))
+    assert abs(layer.context_attention.null.std().item() - 1) < 0.2
+    assert abs(model.bottleneck.codebook.weight.std().item() - 1) < 0.2
+    for module in (layer.attention.to_query, layer.positions.convolution, model.to_latents.convolution):
+        bound = module.weight[0].numel() ** -0.5
+        assert 0.9 * bound < module.weight.abs().max() <= bound
+
+
+def test_the_processor_s_pixels_are_those_of_pil(converted, moving_square):
+    """LAPA's script resizes with PIL's bilinear filter and divides by 255."""
+    processor = LatentActionProcessor.from_pretrained(converted["four"])
+    noise = np.random.default_rng(0).integers(0, 256, (2, 240, 320, 3), dtype=np.uint8)
+    for frame in (*noise, *moving_square(2, size=96), moving_square(1, size=24)[0]):
+        theirs = np.asarray(Image.fromarray(frame).resize((32, 32), Image.Resampling.BILINEAR))
+        ours = processor(frame)["pixel_values"][0].permute(1, 2, 0).numpy()
+        assert np.abs(ours * 255 - theirs).max() <= 1 + 1e-3
+    exact = noise[0, :32, :32]
+    np.testing.assert_allclose(processor(exact)["pixel_values"][0].permute(1, 2, 0) * 255, exact, atol=1e-3)
+
+
+def test_a_clip_is_labelled_as_its_pairs_are(converted, four, moving_square, write_video, decode_all, tmp_path):
+    pytest.importorskip("av")
+    pytest.importorskip("pyarrow")
+    from lara_tokenizer import encode_episode, load_episodes
+
+    file = write_video(tmp_path / "clip.mp4", moving_square(12, size=48, step=3))
+    processor = LatentActionProcessor.from_pretrained(converted["four"])
+    table = encode_episode(load_episodes(file)[0], four, processor, columns="latents")
+    frames = decode_all(file)
+    with torch.no_grad():
+        expected = four.encode(**processor(frames[:-6], frames[6:]))  # 0.6 s at 10 frames a second
+    assert table["stride"].unique().to_pylist() == ["0.6s"]
+    assert table["codes"].to_pylist() == expected.codes.tolist()
+    found = torch.tensor(table["latents"].to_pylist()).view(6, 4, 6)
+    torch.testing.assert_close(found, expected.latents, rtol=0, atol=5e-3)
+
+
+STRANGER = """
+import importlib.abc, json, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "lara_tokenizer":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import numpy as np, torch
+from transformers import AutoImageProcessor, AutoModel
+
+folder, frames = sys.argv[1], np.load(sys.argv[2])
+model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+with torch.no_grad():
+    print(json.dumps(model.encode(**processor(frames[0], frames[1])).codes.tolist()))
+"""
+
+
+def test_a_converted_folder_loads_where_this_package_is_not_installed(converted, golden, tmp_path, monkeypatch):
+    np.save(tmp_path / "frames.npy", random_frames(SIZES["four"]["image_size"]).numpy())
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER, str(converted["four"]), str(tmp_path / "frames.npy")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout) == golden["four.published.codes"].tolist()
