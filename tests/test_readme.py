@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
+from lara_tok.__main__ import app
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,5 +26,9 @@ def test_every_local_link_leads_somewhere(link):
 
 
 def test_every_command_of_the_readme_exists():
-    named = set(re.findall(r"lara-tok ([a-z]+)", README))
-    assert named <= {path.stem for path in (ROOT / "cli" / "lara_tok").glob("[a-z]*.py")}
+    command = typer.main.get_command(app)
+    for name, second in re.findall(r"lara-tok ([a-z]+)(?: ([a-z]+))?", README):
+        assert name in command.commands
+        group = command.commands[name]
+        if second and hasattr(group, "commands"):
+            assert second in group.commands

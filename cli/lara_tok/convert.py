@@ -1,4 +1,4 @@
-"""`lara-tok convert`: published checkpoints of Moto and LARA to ours, and ours to Moto's layout."""
+"""`lara-tok convert`: published checkpoints of other projects to ours, and ours to Moto's layout."""
 
 from __future__ import annotations
 
@@ -19,20 +19,32 @@ class Target(StrEnum):
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="Folder of a checkpoint of Moto or LARA; with --to moto, one of ours.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of Moto or LARA; a file of weights of LAPA, AdaWorld, DreamDojo or UniVLA; with --to moto, "
+            "a checkpoint of ours."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="A new folder for the converted checkpoint.")],
     vision_encoder: Annotated[
         str | None,
         typer.Option(
-            help="Its frozen vision encoder, which published files leave out: a transformers folder or Hub id."
+            help="The frozen vision encoder of Moto and LARA, which their files leave out: a transformers folder or Hub "
+            "id."
         ),
     ] = None,
     to: Annotated[Target, typer.Option(help="The layout to write.")] = Target.OURS,
     json_: JsonOption = False,
 ) -> None:
-    """Convert a published checkpoint to this package's, or back to Moto's layout.
+    """Convert a published checkpoint to this package's, or one of this package's to Moto's layout.
+
+    Whose it is shows in the names of its tensors; every one is checked. What was assumed, because the files do not say
+    it, is told in notes.
 
     Examples:
+
+      lara-tok convert laq_openx.pt --out lapa-laq
 
       lara-tok convert moto/oxe --vision-encoder facebook/vit-mae-large --out moto-lam
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import runpy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,14 +103,13 @@ class Checkpoint:
 
 
 def checkpoint_folder(name: str | os.PathLike[str]) -> Path:
-    """Where a checkpoint's files lie: "lara-lam" (bundled), a local folder or a Hub id, fetched. Imports no torch.
+    """Where a checkpoint's files lie: "lara-lam" (bundled), a local folder or a Hub id, fetched.
 
     Raises ValueError where there is none.
     """
-    # The file by itself: the package around it imports torch.
-    place = Path(__file__).parents[1] / "model" / "bundled.py"
-    resolve = runpy.run_path(str(place))["resolve_checkpoint"]
-    return _local_folder(resolve(name))[0]
+    from lara_tokenizer.model import resolve_checkpoint
+
+    return _local_folder(resolve_checkpoint(name))[0]
 
 
 def file_sha256(file: Path) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -34,6 +36,70 @@ def iter_tables(tokens: str | Path, columns: Sequence[str] | None = None) -> Ite
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, columns=columns)
+
+
+def iter_runs(
+    pieces: Iterable[pa.Table], names: Sequence[str], source: str | Path
+) -> Iterator[tuple[tuple[str, ...], pa.Table]]:
+    """Rows of a table that agree in `names`, all of them together, with what they agree in; in the table's order.
+
+    Args:
+        pieces: of a table that is sorted by `names`, as `iter_tables` gives them; a run may go over several.
+        names: columns of text: the first of the table's key.
+        source: the table, for the error.
+
+    Raises ValueError for rows that are not in the table's order.
+    """
+    waiting: list[pa.Table] = []
+    before: tuple[str, ...] = ()
+    for piece in pieces:
+        for key, rows in _runs(piece, names):
+            if waiting and key < before:
+                raise ValueError(f"{source} is not sorted by {', '.join(names)}: it was edited.")
+            if waiting and key != before:
+                yield before, _one_table(waiting)
+                waiting = []
+            waiting.append(rows)
+            before = key
+    if waiting:
+        yield before, _one_table(waiting)
+
+
+def check_frames(run: pa.Table, episode: str, source: str | Path) -> None:
+    """Raises ValueError where the frames of a run of one episode, camera and stride do not increase."""
+    if not (np.diff(run["frame_index"].to_numpy()) > 0).all():
+        raise ValueError(f"{source}: rows of episode {episode!r} are out of order, or there twice: it was edited.")
+
+
+def matrix(table: pa.Table, name: str) -> np.ndarray | None:
+    """A column of lists of one length as (rows, length); None where the table has no such column."""
+    if name not in table.column_names:
+        return None
+    values = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(-1, table.schema.field(name).type.list_size)
+
+
+def _runs(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[tuple[str, ...], pa.Table]]:
+    """Neighbouring rows that agree, with what they agree in."""
+    if not table.num_rows:
+        return
+    table = table.unify_dictionaries().combine_chunks()
+    columns = [_dictionary(table, name) for name in names]
+    changes = np.zeros(table.num_rows - 1, bool)
+    for column in columns:
+        changes |= np.diff(column.indices.to_numpy()) != 0
+    edges = [0, *(np.flatnonzero(changes) + 1).tolist(), table.num_rows]
+    for start, stop in pairwise(edges):
+        yield tuple(column[start].as_py() for column in columns), table.slice(start, stop - start)
+
+
+def _dictionary(table: pa.Table, name: str) -> pa.DictionaryArray:
+    column = table[name].combine_chunks()
+    return column if isinstance(column, pa.DictionaryArray) else column.dictionary_encode()
+
+
+def _one_table(pieces: Sequence[pa.Table]) -> pa.Table:
+    return pa.concat_tables(pieces).unify_dictionaries().combine_chunks()
 
 
 def describe(target: str | Path) -> dict[str, Any]:

@@ -13,9 +13,33 @@ from importlib import import_module
 
 _HOME = {
     "ExportSummary": "manifest",
+    "act_text": "act_words",
+    "act_tokens": "act_words",
+    "add_act_tokens": "act_words",
+    "export_groot": "groot",
+    "export_lapa": "lapa",
+    "export_lerobot": "lerobot",
+    "export_moto": "moto",
+    "export_univla": "univla",
+    "export_webdataset": "webdataset",
+    "parse_act_text": "act_words",
+    "undo_lerobot": "lerobot",
 }
 
-__all__ = ["ExportSummary"]
+__all__ = [
+    "ExportSummary",
+    "act_text",
+    "act_tokens",
+    "add_act_tokens",
+    "export_groot",
+    "export_lapa",
+    "export_lerobot",
+    "export_moto",
+    "export_univla",
+    "export_webdataset",
+    "parse_act_text",
+    "undo_lerobot",
+]
 
 
 def __getattr__(name: str) -> object:

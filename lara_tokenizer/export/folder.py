@@ -18,7 +18,7 @@ from typing import Any
 from lara_tokenizer.encode.fingerprint import differences
 from lara_tokenizer.errors import JobMismatchError
 
-_JOB, _DONE = "job.json", "done.txt"
+_JOB, _DONE, _EXPORT = "job.json", "done.txt", "export"
 
 
 class ExportFolder:
@@ -28,13 +28,14 @@ class ExportFolder:
         path: where to write.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._done_file = path / _DONE
-        # The last line may be cut short by a kill; that part is made again.
-        text = self._done_file.read_text(encoding="utf-8") if self._done_file.exists() else ""
-        self._done = set(text.split("\n")[:-1])
+    def __init__(self, partial: Path) -> None:
+        self.path, self._done_file = partial / _EXPORT, partial / _DONE
+        # The last line may be cut short by a kill; that part is made again. Without the folder nothing is done: it has
+        # its own name already.
+        is_begun = self.path.exists() and self._done_file.exists()
+        self._done = set(self._done_file.read_text(encoding="utf-8").split("\n")[:-1]) if is_begun else set()
         self._done_file.write_text("".join(f"{name}\n" for name in sorted(self._done)), encoding="utf-8")
+        self.path.mkdir(exist_ok=True)
 
     def is_done(self, part: str) -> bool:
         """Whether `part` was finished, by this run or an earlier one."""
@@ -80,12 +81,12 @@ def export_folder(out: str | os.PathLike[str], job: Mapping[str, Any]) -> Iterat
         unfinished = job_file.with_suffix(".tmp")
         unfinished.write_text(json.dumps(job, indent=2, sort_keys=True), encoding="utf-8")
         os.replace(unfinished, job_file)
-    yield ExportFolder(partial)
-    for name in (_JOB, _DONE):
-        (partial / name).unlink()
+    folder = ExportFolder(partial)
+    yield folder
     if target.exists():  # an empty folder
         target.rmdir()
-    os.replace(partial, target)
+    os.replace(folder.path, target)
+    shutil.rmtree(partial)
 
 
 def check_new(out: Path) -> None:

@@ -5,10 +5,7 @@ images/<episode>/img_00012.jpg             frame 12; with several cameras images
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +14,11 @@ from PIL import Image
 
 from lara_tokenizer.data import Episode
 from lara_tokenizer.export.folder import ExportFolder
+from lara_tokenizer.export.parallel import run_tasks
 
 IMAGES = "images"
 JPEG_QUALITY = 95
 _CHUNK = 32  # frames decoded at a time
-_AHEAD = 4  # episodes handed out for each worker: memory stays flat however many there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,43 +69,16 @@ def write_pictures(
     Raises:
         EpisodeReadError: for the first episode that cannot be read. What is finished by then is kept.
     """
-    waiting = ((_part(task), task) for task in tasks)
-    to_do = ((part, task) for part, task in waiting if not folder.is_done(part))
-    for part, count in _run(to_do, workers):
-        folder.mark_done(part)
+    to_do = (task for task in tasks if not folder.is_done(part_of(task)))
+    for task, count in run_tasks(_write, to_do, workers):
+        folder.mark_done(part_of(task))
         if progress is not None:
             progress(count)
 
 
-def _part(task: PictureTask) -> str:
+def part_of(task: PictureTask) -> str:
+    """The name under which an export's folder remembers that a task is done."""
     return f"pictures {task.episode.id} {task.camera}"
-
-
-def _run(to_do: Iterator[tuple[str, PictureTask]], workers: int | None) -> Iterator[tuple[str, int]]:
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    if workers == 0:
-        for part, task in to_do:
-            yield part, _write(task)
-        return
-    # Spawned: readers may hold open decoders, which do not survive a fork.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running: dict[Future[int], str] = {}
-        try:
-            for part, task in to_do:
-                running[pool.submit(_write, task)] = part
-                if len(running) >= workers * _AHEAD:
-                    yield from _finished(running)
-            while running:
-                yield from _finished(running)
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-def _finished(running: dict[Future[int], str]) -> Iterator[tuple[str, int]]:
-    done, _ = wait(running, return_when=FIRST_COMPLETED)
-    for future in done:
-        yield running.pop(future), future.result()
 
 
 def _write(task: PictureTask) -> int:

@@ -9,7 +9,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -18,10 +17,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lara_tokenizer.encode.read import iter_tables
+from lara_tokenizer.encode.read import check_frames, iter_runs, iter_tables, matrix
 from lara_tokenizer.encode.schema import read_metadata, token_files
 
-_ALWAYS = ("episode", "episode_index", "camera", "stride", "frame_index", "future_frame_index", "timestamp")
+_ALWAYS = (
+    "episode",
+    "episode_index",
+    "camera",
+    "stride",
+    "frame_index",
+    "future_frame_index",
+    "timestamp",
+    "future_timestamp",
+)
 _JUDGED_BY = ("code_margin", "motion", "valid")
 
 
@@ -40,9 +48,10 @@ class Track:
 
     Fields:
         frames, futures: int32 (R,), numbers within the episode; futures -1 where the row is invalid.
-        timestamps: float64 (R,), seconds of `frames`.
+        timestamps, future_timestamps: float64 (R,), seconds of `frames` and `futures`; of the latter NaN where invalid.
         codes: int16 (R, N), -1 where invalid; None for a continuous bottleneck, or where they were not asked for.
         latents: float16 (R, N * D), z before quantization; None where the table has none, or they were not asked for.
+        margins, motions: float32 (R,), `code_margin` and `motion`; NaN where there is none.
         wanted: bool (R,), the pairs to train on: valid, and above the thresholds that were given.
         texts: R instructions, None where there is none; None where the table has no such column, or was not asked.
     """
@@ -53,8 +62,11 @@ class Track:
     frames: np.ndarray
     futures: np.ndarray
     timestamps: np.ndarray
+    future_timestamps: np.ndarray
     codes: np.ndarray | None
     latents: np.ndarray | None
+    margins: np.ndarray
+    motions: np.ndarray
     wanted: np.ndarray
     texts: list[str | None] | None
 
@@ -160,46 +172,33 @@ class Tokens:
         """
         self.left_out.clear()
         read = [name for name in self.columns if name in (*_ALWAYS, *_JUDGED_BY, *columns)]
-        waiting: list[pa.Table] = []
-        before: tuple[str, str] | None = None
-        for table in iter_tables(self.path, read):
-            for key, rows in _runs(self._of_selection(table)):
-                if waiting and key != before:
-                    yield self._track(before, waiting)
-                    waiting = []
-                if before is not None and key < before:
-                    raise ValueError(f"{self.path} is not sorted by episode, camera and stride: it was edited.")
-                waiting.append(rows)
-                before = key
-        if waiting:
-            yield self._track(before, waiting)
+        pieces = map(self._of_selection, iter_tables(self.path, read))
+        for key, rows in iter_runs(pieces, ("episode", "camera"), self.path):
+            yield self._track(key, rows)
 
     def _of_selection(self, table: pa.Table) -> pa.Table:
         of_stride = pc.equal(table["stride"].cast(pa.string()), self.stride)
         of_camera = pc.is_in(table["camera"].cast(pa.string()), value_set=pa.array(self.cameras, pa.string()))
         return table.filter(pc.and_(of_stride, of_camera))
 
-    def _track(self, key: tuple[str, str] | None, pieces: list[pa.Table]) -> Track:
-        assert key is not None
-        table = pa.concat_tables(pieces).unify_dictionaries().combine_chunks()
-        codes = _matrix(table, "codes")
+    def _track(self, key: tuple[str, ...], table: pa.Table) -> Track:
+        codes = matrix(table, "codes")
         valid = table["valid"].to_numpy()
         if codes is not None:
             self._check_range(codes[valid], key)
-        frames = table["frame_index"].to_numpy()
-        if not (np.diff(frames) > 0).all():
-            raise ValueError(
-                f"{self.path}: rows of episode {key[0]!r} are out of order, or there twice: it was edited."
-            )
+        check_frames(table, key[0], self.path)
         return Track(
             episode=key[0],
             episode_index=table["episode_index"][0].as_py(),
             camera=key[1],
-            frames=frames,
+            frames=table["frame_index"].to_numpy(),
             futures=table["future_frame_index"].to_numpy(),
             timestamps=table["timestamp"].to_numpy(),
+            future_timestamps=table["future_timestamp"].to_numpy(),
             codes=codes,
-            latents=_matrix(table, "latents"),
+            latents=matrix(table, "latents"),
+            margins=table["code_margin"].to_numpy(),
+            motions=table["motion"].to_numpy(),
             wanted=self._wanted(table, valid),
             texts=table["text"].to_pylist() if "text" in table.column_names else None,
         )
@@ -218,7 +217,7 @@ class Tokens:
             wanted &= ~applies
         return wanted
 
-    def _check_range(self, codes: np.ndarray, key: tuple[str, str]) -> None:
+    def _check_range(self, codes: np.ndarray, key: tuple[str, ...]) -> None:
         size = self.codebook_size
         assert size is not None
         if codes.size and (codes.min() < 0 or codes.max() >= size):
@@ -226,31 +225,6 @@ class Tokens:
                 f"{self.path}: valid rows of episode {key[0]!r} hold codes from {codes.min()} to {codes.max()}, the "
                 f"model's codebook has 0 to {size - 1}: the table was edited. Encode again."
             )
-
-
-def _runs(table: pa.Table) -> Iterator[tuple[tuple[str, str], pa.Table]]:
-    """Neighbouring rows of one (episode, camera), each with its name."""
-    if not table.num_rows:
-        return
-    table = table.unify_dictionaries().combine_chunks()
-    episodes, cameras = (_dictionary(table, name) for name in ("episode", "camera"))
-    changes = (np.diff(episodes.indices.to_numpy()) != 0) | (np.diff(cameras.indices.to_numpy()) != 0)
-    edges = [0, *(np.flatnonzero(changes) + 1).tolist(), table.num_rows]
-    for start, stop in pairwise(edges):
-        yield (episodes[start].as_py(), cameras[start].as_py()), table.slice(start, stop - start)
-
-
-def _dictionary(table: pa.Table, name: str) -> pa.DictionaryArray:
-    column = table[name].combine_chunks()
-    return column if isinstance(column, pa.DictionaryArray) else column.dictionary_encode()
-
-
-def _matrix(table: pa.Table, name: str) -> np.ndarray | None:
-    """A column of lists of one length as a matrix."""
-    if name not in table.column_names:
-        return None
-    values = pa.concat_arrays([chunk.flatten() for chunk in table[name].chunks])
-    return values.to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)
 
 
 def _choose_stride(path: Path, there: Sequence[str], asked: str | None) -> str:

@@ -5,8 +5,9 @@
 #   1. lerobot 0.6.1 writes LeRobotDatasets v3.0, lerobot 0.3.3 v2.1, videos and pictures; each says what it reads;
 #   2. `lara-tok simulate` writes a dataset, and stock lerobot 0.6.1 opens it and says what it reads;
 #   3. our reader, which knows nothing of lerobot, gives the same frames, actions, states, tasks and episodes;
-#   4. on tiny instances of lerobot's own policy classes every tap gives the state that is meant;
-#   5. with the plugin, lerobot-train and lerobot-eval train, go on with, evaluate and export policies of type lara.
+#   4. each reads what `lara-tok export lerobot` adds to its datasets, trains on it, and --undo restores every byte;
+#   5. on tiny instances of lerobot's own policy classes every tap gives the state that is meant;
+#   6. with the plugin, lerobot-train and lerobot-eval train, go on with, evaluate and export policies of type lara.
 #
 # Usage: tests/compat/lerobot.sh [python of the project's environment]
 # It needs Python 3.12 (PYTHON312, default python3.12), a package index and about 14 GB in the temporary folder.
@@ -47,6 +48,8 @@ echo "== lara-tok simulate writes, lerobot opens" >&2
 echo "== we read all of them" >&2
 "$python" "$root/tests/compat/lerobot_read.py" v30/video v30/image v21/video v21/image simulated
 echo "== all equal" >&2
+echo "== labels as columns" >&2
+"$python" "$root/benchmarks/peer_readers/lerobot.py" --lerobot06 "$LEROBOT06" --lerobot03 "$LEROBOT03"
 
 # Beside that environment, not in it, and without dependencies: it has them.
 "$LEROBOT06" -m pip install --quiet --disable-pip-version-check --no-deps --target ours "$root" "$root/policy/lerobot_policy_lara"

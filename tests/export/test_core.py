@@ -122,11 +122,32 @@ def test_an_export_has_its_name_only_when_whole_and_goes_on_where_it_stopped(tmp
         pass
 
 
+def test_a_kill_after_the_last_step_leaves_no_claim_on_what_has_its_name(tmp_path):
+    out, partial = tmp_path / "out", tmp_path / "out.partial"
+
+    def is_killed():
+        with export_folder(out, {}) as folder:
+            (folder.path / "one").write_text("1")
+            folder.mark_done("one")
+            folder.path.rename(out)
+            raise RuntimeError("killed before the scratch was removed")
+
+    with pytest.raises(RuntimeError):
+        is_killed()
+    with pytest.raises(ValueError, match="exists already"), export_folder(out, {}):
+        pass
+    out.rename(tmp_path / "elsewhere")
+    with export_folder(out, {}) as folder:
+        assert not folder.is_done("one")
+    assert out.is_dir()
+    assert not partial.exists()
+
+
 def test_a_line_that_a_kill_cut_short_is_not_believed(tmp_path):
     def is_killed():
         with export_folder(tmp_path / "out", {}) as folder:
             folder.mark_done("whole")
-            with (folder.path / "done.txt").open("a") as stream:
+            with (folder.path.parent / "done.txt").open("a") as stream:
                 stream.write("episode_1")
             raise RuntimeError
 

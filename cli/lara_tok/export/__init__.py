@@ -12,6 +12,6 @@ app = typer.Typer(
     help="Hand a table of tokens to other frameworks, in the formats that they read.",
 )
 
-FORMATS: tuple[str, ...] = ()
+FORMATS: tuple[str, ...] = ("groot", "lapa", "lerobot", "moto", "univla", "webdataset")
 for _name in FORMATS:
     app.command(_name)(getattr(import_module(f"lara_tok.export.{_name}"), f"export_{_name}"))

@@ -8,6 +8,6 @@ import typer
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Compare and join tables of tokens.")
 
-ACTIONS: tuple[str, ...] = ()
+ACTIONS = ("diff", "merge")
 for _name in ACTIONS:
     app.command(_name)(getattr(import_module(f"lara_tok.tokens.{_name}"), f"{_name}_tokens"))

@@ -1,0 +1,185 @@
+"""Does LAPA read `lara-tok export lapa`? Their own loader, unmodified, on a small export; codes equal the table's.
+
+    python benchmarks/peer_readers/lapa.py --checkout path/to/LAPA [--tokens tokens.parquet --source videos/]
+
+Needs a checkout of github.com/LatentActionPretraining/LAPA at COMMIT, and jax, flax, ml_collections, albumentations
+below 2 (they call its crop as it was in 1), sentencepiece and datasets. What runs of theirs, from `latent_pretraining`:
+data.py (DatasetFactory, and by it DeltaVisionTextProcessor and JsonDeltaDataset with img_aug=True), and for the first
+pairs vqgan.py, at full size with random weights; the other pairs get the same 256 codes of a picture each, since a
+picture takes half a second.
+
+What stands in, from outside: their helper library tux, of which two functions are used (it does not import with a jax
+of today); and their LLaMATokenizer, a wrapper of SentencePiece (its file wants flax classes that transformers 5
+dropped): here a SentencePiece model trained on the instructions, without begin and end as theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import pickle
+import sys
+import tempfile
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _sample import check_file, write_sample
+
+from lara_tokenizer.encode import read_tokens
+from lara_tokenizer.export import export_lapa
+from lara_tokenizer.export.pictures import picture_name
+
+COMMIT = "46aca51d7faebcec02d7d323bbb3820c2df07bc6"
+DATA, DATA_BLOB = "latent_pretraining/data.py", "ca3d36d861dc64720389f49ca0a65f3adc270543"
+SHAPES = ((4, 8), (8, 128))  # N, K: theirs and ours
+BATCH = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkout", type=Path, required=True)
+    parser.add_argument("--tokens", type=Path, help="A real table. Default: random codes for generated clips.")
+    parser.add_argument("--source", help="The video of that table.")
+    parser.add_argument("--pictures", type=int, default=8, help="Pairs whose picture goes through their VQGAN.")
+    options = parser.parse_args()
+    data = import_theirs(options.checkout)
+    print(f"LAPA {COMMIT[:7]}, {check_file(options.checkout, DATA, DATA_BLOB)}")
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        vqgan = write_random_vqgan(scratch / "vqgan.pickle")
+        if options.tokens is not None:
+            compare(data, options.tokens, options.source, scratch / "real", vqgan, options.pictures)
+        for num_latents, codebook_size in () if options.tokens else SHAPES:
+            folder = scratch / f"{num_latents}x{codebook_size}"
+            tokens, source = write_sample(folder, num_latents, codebook_size)
+            compare(data, tokens, source, folder, vqgan, options.pictures)
+
+
+def import_theirs(checkout: Path) -> Any:
+    """Their data.py, with the two functions of tux that it and vqgan.py use."""
+    from ml_collections import ConfigDict
+
+    tux: Any = types.ModuleType("tux")
+    tux.open_file = open
+    tux.function_args_to_config = lambda function: ConfigDict(
+        {
+            name: parameter.default
+            for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.default is not parameter.empty
+        }
+    )
+    sys.modules["tux"] = tux
+    sys.path.insert(0, str(checkout))
+    from latent_pretraining import data
+
+    return data
+
+
+def write_random_vqgan(path: Path) -> Path:
+    """Weights for the encoder of their VQGAN, as its constructor reads them."""
+    import jax
+    from latent_pretraining.vqgan import VQGANConfig, VQGANModel
+
+    model = VQGANModel(VQGANConfig.get_default_config())
+    weights = model.init(jax.random.PRNGKey(0), np.zeros((1, 256, 256, 3), np.float32), method=model.encode)
+    path.write_bytes(pickle.dumps(jax.device_get(weights["params"])))
+    return path
+
+
+class Words:
+    """What their loader asks of a tokenizer, by SentencePiece."""
+
+    def __init__(self, texts: list[str], folder: Path) -> None:
+        import sentencepiece
+
+        corpus = folder / "texts.txt"
+        folder.mkdir(parents=True, exist_ok=True)
+        corpus.write_text("\n".join([*texts, "<vision> </vision> <delta> </delta>"]))
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(corpus), model_prefix=str(folder / "words"), vocab_size=500, hard_vocab_limit=False, minloglevel=2
+        )
+        self._model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "words.model"))
+        self.bos_token_id, self.eos_token_id = self._model.bos_id(), self._model.eos_id()
+
+    def encode(self, text: str) -> list[int]:
+        return self._model.encode(text)
+
+    def decode(self, ids: list[int]) -> str:
+        return self._model.decode(ids)
+
+
+class SameCodes:
+    """In place of their VQGAN: 256 codes for any picture."""
+
+    def encode(self, images: np.ndarray) -> tuple[None, np.ndarray]:
+        return None, np.full((len(images), 16, 16), 7)
+
+
+def compare(data: Any, tokens: Path, source: Any, folder: Path, vqgan: Path, pictures: int) -> None:
+    """Export, read every line, and compare codes and instructions with the table's."""
+    out = folder / "export"
+    summary = export_lapa(tokens, source, out, workers=0, instruction="do something")
+    lines = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
+    words = Words(sorted({line["instruction"] for line in lines}), folder / "words")
+    rows = {
+        picture_name(row["episode"], row["camera"], row["frame_index"]): row
+        for row in read_tokens(tokens).to_pylist()
+        if row["valid"]
+    }
+    dataset = data.DatasetFactory.load_dataset(config_of(summary.settings, out, vqgan), words, node_info=None)
+    # They shuffle all lines at the start, and again when all were read: here what they hold is known.
+    order = [json.loads(text) for text, _ in dataset._data]
+    assert sorted(map(json.dumps, order)) == sorted(map(json.dumps, lines))
+    batches = iter(dataset)
+    ends = []
+    for number in range(len(order) // BATCH):
+        if number * BATCH >= pictures:
+            dataset.text_processor.vqgan = SameCodes()
+        batch, _ = next(batches)
+        for row in range(BATCH):
+            line = order[number * BATCH + row]
+            example = {name: values[row] for name, values in batch.items()}
+            ends.append(check(example, line, rows[line["image"]], words))
+    used = {code for row in rows.values() for code in row["codes"]}
+    print(
+        f"  N {len(line['delta'])}, K {summary.settings['--llama.delta_vocab_size']}: {len(ends)} of {summary.pairs} "
+        f"pairs read, delta = the table's codes ({len(used)} different, up to {max(used)}); the last of them stands at "
+        f"place {max(ends)} of {dataset.seq_length}"
+    )
+
+
+def check(example: dict[str, np.ndarray], line: dict[str, Any], row: dict[str, Any], words: Words) -> int:
+    """What their loader made of a line, and the table's row; returns the place of the last code."""
+    ids = example["input_tokens"]
+    delta, vision = ids[example["input_delta_masks"]], ids[example["input_vision_masks"]]
+    assert delta.dtype == np.int32, delta.dtype
+    assert delta.tolist() == list(row["codes"]), (line["image"], delta, row["codes"])
+    assert len(vision) == 257, len(vision)  # 256 codes of the picture, and an end
+    prompt = words.encode(line["instruction"])
+    assert ids[1 : 1 + len(prompt)].tolist() == prompt
+    assert (row.get("text") or "") in words.decode(prompt)
+    bears_loss = example["loss_masks"] * example["target_delta_masks"]
+    assert bears_loss.sum() == len(row["codes"]), bears_loss.sum()
+    return int(np.flatnonzero(example["input_delta_masks"])[-1])
+
+
+def config_of(settings: dict[str, Any], out: Path, vqgan: Path) -> dict[str, Any]:
+    """The export's own settings as the config that their flags become."""
+    config: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name.startswith("--train_dataset."):
+            *parts, last = name.removeprefix("--train_dataset.").split(".")
+            where = config
+            for part in parts:
+                where = where.setdefault(part, {})
+            where[last] = value.replace("<this folder>", str(out)) if isinstance(value, str) else value
+    config["delta_vision_text_processor"]["vqgan_checkpoint_path"] = str(vqgan)
+    config["json_delta_dataset"] |= {"use_data_sharded_loader": False, "batch_size": BATCH}  # one machine
+    return config
+
+
+if __name__ == "__main__":
+    main()

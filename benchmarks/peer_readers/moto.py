@@ -1,0 +1,369 @@
+"""Our exports, read by Moto's own dataset classes: the same frames, actions, masks and codes?
+
+    python benchmarks/peer_readers/moto.py --checkout path/to/Moto --peer-python path/to/env/bin/python
+
+The exports are made here: videos of a moving picture, with actions and instructions, encoded by lara-lam. Moto runs in
+its environment (transformers 4.38 to 4.46, torch, lmdb, opencv-python-headless, accelerate, tensorboard, omegaconf,
+hydra-core, pyrootutils, einops, timm): LMDBDataset_for_MotoGPT_{OXE,RT1,CALVIN} and JsonDataset_for_MotoGPT_Video
+through its `load_dataset`, and `calculate_loss` of its trainer with a small Moto-GPT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import moto_stand_ins
+import numpy as np
+
+STYLES = ("oxe", "rt1", "calvin")
+LENGTHS = {"one": 70, "two": 83, "three": 3, "four": 91, "five": 60}  # "three" is shorter than a pair
+HEIGHT, WIDTH, FPS = 64, 80, 10
+GAP, SEQUENCE, CHUNK = 3, 2, 3
+FRAME_ERROR = 4.0  # of 255, on average over a frame; the frame before or after is off by far more, if it moved
+TIME_LIMIT = 300  # seconds; Moto's datasets try for ever where nothing can be read
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--checkout", type=Path, required=True)
+    parser.add_argument("--peer-python", default=sys.executable)
+    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.read:
+        signal.alarm(TIME_LIMIT)
+        read(arguments.checkout, arguments.read)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        make(Path(scratch))
+        command = [arguments.peer_python, __file__, "--checkout", arguments.checkout.resolve(), "--read", scratch]
+        moto_stand_ins.run(command)
+
+
+class Recorded:
+    """Frames, actions and an instruction, in memory; the reader of an episode."""
+
+    def __init__(self, frames: np.ndarray, actions: np.ndarray, text: str) -> None:
+        self.pixels, self.actions, self.text = frames, actions, text
+
+    def index(self, camera: str) -> Any:
+        from lara_tokenizer.data.episode import FrameIndex
+
+        return FrameIndex(np.arange(len(self.pixels)) / FPS, FPS)
+
+    def frames(self, camera: str, indices: Any) -> np.ndarray:
+        return self.pixels[np.asarray(indices, int)]
+
+    def signals(self) -> Any:
+        from lara_tokenizer.data.episode import Signals
+
+        return Signals(actions=self.actions, texts=(self.text,) * len(self.pixels))
+
+    def close(self) -> None:
+        pass
+
+
+def make(scratch: Path) -> None:
+    """An export of each style, and what is to come out of them."""
+    from lara_tokenizer.data import Episode
+    from lara_tokenizer.encode import encode_dataset, read_tokens
+    from lara_tokenizer.export import export_moto
+
+    rng = np.random.default_rng(0)
+    recorded = {name: _recorded(length, name, rng) for name, length in sorted(LENGTHS.items())}
+    episodes = [
+        Episode(name, reader, text=reader.text, fps=FPS, offers=("actions", "text"))
+        for name, reader in recorded.items()
+    ]
+    options = {"strides": [f"{GAP}f"], "keep_tail": True, "columns": ["text"], "workers": 0}
+    encode_dataset(episodes, "lara-lam", out=scratch / "tokens.parquet", **options)
+    for style in STYLES:
+        summary = export_moto(
+            scratch / "tokens.parquet", episodes, scratch / style, style=style, min_motion=0.02, workers=0
+        )
+        print(f"{style}: {summary.pairs} pairs of {summary.episodes} episodes, left out {summary.left_out}")
+    table = read_tokens(scratch / "tokens.parquet")
+    motion = np.array(table["motion"].to_pylist(), float)
+    np.savez(
+        scratch / "expected.npz",
+        episode=np.array(table["episode"].to_pylist()),
+        frame=table["frame_index"].to_numpy(),
+        codes=np.array(table["codes"].to_pylist()),
+        valid=table["valid"].to_numpy() & (motion >= 0.02),
+        **{f"frames_{name}": reader.pixels for name, reader in recorded.items()},
+        **{f"actions_{name}": reader.actions for name, reader in recorded.items()},
+    )
+
+
+def _recorded(length: int, name: str, rng: np.random.Generator) -> Recorded:
+    """A grey picture that moves; every third of the time it stands, so that some pairs have little motion."""
+    picture = rng.integers(0, 256, (HEIGHT // 8, WIDTH // 8, 1), np.uint8).repeat(8, 0).repeat(8, 1).repeat(3, 2)
+    place = np.cumsum(rng.integers(3, 9, length) * (np.arange(length) // 8 % 3 > 0))
+    frames = np.stack([np.roll(picture, int(left), 1) for left in place])
+    actions = rng.uniform(-1, 1, (length, 7)).astype(np.float32)
+    return Recorded(frames, actions, f"Push the box {name}.")
+
+
+@dataclass
+class Expected:
+    """What the exports were made from, by step of the LMDB."""
+
+    frames: np.ndarray
+    actions: np.ndarray
+    episode: np.ndarray
+    names: list[str]
+    codes: np.ndarray
+    valid: np.ndarray
+
+    @classmethod
+    def load(cls, scratch: Path) -> Expected:
+        told = np.load(scratch / "expected.npz")
+        names = sorted(LENGTHS)
+        lengths = [LENGTHS[name] for name in names]
+        first = dict(zip(names, np.cumsum([0, *lengths]).tolist(), strict=False))
+        codes = np.full((sum(lengths), told["codes"].shape[1]), -1)
+        valid = np.zeros(sum(lengths), bool)
+        steps = np.array([first[name] for name in told["episode"]]) + told["frame"]
+        codes[steps], valid[steps] = told["codes"], told["valid"]
+        return cls(
+            frames=np.concatenate([told[f"frames_{name}"] for name in names]),
+            actions=np.concatenate([told[f"actions_{name}"] for name in names]),
+            episode=np.repeat(np.arange(len(names)), lengths),
+            names=names,
+            codes=codes,
+            valid=valid,
+        )
+
+    def futures(self, step: int) -> list[int | None]:
+        """The steps d, 2d, ... later, as long as they are of the same episode."""
+        steps: list[int | None] = [None] * SEQUENCE
+        for i in range(SEQUENCE):
+            future = step + (i + 1) * GAP
+            if future >= len(self.episode) or self.episode[future] != self.episode[step]:
+                break
+            steps[i] = future
+        return steps
+
+    def error(self, seen: Any, step: int) -> float:
+        """How far a frame (3, H, W) is from that of a step; it is not that of the step before or after."""
+        pixels = seen.permute(1, 2, 0).numpy().astype(int)
+        error = float(np.abs(pixels - self.frames[step]).mean())
+        for other in (step - 1, step + 1):
+            if 0 <= other < len(self.frames) and not np.array_equal(self.frames[other], self.frames[step]):
+                assert np.abs(pixels - self.frames[other]).mean() > 3 * error
+        return error
+
+
+def read(checkout: Path, scratch: Path) -> None:
+    """Moto's side."""
+    moto_stand_ins.enter(checkout)
+    import cv2
+    import torch
+    import transformers
+    from common.data import datasets
+    from common.data.data_utils import load_dataset
+
+    from lara_tokenizer.export.moto_wrapper import with_stored_codes
+
+    print(f"  transformers {transformers.__version__}, torch {torch.__version__}, OpenCV {cv2.__version__}")
+    expected = Expected.load(scratch)
+    for style in STYLES:
+        os.chdir(scratch / style)
+        with_actions = style != "oxe"
+        model_says = {
+            "sequence_length": SEQUENCE,
+            "chunk_size": CHUNK,
+            "act_dim": 7,
+            "do_extract_future_frames": True,
+            "do_extract_action": with_actions,
+        }
+        train, val = load_dataset("data_config.yaml", model_says)
+        if style == "oxe":
+            print(f"oxe: load_dataset gives a mixture of {len(train)} and {len(val)} samples, resized: its ids")
+            check("train", with_stored_codes(train), train.datasets[0].dataset, expected, frames=False)
+            train = datasets.LMDBDataset_for_MotoGPT_OXE(
+                lmdb_dir="lmdb/lara",
+                video_dir="video/lara/image",
+                split="train",
+                skip_frame=GAP,
+                rgb_shape=(HEIGHT, WIDTH),
+                **model_says,
+            )
+        check("train", with_stored_codes(train), train, expected, frames=True)
+        check("val", with_stored_codes(val), val if style != "oxe" else val.datasets[0].dataset, expected, frames=False)
+    os.chdir(scratch / "rt1")
+    check_videos(datasets, expected)
+    check_trainer(with_stored_codes(load_dataset("data_config.yaml", model_says)[0]), scratch)
+
+
+def check(split: str, wrapped: Any, dataset: Any, expected: Expected, frames: bool) -> None:
+    """Every sample of a dataset, through the wrapper."""
+    kind = type(dataset).__name__
+    errors: list[float] = []
+    own = actions = labels = masked = 0
+    for index in range(len(wrapped)):
+        sample = wrapped[index]
+        own += sample["idx"] == index  # where nothing can be learned, Moto takes another sample
+        step = dataset.start_step + sample["idx"]
+        futures = expected.futures(step)
+        name = expected.names[expected.episode[step]]
+        texts = (f"Push the box {name}.", f"push the box {name}")  # Moto lowers it, but for CALVIN
+        assert sample["lang"] in texts, sample["lang"]
+        _check_codes(sample, [step, *futures], expected)
+        labels += int(sample["latent_mask"].sum())
+        masked += sum(future is not None for future in futures) - int(sample["latent_mask"].sum())
+        if dataset.do_extract_action:
+            actions += _check_actions(sample, step, expected, "CALVIN" in kind)
+        if frames:
+            pictures = [(sample["rgb_initial"][0], step), *zip(sample["rgb_future"], futures, strict=True)]
+            errors += [expected.error(seen, at) for seen, at in pictures if at is not None]
+    told = f"{kind}, {split}: {len(wrapped)} samples ({own} as asked), {labels} codes equal, {masked} masked"
+    if dataset.do_extract_action:
+        told += f", {actions} actions equal"
+    if errors:
+        assert max(errors) < FRAME_ERROR, max(errors)
+        told += f", {len(errors)} frames within {max(errors):.2f} of 255 (mean {np.mean(errors):.2f})"
+    print(told)
+
+
+def _check_codes(sample: dict[str, Any], steps: list[int | None], expected: Expected) -> None:
+    codes, mask = sample["latent_motion_ids"].numpy(), sample["latent_mask"].numpy()
+    for i in range(SEQUENCE):
+        valid = steps[i + 1] is not None and expected.valid[steps[i]]
+        assert mask[i] == valid, (steps, mask)
+        np.testing.assert_array_equal(codes[i], expected.codes[steps[i]] if valid else 0)
+
+
+def _check_actions(sample: dict[str, Any], step: int, expected: Expected, is_calvin: bool) -> int:
+    """Compares a sample's chunks of actions; how many there are."""
+    there = 0
+    for i in range(SEQUENCE):
+        for j in range(CHUNK):
+            at = step + i * GAP + j
+            same = at < len(expected.episode) and expected.episode[at] == expected.episode[step]
+            assert sample["mask"][i, j] == same
+            if same:
+                action = expected.actions[at].copy()
+                if is_calvin:
+                    action[-1] = (action[-1] + 1) / 2  # as its class has it
+                np.testing.assert_array_equal(sample["actions"][i, j].numpy(), action)
+            there += int(same)
+    return there
+
+
+def check_videos(datasets: Any, expected: Expected) -> None:
+    """The class that reads mp4 files alone, each at every frame."""
+    from lara_tokenizer.export.moto_wrapper import with_stored_codes
+
+    video_dir = "video/lara/image"
+    index = json.loads(Path(video_dir, "video_metadata.json").read_text())["train"]
+    dataset = datasets.JsonDataset_for_MotoGPT_Video(
+        split="train", skip_frame=GAP, sequence_length=SEQUENCE, video_dir=video_dir, rgb_shape=(HEIGHT, WIDTH)
+    )
+    wrapped = with_stored_codes(dataset, "lmdb/lara")
+    errors = []
+    for place, (_, length, first) in enumerate(dataset.videos):
+        for start in range(length - GAP):
+            sample = dataset.obtain_item(place, start_local_step=start)
+            at = [first + start, *expected.futures(first + start)]
+            pictures = [sample["rgb_initial"][0], *sample["rgb_future"]]
+            assert sample["latent_mask"].tolist() == [float(step is not None) for step in at[1:]]
+            errors += [expected.error(seen, step) for seen, step in zip(pictures, at, strict=True) if step is not None]
+    assert max(errors) < FRAME_ERROR, max(errors)
+    labels = 0
+    for place in range(200):
+        sample = wrapped[place]
+        step = dataset.videos[sample["idx"]][2] + sample["start_local_step"]
+        _check_codes(sample, [step, *expected.futures(step)], expected)
+        labels += int(sample["latent_mask"].sum())
+    print(
+        f"JsonDataset_for_MotoGPT_Video: {len(dataset.videos)} of {len(index['videos'])} videos in train, "
+        f"{len(errors)} frames within {max(errors):.2f} of 255, 200 samples with {labels} codes equal"
+    )
+
+
+def check_trainer(wrapped: Any, scratch: Path) -> None:
+    """`calculate_loss` of their trainer, with a Moto-GPT of their code: it sees our codes, and learns from them."""
+    import torch
+    from moto_gpt.src.trainers.moto_gpt_trainer import MotoGPT_Trainer
+
+    from lara_tokenizer.export.moto_wrapper import stored_codes
+
+    torch.manual_seed(0)
+    batch = torch.utils.data.default_collate([wrapped[index] for index in range(0, 64, 4)])
+    batch["lang_input_ids"] = torch.randint(0, 30, (len(batch["idx"]), 6))
+    batch["lang_attention_mask"] = torch.ones_like(batch["lang_input_ids"])
+    trainer = MotoGPT_Trainer.__new__(MotoGPT_Trainer)  # its constructor needs a GPU
+    trainer.moto_gpt = _small_moto_gpt(scratch / "vision", batch["latent_motion_ids"].shape[-1])
+    trainer.moto_gpt_config = type("Config", (dict,), {"latent_motion_pred": True})()
+    trainer.latent_motion_tokenizer = None
+    trainer.pred_binary_gripper_action = False
+    trainer.rgb_preprocessor = _preprocessor()
+    seen: list[torch.Tensor] = []
+    trainer.moto_gpt.embed_latent_motion.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    optimizer = torch.optim.AdamW([p for p in trainer.moto_gpt.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    with stored_codes(trainer):
+        for _ in range(30):
+            loss = trainer.calculate_loss(batch, train=True)
+            optimizer.zero_grad()
+            loss["total_loss"].backward()
+            optimizer.step()
+            losses.append(loss["latent_motion"].item())
+    assert all(torch.equal(codes, batch["latent_motion_ids"]) for codes in seen)
+    assert losses[-1] < losses[0]
+    assert trainer.latent_motion_tokenizer is None
+    assert "calculate_loss" not in vars(trainer)
+    print(
+        f"MotoGPT_Trainer.calculate_loss, {len(losses)} steps without a tokenizer: Moto-GPT was given the batch's "
+        f"codes each time; cross-entropy on them {losses[0]:.2f} -> {losses[-1]:.2f}"
+    )
+
+
+def _small_moto_gpt(vision: Path, num_latents: int) -> Any:
+    from moto_gpt.src.models.mae_model import MaeEncoder
+    from moto_gpt.src.models.moto_gpt import MotoGPT
+    from moto_gpt.src.models.trajectory_gpt2 import GPT2Config, GPT2Model
+    from transformers import T5Config, T5EncoderModel, ViTMAEConfig, ViTMAEModel
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    ViTMAEModel(ViTMAEConfig(image_size=32, patch_size=16, **sizes)).save_pretrained(vision)
+    language = T5Config(vocab_size=30, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    gpt = GPT2Config(
+        vocab_size=1, n_embd=32, n_layer=2, n_head=2, activation_function="relu", dropout=0.0, n_positions=1024
+    )
+    return MotoGPT(
+        model_lang=T5EncoderModel(language),
+        model_vision=MaeEncoder(use_obs_feature=True, pretrained_model_name_or_path=str(vision)),
+        model_causal_transformer=GPT2Model(gpt),
+        act_dim=7,
+        hidden_size=32,
+        sequence_length=SEQUENCE,
+        chunk_size=CHUNK,
+        per_latent_motion_len=num_latents,
+        latent_motion_codebook_size=128,
+        latent_motion_pred=True,
+        act_pred=True,
+        img_feat_dim=32,
+        patch_feat_dim=32,
+        lang_feat_dim=16,
+    )
+
+
+def _preprocessor() -> Any:
+    from common.processors.rgb_preprocessors import RGB_PreProcessor
+
+    return RGB_PreProcessor(
+        rgb_shape=[32, 32], rgb_mean=[0.5] * 3, rgb_std=[0.5] * 3, do_random_shift=True, shift_pad=2
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""`lara-tok export lapa`: the jsonl that LAPA's latent pretraining reads."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lara_tok._common import JsonOption, emit
+from lara_tok._source import FromOption
+from lara_tok.export._live import counting
+from lara_tok.export._options import (
+    CameraOption,
+    MinMarginOption,
+    MinMotionOption,
+    OutOption,
+    SourceArgument,
+    StrideOption,
+    TokensArgument,
+    WorkersOption,
+    render,
+)
+
+
+def export_lapa(
+    tokens: TokensArgument,
+    source: SourceArgument,
+    *,
+    out: OutOption,
+    instruction: Annotated[
+        str | None, typer.Option(help="For episodes without one. Default: those are refused.")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="The prompt, with {instruction} where it goes. Default: LAPA's own.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the order of lines.")] = 0,
+    images: Annotated[bool, typer.Option(help="Write the pictures, or leave them to you.")] = True,
+    stride: StrideOption = None,
+    camera: CameraOption = None,
+    min_margin: MinMarginOption = 0.0,
+    min_motion: MinMotionOption = 0.0,
+    workers: WorkersOption = None,
+    from_: FromOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Write train.jsonl and images/ for LAPA's latent pretraining, and print the flags that its train.py needs.
+
+    Run the same command again to go on after a stop.
+
+    Example: lara-tok export lapa tokens.parquet videos/ --out for-lapa
+    """
+    from lara_tokenizer.export.lapa import TEMPLATE, export_lapa
+
+    with counting("pictures" if images else "lines") as progress:
+        summary = export_lapa(
+            tokens,
+            source,
+            out,
+            instruction=instruction,
+            template=TEMPLATE if template is None else template,
+            seed=seed,
+            images=images,
+            stride=stride,
+            cameras=camera or (),
+            min_margin=min_margin,
+            min_motion=min_motion,
+            workers=workers,
+            from_list=from_,
+            progress=progress,
+        )
+    emit(summary.to_dict(), json_, render)

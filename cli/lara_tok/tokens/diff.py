@@ -1,0 +1,103 @@
+"""`lara-tok tokens diff`: what differs between two tables of tokens."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from lara_tok._common import JsonOption, console, emit
+
+_LINES = 10  # of episodes; --json has them all
+
+
+def diff_tokens(
+    a: Annotated[str, typer.Argument(help="The table before: tokens.parquet, or a folder of shards.")],
+    b: Annotated[str, typer.Argument(help="The table after.")],
+    json_: JsonOption = False,
+) -> None:
+    """Say which share of the codes moved between two tables, on which episodes.
+
+    Rows belong together when episode, camera, stride and frame are the same; --json names all episodes.
+    Exit code: 0 equal, 1 something differs, 2 usage, or tables that cannot be compared.
+
+    Example: lara-tok tokens diff before.parquet after.parquet
+    """
+    from lara_tokenizer.encode import diff_tokens as diff
+
+    result = diff(a, b).to_dict()
+    emit(result, json_, _render)
+    raise typer.Exit(0 if result["is_equal"] else 1)
+
+
+def _render(result: dict[str, Any]) -> None:
+    for name in ("a", "b"):
+        _line(name, f"{result[name]['path']}: {_model(result[name])}")
+    if not result["same_model"]:
+        _line("", "of different models: codes of models that were not refined from each other have nothing in common")
+    rows = result["rows"]
+    _line("rows", f"{rows['both']:,} in both, {rows['only_a']:,} only in a, {rows['only_b']:,} only in b")
+    if result["validity_changed"]:
+        _line("", f"{result['validity_changed']:,} valid in one of them only")
+    if result["other_future"]:
+        _line("", f"{result['other_future']:,} with another later frame, not compared")
+    if result["codes"] is not None and result["codes"]["pairs"]:
+        _render_codes(result)
+    if (latents := result["latents"]) is not None and latents["pairs"]:
+        told = f"{latents['pairs_changed']:,} of {latents['pairs']:,} pairs changed"
+        if latents["cosine"] is not None and latents["relative_l2"] is not None:
+            told += f", mean cosine {latents['cosine']:.4f}, relative change {latents['relative_l2']:.4f}"
+        _line("latents", told)
+    _render_episodes(result)
+    _line("equal" if result["is_equal"] else "different", "")
+
+
+def _render_codes(result: dict[str, Any]) -> None:
+    codes = result["codes"]
+    share = f"{codes['codes_changed_share']:.2%} of all codes"
+    _line("changed", f"{codes['pairs_changed']:,} of {codes['pairs']:,} pairs ({codes['pairs_changed_share']:.2%})")
+    _line("", share)
+    if not codes["codes_changed"]:
+        return
+    for stride, part in result["by_stride"].items():
+        _line(f"stride {stride}", f"{part['codes_changed_share']:.2%} of the codes of {part['pairs']:,} pairs")
+    _line("by position", " ".join(f"{share_there:.2%}" for share_there in codes["position_shares"]))
+    for move in result["moves"]:
+        place = f"position {move['position']}"
+        _line("move", f"{place}: {move['before']} became {move['after']}, {move['count']:,} times")
+
+
+def _render_episodes(result: dict[str, Any]) -> None:
+    """The episodes in which most changed."""
+    told = [(name, text) for name, part in result["by_episode"].items() if (text := _episode(part))]
+    for name, text in told[:_LINES]:
+        _line("episode", f"{name}: {text}")
+    if len(told) > _LINES:
+        _line("", f"and {len(told) - _LINES:,} more; --json names all")
+
+
+def _episode(part: dict[str, Any]) -> str:
+    """What changed in an episode, "" for nothing."""
+    texts = []
+    if part["pairs_changed"]:
+        of_codes = f", {part['codes_changed_share']:.2%} of its codes" if "codes_changed_share" in part else ""
+        texts.append(f"{part['pairs_changed']:,} of {part['pairs']:,} pairs changed{of_codes}")
+    if part["only_a"]:
+        texts.append(f"{part['only_a']:,} rows only in a")
+    if part["only_b"]:
+        texts.append(f"{part['only_b']:,} rows only in b")
+    if part["validity_changed"]:
+        texts.append(f"{part['validity_changed']:,} valid in one of them only")
+    if part["other_future"]:
+        texts.append(f"{part['other_future']:,} with another later frame")
+    return "; ".join(texts)
+
+
+def _model(table: dict[str, Any]) -> str:
+    at = f" at {table['revision']}" if table["revision"] else ""
+    weights = ", ".join(digest[:12] for digest in table["weights_sha256"].values())
+    return f"{table['model']}{at}, weights {weights}"
+
+
+def _line(name: str, text: str) -> None:
+    console.print(f"{name:12}{text}".rstrip(), markup=False, highlight=False, soft_wrap=True)

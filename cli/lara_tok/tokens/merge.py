@@ -1,0 +1,38 @@
+"""`lara-tok tokens merge`: several tables of tokens as one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from lara_tok._common import JsonOption, console, emit
+
+
+def merge_tokens(
+    tables: Annotated[list[str], typer.Argument(help="Two tables or more: .parquet files, folders of shards.")],
+    out: Annotated[str, typer.Option(help="tokens.parquet for one file, tokens/ for a folder of shards.")],
+    json_: JsonOption = False,
+) -> None:
+    """Join tables of one model into one: other episodes, cameras or strides, made the same way.
+
+    A row that is in two of them, or a model or an option that differs, is refused; nothing is computed anew.
+
+    Example: lara-tok tokens merge left.parquet right.parquet --out tokens.parquet
+    """
+    from lara_tokenizer.encode import merge_tokens as merge
+
+    emit(merge(tables, out).to_dict(), json_, _render)
+
+
+def _render(result: dict[str, Any]) -> None:
+    strides = ", ".join(result["strides"])
+    _print(f"{result['out']}: {result['rows']:,} rows of {result['episodes']:,} episodes, strides {strides}")
+    for path, count in result["rows_of"].items():
+        _print(f"  {count:,} of {path}")
+    for note in result["notes"]:
+        _print(f"  note: {note}")
+
+
+def _print(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,163 @@
+"""LAPA's jsonl for latent pretraining: a line a pair, with the codes as `delta`.
+
+Read by `latent_pretraining/data.py` of github.com/LatentActionPretraining/LAPA (`DeltaVisionTextProcessor` and
+`JsonDeltaDataset`, dataset type json_vision_delta); written there by `laq/inference_sthv2.py`, with these five fields:
+
+{"image": "images/a.mp4/img_00012.jpg", "vision": [], "instruction": "<s> ... ASSISTANT:", "delta": ["3", "1"],
+ "fields": "[instruction],[vision],delta"}
+
+`vision` is for 256 codes of a VQGAN. It stays empty: with img_aug=True their loader computes them from the picture and
+does not look at it; without, an empty list stops it at the first line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import compress
+from pathlib import Path
+from typing import Any, Unpack
+
+from lara_tokenizer.export.folder import check_new, export_folder
+from lara_tokenizer.export.manifest import ExportSummary, export_job, summary_of, write_manifest
+from lara_tokenizer.export.matching import Source, match_source
+from lara_tokenizer.export.pair_lines import LINES, Progress, check_pair_lines, write_pair_lines
+from lara_tokenizer.export.pictures import frame_file, picture_folder
+from lara_tokenizer.export.tracks import SelectOptions, Tokens, Track
+
+PLACE = "{instruction}"
+TEMPLATE = (
+    "<s> You are a helpful assistant. USER: What action should the robot take to `{instruction}` ASSISTANT:"  # theirs
+)
+# Fields in brackets bear no loss. Their loader tells by a field's name what it holds: "vision" and "delta" are in it.
+FIELDS = "[instruction],[vision],delta"
+
+# Their sequence is as long as 4 codes, 259 places for begin, end and picture, 4 markers and a prompt need.
+_THEIR_LENGTH, _THEIR_CODES, _FIXED_PLACES = 384, 4, 259
+_PROMPT_PLACES = _THEIR_LENGTH - _THEIR_CODES - _FIXED_PLACES
+# Characters; LLaMA's tokenizer makes a token of about 3 and more of them.
+_LONG_PROMPT = 300
+
+
+def export_lapa(
+    tokens: str | os.PathLike[str],
+    source: Source,
+    out: str | os.PathLike[str],
+    *,
+    instruction: str | None = None,
+    template: str = TEMPLATE,
+    seed: int = 0,
+    images: bool = True,
+    from_list: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    **select: Unpack[SelectOptions],
+) -> ExportSummary:
+    """Write train.jsonl, images/ and a manifest that LAPA's latent pretraining reads.
+
+    Args:
+        tokens: the table, file or folder.
+        source: the video it was made from, as given to `encode_dataset`.
+        out: a new folder.
+        instruction: for episodes without one; none given refuses them.
+        template: their prompt, with {instruction} where it goes.
+        seed: of the order of lines.
+        images: write the pictures; else they are there already under these names, or come later.
+        from_list: the list of clips, where the table was made from one.
+        workers: processes that write pictures; None takes one a core, 0 none but this one.
+        progress: called with how much is done and how much there is to do.
+        select: which pairs, see `Tokens.open`.
+
+    Raises:
+        ValueError: before anything is written, for a table without codes, a source that is not the table's, episodes
+            without instruction, bad options, and where `out` exists. JobMismatchError: an unfinished export of
+            something else waits there.
+
+    >>> export_lapa("tokens.parquet", "videos/", "for-lapa").settings["--llama.delta_vocab_size"]  # doctest: +SKIP
+    128
+    """
+    out = Path(out)
+    check_new(out)
+    _check_template(template)
+    opened = Tokens.open(tokens, **select)
+    opened.need("codes", "the field delta")
+    matched = match_source(opened, source, from_list)
+    longest_prompt = len(template) - len(PLACE) + check_pair_lines(matched, instruction, seed)
+    job = export_job("lapa", opened, instruction=instruction, template=template, seed=seed, images=images)
+    summary = summary_of("lapa", out, matched, _settings(opened), _notes(longest_prompt, images))
+    with export_folder(out, job) as folder:
+        write_pair_lines(
+            folder,
+            matched,
+            partial(_lines, template=template),
+            instruction=instruction,
+            seed=seed,
+            images=images,
+            workers=workers,
+            progress=progress,
+        )
+        write_manifest(folder.path, job, summary)
+    return summary
+
+
+def _check_template(template: str) -> None:
+    if template.count(PLACE) != 1:
+        raise ValueError(f"template {template!r}: takes a text with {PLACE} in it, once")
+
+
+def _lines(track: Track, texts: Sequence[str], template: str) -> Iterator[bytes]:
+    assert track.codes is not None
+    folder = json.dumps(picture_folder(track.episode, track.camera))[1:-1]
+    parts = {text: _parts(text, template) for text in set(texts)}
+    frames, codes = (values[track.wanted].tolist() for values in (track.frames, track.codes))
+    for frame, numbers, text in zip(frames, codes, compress(texts, track.wanted), strict=True):
+        before, after = parts[text]
+        delta = '", "'.join(map(str, numbers))
+        yield f'{{"image": "{folder}/{frame_file(frame)}", {before}"{delta}"{after}\n'.encode()
+
+
+def _parts(text: str, template: str) -> tuple[str, str]:
+    """What stands in a line between the picture's name and the codes, and behind them."""
+    prompt = json.dumps(template.replace(PLACE, text))
+    return f'"vision": [], "instruction": {prompt}, "delta": [', f'], "fields": "{FIELDS}"}}'
+
+
+def _settings(tokens: Tokens) -> dict[str, Any]:
+    """By the names in which their `latent_pretraining/train.py` takes them."""
+    processor = "--train_dataset.delta_vision_text_processor."
+    dataset = "--train_dataset.json_delta_dataset."
+    size = tokens.codebook_size
+    return {
+        "--modality": "vision,text,delta",
+        "--llama.delta_vocab_size": size,
+        # With --load_llama_config they take it from here, and only from here.
+        "--update_llama_config": f"dict(delta_vocab_size={size}, ...)",
+        "--train_dataset.type": "json_vision_delta",
+        f"{processor}fields_from_example": "fields",
+        f"{processor}n_tokens_per_delta": tokens.num_latents,
+        f"{processor}max_n_frames": 1,
+        f"{processor}img_aug": True,
+        f"{processor}image_absolute_path": "<this folder>/",
+        f"{processor}vqgan_checkpoint_path": "<the vqgan file of LWM>",
+        f"{dataset}path": f"<this folder>/{LINES}",
+        f"{dataset}seq_length": _THEIR_LENGTH - _THEIR_CODES + max(tokens.num_latents, _THEIR_CODES),
+        f"{dataset}tokenizer_processes": 1,
+    }
+
+
+def _notes(longest_prompt: int, images: bool) -> list[str]:
+    notes = [
+        "Start from LWM's weights: LAPA's own know 8 codes of another model.",
+        "image_absolute_path is put before the names as it is: it ends in a slash.",
+        "img_aug=True also crops and recolours the pictures a little; the codes are those of the pictures as they are.",
+    ]
+    if longest_prompt > _LONG_PROMPT:
+        notes.append(
+            f"The longest prompt has {longest_prompt} characters. seq_length leaves {_PROMPT_PLACES} tokens for it and "
+            "4 markers; of a longer line the end is cut off, which is the codes. Raise it if need be."
+        )
+    if not images:
+        notes.append("No pictures were written: put them where the field image says, or link images/ to them.")
+    return notes
