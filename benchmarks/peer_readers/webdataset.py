@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--source", help="The video of that table.")
     options = parser.parse_args()
     if options.checkout is not None:
-        sys.path.insert(0, str(options.checkout))
+        sys.path[:0] = [str(options.checkout / "src"), str(options.checkout)]
     print(version_of(options.checkout))
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)

@@ -21,11 +21,11 @@ import numpy as np
 from lara_tokenizer.data import Episode
 from lara_tokenizer.errors import EpisodeReadError
 from lara_tokenizer.export.folder import ExportFolder
+from lara_tokenizer.export.frames import frame_chunks
 from lara_tokenizer.export.parallel import run_tasks
 
 _CODEC: Final = "mpeg4"
 _GOP, _QUANTIZER = 12, "2"  # of 31, less is better
-_CHUNK = 32  # frames decoded at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +93,7 @@ def _write(task: VideoTask) -> None:
 
 
 def _chunks(task: VideoTask) -> Iterator[np.ndarray]:
-    for start in range(0, task.num_frames, _CHUNK):
-        frames = task.episode.frames(task.camera, range(start, min(start + _CHUNK, task.num_frames)))
+    for _, frames in frame_chunks(task.episode, task.camera, np.arange(task.num_frames)):
         size = frames.shape[1:3]
         if task.size is not None and size != task.size:
             raise EpisodeReadError(

@@ -14,11 +14,11 @@ from PIL import Image
 
 from lara_tokenizer.data import Episode
 from lara_tokenizer.export.folder import ExportFolder
+from lara_tokenizer.export.frames import frame_chunks
 from lara_tokenizer.export.parallel import run_tasks
 
 IMAGES = "images"
 JPEG_QUALITY = 95
-_CHUNK = 32  # frames decoded at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,8 @@ def part_of(task: PictureTask) -> str:
 def _write(task: PictureTask) -> int:
     """All pictures of a task; returns how many."""
     task.folder.mkdir(parents=True, exist_ok=True)
-    for start in range(0, len(task.frames), _CHUNK):
-        numbers = task.frames[start : start + _CHUNK]
-        for number, pixels in zip(numbers.tolist(), task.episode.frames(task.camera, numbers), strict=True):
+    for numbers, frames in frame_chunks(task.episode, task.camera, task.frames):
+        for number, pixels in zip(numbers.tolist(), frames, strict=True):
             Image.fromarray(pixels).save(task.folder / frame_file(number), quality=JPEG_QUALITY)
     task.episode.close()
     return len(task.frames)

@@ -22,13 +22,13 @@ import pyarrow as pa
 from PIL import Image
 
 from lara_tokenizer.data import Episode
+from lara_tokenizer.export.frames import frame_chunks
 from lara_tokenizer.export.pictures import JPEG_QUALITY
 from lara_tokenizer.export.tar_writer import TarWriter
 from lara_tokenizer.export.webdataset_plan import Slice, sample_folder
 from lara_tokenizer.export.webdataset_rows import open_rows
 
 UNFINISHED = ".tmp"  # the ending of what is not whole
-_CHUNK = 32  # frames decoded at a time
 _BUFFER = 1 << 20  # bytes
 
 
@@ -160,9 +160,8 @@ def _pictures(episode: Episode, camera: str, batch: pa.RecordBatch) -> Iterator[
 
 
 def _encoded(episode: Episode, camera: str, numbers: np.ndarray) -> Iterator[tuple[int, bytes]]:
-    for start in range(0, len(numbers), _CHUNK):
-        chunk = numbers[start : start + _CHUNK]
-        for number, pixels in zip(chunk.tolist(), episode.frames(camera, chunk), strict=True):
+    for chunk, frames in frame_chunks(episode, camera, numbers):
+        for number, pixels in zip(chunk.tolist(), frames, strict=True):
             stream = io.BytesIO()
             Image.fromarray(pixels).save(stream, "JPEG", quality=JPEG_QUALITY)
             yield number, stream.getvalue()
