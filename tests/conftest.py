@@ -58,7 +58,7 @@ def moving_square() -> Callable[..., np.ndarray]:
 @pytest.fixture(scope="session")
 def write_video() -> Callable[..., Path]:
     """write_video(path, frames, fps=10, codec="libx264", gop=12, pix_fmt="yuv420p", options=None) -> path."""
-    import av
+    av = pytest.importorskip("av")
 
     def write(
         path: Path,
@@ -86,7 +86,7 @@ def write_video() -> Callable[..., Path]:
 def decode_all() -> Callable[..., np.ndarray]:
     """decode_all(path, step=1) -> uint8 (n, H, W, 3): what a plain loop over the file gives, every `step`th frame."""
 
-    import av
+    av = pytest.importorskip("av")
 
     def decode(path: Path, step: int = 1) -> np.ndarray:
         with av.open(str(path)) as container:

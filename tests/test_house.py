@@ -24,6 +24,7 @@ EDGES = {
     "lara_tokenizer.data": LEAVES,
     "lara_tokenizer.encode": LEAVES | {"lara_tokenizer.model", "lara_tokenizer.data", "lara_tokenizer.metrics"},
     "lara_tokenizer.export": LEAVES | {"lara_tokenizer.data", "lara_tokenizer.encode"},
+    "lara_tokenizer.vision_tokens": LEAVES,
     "lara_tokenizer.convert": LEAVES | {"lara_tokenizer.model"},
     "lara_tokenizer.evaluate": LEAVES | {"lara_tokenizer.model", "lara_tokenizer.data", "lara_tokenizer.metrics"},
     "lara_tokenizer.train": LEAVES | {"lara_tokenizer.model", "lara_tokenizer.data", "lara_tokenizer.metrics"},

@@ -6,8 +6,8 @@ Read by `latent_pretraining/data.py` of github.com/LatentActionPretraining/LAPA 
 {"image": "images/a.mp4/img_00012.jpg", "vision": [], "instruction": "<s> ... ASSISTANT:", "delta": ["3", "1"],
  "fields": "[instruction],[vision],delta"}
 
-`vision` is for 256 codes of a VQGAN. It stays empty: with img_aug=True their loader computes them from the picture and
-does not look at it; without, an empty list stops it at the first line.
+`vision` is for 256 codes of LWM's VQGAN. A `VisionTokenizer` fills it. Without one it stays empty: with img_aug=True
+their loader computes the codes from the picture and does not look at it; else an empty list stops it at the first line.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import compress
+from itertools import compress, repeat
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -26,6 +26,7 @@ from lara_tokenizer.export.matching import Source, match_source
 from lara_tokenizer.export.pair_lines import LINES, Progress, check_pair_lines, write_pair_lines
 from lara_tokenizer.export.pictures import frame_file, picture_folder
 from lara_tokenizer.export.tracks import SelectOptions, Tokens, Track
+from lara_tokenizer.export.vision_codes import VisionCodes, VisionTokenizer
 
 PLACE = "{instruction}"
 TEMPLATE = (
@@ -33,6 +34,8 @@ TEMPLATE = (
 )
 # Fields in brackets bear no loss. Their loader tells by a field's name what it holds: "vision" and "delta" are in it.
 FIELDS = "[instruction],[vision],delta"
+# Of a picture. Their sequence has 8192 and 8193 for the end of a frame and of all frames.
+VISION_CODES, VISION_CODEBOOK = 256, 8192
 
 # Their sequence is as long as 4 codes, 259 places for begin, end and picture, 4 markers and a prompt need.
 _THEIR_LENGTH, _THEIR_CODES, _FIXED_PLACES = 384, 4, 259
@@ -50,6 +53,7 @@ def export_lapa(
     template: str = TEMPLATE,
     seed: int = 0,
     images: bool = True,
+    vision: VisionTokenizer | None = None,
     from_list: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -65,6 +69,8 @@ def export_lapa(
         template: their prompt, with {instruction} where it goes.
         seed: of the order of lines.
         images: write the pictures; else they are there already under these names, or come later.
+        vision: fills the field `vision` with its codes of the pictures, as JPEG keeps them; called in this process.
+            `lara_tokenizer.vision_tokens.LwmVisionTokenizer` is one.
         from_list: the list of clips, where the table was made from one.
         workers: processes that write pictures; None takes one a core, 0 none but this one.
         progress: called with how much is done and how much there is to do.
@@ -81,22 +87,27 @@ def export_lapa(
     out = Path(out)
     check_new(out)
     _check_template(template)
+    _check_vision(vision)
     opened = Tokens.open(tokens, **select)
     opened.need("codes", "the field delta")
     matched = match_source(opened, source, from_list)
     longest_prompt = len(template) - len(PLACE) + check_pair_lines(matched, instruction, seed)
-    job = export_job("lapa", opened, instruction=instruction, template=template, seed=seed, images=images)
-    summary = summary_of("lapa", out, matched, _settings(opened), _notes(longest_prompt, images))
+    options = {"instruction": instruction, "template": template, "seed": seed, "images": images}
+    job = export_job("lapa", opened, **options, vision=None if vision is None else dict(vision.identity))
+    notes = _notes(longest_prompt, images, vision is not None)
+    summary = summary_of("lapa", out, matched, _settings(opened, vision is not None), notes)
     with export_folder(out, job) as folder:
+        codes = None if vision is None else VisionCodes(folder, vision)
         write_pair_lines(
             folder,
             matched,
-            partial(_lines, template=template),
+            partial(_lines, template=template, vision=codes),
             instruction=instruction,
             seed=seed,
             images=images,
             workers=workers,
             progress=progress,
+            vision=codes,
         )
         write_manifest(folder.path, job, summary)
     return summary
@@ -107,28 +118,41 @@ def _check_template(template: str) -> None:
         raise ValueError(f"template {template!r}: takes a text with {PLACE} in it, once")
 
 
-def _lines(track: Track, texts: Sequence[str], template: str) -> Iterator[bytes]:
+def _check_vision(vision: VisionTokenizer | None) -> None:
+    if vision is not None and (vision.num_codes != VISION_CODES or vision.codebook_size > VISION_CODEBOOK):
+        raise ValueError(
+            f"the vision tokenizer makes {vision.num_codes} codes of {vision.codebook_size} of a picture: LAPA takes "
+            f"{VISION_CODES} of at most {VISION_CODEBOOK}"
+        )
+
+
+def _lines(track: Track, texts: Sequence[str], template: str, vision: VisionCodes | None) -> Iterator[bytes]:
     assert track.codes is not None
     folder = json.dumps(picture_folder(track.episode, track.camera))[1:-1]
     parts = {text: _parts(text, template) for text in set(texts)}
     frames, codes = (values[track.wanted].tolist() for values in (track.frames, track.codes))
-    for frame, numbers, text in zip(frames, codes, compress(texts, track.wanted), strict=True):
+    pictures = repeat([], len(frames)) if vision is None else vision.of(track)
+    for frame, numbers, text, seen in zip(frames, codes, compress(texts, track.wanted), pictures, strict=True):
         before, after = parts[text]
         delta = '", "'.join(map(str, numbers))
-        yield f'{{"image": "{folder}/{frame_file(frame)}", {before}"{delta}"{after}\n'.encode()
+        yield f'{{"image": "{folder}/{frame_file(frame)}", "vision": {seen}, {before}"{delta}"{after}\n'.encode()
 
 
 def _parts(text: str, template: str) -> tuple[str, str]:
-    """What stands in a line between the picture's name and the codes, and behind them."""
+    """What stands in a line between the picture's codes and the table's, and behind those."""
     prompt = json.dumps(template.replace(PLACE, text))
-    return f'"vision": [], "instruction": {prompt}, "delta": [', f'], "fields": "{FIELDS}"}}'
+    return f'"instruction": {prompt}, "delta": [', f'], "fields": "{FIELDS}"}}'
 
 
-def _settings(tokens: Tokens) -> dict[str, Any]:
+def _settings(tokens: Tokens, has_vision: bool) -> dict[str, Any]:
     """By the names in which their `latent_pretraining/train.py` takes them."""
     processor = "--train_dataset.delta_vision_text_processor."
     dataset = "--train_dataset.json_delta_dataset."
     size = tokens.codebook_size
+    online = {
+        f"{processor}image_absolute_path": "<this folder>/",
+        f"{processor}vqgan_checkpoint_path": "<the vqgan file of LWM>",
+    }
     return {
         "--modality": "vision,text,delta",
         "--llama.delta_vocab_size": size,
@@ -138,26 +162,32 @@ def _settings(tokens: Tokens) -> dict[str, Any]:
         f"{processor}fields_from_example": "fields",
         f"{processor}n_tokens_per_delta": tokens.num_latents,
         f"{processor}max_n_frames": 1,
-        f"{processor}img_aug": True,
-        f"{processor}image_absolute_path": "<this folder>/",
-        f"{processor}vqgan_checkpoint_path": "<the vqgan file of LWM>",
+        f"{processor}img_aug": not has_vision,
+        **({} if has_vision else online),
         f"{dataset}path": f"<this folder>/{LINES}",
         f"{dataset}seq_length": _THEIR_LENGTH - _THEIR_CODES + max(tokens.num_latents, _THEIR_CODES),
         f"{dataset}tokenizer_processes": 1,
     }
 
 
-def _notes(longest_prompt: int, images: bool) -> list[str]:
-    notes = [
-        "Start from LWM's weights: LAPA's own know 8 codes of another model.",
-        "image_absolute_path is put before the names as it is: it ends in a slash.",
-        "img_aug=True also crops and recolours the pictures a little; the codes are those of the pictures as they are.",
-    ]
+def _notes(longest_prompt: int, images: bool, has_vision: bool) -> list[str]:
+    notes = ["Start from LWM's weights: LAPA's own know 8 codes of another model."]
+    if has_vision:
+        notes.append(
+            "vision holds the codes of each picture: with img_aug=False no picture is read and no VQGAN runs. With "
+            "img_aug=True the field is not looked at; image_absolute_path and vqgan_checkpoint_path are needed then."
+        )
+    else:
+        notes += [
+            "image_absolute_path is put before the names as it is: it ends in a slash.",
+            "img_aug=True also crops and recolours the pictures a little; the codes are those of the pictures as they "
+            "are.",
+        ]
     if longest_prompt > _LONG_PROMPT:
         notes.append(
             f"The longest prompt has {longest_prompt} characters. seq_length leaves {_PROMPT_PLACES} tokens for it and "
             "4 markers; of a longer line the end is cut off, which is the codes. Raise it if need be."
         )
-    if not images:
+    if not images and not has_vision:
         notes.append("No pictures were written: put them where the field image says, or link images/ to them.")
     return notes

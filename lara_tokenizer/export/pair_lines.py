@@ -15,12 +15,14 @@ from lara_tokenizer.export.matching import Matched
 from lara_tokenizer.export.pictures import PictureTask, part_of, picture_folder, write_pictures
 from lara_tokenizer.export.shuffle import write_shuffled
 from lara_tokenizer.export.tracks import Track
+from lara_tokenizer.export.vision_codes import VisionCodes
 
 LINES = "train.jsonl"
 
 # Lines of the wanted pairs of a track, in the order of frames, given the instruction of each of its rows.
 LinesOfTrack = Callable[[Track, Sequence[str]], Iterator[bytes]]
-# Called with how much is done and how much there is to do: pictures, or lines where no pictures are asked for.
+# Called with how much is done and how much there is to do: pictures written and pictures tokenized, each of them where
+# that is asked for; else lines.
 Progress = Callable[[int, int], object]
 
 
@@ -46,20 +48,28 @@ def write_pair_lines(
     images: bool,
     workers: int | None,
     progress: Progress | None,
+    vision: VisionCodes | None = None,
 ) -> None:
-    """Write train.jsonl, and the pictures where they are asked for.
+    """Write train.jsonl, and before it the pictures where they are asked for.
 
     Args:
         lines_of: each line with its newline.
         instruction: for episodes without one.
         workers: processes that write pictures, as in `write_pictures`.
+        vision: codes of the pictures that `lines_of` asks for; made before the lines, and removed behind them.
     """
-    total = matched.total_wanted
-    show = None if progress is None else _Counted(progress, total)
-    lines = _lines(matched, lines_of, instruction, None if images else show)
-    write_shuffled(lines, total, folder.path / LINES, seed)
-    if images:
-        write_pictures(_first_frames(matched, folder, show), folder, workers, show)
+    if not folder.is_done(LINES):
+        total, rounds = matched.total_wanted, images + (vision is not None)
+        show = None if progress is None else _Counted(progress, total * max(1, rounds))
+        if images:
+            write_pictures(_first_frames(matched, folder, show), folder, workers, show)
+        if vision is not None:
+            vision.write(matched, images, show)
+        lines = _lines(matched, lines_of, instruction, None if rounds else show)
+        write_shuffled(lines, total, folder.path / LINES, seed)
+        folder.mark_done(LINES)
+    if vision is not None:
+        vision.remove()
 
 
 def _lines(

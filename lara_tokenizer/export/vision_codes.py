@@ -1,9 +1,9 @@
 """Codes of the pictures that lines name, for readers that want those stored too; made a piece at a time, each once.
 
-<out>.partial/codes/<episode>/00000064.npy      int16 (up to 64, number of codes): of the wanted pairs from the 64th on
+codes/images/<episode>/00000064.npy      int16 (up to 64, number of codes): of the wanted pairs from the 64th on
 
 They are of a picture as a reader of its JPEG file sees it, not of the frame before: so they are those that the reader
-would compute, and the same whether the pictures are kept or not. The folder goes when the lines are written.
+would compute, and the same whether the pictures are kept or not. The folder codes/ goes when the lines are written.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ echo "== building an environment with transformers 4.57.6" >&2
 "$python" -m venv "$scratch/venv"
 old=$scratch/venv/bin/python
 "$old" -m pip install --quiet --disable-pip-version-check -c "$root/constraints.txt" \
-    torch transformers==4.57.6 numpy pillow pyyaml pytest typer rich
+    torch transformers==4.57.6 numpy pillow pyyaml pytest typer rich av pyarrow psutil
 
 cd "$scratch"  # so that nothing is importable by accident
 echo "== loading them through our classes" >&2

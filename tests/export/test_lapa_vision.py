@@ -95,7 +95,7 @@ def test_their_loader_is_told_to_read_the_field_and_no_picture(tmp_path, tokens,
 
 def test_a_killed_export_goes_on_where_it_was_and_ends_the_same(tmp_path, tokens, clips):
     export_lapa(tokens, clips, tmp_path / "whole", workers=0, vision=Every16thPixel())
-    out, first, seen = tmp_path / "out", Every16thPixel(dies_after=20), []
+    out, first, seen = tmp_path / "out", Every16thPixel(dies_after=23), []
     with pytest.raises(KeyboardInterrupt):
         export_lapa(tokens, clips, out, workers=0, vision=first)
     assert not out.exists()
@@ -166,7 +166,7 @@ def test_the_command_fills_the_field_by_the_weights_that_are_named(tmp_path, wri
     sizes = VqganSizes(width=32, multipliers=(1,) * 5, blocks=1, latent_width=8, codebook_dim=8)
     weights, out = tmp_path / "vqgan", tmp_path / "out"
     weights.write_bytes(pickle.dumps(nested(random_arrays(lwm_shapes(sizes)))))
-    tokens = write_tokens(tmp_path / "few.parquet", {"a.mp4": 24}, strides=("20f",), texts={"a.mp4": "push"})
+    tokens = write_tokens(tmp_path / "few.parquet", {"a.mp4": 24}, strides=("22f",), texts={"a.mp4": "push"})
     command = ["export", "lapa", str(tokens), str(clips), "--out", str(out), "--vision-weights", str(weights)]
     refused = CliRunner().invoke(app, command)
     assert "tensor 'quantize/embeddings' has shape (8192, 8), LWM's VQGAN has (8192, 64)" in str(refused.exception)
@@ -180,7 +180,7 @@ def test_the_command_fills_the_field_by_the_weights_that_are_named(tmp_path, wri
     pictures = np.concatenate([saved(out, line) for line in lines])
     codes = [line["vision"] for line in lines]
     assert codes == ours(pictures).tolist()
-    assert len(codes) == 4
+    assert len(codes) == 2
     assert len({code for of_picture in codes for code in of_picture}) > 10
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +22,9 @@ from lara_tok.export._options import (
     render,
 )
 
+if TYPE_CHECKING:
+    from lara_tokenizer.vision_tokens import LwmVisionTokenizer
+
 
 def export_lapa(
     tokens: TokensArgument,
@@ -35,6 +39,13 @@ def export_lapa(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the order of lines.")] = 0,
     images: Annotated[bool, typer.Option(help="Write the pictures, or leave them to you.")] = True,
+    vision_weights: Annotated[
+        Path | None,
+        typer.Option(help="LWM's file vqgan: fill the field vision. Default: empty, for their loader to compute."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Of --vision-weights, cpu or cuda. Default: a GPU where there is one.")
+    ] = None,
     stride: StrideOption = None,
     camera: CameraOption = None,
     min_margin: MinMarginOption = 0.0,
@@ -51,7 +62,8 @@ def export_lapa(
     """
     from lara_tokenizer.export.lapa import TEMPLATE, export_lapa
 
-    with counting("pictures" if images else "lines") as progress:
+    vision = _vision_tokenizer(vision_weights, device)
+    with counting(_counted(images, vision is not None)) as progress:
         summary = export_lapa(
             tokens,
             source,
@@ -60,6 +72,7 @@ def export_lapa(
             template=TEMPLATE if template is None else template,
             seed=seed,
             images=images,
+            vision=vision,
             stride=stride,
             cameras=camera or (),
             min_margin=min_margin,
@@ -69,3 +82,22 @@ def export_lapa(
             progress=progress,
         )
     emit(summary.to_dict(), json_, render)
+
+
+def _vision_tokenizer(weights: Path | None, device: str | None) -> LwmVisionTokenizer | None:
+    if weights is None:
+        if device is not None:
+            raise ValueError(f"--device {device} is for --vision-weights: name the file vqgan of LWM there.")
+        return None
+    from lara_tokenizer.vision_tokens import LwmVisionTokenizer
+
+    return LwmVisionTokenizer.from_pickle(weights, device=device)
+
+
+def _counted(images: bool, vision: bool) -> str:
+    """What the progress of the export is counted in."""
+    if images and vision:
+        return "pictures written and tokenized"
+    if vision:
+        return "pictures tokenized"
+    return "pictures" if images else "lines"

@@ -1,0 +1,132 @@
+"""Weights out of LWM's file `vqgan`: a pickle of nested dicts of arrays, read without running anything it names.
+
+A pickle may name any function to be called while it is read. Here the few names that arrays and dicts are made of stand
+for functions of this file, and any other is an error. Arrays are built from shape, type and bytes, not by numpy's own
+readers, so an array of objects, which could hold all sorts, has no way in. No jax and no flax are needed.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_TYPES = {"f2": np.float16, "f4": np.float32, "f8": np.float64}
+_DEEPEST = 16  # dicts within each other; theirs are 6, and one that holds itself has no end
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a pickle of nested dicts, read-only, by their keys: {"encoder/Conv_0/bias": ...}.
+
+    Raises:
+        ValueError: no such file, no pickle, or one that names or holds anything else than dicts and arrays of floats.
+    """
+    try:
+        with path.open("rb") as stream:
+            content = _OnlyArrays(stream).load()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file. Name LWM's file vqgan, or another pickle of its weights.") from None
+    except _Refused as error:
+        raise ValueError(f"{path} {error}. It may do harm and is not read: take LWM's own file vqgan.") from None
+    except Exception as error:  # a broken pickle raises nearly anything
+        raise ValueError(f"{path} is no whole pickle of weights ({type(error).__name__}: {error})") from error
+    return dict(_leaves(content, "", path))
+
+
+class _Refused(Exception):
+    """What a pickle holds that is not taken."""
+
+
+class _OnlyArrays(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _TAKEN:
+            raise _Refused(f"names {module}.{name}, and only plain arrays and dicts are taken")
+        return _TAKEN[module, name]
+
+    def persistent_load(self, pid: object) -> Any:
+        raise _Refused("points to something outside of it, and only plain arrays and dicts are taken")
+
+
+class _Marker:
+    """Stands for a class that is named and not used."""
+
+
+class _Type:
+    """An array's type: what numpy writes of one is a short name, and then the order of bytes."""
+
+    def __init__(self, name: object, *_: object) -> None:
+        if not isinstance(name, str) or name not in _TYPES:
+            raise _Refused(f"holds an array of type {name!r}, and only floats are taken")
+        self.dtype = np.dtype(_TYPES[name])
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] not in ("<", ">"):
+            raise _Refused(f"holds an array of byte order {state[1]!r}")
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """An array: what numpy writes of one is an empty array, and then its shape, type and bytes."""
+
+    values: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, by_columns, data = state
+        self.values = _array(data, kind, shape, "F" if by_columns else "C")
+
+
+def _array(data: Any, kind: Any, shape: Any, order: Any) -> np.ndarray:
+    if not (isinstance(data, (bytes, bytearray)) and isinstance(kind, _Type)):
+        raise _Refused("holds an array that is not plain bytes")
+    return np.frombuffer(data, kind.dtype).reshape(shape, order=order)
+
+
+def _empty_array(*_: object) -> _Array:
+    return _Array()
+
+
+def _of_buffer(data: Any, kind: Any, shape: Any, order: Any) -> _Array:
+    array = _Array()
+    array.values = _array(data, kind, shape, order)
+    return array
+
+
+def _jax_array(make: Any, arguments: Any, state: Any, of_jax: object) -> _Array:
+    """A jax array is written as numpy's would be, in pieces."""
+    if make is not _empty_array:
+        raise _Refused("holds a jax array of another kind")
+    array = _Array()
+    array.__setstate__(state)
+    return array
+
+
+def _dict(content: Any = ()) -> dict[Any, Any]:
+    return dict(content)
+
+
+# By the names that versions of numpy, jax and flax have written.
+_TAKEN: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _Marker,
+    ("numpy", "dtype"): _Type,
+    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy.core.numeric", "_frombuffer"): _of_buffer,
+    ("numpy._core.numeric", "_frombuffer"): _of_buffer,
+    ("jax._src.array", "_reconstruct_array"): _jax_array,
+    ("jax._src.device_array", "reconstruct_device_array"): _jax_array,
+    ("flax.core.frozen_dict", "FrozenDict"): _dict,
+    ("collections", "OrderedDict"): _dict,
+}
+
+
+def _leaves(content: Any, prefix: str, path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    if isinstance(content, _Array) and content.values is not None:
+        yield prefix, content.values
+    elif isinstance(content, dict) and prefix.count("/") < _DEEPEST:
+        for key, value in content.items():
+            yield from _leaves(value, f"{prefix}/{key}" if prefix else str(key), path)
+    else:
+        raise ValueError(f"{path} holds {type(content).__name__} at {prefix or 'its top'!r}: takes dicts of arrays")

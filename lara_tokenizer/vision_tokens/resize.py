@@ -1,0 +1,54 @@
+"""Frames to the square that LAPA's loader makes of a picture, to the last bit where that can be had.
+
+Their loader (albumentations: LongestMaxSize(256), then Resize(256, 256)) calls OpenCV's bilinear resize twice, without
+a low-pass filter, and rounds to whole numbers in between. OpenCV works on bytes with weights of 11 bits, by which its
+results differ from rounded exact ones in the last bit; a code may turn on that.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_BITS = 11  # of a weight
+
+
+def square(frames_BHWC: Tensor, side: int) -> Tensor:
+    """uint8 (n, H, W, 3) to (n, side, side, 3): the longer side first, with the aspect kept, and then both.
+
+    >>> square(torch.zeros(2, 48, 64, 3, dtype=torch.uint8), 256).shape
+    torch.Size([2, 256, 256, 3])
+    """
+    height, width = frames_BHWC.shape[1:3]
+    scale = side / max(height, width)
+    fitted_BHWC = _resize(frames_BHWC, max(1, round(height * scale)), max(1, round(width * scale)))
+    return _resize(fitted_BHWC, side, side)
+
+
+def _resize(frames_BHWC: Tensor, height: int, width: int) -> Tensor:
+    if frames_BHWC.shape[1:3] == (height, width):
+        return frames_BHWC
+    (above, below), (of_above, of_below) = _neighbours(frames_BHWC.shape[1], height, frames_BHWC.device)
+    upper_BHWC = _across(frames_BHWC[:, above], width) >> 4
+    lower_BHWC = _across(frames_BHWC[:, below], width) >> 4
+    total_BHWC = (upper_BHWC * of_above[:, None, None] >> 16) + (lower_BHWC * of_below[:, None, None] >> 16)
+    return (total_BHWC + 2 >> 2).to(torch.uint8)
+
+
+def _across(rows_BHWC: Tensor, width: int) -> Tensor:
+    """Rows at `width` places, as int32 with _BITS bits behind the point."""
+    (left, right), (of_left, of_right) = _neighbours(rows_BHWC.shape[2], width, rows_BHWC.device)
+    return rows_BHWC[:, :, left] * of_left[:, None] + rows_BHWC[:, :, right] * of_right[:, None]
+
+
+def _neighbours(size: int, places: int, device: torch.device) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """For each of `places` the two pixels of `size` that it lies between, and their weights: int64 and int32.
+
+    Beyond the first or the last pixel both are the same one. The weights still are two, and each product is cut.
+    """
+    where = ((torch.arange(places, dtype=torch.float64) + 0.5) * (size / places) - 0.5).float()
+    first = where.floor().long()
+    share = where - where.floor()
+    of_first, of_second = ((part * (1 << _BITS)).round().to(device, torch.int32) for part in (1 - share, share))
+    pixels = (first.clamp(0, size - 1).to(device), (first + 1).clamp(0, size - 1).to(device))
+    return pixels, (of_first, of_second)
