@@ -39,6 +39,7 @@ class Checkpoint:
     codebook_dim: int
     codebook_size: int | None
     strides: tuple[str, ...]
+    frames: dict[str, Any]  # what the processor makes of a frame's shape: see `frames_of`
 
     @classmethod
     def open(cls, name: str | os.PathLike[str], processor: LatentActionProcessor | None = None) -> Checkpoint:
@@ -58,17 +59,19 @@ class Checkpoint:
         weights = sorted(folder.glob("*.safetensors"))
         _check_complete(folder, weights, processor is not None)
         config = AutoConfig.from_pretrained(folder)
+        processor = processor or LatentActionProcessor.from_pretrained(folder)
         return cls(
             folder=folder,
             id=folder.resolve().name if revision is None else str(name),
             revision=revision,
             weights_sha256={file.name: file_sha256(file) for file in weights},
             config_sha256=file_sha256(folder / "config.json"),
-            processor_sha256=processor_sha256(processor or LatentActionProcessor.from_pretrained(folder)),
+            processor_sha256=processor_sha256(processor),
             num_latents=config.num_latents,
             codebook_dim=config.codebook_dim,
             codebook_size=config.codebook_size,
             strides=tuple(config.strides),
+            frames=frames_of(processor),
         )
 
     @classmethod
@@ -122,6 +125,11 @@ def processor_sha256(processor: LatentActionProcessor) -> str:
     """Hex digest of what a processor does to pixels: size, filter, statistics."""
     fields = {name: value for name, value in processor.to_dict().items() if name not in _BOOKKEEPING}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def frames_of(processor: LatentActionProcessor) -> dict[str, Any]:
+    """Size, filter and crop of the frames that a processor makes: enough to compare pictures with the column motion."""
+    return {name: getattr(processor, name) for name in ("size", "resample", "crop", "antialias")}
 
 
 def _local_folder(name: str | os.PathLike[str]) -> tuple[Path, str | None]:

@@ -22,7 +22,7 @@ from lara_tokenizer.encode.plan import Job
 from lara_tokenizer.encode.prepare import Preparation, Source, prepared
 from lara_tokenizer.encode.read import iter_tables
 from lara_tokenizer.encode.rows import ordered_rows
-from lara_tokenizer.encode.schema import read_metadata, token_schema
+from lara_tokenizer.encode.schema import FRAMES, read_metadata, token_schema
 from lara_tokenizer.encode.store import Store
 from lara_tokenizer.encode.summary import EncodeSummary, Progress, summarize
 from lara_tokenizer.encode.target import Target
@@ -172,7 +172,12 @@ def _finalise(store: Store, preparation: Preparation, target: Target) -> TokenCo
         write_tokens(
             counts.watch(pieces),
             schema,
-            {**preparation.fingerprint, "episodes": episodes, **moving_pairs_to_metadata(counts.moving_by_camera)},
+            {
+                **preparation.fingerprint,
+                "episodes": episodes,
+                FRAMES: preparation.checkpoint.frames,
+                **moving_pairs_to_metadata(counts.moving_by_camera),
+            },
             target,
             store.folder,
             store.num_rows(),

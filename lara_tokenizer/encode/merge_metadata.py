@@ -13,9 +13,10 @@ from lara_tokenizer.encode.moving_pairs import (
     moving_pairs_from_metadata,
     moving_pairs_to_metadata,
 )
+from lara_tokenizer.encode.schema import FRAMES
 
 # What tables that belong together may differ in; the rest decides the codes, or how the source is found again.
-_JOINED = ("strides", "source", "versions", "episodes", NAME)
+_JOINED = ("strides", "source", "versions", "episodes", FRAMES, NAME)
 # Names of one model in two places: what it is, its hashes say.
 _NAMES = ("id", "revision")
 

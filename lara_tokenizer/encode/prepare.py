@@ -89,7 +89,7 @@ def prepared(
 
     Arguments are those of `encode_dataset`; `load` are the keywords of `load_episodes`, `job_options` of `make_job`.
     """
-    loaded, episodes = _episodes(source, load)
+    loaded, episodes = find_episodes(source, load)
     with tempfile.TemporaryDirectory(prefix="lara-tokenizer-") as scratch:
         in_memory = None
         if isinstance(model, (str, os.PathLike)):
@@ -117,8 +117,9 @@ def _in_eval_mode(model: LatentActionPreTrainedModel) -> AbstractContextManager[
     return in_eval_mode(model)
 
 
-def _episodes(source: Source, load: LoadOptions) -> tuple[Episodes, dict[str, Episode]]:
-    """The episodes with what is known of their source, and by id."""
+def find_episodes(source: Source, load: LoadOptions) -> tuple[Episodes, dict[str, Episode]]:
+    """The episodes with what is known of their source, and by id. Raises ValueError for episodes among paths, and
+    where two have one id."""
     sources = [source] if isinstance(source, (str, Path)) else list(source)
     given = [item for item in sources if isinstance(item, Episode)]
     if not given:

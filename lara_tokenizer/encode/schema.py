@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 
 FORMAT_VERSION = 2
 METADATA_KEY = b"lara_tokenizer"
+# In the metadata of a table, but no option of its job: what the processor makes of frames. Older tables have none.
+FRAMES = "frames"
 KEY = ("episode", "camera", "stride", "frame_index")
 # What may be asked for beside the rest. "actions" is two columns, action_chunk and action_sum.
 OPTIONAL_COLUMNS = ("actions", "latents", "text")

@@ -10,7 +10,7 @@ from typing import Any
 
 from lara_tokenizer.encode.fingerprint import differences, episodes_digest
 from lara_tokenizer.encode.moving_pairs import NAME as MOVING_PAIRS
-from lara_tokenizer.encode.schema import read_metadata
+from lara_tokenizer.encode.schema import FRAMES, read_metadata
 from lara_tokenizer.errors import JobMismatchError
 
 
@@ -68,7 +68,8 @@ class Target:
                 f"{self.path} exists and is not a table of tokens ({error}). Name another --out, or move it away."
             ) from None
         made_from = made_by.pop("episodes")
-        made_by.pop(MOVING_PAIRS, None)  # what the job found is no option of it
+        for no_option in (FRAMES, MOVING_PAIRS):
+            made_by.pop(no_option, None)
         if changed := differences(made_by, fingerprint):
             raise JobMismatchError(
                 f"{self.path} was made by another job: {'; '.join(changed)}. Name another --out, or delete it."

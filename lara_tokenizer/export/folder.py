@@ -17,6 +17,7 @@ from typing import Any
 
 from lara_tokenizer.encode.fingerprint import differences
 from lara_tokenizer.errors import JobMismatchError
+from lara_tokenizer.export.lock import locked
 
 _JOB, _DONE, _EXPORT = "job.json", "done.txt", "export"
 
@@ -42,7 +43,8 @@ class ExportFolder:
         return _one_line(part) in self._done
 
     def mark_done(self, part: str) -> None:
-        """Remember that all of `part` is on the disk. What was written for it must be closed by now."""
+        """Remember that `part` is whole: what was written for it is closed by now. (After a kill, that is; what a
+        power cut takes with it is not known here.)"""
         name = _one_line(part)
         with self._done_file.open("a", encoding="utf-8") as stream:
             stream.write(f"{name}\n")
@@ -62,31 +64,52 @@ def export_folder(out: str | os.PathLike[str], job: Mapping[str, Any]) -> Iterat
 
     Raises:
         ValueError: `out` exists. JobMismatchError: an unfinished export of something else waits there.
+        OSError: another process is at it.
     """
-    target = Path(out)
-    check_new(target)
+    target = Path(os.path.realpath(out))
     partial = target.with_name(target.name + ".partial")
-    job_file = partial / _JOB
-    if job_file.exists():
+    _remove_leftover(partial)
+    check_new(target)
+    _check_replaceable(target)
+    job_file = _begin(partial, job)
+    with locked(job_file, str(target)):
         changed = differences(json.loads(job_file.read_text(encoding="utf-8")), json.loads(json.dumps(job)))
         if changed:
             raise JobMismatchError(
                 f"{partial} is the unfinished export of another job: {'; '.join(changed)}. Delete it, or name another "
                 "--out."
             )
-    elif partial.exists():
-        raise ValueError(f"{partial} exists and is no unfinished export. Move it away, or name another --out.")
-    else:
-        partial.mkdir(parents=True)
-        unfinished = job_file.with_suffix(".tmp")
+        folder = ExportFolder(partial)
+        yield folder
+        if target.exists():  # an empty folder
+            target.rmdir()
+        os.replace(folder.path, target)
+        shutil.rmtree(partial)
+
+
+def _begin(partial: Path, job: Mapping[str, Any]) -> Path:
+    """The job's file, written where there is none. Raises ValueError where `partial` is something else."""
+    partial.mkdir(parents=True, exist_ok=True)
+    job_file, unfinished = partial / _JOB, partial / f"{_JOB}.tmp"
+    if not job_file.exists():
+        if any(entry != unfinished for entry in partial.iterdir()):
+            raise ValueError(f"{partial} exists and is no unfinished export. Move it away, or name another --out.")
         unfinished.write_text(json.dumps(job, indent=2, sort_keys=True), encoding="utf-8")
         os.replace(unfinished, job_file)
-    folder = ExportFolder(partial)
-    yield folder
-    if target.exists():  # an empty folder
-        target.rmdir()
-    os.replace(folder.path, target)
-    shutil.rmtree(partial)
+    return job_file
+
+
+def _remove_leftover(partial: Path) -> None:
+    """What is left where a run was killed after its export had got its name."""
+    done = partial / _DONE
+    if (partial / _JOB).exists() and not (partial / _EXPORT).exists() and done.exists() and done.stat().st_size:
+        shutil.rmtree(partial)
+
+
+def _check_replaceable(target: Path) -> None:
+    """Raises ValueError for an empty folder that cannot be replaced, before anything is written."""
+    if target.is_dir() and (target.is_mount() or target == Path.cwd()):
+        raise ValueError(f"{target} is a mount point or the working folder. Name a new folder in it.")
 
 
 def check_new(out: Path) -> None:

@@ -90,7 +90,7 @@ def export_lapa(
     _check_vision(vision)
     opened = Tokens.open(tokens, **select)
     opened.need("codes", "the field delta")
-    matched = match_source(opened, source, from_list)
+    matched = match_source(opened, source, from_list, out)
     longest_prompt = len(template) - len(PLACE) + check_pair_lines(matched, instruction, seed)
     options = {"instruction": instruction, "template": template, "seed": seed, "images": images}
     job = export_job("lapa", opened, **options, vision=None if vision is None else dict(vision.identity))

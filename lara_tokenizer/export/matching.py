@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from lara_tokenizer.data import Episode, load_episodes
-from lara_tokenizer.encode.prepare import check_revisions, load_of
+from lara_tokenizer.data import Episode
+from lara_tokenizer.encode.prepare import Source, check_revisions, find_episodes, load_of
+from lara_tokenizer.encode.schema import FRAMES
 from lara_tokenizer.errors import EpisodeReadError
+from lara_tokenizer.export.pixels import PairSample, check_pixels
 from lara_tokenizer.export.tracks import Tokens, Track
-
-Source = str | Path | Sequence[str | Path] | Sequence[Episode]
 
 # Times come from the same arithmetic as when the table was made; a rate that differs at all is off by far more.
 _SAME_TIME = 1e-6  # seconds
@@ -51,21 +51,30 @@ class Matched:
             yield self.episodes[track.episode], track
 
 
-def match_source(tokens: Tokens, source: Source, from_list: str | os.PathLike[str] | None = None) -> Matched:
-    """Load the source as the table's was loaded, and compare: episodes, lengths and times. Nothing is decoded.
+def match_source(
+    tokens: Tokens,
+    source: Source,
+    from_list: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+) -> Matched:
+    """Load the source as the table's was loaded, and compare: episodes, lengths, times, and the pixels of a few pairs.
 
     Args:
         tokens: the table.
         source: the video it was made from, as given to `encode_dataset`: paths, or episodes.
         from_list: the list of clips, where the table was made from one.
+        out: where the export will lie.
 
     Raises:
-        ValueError: an episode is missing, has too few frames, or other times (another video, or another rate); or no
-            pair is left to export.
+        ValueError: `out` lies in the source; an episode is missing, has too few frames, or other times (another video,
+            or another rate), or other pixels; or no pair is left to export.
         JobMismatchError: a dataset of the Hub is at another revision.
     """
-    by_id = {episode.id: episode for episode in _load(tokens, source, from_list)}
-    matched = Matched(tokens)
+    if out is not None:
+        _check_outside(Path(out), source)
+    loaded, by_id = find_episodes(source, load_of(tokens.metadata, source, from_list))
+    check_revisions(tokens.metadata, loaded.sources)
+    matched, sample = Matched(tokens), PairSample()
     for track in tokens.tracks("codes"):
         episode = by_id.get(track.episode)
         if episode is None:
@@ -75,6 +84,7 @@ def match_source(tokens: Tokens, source: Source, from_list: str | os.PathLike[st
             )
         matched.num_frames[track.episode, track.camera] = _check_track(track, episode, tokens)
         matched.episodes[track.episode] = episode
+        sample.add(track)
         matched.rows += len(track.frames)
         if wanted := int(track.wanted.sum()):
             matched.wanted[track.episode, track.camera] = wanted
@@ -82,18 +92,19 @@ def match_source(tokens: Tokens, source: Source, from_list: str | os.PathLike[st
     if not matched.wanted:
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in matched.left_out.items()) or "no rows"
         raise ValueError(f"{tokens.path}: no pair of stride {tokens.stride} is left to export ({reasons}).")
+    check_pixels(sample.pairs, matched.episodes, tokens.metadata.get(FRAMES))
     return matched
 
 
-def _load(tokens: Tokens, source: Source, from_list: str | os.PathLike[str] | None) -> Sequence[Episode]:
-    items = [source] if isinstance(source, (str, Path)) else list(source)
-    episodes = [item for item in items if isinstance(item, Episode)]
-    if episodes:
-        return episodes
-    paths = [item for item in items if not isinstance(item, Episode)]
-    loaded = load_episodes(paths, **load_of(tokens.metadata, paths, from_list))
-    check_revisions(tokens.metadata, loaded.sources)
-    return loaded
+def _check_outside(out: Path, source: Source) -> None:
+    """Raises ValueError where the export would lie in its source, and be found in it the next time."""
+    target = Path(os.path.realpath(out))
+    for item in [source] if isinstance(source, (str, Path)) else source:
+        if isinstance(item, Episode):
+            return
+        for folder in (Path(item), Path(str(item).partition(":")[2] or os.devnull)):  # "lerobot:demos" too
+            if folder.is_dir() and target.is_relative_to(folder.resolve()):
+                raise ValueError(f"--out {out} lies in its source, {folder}, and would be found there the next time.")
 
 
 def _check_track(track: Track, episode: Episode, tokens: Tokens) -> int:

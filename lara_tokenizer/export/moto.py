@@ -107,7 +107,7 @@ def export_moto(
     opened.need("codes", "latent_motion_ids")
     if len(opened.cameras) > 1:
         raise ValueError(f"cameras {', '.join(opened.cameras)}: Moto has one a dataset. Choose with --camera.")
-    matched = match_source(opened, source, from_list)
+    matched = match_source(opened, source, from_list, out)
     plan = Plan(
         matched=matched,
         style=style,

@@ -12,7 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from lara_tokenizer.export.folder import ExportFolder
 from lara_tokenizer.export.instructions import instructions
 from lara_tokenizer.export.matching import Matched
-from lara_tokenizer.export.pictures import PictureTask, part_of, picture_folder, write_pictures
+from lara_tokenizer.export.pictures import (
+    PictureTask,
+    check_picture_folders,
+    part_of,
+    picture_folder,
+    write_pictures,
+)
 from lara_tokenizer.export.shuffle import write_shuffled
 from lara_tokenizer.export.tracks import Track
 from lara_tokenizer.export.vision_codes import VisionCodes
@@ -30,10 +36,12 @@ def check_pair_lines(matched: Matched, instruction: str | None, seed: int) -> in
     """What can be refused before anything is written; returns the length of the longest instruction in characters.
 
     Raises:
-        ValueError: a negative seed; an episode without instruction where none is given for those.
+        ValueError: a negative seed; two cameras whose pictures would have the same names; an episode without
+            instruction where none is given for those.
     """
     if seed < 0:
         raise ValueError(f"seed {seed}: takes 0 or more")
+    check_picture_folders(matched.wanted)
     texts = (instructions(episode, track, instruction) for episode, track in matched.tracks("text"))
     return max(len(text) for of_track in texts for text in set(of_track))
 

@@ -7,7 +7,10 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
+
+from lara_tokenizer.errors import LaraTokenizerError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -65,4 +68,12 @@ def _end_with_driver() -> None:
 def _finished(running: dict[Future[Result], Task]) -> Iterator[tuple[Task, Result]]:
     done, _ = wait(running, return_when=FIRST_COMPLETED)
     for future in done:
-        yield running.pop(future), future.result()
+        task = running.pop(future)
+        try:
+            result = future.result()
+        except BrokenProcessPool:
+            raise LaraTokenizerError(
+                "a worker process died: out of memory, or killed. What is finished is kept: run the same command "
+                "again, with fewer --workers."
+            ) from None
+        yield task, result

@@ -5,6 +5,7 @@ images/<episode>/img_00012.jpg             frame 12; with several cameras images
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from lara_tokenizer.data import Episode
 from lara_tokenizer.export.folder import ExportFolder
 from lara_tokenizer.export.frames import frame_chunks
+from lara_tokenizer.export.names import safe_path
 from lara_tokenizer.export.parallel import run_tasks
 
 IMAGES = "images"
@@ -44,7 +46,7 @@ def picture_name(episode: str, camera: str, frame: int) -> str:
 
 def picture_folder(episode: str, camera: str) -> str:
     """The folder of an episode's pictures, below the export's."""
-    return "/".join(part for part in (IMAGES, episode, camera) if part)
+    return f"{IMAGES}/{safe_path(episode, *([camera] if camera else []))}"
 
 
 def frame_file(frame: int) -> str:
@@ -78,14 +80,28 @@ def write_pictures(
 
 def part_of(task: PictureTask) -> str:
     """The name under which an export's folder remembers that a task is done."""
-    return f"pictures {task.episode.id} {task.camera}"
+    return json.dumps(["pictures", task.episode.id, task.camera])
 
 
 def _write(task: PictureTask) -> int:
     """All pictures of a task; returns how many."""
     task.folder.mkdir(parents=True, exist_ok=True)
-    for numbers, frames in frame_chunks(task.episode, task.camera, task.frames):
-        for number, pixels in zip(numbers.tolist(), frames, strict=True):
-            Image.fromarray(pixels).save(task.folder / frame_file(number), quality=JPEG_QUALITY)
-    task.episode.close()
+    try:
+        for numbers, frames in frame_chunks(task.episode, task.camera, task.frames):
+            for number, pixels in zip(numbers.tolist(), frames, strict=True):
+                Image.fromarray(pixels).save(task.folder / frame_file(number), quality=JPEG_QUALITY)
+    finally:
+        task.episode.close()
     return len(task.frames)
+
+
+def check_picture_folders(tracks: Iterable[tuple[str, str]]) -> None:
+    """Raises ValueError where two of (episode, camera) would have one folder."""
+    seen: dict[str, tuple[str, str]] = {}
+    for track in tracks:
+        other = seen.setdefault(picture_folder(*track), track)
+        if other != track:
+            raise ValueError(
+                f"pictures of episode {track[0]!r} camera {track[1]!r} and of {other[0]!r} camera {other[1]!r} would "
+                "have the same names. Export one of these cameras (--camera)."
+            )

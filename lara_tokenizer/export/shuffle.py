@@ -13,7 +13,7 @@ import numpy as np
 # Lines of one bucket are held at once; buckets differ a little in size, up to twice this is no trouble.
 _BUCKET_LINES = 32_768
 # Files open at once. More lines than they hold are scattered again, bucket by bucket.
-_BUCKETS = 256
+_BUCKETS = 128
 _DRAWS = 4096
 
 

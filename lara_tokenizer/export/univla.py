@@ -77,7 +77,7 @@ def export_univla(
         raise ValueError(f"history {history}: takes a share, 0 (never) to 1 (wherever there is one)")
     opened = Tokens.open(tokens, **select)
     opened.need("codes", "<ACT_...> words")
-    matched = match_source(opened, source, from_list)
+    matched = match_source(opened, source, from_list, out)
     check_pair_lines(matched, instruction, seed)
     job = export_job("univla", opened, instruction=instruction, history=float(history), seed=seed, images=images)
     summary = summary_of("univla", out, matched, _settings(opened), _notes(matched, history, images))
@@ -121,9 +121,9 @@ class _Lines:
 
 
 def earlier_pairs(track: Track) -> np.ndarray:
-    """bool (R,): whether the row before is of the frame before, and valid."""
+    """bool (R,): whether the row before is of the frame before, valid, and with the same gap in frames."""
     follows = np.diff(track.frames, prepend=track.frames[0]) == 1
-    follows[1:] &= track.futures[:-1] >= 0
+    follows[1:] &= (track.futures[:-1] >= 0) & (np.diff(track.futures - track.frames) == 0)
     return follows
 
 

@@ -8,6 +8,7 @@ would compute, and the same whether the pictures are kept or not. The folder cod
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -81,7 +82,7 @@ class VisionCodes:
             for episode, track in matched.tracks():
                 source = partial(self._pictures, track) if images else partial(episode.frames, track.camera)
                 for start, frames in _pieces(track):
-                    name = f"codes {track.episode} {track.camera} {start}"
+                    name = json.dumps(["codes", track.episode, track.camera, start])
                     if not self._folder.is_done(name):
                         self._write_piece(self._file(track, start), frames, source, pool)
                         self._folder.mark_done(name)

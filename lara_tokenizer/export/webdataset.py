@@ -74,7 +74,7 @@ def export_webdataset(
     if seed < 0:
         raise ValueError(f"seed {seed}: takes 0 or more")
     opened = Tokens.open(tokens, **select)
-    matched = match_source(opened, source, from_list)
+    matched = match_source(opened, source, from_list, out)
     check_unique(list(matched.wanted))
     shards = plan_shards(matched, shard_size, seed)
     job = export_job("webdataset", opened, shard_size=shard_size, seed=seed, images=images)

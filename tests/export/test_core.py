@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lara_tokenizer.encode import read_tokens
+from lara_tokenizer.data import Episode, load_episodes
+from lara_tokenizer.encode import encode_dataset, read_tokens
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.export.folder import export_folder
 from lara_tokenizer.export.matching import match_source
-from lara_tokenizer.export.pictures import PictureTask, picture_folder, write_pictures
+from lara_tokenizer.export.pictures import (
+    PictureTask,
+    check_picture_folders,
+    part_of,
+    picture_folder,
+    write_pictures,
+)
+from lara_tokenizer.export.pixels import PairSample
 from lara_tokenizer.export.shuffle import write_shuffled
 from lara_tokenizer.export.tracks import Tokens
 
@@ -95,6 +108,77 @@ def test_a_missing_episode_a_shorter_video_and_another_rate_are_named(
         match_source(Tokens.open(tokens), tmp_path / "fast")
 
 
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory, clips, tiny_model, tiny_processor):
+    """A table that encode made of `clips`."""
+    out = tmp_path_factory.mktemp("encoded") / "tokens.parquet"
+    encode_dataset(clips, tiny_model, tiny_processor, out=out, strides="5f", workers=0)
+    return out
+
+
+def test_another_video_of_the_same_length_and_rate_is_told_by_its_pixels(
+    tmp_path, encoded, clips, moving_square, write_video
+):
+    assert match_source(Tokens.open(encoded), clips).total_wanted == 44
+    write_video(tmp_path / "a.mp4", moving_square(24, seed=2, step=5))
+    write_video(tmp_path / "b" / "left.mp4", moving_square(30, seed=3, step=1))  # as seed 1 at step 2 was encoded
+    with pytest.raises(
+        ValueError, match=r"'b/left.mp4': from frame .* pixels change by .* in the table: another video"
+    ):
+        match_source(Tokens.open(encoded), tmp_path)
+
+
+def test_pairs_to_compare_are_spread_over_all_tracks(tmp_path, write_tokens):
+    path = write_tokens(tmp_path / "t.parquet", {f"{number:03d}": 8 for number in range(100)}, columns=())
+    sample = PairSample()
+    tracks = list(Tokens.open(path).tracks())
+    for track in tracks:
+        sample.add(track)
+    assert 4 <= len(sample.pairs) <= 8
+    places = [int(pair.episode) for pair in sample.pairs]
+    assert places[0] == 0
+    assert len(set(np.diff(places))) == 1
+    for pair in sample.pairs:
+        assert pair.motion == np.nanmax(tracks[int(pair.episode)].motions)
+
+
+def test_an_export_in_its_own_source_is_refused(tokens, clips):
+    for source in (clips, str(clips), [str(clips)]):
+        with pytest.raises(ValueError, match="lies in its source"):
+            match_source(Tokens.open(tokens), source, out=clips / "new" / "out")
+
+
+def test_episodes_among_paths_are_refused_and_not_dropped(tokens, clips):
+    with pytest.raises(ValueError, match="mixes episodes and paths"):
+        match_source(Tokens.open(tokens), [load_episodes(clips)[0], str(clips)])
+
+
+def test_a_file_whose_name_is_no_text_is_found_as_encode_named_it(tmp_path, write_tokens, clips):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    shutil.copy(clips / "a.mp4", os.path.join(os.fsencode(folder), b"\xff.mp4"))
+    name = load_episodes(folder)[0].id.encode("utf-8", "backslashreplace").decode()
+    tokens = write_tokens(tmp_path / "t.parquet", {name: 24})
+    assert match_source(Tokens.open(tokens), folder).total_wanted == 19
+
+
+def test_pictures_lie_below_their_folder_whatever_the_episode_is_called():
+    for episode in ("../../evil", "/etc/passwd", "a/../../b", "..", "a//b"):
+        parts = picture_folder(episode, "..").split("/")
+        assert parts[0] == "images"
+        assert not {"..", ".", ""} & set(parts)
+
+
+def test_two_cameras_that_would_share_a_folder_are_refused():
+    with pytest.raises(ValueError, match=r"episode 'a/b' camera 'c' and of 'a' camera 'b/c'|would have the same names"):
+        check_picture_folders([("a", "b/c"), ("a/b", "c")])
+    check_picture_folders([("a", "b c"), ("a b", "c")])
+    tasks = [
+        PictureTask(Episode(name, None), camera, np.arange(1), Path()) for name, camera in (("a", "b c"), ("a b", "c"))
+    ]
+    assert part_of(tasks[0]) != part_of(tasks[1])
+
+
 def test_thresholds_that_leave_nothing_are_refused(tokens, clips):
     with pytest.raises(ValueError, match=r"no pair of stride 5f is left to export .*44 code_margin below 2"):
         match_source(Tokens.open(tokens, min_margin=2), clips)
@@ -136,11 +220,44 @@ def test_a_kill_after_the_last_step_leaves_no_claim_on_what_has_its_name(tmp_pat
         is_killed()
     with pytest.raises(ValueError, match="exists already"), export_folder(out, {}):
         pass
+    assert not partial.exists()
     out.rename(tmp_path / "elsewhere")
     with export_folder(out, {}) as folder:
         assert not folder.is_done("one")
     assert out.is_dir()
     assert not partial.exists()
+
+
+def test_a_kill_before_the_job_is_known_is_no_hindrance(tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial/job.json.tmp").write_text('{"for')
+    with export_folder(tmp_path / "out", {}) as folder:
+        (folder.path / "one").write_text("1")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["one"]
+    (tmp_path / "other.partial").mkdir()
+    (tmp_path / "other.partial/mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is no unfinished export"), export_folder(tmp_path / "other", {}):
+        pass
+
+
+def test_two_runs_of_one_export_do_not_meet(tmp_path):
+    code = (
+        "import sys; from lara_tokenizer.export.folder import export_folder\nwith export_folder(sys.argv[1], {}): pass"
+    )
+    with export_folder(tmp_path / "out", {}) as folder:
+        (folder.path / "one").write_text("1")
+        second = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], capture_output=True, text=True)
+    assert "is being written by another process" in second.stderr
+    assert (tmp_path / "out/one").read_text() == "1"
+
+
+def test_a_link_to_an_empty_folder_is_followed(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "out").symlink_to("real")
+    with export_folder(tmp_path / "out", {}) as folder:
+        (folder.path / "one").write_text("1")
+    assert (tmp_path / "real/one").exists()
+    assert (tmp_path / "out").is_symlink()
 
 
 def test_a_line_that_a_kill_cut_short_is_not_believed(tmp_path):

@@ -1,0 +1,43 @@
+"""Names of episodes and cameras as paths: ASCII, below where they are put, other names for others."""
+
+from __future__ import annotations
+
+import hashlib
+from urllib.parse import quote
+
+_SAFE = " #=,+@()[]"  # besides letters, digits and "_.-~"
+_LONGEST_COMPONENT = 255  # bytes, of Linux' and macOS' file systems
+_DIGEST = 12  # hex digits
+_EMPTY = "%"  # what no text is written as
+
+
+def safe_component(text: str) -> str:
+    """A part of a path, written as in a URL: "/" too, "." and "..", and "__" in front, which WebDataset takes for its
+    own. One that no file system has room for ends in a digest.
+
+    >>> safe_component("wrist/left"), safe_component(".."), safe_component("")
+    ('wrist%2Fleft', '%2E%2E', '%')
+    """
+    quoted = quote(text, safe=_SAFE, errors="surrogateescape")
+    if not quoted.strip("."):
+        return quoted.replace(".", "%2E") or _EMPTY
+    if quoted.startswith("__"):
+        quoted = "%5F" + quoted[1:]
+    return shortened(quoted, _LONGEST_COMPONENT)
+
+
+def safe_path(*parts: str) -> str:
+    """Parts one below the other, each of them a name that may have folders of its own. Never absolute, never upwards.
+
+    >>> safe_path("kitchen/a.mp4", "wrist"), safe_path("../a")
+    ('kitchen/a.mp4/wrist', '%2E%2E/a')
+    """
+    return "/".join(safe_component(component) for part in parts for component in part.split("/"))
+
+
+def shortened(path: str, longest: int) -> str:
+    """A path of at most `longest` characters; one that had to be cut ends in a digest of all of it."""
+    if len(path) <= longest:
+        return path
+    digest = hashlib.sha256(path.encode()).hexdigest()[:_DIGEST]
+    return f"{path[: longest - _DIGEST - 1].rstrip('/.')}-{digest}"
