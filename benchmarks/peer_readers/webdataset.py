@@ -78,7 +78,7 @@ def compare(tokens: Path, source: Any, out: Path) -> None:
         if row["valid"]
     }
     episodes = {episode.id: episode for episode in load_episodes(source)}
-    urls = str(out / summary.settings["urls"])
+    urls = summary.settings["urls"].replace("<this folder>", str(out))
     worst = 0.0
     for decode in ("rgb8", "pil"):
         worst = max(worst, *(check_sample(sample, rows, episodes) for sample in once(plain(urls, decode), rows)))

@@ -18,6 +18,11 @@ ModelOption = Annotated[
 ]
 
 
+def say(text: str) -> None:
+    """Print a line on stdout as it is: no markup, no colours, not wrapped."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def emit(result: dict[str, Any], as_json: bool, render: Callable[[dict[str, Any]], None]) -> None:
     """Print `result` on stdout: as one JSON document, or through `render` for people."""
     if as_json:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lara_tok._common import JsonOption, console, emit, without_loading_bars
+from lara_tok._common import JsonOption, emit, say, without_loading_bars
 from lara_tok._source import FromOption
 
 
@@ -57,9 +57,4 @@ def _parse_frames(text: str) -> list[int]:
 
 
 def _render(result: dict[str, Any]) -> None:
-    console.print(
-        f"{result['out']}: {len(result['frames'])} pairs of {result['episode']}, stride {result['stride']}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(f"{result['out']}: {len(result['frames'])} pairs of {result['episode']}, stride {result['stride']}")

@@ -110,6 +110,8 @@ def checkpoint_folder(name: str | os.PathLike[str]) -> Path:
 
     Raises ValueError where there is none.
     """
+    if os.path.isdir(name):  # spares the import of torch
+        return Path(name)
     from lara_tokenizer.model import resolve_checkpoint
 
     return _local_folder(resolve_checkpoint(name))[0]

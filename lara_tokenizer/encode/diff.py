@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lara_tokenizer.encode.code_moves import CodeMoves
+from lara_tokenizer.encode.fingerprint import differences
 from lara_tokenizer.encode.read import check_frames, iter_runs, iter_tables, matrix
 from lara_tokenizer.encode.schema import KEY, read_metadata, token_files
 
@@ -25,6 +26,8 @@ _READ = (*KEY, "future_frame_index", "valid", "codes", "latents")
 _SIZES = ("num_latents", "codebook_size", "codebook_dim")
 _IDENTITY = ("weights_sha256", "config_sha256", "processor_sha256")
 _OF_ROWS = ("both", "only_a", "only_b", "validity_changed", "other_future", "pairs")
+# What may decide the codes beside the model and the video. "versions" differ between any two machines.
+_SETTINGS = ("strides", "every", "columns", "keep_tail", "min_motion", "batch_size", "dtype", "device", "load")
 _COMMONEST_MOVES = 10
 
 
@@ -35,6 +38,7 @@ class TokensDiff:
     Fields:
         a, b: of each table: path, model (id), revision, weights_sha256.
         same_model: weights, config and processor are the same.
+        made_differently: the settings that the tables were not made with alike, a line each, with both values.
         rows: "both", "only_a" and "only_b".
         validity_changed: rows of both that are valid in one of them.
         other_future: rows valid in both, whose pair has another later frame in b (as after a corrected rate); they are
@@ -51,6 +55,7 @@ class TokensDiff:
     a: dict[str, Any]
     b: dict[str, Any]
     same_model: bool
+    made_differently: list[str]
     rows: dict[str, int]
     validity_changed: int
     other_future: int
@@ -167,6 +172,7 @@ class _Sums:
             a=told[0],
             b=told[1],
             same_model=models[0] == models[1],
+            made_differently=differences(_settings(said[0]), _settings(said[1])),
             rows={"both": total.both, "only_a": total.only_a, "only_b": total.only_b},
             validity_changed=total.validity_changed,
             other_future=total.other_future,
@@ -274,6 +280,10 @@ def _told(path: Path, model: dict[str, Any]) -> dict[str, Any]:
         "revision": model["revision"],
         "weights_sha256": model["weights_sha256"],
     }
+
+
+def _settings(metadata: dict[str, Any]) -> dict[str, Any]:
+    return {name: metadata.get(name) for name in _SETTINGS}
 
 
 def _how_much(summary: dict[str, Any]) -> tuple[float, int]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import heapq
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -83,13 +83,8 @@ def merge_tokens(
     rows_of = {str(path): sum(pq.read_metadata(file).num_rows for file in token_files(path)) for path in paths}
     metadata = joined_metadata(said, episodes)
     target.make_parent()
-    scratch = target.path.with_name(target.path.name + ".merge")
-    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
-    scratch.mkdir()
-    try:
-        write_tokens(_joined_rows(paths, schema), schema, metadata, target, scratch, sum(rows_of.values()))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with TemporaryDirectory(prefix=f"{target.path.name}.merge-", dir=target.path.parent) as scratch:
+        write_tokens(_joined_rows(paths, schema), schema, metadata, target, Path(scratch), sum(rows_of.values()))
     return MergeSummary(
         out=os.fspath(out),
         rows=sum(rows_of.values()),

@@ -79,17 +79,26 @@ def export_folder(out: str | os.PathLike[str], job: Mapping[str, Any]) -> Iterat
                 f"{partial} is the unfinished export of another job: {'; '.join(changed)}. Delete it, or name another "
                 "--out."
             )
-        folder = ExportFolder(partial)
-        yield folder
-        if target.exists():  # an empty folder
-            target.rmdir()
-        os.replace(folder.path, target)
-        shutil.rmtree(partial)
+        try:
+            folder = ExportFolder(partial)
+            yield folder
+            if target.exists():  # an empty folder
+                target.rmdir()
+            os.replace(folder.path, target)
+            shutil.rmtree(partial)
+        except OSError as error:
+            raise OSError(
+                f"{target} cannot be written ({error.strerror or error}). What is finished waits in {partial}: run the "
+                "same command again once that is mended, or delete it."
+            ) from error
 
 
 def _begin(partial: Path, job: Mapping[str, Any]) -> Path:
     """The job's file, written where there is none. Raises ValueError where `partial` is something else."""
-    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot write to {partial.parent}: {error.strerror}. Name another --out.") from error
     job_file, unfinished = partial / _JOB, partial / f"{_JOB}.tmp"
     if not job_file.exists():
         if any(entry != unfinished for entry in partial.iterdir()):

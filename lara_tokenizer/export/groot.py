@@ -22,14 +22,22 @@ from typing import Any, Unpack
 import numpy as np
 import pyarrow as pa
 
+from lara_tokenizer.errors import first_line
 from lara_tokenizer.export.folder import ExportFolder, export_folder
-from lara_tokenizer.export.lerobot import Progress, check_out, hashes, match_dataset, open_for_dataset
+from lara_tokenizer.export.lerobot import Progress, check_beside, hashes, match_dataset, open_for_dataset
 from lara_tokenizer.export.lerobot_columns import finite
 from lara_tokenizer.export.lerobot_folder import EPISODES_V2, INFO, LeRobotFolder
 from lara_tokenizer.export.lerobot_meta import read_lines, write_info, write_lines
 from lara_tokenizer.export.lerobot_place import carry_over
 from lara_tokenizer.export.lerobot_rows import Features, Labels, RowLabels, add_columns
-from lara_tokenizer.export.manifest import MANIFEST, ExportSummary, export_job, summary_of, write_manifest
+from lara_tokenizer.export.manifest import (
+    MANIFEST,
+    ExportSummary,
+    export_job,
+    finished_export,
+    summary_of,
+    write_manifest,
+)
 from lara_tokenizer.export.tracks import SelectOptions, Tokens
 
 COLUMN, TAG = "lapa_action", "<LAPA>"
@@ -97,12 +105,14 @@ def export_groot(
     size = _size(opened, action_horizon, max_action_dim)
     dataset = LeRobotFolder.open(Path(source))
     _check_dataset(dataset)
-    check_out(Path(out), dataset)
-    matched = match_dataset(opened, dataset)
+    check_beside(Path(out), dataset)
     scale = _scale(opened, scale)
-    column = LapaColumn(size, scale)
     sizes = {"action_horizon": action_horizon, "max_action_dim": max_action_dim}
     job = export_job("groot", opened, dataset=dataset.fingerprint(), scale=scale, **sizes)
+    if (finished := finished_export(Path(out), job)) is not None:
+        return finished
+    matched = match_dataset(opened, dataset)
+    column = LapaColumn(size, scale)
     settings = {
         **sizes,
         "modality_configs": {COLUMN: {"delta_indices": [0], "modality_keys": [COLUMN]}},
@@ -111,7 +121,7 @@ def export_groot(
         "numbers_before_padding": opened.num_latents * opened.codebook_dim,
     }
     summary = summary_of("groot", Path(out), matched, settings, _notes(dataset))
-    with export_folder(Path(out), job) as folder:
+    with export_folder(Path(out), job | dataset.last_changes()) as folder:
         written = _build(dataset, folder, opened, column, progress)
         write_manifest(folder.path, job | {"files": hashes(folder.path, written)}, summary, MANIFEST)
     return summary
@@ -141,6 +151,7 @@ def _check_dataset(dataset: LeRobotFolder) -> None:
         raise ValueError(f"{dataset.root}: it has {COLUMN} already. Name the dataset that it was made from.")
     if not tasks:
         raise ValueError(f"{dataset.root.name}: no {_TASKS}; GR00T tells latent actions by a tag in the instruction.")
+    _stored_filter(dataset)
 
 
 def _scale(tokens: Tokens, asked: float | None) -> float:
@@ -183,16 +194,33 @@ def _build(
 def _step_filter(dataset: LeRobotFolder, labels: Labels, discarded: set[int]) -> Iterator[dict[str, Any]]:
     """The steps of each episode that are not to be drawn: the loader wants an entry for every one. Adds to
     `discarded` the episodes of which nothing is left."""
-    before: dict[int, list[int]] = {}
-    if STEP_FILTER in dataset.names:
-        entries = read_lines(dataset.root / STEP_FILTER)
-        before = {int(entry["episode_index"]): entry["step_indices"] for entry in entries}
+    before = _stored_filter(dataset)
     for episode, length in dataset.lengths.items():
         drawn = labels.rows(episode, np.arange(length)).wanted.copy()
-        drawn[np.asarray(before.get(episode, []), int)] = False
+        drawn[before.get(episode, [])] = False
         if not drawn.any():
             discarded.add(episode)
         yield {"episode_index": episode, "step_indices": np.flatnonzero(~drawn).tolist()}
+
+
+def _stored_filter(dataset: LeRobotFolder) -> dict[int, np.ndarray]:
+    """The steps that are not to be drawn already, int64, by episode. Raises ValueError for steps that are not there."""
+    found: dict[int, np.ndarray] = {}
+    if STEP_FILTER not in dataset.names:
+        return found
+    try:
+        for entry in read_lines(dataset.root / STEP_FILTER):
+            found[int(entry["episode_index"])] = np.asarray(entry["step_indices"], np.int64).reshape(-1)
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"{STEP_FILTER} of {dataset.root.name} cannot be read ({first_line(error)})") from error
+    for episode, steps in found.items():
+        length = dataset.lengths.get(episode)
+        if length is not None and len(steps) and not 0 <= steps.min() <= steps.max() < length:
+            raise ValueError(
+                f"{STEP_FILTER} of {dataset.root.name} names steps {steps.min()} to {steps.max()} of episode "
+                f"{episode}, which has {length}: correct it, or delete the file to have it made anew."
+            )
+    return found
 
 
 def _tag_entry(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from itertools import compress, repeat
 from pathlib import Path
 from typing import Any, Unpack
 
-from lara_tokenizer.export.folder import check_new, export_folder
-from lara_tokenizer.export.manifest import ExportSummary, export_job, summary_of, write_manifest
+from lara_tokenizer.export.folder import export_folder
+from lara_tokenizer.export.manifest import ExportSummary, export_job, finished_export, summary_of, write_manifest
 from lara_tokenizer.export.matching import Source, match_source
 from lara_tokenizer.export.pair_lines import LINES, Progress, check_pair_lines, write_pair_lines
 from lara_tokenizer.export.pictures import frame_file, picture_folder
@@ -85,15 +85,16 @@ def export_lapa(
     128
     """
     out = Path(out)
-    check_new(out)
     _check_template(template)
     _check_vision(vision)
     opened = Tokens.open(tokens, **select)
     opened.need("codes", "the field delta")
-    matched = match_source(opened, source, from_list, out)
-    longest_prompt = len(template) - len(PLACE) + check_pair_lines(matched, instruction, seed)
     options = {"instruction": instruction, "template": template, "seed": seed, "images": images}
     job = export_job("lapa", opened, **options, vision=None if vision is None else dict(vision.identity))
+    if (finished := finished_export(out, job)) is not None:
+        return finished
+    matched = match_source(opened, source, from_list, out)
+    longest_prompt = len(template) - len(PLACE) + check_pair_lines(matched, instruction, seed)
     notes = _notes(longest_prompt, images, vision is not None)
     summary = summary_of("lapa", out, matched, _settings(opened, vision is not None), notes)
     with export_folder(out, job) as folder:

@@ -5,19 +5,28 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
 from lara_tokenizer.encode.checkpoint import file_sha256
-from lara_tokenizer.export.folder import ExportFolder, check_new, export_folder
+from lara_tokenizer.errors import JobMismatchError
+from lara_tokenizer.export.folder import ExportFolder, export_folder
 from lara_tokenizer.export.hub import check_push, push_dataset
 from lara_tokenizer.export.lerobot_columns import PREFIX, LabelColumns
-from lara_tokenizer.export.lerobot_folder import INFO, LeRobotFolder
+from lara_tokenizer.export.lerobot_folder import INFO, LeRobotFolder, dataset_version, find_root, read_info
 from lara_tokenizer.export.lerobot_meta import statistics_files, write_info, write_statistics
 from lara_tokenizer.export.lerobot_place import BACKUP, LABEL_MANIFEST, InPlace, carry_over, read_label_manifest
 from lara_tokenizer.export.lerobot_rows import Labels, add_columns, episode_id
 from lara_tokenizer.export.lerobot_statistics import EpisodeWatcher, StoredStatistics
-from lara_tokenizer.export.manifest import ExportSummary, export_job, summary_of, write_manifest
+from lara_tokenizer.export.manifest import (
+    ExportSummary,
+    export_job,
+    finished_export,
+    summary_again,
+    summary_of,
+    write_manifest,
+)
 from lara_tokenizer.export.matching import Matched, match_source
 from lara_tokenizer.export.tracks import SelectOptions, Tokens
 
@@ -40,7 +49,8 @@ def export_lerobot(
     """Add the columns `latent_labels.*` to a LeRobotDataset: codes, their vectors, z, and which rows have them.
 
     Every row gets values; a frame without a wanted pair has `latent_labels.valid` 0, codes -1 and vectors 0. Videos and
-    pictures are hard-linked, nothing of the old dataset is changed. A killed run goes on when it is called again.
+    pictures are hard-linked, nothing of the old dataset is changed. A killed run goes on when it is called again; in
+    place, one that was finished tells again what it did.
 
     Args:
         tokens: the table.
@@ -54,7 +64,8 @@ def export_lerobot(
 
     Raises:
         ValueError: table and source do not match; the dataset has labels already; `out` exists; other weights.
-        JobMismatchError: an unfinished export of something else waits there.
+        JobMismatchError: an unfinished export of something else waits there, or the dataset was changed since it began.
+        OSError: in place, another process is at the same dataset.
 
     >>> export_lerobot("tokens.parquet", "demos", "demos-labelled").pairs  # doctest: +SKIP
     1204
@@ -63,44 +74,32 @@ def export_lerobot(
         raise ValueError("an export goes to a new folder (--out), or in place of its source (--in-place): give one")
     check_push(push)
     opened = open_for_dataset(tokens, **select)
-    dataset = LeRobotFolder.open(Path(source))
-    _check_unlabelled(dataset)
-    place, target = None, Path(out or "")
-    if in_place:
-        place = InPlace(dataset.root)
-        place.check()
-        target = place.backup
+    root = find_root(source)
+    if out is None:
+        place = InPlace(root)
+        with place.alone():
+            summary = _export_in_place(opened, place, model, progress)
     else:
-        check_out(target, dataset)
-    columns = LabelColumns.of(opened, model)
-    job = export_job("lerobot", opened, dataset=dataset.fingerprint(), features=dict(columns.features))
-    settings: dict[str, Any] = {"features": list(columns.features), "camera": opened.cameras[0]}
-    summary = summary_of(
-        "lerobot", dataset.root if place else target, match_dataset(opened, dataset), settings, _notes(place)
-    )
-    if place is None or not place.is_built(job):
-        with export_folder(target, job) as folder:
-            _build(dataset, folder, Labels(opened, "codes", "latents"), columns, progress)
-            files = {"files": hashes(folder.path, rewritten(dataset))}
-            write_manifest(folder.path, job | files, summary, LABEL_MANIFEST)
-    if place is not None:
-        place.swap()
+        summary = _export_beside(opened, root, Path(out), model, progress)
     if push is not None:
-        push_dataset(Path(summary.out), push, dataset.version)
-        summary.notes.append(f"pushed to {push}, tagged {dataset.version}")
+        version = dataset_version(read_info(root))
+        push_dataset(Path(summary.out), push, version)
+        summary.notes.append(f"pushed to {push}, tagged {version}")
     return summary
 
 
 def undo_lerobot(dataset: str | os.PathLike[str]) -> Path:
     """Take back what `export_lerobot` did in place: the dataset is again what it was, to the last byte.
 
-    Raises ValueError where there is nothing to undo, or the labelled dataset was changed since.
+    Raises ValueError where there is nothing to undo, or the labelled dataset was changed since; OSError where another
+    process is at it.
 
     >>> undo_lerobot("demos")  # doctest: +SKIP
     PosixPath('/data/demos')
     """
     place = InPlace(Path(dataset))
-    place.undo()
+    with place.alone():
+        place.undo()
     return place.dataset
 
 
@@ -126,9 +125,8 @@ def match_dataset(tokens: Tokens, dataset: LeRobotFolder) -> Matched:
     return matched
 
 
-def check_out(out: Path, dataset: LeRobotFolder) -> None:
-    """Raises ValueError where the export would lie in its source, or the name is taken."""
-    check_new(out)
+def check_beside(out: Path, dataset: LeRobotFolder) -> None:
+    """Raises ValueError where the export would lie in its source."""
     if dataset.root in (out.resolve(), *out.resolve().parents):
         raise ValueError(f"--out {out} lies in the dataset itself, and would be found in it. Name a folder beside it.")
 
@@ -151,6 +149,77 @@ def _check_unlabelled(dataset: LeRobotFolder) -> None:
             f"{dataset.root} has labels already ({what}). Take them back first (lara-tok export lerobot "
             f"{dataset.root} --undo), or label the dataset that it was made from."
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Labelling:
+    """A dataset and the columns that a table gives it."""
+
+    tokens: Tokens
+    dataset: LeRobotFolder
+    columns: LabelColumns
+
+    def job(self) -> dict[str, Any]:
+        features = dict(self.columns.features)
+        return export_job("lerobot", self.tokens, dataset=self.dataset.fingerprint(), features=features)
+
+    def summary(self, out: Path, notes: list[str]) -> ExportSummary:
+        """Raises ValueError where table and dataset do not match."""
+        matched = match_dataset(self.tokens, self.dataset)
+        settings = {"features": list(self.columns.features), "camera": self.tokens.cameras[0]}
+        return summary_of("lerobot", out, matched, settings, notes)
+
+    def write(self, target: Path, summary: ExportSummary, progress: Progress) -> None:
+        """The labelled dataset as `target`."""
+        job = self.job()
+        with export_folder(target, job | self.dataset.last_changes()) as folder:
+            _build(self.dataset, folder, Labels(self.tokens, "codes", "latents"), self.columns, progress)
+            files = {"files": hashes(folder.path, rewritten(self.dataset))}
+            write_manifest(folder.path, job | files, summary, LABEL_MANIFEST)
+
+
+def _export_beside(
+    tokens: Tokens, root: Path, out: Path, model: str | os.PathLike[str] | None, progress: Progress
+) -> ExportSummary:
+    dataset = LeRobotFolder.open(root)
+    _check_unlabelled(dataset)
+    check_beside(out, dataset)
+    labelling = _Labelling(tokens, dataset, LabelColumns.of(tokens, model))
+    if (finished := finished_export(out, labelling.job(), LABEL_MANIFEST)) is not None:
+        return finished
+    summary = labelling.summary(out, [])
+    labelling.write(out, summary, progress)
+    return summary
+
+
+def _export_in_place(
+    tokens: Tokens, place: InPlace, model: str | os.PathLike[str] | None, progress: Progress
+) -> ExportSummary:
+    if (summary := _finished(tokens, place, model)) is not None:
+        return summary
+    dataset = LeRobotFolder.open(place.dataset)
+    _check_unlabelled(dataset)
+    place.check()
+    labelling = _Labelling(tokens, dataset, LabelColumns.of(tokens, model))
+    summary = labelling.summary(
+        dataset.root,
+        [f"the dataset without labels is kept beside it, its name ends in {BACKUP}; --undo brings it back"],
+    )
+    if not place.is_built(labelling.job()):
+        labelling.write(place.backup, summary, progress)
+    elif changed := dataset.changed_since(place.built_at()):
+        raise JobMismatchError(f"{place.backup} was made before {changed[0]} of {dataset.root} was changed. Delete it.")
+    place.swap()
+    return summary
+
+
+def _finished(tokens: Tokens, place: InPlace, model: str | os.PathLike[str] | None) -> ExportSummary | None:
+    """The summary of this very export where it is in place already: a kill may come right after the exchange."""
+    if read_label_manifest(place.dataset) is None or not (place.backup / INFO).is_file():
+        return None
+    labelling = _Labelling(tokens, LeRobotFolder.open(place.backup), LabelColumns.of(tokens, model))
+    manifest = place.finished(labelling.job())
+    return None if manifest is None else summary_again(place.dataset, manifest)
 
 
 def _build(
@@ -176,9 +245,3 @@ def _build(
         write_statistics(dataset, folder.path, statistics)
         folder.mark_done(_SCRATCH)
     shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _notes(place: InPlace | None) -> list[str]:
-    if place is None:
-        return []
-    return [f"the dataset without labels is kept beside it, its name ends in {BACKUP}; --undo brings it back"]

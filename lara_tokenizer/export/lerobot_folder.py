@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -74,15 +75,9 @@ class LeRobotFolder:
     @classmethod
     def open(cls, source: str | Path) -> LeRobotFolder:
         """Look through a dataset. Raises ValueError for what is none, and for rows that are not as its list says."""
-        root = Path(str(source).removeprefix("lerobot:"))
-        if not (root / INFO).is_file():
-            raise ValueError(
-                f"{root}: no folder of a LeRobotDataset ({INFO} is missing). One of the Hub is fetched by: "
-                "hf download user/name --repo-type dataset --local-dir FOLDER"
-            )
-        root = root.resolve()
-        info = _load_info(root)
-        version = "v" + str(info["codebase_version"]).removeprefix("v")
+        root = find_root(source)
+        info = read_info(root)
+        version = dataset_version(info)
         if version not in ("v2.0", "v2.1", "v3.0"):
             raise ValueError(f"{root.name}: a LeRobotDataset {version}; v2.0, v2.1 and v3.0 are taken.")
         names = frozenset(LocalFiles(str(root)).names())
@@ -98,13 +93,25 @@ class LeRobotFolder:
             digest.update(f"{name}\0{(self.root / name).stat().st_size}\0".encode("utf-8", "backslashreplace"))
         return {"codebase_version": self.version, "files_sha256": digest.hexdigest()}
 
+    def last_changes(self) -> dict[str, Any]:
+        """When rows and metadata were written, hashed, for the job of an unfinished export: an edit may keep all sizes.
+        A finished export does not tell it, as copies of one dataset have times of their own."""
+        return {"dataset_times_sha256": hashlib.sha256(repr(sorted(self._times().items())).encode()).hexdigest()}
+
+    def changed_since(self, time_ns: int) -> list[str]:
+        """The files of rows and metadata that were written after a time, st_mtime_ns."""
+        return sorted(name for name, written in self._times().items() if written > time_ns)
+
+    def _times(self) -> dict[str, int]:
+        names = (name for name in self.names if name.startswith(("data/", "meta/")))
+        return {name: (self.root / name).stat().st_mtime_ns for name in names}
+
 
 class RowKeys:
     """Tells, batch by batch, whose the rows of a data file are."""
 
-    def __init__(self, file: DataFile | None, name: str) -> None:
-        self._name = name
-        self._alone = None if file is None else file.alone
+    def __init__(self, file: DataFile) -> None:
+        self._file = file
         self._episode: int | None = None
         self._next = 0  # frame, where the rows do not say
 
@@ -118,10 +125,10 @@ class RowKeys:
         names = batch.schema.names
         if "episode_index" in names:
             episodes = batch.column("episode_index").to_numpy(zero_copy_only=False)
-        elif self._alone is not None:
-            episodes = np.full(batch.num_rows, self._alone)
+        elif self._file.alone is not None:
+            episodes = np.full(batch.num_rows, self._file.alone)
         else:
-            raise ValueError(f"{self._name}: no column episode_index in it, and its name is no episode's")
+            raise ValueError(f"{self._file.name}: no column episode_index in it, and its name is no episode's")
         edges = [0, *(np.flatnonzero(np.diff(episodes)) + 1).tolist(), batch.num_rows] if batch.num_rows else [0]
         for start, stop in pairwise(edges):
             episode = int(episodes[start])
@@ -134,13 +141,30 @@ class RowKeys:
             yield Run(episode, start, stop, frames)
 
 
+def find_root(source: str | os.PathLike[str]) -> Path:
+    """The folder of a dataset, with links resolved. Raises ValueError for one of something else."""
+    root = Path(str(source).removeprefix("lerobot:"))
+    if not (root / INFO).is_file():
+        raise ValueError(
+            f"{root}: no folder of a LeRobotDataset ({INFO} is missing). One of the Hub is fetched by: "
+            "hf download user/name --repo-type dataset --local-dir FOLDER"
+        )
+    return root.resolve()
+
+
 def batches(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The rows of a file, at most one row group at a time."""
     for group in range(file.num_row_groups):
         yield from file.iter_batches(_ROWS, row_groups=[group], columns=columns, use_threads=False)
 
 
-def _load_info(root: Path) -> dict[str, Any]:
+def dataset_version(info: Mapping[str, Any]) -> str:
+    """LeRobot's version of the format, e.g. "v3.0", by what info.json says."""
+    return "v" + str(info["codebase_version"]).removeprefix("v")
+
+
+def read_info(root: Path) -> dict[str, Any]:
+    """meta/info.json. Raises ValueError where it is none."""
     try:
         info = json.loads((root / INFO).read_text(encoding="utf-8"))
         if missing := [key for key in ("codebase_version", "features", "data_path", "fps") if key not in info]:
@@ -186,7 +210,7 @@ def _data_files(
 def _look_through(root: Path, file: DataFile, lengths: Mapping[int, int]) -> list[int]:
     """The episodes of a file, each with its frames 0, 1, 2, ... in order."""
     expected: dict[int, int] = {}  # the next frame of each episode
-    keys = RowKeys(file, file.name)
+    keys = RowKeys(file)
     with pq.ParquetFile(root / file.name) as parquet:
         columns = RowKeys.columns(parquet.schema_arrow.names)
         if not columns:

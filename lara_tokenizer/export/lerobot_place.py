@@ -5,6 +5,9 @@ In place, for a dataset `demos`:
     demos.before-labels.partial/   the labelled dataset while it is built
     demos.before-labels/           that dataset, whole, for the moment before the exchange; from then on the old one
 
+    demos.labels.lock              while a run is at it, in place or back
+    .demos.labels-undone-*/        a labelled dataset that is taken back, while it is removed
+
 So at any moment `demos` is the old dataset or the labelled one, whole.
 """
 
@@ -15,7 +18,9 @@ import filecmp
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +29,7 @@ from lara_tokenizer.encode.checkpoint import file_sha256
 from lara_tokenizer.encode.fingerprint import differences
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.export.exchange import check_exchange, exchange
+from lara_tokenizer.export.lock import locked
 
 LABEL_MANIFEST, BACKUP = "label_manifest.json", ".before-labels"
 # What is smaller is copied: programs edit small files in place, and a link would change the old dataset with them.
@@ -70,11 +76,31 @@ class InPlace:
     def __init__(self, dataset: Path) -> None:
         self.dataset = dataset.resolve()
         self.backup = self.dataset.with_name(self.dataset.name + BACKUP)
-        self._removed = self.dataset.with_name(self.dataset.name + ".labels-undone")
+        self._undone = f".{self.dataset.name}.labels-undone-"  # how the names of what is removed begin
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the dataset for as long as the block runs: two runs that pass their checks would exchange twice.
+
+        Raises ValueError where there is no such folder, OSError where another process holds it.
+        """
+        if not self.dataset.is_dir():
+            raise ValueError(f"{self.dataset}: there is no such folder")
+        lock = self.dataset.with_name(self.dataset.name + ".labels.lock")
+        lock.touch()
+        with locked(lock, str(self.dataset)):
+            try:
+                for folder in self.dataset.parent.iterdir():
+                    if folder.name.startswith(self._undone):  # a killed run could not remove it
+                        shutil.rmtree(folder)
+                yield
+            finally:
+                with suppress(OSError):
+                    if not lock.stat().st_size:  # else a file of somebody's, with that name
+                        lock.unlink()
 
     def check(self) -> None:
         """Raises ValueError where the exchange cannot be done, or another folder has the backup's name."""
-        shutil.rmtree(self._removed, ignore_errors=True)
         check_exchange(self.dataset.parent)
         if self.backup.exists() and not self.is_built():
             raise ValueError(
@@ -85,13 +111,23 @@ class InPlace:
         """Whether a labelled dataset waits for the exchange. Raises JobMismatchError where it is of another job."""
         if read_label_manifest(self.dataset) is not None or (found := read_label_manifest(self.backup)) is None:
             return False
-        if job is not None and (changed := differences({k: found.get(k) for k in job}, json.loads(json.dumps(job)))):
+        if job is not None and (changed := _other_job(found, job)):
             raise JobMismatchError(f"{self.backup} was made by another job: {'; '.join(changed)}. Delete it.")
         return True
 
+    def built_at(self) -> int:
+        """When the labelled dataset that waits was finished, st_mtime_ns."""
+        return (self.backup / LABEL_MANIFEST).stat().st_mtime_ns
+
+    def finished(self, job: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What the dataset says of its labels where `job` made them, in place; else None."""
+        found = read_label_manifest(self.dataset)
+        return None if found is None or _other_job(found, job) else found
+
     def swap(self) -> None:
-        """The labelled dataset takes the place of the old one."""
-        exchange(self.dataset, self.backup)
+        """The labelled dataset takes the place of the old one, if it has not taken it."""
+        if self.is_built():
+            exchange(self.dataset, self.backup)
 
     def undo(self) -> None:
         """The old dataset takes its place again, to the last byte; the labelled one is removed.
@@ -99,7 +135,6 @@ class InPlace:
         Raises:
             ValueError: there are no labels to undo; the old dataset is gone; the labelled one was changed since.
         """
-        shutil.rmtree(self._removed, ignore_errors=True)
         labelled = read_label_manifest(self.dataset)
         if labelled is None and not self.is_built():
             raise ValueError(f"{self.dataset} was not labelled in place: there is no {LABEL_MANIFEST} in it")
@@ -114,14 +149,19 @@ class InPlace:
                 )
             exchange(self.dataset, self.backup)
         # The backup is the labelled dataset now. Its name goes in one step, its files do not.
-        os.replace(self.backup, self._removed)
-        shutil.rmtree(self._removed)
+        removed = tempfile.mkdtemp(prefix=self._undone, dir=self.dataset.parent)
+        os.replace(self.backup, removed)
+        shutil.rmtree(removed)
 
 
 def read_label_manifest(dataset: Path) -> dict[str, Any] | None:
     """What a labelled dataset says of its labels; None for one without."""
     file = dataset / LABEL_MANIFEST
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _other_job(manifest: Mapping[str, Any], job: Mapping[str, Any]) -> list[str]:
+    return differences({name: manifest.get(name) for name in job}, json.loads(json.dumps(job)))
 
 
 def _changes(labelled: Path, old: Path, manifest: Mapping[str, Any]) -> list[str]:

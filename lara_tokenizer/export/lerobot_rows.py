@@ -47,20 +47,22 @@ class Columns(Protocol):
 
 
 class Labels:
-    """A table's labels by episode and frame. Quick where episodes are asked for in the table's order; one that lies
-    before the last is found by reading the table again."""
+    """A table's labels by episode and frame. Quick where episodes are asked for in the table's order; one that comes
+    before the last one asked for is found by reading the table again."""
 
     def __init__(self, tokens: Tokens, *columns: str) -> None:
         self._tokens, self._columns = tokens, columns
         self._tracks: Iterator[Track] = iter(())
         self._last: Track | None = None
+        self._asked: str | None = None
 
     def track(self, episode: int) -> Track | None:
         """The rows of an episode; None where the table has none."""
         name = episode_id(episode)
-        if self._last is None or name < self._last.episode:
+        if self._asked is None or name < self._asked:  # `_last` lies behind, where the table lacks what was asked for
             self._tracks = self._tokens.tracks(*self._columns)
             self._last = next(self._tracks, None)
+        self._asked = name
         while self._last is not None and self._last.episode < name:
             following = next(self._tracks, None)
             if following is None:
@@ -112,7 +114,7 @@ def add_columns(
         watch: called with each episode's number and its new values; in pieces where a row group ends inside it.
         change: what else is to be done to the rows.
     """
-    keys = RowKeys(file, file.name)
+    keys = RowKeys(file)
     with pq.ParquetFile(source) as parquet:
         schema = _with_features(parquet.schema_arrow, columns.features)
         with pq.ParquetWriter(target, schema, compression=_compression(parquet)) as writer:

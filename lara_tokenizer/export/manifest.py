@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from lara_tokenizer.encode.checkpoint import file_sha256
-from lara_tokenizer.encode.schema import token_files
+from lara_tokenizer.encode.fingerprint import differences
+from lara_tokenizer.encode.schema import FRAMES, token_files
+from lara_tokenizer.export.folder import check_new
 from lara_tokenizer.export.matching import Matched
 from lara_tokenizer.export.tracks import Tokens
 from lara_tokenizer.version import __version__
 
 MANIFEST = "export_manifest.json"
 FORMAT_VERSION = 1
+_COMPLETE = "This export was complete already: nothing was written."
+_UNCHECKED = (
+    "The table is of an earlier release and does not say what frames its model saw: the pixels of its source were not "
+    "compared. lara-tok verify compares codes."
+)
 
 
 @dataclass(slots=True)
@@ -69,6 +76,29 @@ def export_job(format_name: str, tokens: Tokens, **options: Any) -> dict[str, An
     }
 
 
+def finished_export(out: str | Path, job: dict[str, Any], name: str = MANIFEST) -> ExportSummary | None:
+    """The summary of this very export where it is at `out` already, whole; None where `out` is new.
+
+    Args:
+        name: of the manifest.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    manifest = Path(out) / name
+    said = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    if said and not differences({key: said.get(key) for key in job}, json.loads(json.dumps(job))):
+        return summary_again(out, said)
+    check_new(Path(out))
+    return None
+
+
+def summary_again(out: str | Path, manifest: dict[str, Any]) -> ExportSummary:
+    """The summary in the manifest of a finished export."""
+    told = {each.name: manifest[each.name] for each in fields(ExportSummary) if each.name != "out"}
+    return ExportSummary(out=str(out), **{**told, "notes": [*told["notes"], _COMPLETE]})
+
+
 def summary_of(
     format_name: str,
     out: str | Path,
@@ -77,6 +107,7 @@ def summary_of(
     notes: list[str] | None = None,
 ) -> ExportSummary:
     """The summary of an export of all pairs of `matched`."""
+    unchecked = [] if FRAMES in matched.tokens.metadata else [_UNCHECKED]
     return ExportSummary(
         format=format_name,
         out=str(out),
@@ -85,7 +116,7 @@ def summary_of(
         left_out=dict(sorted(matched.left_out.items())),
         episodes=len({episode for episode, _ in matched.wanted}),
         settings=settings or {},
-        notes=notes or [],
+        notes=[*(notes or []), *unchecked],
     )
 
 

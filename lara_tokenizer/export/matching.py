@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,8 +79,8 @@ def match_source(
         episode = by_id.get(track.episode)
         if episode is None:
             raise ValueError(
-                f"episode {track.episode!r} of {tokens.path} is not in the source, which has {len(by_id)} episodes "
-                f"({', '.join(list(by_id)[:3])}, ...). Name the source that the table was made from."
+                f"episode {track.episode!r} of {tokens.path} is not in the source, which has {_some(by_id)}. Name the "
+                "source that the table was made from."
             )
         matched.num_frames[track.episode, track.camera] = _check_track(track, episode, tokens)
         matched.episodes[track.episode] = episode
@@ -94,6 +94,12 @@ def match_source(
         raise ValueError(f"{tokens.path}: no pair of stride {tokens.stride} is left to export ({reasons}).")
     check_pixels(sample.pairs, matched.episodes, tokens.metadata.get(FRAMES))
     return matched
+
+
+def _some(names: Mapping[str, object], shown: int = 3) -> str:
+    """The first names, and how many there are."""
+    named = ", ".join(list(names)[:shown])
+    return named if len(names) <= shown else f"{named} and {len(names) - shown:,} more"
 
 
 def _check_outside(out: Path, source: Source) -> None:

@@ -25,9 +25,9 @@ import yaml
 from PIL import Image
 
 from lara_tokenizer.data import Episode
-from lara_tokenizer.export.folder import ExportFolder, check_new, export_folder, remove_unfinished
+from lara_tokenizer.export.folder import ExportFolder, export_folder, remove_unfinished
 from lara_tokenizer.export.instructions import instructions
-from lara_tokenizer.export.manifest import ExportSummary, export_job, summary_of, write_manifest
+from lara_tokenizer.export.manifest import ExportSummary, export_job, finished_export, summary_of, write_manifest
 from lara_tokenizer.export.matching import Source, match_source
 from lara_tokenizer.export.moto_config import (
     SPLIT,
@@ -102,11 +102,13 @@ def export_moto(
     """
     check_options(style, name, actions, video)
     need_lmdb()
-    check_new(Path(out))
     opened = Tokens.open(tokens, **select)
     opened.need("codes", "latent_motion_ids")
     if len(opened.cameras) > 1:
         raise ValueError(f"cameras {', '.join(opened.cameras)}: Moto has one a dataset. Choose with --camera.")
+    job = export_job("moto", opened, style=style, name=name, instruction=instruction, actions=actions, video=video)
+    if (finished := finished_export(Path(out), job)) is not None:
+        return finished
     matched = match_source(opened, source, from_list, out)
     plan = Plan(
         matched=matched,
@@ -119,7 +121,6 @@ def export_moto(
         has_actions=actions and check_actions(matched, style),
         size=check_sizes(matched, every=video and style != "oxe"),
     )
-    job = export_job("moto", opened, style=style, name=name, instruction=instruction, actions=actions, video=video)
     summary = summary_of("moto", Path(out), matched, settings=settings(plan), notes=notes(plan))
     with export_folder(out, job) as folder:
         _write(plan, folder, workers, progress)

@@ -24,7 +24,9 @@ import numpy as np
 from lara_tokenizer.errors import missing_extra
 from lara_tokenizer.export import moto_values as values
 
+# What waits for a transaction, at most: steps of few bytes, or bytes of pictures.
 _STEPS_AT_A_TIME = 16_384
+_BYTES_AT_A_TIME = 32 * 2**20
 _SLACK = 16 * 2**20  # for the pages of the tree above the leaves
 _FILE = "data.mdb"
 
@@ -64,6 +66,8 @@ def write_lmdb(folder: Path, episodes: Iterable[Steps], meta: dict[str, Any]) ->
         folder: of `data.mdb`.
         episodes: asked for one at a time, numbered from 0.
         meta: the value of `latent_motion_meta`.
+
+    Raises OSError in one line where it cannot be written, say because the disk is full.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -72,8 +76,7 @@ def write_lmdb(folder: Path, episodes: Iterable[Steps], meta: dict[str, Any]) ->
     for number, episode in enumerate(episodes):
         _add(batch, episode, number, step)
         step += len(episode.codes)
-        if batch.steps >= _STEPS_AT_A_TIME:
-            batch.commit()
+        batch.commit_if_full()
     batch.put(b"cur_step", pickle.dumps(step - 1, 3))
     batch.put(b"latent_motion_meta", pickle.dumps(meta, 3))
     batch.commit(last=True)
@@ -95,6 +98,7 @@ def _add(batch: _Batch, episode: Steps, number: int, first: int) -> None:
     for place, picture in enumerate(episode.pictures):
         jpeg = np.frombuffer(picture.read_bytes(), np.uint8)
         batch.put_steps(b"rgb_static_%d", first + place, values.tensors(jpeg[None]))
+        batch.commit_if_full()
 
 
 def _features(episode: Steps) -> list[bytes]:
@@ -116,21 +120,40 @@ class _Batch:
 
     def __init__(self, folder: Path) -> None:
         self.steps = 0
+        self._bytes = 0
         self._folder = folder
         self._runs: list[tuple[list[bytes], list[bytes]]] = []
 
     def put(self, key: bytes, value: bytes) -> None:
-        self._runs.append(([key], [value]))
+        self._add([key], [value])
 
     def put_steps(self, pattern: bytes, first: int, pickles: list[bytes]) -> None:
         """One value for each step from `first` on."""
-        self._runs.append(([pattern % step for step in range(first, first + len(pickles))], pickles))
+        self._add([pattern % step for step in range(first, first + len(pickles))], pickles)
+
+    def _add(self, keys: list[bytes], pickles: list[bytes]) -> None:
+        self._runs.append((keys, pickles))
+        self._bytes += sum(map(len, pickles))
+
+    def commit_if_full(self) -> None:
+        """When that is follows from what was put alone: equal values give equal files."""
+        if self.steps >= _STEPS_AT_A_TIME or self._bytes >= _BYTES_AT_A_TIME:
+            self.commit()
 
     def commit(self, last: bool = False) -> None:
         import lmdb
 
         # Keys that are neighbours in the file, one after the other.
         self._runs.sort(key=lambda run: run[0][0].rstrip(b"0123456789"))
+        try:
+            self._write(last)
+        except lmdb.Error as error:  # no OSError of its own
+            raise OSError(f"the LMDB in {self._folder}: {error}; make room if that disk is full") from error
+        self.steps, self._bytes, self._runs = 0, 0, []
+
+    def _write(self, last: bool) -> None:
+        import lmdb
+
         environment = lmdb.open(str(self._folder), map_size=self._room(), lock=False, sync=False, readahead=False)
         try:
             with environment.begin(write=True) as transaction, transaction.cursor() as cursor:
@@ -140,7 +163,6 @@ class _Batch:
                 environment.sync(True)
         finally:
             environment.close()
-        self.steps, self._runs = 0, []
 
     def _room(self) -> int:
         """The most that the file can grow to: each value may need pages of its own, and is copied once."""

@@ -84,7 +84,10 @@ def check_tracks(matched: Matched, style: str, instruction: str | None) -> int:
 
 
 def check_actions(matched: Matched, style: str) -> bool:
-    """Whether the source has actions; they are as wide as Moto's. A dataset's are all of one width."""
+    """Whether the source has actions; every episode's are as wide as Moto's, one for each frame.
+
+    They are read once more for that: 0.2 to 1.5 ms an episode.
+    """
     without = [episode.id for episode in matched.episodes.values() if "actions" not in episode.offers]
     if len(without) == len(matched.episodes):
         if style == "rt1":
@@ -92,15 +95,17 @@ def check_actions(matched: Matched, style: str) -> bool:
         return False
     if without:
         raise ValueError(f"episode {without[0]!r} has no actions, others have. Export all without: --no-actions.")
-    for episode in {episode.dataset: episode for episode in matched.episodes.values()}.values():
+    for episode in matched.episodes.values():
         actions_of(episode, matched.num_frames[episode.id, matched.tokens.cameras[0]])
     return True
 
 
 def actions_of(episode: Episode, num_frames: int) -> np.ndarray:
     """float32 (F, 7). Raises ValueError for another width, EpisodeReadError for another number of rows."""
-    signals = episode.signals()
-    episode.close()
+    try:
+        signals = episode.signals()
+    finally:
+        episode.close()
     signals.check_length(num_frames, episode.id)
     if signals.actions is None:
         raise EpisodeReadError(episode.id, "it has no actions")

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 _SAFE = " #=,+@()[]"  # besides letters, digits and "_.-~"
 _LONGEST_COMPONENT = 255  # bytes, of Linux' and macOS' file systems
-_DIGEST = 12  # hex digits
+_DIGEST = 16  # hex digits that stand for the end of a name that is too long
 _EMPTY = "%"  # what no text is written as
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from lara_tokenizer.data import Episode
 from lara_tokenizer.export.folder import ExportFolder
 from lara_tokenizer.export.frames import frame_chunks
-from lara_tokenizer.export.names import safe_path
+from lara_tokenizer.export.names import safe_component, safe_path
 from lara_tokenizer.export.parallel import run_tasks
 
 IMAGES = "images"
@@ -46,7 +46,7 @@ def picture_name(episode: str, camera: str, frame: int) -> str:
 
 def picture_folder(episode: str, camera: str) -> str:
     """The folder of an episode's pictures, below the export's."""
-    return f"{IMAGES}/{safe_path(episode, *([camera] if camera else []))}"
+    return "/".join([IMAGES, safe_path(episode), *([safe_component(camera)] if camera else [])])
 
 
 def frame_file(frame: int) -> str:

@@ -123,7 +123,7 @@ class Tokens:
         columns = tuple(pq.read_schema(token_files(path)[0]).names)
         if not 0 <= min_motion < 1:
             raise ValueError(f"min_motion {min_motion}: takes a mean change of the pixels, 0 (keep all) to 1")
-        if min_margin < 0:
+        if not min_margin >= 0:  # nan too
             raise ValueError(f"min_margin {min_margin}: takes a squared distance, 0 (keep all) or more")
         if min_margin and "codes" not in columns:
             raise ValueError(f"min_margin {min_margin}: {path} was made by a continuous bottleneck, it has no margins")
@@ -155,7 +155,7 @@ class Tokens:
         if column in self.columns:
             return
         if column == "codes":
-            cure = "Take a format for continuous latents (lerobot, groot), or a model with a codebook"
+            cure = "Take a format for continuous latents (lerobot, groot, webdataset), or a model with a codebook"
         else:
             cure = f"Encode again with --with {column}"
         raise ValueError(f"{self.path} has no column {column!r}, needed for {used_for}. {cure}.")
@@ -242,6 +242,8 @@ def _choose_cameras(path: Path, asked: str | Sequence[str]) -> tuple[str, ...]:
     for table in iter_tables(path, ["camera"]):
         names |= set(table["camera"].unique().to_pylist())
     there = sorted(names)
+    if not there:
+        raise ValueError(f"{path} has no rows: there is nothing to export.")
     wanted = [asked] if isinstance(asked, str) else list(asked)
     if wanted == ["all"] or (not wanted and len(there) < 2):
         return tuple(there)

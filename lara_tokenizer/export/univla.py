@@ -21,8 +21,8 @@ from typing import Any, Unpack
 import numpy as np
 
 from lara_tokenizer.export.act_words import act_text, act_tokens
-from lara_tokenizer.export.folder import check_new, export_folder
-from lara_tokenizer.export.manifest import ExportSummary, export_job, summary_of, write_manifest
+from lara_tokenizer.export.folder import export_folder
+from lara_tokenizer.export.manifest import ExportSummary, export_job, finished_export, summary_of, write_manifest
 from lara_tokenizer.export.matching import Matched, Source, match_source
 from lara_tokenizer.export.pair_lines import Progress, check_pair_lines, write_pair_lines
 from lara_tokenizer.export.pictures import frame_file, picture_folder
@@ -72,14 +72,15 @@ def export_univla(
     128
     """
     out = Path(out)
-    check_new(out)
     if not 0 <= history <= 1:
         raise ValueError(f"history {history}: takes a share, 0 (never) to 1 (wherever there is one)")
     opened = Tokens.open(tokens, **select)
     opened.need("codes", "<ACT_...> words")
+    job = export_job("univla", opened, instruction=instruction, history=float(history), seed=seed, images=images)
+    if (finished := finished_export(out, job)) is not None:
+        return finished
     matched = match_source(opened, source, from_list, out)
     check_pair_lines(matched, instruction, seed)
-    job = export_job("univla", opened, instruction=instruction, history=float(history), seed=seed, images=images)
     summary = summary_of("univla", out, matched, _settings(opened), _notes(matched, history, images))
     with export_folder(out, job) as folder:
         write_pair_lines(

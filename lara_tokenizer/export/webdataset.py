@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Unpack
 
-from lara_tokenizer.export.folder import ExportFolder, check_new, export_folder
-from lara_tokenizer.export.manifest import ExportSummary, export_job, summary_of, write_manifest
+from lara_tokenizer.export.folder import ExportFolder, export_folder
+from lara_tokenizer.export.manifest import ExportSummary, export_job, finished_export, summary_of, write_manifest
 from lara_tokenizer.export.matching import Matched, Source, match_source
 from lara_tokenizer.export.parallel import run_tasks
 from lara_tokenizer.export.tracks import SelectOptions, Tokens
@@ -65,19 +65,20 @@ def export_webdataset(
             episode that cannot be decoded; finished shards are kept.
 
     >>> export_webdataset("tokens.parquet", "videos/", "shards").settings["urls"]  # doctest: +SKIP
-    'train-{000000..000011}.tar'
+    '<this folder>/train-{000000..000011}.tar'
     """
     out = Path(out)
-    check_new(out)
     if shard_size < 1:
         raise ValueError(f"shard_size {shard_size}: takes 1 pair or more")
     if seed < 0:
         raise ValueError(f"seed {seed}: takes 0 or more")
     opened = Tokens.open(tokens, **select)
+    job = export_job("webdataset", opened, shard_size=shard_size, seed=seed, images=images)
+    if (finished := finished_export(out, job)) is not None:
+        return finished
     matched = match_source(opened, source, from_list, out)
     check_unique(list(matched.wanted))
     shards = plan_shards(matched, shard_size, seed)
-    job = export_job("webdataset", opened, shard_size=shard_size, seed=seed, images=images)
     summary = summary_of("webdataset", out, matched, _settings(opened, len(shards), shard_size, images), _NOTES)
     with export_folder(out, job) as folder:
         _write_shards(folder, matched, shards, images, workers, progress)
@@ -134,7 +135,7 @@ def _settings(tokens: Tokens, shards: int, shard_size: int, images: bool) -> dic
     fields = ["jpg", "future.jpg"] if images else []
     fields += [f"{name}.npy" for name in ("codes", "latents") if name in tokens.columns]
     return {
-        "urls": shard_urls(shards),
+        "urls": f"<this folder>/{shard_urls(shards)}",
         "shardshuffle": shards,
         "shuffle": shard_size,
         "decode": "rgb8",

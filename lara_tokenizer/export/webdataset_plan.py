@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from urllib.parse import quote
 
 import numpy as np
 
 from lara_tokenizer.export.matching import Matched
+from lara_tokenizer.export.names import safe_component, safe_path, shortened
 from lara_tokenizer.export.tar_writer import LONGEST_FOLDER
-
-_DIGEST = 16  # hex digits that stand for the end of a name that is too long
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +79,8 @@ def sample_folder(episode: str, camera: str) -> str:
     >>> sample_folder("kitchen/a.mp4", "wrist")
     'kitchen/a.mp4/wrist'
     """
-    parts = [*episode.split("/"), *([camera] if camera else [])]
-    folder = "/".join(map(_component, parts))
-    if len(folder) > LONGEST_FOLDER:
-        digest = hashlib.sha256(folder.encode()).hexdigest()[:_DIGEST]
-        folder = f"{folder[: LONGEST_FOLDER - _DIGEST - 1].rstrip('/.')}-{digest}"
-    return folder
+    folder = f"{safe_path(episode)}/{safe_component(camera)}" if camera else safe_path(episode)
+    return shortened(folder, LONGEST_FOLDER)
 
 
 def check_unique(tracks: Sequence[tuple[str, str]]) -> None:
@@ -100,11 +93,3 @@ def check_unique(tracks: Sequence[tuple[str, str]]) -> None:
                 f"samples of episode {track[0]!r} camera {track[1]!r} and of {other[0]!r} camera {other[1]!r} would "
                 "have the same names. Export one of these cameras (--camera)."
             )
-
-
-def _component(text: str) -> str:
-    """A part of a path as ASCII: no "." or "..", and no "__" in front, which WebDataset takes for its own."""
-    quoted = quote(text, safe=" #=,+@()[]")
-    if not quoted.strip("."):
-        return quoted.replace(".", "%2E") or "%"
-    return "%5F" + quoted[1:] if quoted.startswith("__") else quoted

@@ -13,6 +13,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import pyarrow as pa
 from PIL import Image
 
 from lara_tokenizer.data import Episode
+from lara_tokenizer.encode.read import matrix
 from lara_tokenizer.export.frames import frame_chunks
 from lara_tokenizer.export.pictures import JPEG_QUALITY
 from lara_tokenizer.export.tar_writer import TarWriter
@@ -66,28 +68,28 @@ def write_shard(task: ShardTask) -> None:
     with open_rows(task.rows) as rows, unfinished.open("wb", buffering=_BUFFER) as stream:
         writer = TarWriter(stream)
         for place, part in enumerate(task.slices):
-            batch = rows.get_batch(part.track).slice(part.first, part.stop - part.first)
-            facts = _Facts(part, task.stride, batch["episode_index"][0].as_py())
-            pictures = _pictures(task.episodes[place], part.camera, batch) if task.episodes else None
-            _write_samples(writer, part, batch, facts, pictures, task.codebook_dim)
+            table = pa.Table.from_batches([rows.get_batch(part.track).slice(part.first, part.stop - part.first)])
             if task.episodes:
-                task.episodes[place].close()
+                with closing(task.episodes[place]) as episode:
+                    _write_samples(writer, task, part, table, _pictures(episode, part.camera, table))
+            else:
+                _write_samples(writer, task, part, table)
         writer.close()
     os.replace(unfinished, task.file)
 
 
 def _write_samples(
     writer: TarWriter,
+    task: ShardTask,
     part: Slice,
-    batch: pa.RecordBatch,
-    facts: _Facts,
-    pictures: Iterator[tuple[bytes, bytes]] | None,
-    codebook_dim: int,
+    table: pa.Table,
+    pictures: Iterator[tuple[bytes, bytes]] | None = None,
 ) -> None:
     folder = sample_folder(part.episode, part.camera)
-    arrays = _arrays(batch, codebook_dim)
-    frames = batch["frame_index"].to_numpy().tolist()
-    for place, (frame, text) in enumerate(zip(frames, facts.lines(batch), strict=True)):
+    facts = _Facts(part, task.stride, table["episode_index"][0].as_py())
+    arrays = _arrays(table, task.codebook_dim)
+    frames = table["frame_index"].to_numpy().tolist()
+    for place, (frame, text) in enumerate(zip(frames, facts.lines(table), strict=True)):
         key = f"{frame:06d}"
         if pictures is not None:
             now, future = next(pictures)
@@ -107,27 +109,26 @@ class _Facts:
             shared["episode_index"] = index
         self._head = json.dumps(shared)[:-1]
 
-    def lines(self, batch: pa.RecordBatch) -> Iterator[str]:
+    def lines(self, table: pa.Table) -> Iterator[str]:
         """One a row. Numbers are the table's own, to the last digit."""
         names = ["frame_index", "future_frame_index", "timestamp", "future_timestamp", "motion"]
-        columns = [batch[name].to_numpy().tolist() for name in names]
+        columns = [table[name].to_numpy().tolist() for name in names]
         template = "".join(f', "{name}": %r' for name in names)
-        if "codes" in batch.schema.names:
+        if (codes := matrix(table, "codes")) is not None:
             template += ', "code_margin": %r, "codes": %r'
-            columns += [batch["code_margin"].to_numpy().tolist(), _matrix(batch, "codes").tolist()]
-        texts = batch["text"].to_pylist()
+            columns += [table["code_margin"].to_numpy().tolist(), codes.tolist()]
+        texts = table["text"].to_pylist()
         as_json = {text: json.dumps(text) for text in set(texts)}
         for text, *numbers in zip(texts, *columns, strict=True):
             yield f'{self._head}{template % tuple(numbers)}, "text": {as_json[text]}}}'
 
 
-def _arrays(batch: pa.RecordBatch, codebook_dim: int) -> dict[str, _NpyRows]:
+def _arrays(table: pa.Table, codebook_dim: int) -> dict[str, _NpyRows]:
     arrays = {}
-    if "codes" in batch.schema.names:
+    if (codes := matrix(table, "codes")) is not None:
         # int64: what embeddings and losses take.
-        arrays["codes"] = _NpyRows(_matrix(batch, "codes").astype("<i8"))
-    if "latents" in batch.schema.names:
-        latents = _matrix(batch, "latents")
+        arrays["codes"] = _NpyRows(codes.astype("<i8"))
+    if (latents := matrix(table, "latents")) is not None:
         arrays["latents"] = _NpyRows(latents.reshape(len(latents), -1, codebook_dim))
     return arrays
 
@@ -145,9 +146,9 @@ class _NpyRows:
         return self._header + self._data[row * self._size : (row + 1) * self._size]
 
 
-def _pictures(episode: Episode, camera: str, batch: pa.RecordBatch) -> Iterator[tuple[bytes, bytes]]:
+def _pictures(episode: Episode, camera: str, table: pa.Table) -> Iterator[tuple[bytes, bytes]]:
     """The two frames of each pair as JPEG; a frame is encoded once, and held until its last pair."""
-    frames, futures = (batch[name].to_numpy() for name in ("frame_index", "future_frame_index"))
+    frames, futures = (table[name].to_numpy() for name in ("frame_index", "future_frame_index"))
     encoded = _encoded(episode, camera, np.union1d(frames, futures))
     held: dict[int, bytes] = {}
     for frame, future in zip(frames.tolist(), futures.tolist(), strict=True):
@@ -165,8 +166,3 @@ def _encoded(episode: Episode, camera: str, numbers: np.ndarray) -> Iterator[tup
             stream = io.BytesIO()
             Image.fromarray(pixels).save(stream, "JPEG", quality=JPEG_QUALITY)
             yield number, stream.getvalue()
-
-
-def _matrix(batch: pa.RecordBatch, name: str) -> np.ndarray:
-    """A column of lists of one length as (rows, length)."""
-    return batch[name].flatten().to_numpy().reshape(batch.num_rows, -1)

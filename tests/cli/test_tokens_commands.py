@@ -38,6 +38,13 @@ def test_different_tables_end_with_1_and_name_ten_episodes(lara_tok, tmp_path, t
     assert len(json.loads(ran.out)["by_episode"]) == 12
 
 
+def test_tables_made_with_other_settings_say_so(lara_tok, tmp_path, table):
+    assert "made differently" not in lara_tok("tokens", "diff", table, table).out
+    ran = lara_tok("tokens", "diff", table, edited(table, tmp_path / "b.parquet", {}, dtype="bfloat16"))
+    assert ran.code == 0
+    assert "            made differently: dtype was 'float32' and is 'bfloat16'\n" in ran.out
+
+
 def test_tables_that_cannot_be_compared_end_with_2(lara_tok, tmp_path, table):
     other = write_table(tmp_path / "b.parquet", {("0.mp4", "", "2f"): 12}, sizes=(2, 3, 16))
     ran = lara_tok("tokens", "diff", table, other)
@@ -78,9 +85,12 @@ def test_a_webdataset_export_prints_what_webdataset_is_told(lara_tok, tmp_path, 
     arguments = ["export", "webdataset", tokens, clip_folder, "--out", out, "--stride", "0.5s", "--workers", 0]
     ran = lara_tok(*arguments)
     assert ran.code == 0
-    assert "urls train-000000.tar" in ran.out
+    assert "/train-000000.tar" in ran.out
     assert ran.err == ""
     ran = lara_tok(*arguments)
+    assert ran.code == 0
+    assert "complete already" in ran.out
+    ran = lara_tok(*arguments, "--seed", 1)
     assert ran.code == 2
     assert "exists already" in ran.err
     shutil.rmtree(out)

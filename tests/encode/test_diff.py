@@ -138,6 +138,16 @@ def test_other_weights_are_said_and_other_sizes_refused(tmp_path, table):
             diff_tokens(table, other)
 
 
+def test_other_settings_are_said_and_other_versions_are_not(tmp_path, table):
+    assert diff_tokens(table, table).made_differently == []
+    load = {"decoder": "pyav", "fps": 3.0}
+    other = edited(table, tmp_path / "b.parquet", {}, dtype="bfloat16", load=load, versions={"torch": "2.14.0"})
+    diff = diff_tokens(table, other)
+    assert diff.made_differently == ["dtype was 'float32' and is 'bfloat16'", "load.fps was None and is 3.0"]
+    assert diff.same_model
+    assert diff.is_equal
+
+
 def test_a_table_out_of_order_is_refused(tmp_path, table):
     frames = [row["frame_index"] for row in read_tokens(table).to_pylist()]
     twice = edited(table, tmp_path / "b.parquet", {"frame_index": [frames[1], *frames[1:]]})

@@ -58,7 +58,16 @@ def test_a_folder_of_shards_is_taken_and_written(tmp_path, left, right):
     merge_tokens([tmp_path / "shards", third], tmp_path / "all.parquet")
     assert keys(tmp_path / "all.parquet") == sorted(keys(left) + keys(right) + keys(third))
     assert json.loads((tmp_path / "shards/provenance.json").read_text())["rows"] == 56
-    assert not list(tmp_path.glob("*.merge"))
+    assert not list(tmp_path.glob("*.merge*"))
+
+
+def test_a_folder_beside_the_target_is_left_alone(tmp_path, left, right):
+    mine = tmp_path / "out.parquet.merge"
+    mine.mkdir()
+    (mine / "x").write_text("mine")
+    merge_tokens([left, right], tmp_path / "out.parquet")
+    assert (mine / "x").read_text() == "mine"
+    assert list(tmp_path.glob("out.parquet.*")) == [mine]
 
 
 def test_strides_and_episodes_of_real_tables_join_to_what_one_job_writes(tmp_path, clips, tiny_checkpoint):

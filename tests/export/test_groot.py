@@ -12,6 +12,7 @@ import pytest
 
 from lara_tokenizer.data import load_episodes
 from lara_tokenizer.encode import read_tokens
+from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.export import export_groot, groot
 
 TOP = "observation.images.top"
@@ -121,6 +122,17 @@ def test_equal_exports_give_equal_bytes_however_often_they_are_killed(plain, tab
     assert all((tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files)
 
 
+def test_an_edit_between_a_kill_and_the_next_run_is_seen(plain, table, tmp_path, monkeypatch):
+    dataset = shutil.copytree(plain, tmp_path / "demos")
+    monkeypatch.setattr(groot, "write_info", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export_groot(table, dataset, tmp_path / "out")
+    monkeypatch.undo()
+    (dataset / "meta/tasks.jsonl").write_bytes((dataset / "meta/tasks.jsonl").read_bytes())  # of the same size
+    with pytest.raises(JobMismatchError, match="dataset_times_sha256"):
+        export_groot(table, dataset, tmp_path / "out")
+
+
 def test_one_scale_for_several_datasets(plain, table, tmp_path):
     own = export_groot(table, plain, tmp_path / "one").settings["scale"]
     export_groot(table, plain, tmp_path / "two", scale=2 * own)
@@ -134,6 +146,11 @@ def test_what_cannot_be_is_refused_before_anything_is_written(plain, table, tmp_
     pictures = np.zeros((13, 48, 64, 3), np.uint8)
     newer = write_lerobot(tmp_path / "v3", {TOP: [pictures]}, version="v3.0")
     codes = write_tokens(tmp_path / "codes.parquet", {"episode_000000": 13}, cameras=(TOP,), columns=())
+    none, far, broken = tmp_path / "none.parquet", tmp_path / "far", tmp_path / "broken"
+    pq.write_table(pq.read_table(table).slice(0, 0), none)
+    for folder, steps in ((far, [12, 13]), (broken, "all")):
+        shutil.copytree(plain, folder)
+        (folder / "meta/step_filter.jsonl").write_text(json.dumps({"episode_index": 0, "step_indices": steps}))
     done = tmp_path / "done"
     export_groot(table, plain, done)
     for arguments, options, message in (
@@ -141,13 +158,17 @@ def test_what_cannot_be_is_refused_before_anything_is_written(plain, table, tmp_
         ((table, plain), {"action_horizon": 2, "max_action_dim": 5}, r"4 x 3 = 12 numbers, .* 2 x 5 = 10"),
         ((table, plain), {"action_horizon": 0}, "take at least 1"),
         ((table, newer), {}, "v3.0; GR00T's loader reads one episode a file"),
+        ((none, plain), {}, r"has no rows: there is nothing to export"),
+        ((table, far), {}, "names steps 12 to 13 of episode 0, which has 13"),
+        ((table, broken), {}, "step_filter.jsonl of broken cannot be read"),
         ((table, done), {}, "it has lapa_action already"),
         ((table, tmp_path), {}, "no folder of a LeRobotDataset"),
     ):
         with pytest.raises(ValueError, match=message):
             export_groot(*arguments, tmp_path / "out", **options)
     with pytest.raises(ValueError, match="exists already"):
-        export_groot(table, plain, done)
+        export_groot(table, plain, done, max_action_dim=64)
+    assert "complete already" in export_groot(table, plain, done).notes[-1]
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
 
 

@@ -163,7 +163,7 @@ def test_the_command_says_what_it_did_and_which_flags_to_pass(tmp_path, tokens, 
     assert result["pairs"] == len(lines_of(tmp_path / "out"))
     assert result["left_out"]["motion below 0.2"] == result["rows"] - result["pairs"] - 10
     ran = CliRunner().invoke(app, ["export", "lapa", str(tokens), str(clips), "--out", str(tmp_path / "two")])
-    assert "--llama.delta_vocab_size 16" in ran.output
+    assert "--llama.delta_vocab_size=16" in ran.output
 
 
 def test_progress_without_pictures_counts_lines(tmp_path, tokens, clips):

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,12 @@ from lara_tokenizer.data.lerobot_writer import QUANTILES
 from lara_tokenizer.encode import read_tokens
 from lara_tokenizer.encode.schema import METADATA_KEY
 from lara_tokenizer.errors import JobMismatchError
-from lara_tokenizer.export import export_lerobot, lerobot, undo_lerobot
+from lara_tokenizer.export import export_lerobot, lerobot, lerobot_place, undo_lerobot
 from lara_tokenizer.export.lerobot_columns import IDS, LATENTS, VALID, VECTORS
+from lara_tokenizer.export.lerobot_place import InPlace
+from lara_tokenizer.export.lerobot_rows import Labels, episode_id
 from lara_tokenizer.export.lerobot_statistics import column_statistics, counted_statistics
+from lara_tokenizer.export.tracks import Tokens
 
 TOP = "observation.images.top"
 LENGTHS = (13, 9, 17)
@@ -266,6 +270,16 @@ def test_data_files_in_any_order_get_their_own_labels(plain, table, checkpoint, 
         assert np.array_equal(np.concatenate([one[name][17:], one[name][:17]]), other[name])
 
 
+def test_episodes_that_the_table_lacks_do_not_read_it_again(tmp_path, write_tokens, monkeypatch):
+    table = write_tokens(tmp_path / "t.parquet", {episode_id(e): 8 for e in (0, 1, 6, 7)})
+    read, real = [], Tokens.tracks
+    monkeypatch.setattr(Tokens, "tracks", lambda *a: read.append(a) or real(*a))
+    labels = Labels(Tokens.open(table), "codes")
+    assert [labels.track(e) is not None for e in range(10)] == [e in (0, 1, 6, 7) for e in range(10)]
+    assert len(read) == 1
+    assert [labels.track(e) is not None for e in (7, 3, 1, 9)] == [True, False, True, False]
+
+
 def test_equal_exports_give_equal_bytes_however_often_they_are_killed(
     dataset, table, checkpoint, tmp_path, monkeypatch
 ):
@@ -296,8 +310,13 @@ def test_in_place_and_undo(dataset, table, checkpoint, tmp_path):
     assert _tree(backup) == before
     assert _rows(dataset)[VALID].sum() == 20
     assert sorted(p.name for p in tmp_path.iterdir()) == ["demos", "demos.before-labels", "lam", "tokens.parquet"]
-    with pytest.raises(ValueError, match=r"has labels already .*--undo"):
-        export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
+    labelled = _tree(dataset)
+    again = export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
+    assert "complete already" in again.notes.pop()
+    assert (again, _tree(dataset), _tree(backup)) == (summary, labelled, before)
+    for options in ({"min_margin": 0.1, "in_place": True}, {"out": tmp_path / "out"}):
+        with pytest.raises(ValueError, match=r"has labels already .*--undo"):
+            export_lerobot(table, dataset, model=checkpoint[0], **options)
     assert undo_lerobot(dataset) == dataset
     assert _tree(dataset) == before
     assert not backup.exists()
@@ -329,9 +348,7 @@ def test_a_kill_at_any_step_of_the_exchange_leaves_a_whole_dataset_and_both_ways
     dataset, table, checkpoint, monkeypatch
 ):
     old = _tree(dataset)
-    from lara_tokenizer.export import lerobot_place
-
-    monkeypatch.setattr(lerobot_place.InPlace, "swap", _stop)
+    monkeypatch.setattr(InPlace, "swap", _stop)
     with pytest.raises(KeyboardInterrupt):  # built, not exchanged
         export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
     monkeypatch.undo()
@@ -348,6 +365,80 @@ def test_a_kill_at_any_step_of_the_exchange_leaves_a_whole_dataset_and_both_ways
     undo_lerobot(dataset)
     assert _tree(dataset) == old
     assert [p.name for p in dataset.parent.iterdir() if p.name.startswith("demos")] == ["demos"]
+
+
+def test_two_runs_exchange_once(dataset, table, checkpoint, monkeypatch):
+    real = InPlace.swap
+    monkeypatch.setattr(InPlace, "swap", lambda place: [real(place), real(place)])
+    export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
+    assert _rows(dataset)[VALID].sum() == 20
+
+
+def test_one_run_at_a_time_holds_a_dataset_in_place_and_back(plain, table, checkpoint, tmp_path):
+    dataset = shutil.copytree(plain["v3.0"], tmp_path / "demos")
+    for begin in (
+        lambda: export_lerobot(table, dataset, in_place=True, model=checkpoint[0]),
+        partial(undo_lerobot, dataset),
+    ):
+        before = _tree(tmp_path)
+        with (
+            InPlace(dataset).alone(),
+            pytest.raises(BlockingIOError, match="demos is being written by another process"),
+        ):
+            begin()
+        assert _tree(tmp_path) == before  # the lock is gone too
+        begin()
+    (tmp_path / "demos.labels.lock").write_text("mine")
+    export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
+    assert (tmp_path / "demos.labels.lock").read_text() == "mine"
+    with pytest.raises(ValueError, match="there is no such folder"):
+        undo_lerobot(tmp_path / "nowhere")
+
+
+def test_a_folder_of_somebody_else_stays_where_labels_are_taken_back(plain, table, checkpoint, tmp_path, monkeypatch):
+    dataset = shutil.copytree(plain["v3.0"], tmp_path / "demos")
+    mine = tmp_path / "demos.labels-undone/thesis.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(ValueError, match="was not labelled in place"):
+        undo_lerobot(dataset)
+    export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
+    monkeypatch.setattr(lerobot_place.shutil, "rmtree", _stop)
+    with pytest.raises(KeyboardInterrupt):
+        undo_lerobot(dataset)
+    monkeypatch.undo()
+    assert [p for p in tmp_path.iterdir() if p.name.startswith(".demos.labels-undone-")]
+    export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
+    undo_lerobot(dataset)
+    assert mine.read_text() == "mine"
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]  # what the killed run left
+
+
+def test_an_edit_between_a_kill_and_the_next_run_is_seen(plain, table, checkpoint, tmp_path, monkeypatch):
+    """It keeps the size; in a finished export no times are told."""
+    dataset = shutil.copytree(plain["v2.1"], tmp_path / "demos")
+    file = dataset / "data/chunk-000/episode_000000.parquet"
+
+    def edit(time_ns):
+        os.utime(file, ns=(time_ns, time_ns))
+
+    monkeypatch.setattr(lerobot, "write_info", _stop)
+    with pytest.raises(KeyboardInterrupt):
+        export_lerobot(table, dataset, tmp_path / "out", model=checkpoint[0])
+    monkeypatch.undo()
+    edit(file.stat().st_mtime_ns + 1)
+    with pytest.raises(JobMismatchError, match="dataset_times_sha256"):
+        export_lerobot(table, dataset, tmp_path / "out", model=checkpoint[0])
+    monkeypatch.setattr(InPlace, "swap", _stop)
+    with pytest.raises(KeyboardInterrupt):
+        export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
+    monkeypatch.undo()
+    edit(time.time_ns() + 10**9)
+    with pytest.raises(JobMismatchError, match=r"made before data/.*000000.parquet of .* was changed. Delete it"):
+        export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
+    export_lerobot(table, plain["v2.1"], tmp_path / "one", model=checkpoint[0])
+    export_lerobot(table, dataset, tmp_path / "two", model=checkpoint[0])
+    assert _hashes(tmp_path / "one") == _hashes(tmp_path / "two")
 
 
 _KILLED = """
@@ -402,6 +493,8 @@ def test_what_cannot_be_is_refused_before_anything_is_written(plain, table, chec
     (other / "model.safetensors").write_bytes(b"other")
     both = write_tokens(tmp_path / "two.parquet", {"episode_000000": 13}, cameras=(TOP, "wrist"))
     clip = write_tokens(tmp_path / "clip.parquet", {"episode_000000/1": 13}, cameras=(TOP,), sizes=(N, D, None))
+    none = tmp_path / "none.parquet"
+    pq.write_table(pq.read_table(table).slice(0, 0), none)
     bad = shutil.copytree(dataset, tmp_path / "bad")
     file = bad / "data/chunk-000/file-000.parquet"
     pq.write_table(pq.read_table(file).slice(1), file)
@@ -415,6 +508,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(plain, table, chec
         ((table, dataset, out), {"model": tmp_path / "nowhere"}, "Say where it lies with --model"),
         ((both, dataset, out), {"cameras": "all"}, "has one set of labels"),
         ((clip, dataset, out), {}, "is not in the source"),
+        ((none, dataset, out), {}, r"has no rows: there is nothing to export"),
         ((table, bad, out), {}, "out of order, or there twice"),
         ((table, dataset, out), {"push": "me"}, "takes a dataset repository"),
     ):
@@ -462,4 +556,13 @@ def test_the_command_labels_and_takes_back(plain, table, checkpoint, tmp_path):
     assert run(dataset, "--undo").stdout == f"{dataset}: as it was, no labels\n"
     assert _tree(dataset) == before
     assert "SOURCE is missing" in str(run(table).exception)
-    assert "takes the dataset's folder, and nothing else" in str(run(table, dataset, "--undo").exception)
+    for more in (
+        [dataset],
+        ["--model", "m"],
+        ["--stride", "5f"],
+        ["--camera", TOP],
+        ["--min-margin", 1],
+        ["--push", "a/b"],
+    ):
+        refused = run(table, *more, "--undo")
+        assert "takes the dataset's folder, and nothing else" in str(refused.exception), more

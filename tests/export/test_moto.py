@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import resource
 import sys
+import tracemalloc
 from types import SimpleNamespace
 
 import lmdb
@@ -23,7 +25,8 @@ from lara_tokenizer.data import Episode, load_episodes
 from lara_tokenizer.data.episode import FrameIndex, Signals
 from lara_tokenizer.encode import read_tokens
 from lara_tokenizer.errors import EpisodeReadError, JobMismatchError
-from lara_tokenizer.export import export_moto
+from lara_tokenizer.export import export_moto, moto_lmdb
+from lara_tokenizer.export.moto_lmdb import Steps, write_lmdb
 from lara_tokenizer.export.moto_values import features, tensors
 from lara_tokenizer.export.moto_wrapper import StoredCodes, keep_patch_order, stored_codes, with_stored_codes
 
@@ -174,6 +177,42 @@ def test_calvin_has_its_pictures_in_the_lmdb_as_tensors(tmp_path, tokens, robots
     ]
 
 
+@pytest.fixture
+def pictured(tmp_path):
+    """An episode of 200 pictures, 20 MB."""
+    picture = tmp_path / "picture.jpg"
+    picture.write_bytes(np.random.default_rng(0).bytes(100_000))
+    return Steps(np.zeros((200, 4), np.int16), np.ones(200, bool), ["push"] * 200, pictures=[picture] * 200)
+
+
+def test_pictures_do_not_wait_in_memory_for_their_episode_to_end(tmp_path, pictured, monkeypatch):
+    monkeypatch.setattr(moto_lmdb, "_BYTES_AT_A_TIME", 2**20)
+    tracemalloc.start()
+    write_lmdb(tmp_path / "lmdb/lara/train", [pictured, pictured], {})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * 2**20
+    told = lmdb_of(tmp_path)
+    jpeg = pictured.pictures[0].read_bytes()
+    assert all(told[f"rgb_static_{step}"].numpy().tobytes() == jpeg for step in range(400))
+    assert told["cur_step"] == 399
+    assert [told[f"cur_episode_{step}"] for step in (0, 199, 200, 399)] == [0, 0, 1, 1]
+    write_lmdb(tmp_path / "again", [pictured, pictured], {})
+    assert files_of(tmp_path / "again") == files_of(tmp_path / "lmdb/lara/train")
+
+
+def test_a_disk_that_takes_no_more_is_said_in_one_line(tmp_path, pictured):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"the LMDB in .*/train: .*; make room if that disk is full") as caught:
+            write_lmdb(tmp_path / "train", [pictured], {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(str(caught.value).splitlines()) == 1
+    write_lmdb(tmp_path / "train", [pictured], {})
+
+
 def test_values_load_without_the_numpy_that_wrote_them():
     text = "öffne \\ 'die' \n Tür"
     rows = np.arange(14, dtype=np.float32).reshape(2, 7)
@@ -256,6 +295,11 @@ def test_a_table_that_moto_has_no_word_for_is_refused(tmp_path, write_tokens, cl
 def test_actions_that_moto_does_not_have_are_refused_or_left_out(tmp_path, tokens, robots):
     narrow = [Episode(robot.id, Robot(robot.reader.pixels, 4), offers=("actions",)) for robot in robots]
     refused(tmp_path, ValueError, r"has actions of 4 numbers; Moto's have 7: .*--no-actions", tokens, narrow)
+    for dataset in ("", "kitchen"):
+        one = [narrow[0], robots[1]]
+        for episode in one:
+            episode.dataset = dataset
+        refused(tmp_path, ValueError, "'a.mp4' has actions of 4 numbers", tokens, one)
     some = [robots[0], Episode(robots[1].id, robots[1].reader)]
     refused(tmp_path, ValueError, "'b/left.mp4' has no actions, others have", tokens, some)
     robots[1].reader.actions = robots[1].reader.actions[:20]

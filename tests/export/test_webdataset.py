@@ -136,7 +136,7 @@ def test_the_manifest_holds_what_webdataset_is_told(tmp_path, tokens, clips):
     export_webdataset(tokens, clips, tmp_path / "out", workers=0, shard_size=25)
     manifest = json.loads((tmp_path / "out/export_manifest.json").read_text())
     assert manifest["settings"] == {
-        "urls": "train-{000000..000001}.tar",
+        "urls": "<this folder>/train-{000000..000001}.tar",
         "shardshuffle": 2,
         "shuffle": 25,
         "decode": "rgb8",
@@ -194,6 +194,38 @@ def test_an_episode_that_cannot_be_read_ends_the_export_and_nothing_has_the_fina
     with pytest.raises(EpisodeReadError, match="x: cannot be read"):
         export_webdataset(path, array_source, tmp_path / "out", workers=0)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_episode_is_closed_where_its_shard_fails(tmp_path, tokens, clips, monkeypatch):
+    episodes = load_episodes(clips)
+    open_now = set()
+
+    class Watched:
+        def __init__(self, episode):
+            self.id, self.reader = episode.id, episode.reader
+
+        def index(self, camera):
+            return self.reader.index(camera)
+
+        def frames(self, camera, indices):
+            open_now.add(self.id)
+            return self.reader.frames(camera, indices)
+
+        def close(self):
+            open_now.discard(self.id)
+            self.reader.close()
+
+    for episode in episodes:
+        episode.reader = Watched(episode)
+
+    def full(*_, **__):
+        assert open_now
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match="the disk is full"):
+        export_webdataset(tokens, episodes, tmp_path / "out", workers=0)
+    assert not open_now
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lara_tok._common import console
+from lara_tok._common import say
 
 TokensArgument = Annotated[str, typer.Argument(help="tokens.parquet, or a folder of shards.")]
 SourceArgument = Annotated[list[str], typer.Argument(help="The video it was made from.")]
@@ -26,14 +28,17 @@ WorkersOption = Annotated[int | None, typer.Option(min=0, help="Processes that d
 
 def render(summary: dict[str, Any]) -> None:
     """An `ExportSummary` for people."""
-    _print(f"{summary['out']}: {summary['pairs']:,} pairs of {summary['episodes']:,} episodes ({summary['format']})")
+    say(f"{summary['out']}: {summary['pairs']:,} pairs of {summary['episodes']:,} episodes ({summary['format']})")
     for reason, count in summary["left_out"].items():
-        _print(f"  left out {count:,}: {reason}")
+        say(f"  left out {count:,}: {reason}")
     for name, value in summary["settings"].items():
-        _print(f"  {name} {value}")
+        say(f"  {_setting(name, value, Path(summary['out']).resolve())}")
     for note in summary["notes"]:
-        _print(f"  note: {note}")
+        say(f"  note: {note}")
 
 
-def _print(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+def _setting(name: str, value: Any, folder: Path) -> str:
+    """A setting as its reader takes it; a flag as the shell does."""
+    text = value if isinstance(value, str) else str(value) if isinstance(value, bool) else json.dumps(value)
+    text = text.replace("<this folder>", str(folder))
+    return f"{name}={shlex.quote(text)}" if name.startswith("--") else f"{name} {text}"

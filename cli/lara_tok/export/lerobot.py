@@ -58,7 +58,8 @@ def export_lerobot(
     from lara_tokenizer.export.lerobot import export_lerobot, undo_lerobot
 
     if undo:
-        if source is not None or out is not None or in_place or push:
+        others = (source, out, in_place, push, model, stride, camera, min_margin, min_motion)
+        if any(others):
             raise ValueError("--undo takes the dataset's folder, and nothing else")
         dataset = undo_lerobot(tokens)
         emit({"undone": str(dataset)}, json_, lambda result: typer.echo(f"{result['undone']}: as it was, no labels"))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lara_tok._common import JsonOption, console, emit
+from lara_tok._common import JsonOption, emit, say
 
 _LINES = 10  # of episodes; --json has them all
 
@@ -35,6 +35,8 @@ def _render(result: dict[str, Any]) -> None:
         _line(name, f"{result[name]['path']}: {_model(result[name])}")
     if not result["same_model"]:
         _line("", "of different models: codes of models that were not refined from each other have nothing in common")
+    if result["made_differently"]:
+        _line("", f"made differently: {'; '.join(result['made_differently'])}")
     rows = result["rows"]
     _line("rows", f"{rows['both']:,} in both, {rows['only_a']:,} only in a, {rows['only_b']:,} only in b")
     if result["validity_changed"]:
@@ -100,4 +102,4 @@ def _model(table: dict[str, Any]) -> str:
 
 
 def _line(name: str, text: str) -> None:
-    console.print(f"{name:12}{text}".rstrip(), markup=False, highlight=False, soft_wrap=True)
+    say(f"{name:12}{text}".rstrip())

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lara_tok._common import JsonOption, console, emit
+from lara_tok._common import JsonOption, emit, say
 
 
 def merge_tokens(
@@ -27,12 +27,8 @@ def merge_tokens(
 
 def _render(result: dict[str, Any]) -> None:
     strides = ", ".join(result["strides"])
-    _print(f"{result['out']}: {result['rows']:,} rows of {result['episodes']:,} episodes, strides {strides}")
+    say(f"{result['out']}: {result['rows']:,} rows of {result['episodes']:,} episodes, strides {strides}")
     for path, count in result["rows_of"].items():
-        _print(f"  {count:,} of {path}")
+        say(f"  {count:,} of {path}")
     for note in result["notes"]:
-        _print(f"  note: {note}")
-
-
-def _print(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(f"  note: {note}")
