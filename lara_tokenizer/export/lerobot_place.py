@@ -77,6 +77,7 @@ class InPlace:
         self.dataset = dataset.resolve()
         self.backup = self.dataset.with_name(self.dataset.name + BACKUP)
         self._undone = f".{self.dataset.name}.labels-undone-"  # how the names of what is removed begin
+        self._was_undone = False  # by a run that was killed while it removed the labelled dataset
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -93,6 +94,7 @@ class InPlace:
                 for folder in self.dataset.parent.iterdir():
                     if folder.name.startswith(self._undone):  # a killed run could not remove it
                         shutil.rmtree(folder)
+                        self._was_undone = True
                 yield
             finally:
                 with suppress(OSError):
@@ -137,6 +139,8 @@ class InPlace:
         """
         labelled = read_label_manifest(self.dataset)
         if labelled is None and not self.is_built():
+            if self._was_undone:
+                return
             raise ValueError(f"{self.dataset} was not labelled in place: there is no {LABEL_MANIFEST} in it")
         if labelled is not None:
             if not self.backup.is_dir():

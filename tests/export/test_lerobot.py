@@ -408,6 +408,7 @@ def test_a_folder_of_somebody_else_stays_where_labels_are_taken_back(plain, tabl
         undo_lerobot(dataset)
     monkeypatch.undo()
     assert [p for p in tmp_path.iterdir() if p.name.startswith(".demos.labels-undone-")]
+    undo_lerobot(dataset)  # goes on
     export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
     undo_lerobot(dataset)
     assert mine.read_text() == "mine"
