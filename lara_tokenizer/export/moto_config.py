@@ -71,6 +71,11 @@ def notes(plan: Plan) -> list[str]:
         "Train on them with lara_tokenizer.export.moto_wrapper: Moto's own code reads this dataset, not the codes.",
         "There is no val split: Moto takes the first 95 % of the steps to train and the rest to evaluate.",
     ]
+    if not plan.video:
+        notes.append(
+            f"No videos were written: data_config.yaml looks in {video_dir(plan)} for those of an earlier export of "
+            "the same episodes (compare episodes.jsonl)."
+        )
     if plan.has_actions:
         notes.append("Actions are as recorded; Moto expects the gripper in -1 to 1 (rt1: clipped to it).")
     else:

@@ -78,7 +78,7 @@ def check_tracks(matched: Matched, style: str, instruction: str | None) -> int:
     if len(gaps) > 1:
         raise ValueError(
             f"pairs of stride {matched.tokens.stride} are {', '.join(map(str, sorted(gaps)))} frames apart: Moto "
-            f"counts in frames, and has one gap. Encode with a stride in frames, e.g. --stride {max(gaps)}f."
+            f"counts in frames, and has one gap. Encode with a stride in frames, e.g. --stride {min(gaps)}f."
         )
     return gaps.pop()
 

@@ -289,7 +289,7 @@ def test_a_table_that_moto_has_no_word_for_is_refused(tmp_path, write_tokens, cl
     futures = table["future_frame_index"].to_numpy().copy()
     futures[3] += 1
     pq.write_table(table.set_column(place, table.schema.field(place), [pa.array(futures)]), tokens)
-    refused(tmp_path, ValueError, r"are 5, 6 frames apart: .*--stride 6f", tokens, clips)
+    refused(tmp_path, ValueError, r"are 5, 6 frames apart: .*--stride 5f", tokens, clips)
 
 
 def test_actions_that_moto_does_not_have_are_refused_or_left_out(tmp_path, tokens, robots):
