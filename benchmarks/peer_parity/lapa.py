@@ -2,8 +2,9 @@
 
     python benchmarks/peer_parity/lapa.py path/to/LAPA [--write]
 
-Needs a checkout of github.com/LatentActionPretraining/LAPA at COMMIT, and beartype and einops beside torch. `--write`
-renews tests/convert/golden/lapa.safetensors; that is right when a size here changes, and never to make a test pass.
+Needs a checkout of github.com/LatentActionPretraining/LAPA at PEER's commit, and beartype and einops beside torch.
+`--write` renews tests/convert/golden/lapa.safetensors; that is right when a size here changes, and never to make a test
+pass.
 
 Both quirks of their code and its repair are compared: for the repaired one their modules are wrapped from outside.
 """
@@ -24,12 +25,19 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-COMMIT = "46aca51d7faebcec02d7d323bbb3820c2df07bc6"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from peer_parity.checkout import Peer, check
+from peer_parity.drawn import PAIRS, SEED, compare
+
+PEER = Peer(
+    "LAPA",
+    "46aca51d7faebcec02d7d323bbb3820c2df07bc6",
+    tuple(f"laq/laq_model/{name}.py" for name in ("attention", "latent_action_quantization", "nsvq")),
+    "5408fe8339992d1e4a7d686e521a7ef03aadedeebe90504d0bbed26a19af3bb4",
+)
 GOLDEN = Path(__file__).resolve().parents[2] / "tests/convert/golden/lapa.safetensors"
-SEED = 0
-PAIRS = 6
 GOLDEN_PICTURES = 2  # of the pairs; they are nearly all of the file
-TOLERANCE = 1e-4
 
 # By their argument names. `layer` counts, widths and grids all differ from the published ones.
 SIZES: dict[str, dict[str, int]] = {
@@ -173,19 +181,6 @@ def our_outputs(weights: dict[str, Tensor], frames: Tensor, **fields: str) -> di
     return {"codes": out.codes, "latents": out.latents, "reconstruction": reconstruction}
 
 
-def compare(theirs: dict[str, Tensor], ours: dict[str, Tensor], title: str) -> None:
-    """Print the differences; SystemExit where there are any that count."""
-    equal = torch.equal(theirs["codes"], ours["codes"])
-    apart = {name: (theirs[name] - ours[name]).abs().max().item() for name in ("latents", "reconstruction")}
-    rounded = ", ".join(
-        f"{name} within {value:.1e} of values up to {theirs[name].abs().max():.1f}" for name, value in apart.items()
-    )
-    different = theirs["codes"].unique().numel()
-    print(f"{title:32} codes {'equal' if equal else 'DIFFER'} ({different} different ones), {rounded}")
-    if not equal or max(apart.values()) > TOLERANCE:
-        raise SystemExit(f"{title}: not the original's")
-
-
 def compare_published_shapes(original: type[nn.Module]) -> None:
     """Names and shapes of their module at the published size, which no weights are needed for."""
     from lara_tokenizer.convert.lapa import lapa_shapes
@@ -204,6 +199,7 @@ def main() -> None:
     parser.add_argument("checkout", type=Path, help="where LAPA's repository lies")
     parser.add_argument("--write", action="store_true", help=f"renew {GOLDEN.name}")
     options = parser.parse_args()
+    found = check(options.checkout, PEER)
     original = load_original(options.checkout)
     compare_published_shapes(original)
     golden: dict[str, Tensor] = {}
@@ -222,7 +218,7 @@ def main() -> None:
             golden |= {f"{name}.{field or 'published'}.{key}": value.contiguous() for key, value in theirs.items()}
     if options.write:
         GOLDEN.parent.mkdir(exist_ok=True)
-        metadata = {"commit": COMMIT, "seed": str(SEED), "script": "benchmarks/peer_parity/lapa.py"}
+        metadata = {**found, "seed": str(SEED), "script": "benchmarks/peer_parity/lapa.py"}
         save_file(golden, GOLDEN, metadata={**metadata, "sizes": json.dumps(SIZES)})
         print(f"{GOLDEN}: {GOLDEN.stat().st_size / 1000:.0f} kB")
 

@@ -2,10 +2,10 @@
 
     python benchmarks/peer_parity/lwm_vqgan.py path/to/LAPA [--videos folder] [--write]
 
-Needs a checkout of github.com/LatentActionPretraining/LAPA at COMMIT, and jax, flax, ml_collections and albumentations
-beside torch. `--write` renews tests/vision_tokens/golden/lwm_vqgan.safetensors; that is right when a size here changes,
-and never to make a test pass. `--videos` compares frames of real video in their own size as well, through LAPA's own
-preparation of pictures.
+Needs a checkout of github.com/LatentActionPretraining/LAPA at PEER's commit, and jax, flax, ml_collections and
+albumentations beside torch. `--write` renews tests/vision_tokens/golden/lwm_vqgan.safetensors; that is right when a
+size here changes, and never to make a test pass. `--videos` compares frames of real video in their own size as well,
+through LAPA's own preparation of pictures.
 
 What stands in, from outside: one function of their helper library tux, which does not import with a jax of today.
 """
@@ -30,11 +30,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from peer_parity.checkout import Peer, check
+
 from lara_tokenizer.vision_tokens import LwmVisionTokenizer, VqganSizes
 from lara_tokenizer.vision_tokens.lwm_weights import lwm_shapes
 from lara_tokenizer.vision_tokens.resize import square
 
-COMMIT = "46aca51d7faebcec02d7d323bbb3820c2df07bc6"
+PEER = Peer(
+    "LAPA",
+    "46aca51d7faebcec02d7d323bbb3820c2df07bc6",
+    ("latent_pretraining/data.py", "latent_pretraining/vqgan.py"),
+    "ebf434de74f0830ba7fdbb95f2c98e56877fe6e62e5f22a938eed2da663e4172",
+)
 GOLDEN = Path(__file__).resolve().parents[2] / "tests/vision_tokens/golden/lwm_vqgan.safetensors"
 SEED = 0
 PICTURES = 4
@@ -218,8 +227,8 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, help="a folder of real video")
     parser.add_argument("--write", action="store_true", help=f"renew {GOLDEN.name}")
     options = parser.parse_args()
+    found = check(options.checkout, PEER)
     vqgan = load_original(options.checkout)
-    print(f"LAPA {COMMIT[:7]}, latent_pretraining/vqgan.py")
     for name, sizes in SIZES.items():
         model = build_original(vqgan, sizes)
         shapes = original_shapes(model, sizes.image_size)
@@ -232,15 +241,15 @@ def main() -> None:
         if name == "small":
             golden = {**theirs, **compare_resized()}
     if options.write:
-        write_golden(golden, SIZES["small"])
+        write_golden(golden, SIZES["small"], found)
     if options.videos is not None:
         compare_videos(original, ours, options.videos)
 
 
-def write_golden(golden: Mapping[str, Tensor], sizes: VqganSizes) -> None:
+def write_golden(golden: Mapping[str, Tensor], sizes: VqganSizes, found: Mapping[str, str]) -> None:
     """What their code computed, and from what."""
     GOLDEN.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"commit": COMMIT, "seed": str(SEED), "script": "benchmarks/peer_parity/lwm_vqgan.py"}
+    metadata = {**found, "seed": str(SEED), "script": "benchmarks/peer_parity/lwm_vqgan.py"}
     save_file(dict(golden), GOLDEN, metadata={**metadata, "sizes": json.dumps(asdict(sizes))})
     print(f"{GOLDEN}: {GOLDEN.stat().st_size / 1000:.0f} kB")
 

@@ -2,9 +2,9 @@
 
     python benchmarks/peer_parity/univla.py path/to/UniVLA --dinov2 path/to/dinov2 [--write]
 
-Needs checkouts of github.com/OpenDriveLab/UniVLA at COMMIT and of github.com/facebookresearch/dinov2 at DINOV2_COMMIT,
-and einops beside torch and transformers. `--write` renews tests/convert/golden/univla.safetensors; that is right when a
-size here changes, and never to make a test pass.
+Needs checkouts of github.com/OpenDriveLab/UniVLA and of github.com/facebookresearch/dinov2 at the commits of PEER and
+DINOV2, and einops beside torch and transformers. `--write` renews tests/convert/golden/univla.safetensors; that is
+right when a size here changes, and never to make a test pass.
 
 Their class asks torch.hub for DINOv2: it gets one of DINOv2's own code, unmodified, with fewer layers. Positions are
 stored for another size than the frames', so that they are interpolated: down as published (37 to 16 a side), and up.
@@ -29,10 +29,21 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from peer_parity.checkout import Peer, check
 from peer_parity.drawn import SEED, compare, on_cpu, random_frames, random_weights
 
-COMMIT = "0ab9e9dd3074ffa14fdd1a00aa2aa84e4f8e1352"
-DINOV2_COMMIT = "b8931f7bf91576930313be2c6d6af376033b35f0"
+PEER = Peer(
+    "UniVLA",
+    "0ab9e9dd3074ffa14fdd1a00aa2aa84e4f8e1352",
+    ("latent_action_model/genie/modules/*.py",),
+    "2ff9ca5a6cb45352012154bf7e99e2000fa54b78d1db0c29243ed456e78d32f1",
+)
+DINOV2 = Peer(
+    "DINOv2",
+    "b8931f7bf91576930313be2c6d6af376033b35f0",
+    ("dinov2/layers/*.py", "dinov2/models/*.py"),
+    "3abef21ed1a8d8855e96dd96d458aca3aa6801b285eda1e3fd3cf3dadb60dc31",
+)
 GOLDEN = Path(__file__).resolve().parents[2] / "tests/convert/golden/univla.safetensors"
 IMAGE_SIZE = 224
 
@@ -210,6 +221,7 @@ def main() -> None:
     parser.add_argument("--dinov2", type=Path, required=True, help="where DINOv2's repository lies")
     parser.add_argument("--write", action="store_true", help=f"renew {GOLDEN.name}")
     options = parser.parse_args()
+    found, found_dinov2 = check(options.checkout, PEER), check(options.dinov2, DINOV2)
     build = load_original(options.checkout, options.dinov2)
     compare_published_shapes(build)
     for img_size in (518, IMAGE_SIZE, 112):
@@ -232,7 +244,7 @@ def main() -> None:
         golden |= {f"{name}.{key}": value.contiguous() for key, value in kept.items()}
     if options.write:
         GOLDEN.parent.mkdir(exist_ok=True)
-        metadata = {"commit": COMMIT, "dinov2": DINOV2_COMMIT, "seed": str(SEED)}
+        metadata = {**found, **{f"dinov2_{name}": value for name, value in found_dinov2.items()}, "seed": str(SEED)}
         metadata |= {"script": "benchmarks/peer_parity/univla.py", "sizes": json.dumps(SIZES)}
         save_file(golden, GOLDEN, metadata=metadata)
         print(f"{GOLDEN}: {GOLDEN.stat().st_size / 1000:.0f} kB")

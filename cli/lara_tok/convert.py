@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lara_tok._common import JsonOption, console, emit, without_loading_bars
+from lara_tok._common import JsonOption, emit, say, without_loading_bars
 
 
 class Target(StrEnum):
@@ -30,9 +30,13 @@ def convert(
     vision_encoder: Annotated[
         str | None,
         typer.Option(
-            help="The frozen vision encoder of Moto and LARA, which their files leave out: a transformers folder or Hub "
-            "id."
+            help="The frozen vision encoder of Moto and LARA, which their files leave out: a transformers folder or "
+            "Hub id."
         ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Side of LAPA's frames in pixels, which its files leave out. Default: its scripts'."),
     ] = None,
     to: Annotated[Target, typer.Option(help="The layout to write.")] = Target.OURS,
     json_: JsonOption = False,
@@ -54,11 +58,13 @@ def convert(
 
     if to is Target.MOTO and vision_encoder is not None:
         raise ValueError("--vision-encoder goes with converting from Moto or LARA; --to moto writes the model's own.")
+    if to is Target.MOTO and image_size is not None:
+        raise ValueError("--image-size goes with converting from LAPA; --to moto writes the model's own.")
     without_loading_bars()
     if to is Target.MOTO:
         summary = export_to_moto(source, out=out)
     else:
-        summary = convert_checkpoint(source, out=out, vision_encoder=vision_encoder)
+        summary = convert_checkpoint(source, out=out, vision_encoder=vision_encoder, image_size=image_size)
     emit(summary.to_dict(), json_, _render)
 
 
@@ -72,4 +78,4 @@ def _render(summary: dict[str, Any]) -> None:
         *(f"  note: {note}" for note in summary["notes"]),
     ]
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(line)

@@ -26,6 +26,7 @@ from lara_tok._source import (
 )
 
 if TYPE_CHECKING:
+    from lara_tokenizer.encode.checkpoint import Checkpoint
     from lara_tokenizer.evaluate import Evaluation
 
 FIGURES = {
@@ -109,12 +110,15 @@ def eval(
         "segment": segment,
         "from_list": from_,
     }
-    evaluated = _evaluate(checkpoint, source or (), everything=all_, **load)
+    # Both are opened first: what cannot be measured is said before the first is.
+    opened = _open(checkpoint)
+    opened_other = None if compare is None else _open(compare)
+    evaluated = _evaluate(*opened, source or (), everything=all_, **load)
     evaluation = evaluated[0]
     other = None
-    if compare is not None:
+    if opened_other is not None:
         stride = evaluation.report["data"]["stride"]
-        other = _evaluate(compare, source or (), everything=all_, stride=stride, **load)
+        other = _evaluate(*opened_other, source or (), everything=all_, stride=stride, **load)
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "report.json", evaluation.report)
     if other is not None:
@@ -124,18 +128,27 @@ def eval(
     emit(evaluation.report, json_, _render)
 
 
-def _evaluate(name: str, source: Any, **options: Any) -> tuple[Evaluation, Any, Any]:
+def _open(name: str) -> tuple[Checkpoint, Any, Any]:
+    """(checkpoint, model, processor). Raises ValueError for a model that cannot be measured."""
     import torch
 
     from lara_tokenizer.encode.checkpoint import Checkpoint
-    from lara_tokenizer.evaluate import evaluate_checkpoint
+    from lara_tokenizer.evaluate.evaluation import check_predicts_frames
     from lara_tokenizer.model import LatentActionProcessor, load_model
 
     without_loading_bars()
     opened = Checkpoint.open(name)
     model = load_model(opened.folder).eval()
+    check_predicts_frames(model)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    processor = LatentActionProcessor.from_pretrained(opened.folder)
+    return opened, model, LatentActionProcessor.from_pretrained(opened.folder)
+
+
+def _evaluate(
+    opened: Checkpoint, model: Any, processor: Any, source: Any, **options: Any
+) -> tuple[Evaluation, Any, Any]:
+    from lara_tokenizer.evaluate import evaluate_checkpoint
+
     with console_err.status(f"{opened.id}: reading frames") as status:
 
         def progress(done: int, total: int) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lara_tok._common import JsonOption, console, emit
+from lara_tok._common import JsonOption, emit, say, without_loading_bars
 from lara_tok._source import FromOption
 
 
@@ -30,6 +30,7 @@ def verify(
     """
     from lara_tokenizer.encode import verify_tokens
 
+    without_loading_bars()
     report = verify_tokens(
         tokens, source, sample=_parse_share(sample), model=model, device=device, workers=workers, from_list=from_
     )
@@ -47,16 +48,12 @@ def _parse_share(text: str) -> float:
 
 
 def _render(result: dict[str, Any]) -> None:
-    _print(f"checked {result['rows_checked']:,} rows in {result['units_checked']} of {result['units']} units")
+    say(f"checked {result['rows_checked']:,} rows in {result['units_checked']} of {result['units']} units")
     for row in result["differences"]:
         key = f"{row['episode']} {row['camera']} {row['stride']} frame {row['frame_index']}"
-        _print(f"differs: {' '.join(key.split())}: table {row['codes']}, now {row['codes_now']}")
+        say(f"differs: {' '.join(key.split())}: table {row['codes']}, now {row['codes_now']}")
     if (more := result["rows_differing"] - len(result["differences"])) > 0:
-        _print(f"and {more:,} rows more")
+        say(f"and {more:,} rows more")
     for episode, reason in result["unreadable"].items():
-        _print(f"unreadable: {episode}: {reason}")
-    _print("equal" if result["is_equal"] else f"{result['rows_differing']:,} rows differ")
-
-
-def _print(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(f"unreadable: {episode}: {reason}")
+    say("equal" if result["is_equal"] else f"{result['rows_differing']:,} rows differ")

@@ -16,14 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lara_tokenizer.convert.family import Converted, Family
+from lara_tokenizer.convert.family import Converted, Family, Given
 from lara_tokenizer.convert.names import check_tensors
 from lara_tokenizer.convert.space_time import (
     Names,
     depth_of,
     named,
-    plain_names,
-    plain_tensors,
     shape_of,
     their_shapes,
     to_ours,
@@ -76,13 +74,13 @@ _DREAMDOJO_LAYERS = 24
 
 
 def _recognises(names: Collection[str]) -> bool:
-    return {"action_prompt", "fc.weight"} <= plain_names(names)
+    return {"action_prompt", "fc.weight"} <= set(names)
 
 
-def _convert(state: StateFile, vision_encoder: str | Path | None) -> Converted:
-    if vision_encoder is not None:
-        raise ValueError(f"{state.file}: AdaWorld and DreamDojo read pixels, without a vision encoder. Leave it out.")
-    tensors = plain_tensors(state)
+def _convert(state: StateFile, given: Given) -> Converted:
+    given.refuse(state.file, "vision_encoder", "AdaWorld and DreamDojo read pixels and have no vision encoder")
+    given.refuse(state.file, "image_size", "the size of frames is that of AdaWorld's or DreamDojo's training code")
+    tensors = state.tensors
     frames = _DREAMDOJO if depth_of(tensors, _BLOCKS) == _DREAMDOJO_LAYERS else _ADAWORLD
     config = _read_config(tensors, frames, state.file)
     with torch.device("meta"):
@@ -187,10 +185,18 @@ def _check_rotation(tensors: Mapping[str, Tensor], frequencies: Mapping[str, tup
 
 def _notes(config: SpaceTimeVaeConfig, frames: _Frames) -> list[str]:
     depth = f"{config.num_encoder_layers} layers"
+    resize = (
+        "Frames are kept as uint8, rounded and cut off at 0 and 255 after the resize, where AdaWorld keeps its bicubic "
+        "filter's fractions and overshoots: at sharp edges pixels are up to a quarter of the range apart, and z by "
+        "some 10 % of its spread in a clip. Label all data the same way; give frames of 256 px to have none of it."
+        if frames.resample == "bicubic"
+        else "Frames are kept as uint8, rounded after the resize, where DreamDojo keeps its filter's fractions."
+    )
     return [
         f"The file does not say how large frames are: {frames.height} x {frames.width} px are taken, cut to "
         f"{frames.shape} around the centre, as in {frames.title}'s training code ({depth}; {_DREAMDOJO_LAYERS} are "
         "DreamDojo's, any other number is taken for AdaWorld's).",
         f"strides are those of {frames.title}'s training code: {frames.gaps}; of its videos' own rates, which the file "
         "does not say.",
+        resize,
     ]

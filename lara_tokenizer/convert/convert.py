@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from pathlib import Path
 
+from transformers import PretrainedConfig
+
 from lara_tokenizer.convert.adaworld import ADAWORLD
-from lara_tokenizer.convert.family import Converted, Family
+from lara_tokenizer.convert.family import Converted, Family, Given
 from lara_tokenizer.convert.lapa import LAPA
+from lara_tokenizer.convert.layouts import PICKLE, POLICY_FOLDER, SAFETENSORS, SAFETENSORS_INDEX
 from lara_tokenizer.convert.moto import convert_moto
 from lara_tokenizer.convert.names import listed
-from lara_tokenizer.convert.state_file import find_state_file, read_state_file
+from lara_tokenizer.convert.state_file import SUFFIXES, StateFile, read_state_file, safetensors_names
 from lara_tokenizer.convert.summary import ConversionSummary, new_folder
 from lara_tokenizer.convert.univla import UNIVLA
 from lara_tokenizer.convert.villa_x import is_villa_x, refuse_villa_x
+from lara_tokenizer.errors import first_line
+from lara_tokenizer.model import MODEL_TYPES, resolve_checkpoint
 
 # Those that are published as one file of weights; Moto and LARA publish folders.
 FAMILIES: tuple[Family, ...] = (LAPA, ADAWORLD, UNIVLA)
 
 
 def convert_checkpoint(
-    source: str | Path, *, out: str | Path, vision_encoder: str | Path | None = None
+    source: str | Path,
+    *,
+    out: str | Path,
+    vision_encoder: str | Path | None = None,
+    image_size: int | None = None,
 ) -> ConversionSummary:
     """Write `out`: model and processor, ready for `lara_tokenizer.load_model(out)` and `lara-tok encode --model out`.
 
@@ -28,33 +39,96 @@ def convert_checkpoint(
             UniVLA, or the folder that holds it.
         out: a new folder.
         vision_encoder: transformers folder or Hub id of the frozen encoder, where the files leave it out.
+        image_size: side of LAPA's frames in pixels, which its files leave out; None takes that of its scripts.
 
     Raises:
         ValueError: naming the file, the tensors or the sizes that do not fit, and what to do.
 
     >>> convert_checkpoint("lapa/laq_openx.pt", out="lapa-laq")  # doctest: +SKIP
     """
-    file = None if (Path(source) / "config.yaml").is_file() else find_state_file(source)
-    if file is None:
+    _refuse_ours(source)
+    if not Path(source).exists():
+        raise ValueError(
+            f"{source}: no such file or folder. Download a published checkpoint first, with hf download say, and name "
+            "its file of weights, or the folder of Moto or LARA."
+        )
+    given = Given(vision_encoder, image_size)
+    state = _state_of_a_family(Path(source))
+    if state is None:
+        given.refuse(Path(source), "image_size", "checkpoints of Moto and LARA say how large frames are")
         return convert_moto(source, out=out, vision_encoder=vision_encoder)
-    state = read_state_file(file)
-    converted = _family(state.tensors, file).convert(state, vision_encoder)
+    converted = _converted(state, given)
     with new_folder(out) as scratch:
         converted.model.save_pretrained(scratch)
         converted.processor.save_pretrained(scratch)
     return _summary(converted, source, out)
 
 
-def _family(names: dict[str, object] | dict, file: Path) -> Family:
-    for family in FAMILIES:
-        if family.recognises(names):
-            return family
-    if is_villa_x(names):
-        refuse_villa_x(file)
+def _refuse_ours(source: str | Path) -> None:
+    """Raise ValueError for a checkpoint that needs no conversion."""
+    folder = Path(resolve_checkpoint(os.fspath(source)))
+    folder = folder.parent if folder.name == SAFETENSORS else folder
+    if not (folder / "config.json").is_file():
+        return
+    try:
+        model_type = PretrainedConfig.get_config_dict(folder)[0].get("model_type")
+    except (OSError, ValueError):  # not ours, then; Moto's reader says what it is
+        return
+    if model_type in MODEL_TYPES:
+        raise ValueError(
+            f"{source} is a checkpoint of this package already ({model_type}): load_model and lara-tok encode --model "
+            "take it as it is. To write one in Moto's layout use --to moto."
+        )
+
+
+def _state_of_a_family(source: Path) -> StateFile | None:
+    """The file of weights that `source` is, or holds; None for a folder of Moto or LARA, or with no weights at all.
+
+    Raises ValueError for a folder with several files, none by the name that a Hub checkpoint's has.
+    """
+    if source.is_file():
+        return read_state_file(source)
+    if not source.is_dir() or (source / SAFETENSORS_INDEX).is_file() or (source / POLICY_FOLDER).is_dir():
+        return None
+    files = sorted(file for file in source.iterdir() if file.suffix in SUFFIXES and file.is_file())
+    usual = [file for file in files if file.name in (SAFETENSORS, PICKLE)]
+    if len(files) > 1 and not usual:
+        raise ValueError(f"{source} holds {listed(file.name for file in files)}: several files of weights. Name one.")
+    if not files:
+        return None
+    file = (usual or files)[0]
+    if file.name == SAFETENSORS and _family_of(safetensors_names(file)) is None:
+        return None
+    state = read_state_file(file)
+    return None if usual and _family_of(state.tensors) is None else state
+
+
+def _converted(state: StateFile, given: Given) -> Converted:
+    family = _family_of(state.tensors)
+    if family is None:
+        raise _unknown(state)
+    try:
+        return family.convert(state, given)
+    except ValueError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"{state.file}: its tensors have names of {family.example}, and shapes that cannot be of one "
+            f"({type(error).__name__}: {first_line(error)}). Download it again."
+        ) from error
+
+
+def _family_of(names: Collection[str]) -> Family | None:
+    return next((family for family in FAMILIES if family.recognises(names)), None)
+
+
+def _unknown(state: StateFile) -> ValueError:
+    if is_villa_x(state.tensors):
+        refuse_villa_x(state.file)
     known = ", ".join(family.example for family in FAMILIES)
-    raise ValueError(
-        f"{file} is no checkpoint that is known here: {known} are, and folders of Moto and LARA. It holds "
-        f"{listed(sorted(names)) or 'nothing'}."
+    return ValueError(
+        f"{state.file} is no checkpoint that is known here: {known} are, and folders of Moto and LARA. It holds "
+        f"{listed(sorted(state.tensors)) or 'nothing'}."
     )
 
 
@@ -65,7 +139,11 @@ def _summary(converted: Converted, source: str | Path, out: str | Path) -> Conve
         layout=converted.layout,
         target="lara-tokenizer",
         tensors=converted.tensors,
-        parameters=sum(parameter.numel() for parameter in converted.model.parameters()),
+        parameters=sum(
+            parameter.numel()
+            for name, parameter in converted.model.named_parameters()
+            if not name.startswith("vision_encoder.")
+        ),
         vision_encoder=converted.vision_encoder,
         sizes=converted.sizes,
         notes=converted.notes,

@@ -32,14 +32,32 @@ class Converted:
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """What the user says beside the file.
+
+    Fields:
+        vision_encoder: transformers folder or Hub id of the frozen encoder.
+        image_size: side of the square frames, in pixels, where the file does not say it.
+    """
+
+    vision_encoder: str | Path | None = None
+    image_size: int | None = None
+
+    def refuse(self, file: Path, name: str, reason: str) -> None:
+        """Raise ValueError where `name` was given to a family that does not take it."""
+        if getattr(self, name) is not None:
+            raise ValueError(f"{file}: {reason}. Leave the {name.replace('_', ' ')} out.")
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """
     Fields:
         example: names this family for people in the error that lists what is known.
         recognises: whether a state dict with these names is one of this family.
-        convert: the file, and a vision encoder where one was named, to the model. Raises ValueError, naming tensors.
+        convert: the file, and what was said beside it, to the model. Raises ValueError, naming tensors.
     """
 
     example: str
     recognises: Callable[[Collection[str]], bool]
-    convert: Callable[[StateFile, str | Path | None], Converted]
+    convert: Callable[[StateFile, Given], Converted]

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lara_tokenizer.convert.family import Converted, Family
+from lara_tokenizer.convert.family import Converted, Family, Given
 from lara_tokenizer.convert.names import check_tensors
+from lara_tokenizer.convert.space_time import depth_of, shape_of
 from lara_tokenizer.convert.state_file import StateFile
 from lara_tokenizer.model import LaqConfig, LaqModel, LatentActionProcessor
-from lara_tokenizer.model.configuration_laq import SECOND_CONVOLUTION, USUAL_SIDE
+from lara_tokenizer.model.configuration_laq import SECOND_CONVOLUTION, USUAL_SIDE, latent_places
 
-_WRAPPER = "module."  # of a model trained on several GPUs
 _IMAGE_SIZE = 256  # in LAPA's scripts
 _STRIDE = "0.6s"
 _ADVICE = "Convert the file as LAPA's trainer saved it: the state dict of the latent action quantizer alone."
@@ -79,15 +79,13 @@ _FEED_FORWARD = {
 
 
 def _recognises(names: Collection[str]) -> bool:
-    plain = {name.removeprefix(_WRAPPER) for name in names}
-    return _CODEBOOK in plain and any(name.startswith(f"{_TRANSFORMERS['temporal_encoder']}.") for name in plain)
+    return _CODEBOOK in names and any(name.startswith(f"{_TRANSFORMERS['temporal_encoder']}.") for name in names)
 
 
-def _convert(state: StateFile, vision_encoder: str | Path | None) -> Converted:
-    if vision_encoder is not None:
-        raise ValueError(f"{state.file}: LAPA's quantizer reads pixels, it has no vision encoder. Leave it out.")
-    tensors = {name.removeprefix(_WRAPPER): tensor for name, tensor in state.tensors.items()}
-    config = _read_config(tensors, state.file)
+def _convert(state: StateFile, given: Given) -> Converted:
+    given.refuse(state.file, "vision_encoder", "LAPA's quantizer reads pixels and has no vision encoder")
+    tensors = state.tensors
+    config = _read_config(tensors, state.file, given.image_size)
     check_tensors(tensors, lapa_shapes(config), state.file, _ADVICE)
     names = _names(config)
     with torch.device("meta"):
@@ -101,7 +99,7 @@ def _convert(state: StateFile, vision_encoder: str | Path | None) -> Converted:
         processor=_processor(config),
         tensors=len(names),
         sizes={name: value for name, value in config.to_dict().items() if name in _SIZES},
-        notes=_notes(config),
+        notes=_notes(config, _fitting(tensors, state.file), given.image_size is not None),
     )
 
 
@@ -116,9 +114,9 @@ def lapa_shapes(config: LaqConfig) -> dict[str, tuple[int, ...]]:
 LAPA = Family("LAPA's latent action quantizer (laq_openx.pt)", _recognises, _convert)
 
 
-def _read_config(tensors: Mapping[str, Tensor], file: Path) -> LaqConfig:
-    """What the shapes say. Raises ValueError where they are none of LAPA's."""
-    shape = partial(_shape, tensors, file)
+def _read_config(tensors: Mapping[str, Tensor], file: Path, image_size: int | None) -> LaqConfig:
+    """What the shapes say, and the size of frames where it was given. Raises ValueError where that fits no model."""
+    shape = partial(shape_of, tensors, file=file, advice=_ADVICE)
     (numbers,) = shape("to_patch_emb_first_frame.1.weight", 1)
     patch_size = isqrt(numbers // 3)
     if 3 * patch_size**2 != numbers:
@@ -127,17 +125,17 @@ def _read_config(tensors: Mapping[str, Tensor], file: Path) -> LaqConfig:
     codebook_size, codebook_dim = shape(_CODEBOOK, 2)
     spatial = f"{_TRANSFORMERS['spatial_encoder']}.layers.0"
     (_, intermediate_size), (head_size,) = shape(f"{spatial}.3.4.weight", 2), shape(f"{spatial}.1.q_scale", 1)
-    num_latents = _num_latents(tensors, patch_size, file)
+    num_latents = _num_latents(tensors, patch_size, file, image_size)
     try:
         return LaqConfig(
-            image_size=USUAL_SIDE[num_latents] * patch_size,
+            image_size=image_size or USUAL_SIDE[num_latents] * patch_size,
             patch_size=patch_size,
             hidden_size=hidden_size,
             intermediate_size=intermediate_size,
             num_attention_heads=heads,
             attention_head_size=head_size,
-            num_spatial_layers=_depth(tensors, _TRANSFORMERS["spatial_encoder"]),
-            num_temporal_layers=_depth(tensors, _TRANSFORMERS["temporal_encoder"]),
+            num_spatial_layers=depth_of(tensors, f"{_TRANSFORMERS['spatial_encoder']}.layers"),
+            num_temporal_layers=depth_of(tensors, f"{_TRANSFORMERS['temporal_encoder']}.layers"),
             num_latents=num_latents,
             codebook_size=codebook_size,
             codebook_dim=codebook_dim,
@@ -147,17 +145,10 @@ def _read_config(tensors: Mapping[str, Tensor], file: Path) -> LaqConfig:
         raise ValueError(f"{file}: {error}") from error
 
 
-def _shape(tensors: Mapping[str, Tensor], file: Path, name: str, dimensions: int) -> tuple[int, ...]:
-    if name not in tensors or tensors[name].ndim != dimensions:
-        found = f"{name} is {tuple(tensors[name].shape)}" if name in tensors else f"{name} is missing"
-        raise ValueError(f"{file}: {found}, a tensor of {dimensions} dimensions is needed. {_ADVICE}")
-    return tuple(tensors[name].shape)
-
-
-def _num_latents(tensors: Mapping[str, Tensor], patch_size: int, file: Path) -> int:
-    """The kernel of the second convolution tells, up to stride; there that which makes frames of 256 px is taken."""
+def _fitting(tensors: Mapping[str, Tensor], file: Path) -> list[int]:
+    """The numbers of codes a pair that the second convolution leaves open: its kernel is known, its stride is not."""
     weight = f"{_SECOND_CONVOLUTION}.weight"
-    kernel = _shape(tensors, file, weight, 4)[2:] if weight in tensors else None
+    kernel = shape_of(tensors, weight, 4, file, _ADVICE)[2:] if weight in tensors else None
     fitting = [
         number for number, second in SECOND_CONVOLUTION.items() if (None if second is None else second[0]) == kernel
     ]
@@ -167,13 +158,24 @@ def _num_latents(tensors: Mapping[str, Tensor], patch_size: int, file: Path) -> 
             f"{file}: {weight} has a kernel of {kernel}, LAPA's code_seq_len of 1, 2, 4 and 16 give "
             f"{', '.join(kernels)}: how many codes a pair has is not known. {_ADVICE}"
         )
-    return next((number for number in fitting if USUAL_SIDE[number] * patch_size == _IMAGE_SIZE), fitting[0])
+    return fitting
 
 
-def _depth(tensors: Mapping[str, Tensor], transformer: str) -> int:
-    """How many layers there are; where their numbers have a gap, the lacking one is named as missing later."""
-    start = f"{transformer}.layers."
-    return len({name.removeprefix(start).split(".")[0] for name in tensors if name.startswith(start)})
+def _num_latents(tensors: Mapping[str, Tensor], patch_size: int, file: Path, image_size: int | None) -> int:
+    """Of several that fit, that of the image size; where none was given, that which makes frames of 256 px."""
+    fitting = _fitting(tensors, file)
+    if image_size is None:
+        return next((number for number in fitting if USUAL_SIDE[number] * patch_size == _IMAGE_SIZE), fitting[0])
+    side = image_size // patch_size
+    for number in fitting:
+        rows, columns = latent_places(side, number)
+        if image_size == side * patch_size and min(rows, columns) > 0 and rows * columns == number:
+            return number
+    usual = " or ".join(str(USUAL_SIDE[number] * patch_size) for number in fitting)
+    raise ValueError(
+        f"{file}: frames of {image_size} px do not fit its patches of {patch_size} px and its convolutions; {usual} px "
+        "do. Name the size that it was trained on."
+    )
 
 
 def _names(config: LaqConfig) -> dict[str, str]:
@@ -231,11 +233,21 @@ def _processor(config: LaqConfig) -> LatentActionProcessor:
     )
 
 
-def _notes(config: LaqConfig) -> list[str]:
-    side, size = config.patches_per_side, config.image_size
-    why = "as in LAPA's scripts" if size == _IMAGE_SIZE else f"not the {_IMAGE_SIZE} px of LAPA's scripts"
-    return [
-        f"The file does not say how large frames are: {size} px are taken, {side} x {side} patches of "
-        f"{config.patch_size} ({why}); colours in 0..1, without mean and deviation.",
+def _notes(config: LaqConfig, fitting: list[int], is_size_given: bool) -> list[str]:
+    notes = [
         f"The file does not say which gap its pairs had: strides is {_STRIDE}, which LAPA's authors advise.",
+        "Colours are in 0..1, without mean and deviation, as in LAPA's scripts.",
     ]
+    return notes if is_size_given else [_size_note(config, fitting), *notes]
+
+
+def _size_note(config: LaqConfig, fitting: list[int]) -> str:
+    side, size, number = config.patches_per_side, config.image_size, config.num_latents
+    why = "as in LAPA's scripts" if size == _IMAGE_SIZE else f"not the {_IMAGE_SIZE} px of LAPA's scripts"
+    others = [f"{other} codes of {USUAL_SIDE[other] * config.patch_size} px" for other in fitting if other != number]
+    also = f" The file fits {' and '.join(others)} as well." if others else ""
+    return (
+        f"The file does not say how large frames are: {size} px are taken, {side} x {side} patches of "
+        f"{config.patch_size} ({why}), which makes {number} codes a pair.{also} If it was trained on another size, "
+        "convert it again with that (--image-size)."
+    )

@@ -101,7 +101,8 @@ def reference_shapes(config: LatentActionConfig) -> dict[str, tuple[int, ...]]:
 def check_tensors(
     tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], where: object, advice: str = _ADVICE
 ) -> None:
-    """Raise ValueError unless names and shapes are exactly the expected ones; a handful of each fault is named."""
+    """Raise ValueError unless names and shapes are exactly the expected ones, and all numbers finite; a handful of each
+    fault is named."""
     faults = []
     if missing := [name for name in expected if name not in tensors]:
         faults.append(f"{len(missing)} of {len(expected)} tensors are missing ({listed(missing)})")
@@ -112,6 +113,8 @@ def check_tensors(
         faults.append(f"{len(wrong)} of another shape ({listed(shapes)})")
     if integers := [name for name in expected if name in tensors and not tensors[name].is_floating_point()]:
         faults.append(f"{len(integers)} not floating point ({listed(integers)})")
+    if not faults and (broken := [name for name in expected if not tensors[name].isfinite().all()]):
+        faults.append(f"{len(broken)} hold numbers that are not finite ({listed(broken)})")
     if faults:
         raise ValueError(f"{where}: {'; '.join(faults)}. {advice}")
 

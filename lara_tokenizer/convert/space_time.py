@@ -9,27 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lara_tokenizer.convert.state_file import StateFile
-
 # Ours -> theirs: several of theirs are joined along the first dimension.
 Names = dict[str, tuple[str, ...]]
 
-# Of the Lightning module around the model.
-WRAPPER = "lam."
 # Learned tokens, which they keep with leading dimensions of 1.
 TOKENS = ("action_prompt", "action_latent", "action_latent_controllable")
 
 _QUERY_KEY_VALUE = ("to_q", "to_k", "to_v")
-
-
-def plain_names(names: Collection[str]) -> set[str]:
-    """Names as the model itself has them."""
-    return {name.removeprefix(WRAPPER) for name in names}
-
-
-def plain_tensors(state: StateFile) -> dict[str, Tensor]:
-    """The tensors of a file by the names that the model itself has."""
-    return {name.removeprefix(WRAPPER): tensor for name, tensor in state.tensors.items()}
 
 
 def named(ours: str, theirs: str) -> Names:
@@ -84,9 +70,9 @@ def _is_vision(name: str) -> bool:
 
 def shape_of(tensors: Mapping[str, Tensor], name: str, dimensions: int, file: Path, advice: str) -> tuple[int, ...]:
     """The shape of a tensor that says how large the model is. Raises ValueError where it says nothing."""
-    if name not in tensors or tensors[name].ndim != dimensions:
+    if name not in tensors or tensors[name].ndim != dimensions or not tensors[name].numel():
         found = f"{name} is {tuple(tensors[name].shape)}" if name in tensors else f"{name} is missing"
-        raise ValueError(f"{file}: {found}, a tensor of {dimensions} dimensions is needed. {advice}")
+        raise ValueError(f"{file}: {found}, a tensor of {dimensions} dimensions, not empty, is needed. {advice}")
     return tuple(tensors[name].shape)
 
 

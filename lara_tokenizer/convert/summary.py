@@ -16,7 +16,8 @@ class ConversionSummary:
     """
     Fields:
         source, out: as given.
-        layout: what `source` is: "moto", "lara-stage1", "lara-policy", "openpi" or "lara-tokenizer".
+        layout: what `source` is: "moto", "lara-stage1", "lara-policy", "openpi", "lapa", "adaworld", "dreamdojo",
+            "univla" or "lara-tokenizer".
         target: what `out` is: "lara-tokenizer" or "moto".
         tensors, parameters: converted, without the vision encoder.
         vision_encoder: the folder or Hub id that it came from, or the folder it was written to.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,14 +15,12 @@ from torch import Tensor
 from transformers import Dinov2WithRegistersConfig
 
 from lara_tokenizer.convert.dinov2 import dinov2_config, dinov2_encoder, dinov2_shapes
-from lara_tokenizer.convert.family import Converted, Family
+from lara_tokenizer.convert.family import Converted, Family, Given
 from lara_tokenizer.convert.names import check_tensors
 from lara_tokenizer.convert.space_time import (
     Names,
     depth_of,
     named,
-    plain_names,
-    plain_tensors,
     shape_of,
     their_shapes,
     to_ours,
@@ -44,13 +41,13 @@ _STRIDES = ("9f", "1f", "19f")
 
 
 def _recognises(names: Collection[str]) -> bool:
-    return {"action_latent", "vq.codebook.weight"} <= plain_names(names)
+    return {"action_latent", "vq.codebook.weight"} <= set(names)
 
 
-def _convert(state: StateFile, vision_encoder: str | Path | None) -> Converted:
-    if vision_encoder is not None:
-        raise ValueError(f"{state.file}: UniVLA's file holds its own DINOv2. Leave the vision encoder out.")
-    tensors = plain_tensors(state)
+def _convert(state: StateFile, given: Given) -> Converted:
+    given.refuse(state.file, "vision_encoder", "UniVLA's file holds its own DINOv2")
+    given.refuse(state.file, "image_size", f"UniVLA's frames are of {_IMAGE_SIZE} px")
+    tensors = state.tensors
     if any(name.startswith(_OF_STAGE_ONE) for name in tensors) or _TASK_TOKENS not in tensors:
         raise ValueError(
             f"{state.file} is UniVLA's first stage, which reads the instruction beside the frames (through T5): a pair "
@@ -108,14 +105,14 @@ def _read_config(
 ) -> SpaceTimeVqConfig:
     """What the shapes say; the number of heads stands in the file's settings, or nowhere."""
     shape = partial(shape_of, tensors, file=state.file, advice=_ADVICE)
-    hidden_size = shape("encoder.ffn.1.weight", 2)[0]
+    hidden_size, stated_heads = shape("encoder.ffn.1.weight", 2)[0], _stated_heads(state)
     codebook_size, codebook_dim = shape("vq_action.codebook.weight", 2)
     try:
         return SpaceTimeVqConfig(
             vision_config=vision_config,
             image_size=_IMAGE_SIZE,
             hidden_size=hidden_size,
-            num_attention_heads=_stated_heads(state.settings) or max(1, hidden_size // _HEAD_WIDTH),
+            num_attention_heads=stated_heads or max(1, hidden_size // _HEAD_WIDTH),
             num_encoder_layers=depth_of(tensors, _BLOCKS),
             num_decoder_layers=depth_of(tensors, "decoder.transformer_blocks"),
             num_latents=shape(_TASK_TOKENS, 4)[2],
@@ -129,9 +126,12 @@ def _read_config(
         raise ValueError(f"{state.file}: {error}") from error
 
 
-def _stated_heads(settings: Mapping[str, Any]) -> int | None:
-    heads = settings.get(_HEADS)
-    return heads if isinstance(heads, int) and heads > 0 else None
+def _stated_heads(state: StateFile) -> int | None:
+    """Raises ValueError for settings that name no number."""
+    heads: Any = state.settings.get(_HEADS)
+    if heads is not None and (type(heads) is not int or heads < 1):
+        raise ValueError(f"{state.file}: {_HEADS} is {heads!r} in its settings, expected a number of attention heads.")
+    return heads
 
 
 def _names(config: SpaceTimeVqConfig) -> Names:
@@ -163,7 +163,7 @@ def _notes(config: SpaceTimeVqConfig, state: StateFile) -> list[str]:
         "strides are those of UniVLA's training code: 9 frames for most data, 1 for Ego4D, 2 to 4 where frames are "
         "few, 14 to 19 where they are many.",
     ]
-    if _stated_heads(state.settings) is None:
+    if _stated_heads(state) is None:
         notes.append(
             f"The file does not say how many attention heads there are: {config.num_attention_heads} are taken, "
             f"{_HEAD_WIDTH} wide as in UniVLA's settings."

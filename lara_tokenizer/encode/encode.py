@@ -73,10 +73,14 @@ class Runner(Protocol):
 
 
 class ModelRunner:
-    """A model, which is in eval mode, and its processor's normalisation: without gradients, where the model is."""
+    """A model, which is in eval mode, and its processor's normalisation: without gradients, where the model is.
+
+    Raises ValueError for a model in another dtype than its codes bear.
+    """
 
     def __init__(self, model: LatentActionPreTrainedModel, processor: LatentActionProcessor) -> None:
         assert not model.training, "in training mode rows would depend on their batch"
+        check_dtype(type(model), _name(model.dtype))
         self.model, self.processor = model, processor
 
     @torch.inference_mode()
@@ -101,16 +105,40 @@ class ModelRunner:
 
     @torch.inference_mode()
     def encode(self, features: Sequence[Tensor], future_features: Sequence[Tensor]) -> EncodedPairs:
-        """Features of B pairs, each (P, V), to latents, codes and margins."""
+        """Features of B pairs, each (P, V), to latents, codes and margins.
+
+        Raises ValueError where a latent is no finite number: its nearest code would be 0, and look valid.
+        """
         out = self.model.encode(
             frame_features=torch.stack(list(features)), future_frame_features=torch.stack(list(future_features))
         )
         assert out.latents is not None
+        if not out.latents.isfinite().all():
+            raise ValueError(_not_finite(self.model.dtype))
         latents = out.latents.flatten(1).to("cpu", torch.float16).numpy()
         if out.codes is None or out.code_margin is None:
             return EncodedPairs(latents, None, None)
         margin = out.code_margin.float().mean(1).cpu().numpy()
         return EncodedPairs(latents, out.codes.to("cpu", torch.int16).numpy(), margin)
+
+
+def _not_finite(dtype: torch.dtype) -> str:
+    advice = "The weights are damaged, or of another model." if dtype == torch.float32 else "Use dtype float32."
+    return f"latents are not finite in {_name(dtype)}: there is no code for them. {advice}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def check_dtype(family: type[LatentActionPreTrainedModel], dtype: str) -> None:
+    """Raise ValueError for a dtype in which a family's codes would be others."""
+    if family.needs_float32 and dtype != "float32":
+        raise ValueError(
+            f"{family.__name__} labels in float32 only, and this is {dtype}: its z is a small difference of large "
+            "numbers, so that 16 bits change many codes (a fifth of them in bfloat16, on video of robots). Use dtype "
+            "float32."
+        )
 
 
 @contextmanager
@@ -252,7 +280,7 @@ def encode_episode(
         keep_tail=keep_tail,
         min_motion=min_motion,
         batch_size=batch_size,
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=_name(model.dtype),
     )
     with in_eval_mode(model):
         runner = ModelRunner(model, processor)

@@ -181,10 +181,16 @@ class LocalEngine:
             return Failed(task.episode.id, str(error))
 
     def _encode_here(self, child: Child, task: UnitTask, runner: _OneThreadRunner) -> Event:
-        from lara_tokenizer.encode.worker import encode_and_time
+        from lara_tokenizer.encode.worker import encode_and_time, reason_of
 
-        frames = _RemoteFrames(child.ask(task), lambda beat: self._events.put((beat, False)))
-        return encode_and_time(task.unit, frames, runner, self._job)
+        messages = child.ask(task)
+        frames = _RemoteFrames(messages, lambda beat: self._events.put((beat, False)))
+        try:
+            return encode_and_time(task.unit, frames, runner, self._job)
+        except ValueError as error:  # say, latents that are no numbers: the episode's failure, as in a child
+            for _ in messages:  # the child goes on sending frames: the next task's answers come after them
+                pass
+            return Failed(task.episode.id, reason_of(error, task.episode.id))
 
 
 class _NoFrames(Exception):

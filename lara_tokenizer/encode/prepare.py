@@ -103,12 +103,23 @@ def prepared(
             dtype, device = dtype or own_dtype, _device(device or own_device)
             in_memory = model if (dtype, device) == (own_dtype, own_device) and device != "cpu" else None
         job = make_job(checkpoint, dtype=dtype, **job_options)
+        _check_dtype(checkpoint, job.dtype)
         _check_offers(job.columns, episodes.values())
         fingerprint = job_fingerprint(
             job, checkpoint, sources=loaded.sources, load=loaded.options, device=device.partition(":")[0]
         )
         with nullcontext() if in_memory is None else _in_eval_mode(in_memory):
             yield Preparation(job, checkpoint, episodes, loaded.sources, fingerprint, device, processor, in_memory)
+
+
+def _check_dtype(checkpoint: Checkpoint, dtype: str) -> None:
+    """Raise ValueError, while nothing is written, for a dtype that the model's family does not label in."""
+    from transformers import AutoConfig
+
+    from lara_tokenizer.encode.encode import check_dtype
+    from lara_tokenizer.model import FAMILIES
+
+    check_dtype(FAMILIES[type(AutoConfig.from_pretrained(checkpoint.folder))], dtype)
 
 
 def _in_eval_mode(model: LatentActionPreTrainedModel) -> AbstractContextManager[None]:

@@ -83,14 +83,10 @@ def evaluate_checkpoint(
         model_id, weights_sha256: what the report says of the model.
 
     Raises ValueError for a source that cannot be read or gives no pair, and for a model that predicts no frames: half
-    of the figures are of those. With fewer than five episodes, or without
-    actions, the probes that need them are left out and the report says why.
+    of the figures are of those. With fewer than five episodes, or without actions, the probes that need them are left
+    out and the report says why.
     """
-    if not getattr(model, "predicts_frames", True):
-        raise ValueError(
-            f"{type(model).__name__} predicts no frames (see its decode), and evaluation measures predicted frames: it "
-            "cannot be evaluated. Its codes can be: lara-tok encode, then lara-tok info on the table."
-        )
+    check_predicts_frames(model)
     model = model.eval()
     gap = Stride.parse(stride or model.config.strides[0])
     episodes = load_with_masks(source, **load)
@@ -124,6 +120,15 @@ def evaluate_checkpoint(
     report["alarms"] = find_alarms(report)
     report["verdict"] = verdict(report)
     return Evaluation(report, read.pairs, encoded, read.texts, {"plain": plain.errors, "nuisance": nuisance.errors})
+
+
+def check_predicts_frames(model: Any) -> None:
+    """Raise ValueError for a model whose decoder gives no frames to measure."""
+    if not getattr(model, "predicts_frames", True):
+        raise ValueError(
+            f"{type(model).__name__} predicts no frames (see its decode), and evaluation measures predicted frames: it "
+            "cannot be evaluated. Its codes can be: lara-tok encode, then lara-tok info on the table."
+        )
 
 
 def headline(report: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import PretrainedConfig
-
+from .configuration_base import LatentActionBaseConfig
 from .strides import checked_strides
 
 # What shrinks the grid of patches to one place a latent token: a 3 x 3 convolution of stride 2, then this one (kernel,
@@ -27,7 +26,7 @@ _CHOICES = {
 }
 
 
-class LaqConfig(PretrainedConfig):
+class LaqConfig(LatentActionBaseConfig):
     """Sizes and habits of a `LaqModel` (LAPA, arXiv 2410.11758). The defaults are those of LAPA's published weights.
 
     >>> LaqConfig(image_size=224, patch_size=16)

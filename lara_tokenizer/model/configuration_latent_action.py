@@ -6,6 +6,7 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 from .bundled import resolve_checkpoint
+from .configuration_base import LatentActionBaseConfig
 from .strides import checked_strides
 
 # Special tokens before the patches where they are not one CLS (and registers, which the vision config counts).
@@ -51,7 +52,7 @@ _PAPER_SCALE = {
 }
 
 
-class LatentActionConfig(PretrainedConfig):
+class LatentActionConfig(LatentActionBaseConfig):
     """Sizes, losses and training habits of a `LatentActionModel`.
 
     The defaults are those of the bundled `lara-lam`; `paper_exact()` and `moto()` are the paper's architecture.

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import PretrainedConfig
-
-from .bundled import resolve_checkpoint
+from .configuration_base import LatentActionBaseConfig
 from .strides import checked_strides
 
 
-class SpaceTimeVaeConfig(PretrainedConfig):
+class SpaceTimeVaeConfig(LatentActionBaseConfig):
     """Sizes of a `SpaceTimeVaeModel`: the defaults are AdaWorld's as published, `dreamdojo()` has the other one's.
 
     >>> SpaceTimeVaeConfig(image_size=[240, 320]).num_patches
@@ -48,6 +46,11 @@ class SpaceTimeVaeConfig(PretrainedConfig):
         strides: Sequence[str] = ("2f", "1f", "4f"),
         **kwargs: Any,
     ) -> None:
+        for name in ("num_latents", "codebook_size"):
+            if kwargs.get(name, getattr(type(self), name)) != getattr(type(self), name):
+                raise ValueError(
+                    f"{name} is {kwargs[name]}; this model has one continuous latent and no codebook. Leave it out."
+                )
         sides = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
         self.image_size = sides[0] if len(set(sides)) == 1 else sides
         self.patch_size = patch_size
@@ -61,11 +64,6 @@ class SpaceTimeVaeConfig(PretrainedConfig):
         self.strides = checked_strides(strides)
         self._check(sides)
         super().__init__(**kwargs)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """Load from a folder or a Hub id."""
-        return super().from_pretrained(resolve_checkpoint(pretrained_model_name_or_path), *args, **kwargs)
 
     @classmethod
     def adaworld(cls, **overrides: Any) -> "SpaceTimeVaeConfig":

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from .bundled import resolve_checkpoint
+from .configuration_base import LatentActionBaseConfig
 from .strides import checked_strides
 
 VISION_TYPE = "dinov2_with_registers"
@@ -21,7 +21,7 @@ _VIT_BASE_14 = {
 }
 
 
-class SpaceTimeVqConfig(PretrainedConfig):
+class SpaceTimeVqConfig(LatentActionBaseConfig):
     """Sizes of a `SpaceTimeVqModel`; the defaults are UniVLA's second stage as published (arXiv 2505.06111).
 
     >>> SpaceTimeVqConfig(image_size=100)
@@ -82,11 +82,6 @@ class SpaceTimeVqConfig(PretrainedConfig):
         self.strides = checked_strides(strides)
         self._check()
         super().__init__(**kwargs)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """Load from a folder or a Hub id."""
-        return super().from_pretrained(resolve_checkpoint(pretrained_model_name_or_path), *args, **kwargs)
 
     @property
     def num_patches(self) -> int:

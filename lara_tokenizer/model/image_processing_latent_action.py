@@ -67,6 +67,8 @@ class LatentActionProcessor(BaseImageProcessor):
         if len(image_mean) != 3 or len(image_std) != 3 or min(image_std) <= 0:
             raise ValueError(f"image_mean {image_mean} and image_std {image_std} need 3 numbers each, std above 0.")
         self.size = dict(size) if size else {"height": 64, "width": 64}
+        if steady_pairs and self.size["height"] != self.size["width"]:
+            raise ValueError(f"steady_pairs takes square frames, and size is {self.size}. Leave it off.")
         self.resample = resample
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)

@@ -8,15 +8,15 @@ Shape suffixes: B batch, P tokens of a frame, V their width, N latent tokens, D 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from .bottleneck_vq import VectorQuantizerOutput
 from .bundled import resolve_checkpoint
-
-# Arguments of from_pretrained that decide which config is found.
-_WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+from .configuration_base import LatentActionBaseConfig
 
 
 @dataclass
@@ -44,7 +44,9 @@ class LatentActionPreTrainedModel(PreTrainedModel):
     base_model_prefix = "latent_action"
     main_input_name = "pixel_values"
     _supports_sdpa = True
+    config_class: type[LatentActionBaseConfig]
     predicts_frames = True  # False: `decode` raises, as what the decoder predicts is no frame
+    needs_float32 = False  # True: in 16 bits codes would be others
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
@@ -52,24 +54,10 @@ class LatentActionPreTrainedModel(PreTrainedModel):
 
         Raises ValueError for a checkpoint of another family.
         """
-        name = resolve_checkpoint(pretrained_model_name_or_path)
-        if name is not None and "config" not in kwargs:
-            cls._check_family(name, {key: kwargs[key] for key in _WHERE if key in kwargs})
-        loaded = super().from_pretrained(name, *args, **kwargs)
+        loaded = super().from_pretrained(resolve_checkpoint(pretrained_model_name_or_path), *args, **kwargs)
         # transformers 5 makes every loaded parameter trainable. With output_loading_info a tuple comes back.
         (loaded[0] if isinstance(loaded, tuple) else loaded).freeze()
         return loaded
-
-    @classmethod
-    def _check_family(cls, name, where) -> None:
-        found = PretrainedConfig.get_config_dict(name, **where)[0].get("model_type")
-        assert cls.config_class is not None
-        expected = cls.config_class.model_type
-        if found is not None and found != expected:
-            raise ValueError(
-                f"{name} is of model_type {found!r}; {cls.__name__} loads {expected!r}. "
-                "lara_tokenizer.load_model (or transformers.AutoModel) picks the class that fits."
-            )
 
     def freeze(self) -> None:
         """Take the gradient from what the config keeps frozen."""
@@ -93,6 +81,14 @@ class LatentActionPreTrainedModel(PreTrainedModel):
     ) -> Tensor:
         """Frame t (B, 3, H, W) and a latent action, as codes (B, N) or vectors (B, N, D) -> frame t+C."""
         raise NotImplementedError
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The loss of a family that is trained here. Raises NotImplementedError for all but `LatentActionModel`."""
+        raise NotImplementedError(
+            f"{type(self).__name__} gives labels and predictions of published weights and is not trained: call encode "
+            f"or {'decode' if self.predicts_frames else 'predict_features'}. To train a latent action model take "
+            "LatentActionModel."
+        )
 
     def encode(
         self,
@@ -119,6 +115,40 @@ class LatentActionPreTrainedModel(PreTrainedModel):
         out = self.quantize(latents_BND)
         out.attentions = attentions
         return out
+
+    def _check_frames(self, pixel_values: Tensor, height: int, width: int) -> None:
+        """Raise ValueError unless they are (B, 3, height, width)."""
+        if pixel_values.ndim != 4 or pixel_values.shape[1:] != (3, height, width):
+            raise ValueError(
+                f"pixel_values are {tuple(pixel_values.shape)}, expected (batch, 3, {height}, {width}). Prepare frames "
+                "with the model's own processor."
+            )
+
+    def _check_features(self, tokens: int, width: int, *features: Tensor) -> None:
+        """Raise ValueError unless each is (B, tokens, width)."""
+        for each in features:
+            if each.ndim != 3 or each.shape[1:] != (tokens, width):
+                raise ValueError(
+                    f"frame features are {tuple(each.shape)}, expected (batch, {tokens}, {width}) from "
+                    "get_frame_features."
+                )
+
+    def _check_latents(self, latents: Tensor, number: int) -> None:
+        """Raise ValueError unless they are (B, number, D)."""
+        expected = (number, self.config.codebook_dim)
+        if latents.ndim != 3 or latents.shape[1:] != expected:
+            raise ValueError(
+                f"the latent action is {tuple(latents.shape)}, expected (batch, {expected[0]}, {expected[1]}) from "
+                "encode."
+            )
+
+    def _quantized(self, latents: Tensor, quantized: VectorQuantizerOutput) -> LatentActionEncoderOutput:
+        return LatentActionEncoderOutput(
+            latents=latents,
+            codes=quantized.codes,
+            quantized_latents=quantized.quantized_latents,
+            code_margin=quantized.code_margin,
+        )
 
     def _features(self, name: str, pixels: Tensor | None, features: Tensor | None) -> Tensor:
         if pixels is not None and features is None:

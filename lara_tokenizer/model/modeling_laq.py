@@ -10,10 +10,11 @@ frame in pixels, G patches along it.
 import torch
 from torch import Tensor, nn
 
-from .bottleneck_vq import Codebook, VectorQuantizer, VectorQuantizerOutput
+from .bottleneck_vq import Codebook, VectorQuantizer
 
 # Imported so that the files travel with the weights: transformers 4 copies direct imports only.
 from .bundled import resolve_checkpoint  # noqa: F401
+from .configuration_base import LatentActionBaseConfig  # noqa: F401
 from .configuration_laq import SECOND_CONVOLUTION, LaqConfig
 from .laq_transformer import LaqTransformer, RelativePositionBias, UnitAttention
 from .modeling_base import LatentActionEncoderOutput, LatentActionPreTrainedModel
@@ -62,7 +63,8 @@ class LaqModel(LatentActionPreTrainedModel):
     """Frame pairs to the codes and latents of LAPA, and codes to predicted frames, from published weights.
 
     z is what two convolutions leave of the later frame, less what they leave of the earlier one. Latents carry no more
-    than that difference: there are no queries, so no attention maps either. The model is not trained here.
+    than that difference: there are no queries, so no attention maps either. The model is not trained here. Load it in
+    float32: what 16 bits round away of large numbers is much of a small difference.
 
     >>> model = load_model("lapa-laq").eval()  # what lara-tok convert wrote  # doctest: +SKIP
     >>> out = model.encode(**processor(frames[:-5], frames[5:]))  # doctest: +SKIP
@@ -72,6 +74,7 @@ class LaqModel(LatentActionPreTrainedModel):
 
     config: LaqConfig
     config_class = LaqConfig
+    needs_float32 = True
 
     def __init__(self, config: LaqConfig) -> None:
         super().__init__(config)
@@ -89,12 +92,7 @@ class LaqModel(LatentActionPreTrainedModel):
     def get_frame_features(self, pixel_values: Tensor) -> Tensor:
         """Frames (B, 3, S, S) -> patch embeddings (B, P, H). Later layers see the frame before, so no more than that
         can be computed of a frame by itself."""
-        size = self.config.image_size
-        if pixel_values.shape[1:] != (3, size, size):
-            raise ValueError(
-                f"frames are {tuple(pixel_values.shape)}, expected (batch, 3, {size}, {size}). Use the checkpoint's "
-                "processor."
-            )
+        self._check_frames(pixel_values, self.config.image_size, self.config.image_size)
         return self.patches(pixel_values)
 
     def infer_latents(
@@ -103,30 +101,20 @@ class LaqModel(LatentActionPreTrainedModel):
         """Patch embeddings of frame t and of frame t+C, each (B, P, H) -> z (B, N, D), and None."""
         if output_attentions:
             raise ValueError("LaqModel has no queries whose attention could be shown. Leave out output_attentions.")
-        expected = (self.config.num_patches, self.config.hidden_size)
-        for features in (frame_features, future_frame_features):
-            if features.shape[1:] != expected:
-                raise ValueError(
-                    f"frame features are {tuple(features.shape)}, expected (batch, {expected[0]}, {expected[1]}) from "
-                    "get_frame_features."
-                )
+        self._check_features(self.config.num_patches, self.config.hidden_size, frame_features, future_frame_features)
         tokens_BTPH = torch.stack([frame_features, future_frame_features], 1)
         tokens_BTPH = self.spatial_encoder(tokens_BTPH, self.position_bias())
         tokens_BTPH = self.temporal_encoder(tokens_BTPH.transpose(1, 2)).transpose(1, 2)
-        # A difference of two alike numbers: bfloat16 autocast would round just that away.
+        # A difference of two alike numbers: autocast would round more of it away here. Most is lost in the layers
+        # before, and that only float32 mends (`needs_float32`).
         with torch.autocast(tokens_BTPH.device.type, enabled=False):
             now_BND, future_BND = self.to_latents(tokens_BTPH.to(self.from_latents.weight.dtype)).unbind(1)
         return future_BND - now_BND, None
 
     def quantize(self, latents: Tensor) -> LatentActionEncoderOutput:
         """z (B, N, D) -> the nearest codes and their vectors (NSVQ, without the noise of its training)."""
-        quantized: VectorQuantizerOutput = self.bottleneck(latents)
-        return LatentActionEncoderOutput(
-            latents=latents,
-            codes=quantized.codes,
-            quantized_latents=quantized.quantized_latents,
-            code_margin=quantized.code_margin,
-        )
+        self._check_latents(latents, self.config.num_latents)
+        return self._quantized(latents, self.bottleneck(latents))
 
     def decode(
         self, pixel_values: Tensor, *, codes: Tensor | None = None, quantized_latents: Tensor | None = None
@@ -137,23 +125,11 @@ class LaqModel(LatentActionPreTrainedModel):
         if codes is not None:
             quantized_latents = self.bottleneck.lookup(codes)
         assert quantized_latents is not None
-        expected = (self.config.num_latents, self.config.codebook_dim)
-        if quantized_latents.shape[1:] != expected:
-            raise ValueError(
-                f"the latent action is {tuple(quantized_latents.shape)}, expected (batch, {expected[0]}, {expected[1]})"
-                " from quantize, or codes."
-            )
+        self._check_latents(quantized_latents, self.config.num_latents)
         frame_B1PH = self.get_frame_features(pixel_values).unsqueeze(1)
         action_BNH = self.from_latents(self._action_tokens(quantized_latents))
         tokens_BPH = self.decoder(frame_B1PH, self.position_bias(), action_BNH).squeeze(1)
         return self._frames(self.to_pixels(tokens_BPH))
-
-    def forward(self, *args: object, **kwargs: object) -> Tensor:
-        """There is no loss here: raises NotImplementedError."""
-        raise NotImplementedError(
-            "LaqModel gives labels and reconstructions of published weights and is not trained: call encode or decode. "
-            "To train a latent action model take LatentActionModel."
-        )
 
     def _action_tokens(self, quantized_BND: Tensor) -> Tensor:
         if self.config.latent_layout == "per_code":

@@ -17,6 +17,7 @@ from .bottleneck_vq import Codebook, VectorQuantizer, VectorQuantizerOutput, per
 
 # Imported so that the files travel with the weights: transformers 4 copies direct imports only.
 from .bundled import resolve_checkpoint  # noqa: F401
+from .configuration_base import LatentActionBaseConfig  # noqa: F401
 from .configuration_latent_action import LatentActionConfig
 from .frame_decoder import FlowHead, FrameDecoder, PixelHead
 from .frame_features import frame_features
@@ -165,13 +166,8 @@ class LatentActionModel(LatentActionPreTrainedModel):
 
     def quantize(self, latents: Tensor) -> LatentActionEncoderOutput:
         """z (B, N, D) -> the nearest codes and their vectors."""
-        quantized: VectorQuantizerOutput = self.bottleneck(latents)
-        return LatentActionEncoderOutput(
-            latents=latents,
-            codes=quantized.codes,
-            quantized_latents=quantized.quantized_latents,
-            code_margin=quantized.code_margin,
-        )
+        self._check_latents(latents, self.config.num_latents)
+        return self._quantized(latents, self.bottleneck(latents))
 
     def decode(
         self, pixel_values: Tensor, *, codes: Tensor | None = None, quantized_latents: Tensor | None = None

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 # Imported so that the files travel with the weights: transformers 4 copies direct imports only.
+from .bottleneck_vq import VectorQuantizerOutput  # noqa: F401
 from .bundled import resolve_checkpoint  # noqa: F401
+from .configuration_base import LatentActionBaseConfig  # noqa: F401
 from .configuration_space_time_vae import SpaceTimeVaeConfig
 from .modeling_base import LatentActionEncoderOutput, LatentActionPreTrainedModel
 from .space_time_transformer import SpaceTimeTransformer
@@ -51,13 +53,8 @@ class SpaceTimeVaeModel(LatentActionPreTrainedModel):
 
         Raises ValueError for frames of another size.
         """
-        config = self.config
-        if pixel_values.shape[1:] != (3, config.image_height, config.image_width):
-            raise ValueError(
-                f"pixel_values are {tuple(pixel_values.shape)}, expected (batch, 3, {config.image_height}, "
-                f"{config.image_width}). Prepare frames with the model's own processor."
-            )
-        patch = config.patch_size
+        self._check_frames(pixel_values, self.config.image_height, self.config.image_width)
+        patch = self.config.patch_size
         grid = pixel_values.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # B, 3, down, row, across, column
         return grid.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
@@ -70,13 +67,7 @@ class SpaceTimeVaeModel(LatentActionPreTrainedModel):
         """
         if output_attentions:
             raise ValueError(f"{type(self).__name__} gives no attention maps: it attends within frames and over time.")
-        expected = (self.config.num_patches, len(self.action_token))
-        for features in (frame_features, future_frame_features):
-            if features.shape[1:] != expected:
-                raise ValueError(
-                    f"frame features are {tuple(features.shape)}, expected (batch, {expected[0]}, {expected[1]}) from "
-                    "get_frame_features."
-                )
+        self._check_features(self.config.num_patches, len(self.action_token), frame_features, future_frame_features)
         patches_B2PQ = torch.stack([frame_features, future_frame_features], 1)
         token = self.action_token.to(patches_B2PQ.dtype).expand(len(patches_B2PQ), 2, 1, -1)
         hidden_B2LH = self.encoder(torch.cat([token, patches_B2PQ], 2))
@@ -85,6 +76,7 @@ class SpaceTimeVaeModel(LatentActionPreTrainedModel):
 
     def quantize(self, latents: Tensor) -> LatentActionEncoderOutput:
         """z (B, 1, D) as it is: there are no codes."""
+        self._check_latents(latents, 1)
         return LatentActionEncoderOutput(latents=latents, quantized_latents=latents)
 
     def decode(
@@ -96,23 +88,12 @@ class SpaceTimeVaeModel(LatentActionPreTrainedModel):
                 f"{type(self).__name__} is continuous and has no codes: decode takes quantized_latents, which are "
                 "the latents themselves."
             )
-        if quantized_latents.shape[1:] != (1, self.config.codebook_dim):
-            raise ValueError(
-                f"quantized_latents are {tuple(quantized_latents.shape)}, expected (batch, 1, "
-                f"{self.config.codebook_dim})."
-            )
+        self._check_latents(quantized_latents, 1)
         patches_BPH = self.embed_patches(self.get_frame_features(pixel_values)) + self.embed_latents(quantized_latents)
         decoded_BPQ = self.to_pixels(self.decoder(patches_BPH.unsqueeze(1)).squeeze(1)).sigmoid()
         patch, across = self.config.patch_size, self.config.image_width // self.config.patch_size
         grid = decoded_BPQ.unflatten(2, (patch, patch, 3)).unflatten(1, (-1, across))
         return grid.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
-
-    def forward(self, *args: object, **kwargs: object) -> Tensor:
-        """There is no loss here: raises NotImplementedError."""
-        raise NotImplementedError(
-            f"{type(self).__name__} gives latents and reconstructions of published weights and is not trained: call "
-            "encode or decode. To train a latent action model take LatentActionModel."
-        )
 
     def _init_weights(self, module: nn.Module) -> None:
         """Each module starts its own tensors, so that one lost from a checkpoint starts as documented too.

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from .bottleneck_vq import Codebook, VectorQuantizer, VectorQuantizerOutput
+from .bottleneck_vq import Codebook, VectorQuantizer
 
 # Imported so that the files travel with the weights: transformers 4 copies direct imports only.
 from .bundled import resolve_checkpoint  # noqa: F401
+from .configuration_base import LatentActionBaseConfig  # noqa: F401
 from .configuration_space_time_vq import SpaceTimeVqConfig
 from .modeling_base import LatentActionEncoderOutput, LatentActionPreTrainedModel
 from .space_time_transformer import SpaceTimeTransformer
@@ -69,12 +70,7 @@ class SpaceTimeVqModel(LatentActionPreTrainedModel):
 
         Raises ValueError for frames of another size.
         """
-        side = self.config.image_size
-        if pixel_values.shape[1:] != (3, side, side):
-            raise ValueError(
-                f"pixel_values are {tuple(pixel_values.shape)}, expected (batch, 3, {side}, {side}). "
-                "Prepare frames with the model's own processor."
-            )
+        self._check_frames(pixel_values, self.config.image_size, self.config.image_size)
         tokens = self.vision_encoder(pixel_values=pixel_values).last_hidden_state
         return tokens[:, -self.config.num_patches :]  # after the class token and the registers
 
@@ -92,13 +88,14 @@ class SpaceTimeVqModel(LatentActionPreTrainedModel):
 
     def quantize(self, latents: Tensor) -> LatentActionEncoderOutput:
         """z of the task (B, N, D) -> the nearest task codes and their vectors."""
-        return _output(latents, self.bottleneck(latents))
+        self._check_latents(latents, self.config.num_latents)
+        return self._quantized(latents, self.bottleneck(latents))
 
     def encode_nuisance(self, frame_features: Tensor, future_frame_features: Tensor) -> LatentActionEncoderOutput:
         """As `encode`, of the nuisance tokens: what changes between the frames (B, P, V) and is not the task."""
         tokens_BLH = self._encode(frame_features, future_frame_features)
         latents = self.to_nuisance(tokens_BLH[:, self.config.num_latents :])
-        return _output(latents, self.nuisance_bottleneck(latents))
+        return self._quantized(latents, self.nuisance_bottleneck(latents))
 
     def decode(
         self, pixel_values: Tensor, *, codes: Tensor | None = None, quantized_latents: Tensor | None = None
@@ -125,31 +122,26 @@ class SpaceTimeVqModel(LatentActionPreTrainedModel):
         """
         if (codes is None) == (quantized_latents is None):
             raise ValueError("predict_features takes either codes or quantized_latents, one of the two.")
+        self._check_frame_features(frame_features)
         task_BND = quantized_latents if codes is None else self.bottleneck.lookup(codes)
+        nuisance_BMD = self.nuisance_bottleneck.lookup(nuisance_codes)
+        assert task_BND is not None
+        self._check_latents(task_BND, self.config.num_latents)
+        self._check_latents(nuisance_BMD, self.config.num_nuisance_latents)
         tokens = [
             self.embed_latents(task_BND),
-            self.embed_nuisance(self.nuisance_bottleneck.lookup(nuisance_codes)),
+            self.embed_nuisance(nuisance_BMD),
             self.embed_features(frame_features),
         ]
         hidden_BLH = self.decoder(torch.cat(tokens, 1).unsqueeze(1)).squeeze(1)
         return self.to_features(hidden_BLH[:, -frame_features.shape[1] :])
 
-    def forward(self, *args: object, **kwargs: object) -> Tensor:
-        """There is no loss here: raises NotImplementedError."""
-        raise NotImplementedError(
-            f"{type(self).__name__} gives the codes of published weights and is not trained: call encode or "
-            "predict_features. To train a latent action model take LatentActionModel."
-        )
+    def _check_frame_features(self, *features: Tensor) -> None:
+        self._check_features(self.config.num_patches, self.config.vision_config.hidden_size, *features)
 
     def _encode(self, frame_BPV: Tensor, future_BPV: Tensor) -> Tensor:
         """The task and nuisance tokens of the second frame, (B, N + M, H)."""
-        expected = (self.config.num_patches, self.config.vision_config.hidden_size)
-        for features in (frame_BPV, future_BPV):
-            if features.shape[1:] != expected:
-                raise ValueError(
-                    f"frame features are {tuple(features.shape)}, expected (batch, {expected[0]}, {expected[1]}) from "
-                    "get_frame_features."
-                )
+        self._check_frame_features(frame_BPV, future_BPV)
         frames_B2PV = torch.stack([frame_BPV, future_BPV], 1)
         tokens = torch.cat([self.task_tokens, self.nuisance_tokens]).to(frames_B2PV.dtype)
         sequence_B2LV = torch.cat([tokens.expand(len(frames_B2PV), 2, -1, -1), frames_B2PV], 2)
@@ -181,15 +173,6 @@ class SpaceTimeVqModel(LatentActionPreTrainedModel):
         elif isinstance(module, SpaceTimeVqModel):
             nn.init.uniform_(module.task_tokens, -1, 1)
             nn.init.uniform_(module.nuisance_tokens, -1, 1)
-
-
-def _output(latents: Tensor, quantized: VectorQuantizerOutput) -> LatentActionEncoderOutput:
-    return LatentActionEncoderOutput(
-        latents=latents,
-        codes=quantized.codes,
-        quantized_latents=quantized.quantized_latents,
-        code_margin=quantized.code_margin,
-    )
 
 
 __all__ = ["SpaceTimeVqModel"]

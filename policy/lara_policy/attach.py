@@ -17,7 +17,7 @@ from lara_policy.alignment import AlignmentOptions, LaraAlignment
 from lara_policy.hidden_state_hook import HiddenStateHook, Tap
 from lara_policy.module_paths import find_module, has_module, state_width
 from lara_policy.tap_presets import PRESETS, find_preset, resolve_tap
-from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
+from lara_tokenizer.model import LatentActionModel, LatentActionProcessor, load_model
 
 MODES = ("joint", "frozen-lam")
 
@@ -58,7 +58,7 @@ def attach_lara(
         options: how z and the hidden state are compared, `AlignmentOptions`; `changes` are fields of it: w1, center, …
 
     Raises:
-        ValueError: for a tap, mode or option that cannot be; see `resolve_tap`.
+        ValueError: for a tap, mode or option that cannot be, see `resolve_tap`; for a tokenizer of another family.
     """
     options = _options(options, changes)
     if mode not in MODES:
@@ -228,12 +228,27 @@ def _options(options: AlignmentOptions | None, changes: dict[str, Any]) -> Align
 def _tokenizer(
     tokenizer: str | Path | LatentActionModel, processor: LatentActionProcessor | None
 ) -> tuple[LatentActionModel, LatentActionProcessor]:
-    if not isinstance(tokenizer, LatentActionModel):
-        model = LatentActionModel.from_pretrained(tokenizer)
-        return model, processor or LatentActionProcessor.from_pretrained(tokenizer)
+    if isinstance(tokenizer, (str, Path)):
+        return load_tokenizer(tokenizer), processor or LatentActionProcessor.from_pretrained(tokenizer)
+    model = checked_tokenizer(tokenizer)
     if processor is None:
         raise ValueError("a tokenizer that is loaded already needs its processor: give processor=…")
-    return tokenizer, processor
+    return model, processor
+
+
+def load_tokenizer(name: str | Path) -> LatentActionModel:
+    """The tokenizer of a folder, a Hub id or "lara-lam". Raises ValueError for a model of another family."""
+    return checked_tokenizer(load_model(name), f"{name} is a ")
+
+
+def checked_tokenizer(model: nn.Module, what: str = "tokenizer is a ") -> LatentActionModel:
+    """The model itself. Raises ValueError for one of another family: those have no loss."""
+    if not isinstance(model, LatentActionModel):
+        raise ValueError(
+            f"{what}{type(model).__name__}: only a LatentActionModel is trained together with a policy. Label with "
+            "this one (lara-tok encode), and give a policy its codes: lara-tok refine --pretrain."
+        )
+    return model
 
 
 def _tap(policy: nn.Module, tap: str | Tap, layer: int | str | None, keep: int | None) -> Tap:

@@ -55,3 +55,20 @@ def test_without_a_source_it_says_what_is_missing(lara_tok, tiny_checkpoint, tmp
     ran = lara_tok("eval", tiny_checkpoint, "--out", tmp_path)
     assert (ran.code, ran.out) == (2, "")
     assert "evaluation needs SOURCE" in ran.err
+
+
+def test_a_second_checkpoint_that_cannot_be_measured_is_refused_before_the_first_is(
+    lara_tok, tiny_checkpoint, tiny_processor, tmp_path
+):
+    from lara_tokenizer.model import SpaceTimeVqConfig, SpaceTimeVqModel
+
+    vision = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 28, "patch_size": 14}
+    layers = {"hidden_size": 16, "num_attention_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1}
+    SpaceTimeVqModel(SpaceTimeVqConfig(vision_config=vision, image_size=28, **layers)).save_pretrained(tmp_path / "vq")
+    tiny_processor.save_pretrained(tmp_path / "vq")
+    # The source is none: it is not looked at.
+    ran = lara_tok(
+        "eval", tiny_checkpoint, tmp_path / "absent", "--out", tmp_path / "out", "--compare", tmp_path / "vq"
+    )
+    assert (ran.code, ran.out) == (2, "")
+    assert "SpaceTimeVqModel predicts no frames" in " ".join(ran.err.split())

@@ -102,3 +102,16 @@ def test_what_is_missing_is_said(lara_tok, recipe, demos, tmp_path):
     ran = lara_tok("refine", demos, "--mode", "apart", "--out", tmp_path)
     assert ran.code == 2
     assert "mode 'apart': takes one of joint" in ran.err
+
+
+def test_a_tokenizer_of_another_family_is_refused_with_what_to_do_instead(
+    lara_tok, recipe, demos, tiny_processor, tmp_path
+):
+    from lara_tokenizer.model import SpaceTimeVaeConfig, SpaceTimeVaeModel
+
+    config = SpaceTimeVaeConfig(image_size=32, hidden_size=16, num_attention_heads=2, num_encoder_layers=1)
+    SpaceTimeVaeModel(config).save_pretrained(tmp_path / "vae")
+    tiny_processor.save_pretrained(tmp_path / "vae")
+    ran = lara_tok("refine", recipe, demos, "--tokenizer", tmp_path / "vae", "--out", tmp_path / "out")
+    assert ran.code == 2
+    assert "is a SpaceTimeVaeModel: only a LatentActionModel is trained" in " ".join(ran.err.split())

@@ -210,3 +210,9 @@ def test_wrong_wishes_for_a_picture_are_one_line(lara_tok, shelf, clip_folder, t
     assert ran.code == 2
     assert message in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_verify_shows_no_bars_of_loading_weights(lara_tok, tokens, clip_folder, tiny_checkpoint):
+    ran = lara_tok("verify", tokens, clip_folder, "--model", tiny_checkpoint, "--workers", 0)
+    assert ran.code == 0
+    assert "Loading" not in ran.err

@@ -121,6 +121,16 @@ def test_the_summary_says_what_was_assumed(tmp_path):
     assert (summary.layout, summary.vision_encoder, summary.tensors) == ("dreamdojo", "", len(_weights("dreamdojo")))
     assert "240 x 320 px are taken, cut to 4 : 3 around the centre" in summary.notes[0]
     assert "1 to 4 frames" in summary.notes[1]
+    assert "Frames are kept as uint8, rounded after the resize" in summary.notes[2]
+
+
+def test_the_compiled_model_s_names_are_taken_and_adaworld_s_overshoots_are_told_of(tmp_path):
+    torch.save(_file({f"_orig_mod.{name}": each for name, each in _weights().items()}), tmp_path / "lam.ckpt")
+    summary = convert_checkpoint(tmp_path / "lam.ckpt", out=tmp_path / "lam")
+    assert summary.layout == "adaworld"
+    assert "z by some 10 % of its spread in a clip" in summary.notes[2]
+    with pytest.raises(ValueError, match=r"training code\. Leave the image size out"):
+        convert_checkpoint(tmp_path / "lam.ckpt", out=tmp_path / "other", image_size=256)
 
 
 def test_frames_of_another_shape_are_cut_around_the_centre(converted, moving_square):
@@ -158,25 +168,55 @@ def test_names_shapes_and_constants_are_exact(tmp_path, change, match):
 
 def test_a_vision_encoder_is_refused(tmp_path):
     torch.save(_weights(), tmp_path / "lam.ckpt")
-    with pytest.raises(ValueError, match=r"without a vision encoder\. Leave it out"):
+    with pytest.raises(ValueError, match=r"have no vision encoder\. Leave the vision encoder out"):
         convert_checkpoint(tmp_path / "lam.ckpt", out=tmp_path / "lam", vision_encoder="facebook/dinov2-base")
+
+
+def _resaved(folder: Path, content: object) -> Path:
+    """What the command in the refusal writes."""
+    torch.save(content, folder / "lam's.ckpt")
+    with pytest.raises(ValueError, match="holds more than tensors and is refused") as refusal:
+        convert_checkpoint(folder / "lam's.ckpt", out=folder / "lam")
+    command = str(refusal.value).split("what it holds): ")[1]
+    subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True, cwd="/")
+    return folder / "lam's-weights.pt"
 
 
 def test_a_checkpoint_with_objects_is_refused_and_the_command_given_brings_its_weights(tmp_path):
     settings = {"lam_num_heads": 3, "optimizer": argparse.Namespace(lr=1e-4)}
-    torch.save(_file(_weights(), hyper_parameters=settings), tmp_path / "lam's.ckpt")
-    with pytest.raises(ValueError, match="holds more than tensors and is refused") as refusal:
-        convert_checkpoint(tmp_path / "lam's.ckpt", out=tmp_path / "lam")
-    command = str(refusal.value).split("what it holds): ")[1]
-    subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True, cwd="/")
-    saved = torch.load(tmp_path / "lam's-weights.pt", weights_only=True)
-    assert saved["hyper_parameters"] == {"lam_num_heads": 3}
-    assert convert_checkpoint(tmp_path / "lam's-weights.pt", out=tmp_path / "lam").layout == "adaworld"
+    file = _resaved(tmp_path, _file(_weights(), hyper_parameters=settings))
+    assert torch.load(file, weights_only=True)["hyper_parameters"] == {"lam_num_heads": 3}
+    assert convert_checkpoint(file, out=tmp_path / "lam").layout == "adaworld"
+
+
+def test_the_command_knows_checkpoints_without_settings_or_with_a_namespace_and_whole_modules(tmp_path):
+    class_of_theirs = torch.nn.Linear(2, 2)
+    for number, (content, settings) in enumerate(
+        [
+            ({"state_dict": {"x": torch.ones(1)}, "hyper_parameters": None, "callback": Path("x")}, {}),
+            ({"state_dict": {"x": torch.ones(1)}, "hyper_parameters": argparse.Namespace(lr=1)}, {"lr": 1}),
+            (class_of_theirs, {}),
+        ]
+    ):
+        (tmp_path / str(number)).mkdir()
+        saved = torch.load(_resaved(tmp_path / str(number), content), weights_only=True)
+        assert saved["hyper_parameters"] == settings
+        assert all(isinstance(each, torch.Tensor) for each in saved["state_dict"].values())
 
 
 def test_safetensors_are_read_as_well(tmp_path):
     save_file(_weights(), tmp_path / "lam.safetensors")
     assert convert_checkpoint(tmp_path / "lam.safetensors", out=tmp_path / "lam").layout == "adaworld"
+
+
+@pytest.mark.parametrize("name", ["lam.ckpt", "lam.bin", "pytorch_model.bin", "lam.safetensors", "model.safetensors"])
+def test_a_folder_is_as_good_as_its_file(tmp_path, name):
+    file = tmp_path / "source" / name
+    file.parent.mkdir()
+    (save_file if name.endswith("safetensors") else torch.save)(_weights(), file)
+    (file.parent / "config.yaml").write_text("model: {lr: 1}")
+    (file.parent / "config.json").write_text("{}")
+    assert convert_checkpoint(file.parent, out=tmp_path / "lam").layout == "adaworld"
 
 
 VILLA_X = ("encoder.pe_spatial", "encoder.pe_temporal", "encoder.map_block.latents", "vq.embedding.weight")
@@ -202,7 +242,9 @@ def test_saving_and_loading_gives_the_same_model(model, tmp_path):
 
 
 def test_the_class_of_another_family_names_the_one_that_fits(converted):
-    with pytest.raises(ValueError, match="'latent_action_space_time_vae'; LatentActionModel loads 'latent_action'"):
+    with pytest.raises(
+        ValueError, match="'latent_action_space_time_vae'; LatentActionConfig and its model load 'latent_action'"
+    ):
         LatentActionModel.from_pretrained(converted["adaworld"])
 
 
@@ -227,8 +269,10 @@ def test_misuse_is_named(model, pairs):
     frame = pairs["pixel_values"]
     with pytest.raises(ValueError, match="is continuous and has no codes: decode takes quantized_latents"):
         model.decode(frame, codes=torch.zeros(PAIRS, 1, dtype=torch.long))
-    with pytest.raises(ValueError, match=r"quantized_latents are \(6, 6\), expected \(batch, 1, 6\)"):
+    with pytest.raises(ValueError, match=r"latent action is \(6, 6\), expected \(batch, 1, 6\)"):
         model.decode(frame, quantized_latents=torch.zeros(PAIRS, 6))
+    with pytest.raises(ValueError, match=r"latent action is \(6, 1, 5\), expected \(batch, 1, 6\)"):
+        model.quantize(torch.zeros(PAIRS, 1, 5))
     with pytest.raises(ValueError, match=r"expected \(batch, 3, 256, 256\)"):
         model.get_frame_features(torch.zeros(1, 3, 240, 320))
     with pytest.raises(ValueError, match=r"expected \(batch, 64, 3072\)"):

@@ -70,8 +70,14 @@ def test_yaml_with_python_tags_is_refused_and_not_run(moto, vision, tmp_path):
     ("name", "content", "match"),
     [
         ("pytorch_model.bin", b"", "damaged or no PyTorch file"),
-        ("pytorch_model.bin", b"not a checkpoint", "is refused|damaged or no PyTorch file"),
-        ("pytorch_model.bin", pickle.dumps([1, 2], protocol=2), "is refused|no plain state dict|damaged"),
+        ("pytorch_model.bin", b"not a checkpoint", "damaged or no PyTorch file"),
+        ("laq.pt", b"hi", "damaged or no PyTorch file"),
+        ("laq.pt", b"<!DOCTYPE html>", "damaged or no PyTorch file"),
+        ("laq.pt", b"\x80junk", "damaged or no PyTorch file"),
+        ("laq.pt", b"PK\x03\x04" + bytes(90), "damaged or no PyTorch file"),
+        ("laq.pt", b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer.*: download the file itself"),
+        ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer"),
+        ("pytorch_model.bin", pickle.dumps([1, 2], protocol=2), "damaged or no PyTorch file"),
         ("model.safetensors", b"not a checkpoint", "damaged or no safetensors file"),
         ("model.safetensors.index.json", b"{}", "has no weight_map"),
         ("model.safetensors.index.json", b"{", "is not readable JSON"),
@@ -82,7 +88,22 @@ def test_yaml_with_python_tags_is_refused_and_not_run(moto, vision, tmp_path):
         ),
         ("README.md", b"", "holds no weights: looked for model.safetensors"),
     ],
-    ids=["empty", "text", "pickle", "no safetensors", "no weight map", "no JSON", "shard absent", "no weights"],
+    ids=[
+        "empty",
+        "text",
+        "two bytes",
+        "page",
+        "junk",
+        "cut",
+        "pointer",
+        "safe pointer",
+        "pickle",
+        "no safetensors",
+        "no weight map",
+        "no JSON",
+        "shard absent",
+        "no weights",
+    ],
 )
 def test_files_that_are_no_checkpoint_say_so(vision, tmp_path, name, content, match):
     source = tmp_path / "source"
@@ -98,14 +119,34 @@ def test_another_model_s_weights_are_named_as_such(vision, tmp_path):
     _refused(tmp_path / "source", vision, tmp_path / "lam", match)
 
 
+def test_several_files_of_weights_are_named(vision, tmp_path):
+    (tmp_path / "source").mkdir()
+    for name in ("b.ckpt", "a.pt"):
+        torch.save({"x": torch.zeros(1)}, tmp_path / "source" / name)
+    match = r"holds a\.pt, b\.ckpt: several files of weights\. Name one"
+    _refused(tmp_path / "source", vision, tmp_path / "lam", match)
+
+
+def test_a_checkpoint_of_this_package_is_no_source(tiny_checkpoint, tmp_path):
+    for source in (tiny_checkpoint, tiny_checkpoint / "model.safetensors", "lara-lam"):
+        _refused(source, None, tmp_path / "lam", r"is a checkpoint of this package already \(latent_action\)")
+
+
+def test_a_frame_size_goes_with_lapa_only(moto, vision, tmp_path):
+    with pytest.raises(ValueError, match=r"say how large frames are\. Leave the image size out"):
+        convert_checkpoint(moto, vision_encoder=vision, out=tmp_path / "lam", image_size=224)
+
+
 def test_a_nested_training_state_is_no_state_dict(moto, vision, tmp_path):
     tensors = torch.load(moto / "pytorch_model.bin", weights_only=True)
     torch.save({"model": tensors, "epoch": 3}, moto / "pytorch_model.bin")
     _refused(moto, vision, tmp_path / "lam", "is no plain state dict")
+    torch.save({1: torch.zeros(1)}, tmp_path / "numbered.pt")
+    _refused(tmp_path / "numbered.pt", None, tmp_path / "lam", "is no plain state dict")
 
 
 def test_a_source_that_does_not_exist_says_how_to_get_one(vision, tmp_path):
-    _refused(tmp_path / "absent", vision, tmp_path / "lam", "is not a folder. Download a published checkpoint first")
+    _refused(tmp_path / "absent", vision, tmp_path / "lam", "absent: no such file or folder. Download a published")
 
 
 def _set(tree, path, value):
@@ -206,3 +247,13 @@ def test_an_empty_target_is_taken(moto, vision, tmp_path):
     (tmp_path / "lam").mkdir()
     convert_checkpoint(moto, vision_encoder=vision, out=tmp_path / "lam")
     assert (tmp_path / "lam" / "model.safetensors").is_file()
+
+
+def test_shapes_that_no_check_foresaw_are_refused_with_the_file(monkeypatch, tmp_path):
+    import lara_tokenizer.convert.convert as module
+    from lara_tokenizer.convert.family import Family
+
+    monkeypatch.setattr(module, "FAMILIES", (Family("somebody's model", bool, lambda state, given: 1 // 0),))
+    torch.save({"x": torch.zeros(1)}, tmp_path / "odd.pt")
+    match = r"odd\.pt: its tensors have names of somebody's model, and shapes that cannot be of one \(ZeroDivisionError"
+    _refused(tmp_path / "odd.pt", None, tmp_path / "lam", match)

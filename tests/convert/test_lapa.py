@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peer_parity.lapa import GOLDEN, GOLDEN_PICTURES, REPAIRED, SIZES, TOLERANCE, random_frames, random_weights
+from peer_parity.drawn import TOLERANCE
+from peer_parity.lapa import GOLDEN, GOLDEN_PICTURES, REPAIRED, SIZES, random_frames, random_weights
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -119,6 +120,8 @@ def test_the_summary_says_what_was_assumed(tmp_path):
     unread = 3 * (2 * SIZES["four"]["spatial_depth"] + SIZES["four"]["temporal_depth"])
     assert summary.tensors == len(_weights()) - unread
     assert "32 px are taken, 8 x 8 patches of 4" in summary.notes[0]
+    assert "which makes 4 codes a pair" in summary.notes[0]
+    assert "The file fits 16 codes of 64 px as well. If it was trained on another size" in summary.notes[0]
     assert "strides is 0.6s" in summary.notes[1]
     assert summary.sizes["num_latents"] == 4
 
@@ -133,9 +136,32 @@ def test_of_two_numbers_of_codes_that_which_makes_frames_of_256_px_is_taken(tmp_
     assert LaqConfig.from_pretrained(tmp_path / "laq").image_size == 256
 
 
+@pytest.mark.parametrize(("number", "patch", "size"), [(4, 16, 128), (16, 32, 512), (4, 32, 224)])
+def test_a_size_that_is_said_decides(tmp_path, number, patch, size):
+    small = {"hidden_size": 8, "intermediate_size": 21, "num_attention_heads": 2, "attention_head_size": 4}
+    layers = {"num_spatial_layers": 1, "num_temporal_layers": 1, "codebook_dim": 4}
+    config = LaqConfig(image_size=size, patch_size=patch, num_latents=number, **small, **layers)
+    torch.save(random_weights(lapa_shapes(config)), tmp_path / "laq.pt")
+    summary = convert_checkpoint(tmp_path / "laq.pt", out=tmp_path / "laq", image_size=size)
+    found = LaqConfig.from_pretrained(tmp_path / "laq")
+    assert (found.num_latents, found.image_size) == (number, size)
+    assert not any("how large frames are" in note for note in summary.notes)
+    with pytest.raises(ValueError, match=f"frames of 96 px do not fit its patches of {patch} px"):
+        convert_checkpoint(tmp_path / "laq.pt", out=tmp_path / "other", image_size=96)
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
+        (
+            lambda t: t["vq.project_in.bias"].fill_(torch.nan),
+            r"1 hold numbers that are not finite \(vq.project_in.bias\)",
+        ),
+        (
+            lambda t: t.update({"to_patch_emb_first_frame.1.weight": torch.zeros(0)}),
+            r"is \(0,\), a tensor of 1 .* empty",
+        ),
+        (lambda t: t.update({"module.vq.project_in.bias": torch.zeros(6)}), "holds one tensor twice, as vq.project_in"),
         (lambda t: t.pop("vq.project_out.bias"), r"1 of \d+ tensors are missing \(vq.project_out.bias\)"),
         (lambda t: t.pop("to_patch_emb_first_frame.1.weight"), "to_patch_emb_first_frame.1.weight is missing"),
         (lambda t: t.pop("dec_spatial_transformer.layers.1.2.null_kv"), "missing .*layers.1.2.null_kv"),
@@ -147,7 +173,21 @@ def test_of_two_numbers_of_codes_that_which_makes_frames_of_256_px_is_taken(tmp_
         (lambda t: t.update({"to_patch_emb_first_frame.1.weight": torch.ones(50)}), "50 numbers, which is no square"),
         (lambda t: t.update({CODEBOOK: torch.zeros(1, 6)}), r"codebook_size \(1\) must be at least 2"),
     ],
-    ids=["missing", "size", "null", "extra", "shape", "flat", "integers", "codes", "patch", "one code"],
+    ids=[
+        "not finite",
+        "empty",
+        "twice",
+        "missing",
+        "size",
+        "null",
+        "extra",
+        "shape",
+        "flat",
+        "integers",
+        "codes",
+        "patch",
+        "one code",
+    ],
 )
 def test_names_and_shapes_are_exact(tmp_path, change, match):
     tensors = _weights()
@@ -160,7 +200,7 @@ def test_names_and_shapes_are_exact(tmp_path, change, match):
 
 def test_a_vision_encoder_is_refused(tmp_path):
     torch.save(_weights(), tmp_path / "laq.pt")
-    with pytest.raises(ValueError, match=r"has no vision encoder\. Leave it out"):
+    with pytest.raises(ValueError, match=r"has no vision encoder\. Leave the vision encoder out"):
         convert_checkpoint(tmp_path / "laq.pt", out=tmp_path / "laq", vision_encoder="facebook/dinov2-base")
 
 
@@ -185,7 +225,7 @@ def test_a_tensor_lost_from_the_weights_starts_as_documented(converted, tmp_path
 
 
 def test_the_class_of_another_family_names_the_one_that_fits(converted):
-    with pytest.raises(ValueError, match="'latent_action_laq'; LatentActionModel loads 'latent_action'"):
+    with pytest.raises(ValueError, match="'latent_action_laq'; LatentActionConfig and its model load 'latent_action'"):
         LatentActionModel.from_pretrained(converted["four"])
 
 
@@ -209,13 +249,33 @@ def test_z_of_a_still_pair_is_zero_only_where_no_layer_sees_the_frame_before(fou
         assert four.encode(**still).latents.abs().max() > 0.1
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_comes_near(converted, pairs, four, dtype):
-    half = load_model(converted["four"], dtype=dtype).eval()
+def test_in_bfloat16_codes_of_near_still_pairs_would_be_others(converted, pairs, four):
+    pytest.importorskip("pyarrow")
+    from lara_tokenizer.encode.encode import ModelRunner
+
+    now = pairs["pixel_values"]
+    near = now.clone()
+    near[..., 8:12, 8:12] = 1 - near[..., 8:12, 8:12]
+    half = load_model(converted["four"], dtype=torch.bfloat16).eval()
     with torch.no_grad():
-        latents = half.encode(**{name: frames.to(dtype) for name, frames in pairs.items()}).latents
-        expected = four.encode(**pairs).latents
-    assert (latents.float() - expected).square().mean() < 0.01 * expected.square().mean()
+        codes, moved = four.encode(now, near).codes, half.encode(now.bfloat16(), near.bfloat16()).codes
+    assert (codes != moved).any()
+    processor = LatentActionProcessor.from_pretrained(converted["four"])
+    for dtype in (torch.bfloat16, torch.float16):
+        with pytest.raises(ValueError, match=f"LaqModel labels in float32 only, and this is {str(dtype)[6:]}"):
+            ModelRunner(load_model(converted["four"], dtype=dtype).eval(), processor)
+    ModelRunner(four, processor)
+
+
+def test_another_dtype_is_refused_before_anything_is_written(converted, moving_square, write_video, tmp_path):
+    pytest.importorskip("av")
+    pytest.importorskip("pyarrow")
+    from lara_tokenizer import encode_dataset
+
+    file = write_video(tmp_path / "clip.mp4", moving_square(12, size=48, step=3))
+    with pytest.raises(ValueError, match="LaqModel labels in float32 only, and this is bfloat16"):
+        encode_dataset(file, converted["four"], out=tmp_path / "tokens.parquet", dtype="bfloat16", workers=0)
+    assert [each.name for each in tmp_path.iterdir()] == ["clip.mp4"]
 
 
 def test_decoding_codes_is_decoding_their_vectors(four, pairs):
@@ -235,6 +295,8 @@ def test_misuse_is_named(four, pairs):
         four.decode(frame)
     with pytest.raises(ValueError, match=r"codes run from 0 to 16, this codebook has 0 to 15"):
         four.decode(frame[:1], codes=torch.tensor([[0, 1, 2, 16]]))
+    with pytest.raises(ValueError, match=r"latent action is \(1, 4, 9\), expected \(batch, 4, 6\)"):
+        four.quantize(torch.zeros(1, 4, 9))
     with pytest.raises(ValueError, match=r"latent action is \(1, 6, 4\), expected \(batch, 4, 6\)"):
         four.decode(frame[:1], quantized_latents=torch.zeros(1, 6, 4))
     with pytest.raises(ValueError, match=r"expected \(batch, 3, 32, 32\)"):

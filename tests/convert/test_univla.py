@@ -121,10 +121,21 @@ def test_the_summary_says_what_was_assumed(tmp_path):
     assert summary.vision_encoder.endswith("lam-stage-2.ckpt, dino_encoder.*")
     assert summary.tensors == sum(not name.startswith("dino_encoder.") for name in weights)
     assert summary.sizes["num_attention_heads"] == 2
+    model = load_model(tmp_path / "lam")
+    assert summary.parameters == sum(
+        each.numel() for name, each in model.named_parameters() if not name.startswith("vision_encoder.")
+    )
     for part in ("task tokens", "predicts DINOv2 features", "stretched to 224 px", "1 for Ego4D"):
         assert sum(part in note for note in summary.notes) == 1, part
     torch.save(weights, tmp_path / "plain.pt")
     assert "1 are taken, 64 wide" in convert_checkpoint(tmp_path / "plain.pt", out=tmp_path / "plain").notes[-1]
+
+
+@pytest.mark.parametrize("heads", ["2", True, 0])
+def test_settings_that_name_no_number_of_heads_are_refused(tmp_path, heads):
+    torch.save({"state_dict": _small_weights(), "hyper_parameters": {"lam_num_heads": heads}}, tmp_path / "lam.ckpt")
+    with pytest.raises(ValueError, match=f"lam.ckpt: lam_num_heads is {heads!r} in its settings"):
+        convert_checkpoint(tmp_path / "lam.ckpt", out=tmp_path / "lam")
 
 
 def test_frames_are_fed_with_imagenet_statistics(converted):
@@ -142,11 +153,15 @@ def test_frames_are_fed_with_imagenet_statistics(converted):
         (lambda t: t.pop("action_up_uncontrol.bias"), r"1 of \d+ tensors are missing \(action_up_uncontrol.bias\)"),
         (lambda t: t.pop("dino_encoder.mask_token"), "missing .*dino_encoder.mask_token"),
         (lambda t: t.pop("dino_encoder.pos_embed"), "pos_embed is missing"),
+        (
+            lambda t: t.update({"dino_encoder.pos_embed": torch.zeros(1, 0, 64)}),
+            r"pos_embed is \(1, 0, 64\), .* not empty",
+        ),
         (lambda t: t.update({"dino_encoder.pos_embed": torch.zeros(1, 8, 64)}), "8 tokens of width 64"),
         (lambda t: t.update({"dino_encoder.blocks.0.mlp.w12.weight": torch.zeros(1)}), "1 unexpected .*w12"),
         (lambda t: t.update({"vq.codebook.weight": torch.zeros(1, 5)}), r"nuisance_codebook_size \(1\) must be"),
     ],
-    ids=["stage 1", "no task", "missing", "vision", "no positions", "no square", "another vision", "one code"],
+    ids=["stage 1", "no task", "missing", "vision", "no positions", "empty", "no square", "another vision", "one code"],
 )
 def test_names_and_shapes_are_exact(tmp_path, change, match):
     tensors = _small_weights()
@@ -205,6 +220,12 @@ def test_misuse_is_named(model, features):
         model.predict_features(features[0, :1], nuisance_codes=nuisance)
     with pytest.raises(ValueError, match=r"codes run from 16 to 16"):
         model.predict_features(features[0, :1], codes=nuisance, nuisance_codes=nuisance + 16)
+    with pytest.raises(ValueError, match=r"latent action is \(1, 7, 5\), expected \(batch, 4, 5\)"):
+        model.predict_features(features[0, :1], codes=torch.zeros(1, 7, dtype=torch.long), nuisance_codes=nuisance)
+    with pytest.raises(ValueError, match=r"latent action is \(1, 3, 5\), expected \(batch, 4, 5\)"):
+        model.predict_features(features[0, :1], codes=nuisance, nuisance_codes=nuisance[:, :3])
+    with pytest.raises(ValueError, match=r"frame features are \(1, 10, 64\), expected \(batch, 256, 64\)"):
+        model.predict_features(features[0, :1, :10], codes=nuisance, nuisance_codes=nuisance)
     with pytest.raises(ValueError, match=r"expected \(batch, 3, 224, 224\)"):
         model.get_frame_features(torch.zeros(1, 3, 112, 112))
     with pytest.raises(ValueError, match=r"expected \(batch, 256, 64\)"):

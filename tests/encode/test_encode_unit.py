@@ -292,3 +292,33 @@ def test_steadying_changes_the_processor_s_hash(steady_processor, tiny_processor
     from lara_tokenizer.encode.checkpoint import processor_sha256
 
     assert processor_sha256(steady_processor) != processor_sha256(tiny_processor)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "advice"), [(torch.float32, "The weights are damaged"), (torch.bfloat16, "Use dtype float32")]
+)
+def test_latents_that_are_no_numbers_get_no_codes(
+    array_episode, moving_square, tiny_checkpoint, tiny_processor, dtype, advice
+):
+    model = LatentActionModel.from_pretrained(tiny_checkpoint, dtype=dtype).eval()
+    with torch.no_grad():
+        model.inverse_dynamics.to_latents[-1].bias[0] = torch.inf
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(ValueError, match=f"latents are not finite in {name}: there is no code for them. {advice}"):
+        encode_episode(array_episode(moving_square(6)), model, tiny_processor, strides="1f")
+
+
+def test_an_episode_whose_latents_are_no_numbers_fails_with_the_reason(
+    write_video, moving_square, tiny_checkpoint, tiny_processor, tmp_path
+):
+    pytest.importorskip("av")
+    from lara_tokenizer import encode_dataset
+
+    model = LatentActionModel.from_pretrained(tiny_checkpoint).eval()
+    with torch.no_grad():
+        model.inverse_dynamics.to_latents[-1].bias[0] = torch.nan
+    file = write_video(tmp_path / "clip.mp4", moving_square(6))
+    out = tmp_path / "tokens.parquet"
+    summary = encode_dataset(file, model, tiny_processor, out=out, strides="1f", workers=0)
+    assert (summary.rows, len(summary.failed)) == (0, 1)
+    assert "latents are not finite in float32" in (tmp_path / "tokens.parquet.failed.jsonl").read_text()

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from lara_tokenizer import Episode, encode_dataset
 from lara_tokenizer.data import VideoReader
@@ -165,6 +166,35 @@ def test_decoding_children_and_a_model_in_the_driver_give_the_same_rows(clips, t
             (unit,) = events[-1].plan.units
             alone.answer(UnitTask(preparation.episodes[name], unit), events.append)
             assert events[-1].rows == blob
+
+
+def test_latents_that_are_no_numbers_fail_their_episodes_and_the_children_s_frames_do_not_mix(
+    clips, tiny_checkpoint, monkeypatch
+):
+    monkeypatch.setattr(engines, "Child", InlineChild)
+    with prepared([clips / "a.mp4"], tiny_checkpoint, None, load={}, strides=["1f"], batch_size=2) as preparation:
+        here = WorkerSetup(tiny_checkpoint, preparation.job)
+        runner, asked = load_runner(here), []
+        encode = runner.model.quantize
+
+        def broken_once(latents):
+            asked.append(latents)
+            return encode(latents * torch.nan if len(asked) == 1 else latents)
+
+        monkeypatch.setattr(runner.model, "quantize", broken_once)
+        engine = LocalEngine(replace(here, encodes=False), 1, lambda: runner)
+        (episode,) = preparation.episodes.values()
+        tasks, events = TaskQueue([PlanTask(episode)]), []
+        with running(engine):
+            for event in engine.run(tasks):
+                events.append(event)
+                if isinstance(event, Planned):
+                    tasks.add(UnitTask(episode, unit) for unit in (*event.plan.units, *event.plan.units))
+        failed, encoded = (next(each for each in events if isinstance(each, kind)) for kind in (Failed, Encoded))
+        assert failed.reason.startswith("latents are not finite in float32")
+        alone = []
+        Worker(here, load_runner(here)).answer(UnitTask(episode, encoded.unit), alone.append)
+        assert encoded.rows == alone[-1].rows
 
 
 def test_a_decoding_child_ends_with_its_seconds(clips, tiny_checkpoint):

@@ -274,7 +274,7 @@ def test_attention_maps_sum_to_one_and_eager_equals_the_kernel(changed):
             lambda m, x: m.encode(frame_features=torch.zeros(6, 17, 9), future_frame_features=torch.zeros(6, 17, 9)),
             r"frame features are \(6, 17, 9\), expected \(batch, 17, 16\)",
         ),
-        (lambda m, x: m.quantize(torch.zeros(6, 4, 7)), "width 7, the codebook has 8"),
+        (lambda m, x: m.quantize(torch.zeros(6, 4, 7)), r"latent action is \(6, 4, 7\), expected \(batch, 4, 8\)"),
     ],
 )
 def test_wrong_inputs_are_named(model, call, match):

@@ -156,11 +156,12 @@ def test_what_is_no_frame_is_named(processor, frames, match):
         ({"resample": "nearest"}, "resample is 'nearest'; it takes 'bicubic' or 'bilinear'"),
         ({"image_std": [1.0, 1.0, 0.0]}, "std above 0"),
         ({"image_mean": [0.5]}, "need 3 numbers each"),
+        ({"size": {"height": 24, "width": 32}, "steady_pairs": True}, "steady_pairs takes square frames, and size is"),
     ],
 )
 def test_wrong_options_are_named(options, match):
     with pytest.raises(ValueError, match=match):
-        LatentActionProcessor(size=SIZE, **options)
+        LatentActionProcessor(**{"size": SIZE, **options})
 
 
 def test_a_palette_image_is_read_as_its_colours(processor, clip):

@@ -5,8 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import configuration_utils
 
-from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
+from lara_tokenizer.model import (
+    LaqConfig,
+    LatentActionConfig,
+    LatentActionModel,
+    LatentActionProcessor,
+    SpaceTimeVaeConfig,
+    SpaceTimeVqConfig,
+)
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +90,28 @@ def test_model_and_processor_load_from_one_folder(tiny_checkpoint):
     processor = LatentActionProcessor.from_pretrained(tiny_checkpoint)
     assert processor.size == {"height": 32, "width": 32}
     assert LatentActionConfig.from_pretrained(str(tiny_checkpoint)).image_size == 32
+
+
+def test_a_config_of_another_family_is_refused_and_not_mixed(tiny_checkpoint):
+    for config in (LaqConfig, SpaceTimeVaeConfig, SpaceTimeVqConfig):
+        match = f"is of model_type 'latent_action'; {config.__name__} and its model load {config.model_type!r}"
+        with pytest.raises(ValueError, match=match):
+            config.from_pretrained(tiny_checkpoint)
+    # The names of what is bundled are those of one family.
+    for config in (SpaceTimeVaeConfig, SpaceTimeVqConfig):
+        assert "from_pretrained" not in vars(config)
+
+
+def test_a_model_s_config_is_looked_for_once(tiny_checkpoint, monkeypatch):
+    found, cached_file = [], configuration_utils.cached_file
+
+    def counted(name, file, **more):
+        found.append(file)
+        return cached_file(name, file, **more)
+
+    monkeypatch.setattr(configuration_utils, "cached_file", counted)
+    model, report = LatentActionModel.from_pretrained(
+        tiny_checkpoint.parent, subfolder=tiny_checkpoint.name, initializer_range=0.5, output_loading_info=True
+    )
+    assert found == ["config.json"]
+    assert (model.config.initializer_range, set(report["missing_keys"])) == (0.5, set())

@@ -103,6 +103,8 @@ def test_a_fresh_model_starts_as_the_table_says():
         ({"hidden_size": 48, "num_attention_heads": 16}, "must be an even number of times num_attention_heads"),
         ({"num_encoder_layers": 0}, r"num_encoder_layers \(0\) must be at least 1"),
         ({"codebook_dim": 0}, "it is the width of z"),
+        ({"codebook_size": 16}, "codebook_size is 16; this model has one continuous latent and no codebook"),
+        ({"num_latents": 4}, "num_latents is 4; this model has one continuous latent"),
         ({"strides": []}, "strides is empty"),
         ({"strides": ["2"]}, "a gap without a unit"),
     ],

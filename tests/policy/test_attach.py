@@ -14,6 +14,7 @@ from tiny_policies import CHUNK, WIDTH, make_batch, make_policy
 from torch.nn.parallel import DistributedDataParallel
 
 from lara_tokenizer import LatentActionModel, LatentActionProcessor
+from lara_tokenizer.model import SpaceTimeVaeConfig, SpaceTimeVaeModel
 
 TAP = Tap("action_out_proj", "input")
 
@@ -229,6 +230,16 @@ def test_state_comes_back_from_a_state_dict(tiny_checkpoint, frames):
     step(first, policy, frames)
     step(second, policy, frames)
     assert torch.equal(first.losses["lara"], second.losses["lara"])
+
+
+def test_a_model_of_another_family_is_refused_with_what_to_do_instead(tiny_processor, tmp_path):
+    config = SpaceTimeVaeConfig(image_size=32, hidden_size=16, num_attention_heads=2, num_encoder_layers=1)
+    other = SpaceTimeVaeModel(config)
+    other.save_pretrained(tmp_path)
+    match = "is a SpaceTimeVaeModel: only a LatentActionModel is trained together with a policy. Label with this one"
+    for tokenizer in (other, tmp_path, str(tmp_path)):
+        with pytest.raises(ValueError, match=match):
+            attach_lara(make_policy(), tokenizer, processor=tiny_processor, tap=TAP)
 
 
 def test_a_loaded_tokenizer_comes_with_its_processor(tiny_model, tiny_processor, frames):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lara_policy.attach import load_tokenizer
 from lara_policy.configuration_flow_matching_policy import FlowMatchingPolicyConfig, policy_keywords
 from lara_policy.embodiment import Embodiment
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
@@ -157,7 +158,7 @@ def frame_source(
 
 def _tokenizer(checkpoint: Checkpoint) -> LatentActionModel:
     """The tokenizer: what is trained, or whose encoder a fresh policy looks through."""
-    tokenizer = LatentActionModel.from_pretrained(checkpoint.folder)
+    tokenizer = load_tokenizer(checkpoint.folder)
     if tokenizer.config.standardize_latents:  # of stage 1: with batch statistics z would hang on its neighbours
         tokenizer.eval().fold_standardization()
     return tokenizer
