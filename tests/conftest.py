@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -20,15 +18,6 @@ def pytest_configure() -> None:
     """One thread for each of several workers: torch, imported later, would take all cores in every one of them."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_decord_reader_left_over() -> Iterator[None]:
-    """A reader of decord's that waits to be collected, in a cycle with an error's traceback say, hangs a child that is
-    forked while it is: its threads are not there."""
-    yield
-    if "decord" in sys.modules:
-        gc.collect()
 
 
 def _shared(part: str) -> Path:

@@ -38,9 +38,10 @@ def _reader(path: Path | Media, decoder: str, version: tuple[int, int]) -> Video
     return video_reader_class(decoder)(path)
 
 
-# Two processes must not read through one open file: a forked child opens its own.
+# Two processes must not read through one open file: a forked child opens its own. The parent lets go before, as a child
+# cannot: a decoder waits for its threads to end, and those are not there.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reader.cache_clear)
+    os.register_at_fork(before=_reader.cache_clear)
 
 
 @dataclass(frozen=True, slots=True)

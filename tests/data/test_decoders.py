@@ -1,13 +1,17 @@
 """decord and torchcodec give the frames that PyAV gives, or refuse."""
 
+import os
 import pickle
+import signal
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from lara_tokenizer.data import VideoReader, load_episodes
 from lara_tokenizer.data.decoders import video_reader_class
+from lara_tokenizer.data.open_videos import open_video_file
 from lara_tokenizer.errors import VideoDecodeError
 
 
@@ -107,3 +111,23 @@ def test_torchcodec_without_ffmpeg_says_what_to_install(monkeypatch):
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     with pytest.raises(ImportError, match="apt-get install ffmpeg"):
         video_reader_class("torchcodec")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_does_not_wait_for_the_threads_of_an_open_decord_reader(tmp_path, write_video, numbered_frames):
+    pytest.importorskip("decord")
+    path = write_video(tmp_path / "clip.mp4", numbered_frames(12))
+    open_video_file(path, "decord").frames("", [3])
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    for _ in range(100):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the child hangs")
+    assert status == 0
