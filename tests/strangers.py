@@ -1,4 +1,4 @@
-"""A process where this package is not installed, with a converted checkpoint in it."""
+"""A process where this package is not installed, with a checkpoint in it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
 with torch.no_grad():
     out = model.encode(**processor(frames[0], frames[1]))
 print(json.dumps({"codes": None if out.codes is None else out.codes.tolist(), "latents": out.latents.tolist(),
-                  "num_latents": config.num_latents, "module": type(model).__module__}))
+                  "num_latents": config.num_latents, "dim": config.codebook_dim, "module": type(model).__module__}))
 """
 
 

@@ -18,6 +18,7 @@ from lara_tokenizer.encode.checkpoint import Checkpoint
 from lara_tokenizer.encode.engines import Engine, InProcessEngine, LocalEngine
 from lara_tokenizer.encode.fingerprint import job_fingerprint
 from lara_tokenizer.encode.plan import Job, make_job
+from lara_tokenizer.encode.pool import available_cores
 from lara_tokenizer.encode.tasks import WorkerSetup
 from lara_tokenizer.errors import JobMismatchError
 
@@ -59,10 +60,9 @@ class Preparation:
         return LocalEngine(replace(setup, encodes=False), workers, self._load_runner)
 
     def _fitting_workers(self, num_tasks: int) -> int:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         weights = self.checkpoint.weights_bytes if self.device == "cpu" else 0
         fitting = int(0.8 * psutil.virtual_memory().total / (_WORKER_BYTES + weights))
-        return max(1, min(cores, fitting, _WORKERS_AN_EPISODE * num_tasks))
+        return max(1, min(available_cores(), fitting, _WORKERS_AN_EPISODE * num_tasks))
 
     def _load_runner(self) -> Runner:
         from lara_tokenizer.encode.encode import ModelRunner

@@ -85,7 +85,8 @@ def export_folder(out: str | os.PathLike[str], job: Mapping[str, Any]) -> Iterat
             if target.exists():  # an empty folder
                 target.rmdir()
             os.replace(folder.path, target)
-            shutil.rmtree(partial)
+            # The export is whole; what is left here, the next call removes, perhaps while we do.
+            shutil.rmtree(partial, ignore_errors=True)
         except OSError as error:
             raise OSError(
                 f"{target} cannot be written ({error.strerror or error}). What is finished waits in {partial}: run the "

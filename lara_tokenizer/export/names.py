@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable
 from urllib.parse import quote
 
 _SAFE = " #=,+@()[]"  # besides letters, digits and "_.-~"
@@ -41,3 +42,24 @@ def shortened(path: str, longest: int) -> str:
         return path
     digest = hashlib.sha256(path.encode()).hexdigest()[:_DIGEST]
     return f"{path[: longest - _DIGEST - 1].rstrip('/.')}-{digest}"
+
+
+def track_path(episode: str, camera: str) -> str:
+    """An episode's path, and the camera below it where it has a name.
+
+    >>> track_path("kitchen/a.mp4", ""), track_path("kitchen/a.mp4", "wrist/left")
+    ('kitchen/a.mp4', 'kitchen/a.mp4/wrist%2Fleft')
+    """
+    return f"{safe_path(episode)}/{safe_component(camera)}" if camera else safe_path(episode)
+
+
+def check_distinct(tracks: Iterable[tuple[str, str]], name_of: Callable[[str, str], str], what: str) -> None:
+    """Raises ValueError where two of (episode, camera) have one name; `what` would bear it ("pictures")."""
+    seen: dict[str, tuple[str, str]] = {}
+    for track in tracks:
+        other = seen.setdefault(name_of(*track), track)
+        if other != track:
+            raise ValueError(
+                f"{what} of episode {track[0]!r} camera {track[1]!r} and of {other[0]!r} camera {other[1]!r} would "
+                "have the same names. Export one of these cameras (--camera)."
+            )

@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from lara_tokenizer.encode.pool import available_cores
 from lara_tokenizer.errors import LaraTokenizerError
 
 Task = TypeVar("Task")
@@ -32,7 +33,7 @@ def run_tasks(
     [(-1, 1), (2, 2)]
     """
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = available_cores()
     if workers == 0:
         for task in tasks:
             yield task, work(task)

@@ -16,7 +16,7 @@ from PIL import Image
 from lara_tokenizer.data import Episode
 from lara_tokenizer.export.folder import ExportFolder
 from lara_tokenizer.export.frames import frame_chunks
-from lara_tokenizer.export.names import safe_component, safe_path
+from lara_tokenizer.export.names import check_distinct, track_path
 from lara_tokenizer.export.parallel import run_tasks
 
 IMAGES = "images"
@@ -46,7 +46,7 @@ def picture_name(episode: str, camera: str, frame: int) -> str:
 
 def picture_folder(episode: str, camera: str) -> str:
     """The folder of an episode's pictures, below the export's."""
-    return "/".join([IMAGES, safe_path(episode), *([safe_component(camera)] if camera else [])])
+    return f"{IMAGES}/{track_path(episode, camera)}"
 
 
 def frame_file(frame: int) -> str:
@@ -97,11 +97,4 @@ def _write(task: PictureTask) -> int:
 
 def check_picture_folders(tracks: Iterable[tuple[str, str]]) -> None:
     """Raises ValueError where two of (episode, camera) would have one folder."""
-    seen: dict[str, tuple[str, str]] = {}
-    for track in tracks:
-        other = seen.setdefault(picture_folder(*track), track)
-        if other != track:
-            raise ValueError(
-                f"pictures of episode {track[0]!r} camera {track[1]!r} and of {other[0]!r} camera {other[1]!r} would "
-                "have the same names. Export one of these cameras (--camera)."
-            )
+    check_distinct(tracks, picture_folder, "pictures")

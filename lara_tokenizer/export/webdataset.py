@@ -18,9 +18,10 @@ from typing import Any, Unpack
 from lara_tokenizer.export.folder import ExportFolder, export_folder
 from lara_tokenizer.export.manifest import ExportSummary, export_job, finished_export, summary_of, write_manifest
 from lara_tokenizer.export.matching import Matched, Source, match_source
+from lara_tokenizer.export.names import check_distinct
 from lara_tokenizer.export.parallel import run_tasks
 from lara_tokenizer.export.tracks import SelectOptions, Tokens
-from lara_tokenizer.export.webdataset_plan import Slice, check_unique, plan_shards, shard_name, shard_urls
+from lara_tokenizer.export.webdataset_plan import Slice, plan_shards, sample_folder, shard_name, shard_urls
 from lara_tokenizer.export.webdataset_rows import write_rows
 from lara_tokenizer.export.webdataset_shard import UNFINISHED, ShardTask, write_shard
 
@@ -77,7 +78,7 @@ def export_webdataset(
     if (finished := finished_export(out, job)) is not None:
         return finished
     matched = match_source(opened, source, from_list, out)
-    check_unique(list(matched.wanted))
+    check_distinct(matched.wanted, sample_folder, "samples")
     shards = plan_shards(matched, shard_size, seed)
     summary = summary_of("webdataset", out, matched, _settings(opened, len(shards), shard_size, images), _NOTES)
     with export_folder(out, job) as folder:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 
 from lara_tokenizer.export.matching import Matched
-from lara_tokenizer.export.names import safe_component, safe_path, shortened
+from lara_tokenizer.export.names import shortened, track_path
 from lara_tokenizer.export.tar_writer import LONGEST_FOLDER
 
 
@@ -79,17 +78,4 @@ def sample_folder(episode: str, camera: str) -> str:
     >>> sample_folder("kitchen/a.mp4", "wrist")
     'kitchen/a.mp4/wrist'
     """
-    folder = f"{safe_path(episode)}/{safe_component(camera)}" if camera else safe_path(episode)
-    return shortened(folder, LONGEST_FOLDER)
-
-
-def check_unique(tracks: Sequence[tuple[str, str]]) -> None:
-    """Raises ValueError where the samples of two (episode, camera) would have the same names."""
-    seen: dict[str, tuple[str, str]] = {}
-    for track in tracks:
-        other = seen.setdefault(sample_folder(*track), track)
-        if other != track:
-            raise ValueError(
-                f"samples of episode {track[0]!r} camera {track[1]!r} and of {other[0]!r} camera {other[1]!r} would "
-                "have the same names. Export one of these cameras (--camera)."
-            )
+    return shortened(track_path(episode, camera), LONGEST_FOLDER)

@@ -3,64 +3,29 @@
 from __future__ import annotations
 
 import ast
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from strangers import encode_as_a_stranger
 
 import lara_tokenizer.model
 from lara_tokenizer.model import FAMILIES, LatentActionConfig, LatentActionModel, LatentActionProcessor
 
 SHIPPED = Path(lara_tokenizer.model.__file__).parent
 
-# Runs in a process of its own: imports of this distribution fail there, as on a machine without it.
-STRANGER = """
-import importlib.abc, json, sys
-
-class Absent(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("lara_tokenizer", "lara_policy", "lara_tok"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Absent())
-import numpy as np, torch
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
-
-folder, clip = sys.argv[1], np.load(sys.argv[2])
-config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
-model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
-with torch.no_grad():
-    out = model.encode(**processor(clip[:-1], clip[1:]))
-print(json.dumps({"codes": out.codes.tolist(), "latents": out.latents.tolist(), "dim": config.codebook_dim,
-                  "model": type(model).__module__}))
-"""
-
 
 def test_a_saved_folder_loads_in_a_process_that_cannot_import_us(
     tiny_checkpoint, tiny_model, tiny_processor, moving_square, tmp_path, monkeypatch
 ):
     clip = moving_square(5, size=40)
-    np.save(tmp_path / "clip.npy", clip)
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    done = subprocess.run(
-        [sys.executable, "-c", STRANGER, str(tiny_checkpoint), str(tmp_path / "clip.npy")],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    theirs = json.loads(done.stdout)
+    theirs = encode_as_a_stranger(tiny_checkpoint, np.stack([clip[:-1], clip[1:]]), tmp_path, monkeypatch)
     with torch.no_grad():
         ours = tiny_model.encode(**tiny_processor(clip[:-1], clip[1:]))
     assert theirs["codes"] == ours.codes.tolist()
     torch.testing.assert_close(torch.tensor(theirs["latents"]), ours.latents, rtol=0, atol=1e-6)
     assert theirs["dim"] == 8
-    assert theirs["model"].startswith("transformers_modules")
+    assert theirs["module"].startswith("transformers_modules")
 
 
 def _entry(shipped: type) -> str:
