@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train import PairDataset, ReaderFrames, Recipe, find_pairs, train_latent_action_model
-from lara_tokenizer.train.monitor import CollapseError, CollapseWatch
+from lara_tokenizer.train.monitor import CollapseError, CollapseMonitor
 from lara_tokenizer.train.trainer import LatentActionTrainer
 
 
@@ -139,7 +139,7 @@ def test_two_sources_train_alike_from_the_cache_and_from_the_readers(tmp_path, r
 def test_the_codebook_draws_are_a_function_of_the_step_and_no_training_draws(tmp_path, squares, recipe, tiny_config):
     processor = LatentActionProcessor(size={"height": 32, "width": 32})
     frames = ReaderFrames(squares(3), processor)
-    pairs = PairDataset(frames, find_pairs(frames.streams, ["0.5s"]))
+    pairs = PairDataset(frames, find_pairs(frames.sequences, ["0.5s"]))
     options = recipe.override(workers=1).training
     trainer = LatentActionTrainer(
         LatentActionModel(tiny_config), processor, options, recipe.augmentation, pairs, None, tmp_path
@@ -171,9 +171,9 @@ def test_a_dying_codebook_stops_the_run_with_the_sentence(tmp_path, squares, rec
     def one_code(self, step, measured, codebook):
         return check(self, step, {"spread": 1.0, "perplexity": 1.0}, codebook)
 
-    check = CollapseWatch.check
-    monkeypatch.setattr(CollapseWatch, "check", one_code)
-    with pytest.raises(CollapseError, match=r"stopped at step \d+: the codebook died: perplexity 1.0"):
+    check = CollapseMonitor.check
+    monkeypatch.setattr(CollapseMonitor, "check", one_code)
+    with pytest.raises(CollapseError, match=r"stopped at step \d+: the codebook collapsed: perplexity 1.0"):
         train_latent_action_model(
             squares(10), recipe.override(grace_steps=0, log_steps=4), out=tmp_path / "run", frames=frames
         )
