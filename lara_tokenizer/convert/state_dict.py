@@ -1,10 +1,11 @@
-"""One file of PyTorch weights, as projects without a Hub layout publish them; nothing in it is executed."""
+"""Reading and checking of state dicts: single files of PyTorch weights, of which nothing is executed."""
 
 from __future__ import annotations
 
 import json
 import pickle
 import shlex
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lara_tokenizer._files import summarize_names
+
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
-# What trainers put around a model, and so before the names of its tensors.
+# Prefixes of tensor names that come from the modules trainers wrap a model in.
 WRAPPERS = ("module.", "lam.", "_orig_mod.")
 
-_PYTORCH_STARTS = (b"PK\x03\x04", b"\x80")  # a zip file as torch writes it, or a pickle as it did once
+_PYTORCH_STARTS = (b"PK\x03\x04", b"\x80")  # a zip file as torch writes it, or a pickle as older versions did
 _GIT_LFS = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True)
-class StateFile:
-    """
-    Fields:
-        file: where it lies.
-        tensors: the state dict, by the names that the model itself has: what WRAPPERS says is taken off.
-        settings: what a Lightning checkpoint says of the model's sizes (`hyper_parameters`); {} for a plain state dict.
+class StateDictFile:
+    """A file of weights, read.
+
+    Attributes:
+        file: its path.
+        tensors: the state dict by the model's own tensor names, without the prefixes in WRAPPERS.
+        settings: `hyper_parameters` of a Lightning checkpoint; {} for a plain state dict.
     """
 
     file: Path
@@ -36,24 +40,24 @@ class StateFile:
     settings: dict[str, Any]
 
 
-def read_state_file(file: Path) -> StateFile:
-    """A plain state dict, or the `state_dict` of a Lightning checkpoint. Raises ValueError for anything else."""
+def read_state_dict_file(file: Path) -> StateDictFile:
+    """Read a plain state dict, or the `state_dict` of a Lightning checkpoint. Raises ValueError for anything else."""
     loaded = _load(file)
     settings: Any = {}
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         settings = loaded.get("hyper_parameters", {})
         loaded = loaded["state_dict"]
     tensors = _unwrapped(_checked(loaded, file), file)
-    return StateFile(file, tensors, dict(settings) if isinstance(settings, dict) else {})
+    return StateDictFile(file, tensors, dict(settings) if isinstance(settings, dict) else {})
 
 
 def read_state_dict(file: Path) -> dict[str, Tensor]:
-    """A plain state dict and nothing else. Raises ValueError."""
+    """Read a plain state dict. Raises ValueError for anything else."""
     return _checked(_load(file), file)
 
 
 def safetensors_names(file: Path) -> list[str]:
-    """Names as `read_state_file` gives them, without reading the tensors: a whole policy has many GB of them."""
+    """Tensor names as in `read_state_dict_file`, without reading the tensors: a whole policy has many GB of them."""
     _check_start(file, "safetensors")
     try:
         with safe_open(file, "pt") as opened:
@@ -62,8 +66,46 @@ def safetensors_names(file: Path) -> list[str]:
         raise _damaged(file, "safetensors") from error
 
 
+def check_tensors(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], where: object, advice: str
+) -> None:
+    """Raise ValueError unless names and shapes are exactly the expected ones and all numbers are finite floats.
+
+    The message names the first few tensors of each fault and ends with `advice`.
+    """
+    faults = []
+    if missing := [name for name in expected if name not in tensors]:
+        faults.append(f"{len(missing)} of {len(expected)} tensors are missing ({summarize_names(missing)})")
+    if unexpected := [name for name in tensors if name not in expected]:
+        faults.append(f"{len(unexpected)} unexpected ({summarize_names(unexpected)})")
+    if wrong := [name for name in expected if name in tensors and tuple(tensors[name].shape) != expected[name]]:
+        shapes = [f"{name} is {tuple(tensors[name].shape)}, expected {expected[name]}" for name in wrong]
+        faults.append(f"{len(wrong)} of another shape ({summarize_names(shapes)})")
+    if integers := [name for name in expected if name in tensors and not tensors[name].is_floating_point()]:
+        faults.append(f"{len(integers)} not floating point ({summarize_names(integers)})")
+    if not faults and (broken := [name for name in expected if not tensors[name].isfinite().all()]):
+        faults.append(f"{len(broken)} hold numbers that are not finite ({summarize_names(broken)})")
+    if faults:
+        raise ValueError(f"{where}: {'; '.join(faults)}. {advice}")
+
+
+def shape_of(tensors: Mapping[str, Tensor], name: str, dimensions: int, file: Path, advice: str) -> tuple[int, ...]:
+    """Shape of a tensor that determines sizes of the model. Raises ValueError if it is missing or unusable."""
+    if name not in tensors or tensors[name].ndim != dimensions or not tensors[name].numel():
+        found = f"{name} is {tuple(tensors[name].shape)}" if name in tensors else f"{name} is missing"
+        raise ValueError(f"{file}: {found}, a tensor of {dimensions} dimensions, not empty, is needed. {advice}")
+    return tuple(tensors[name].shape)
+
+
+def depth_of(names: Collection[str], stack: str) -> int:
+    """Number of layers of a stack, by the highest index; missing ones in between are found by `check_tensors`."""
+    start = f"{stack}."
+    indices = [name.removeprefix(start).split(".")[0] for name in names if name.startswith(start)]
+    return 1 + max((int(index) for index in indices if index.isdecimal()), default=-1)
+
+
 def plain_name(name: str) -> str:
-    """A name without the wrappers before it.
+    """Strip the prefixes in WRAPPERS from a tensor name.
 
     >>> plain_name("lam._orig_mod.fc.bias")
     'fc.bias'
@@ -78,8 +120,8 @@ def _unwrapped(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     for name in tensors:
         if (other := plain.setdefault(plain_name(name), name)) != name:
             raise ValueError(
-                f"{file} holds one tensor twice, as {other} and as {name}: which of them counts is not known. Save one "
-                "model alone."
+                f"{file} holds one tensor twice, as {other} and as {name}: it is not known which of them counts. Save "
+                "one model alone."
             )
     return {ours: tensors[name] for ours, name in plain.items()}
 
@@ -92,27 +134,26 @@ def _load(file: Path) -> Any:
             return load_file(file)
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported operand" in str(error):  # no refusal: no program at all, or none that torch writes
+        if "Unsupported operand" in str(error):  # damaged bytes, not a refused program
             raise _damaged(file, kind) from error
         raise ValueError(
             f"{file} holds more than tensors and is refused: loading it could run code. Save its weights alone, and "
-            "convert that file. Of a file that you trust as you trust a program (this loads it whole, and runs what it "
-            f"holds): {_resave(file)}"
+            "convert that file. For a file that you trust like a program, this command does it (it loads the file "
+            f"whole and runs what it contains): {_resave(file)}"
         ) from error
     except MemoryError:
         raise
-    except Exception as error:  # a reader of damaged bytes raises what it likes
+    except Exception as error:  # readers raise all kinds of errors on damaged bytes
         raise _damaged(file, kind) from error
 
 
 def _check_start(file: Path, kind: str) -> None:
-    """Raise ValueError for a file that is of another kind by its first bytes."""
+    """Raise ValueError if the first bytes are those of another kind of file."""
     with file.open("rb") as opened:
         start = opened.read(len(_GIT_LFS))
     if start == _GIT_LFS:
         raise ValueError(
-            f"{file} is a Git LFS pointer, a note where the weights lie: download the file itself (git lfs pull, or "
-            "hf download)."
+            f"{file} is a Git LFS pointer, not the weights: download the file itself (git lfs pull, or hf download)."
         )
     if kind == "PyTorch" and not start.startswith(_PYTORCH_STARTS):
         raise _damaged(file, kind)
@@ -123,7 +164,7 @@ def _damaged(file: Path, kind: str) -> ValueError:
 
 
 def _resave(file: Path) -> str:
-    """A command that writes a checkpoint's weights beside it, and those of its settings that are numbers or words."""
+    """A shell command that saves a checkpoint's weights beside it, with those settings that are numbers or strings."""
     code = (
         f'import torch; c = torch.load({json.dumps(str(file))}, map_location="cpu", weights_only=False); '
         'c = c if isinstance(c, dict) else {"state_dict": c.state_dict()}; '
@@ -140,5 +181,5 @@ def _checked(loaded: Any, file: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
     ):
-        raise ValueError(f"{file} is no plain state dict: expected a dict of names and tensors, and nothing else.")
+        raise ValueError(f"{file} is not a plain state dict: expected a dict of names and tensors, and nothing else.")
     return loaded

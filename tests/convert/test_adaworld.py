@@ -119,9 +119,9 @@ def test_the_summary_says_what_was_assumed(tmp_path):
     torch.save(_weights("dreamdojo"), tmp_path / "LAM_400k.ckpt")  # names without the wrapper's prefix do as well
     summary = convert_checkpoint(tmp_path, out=tmp_path / "lam")
     assert (summary.layout, summary.vision_encoder, summary.tensors) == ("dreamdojo", "", len(_weights("dreamdojo")))
-    assert "240 x 320 px are taken, cut to 4 : 3 around the centre" in summary.notes[0]
+    assert "240 x 320 px, cropped to 4 : 3 around the centre" in summary.notes[0]
     assert "1 to 4 frames" in summary.notes[1]
-    assert "Frames are kept as uint8, rounded after the resize" in summary.notes[2]
+    assert "Frames are uint8, rounded after the resize" in summary.notes[2]
 
 
 def test_the_compiled_model_s_names_are_taken_and_adaworld_s_overshoots_are_told_of(tmp_path):

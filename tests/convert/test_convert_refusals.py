@@ -31,7 +31,7 @@ def _refused(source, vision, out, match):
         (lambda t: t.update(extra=torch.zeros(1)), r"1 unexpected \(extra\)"),
         (lambda t: t.update({"m_former.layernorm.bias": torch.zeros(25)}), r"bias is \(25,\), expected \(24,\)"),
         (lambda t: t.update({CODEBOOK: t[CODEBOOK].long()}), "1 not floating point"),
-        (lambda t: t.update({f"decoder.x{i}": torch.zeros(1) for i in range(9)}), r"9 unexpected .*, and 5 more"),
+        (lambda t: t.update({f"decoder.x{i}": torch.zeros(1) for i in range(9)}), r"9 unexpected .* and 5 more"),
     ],
     ids=["missing", "missing size", "extra", "shape", "integers", "many extra"],
 )
@@ -140,9 +140,9 @@ def test_a_frame_size_goes_with_lapa_only(moto, vision, tmp_path):
 def test_a_nested_training_state_is_no_state_dict(moto, vision, tmp_path):
     tensors = torch.load(moto / "pytorch_model.bin", weights_only=True)
     torch.save({"model": tensors, "epoch": 3}, moto / "pytorch_model.bin")
-    _refused(moto, vision, tmp_path / "lam", "is no plain state dict")
+    _refused(moto, vision, tmp_path / "lam", "is not a plain state dict")
     torch.save({1: torch.zeros(1)}, tmp_path / "numbered.pt")
-    _refused(tmp_path / "numbered.pt", None, tmp_path / "lam", "is no plain state dict")
+    _refused(tmp_path / "numbered.pt", None, tmp_path / "lam", "is not a plain state dict")
 
 
 def test_a_source_that_does_not_exist_says_how_to_get_one(vision, tmp_path):
@@ -250,8 +250,9 @@ def test_an_empty_target_is_taken(moto, vision, tmp_path):
 
 
 def test_shapes_that_no_check_foresaw_are_refused_with_the_file(monkeypatch, tmp_path):
-    import lara_tokenizer.convert.convert as module
     from lara_tokenizer.convert.family import Family
+
+    import lara_tokenizer.convert.convert as module
 
     monkeypatch.setattr(module, "FAMILIES", (Family("somebody's model", bool, lambda state, given: 1 // 0),))
     torch.save({"x": torch.zeros(1)}, tmp_path / "odd.pt")

@@ -119,7 +119,7 @@ def test_the_summary_says_what_was_assumed(tmp_path):
     assert (summary.layout, summary.vision_encoder) == ("lapa", "")
     unread = 3 * (2 * SIZES["four"]["spatial_depth"] + SIZES["four"]["temporal_depth"])
     assert summary.tensors == len(_weights()) - unread
-    assert "32 px are taken, 8 x 8 patches of 4" in summary.notes[0]
+    assert "32 px, 8 x 8 patches of 4" in summary.notes[0]
     assert "which makes 4 codes a pair" in summary.notes[0]
     assert "The file fits 16 codes of 64 px as well. If it was trained on another size" in summary.notes[0]
     assert "strides is 0.6s" in summary.notes[1]

@@ -128,7 +128,7 @@ def test_the_summary_says_what_was_assumed(tmp_path):
     for part in ("task tokens", "predicts DINOv2 features", "stretched to 224 px", "1 for Ego4D"):
         assert sum(part in note for note in summary.notes) == 1, part
     torch.save(weights, tmp_path / "plain.pt")
-    assert "1 are taken, 64 wide" in convert_checkpoint(tmp_path / "plain.pt", out=tmp_path / "plain").notes[-1]
+    assert "assumed 1, each 64 wide" in convert_checkpoint(tmp_path / "plain.pt", out=tmp_path / "plain").notes[-1]
 
 
 @pytest.mark.parametrize("heads", ["2", True, 0])

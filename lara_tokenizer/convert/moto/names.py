@@ -1,13 +1,13 @@
-"""Tensor names and shapes of Moto's and LARA's latent motion tokenizer, and which tensor of ours each one is.
+"""Tensor names and shapes of Moto's and LARA's latent motion tokenizer, and their counterparts in our model.
 
-Both projects store the same names. Their transformer layers carry the names of transformers 4's ViT, with query,
-key and value apart; ours hold the three in one `qkv`.
+Both projects use the same names. Their transformer layers are named as in transformers 4's ViT, with separate query,
+key and value; ours hold the three in one `qkv`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -46,15 +46,14 @@ _LAYER_MODULES = {
 M_FORMER_LAYERS = "m_former.encoder.layer"
 DECODER_LAYERS = "decoder.transformer.encoder.layer"
 
-_LISTED = 4  # names in an error message, of each kind
-_ADVICE = (
+ADVICE = (
     "Convert the checkpoint as its trainer saved it: a latent motion tokenizer of Moto or LARA with 'add' fusion, "
-    "beside the config.yaml or config.json (if any) of its own."
+    "beside its own config.yaml or config.json, if any."
 )
 
 
 def reference_names(config: LatentActionConfig) -> dict[str, tuple[str, ...]]:
-    """Our name of each tensor -> its one name in the reference, or three that we hold concatenated.
+    """Our name of each tensor -> its names in the reference: one, or three that we hold concatenated.
 
     >>> reference_names(LatentActionConfig())["bottleneck.codebook.weight"]
     ('vector_quantizer.embedding.weight',)
@@ -75,7 +74,7 @@ def reference_names(config: LatentActionConfig) -> dict[str, tuple[str, ...]]:
 
 
 def to_reference(state: Mapping[str, Tensor], config: LatentActionConfig) -> OrderedDict[str, Tensor]:
-    """Our state dict -> the reference's tensors, float32, each with storage of its own."""
+    """Split our state dict into the reference's tensors, float32, each with its own storage."""
     tensors: OrderedDict[str, Tensor] = OrderedDict()
     for ours, theirs in reference_names(config).items():
         for name, part in zip(theirs, state[ours].detach().chunk(len(theirs)), strict=True):
@@ -84,7 +83,7 @@ def to_reference(state: Mapping[str, Tensor], config: LatentActionConfig) -> Ord
 
 
 def from_reference(tensors: Mapping[str, Tensor], config: LatentActionConfig) -> dict[str, Tensor]:
-    """The reference's tensors -> ours, float32; without the vision encoder and the buffers."""
+    """Join the reference's tensors to ours, float32; without vision encoder and buffers."""
     return {
         ours: torch.cat([tensors[name].float() for name in theirs]) if len(theirs) > 1 else tensors[theirs[0]].float()
         for ours, theirs in reference_names(config).items()
@@ -92,35 +91,7 @@ def from_reference(tensors: Mapping[str, Tensor], config: LatentActionConfig) ->
 
 
 def reference_shapes(config: LatentActionConfig) -> dict[str, tuple[int, ...]]:
-    """What a reference checkpoint of these sizes must hold, and nothing else: 282 tensors at the paper's scale."""
+    """All names and shapes of a reference checkpoint of these sizes: 282 tensors at the paper's scale."""
     with torch.device("meta"):
         model = LatentActionModel(config)
     return {name: tuple(tensor.shape) for name, tensor in to_reference(model.state_dict(), config).items()}
-
-
-def check_tensors(
-    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], where: object, advice: str = _ADVICE
-) -> None:
-    """Raise ValueError unless names and shapes are exactly the expected ones, and all numbers finite; a handful of each
-    fault is named."""
-    faults = []
-    if missing := [name for name in expected if name not in tensors]:
-        faults.append(f"{len(missing)} of {len(expected)} tensors are missing ({listed(missing)})")
-    if unexpected := [name for name in tensors if name not in expected]:
-        faults.append(f"{len(unexpected)} unexpected ({listed(unexpected)})")
-    if wrong := [name for name in expected if name in tensors and tuple(tensors[name].shape) != expected[name]]:
-        shapes = [f"{name} is {tuple(tensors[name].shape)}, expected {expected[name]}" for name in wrong]
-        faults.append(f"{len(wrong)} of another shape ({listed(shapes)})")
-    if integers := [name for name in expected if name in tensors and not tensors[name].is_floating_point()]:
-        faults.append(f"{len(integers)} not floating point ({listed(integers)})")
-    if not faults and (broken := [name for name in expected if not tensors[name].isfinite().all()]):
-        faults.append(f"{len(broken)} hold numbers that are not finite ({listed(broken)})")
-    if faults:
-        raise ValueError(f"{where}: {'; '.join(faults)}. {advice}")
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
-    names = list(names)
-    more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more

@@ -146,7 +146,7 @@ def test_a_later_format_of_what_was_kept_is_refused(trained, tmp_path):
 
 
 def test_both_vq_weights_survive_in_moto_s_two_forms(tiny_config):
-    from lara_tokenizer.convert.to_moto import moto_tree
+    from lara_tokenizer.convert.moto.write import moto_tree
 
     for codebook, commitment, legacy in ((0.25, 1.0, True), (1.0, 0.25, False), (0.0, 0.0, True), (0.0, 2.0, True)):
         changes = {"codebook_loss_weight": codebook, "commitment_loss_weight": commitment}
@@ -169,7 +169,7 @@ def test_only_a_vit_mae_goes_to_moto(tiny_config, tmp_path):
 
 
 def test_a_checkpoint_that_is_not_ours_is_not_exported(vision, tmp_path):
-    with pytest.raises(ValueError, match=r"is no latent action model \(model_type 'vit_mae'\)"):
+    with pytest.raises(ValueError, match=r"is not a latent action model \(model_type 'vit_mae'\)"):
         export_to_moto(vision, out=tmp_path / "moto")
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel
 
 from lara_tokenizer.convert import convert_checkpoint
-from lara_tokenizer.convert.names import reference_shapes
+from lara_tokenizer.convert.moto.names import reference_shapes
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
 
 OTHER_SIZES = [
