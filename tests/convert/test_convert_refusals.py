@@ -133,7 +133,7 @@ def test_a_checkpoint_of_this_package_is_no_source(tiny_checkpoint, tmp_path):
 
 
 def test_a_frame_size_goes_with_lapa_only(moto, vision, tmp_path):
-    with pytest.raises(ValueError, match=r"say how large frames are\. Leave the image size out"):
+    with pytest.raises(ValueError, match=r"record the size of frames\. Leave the image size out"):
         convert_checkpoint(moto, vision_encoder=vision, out=tmp_path / "lam", image_size=224)
 
 
@@ -190,7 +190,7 @@ def test_settings_that_are_no_table_are_refused(moto, vision, tmp_path):
             {"hidden_size": 24, "num_attention_heads": 2},
             r"has width 24, but this tokenizer's M-Former reads 20.*config.yaml names 'somebody/vit-mae-tiny'",
         ),
-        ({"patch_size": 8}, r"gives 17 tokens a frame \(32 px, patch 8\), .* has positions for 5"),
+        ({"patch_size": 8}, r"gives 17 tokens per frame \(32 px, patch 8\), .* has positions for 5"),
         ({"image_size": 64, "patch_size": 32}, r"vision_config.image_size \(64\) and image_size \(32\) differ"),
     ],
     ids=["width", "tokens", "image"],
@@ -221,7 +221,7 @@ def test_a_folder_without_an_encoder_is_no_encoder(moto, tmp_path):
 def test_another_kind_of_model_is_no_encoder(moto, tmp_path):
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    _refused(moto, tmp_path / "text", tmp_path / "lam", "a bert is no vision transformer: it has no image_size")
+    _refused(moto, tmp_path / "text", tmp_path / "lam", "a bert is not a vision transformer: it has no image_size")
 
 
 @pytest.mark.parametrize(
@@ -250,11 +250,10 @@ def test_an_empty_target_is_taken(moto, vision, tmp_path):
 
 
 def test_shapes_that_no_check_foresaw_are_refused_with_the_file(monkeypatch, tmp_path):
-    from lara_tokenizer.convert.family import Family
-
     import lara_tokenizer.convert.convert as module
+    from lara_tokenizer.convert.base import Family
 
-    monkeypatch.setattr(module, "FAMILIES", (Family("somebody's model", bool, lambda state, given: 1 // 0),))
+    monkeypatch.setattr(module, "FAMILIES", (Family("somebody's model", bool, lambda state, options: 1 // 0),))
     torch.save({"x": torch.zeros(1)}, tmp_path / "odd.pt")
-    match = r"odd\.pt: its tensors have names of somebody's model, and shapes that cannot be of one \(ZeroDivisionError"
+    match = r"odd\.pt: its tensors have names of somebody's model, but shapes that do not fit any .* \(ZeroDivisionError"
     _refused(tmp_path / "odd.pt", None, tmp_path / "lam", match)

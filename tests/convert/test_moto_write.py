@@ -100,8 +100,8 @@ def test_what_moto_cannot_say_survives_the_way_there_and_back(trained, tmp_path)
 
 def test_moto_gets_the_latents_of_eval_mode(trained, tmp_path):
     export_to_moto(trained, out=tmp_path / "moto")
-    for kept in ("lara_tokenizer.json", "lara_tokenizer.safetensors"):
-        (tmp_path / "moto" / kept).unlink()  # as Moto sees the folder
+    for sidecar in ("lara_tokenizer.json", "lara_tokenizer.safetensors"):
+        (tmp_path / "moto" / sidecar).unlink()  # as Moto sees the folder
     convert_checkpoint(tmp_path / "moto", out=tmp_path / "plain")
     ours = LatentActionModel.from_pretrained(trained).eval()
     theirs = LatentActionModel.from_pretrained(tmp_path / "plain").eval()
@@ -190,12 +190,12 @@ def test_the_flow_head_stays_behind_and_comes_back(warping, tmp_path):
     summary = export_to_moto(warping, out=tmp_path / "moto")
     tensors = torch.load(tmp_path / "moto" / "pytorch_model.bin", weights_only=True)
     assert not any("flow" in name for name in tensors)
-    for word in ("moves no pixels", "does not steady"):
+    for word in ("does not warp frames", "no global motion compensation"):
         assert sum(word in note for note in summary.notes) == 1, word
     convert_checkpoint(tmp_path / "moto", out=tmp_path / "back")
     _assert_identical(warping, tmp_path / "back")
-    for kept in ("lara_tokenizer.json", "lara_tokenizer.safetensors"):
-        (tmp_path / "moto" / kept).unlink()
+    for sidecar in ("lara_tokenizer.json", "lara_tokenizer.safetensors"):
+        (tmp_path / "moto" / sidecar).unlink()
     convert_checkpoint(tmp_path / "moto", out=tmp_path / "plain")
     now, future = torch.randn(2, 6, 3, 32, 32, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
