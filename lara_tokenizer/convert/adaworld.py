@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from math import isqrt
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from lara_tokenizer.convert.base import ConversionOptions, ConvertedModel, Family
 from lara_tokenizer.convert.space_time import Names, module_names, source_shapes, target_state, transformer_names
-from lara_tokenizer.convert.state_dict import StateDictFile, check_tensors, depth_of, shape_of
+from lara_tokenizer.convert.state_dict import StateDictFile, check_tensors, depth_of, patch_size_of, shape_of
 from lara_tokenizer.model import LatentActionProcessor, SpaceTimeVaeConfig, SpaceTimeVaeModel
 from lara_tokenizer.model.space_time_transformer import rotary_frequencies
 
@@ -74,6 +73,7 @@ def _convert(state: StateDictFile, options: ConversionOptions) -> ConvertedModel
     tensors = state.tensors
     frames = _DREAMDOJO if depth_of(tensors, _BLOCKS) == _DREAMDOJO_LAYERS else _ADAWORLD
     config = _read_config(tensors, frames, state.file)
+    # On the meta device, since random weights would be overwritten.
     with torch.device("meta"):
         model = SpaceTimeVaeModel(config)
     names, frequencies = _names(config), _frequencies(config)
@@ -89,7 +89,7 @@ def _convert(state: StateDictFile, options: ConversionOptions) -> ConvertedModel
             image_mean=(0.0, 0.0, 0.0),
             image_std=(1.0, 1.0, 1.0),
             crop="center",
-            antialias=False,
+            antialias=False,  # their resize does not smooth
         ),
         tensors=len(tensors),
         sizes={name: getattr(config, name) for name in _SIZES},
@@ -124,21 +124,18 @@ ADAWORLD = Family(
 def _read_config(tensors: Mapping[str, Tensor], frames: _FrameSettings, file: Path) -> SpaceTimeVaeConfig:
     """Derive the config from the shapes. Raises ValueError if they do not fit this class."""
     shape = partial(shape_of, tensors, file=file, advice=_ADVICE)
-    (patch_values,) = shape("encoder.ffn.0.weight", 1)
-    patch_size = isqrt(patch_values // 3)
-    if 3 * patch_size**2 != patch_values:
-        raise ValueError(f"{file}: a patch has {patch_values} values, which is not a square of RGB pixels. {_ADVICE}")
     hidden_size = shape("encoder.ffn.1.weight", 2)[0]
+    # A frequency rotates a pair of dimensions.
     head_width = 2 * shape(f"{_BLOCKS}.0.{_FREQUENCIES}", 1)[0]
     try:
         return SpaceTimeVaeConfig(
             image_size=[frames.height, frames.width],
-            patch_size=patch_size,
+            patch_size=patch_size_of(tensors, "encoder.ffn.0.weight", file, _ADVICE),
             hidden_size=hidden_size,
             num_attention_heads=hidden_size // head_width,
             num_encoder_layers=depth_of(tensors, _BLOCKS),
             num_decoder_layers=depth_of(tensors, "decoder.transformer_blocks"),
-            codebook_dim=shape("fc.weight", 2)[0] // 2,
+            codebook_dim=shape("fc.weight", 2)[0] // 2,  # means and log variances
             strides=frames.strides,
         )
     except ValueError as error:

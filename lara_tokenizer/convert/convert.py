@@ -103,6 +103,7 @@ def _find_state_dict(source: Path) -> StateDictFile | None:
     if file.name == SAFETENSORS and _family_of(safetensors_names(file)) is None:
         return None
     state = read_state_dict_file(file)
+    # Moto's and LARA's own file names are left to their reader, which also looks for settings beside them.
     return None if usual and _family_of(state.tensors) is None else state
 
 
@@ -114,6 +115,7 @@ def _convert(state: StateDictFile, options: ConversionOptions) -> ConvertedModel
         return family.convert(state, options)
     except ValueError:
         raise
+    # Sizes that no check foresaw end up as errors of torch or Python; users need the file and what to do.
     except (ArithmeticError, LookupError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"{state.file}: its tensors have names of {family.example}, but shapes that do not fit any such model "

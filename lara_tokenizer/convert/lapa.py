@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import partial
-from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from einops import rearrange
 from torch import Tensor
 
 from lara_tokenizer.convert.base import ConversionOptions, ConvertedModel, Family
-from lara_tokenizer.convert.state_dict import StateDictFile, check_tensors, depth_of, shape_of
+from lara_tokenizer.convert.state_dict import StateDictFile, check_tensors, depth_of, patch_size_of, shape_of
 from lara_tokenizer.model import LaqConfig, LaqModel, LatentActionProcessor
 from lara_tokenizer.model.configuration_laq import SECOND_CONVOLUTION, USUAL_SIDE, latent_places
 
@@ -51,6 +50,7 @@ _MODULES = {
     "from_latents": "vq.project_out",
     "to_pixels": "to_pixels_first_frame.0",
 }
+# Missing in files of models with 64 or more codes per pair, which need one convolution only.
 _SECOND_CONVOLUTION = "vq.cnn_encoder.2"
 _CODEBOOK = "vq.codebooks"
 _TRANSFORMERS = {
@@ -67,6 +67,7 @@ _ATTENTION = {
     "key_scale": "k_scale",
     "output.weight": "to_out.weight",
 }
+# Of cross-attention; self-attention has them in the file too, unused.
 _CONTEXT_NORM = {"norm_context.weight": "context_norm.gamma", "norm_context.bias": "context_norm.beta"}
 _NULL = "null_kv"
 _FEED_FORWARD = {
@@ -89,6 +90,7 @@ def _convert(state: StateDictFile, options: ConversionOptions) -> ConvertedModel
     names = _names(config)
     with torch.device("meta"):
         model = LaqModel(config)
+    # A counter of code use, which LAPA does not have.
     loaded: dict[str, Any] = {"bottleneck.code_usage": torch.zeros(config.codebook_size, dtype=torch.long)}
     loaded |= {target: _from_source(source, tensors[source].float()) for target, source in names.items()}
     model.load_state_dict(loaded, assign=True)
@@ -116,10 +118,8 @@ LAPA = Family("LAPA's latent action quantizer (laq_openx.pt)", _recognises, _con
 def _read_config(tensors: Mapping[str, Tensor], file: Path, image_size: int | None) -> LaqConfig:
     """Derive the config from the shapes and the size of frames, if given. Raises ValueError if they fit no model."""
     shape = partial(shape_of, tensors, file=file, advice=_ADVICE)
-    (patch_values,) = shape("to_patch_emb_first_frame.1.weight", 1)
-    patch_size = isqrt(patch_values // 3)
-    if 3 * patch_size**2 != patch_values:
-        raise ValueError(f"{file}: a patch has {patch_values} values, which is not a square of RGB pixels. {_ADVICE}")
+    patch_size = patch_size_of(tensors, "to_patch_emb_first_frame.1.weight", file, _ADVICE)
+    # The position bias has one output per head.
     heads, hidden_size = shape("spatial_rel_pos_bias.net.2.weight", 2)
     codebook_size, codebook_dim = shape(_CODEBOOK, 2)
     spatial = f"{_TRANSFORMERS['spatial_encoder']}.layers.0"
@@ -166,6 +166,7 @@ def _num_latents(tensors: Mapping[str, Tensor], patch_size: int, file: Path, ima
     possible = _possible_num_latents(tensors, file)
     if image_size is None:
         return next((number for number in possible if USUAL_SIDE[number] * patch_size == _IMAGE_SIZE), possible[0])
+    # The convolutions shrink the grid of patches to one position per code.
     side = image_size // patch_size
     for number in possible:
         rows, columns = latent_places(side, number)

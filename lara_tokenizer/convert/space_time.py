@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from lara_tokenizer.convert.state_dict import join_tensors, zero_buffers
 
 # Target name -> source names; several are concatenated along the first dimension.
 Names = dict[str, tuple[str, ...]]
@@ -25,8 +26,10 @@ def module_names(target: str, source: str) -> Names:
 def transformer_names(target: str, source: str, layers: int, over_time: bool) -> Names:
     """Names of a `SpaceTimeTransformer`, with or without attention over time."""
     names: Names = {}
+    # LayerNorm, Linear, LayerNorm
     for index in range(3):
         names |= module_names(f"{target}.embed.{index}", f"{source}.ffn.{index}")
+    # Norms are numbered by position, so that without attention over time norm2 is the one before the MLP.
     attentions = {"space": "spatial_attn"} | ({"time": "temporal_attn"} if over_time else {})
     norms = [*(f"norm_{name}" for name in attentions), "norm_mlp"]
     for index in range(layers):
@@ -55,17 +58,8 @@ def source_shapes(names: Names, model: nn.Module) -> dict[str, tuple[int, ...]]:
 def target_state(names: Names, tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Any]:
     """The model's state dict in float32 from a file's tensors; its counters are 0, the vision encoder is left out."""
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    counters: dict[str, Any] = {
-        name: torch.zeros_like(buffer, device="cpu")
-        for name, buffer in model.named_buffers()
-        if name in shapes and not name.startswith("vision_encoder.")
-    }
-    return counters | {
-        target: _joined([tensors[source].float() for source in sources]).reshape(shapes[target])
+    return zero_buffers(model) | {
+        # The reshape drops leading dimensions of learned tokens.
+        target: join_tensors(tensors, sources).reshape(shapes[target])
         for target, sources in names.items()
     }
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    # A single tensor is not copied: weights of several GB stay as they were read.
-    return torch.cat(parts) if len(parts) > 1 else parts[0]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import pickle
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lara_tokenizer._files import summarize_names
 
@@ -97,11 +98,37 @@ def shape_of(tensors: Mapping[str, Tensor], name: str, dimensions: int, file: Pa
     return tuple(tensors[name].shape)
 
 
+def patch_size_of(tensors: Mapping[str, Tensor], name: str, file: Path, advice: str) -> int:
+    """Side of the RGB patches that a vector of their values belongs to. Raises ValueError if it fits no square."""
+    (values,) = shape_of(tensors, name, 1, file, advice)
+    side = isqrt(values // 3)
+    if 3 * side**2 != values:
+        raise ValueError(f"{file}: a patch has {values} values, which is not a square of RGB pixels. {advice}")
+    return side
+
+
 def depth_of(names: Collection[str], stack: str) -> int:
     """Number of layers of a stack, by the highest index; missing ones in between are found by `check_tensors`."""
     start = f"{stack}."
     indices = [name.removeprefix(start).split(".")[0] for name in names if name.startswith(start)]
     return 1 + max((int(index) for index in indices if index.isdecimal()), default=-1)
+
+
+def join_tensors(tensors: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    """Concatenate tensors along the first dimension, in float32."""
+    parts = [tensors[name].float() for name in names]
+    # A single one is not copied: weights of several GB stay as they were read.
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def zero_buffers(model: nn.Module) -> dict[str, Any]:
+    """Saved buffers of a model on the meta device, as zeros: counters of code use, which other projects do not have."""
+    saved = model.state_dict()
+    return {
+        name: torch.zeros_like(buffer, device="cpu")
+        for name, buffer in model.named_buffers()
+        if name in saved and not name.startswith("vision_encoder.")
+    }
 
 
 def plain_name(name: str) -> str:
@@ -128,10 +155,12 @@ def _unwrapped(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
 
 def _load(file: Path) -> Any:
     kind = "safetensors" if file.suffix == ".safetensors" else "PyTorch"
+    # Common mistakes are named before a reader fails on them with a message of its own.
     _check_start(file, kind)
     try:
         if kind == "safetensors":
             return load_file(file)
+        # weights_only: a pickle from the internet can otherwise run any program.
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported operand" in str(error):  # damaged bytes, not a refused program
@@ -141,7 +170,7 @@ def _load(file: Path) -> Any:
             "convert that file. For a file that you trust like a program, this command does it (it loads the file "
             f"whole and runs what it contains): {_resave(file)}"
         ) from error
-    except MemoryError:
+    except MemoryError:  # the machine is too small; the file may be fine
         raise
     except Exception as error:  # readers raise all kinds of errors on damaged bytes
         raise _damaged(file, kind) from error

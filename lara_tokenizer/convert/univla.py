@@ -46,6 +46,7 @@ def _convert(state: StateDictFile, options: ConversionOptions) -> ConvertedModel
             f"{state.file} is UniVLA's stage 1, which also reads the instruction (through T5): a pair of frames alone "
             "has no code there. Convert stage 2, lam-stage-2.ckpt, whose codes UniVLA uses."
         )
+    # The frozen DINOv2 is in the file, by the names of DINOv2's own repository.
     vision = {name.removeprefix(_VISION): each for name, each in tensors.items() if name.startswith(_VISION)}
     vision_config = dinov2_config(vision, state.file, _ADVICE)
     config = _read_config(tensors, vision_config, state)
@@ -56,7 +57,7 @@ def _convert(state: StateDictFile, options: ConversionOptions) -> ConvertedModel
     model.vision_encoder = dinov2_encoder(vision, vision_config)
     loaded |= {f"vision_encoder.{name}": tensor for name, tensor in model.vision_encoder.state_dict().items()}
     model.load_state_dict(loaded, assign=True)
-    model.freeze()
+    model.freeze()  # as in UniVLA's training; loading has replaced the parameters
     side = {"height": config.image_size, "width": config.image_size}
     return ConvertedModel(
         layout="univla",
@@ -247,6 +248,7 @@ def dinov2_encoder(tensors: Mapping[str, Tensor], config: Dinov2WithRegistersCon
         block, layer = f"blocks.{index}", f"encoder.layer.{index}"
         state |= {f"{layer}.{name}": tensors[f"{block}.{original}"].float() for original, name in _DINOV2_BLOCK.items()}
         for kind in ("weight", "bias"):
+            # Query, key and value are one matrix there and three here.
             parts = tensors[f"{block}.attn.qkv.{kind}"].float().chunk(3)
             state |= {
                 f"{layer}.{name}.{kind}": part.clone() for name, part in zip(_QUERY_KEY_VALUE, parts, strict=True)
@@ -255,5 +257,6 @@ def dinov2_encoder(tensors: Mapping[str, Tensor], config: Dinov2WithRegistersCon
         None, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
     )
     encoder, report = loaded
+    # transformers would leave missing parameters random and only log it.
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
     return encoder.eval()

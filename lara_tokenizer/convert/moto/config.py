@@ -55,6 +55,7 @@ _MOTO_OXE_STRIDES = ["3f", "6f", "21f", "30f"]
 def frame_tokens(checkpoint: ReferenceCheckpoint) -> int:
     """P: tokens per frame, by the size of the M-Former's position table."""
     sizes = _Shapes(checkpoint)
+    # Positions: the queries, the tokens of both frames, and a separator between these.
     queries = sizes("m_former.embeddings.latent_motion_token", 1)
     return (sizes("m_former.embeddings.position_embeddings", 1) - queries - 1) // 2
 
@@ -82,6 +83,7 @@ def read_config(
         **_loss_weights(checkpoint.settings, notes),
         layer_norm_eps=_layer_norm_eps(m_former, decoder),
         initializer_range=_number(m_former, "initializer_range", 0.02),
+        # `legacy` is Moto's name for one segment row for both frames; its default is true.
         segment_embedding="shared" if m_former.get("legacy", True) else "per_frame",
         strides=_strides(checkpoint, notes),
     )
@@ -154,6 +156,7 @@ def _heads(recorded: dict[str, Any], width: int, name: str, notes: list[str]) ->
 
 def _loss_weights(settings: dict[str, Any] | None, notes: list[str]) -> dict[str, float]:
     """Weights of the loss terms. In the reference's `legacy` form (its default) beta weighs the codebook term."""
+    # commit_loss_w scales both VQ terms, beta one of them.
     settings, quantizer = settings or {}, settings_section(settings, "vector_quantizer")
     weight, beta = _number(settings, "commit_loss_w", 1.0), _number(quantizer, "beta", 0.25)
     codebook, commitment = (beta, 1.0) if quantizer.get("legacy", True) else (1.0, beta)
@@ -170,6 +173,7 @@ def _loss_weights(settings: dict[str, Any] | None, notes: list[str]) -> dict[str
 
 def _strides(checkpoint: ReferenceCheckpoint, notes: list[str]) -> list[str]:
     strides = list(checkpoint.layout.strides)
+    # No file records the training mixture, but Moto's published folders are named after it (moto/oxe).
     if checkpoint.layout is MOTO and "oxe" in checkpoint.folder.resolve().name.lower():
         strides = _MOTO_OXE_STRIDES
     notes.append(
@@ -222,6 +226,7 @@ def load_vision_config(name: str) -> PretrainedConfig:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise _unreadable(name, error) from error
+    # Two-tower models (CLIP, SigLIP) hold the sizes in a config of their vision part.
     config = getattr(config, "vision_config", config)
     for size in ("hidden_size", "image_size", "patch_size"):
         if not isinstance(getattr(config, size, None), int):

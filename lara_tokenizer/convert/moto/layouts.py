@@ -19,6 +19,7 @@ from lara_tokenizer._files import summarize_names
 from lara_tokenizer.convert.base import refuse_villa_x
 from lara_tokenizer.convert.state_dict import read_state_dict
 
+# Mean and standard deviation.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 RAW_PIXELS = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -101,6 +102,7 @@ def read_checkpoint(source: str | Path) -> ReferenceCheckpoint:
             f"{source} is not a folder. Download a published checkpoint first, e.g. "
             "hf download TencentARC/Moto --local-dir moto, and name the folder with its weights."
         )
+    # A LARA policy may hold its tokenizer in a folder of its own, beside the copy in the policy's weights.
     if _weights_file(folder / POLICY_FOLDER):
         folder /= POLICY_FOLDER
     weights = _weights_file(folder)
@@ -148,6 +150,7 @@ def _read_tensors(weights: Path) -> tuple[str, dict[str, Tensor]]:
         return prefix, {name.removeprefix(prefix): loaded[name] for name in loaded if name.startswith(prefix)}
     files = _shards(weights) if weights.name == SAFETENSORS_INDEX else [weights]
     try:
+        # Lazily: a whole policy holds many GB of other tensors.
         opened = [safe_open(file, "pt") for file in files]
         prefix = _prefix([name for file in opened for name in file.keys()], weights)  # noqa: SIM118 (not a dict)
         return prefix, {

@@ -12,8 +12,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lara_tokenizer.convert.state_dict import join_tensors
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel
 
+# Target name -> source name of single parameters.
 _PARAMETERS = {
     "inverse_dynamics.m_former.queries": "m_former.embeddings.latent_motion_token",
     "inverse_dynamics.m_former.separator": "m_former.embeddings.sep_token",
@@ -22,7 +24,7 @@ _PARAMETERS = {
     "bottleneck.codebook.weight": "vector_quantizer.embedding.weight",
     "forward_dynamics.decoder.positions": "decoder.transformer.embeddings.position_embeddings",
 }
-# Each has a weight and a bias.
+# The same of modules; each has a weight and a bias.
 _MODULES = {
     "inverse_dynamics.m_former.projection": "m_former.embeddings.projection",
     "inverse_dynamics.m_former.transformer.norm": "m_former.layernorm",
@@ -35,6 +37,7 @@ _MODULES = {
     "forward_dynamics.decoder.transformer.norm": "decoder.transformer.layernorm",
     "forward_dynamics.decoder.to_pixels": "decoder.decoder.0",
 }
+# The same of modules within a transformer layer.
 _LAYER_MODULES = {
     "norm_attention": ("layernorm_before",),
     "attention.qkv": ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
@@ -58,36 +61,34 @@ def reference_names(config: LatentActionConfig) -> dict[str, tuple[str, ...]]:
     >>> reference_names(LatentActionConfig())["bottleneck.codebook.weight"]
     ('vector_quantizer.embedding.weight',)
     """
-    names: dict[str, tuple[str, ...]] = {ours: (theirs,) for ours, theirs in _PARAMETERS.items()}
-    modules: dict[str, tuple[str, ...]] = {ours: (theirs,) for ours, theirs in _MODULES.items()}
+    names: dict[str, tuple[str, ...]] = {target: (source,) for target, source in _PARAMETERS.items()}
+    modules: dict[str, tuple[str, ...]] = {target: (source,) for target, source in _MODULES.items()}
     for stack, layers, count in (
         ("inverse_dynamics.m_former.transformer.layers", M_FORMER_LAYERS, config.num_m_former_layers),
         ("forward_dynamics.decoder.transformer.layers", DECODER_LAYERS, config.num_decoder_layers),
     ):
         for index in range(count):
-            for ours, theirs in _LAYER_MODULES.items():
-                modules[f"{stack}.{index}.{ours}"] = tuple(f"{layers}.{index}.{name}" for name in theirs)
-    for ours, theirs in modules.items():
+            for target, sources in _LAYER_MODULES.items():
+                modules[f"{stack}.{index}.{target}"] = tuple(f"{layers}.{index}.{source}" for source in sources)
+    for target, sources in modules.items():
         for kind in ("weight", "bias"):
-            names[f"{ours}.{kind}"] = tuple(f"{name}.{kind}" for name in theirs)
+            names[f"{target}.{kind}"] = tuple(f"{source}.{kind}" for source in sources)
     return names
 
 
 def to_reference(state: Mapping[str, Tensor], config: LatentActionConfig) -> OrderedDict[str, Tensor]:
     """Split our state dict into the reference's tensors, float32, each with its own storage."""
     tensors: OrderedDict[str, Tensor] = OrderedDict()
-    for ours, theirs in reference_names(config).items():
-        for name, part in zip(theirs, state[ours].detach().chunk(len(theirs)), strict=True):
-            tensors[name] = part.float().clone()
+    for target, sources in reference_names(config).items():
+        for source, part in zip(sources, state[target].detach().chunk(len(sources)), strict=True):
+            # torch.save would write the whole storage of qkv for each of its three views.
+            tensors[source] = part.float().clone()
     return tensors
 
 
 def from_reference(tensors: Mapping[str, Tensor], config: LatentActionConfig) -> dict[str, Tensor]:
     """Join the reference's tensors to ours, float32; without vision encoder and buffers."""
-    return {
-        ours: torch.cat([tensors[name].float() for name in theirs]) if len(theirs) > 1 else tensors[theirs[0]].float()
-        for ours, theirs in reference_names(config).items()
-    }
+    return {target: join_tensors(tensors, sources) for target, sources in reference_names(config).items()}
 
 
 def reference_shapes(config: LatentActionConfig) -> dict[str, tuple[int, ...]]:

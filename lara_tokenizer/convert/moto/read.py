@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -22,7 +21,7 @@ from lara_tokenizer.convert.moto.config import (
 from lara_tokenizer.convert.moto.layouts import ReferenceCheckpoint, read_checkpoint
 from lara_tokenizer.convert.moto.names import ADVICE, from_reference, reference_shapes
 from lara_tokenizer.convert.moto.sidecar import Sidecar, read_sidecar
-from lara_tokenizer.convert.state_dict import check_tensors
+from lara_tokenizer.convert.state_dict import check_tensors, zero_buffers
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
 
 
@@ -43,6 +42,7 @@ def convert_moto(source: str | Path, *, out: str | Path, vision_encoder: str | P
     """
     checkpoint = read_checkpoint(source)
     encoder_name = _encoder_name(checkpoint, vision_encoder)
+    # Its config alone first: the weights are large, and often the wrong ones are named.
     vision_config = load_vision_config(encoder_name)
     check_vision_fits(vision_config, encoder_name, checkpoint)
     sidecar = read_sidecar(checkpoint.folder)
@@ -70,9 +70,9 @@ def convert_moto(source: str | Path, *, out: str | Path, vision_encoder: str | P
     )
 
 
-def _encoder_name(checkpoint: ReferenceCheckpoint, given: str | Path | None) -> str:
-    if given is not None:
-        return str(given)
+def _encoder_name(checkpoint: ReferenceCheckpoint, vision_encoder: str | Path | None) -> str:
+    if vision_encoder is not None:
+        return str(vision_encoder)
     beside = checkpoint.folder / VISION_FOLDER
     if beside.is_dir():
         return str(beside)
@@ -100,15 +100,11 @@ def _assemble(
     """Build the model on the meta device, without drawing random weights that would be overwritten."""
     with torch.device("meta"):
         model = LatentActionModel(config)
-    state: dict[str, Any] = {
-        name: torch.zeros_like(buffer, device="cpu")
-        for name, buffer in model.named_buffers()
-        if not name.startswith("vision_encoder.")
-    }
-    state.update(from_reference(checkpoint.tensors, config))
-    state.update(sidecar.tensors if sidecar else {})
     model.vision_encoder = encoder
-    state.update({f"vision_encoder.{name}": tensor for name, tensor in encoder.state_dict().items()})
+    state = zero_buffers(model) | from_reference(checkpoint.tensors, config)
+    # After the reference's: what the export folded or left out takes precedence.
+    state |= sidecar.tensors if sidecar else {}
+    state |= {f"vision_encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     model.load_state_dict(state, assign=True)
     assert not any(tensor.is_meta for tensor in model.state_dict().values())
     return model.eval()

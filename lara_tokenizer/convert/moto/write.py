@@ -68,6 +68,7 @@ def export_to_moto(source: str | Path, *, out: str | Path) -> ConversionSummary:
 
 def _folded_state(model: LatentActionModel) -> dict[str, Tensor]:
     """The state dict with the batch norm on z folded into a linear layer; the model is not changed."""
+    # Moto has no batch norm there; folding replaces modules, so it is done on a copy.
     folded = deepcopy(model.inverse_dynamics)
     folded.fold_standardization()
     changed = {f"inverse_dynamics.{name}": tensor for name, tensor in folded.state_dict().items()}
@@ -76,6 +77,7 @@ def _folded_state(model: LatentActionModel) -> dict[str, Tensor]:
 
 def moto_tree(config: LatentActionConfig, vision_encoder: str) -> dict[str, Any]:
     """The Hydra tree of Moto's config.yaml, as plain data."""
+    # Moto builds its own ViTs from transformers' config class, with some keys of its own.
     vit = {
         "_target_": "transformers.ViTConfig",
         "query_num": config.num_latents,
@@ -194,6 +196,7 @@ def _load(source: str | Path) -> tuple[LatentActionModel, LatentActionProcessor]
             f"{source} is not a latent action model (model_type {settings.get('model_type')!r}). To convert a "
             "checkpoint of Moto or LARA to ours, leave out --to."
         )
+    # transformers fills missing tensors with random numbers and only logs it.
     model, report = LatentActionModel.from_pretrained(source, dtype="float32", output_loading_info=True)
     if absent := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
         raise ValueError(f"{source} is incomplete: {len(absent)} tensors are missing ({summarize_names(absent)}).")
