@@ -111,11 +111,10 @@ class HeldOutMonitor:
 
     def _forward(self, model: LatentActionModel) -> dict[str, Tensor]:
         """Latents, codes and frames in 0..1 of all pairs, computed in chunks."""
-        device = model.device
         pixels: list[tuple[Tensor, Tensor]] = []
         latents, codes, quantized = [], [], []
         for frames in self.frames.split(CHUNK):
-            now, future = normalise(to_unit_range(frames.to(device)), self.image_mean, self.image_std)
+            now, future = normalise(to_unit_range(frames.to(model.device)), self.image_mean, self.image_std)
             encoded = model.encode(now, future)
             assert encoded.latents is not None
             assert encoded.codes is not None
@@ -124,17 +123,19 @@ class HeldOutMonitor:
             latents.append(encoded.latents.float())
             codes.append(encoded.codes)
             quantized.append(encoded.quantized_latents)
-        order = self.order.to(device)
-        shuffled = torch.cat(quantized)[order].split(CHUNK)
-        own = [model.decode(now, quantized_latents=z) for (now, _), z in zip(pixels, quantized, strict=True)]
-        other = [model.decode(now, quantized_latents=z) for (now, _), z in zip(pixels, shuffled, strict=True)]
+
+        def decode(z_BND: Tensor) -> Tensor:
+            chunks = zip(pixels, z_BND.split(CHUNK), strict=True)
+            return self._unit(torch.cat([model.decode(now, quantized_latents=z) for (now, _), z in chunks]))
+
+        z_BND = torch.cat(quantized)
         return {
             "latents": torch.cat(latents),
             "codes": torch.cat(codes),
             "now": self._unit(torch.cat([now for now, _ in pixels])),
             "future": self._unit(torch.cat([future for _, future in pixels])),
-            "own": self._unit(torch.cat(own)),
-            "shuffled": self._unit(torch.cat(other)),
+            "own": decode(z_BND),
+            "shuffled": decode(z_BND[self.order.to(model.device)]),
         }
 
     def _unit(self, pixel_values: Tensor) -> Tensor:

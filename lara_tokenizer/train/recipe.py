@@ -25,9 +25,7 @@ class AugmentationOptions:
 
     Attributes:
         crop_scale: smallest share of the frame's side that a random crop keeps; 1 is no crop.
-        brightness: factors are drawn from 1 +- this, as for contrast and saturation.
-        contrast: see brightness.
-        saturation: see brightness.
+        brightness, contrast, saturation: factors are drawn from 1 +- this.
         hue: rotation of the colour circle, up to this share of it.
         flip: probability of a left-right mirror.
         reverse: probability of swapping the two frames, so that the direction of a motion cannot be guessed from one.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,13 +41,14 @@ def refuse_unknown(where: str, values: Any, allowed: list[str]) -> None:
 
 
 def parse_section(cls: type[Section], where: str, values: Mapping[str, Any] | None) -> Section:
-    """Build a dataclass from a mapping, each value in the type of the field's default.
+    """Build a dataclass from a mapping, each value in the type of its field's default; every field has one.
 
     Raises ValueError, naming the key, for an unknown key or a wrong type.
     """
     values = {} if values is None else values
-    refuse_unknown(where, values, field_names(cls))
-    return cls(**{name: parse_value(where, name, value, _default(cls, name)) for name, value in values.items()})
+    defaults = {entry.name: entry.default for entry in fields(cls)}  # type: ignore[arg-type]
+    refuse_unknown(where, values, list(defaults))
+    return cls(**{name: parse_value(where, name, value, defaults[name]) for name, value in values.items()})
 
 
 def parse_strings(where: str, value: Any) -> tuple[str, ...]:
@@ -79,9 +80,3 @@ def parse_value(where: str, name: str, value: Any, default: Any) -> Any:
         if parsed == parsed and parsed.is_integer():
             return int(parsed)
     raise ValueError(f"{where} {name}: takes a {type(default).__name__}, got {value!r}.")
-
-
-def _default(cls: type, name: str) -> Any:
-    default = next(entry for entry in fields(cls) if entry.name == name).default
-    assert default is not MISSING
-    return default
