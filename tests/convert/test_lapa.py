@@ -95,8 +95,8 @@ def test_what_each_quirk_changes(golden):
     for field, changes_codes in (("key_value_input", True), ("temporal_layout", True), ("latent_layout", False)):
         same = torch.equal(golden["four.published.codes"], golden[f"four.{field}.codes"])
         assert same != changes_codes
-    pictures = golden["four.published.reconstruction"] - golden["four.latent_layout.reconstruction"]
-    assert pictures.abs().max() > 0.1
+    images = golden["four.published.reconstruction"] - golden["four.latent_layout.reconstruction"]
+    assert images.abs().max() > 0.1
 
 
 def test_the_published_file_has_493_tensors():
@@ -237,7 +237,7 @@ def test_a_pair_s_latents_do_not_depend_on_its_batch(four, pairs):
     torch.testing.assert_close(torch.cat([out.latents for out in alone]), whole.latents, rtol=0, atol=1e-5)
 
 
-def test_z_of_a_still_pair_is_zero_only_where_no_layer_sees_the_frame_before(four, pairs):
+def test_z_of_a_still_pair_is_zero_only_without_layers_that_see_both_frames(four, pairs):
     """The two frames' tokens differ by what the convolutions over time add to the later one's."""
     still = {"pixel_values": pairs["pixel_values"], "future_pixel_values": pairs["pixel_values"]}
     blind = LaqModel(LaqConfig(**{**four.config.to_dict(), "temporal_layout": "grid"})).eval()

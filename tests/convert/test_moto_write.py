@@ -1,4 +1,4 @@
-"""Our checkpoints in Moto's layout: what Moto reads, what it cannot say, and the way back."""
+"""Our checkpoints in Moto's layout: what Moto reads, what it cannot represent, and the way back."""
 
 from __future__ import annotations
 
@@ -104,16 +104,16 @@ def test_moto_gets_the_latents_of_eval_mode(trained, tmp_path):
         (tmp_path / "moto" / sidecar).unlink()  # as Moto sees the folder
     convert_checkpoint(tmp_path / "moto", out=tmp_path / "plain")
     ours = LatentActionModel.from_pretrained(trained).eval()
-    theirs = LatentActionModel.from_pretrained(tmp_path / "plain").eval()
-    assert theirs.config.segment_embedding == "per_frame"
-    assert theirs.config.loss_weights == ours.config.loss_weights
+    converted = LatentActionModel.from_pretrained(tmp_path / "plain").eval()
+    assert converted.config.segment_embedding == "per_frame"
+    assert converted.config.loss_weights == ours.config.loss_weights
     now, future = torch.randn(2, 6, 3, 32, 32, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
-        a, b = ours.encode(now, future), theirs.encode(now, future)
+        a, b = ours.encode(now, future), converted.encode(now, future)
         torch.testing.assert_close(b.latents, a.latents, rtol=1e-4, atol=1e-4)
         assert torch.equal(a.codes, b.codes)
         decoded = ours.decode(now, codes=a.codes)
-        torch.testing.assert_close(now + theirs.decode(now, codes=a.codes), decoded, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(now + converted.decode(now, codes=a.codes), decoded, rtol=1e-4, atol=1e-4)
 
 
 def test_each_difference_in_moto_s_code_is_one_note(trained, tmp_path):

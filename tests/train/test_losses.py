@@ -44,7 +44,7 @@ def test_the_sign_is_that_of_the_motion_whatever_the_contrast(flow, inside, outs
         assert along.sum() * (x or y) > 0
         assert (along * (x or y) > -1e-6).all()
         assert across.sum().abs() < 1e-4 * along.abs().sum()
-        # Nothing where nothing moves: the square and a margin lie in the middle 4 x 4 cells.
+        # Zero where nothing moves: the square and a margin are in the middle 4 x 4 cells.
         assert scale[:, :1].abs().max() < 1e-6
         assert scale[:, :, -1:].abs().max() < 1e-6
 

@@ -115,7 +115,7 @@ def test_uneven_times_give_exactly_the_pairs_that_the_stride_finds():
     assert set((draws.future - draws.now)[~own]) == {5}
 
 
-def test_a_sequence_without_pairs_is_left_out_and_a_dataset_without_any_is_an_error(caplog):
+def test_a_sequence_without_pairs_is_skipped_and_a_dataset_without_any_is_refused(caplog):
     sequences = _sequences(("a", 2, 20, 10), ("a2", 1, 3, 10))
     short = FrameSequence(9, "a", "short", "", np.arange(3) / 10)
     slow = FrameSequence(10, "a", "slow", "", np.arange(30.0))

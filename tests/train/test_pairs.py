@@ -1,4 +1,4 @@
-"""Samples are those of the draws, in any process; actions are those from now until the future frame."""
+"""Samples are those of the mixture, in any process; actions are those from now until the future frame."""
 
 from __future__ import annotations
 

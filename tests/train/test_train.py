@@ -1,4 +1,4 @@
-"""Thirty steps on moving squares: the loss falls, a restart changes nothing, a dying codebook stops the run."""
+"""Thirty steps on moving squares: the loss falls, a restart changes nothing, a collapsing codebook stops the run."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_the_codebook_draws_are_a_function_of_the_step_and_no_training_draws(tmp
     assert trainer.get_train_dataloader().multiprocessing_context is None
 
 
-def test_a_cache_folder_for_a_run_without_cache_and_a_run_without_source_are_refused(tmp_path, squares, recipe):
+def test_a_cache_folder_without_cache_and_a_run_without_source_are_refused(tmp_path, squares, recipe):
     with pytest.raises(ValueError, match="cache_frames: false"):
         train_latent_action_model(
             squares(2), recipe.override(cache_frames=False), out=tmp_path / "run", frames=tmp_path / "frames"
@@ -167,7 +167,7 @@ def test_a_cache_folder_for_a_run_without_cache_and_a_run_without_source_are_ref
         train_latent_action_model(None, recipe, out=tmp_path / "run")
 
 
-def test_a_dying_codebook_stops_the_run_with_the_sentence(tmp_path, squares, recipe, frames, monkeypatch):
+def test_a_collapsing_codebook_stops_the_run_with_the_sentence(tmp_path, squares, recipe, frames, monkeypatch):
     def one_code(self, step, measured, codebook):
         return check(self, step, {"spread": 1.0, "perplexity": 1.0}, codebook)
 
@@ -202,7 +202,7 @@ def invoke():
     return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_the_command_says_what_a_dry_run_would_train(tmp_path, invoke):
+def test_the_command_prints_the_plan_of_a_dry_run(tmp_path, invoke):
     path = tmp_path / "recipe.yaml"
     path.write_text("training: {steps: 10, batch_size: 4}", encoding="utf-8")
     result = invoke("--recipe", path, "--dry-run", "--json", "--steps", 5)
