@@ -158,7 +158,7 @@ class LaraAttachment(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer as it is now, whole: `LatentActionModel.from_pretrained(folder)` reads it."""
-        from lara_tokenizer.train.stage_one import save_checkpoint  # late: it brings the data readers along
+        from lara_tokenizer.train.train import save_checkpoint  # late: it brings the data readers along
 
         lam = copy.deepcopy(self.lam)  # saving folds and converts, and training goes on
         lam.config.freeze_vision_encoder = self._encoder_was_frozen

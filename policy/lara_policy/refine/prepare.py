@@ -22,12 +22,10 @@ from lara_tokenizer.data import Episode
 from lara_tokenizer.data.stride import Stride
 from lara_tokenizer.encode.checkpoint import Checkpoint
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
-from lara_tokenizer.train.frames import FrameCache
-from lara_tokenizer.train.mixture import PairedStream, StridePairs, split_streams
-from lara_tokenizer.train.pairs import FrameSource
-from lara_tokenizer.train.plain import refuse_unknown
-from lara_tokenizer.train.reader_frames import ReaderFrames
-from lara_tokenizer.train.streams import Stream
+from lara_tokenizer.train.frames import FrameCache, FrameSource, ReaderFrames
+from lara_tokenizer.train.mixture import PairedSequence, StridePairs, split_sequences
+from lara_tokenizer.train.sequences import FrameSequence
+from lara_tokenizer.train.yaml_config import refuse_unknown
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +76,7 @@ def prepare(
     pairs = own
     if lam is not None and differing_pixels(sized, processor):
         pairs = frame_source(episodes, processor, recipe, Path(frames) / "pairs", progress)
-    cameras = _cameras(own.streams, recipe.lam_camera)
+    cameras = _cameras(own.sequences, recipe.lam_camera)
     codes = None if tokens is None else CodeTable.read(tokens, recipe.lam_camera)
     demonstrations = _demonstrations(episodes, own, cameras, codes, recipe.mode == "codes")
     views = len(next(iter(cameras.values())))
@@ -188,7 +186,7 @@ def _processor_of_frames(
     return own
 
 
-def _cameras(streams: Sequence[Stream], lam_camera: str) -> dict[str, tuple[str, ...]]:
+def _cameras(streams: Sequence[FrameSequence], lam_camera: str) -> dict[str, tuple[str, ...]]:
     """Each dataset's cameras, the tokenizer's first.
 
     Raises ValueError where a dataset lacks it, or has another number of cameras than the others.
@@ -216,7 +214,7 @@ def _demonstrations(
     codes_only: bool,
 ) -> list[Demonstration]:
     """Of episodes with actions; for codes alone of all that the table knows, without their actions."""
-    found = read_demonstrations(episodes, frames.streams, cameras, codes)
+    found = read_demonstrations(episodes, frames.sequences, cameras, codes)
     if codes_only:
         if codes is None:
             raise ValueError("mode 'codes' needs a token table (--pretrain).")
@@ -359,11 +357,11 @@ def _split(
 ) -> tuple[list[Demonstration], list[Demonstration]]:
     """(training, held out) by episode, as stage 1 does it."""
     streams = [
-        PairedStream(next(iter(each.streams.values())), (StridePairs(0, each.num_frames, 0),))
+        PairedSequence(next(iter(each.streams.values())), (StridePairs(0, each.num_frames, 0),))
         for each in demonstrations
     ]
-    _, heldout = split_streams(streams, share, seed)
-    out = {(each.stream.dataset, each.stream.episode) for each in heldout}
+    _, heldout = split_sequences(streams, share, seed)
+    out = {(each.sequence.dataset, each.sequence.episode) for each in heldout}
     held = [(each.dataset, each.episode) in out for each in demonstrations]
     kept = [each for each, is_out in zip(demonstrations, held, strict=True) if not is_out]
     return kept, [each for each, is_out in zip(demonstrations, held, strict=True) if is_out]

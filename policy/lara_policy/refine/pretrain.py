@@ -9,7 +9,7 @@ from typing import Any, Unpack
 from lara_policy.refine.recipe import RefineRecipe
 from lara_policy.refine.refine import RESULT, refine
 from lara_tokenizer.data import Episode, LoadOptions
-from lara_tokenizer.train.run_folder import CHECKPOINTS, as_episodes
+from lara_tokenizer.train.train import CHECKPOINTS, as_episodes
 
 CODES_FOLDER, POLICY = "pretrained", "policy"
 

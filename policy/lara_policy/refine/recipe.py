@@ -9,7 +9,7 @@ from typing import Any
 
 from lara_policy.alignment import AlignmentOptions
 from lara_policy.refine.joint import ALONE, MODES
-from lara_tokenizer.train.plain import field_names, load_yaml, refuse_unknown, section, texts
+from lara_tokenizer.train.yaml_config import field_names, load_yaml, parse_section, parse_strings, refuse_unknown
 
 PRESETS = ("small", "paper")
 
@@ -110,12 +110,12 @@ class RefineRecipe:
         if exact:
             refuse_unknown("alignment", own, field_names(AlignmentOptions))
             own = {**asdict(AlignmentOptions.paper_exact()), **own}
-        values["alignment"] = section(AlignmentOptions, "alignment", own)
-        values["training"] = section(RefineOptions, "training", values.get("training"))
+        values["alignment"] = parse_section(AlignmentOptions, "alignment", own)
+        values["training"] = parse_section(RefineOptions, "training", values.get("training"))
         values["policy"] = dict(values.get("policy") or {})
         values["embodiments"] = dict(values.get("embodiments") or {})
         for name in ("sources", "unlabeled"):
-            values[name] = texts(name, values.get(name))
+            values[name] = parse_strings(name, values.get(name))
         values["layer"] = str(values.get("layer", "L-2"))
         recipe = cls(**values)
         for name in ("tokenizer", "lam_camera", "lam_stride", "policy_preset", "mode"):

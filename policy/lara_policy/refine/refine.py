@@ -22,7 +22,7 @@ from lara_policy.refine.unlabeled import UnlabeledPairs
 from lara_policy.refine.watch import RefineWatch
 from lara_tokenizer.data import Episode, LoadOptions, load_episodes
 from lara_tokenizer.errors import missing_extra
-from lara_tokenizer.train.run_folder import CHECKPOINTS, as_episodes, find_checkpoint, keep_log_until
+from lara_tokenizer.train.train import CHECKPOINTS, as_episodes, find_checkpoint, keep_log_until
 
 if TYPE_CHECKING:
     from lara_policy.refine.trainer import LaraTrainer

@@ -18,9 +18,9 @@ from torch.utils.data import Dataset
 from lara_policy.embodiment import Embodiment
 from lara_tokenizer.data import Signals
 from lara_tokenizer.errors import LaraTokenizerError
-from lara_tokenizer.train.mixture import Mixture, PairedStream, StridePairs
-from lara_tokenizer.train.pairs import FrameSource
-from lara_tokenizer.train.streams import Stream
+from lara_tokenizer.train.frames import FrameSource
+from lara_tokenizer.train.mixture import Mixture, PairedSequence, StridePairs
+from lara_tokenizer.train.sequences import FrameSequence
 
 if TYPE_CHECKING:
     from lara_policy.refine.codes import CodeTable
@@ -38,7 +38,7 @@ class Demonstration:
 
     dataset: str
     episode: str
-    streams: dict[str, Stream]
+    streams: dict[str, FrameSequence]
     actions: np.ndarray
     states: np.ndarray | None
     texts: tuple[str, ...]
@@ -57,7 +57,7 @@ class Demonstration:
 
 def read_demonstrations(
     episodes: Sequence[Episode],
-    streams: Sequence[Stream],
+    streams: Sequence[FrameSequence],
     cameras: Mapping[str, Sequence[str]],
     codes: CodeTable | None = None,
 ) -> list[Demonstration]:
@@ -65,7 +65,7 @@ def read_demonstrations(
 
     Others are logged and left out. Raises ValueError where none is left, and for NaN or infinity in actions or states.
     """
-    by_episode: dict[tuple[str, str], dict[str, Stream]] = {}
+    by_episode: dict[tuple[str, str], dict[str, FrameSequence]] = {}
     for stream in streams:
         by_episode.setdefault((stream.dataset, stream.episode), {})[stream.camera] = stream
     found: list[Demonstration] = []
@@ -87,7 +87,7 @@ def read_demonstrations(
     return found
 
 
-def _demonstration(episode: Episode, streams: dict[str, Stream], codes: CodeTable | None) -> list[Demonstration]:
+def _demonstration(episode: Episode, streams: dict[str, FrameSequence], codes: CodeTable | None) -> list[Demonstration]:
     signals = episode.signals()
     times = next(iter(streams.values())).timestamps
     known = None if codes is None else codes.of(episode.id, len(times))
@@ -174,13 +174,14 @@ class PolicySamples(Dataset):
         self.texts = [each.texts for each in demonstrations]
         self._tasks = {text: number for number, text in enumerate(tasks)}
         placeholders = [
-            PairedStream(
-                Stream(number, each.dataset, each.episode, "", np.zeros(0)), (StridePairs(0, each.num_frames, 0),)
+            PairedSequence(
+                FrameSequence(number, each.dataset, each.episode, "", np.zeros(0)),
+                (StridePairs(0, each.num_frames, 0),),
             )
             for number, each in enumerate(demonstrations)
         ]
         self.mixture = Mixture(placeholders, seed)
-        self._streams = np.array([[stream.number for stream in each.streams.values()] for each in demonstrations])
+        self._streams = np.array([[stream.index for stream in each.streams.values()] for each in demonstrations])
         self._length = np.array([each.num_frames for each in demonstrations])
         self._first = np.concatenate([[0], np.cumsum(self._length)])
         self._robot = torch.tensor([number for number, _ in robots])
@@ -217,7 +218,7 @@ class PolicySamples(Dataset):
     def batch(self, numbers: Sequence[int] | np.ndarray) -> dict[str, Any]:
         """Some draws, each field with a first axis more."""
         draws = self.mixture.draw(np.asarray(numbers))
-        episode, now = draws.stream, draws.now
+        episode, now = draws.sequence, draws.now
         actions, action_mask = self._chunks(episode, now)
         later = now + self.gap
         there = later < self._length[episode]

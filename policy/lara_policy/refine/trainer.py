@@ -21,8 +21,8 @@ from lara_policy.refine.monitor import JointMonitor, is_ready
 from lara_policy.refine.recipe import RefineOptions
 from lara_policy.refine.watch import RefineWatch
 from lara_tokenizer.model import LatentActionModel
-from lara_tokenizer.train.draw_trainer import DrawTrainer
 from lara_tokenizer.train.pairs import PairDataset
+from lara_tokenizer.train.trainer import IndexedTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def training_arguments(options: RefineOptions, folder: str | Path) -> TrainingAr
     return arguments
 
 
-class LaraTrainer(DrawTrainer):
+class LaraTrainer(IndexedTrainer):
     """Trainer of a `LaraModel`. `progress(step, logs)` is called at each log.
 
     What is random in a step depends on the seed and the step alone, so that a killed run goes on to the same weights.
@@ -86,7 +86,7 @@ class LaraTrainer(DrawTrainer):
             model=model,
             args=arguments,
             train_dataset=samples,
-            data_collator=PairDataset.whole,
+            data_collator=PairDataset.collate,
         )
         self.model_accepts_loss_kwargs = False
         self.monitor = monitor

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from lara_tokenizer.train.frames import FrameSource
 from lara_tokenizer.train.mixture import find_pairs
-from lara_tokenizer.train.pairs import FrameSource, PairDataset
+from lara_tokenizer.train.pairs import PairDataset
 
 if TYPE_CHECKING:
     from lara_tokenizer.data import Episode
@@ -37,13 +38,13 @@ class UnlabeledPairs:
     ) -> UnlabeledPairs:
         """`tasks` are the policy's; "" among them stands for an unknown one."""
         by_id = {(episode.dataset, episode.id): episode.text or "" for episode in episodes}
-        texts = {stream.number: by_id[stream.dataset, stream.episode] for stream in frames.streams}
-        return cls(PairDataset(frames, find_pairs(frames.streams, strides), seed), texts, tasks, size)
+        texts = {stream.index: by_id[stream.dataset, stream.episode] for stream in frames.sequences}
+        return cls(PairDataset(frames, find_pairs(frames.sequences, strides), seed), texts, tasks, size)
 
     def __call__(self, batch: int) -> dict[str, Any]:
         numbers = batch * self.size + np.arange(self.size)
         draws = self.pairs.mixture.draw(numbers)
-        texts = [self.texts[stream] for stream in draws.stream.tolist()]
+        texts = [self.texts[stream] for stream in draws.sequence.tolist()]
         nothing = self._tasks.get("", 0)
         return {
             "unlabeled": self.pairs.batch(numbers),

@@ -1,4 +1,4 @@
-"""Our checkpoints in Moto's layout: what Moto reads, what it cannot say, and the way back."""
+"""Our checkpoints in Moto's layout: what Moto reads, what it cannot represent, and the way back."""
 
 from __future__ import annotations
 
@@ -100,20 +100,20 @@ def test_what_moto_cannot_say_survives_the_way_there_and_back(trained, tmp_path)
 
 def test_moto_gets_the_latents_of_eval_mode(trained, tmp_path):
     export_to_moto(trained, out=tmp_path / "moto")
-    for kept in ("lara_tokenizer.json", "lara_tokenizer.safetensors"):
-        (tmp_path / "moto" / kept).unlink()  # as Moto sees the folder
+    for sidecar in ("lara_tokenizer.json", "lara_tokenizer.safetensors"):
+        (tmp_path / "moto" / sidecar).unlink()  # as Moto sees the folder
     convert_checkpoint(tmp_path / "moto", out=tmp_path / "plain")
     ours = LatentActionModel.from_pretrained(trained).eval()
-    theirs = LatentActionModel.from_pretrained(tmp_path / "plain").eval()
-    assert theirs.config.segment_embedding == "per_frame"
-    assert theirs.config.loss_weights == ours.config.loss_weights
+    converted = LatentActionModel.from_pretrained(tmp_path / "plain").eval()
+    assert converted.config.segment_embedding == "per_frame"
+    assert converted.config.loss_weights == ours.config.loss_weights
     now, future = torch.randn(2, 6, 3, 32, 32, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
-        a, b = ours.encode(now, future), theirs.encode(now, future)
+        a, b = ours.encode(now, future), converted.encode(now, future)
         torch.testing.assert_close(b.latents, a.latents, rtol=1e-4, atol=1e-4)
         assert torch.equal(a.codes, b.codes)
         decoded = ours.decode(now, codes=a.codes)
-        torch.testing.assert_close(now + theirs.decode(now, codes=a.codes), decoded, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(now + converted.decode(now, codes=a.codes), decoded, rtol=1e-4, atol=1e-4)
 
 
 def test_each_difference_in_moto_s_code_is_one_note(trained, tmp_path):
@@ -146,7 +146,7 @@ def test_a_later_format_of_what_was_kept_is_refused(trained, tmp_path):
 
 
 def test_both_vq_weights_survive_in_moto_s_two_forms(tiny_config):
-    from lara_tokenizer.convert.to_moto import moto_tree
+    from lara_tokenizer.convert.moto.write import moto_tree
 
     for codebook, commitment, legacy in ((0.25, 1.0, True), (1.0, 0.25, False), (0.0, 0.0, True), (0.0, 2.0, True)):
         changes = {"codebook_loss_weight": codebook, "commitment_loss_weight": commitment}
@@ -169,7 +169,7 @@ def test_only_a_vit_mae_goes_to_moto(tiny_config, tmp_path):
 
 
 def test_a_checkpoint_that_is_not_ours_is_not_exported(vision, tmp_path):
-    with pytest.raises(ValueError, match=r"is no latent action model \(model_type 'vit_mae'\)"):
+    with pytest.raises(ValueError, match=r"is not a latent action model \(model_type 'vit_mae'\)"):
         export_to_moto(vision, out=tmp_path / "moto")
 
 
@@ -190,12 +190,12 @@ def test_the_flow_head_stays_behind_and_comes_back(warping, tmp_path):
     summary = export_to_moto(warping, out=tmp_path / "moto")
     tensors = torch.load(tmp_path / "moto" / "pytorch_model.bin", weights_only=True)
     assert not any("flow" in name for name in tensors)
-    for word in ("moves no pixels", "does not steady"):
+    for word in ("does not warp frames", "no global motion compensation"):
         assert sum(word in note for note in summary.notes) == 1, word
     convert_checkpoint(tmp_path / "moto", out=tmp_path / "back")
     _assert_identical(warping, tmp_path / "back")
-    for kept in ("lara_tokenizer.json", "lara_tokenizer.safetensors"):
-        (tmp_path / "moto" / kept).unlink()
+    for sidecar in ("lara_tokenizer.json", "lara_tokenizer.safetensors"):
+        (tmp_path / "moto" / sidecar).unlink()
     convert_checkpoint(tmp_path / "moto", out=tmp_path / "plain")
     now, future = torch.randn(2, 6, 3, 32, 32, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():

@@ -1,6 +1,6 @@
-"""A checkpoint of ours -> Moto's layout: config.yaml, pytorch_model.bin, and the vision encoder beside them.
+"""`export_to_moto`: write a model in Moto's layout, config.yaml, pytorch_model.bin and a folder vision_encoder/.
 
-Unmodified Moto instantiates the folder, and converting it back gives the identical model.
+Unmodified Moto loads the folder, and converting it back gives the identical model.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ import yaml
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from lara_tokenizer.convert.kept import write_kept
-from lara_tokenizer.convert.layouts import MOTO, PICKLE
-from lara_tokenizer.convert.moto import VISION_FOLDER
-from lara_tokenizer.convert.names import listed, to_reference
-from lara_tokenizer.convert.summary import SIZES, ConversionSummary, new_folder
+from lara_tokenizer._files import new_folder, summarize_names
+from lara_tokenizer.convert.base import ConversionSummary
+from lara_tokenizer.convert.moto.config import SIZES, VISION_FOLDER
+from lara_tokenizer.convert.moto.layouts import MOTO, PICKLE
+from lara_tokenizer.convert.moto.names import to_reference
+from lara_tokenizer.convert.moto.sidecar import write_sidecar
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor, resolve_checkpoint
 
 _PACKAGE = "latent_motion_tokenizer.src.models"
-_MOTO_IMAGE_SIZE = 224  # Moto's preprocessing knows no other
+_MOTO_IMAGE_SIZE = 224  # the only size that Moto's preprocessing produces
 
 
 def export_to_moto(source: str | Path, *, out: str | Path) -> ConversionSummary:
-    """Write `out` for Moto's own loader (`hydra.utils.instantiate`, then `load_state_dict`).
+    """Export a model for Moto's own loader (`hydra.utils.instantiate`, then `load_state_dict`).
 
-    Codes and latents are those of the model. What Moto would do otherwise is said in the summary's notes.
+    Codes and latents are those of the model; the summary's notes list what else Moto's code does differently.
 
     Args:
         source: "lara-lam", a folder or a Hub id of a latent action model.
         out: a new folder.
 
     Raises:
-        ValueError: when `source` is no whole latent action model, its vision encoder is no ViT-MAE, or its M-Former is
-            shown the change of the features.
+        ValueError: `source` is not a complete latent action model, or its vision encoder is not a ViT-MAE.
     """
     model, processor = _load(source)
     config = model.config
@@ -50,8 +50,8 @@ def export_to_moto(source: str | Path, *, out: str | Path) -> ConversionSummary:
         torch.save(tensors, scratch / PICKLE)
         tree = yaml.safe_dump(moto_tree(config, str(Path(out) / VISION_FOLDER)), sort_keys=False)
         (scratch / "config.yaml").write_text(tree, "utf-8")
-        # Before transformers, in saving the encoder alone, writes its class into the config.
-        write_kept(scratch, model, processor, tensors)
+        # Before the encoder is saved on its own, since transformers then writes its class into the config.
+        write_sidecar(scratch, model, processor, tensors)
         model.vision_encoder.save_pretrained(scratch / VISION_FOLDER)
     return ConversionSummary(
         source=str(source),
@@ -67,7 +67,8 @@ def export_to_moto(source: str | Path, *, out: str | Path) -> ConversionSummary:
 
 
 def _folded_state(model: LatentActionModel) -> dict[str, Tensor]:
-    """The state dict with the batch norm on z folded; the model itself stays as it is."""
+    """The state dict with the batch norm on z folded into a linear layer; the model is not changed."""
+    # Moto has no batch norm there; folding replaces modules, so it is done on a copy.
     folded = deepcopy(model.inverse_dynamics)
     folded.fold_standardization()
     changed = {f"inverse_dynamics.{name}": tensor for name, tensor in folded.state_dict().items()}
@@ -76,6 +77,7 @@ def _folded_state(model: LatentActionModel) -> dict[str, Tensor]:
 
 def moto_tree(config: LatentActionConfig, vision_encoder: str) -> dict[str, Any]:
     """The Hydra tree of Moto's config.yaml, as plain data."""
+    # Moto builds its own ViTs from transformers' config class, with some keys of its own.
     vit = {
         "_target_": "transformers.ViTConfig",
         "query_num": config.num_latents,
@@ -132,9 +134,9 @@ def moto_tree(config: LatentActionConfig, vision_encoder: str) -> dict[str, Any]
 
 
 def _vector_quantizer(config: LatentActionConfig) -> tuple[float, dict[str, Any]]:
-    """(commit_loss_w, its tree): the larger of both VQ weights outside, their ratio as beta on the other term."""
+    """(commit_loss_w, settings): the larger VQ weight is commit_loss_w, the ratio of the other to it is beta."""
     codebook, commitment = config.codebook_loss_weight, config.commitment_loss_weight
-    legacy = commitment >= codebook  # in Moto's default form beta stands on the codebook term
+    legacy = commitment >= codebook  # in Moto's default form beta weighs the codebook term
     larger, smaller = (commitment, codebook) if legacy else (codebook, commitment)
     tree: dict[str, Any] = {
         "_target_": f"{_PACKAGE}.vector_quantizer.VectorQuantizer2",
@@ -150,36 +152,37 @@ def _vector_quantizer(config: LatentActionConfig) -> tuple[float, dict[str, Any]
 
 
 def _notes(config: LatentActionConfig, processor: LatentActionProcessor) -> list[str]:
-    """One sentence for each way in which Moto's own code would differ from this model."""
+    """One sentence for each difference between Moto's own code and this model."""
     notes = []
     if config.patch_order == "row_major":
         notes.append(
             "Moto lets ViT-MAE shuffle the patches on every call; this model reads them in order, and most codes of a "
-            "shuffled frame are others. Pass the tokenizer that Moto loaded to "
+            "shuffled frame differ. Pass the tokenizer that Moto loaded to "
             "lara_tokenizer.export.moto_wrapper.keep_patch_order, or give Moto stored codes (lara-tok export moto)."
         )
     if config.decoder_warp:
         notes.append(
-            "Moto's decoder moves no pixels: the flow head is left out, so its reconstructions are not this model's; "
-            "codes and latents are. Converting back brings the head back."
+            "Moto's decoder does not warp frames: the flow head is left out, so its reconstructions differ from this "
+            "model's; codes and latents do not. Converting back restores the head."
         )
     elif config.decoder_residual:
         notes.append("Moto's decoder predicts the frame itself: add frame t to its reconstructions.")
     if (tuple(processor.image_mean), tuple(processor.image_std)) != MOTO.statistics:
         notes.append(
             f"Moto normalises with ImageNet statistics; this model expects mean {processor.image_mean}, "
-            f"std {processor.image_std}: feed it so."
+            f"std {processor.image_std}: normalise its input so."
         )
     if processor.resample != MOTO.resample:
-        notes.append(f"Moto resizes with a bicubic filter; this model was fed {processor.resample} frames.")
+        notes.append(f"Moto resizes with a bicubic filter; this model was trained on {processor.resample} frames.")
     if config.image_size != _MOTO_IMAGE_SIZE:
         notes.append(
-            f"Moto's preprocessing knows {_MOTO_IMAGE_SIZE} px frames only and this model takes {config.image_size} "
+            f"Moto's preprocessing produces {_MOTO_IMAGE_SIZE} px frames only and this model takes {config.image_size} "
             "px: Moto cannot tokenize with it while it trains. Give it stored codes (lara-tok export moto)."
         )
     if processor.steady_pairs:
         notes.append(
-            "Moto does not steady pairs: undo the camera's shift and the light first, as this model's processor does."
+            "Moto has no global motion compensation (steady_pairs): undo shifts of the camera and changes of light "
+            "first, as this model's processor does."
         )
     if config.standardize_latents:
         notes.append("The batch norm on z is folded into the last linear layer, as in eval mode.")
@@ -190,10 +193,11 @@ def _load(source: str | Path) -> tuple[LatentActionModel, LatentActionProcessor]
     settings, _ = PretrainedConfig.get_config_dict(resolve_checkpoint(source))
     if settings.get("model_type") != LatentActionConfig.model_type:
         raise ValueError(
-            f"{source} is no latent action model (model_type {settings.get('model_type')!r}). To convert a checkpoint "
-            "of Moto or LARA to ours, leave out --to."
+            f"{source} is not a latent action model (model_type {settings.get('model_type')!r}). To convert a "
+            "checkpoint of Moto or LARA to ours, leave out --to."
         )
+    # transformers fills missing tensors with random numbers and only logs it.
     model, report = LatentActionModel.from_pretrained(source, dtype="float32", output_loading_info=True)
     if absent := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
-        raise ValueError(f"{source} is not whole: {len(absent)} tensors are missing ({listed(absent)}).")
+        raise ValueError(f"{source} is incomplete: {len(absent)} tensors are missing ({summarize_names(absent)}).")
     return model.eval(), LatentActionProcessor.from_pretrained(source)

@@ -1,6 +1,6 @@
-"""The four ways in which a latent motion tokenizer is published: find it, name it, read its tensors and settings.
+"""Published layouts of latent motion tokenizers: detection, and reading of tensors and settings.
 
-Nothing in a checkpoint is executed: weights load with `weights_only=True` or as safetensors, YAML as plain data.
+Nothing in a checkpoint is executed: weights are loaded with `weights_only=True` or as safetensors, YAML as plain data.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lara_tokenizer.convert.names import listed
-from lara_tokenizer.convert.state_file import read_state_dict
-from lara_tokenizer.convert.villa_x import is_villa_x, refuse_villa_x
+from lara_tokenizer._files import summarize_names
+from lara_tokenizer.convert.base import refuse_villa_x
+from lara_tokenizer.convert.state_dict import read_state_dict
 
+# Mean and standard deviation.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 RAW_PIXELS = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -28,15 +29,15 @@ POLICY_FOLDER = "latent_motion_tokenizer"
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One published layout, with what its files do not say.
+    """A published layout, with the training settings that its files do not record.
 
-    Fields:
-        name: as the summary gives it.
+    Attributes:
+        name: as in the summary.
         prefix: of the tokenizer's tensors in the file.
-        statistics: mean and standard deviation of the pixels that the tokenizer was fed.
-        resample: filter of the trainer's resize.
+        statistics: mean and standard deviation of the normalisation in training.
+        resample: filter of the resize in training.
         strides: gap of the training pairs.
-        note: a difference that a user must know of, or "".
+        note: a difference that users must know, or "".
     """
 
     name: str
@@ -54,7 +55,7 @@ LARA_STAGE_1 = Layout(
     RAW_PIXELS,
     "bilinear",
     ("15f",),
-    "LARA's stage 1 feeds pixels in 0..1; if a policy trained this tokenizer further, it saw ImageNet statistics: "
+    "LARA's stage 1 feeds pixels in 0..1; if a policy trained this tokenizer further, it used ImageNet statistics: "
     f"convert the folder {POLICY_FOLDER}/ of that policy's checkpoint.",
 )
 LARA_POLICY_FOLDER = Layout("lara-policy", "", IMAGENET, "bilinear", ("15f",))
@@ -74,11 +75,11 @@ OPENPI = Layout(
 class ReferenceCheckpoint:
     """A checkpoint of Moto or LARA, read.
 
-    Fields:
-        folder: where the weights lie.
-        layout: which of the four it is.
-        tensors: by the reference's names, the layout's prefix taken off.
-        settings: the Hydra tree as plain data, or None where no file states it.
+    Attributes:
+        folder: of the weights.
+        layout: the detected one.
+        tensors: by the reference's names, without the layout's prefix.
+        settings: the Hydra tree as plain data, or None if no file contains it.
         settings_file: the name of that file, or "".
     """
 
@@ -90,7 +91,7 @@ class ReferenceCheckpoint:
 
 
 def read_checkpoint(source: str | Path) -> ReferenceCheckpoint:
-    """Find out which layout a folder has and read the tokenizer out of it.
+    """Detect the layout of a folder and read the tokenizer in it.
 
     Raises:
         ValueError: for a folder of no known layout, damaged weights, or a file that wants to run code.
@@ -101,6 +102,7 @@ def read_checkpoint(source: str | Path) -> ReferenceCheckpoint:
             f"{source} is not a folder. Download a published checkpoint first, e.g. "
             "hf download TencentARC/Moto --local-dir moto, and name the folder with its weights."
         )
+    # A LARA policy may hold its tokenizer in a folder of its own, beside the copy in the policy's weights.
     if _weights_file(folder / POLICY_FOLDER):
         folder /= POLICY_FOLDER
     weights = _weights_file(folder)
@@ -115,8 +117,8 @@ def read_checkpoint(source: str | Path) -> ReferenceCheckpoint:
     return ReferenceCheckpoint(folder, layout, tensors, settings, settings_file)
 
 
-def section(settings: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
-    """A part of the Hydra tree: Moto calls it `m_former`, LARA `m_former_config`; {} where it is not stated."""
+def settings_section(settings: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+    """A part of the Hydra tree, {} if absent: Moto calls it for example `m_former`, LARA `m_former_config`."""
     settings = settings or {}
     found = settings.get(name) or settings.get(f"{name}_config") or {}
     if not isinstance(found, dict):
@@ -134,7 +136,7 @@ def _layout(folder: Path, prefix: str, settings: Mapping[str, Any] | None, weigh
         return LARA_POLICY if prefix == LARA_POLICY.prefix else OPENPI
     if settings and "m_former" in settings:
         return MOTO
-    # LARA's stage 1 and its policies save the same files, but were fed other pixels: only the folder's name tells.
+    # LARA's stage 1 and its policies save the same files, but normalise differently: only the folder's name differs.
     if folder.resolve().name == POLICY_FOLDER:
         return LARA_POLICY_FOLDER
     return MOTO if settings is None and weights.name == PICKLE else LARA_STAGE_1
@@ -148,6 +150,7 @@ def _read_tensors(weights: Path) -> tuple[str, dict[str, Tensor]]:
         return prefix, {name.removeprefix(prefix): loaded[name] for name in loaded if name.startswith(prefix)}
     files = _shards(weights) if weights.name == SAFETENSORS_INDEX else [weights]
     try:
+        # Lazily: a whole policy holds many GB of other tensors.
         opened = [safe_open(file, "pt") for file in files]
         prefix = _prefix([name for file in opened for name in file.keys()], weights)  # noqa: SIM118 (not a dict)
         return prefix, {
@@ -157,7 +160,7 @@ def _read_tensors(weights: Path) -> tuple[str, dict[str, Tensor]]:
             if name.startswith(prefix)
         }
     except SafetensorError as error:
-        raise ValueError(f"{weights} is damaged or no safetensors file ({error}). Download it again.") from error
+        raise ValueError(f"{weights} is damaged or not a safetensors file ({error}). Download it again.") from error
 
 
 def _shards(index: Path) -> list[Path]:
@@ -166,25 +169,25 @@ def _shards(index: Path) -> list[Path]:
         raise ValueError(f"{index} has no weight_map: it does not list the shards of a checkpoint.")
     files = [index.parent / name for name in sorted(set(names.values()))]
     if absent := [file.name for file in files if not file.is_file()]:
-        raise ValueError(f"{index.parent} lacks {listed(absent)}, named in {index.name}. Download all shards.")
+        raise ValueError(f"{index.parent} lacks {summarize_names(absent)}, named in {index.name}. Download all shards.")
     return files
 
 
 def _prefix(names: Any, weights: Path) -> str:
-    """What stands before the tokenizer's names; a whole policy holds other tensors too."""
+    """The prefix of the tokenizer's tensor names; a whole policy holds other tensors too."""
     for prefix in ("", LARA_POLICY.prefix, OPENPI.prefix):
         if any(name.startswith(f"{prefix}m_former.") for name in names):
             return prefix
-    if is_villa_x(names):
-        refuse_villa_x(weights)
+    refuse_villa_x(names, weights)
+    found = summarize_names(sorted(names)) or "nothing"
     raise ValueError(
         f"{weights} holds no latent motion tokenizer: no name starts with m_former., {LARA_POLICY.prefix} or "
-        f"{OPENPI.prefix} (it holds {listed(sorted(names)) or 'nothing'}). Convert a checkpoint of Moto, or of LARA."
+        f"{OPENPI.prefix} (it holds {found}). Convert a checkpoint of Moto, or of LARA."
     )
 
 
 def _read_settings(folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """The Hydra tree and the file that states it. A policy's own config.json says nothing of the tokenizer."""
+    """The Hydra tree and its file name. A policy's own config.json does not describe the tokenizer."""
     settings, name = None, ""
     if (folder / "config.yaml").is_file():
         settings, name = _read_yaml(folder / "config.yaml"), "config.yaml"
@@ -192,7 +195,7 @@ def _read_settings(folder: Path) -> tuple[dict[str, Any] | None, str]:
         settings, name = read_json(folder / "config.json"), "config.json"
     if settings and isinstance(settings.get("config"), dict):
         settings = settings["config"]  # LARA's own YAML wraps the tree
-    if not section(settings, "m_former"):
+    if not settings_section(settings, "m_former"):
         return None, ""
     return settings, name
 
@@ -203,19 +206,19 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{file} is not plain YAML ({reason}): it is read as data, never run.") from error
-    return _table(file, content)
+    return _checked_table(file, content)
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON file that holds a table; ValueError naming it for anything else."""
+    """Read a JSON file that holds a table. Raises ValueError, naming the file, for anything else."""
     try:
         content = json.loads(file.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is not readable JSON ({error}).") from error
-    return _table(file, content)
+    return _checked_table(file, content)
 
 
-def _table(file: Path, content: Any) -> dict[str, Any]:
+def _checked_table(file: Path, content: Any) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds {type(content).__name__}, expected a table of settings.")
     return content

@@ -1,4 +1,4 @@
-"""The start at the change: the first layer compares places, and only values are set."""
+"""The difference initialisation: the first layer compares positions, and only values are set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel
-from lara_tokenizer.train.change_start import start_at_change
+from lara_tokenizer.train.difference_init import initialize_from_difference
 
 VISION = {
     "model_type": "vit_mae",
@@ -38,9 +38,9 @@ def model():
 
 
 @torch.no_grad()
-def test_in_the_first_layer_each_patch_looks_at_its_place_in_the_other_frame(model, pair):
+def test_in_the_first_layer_each_patch_attends_to_its_position_in_the_other_frame(model, pair):
     started = copy.deepcopy(model)
-    start_at_change(started, *pair)
+    initialize_from_difference(started, *pair)
     first = started.encode(*pair, output_attentions=True).attentions[0]
     queries, tokens = model.config.num_latents, model.config.num_frame_tokens
     now, future = slice(queries, queries + tokens), slice(queries + tokens + 1, queries + 2 * tokens + 1)
@@ -51,9 +51,9 @@ def test_in_the_first_layer_each_patch_looks_at_its_place_in_the_other_frame(mod
 @torch.no_grad()
 def test_only_values_are_set_and_the_seed_decides_them(model, pair):
     one, same, other = (copy.deepcopy(model) for _ in range(3))
-    start_at_change(one, *pair, seed=3)
-    start_at_change(same, *pair, seed=3)
-    start_at_change(other, *pair, seed=4)
+    initialize_from_difference(one, *pair, seed=3)
+    initialize_from_difference(same, *pair, seed=3)
+    initialize_from_difference(other, *pair, seed=4)
     before, after = model.state_dict(), one.state_dict()
     assert {name: tensor.shape for name, tensor in before.items()} == {name: t.shape for name, t in after.items()}
     assert all(torch.equal(after[name], tensor) for name, tensor in same.state_dict().items())
@@ -67,4 +67,4 @@ def test_only_values_are_set_and_the_seed_decides_them(model, pair):
 def test_a_model_without_a_second_layer_is_refused(pair):
     shallow = LatentActionModel(LatentActionConfig(vision_config=VISION, num_m_former_layers=1))
     with pytest.raises(ValueError, match=r"at least 2 layers .* this model has vit_mae, 1 layers, heads 32 wide"):
-        start_at_change(shallow, *pair)
+        initialize_from_difference(shallow, *pair)

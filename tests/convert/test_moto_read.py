@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel
 
 from lara_tokenizer.convert import convert_checkpoint
-from lara_tokenizer.convert.names import reference_shapes
+from lara_tokenizer.convert.moto.names import reference_shapes
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
 
 OTHER_SIZES = [
@@ -235,7 +235,7 @@ def test_lara_s_layouts_convert_with_what_their_files_do_not_say(
     assert processor.size == {"height": 32, "width": 32}
     assert model.config.strides == [stride]
     assert model.config.num_attention_heads == heads
-    assert any("attention heads: took 1" in note for note in summary.notes) == (heads == 1)
+    assert any("attention heads: assumed 1" in note for note in summary.notes) == (heads == 1)
     assert any("padding" in note for note in summary.notes) == (layout == "openpi")
     codebook = reference.tensors_of(sizes)["vector_quantizer.embedding.weight"]
     assert torch.equal(model.bottleneck.codebook.weight, codebook)

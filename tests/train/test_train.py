@@ -1,4 +1,4 @@
-"""Thirty steps on moving squares: the loss falls, a restart changes nothing, a dying codebook stops the run."""
+"""Thirty steps on moving squares: the loss falls, a restart changes nothing, a collapsing codebook stops the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train import PairDataset, ReaderFrames, Recipe, find_pairs, train_latent_action_model
-from lara_tokenizer.train.monitor import CollapseError, CollapseWatch
+from lara_tokenizer.train.monitor import CollapseError, CollapseMonitor
 from lara_tokenizer.train.trainer import LatentActionTrainer
 
 
@@ -139,7 +139,7 @@ def test_two_sources_train_alike_from_the_cache_and_from_the_readers(tmp_path, r
 def test_the_codebook_draws_are_a_function_of_the_step_and_no_training_draws(tmp_path, squares, recipe, tiny_config):
     processor = LatentActionProcessor(size={"height": 32, "width": 32})
     frames = ReaderFrames(squares(3), processor)
-    pairs = PairDataset(frames, find_pairs(frames.streams, ["0.5s"]))
+    pairs = PairDataset(frames, find_pairs(frames.sequences, ["0.5s"]))
     options = recipe.override(workers=1).training
     trainer = LatentActionTrainer(
         LatentActionModel(tiny_config), processor, options, recipe.augmentation, pairs, None, tmp_path
@@ -158,7 +158,7 @@ def test_the_codebook_draws_are_a_function_of_the_step_and_no_training_draws(tmp
     assert trainer.get_train_dataloader().multiprocessing_context is None
 
 
-def test_a_cache_folder_for_a_run_without_cache_and_a_run_without_source_are_refused(tmp_path, squares, recipe):
+def test_a_cache_folder_without_cache_and_a_run_without_source_are_refused(tmp_path, squares, recipe):
     with pytest.raises(ValueError, match="cache_frames: false"):
         train_latent_action_model(
             squares(2), recipe.override(cache_frames=False), out=tmp_path / "run", frames=tmp_path / "frames"
@@ -167,13 +167,13 @@ def test_a_cache_folder_for_a_run_without_cache_and_a_run_without_source_are_ref
         train_latent_action_model(None, recipe, out=tmp_path / "run")
 
 
-def test_a_dying_codebook_stops_the_run_with_the_sentence(tmp_path, squares, recipe, frames, monkeypatch):
+def test_a_collapsing_codebook_stops_the_run_with_the_sentence(tmp_path, squares, recipe, frames, monkeypatch):
     def one_code(self, step, measured, codebook):
         return check(self, step, {"spread": 1.0, "perplexity": 1.0}, codebook)
 
-    check = CollapseWatch.check
-    monkeypatch.setattr(CollapseWatch, "check", one_code)
-    with pytest.raises(CollapseError, match=r"stopped at step \d+: the codebook died: perplexity 1.0"):
+    check = CollapseMonitor.check
+    monkeypatch.setattr(CollapseMonitor, "check", one_code)
+    with pytest.raises(CollapseError, match=r"stopped at step \d+: the codebook collapsed: perplexity 1.0"):
         train_latent_action_model(
             squares(10), recipe.override(grace_steps=0, log_steps=4), out=tmp_path / "run", frames=frames
         )
@@ -202,7 +202,7 @@ def invoke():
     return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_the_command_says_what_a_dry_run_would_train(tmp_path, invoke):
+def test_the_command_prints_the_plan_of_a_dry_run(tmp_path, invoke):
     path = tmp_path / "recipe.yaml"
     path.write_text("training: {steps: 10, batch_size: 4}", encoding="utf-8")
     result = invoke("--recipe", path, "--dry-run", "--json", "--steps", 5)

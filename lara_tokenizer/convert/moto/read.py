@@ -1,39 +1,39 @@
-"""A checkpoint of Moto or LARA, in any of its four layouts -> a whole checkpoint of ours."""
+"""`convert_moto`: convert a checkpoint of Moto or LARA, in any published layout, to this package's format."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from lara_tokenizer.convert.kept import KeptSettings, read_kept
-from lara_tokenizer.convert.layouts import ReferenceCheckpoint, read_checkpoint
-from lara_tokenizer.convert.names import check_tensors, from_reference, reference_shapes
-from lara_tokenizer.convert.settings import read_config
-from lara_tokenizer.convert.summary import SIZES, ConversionSummary, new_folder
-from lara_tokenizer.convert.vision import (
+from lara_tokenizer._files import new_folder
+from lara_tokenizer.convert.base import ConversionSummary
+from lara_tokenizer.convert.moto.config import (
+    SIZES,
+    VISION_FOLDER,
     check_vision_fits,
     load_vision_config,
     load_vision_encoder,
     named_encoder,
+    read_config,
 )
+from lara_tokenizer.convert.moto.layouts import ReferenceCheckpoint, read_checkpoint
+from lara_tokenizer.convert.moto.names import ADVICE, from_reference, reference_shapes
+from lara_tokenizer.convert.moto.sidecar import Sidecar, read_sidecar
+from lara_tokenizer.convert.state_dict import check_tensors, zero_buffers
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
-
-VISION_FOLDER = "vision_encoder"
 
 
 def convert_moto(source: str | Path, *, out: str | Path, vision_encoder: str | Path | None = None) -> ConversionSummary:
-    """Write `out`: model, vision encoder and processor, ready for `LatentActionModel.from_pretrained(out)`.
+    """Convert a checkpoint and write model, vision encoder and processor to `out`.
 
     Args:
         source: folder of a Moto tokenizer, a LARA stage-1 checkpoint, a LARA policy (whole, or its folder
             `latent_motion_tokenizer/`) or an openpi checkpoint with the tokenizer inside.
         out: a new folder.
-        vision_encoder: transformers folder or Hub id of the frozen encoder, which those files leave out. None takes
-            the folder `vision_encoder/` beside the weights, as `export_to_moto` writes it.
+        vision_encoder: transformers folder or Hub id of the frozen encoder, which those files do not contain. None
+            takes the folder `vision_encoder/` beside the weights, as `export_to_moto` writes it.
 
     Raises:
         ValueError: naming the file, the tensors or the sizes that do not fit, and what to do.
@@ -42,18 +42,19 @@ def convert_moto(source: str | Path, *, out: str | Path, vision_encoder: str | P
     """
     checkpoint = read_checkpoint(source)
     encoder_name = _encoder_name(checkpoint, vision_encoder)
+    # Its config alone first: the weights are large, and often the wrong ones are named.
     vision_config = load_vision_config(encoder_name)
     check_vision_fits(vision_config, encoder_name, checkpoint)
-    kept = read_kept(checkpoint.folder)
-    if kept is None:
+    sidecar = read_sidecar(checkpoint.folder)
+    if sidecar is None:
         config, notes = read_config(checkpoint, vision_config)
         processor = _processor(checkpoint, config)
     else:
-        config, notes, processor = kept.config, [], kept.processor
-    check_tensors(checkpoint.tensors, reference_shapes(config), checkpoint.folder)
+        config, notes, processor = sidecar.config, [], sidecar.processor
+    check_tensors(checkpoint.tensors, reference_shapes(config), checkpoint.folder, ADVICE)
     with new_folder(out) as scratch:
         encoder = load_vision_encoder(encoder_name, vision_config)
-        model = _assemble(checkpoint, config, encoder, kept)
+        model = _assemble(checkpoint, config, encoder, sidecar)
         model.save_pretrained(scratch)
         processor.save_pretrained(scratch)
     return ConversionSummary(
@@ -69,9 +70,9 @@ def convert_moto(source: str | Path, *, out: str | Path, vision_encoder: str | P
     )
 
 
-def _encoder_name(checkpoint: ReferenceCheckpoint, given: str | Path | None) -> str:
-    if given is not None:
-        return str(given)
+def _encoder_name(checkpoint: ReferenceCheckpoint, vision_encoder: str | Path | None) -> str:
+    if vision_encoder is not None:
+        return str(vision_encoder)
     beside = checkpoint.folder / VISION_FOLDER
     if beside.is_dir():
         return str(beside)
@@ -94,24 +95,16 @@ def _processor(checkpoint: ReferenceCheckpoint, config: LatentActionConfig) -> L
 
 
 def _assemble(
-    checkpoint: ReferenceCheckpoint, config: LatentActionConfig, encoder: PreTrainedModel, kept: KeptSettings | None
+    checkpoint: ReferenceCheckpoint, config: LatentActionConfig, encoder: PreTrainedModel, sidecar: Sidecar | None
 ) -> LatentActionModel:
-    """The model, without ever drawing its (to be overwritten) random weights."""
+    """Build the model on the meta device, without drawing random weights that would be overwritten."""
     with torch.device("meta"):
         model = LatentActionModel(config)
-    state: dict[str, Any] = {
-        name: torch.zeros_like(buffer, device="cpu")
-        for name, buffer in model.named_buffers()
-        if not name.startswith("vision_encoder.")
-    }
-    state.update(from_reference(checkpoint.tensors, config))
-    state.update(kept.tensors if kept else {})
     model.vision_encoder = encoder
-    state.update({f"vision_encoder.{name}": tensor for name, tensor in encoder.state_dict().items()})
+    state = zero_buffers(model) | from_reference(checkpoint.tensors, config)
+    # After the reference's: what the export folded or left out takes precedence.
+    state |= sidecar.tensors if sidecar else {}
+    state |= {f"vision_encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     model.load_state_dict(state, assign=True)
-    assert not any(_on_meta(tensor) for tensor in model.state_dict().values())
+    assert not any(tensor.is_meta for tensor in model.state_dict().values())
     return model.eval()
-
-
-def _on_meta(tensor: Tensor) -> bool:
-    return tensor.device.type == "meta"
