@@ -8,12 +8,12 @@
 from __future__ import annotations
 
 from lara_tokenizer.data.episode import Episode, FrameIndex, FrameReader, SignalReader, Signals
-from lara_tokenizer.data.found import SourceFacts
-from lara_tokenizer.data.images import ImageFolderReader
+from lara_tokenizer.data.listing import SourceFacts
 from lara_tokenizer.data.load import Episodes, LoadOptions, load_episodes
 from lara_tokenizer.data.statistics import ActionStatistics, action_statistics
 from lara_tokenizer.data.stride import Stride
-from lara_tokenizer.data.video import VideoReader
+from lara_tokenizer.data.video.images import ImageFolderReader
+from lara_tokenizer.data.video.reader import VideoReader
 
 __all__ = [
     "ActionStatistics",

@@ -11,11 +11,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lara_tokenizer.data.decoders import video_reader_class
 from lara_tokenizer.data.episode import Episode
-from lara_tokenizer.data.found import Found
+from lara_tokenizer.data.listing import Found
 from lara_tokenizer.data.names import first_of
 from lara_tokenizer.data.segment import cut
+from lara_tokenizer.data.video.backends import video_reader_class
 
 _COLUMNS = {
     "path": ("path", "video", "file", "filename", "video_path"),

@@ -14,11 +14,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lara_tokenizer.data.images import IMAGE_SUFFIXES, is_numbered_image
-from lara_tokenizer.data.lerobot import is_lerobot
+from lara_tokenizer.data.lerobot.dataset import is_lerobot
 from lara_tokenizer.data.something_something import is_something_something
-from lara_tokenizer.data.video import VIDEO_SUFFIXES
-from lara_tokenizer.data.webdataset import is_webdataset
+from lara_tokenizer.data.video.images import IMAGE_SUFFIXES, is_numbered_image
+from lara_tokenizer.data.video.reader import VIDEO_SUFFIXES
+from lara_tokenizer.data.webdataset.dataset import is_webdataset
 
 READABLE = (
     "a video file, a folder of videos, a folder of numbered images, a dataset's folder (LeRobotDataset, RLDS, "
@@ -101,7 +101,7 @@ def _dataset(folder: Path, names: set[str]) -> str | None:
     if "meta" in names and is_lerobot(folder):
         return "lerobot"
     if "features.json" in names or any(name[0].isdigit() and name.count(".") == 2 for name in names):
-        from lara_tokenizer.data.rlds import rlds_root  # late: protobuf is for those who have RLDS
+        from lara_tokenizer.data.rlds.dataset import rlds_root  # late: protobuf is for those who have RLDS
 
         if rlds_root(folder) is not None:
             return "rlds"

@@ -11,11 +11,11 @@ from typing import Any, SupportsIndex, TypedDict, overload
 from lara_tokenizer.data.discover import READABLE
 from lara_tokenizer.data.episode import Episode
 from lara_tokenizer.data.filters import filtered
-from lara_tokenizer.data.found import Found, SourceFacts
-from lara_tokenizer.data.images import ImageFolderReader
+from lara_tokenizer.data.listing import Found, SourceFacts
 from lara_tokenizer.data.rates import Fps, rates_of
 from lara_tokenizer.data.segment import override_rate, segment_seconds, segments
 from lara_tokenizer.data.sources import Finder, merged
+from lara_tokenizer.data.video.images import ImageFolderReader
 
 logger = logging.getLogger(__name__)
 

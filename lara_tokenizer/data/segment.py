@@ -9,11 +9,11 @@ import av
 import numpy as np
 
 from lara_tokenizer.data.episode import Episode, FrameIndex, Signals, check_indices
-from lara_tokenizer.data.lerobot_reader import LeRobotReader
-from lara_tokenizer.data.open_videos import SharedVideo
-from lara_tokenizer.data.packets import open_video
+from lara_tokenizer.data.lerobot.reader import LeRobotReader
 from lara_tokenizer.data.stride import Stride
-from lara_tokenizer.data.video import VideoReader
+from lara_tokenizer.data.video.open_videos import SharedVideo
+from lara_tokenizer.data.video.packets import open_video
+from lara_tokenizer.data.video.reader import VideoReader
 from lara_tokenizer.errors import LaraTokenizerError
 
 # Times in containers are rounded to milliseconds or worse: a frame stamped 9.9996 s belongs to what starts at 10 s.

@@ -8,9 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lara_tokenizer.data.decoders import video_reader_class
 from lara_tokenizer.data.episode import Episode
-from lara_tokenizer.data.found import Found
+from lara_tokenizer.data.listing import Found
+from lara_tokenizer.data.video.backends import video_reader_class
 
 # The archive's own names, in its two releases.
 _SPLITS = {

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lara_tokenizer.data.clip_list import find_list
-from lara_tokenizer.data.decoders import video_reader_class
 from lara_tokenizer.data.discover import LOOKED_FOR, READABLE, Place, dataset_around, discover
 from lara_tokenizer.data.episode import Episode
-from lara_tokenizer.data.found import Found
-from lara_tokenizer.data.hf_datasets import find_datasets
-from lara_tokenizer.data.images import ImageFolderReader
-from lara_tokenizer.data.lerobot import find_lerobot, is_hub_id
+from lara_tokenizer.data.huggingface.dataset import find_datasets
+from lara_tokenizer.data.lerobot.dataset import find_lerobot, is_hub_id
+from lara_tokenizer.data.listing import Found
 from lara_tokenizer.data.something_something import find_something_something
-from lara_tokenizer.data.video import VideoReader
-from lara_tokenizer.data.webdataset import find_webdataset
+from lara_tokenizer.data.video.backends import video_reader_class
+from lara_tokenizer.data.video.images import ImageFolderReader
+from lara_tokenizer.data.video.reader import VideoReader
+from lara_tokenizer.data.webdataset.dataset import find_webdataset
 
 SCHEMES = ("video", "lerobot", "rlds", "datasets", "webdataset", "ssv2", "list")
 
@@ -137,7 +137,7 @@ class Finder:
             case "lerobot":
                 return find_lerobot(name, cameras=self.cameras, decoder=self.decoder)
             case "rlds":
-                from lara_tokenizer.data.rlds import find_rlds  # late: protobuf is for those who have RLDS
+                from lara_tokenizer.data.rlds.dataset import find_rlds  # late: protobuf is for those who have RLDS
 
                 return find_rlds(Path(name), cameras=self.cameras, split=self.split)
             case "datasets":

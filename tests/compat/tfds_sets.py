@@ -262,7 +262,7 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def check(sets: Path, folder: Path) -> None:
-    from lara_tokenizer.data.rlds import find_rlds
+    from lara_tokenizer.data.rlds.dataset import find_rlds
 
     assert "tensorflow" not in sys.modules
     for name, root in roots(sets):

@@ -8,8 +8,10 @@ import pickle
 import numpy as np
 import pytest
 
-from lara_tokenizer.data import load_episodes, open_videos, packets, segment, video
+from lara_tokenizer.data import load_episodes, segment
 from lara_tokenizer.data.segment import segments
+from lara_tokenizer.data.video import open_videos, packets
+from lara_tokenizer.data.video import reader as video
 from lara_tokenizer.errors import EpisodeReadError
 
 
