@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from lara_tokenizer.data import lerobot_writer
-from lara_tokenizer.data.lerobot_writer import LeRobotWriter, encode_video, picture_histogram
+from lara_tokenizer.data.lerobot import writer as lerobot_writer
+from lara_tokenizer.data.lerobot.writer import LeRobotWriter, encode_video, picture_histogram
 
 KEY = "observation.images.top"
 

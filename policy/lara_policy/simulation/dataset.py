@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from lara_policy.simulation.expert import ACTION_NAMES, STATE_NAMES, run_episode
 from lara_policy.simulation.gl import choose_gl_backend, gl_environment
 from lara_policy.simulation.tasks import TASK_TEXT, select_tasks
-from lara_tokenizer.data.lerobot_writer import LeRobotWriter
+from lara_tokenizer.data.lerobot.writer import LeRobotWriter
 from lara_tokenizer.errors import missing_extra
 
 logger = logging.getLogger(__name__)
