@@ -11,7 +11,7 @@ import google_crc32c
 import numpy as np
 from PIL import Image
 
-from lara_tokenizer.data.rlds.tf_example import example_class
+from lara_tokenizer.data.rlds.tfrecord import example_class
 
 TFDS = "tensorflow_datasets.core.features."
 

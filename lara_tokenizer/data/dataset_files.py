@@ -1,8 +1,9 @@
-"""The files of a dataset by relative name, on this disk or on the Hub."""
+"""Files of a dataset by relative name, in a local folder or in a Hub repository."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Protocol
 from lara_tokenizer.errors import EpisodeReadError, first_line
 
 
-class Files(Hashable, Protocol):
-    """A dataset's files. Hashable and picklable: readers carry it to worker processes."""
+class DatasetFiles(Hashable, Protocol):
+    """The files of a dataset. Hashable and picklable: readers carry it to worker processes."""
 
     def path(self, name: str) -> Path:
-        """Where a file lies on this machine, fetched first where need be. Raises EpisodeReadError."""
+        """Local path of a file, downloaded first if necessary. Raises EpisodeReadError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +30,14 @@ class LocalFiles:
     root: str
 
     def path(self, name: str) -> Path:
-        """Raises EpisodeReadError where there is no such file."""
+        """Path of an existing file. Raises EpisodeReadError where there is none."""
         path = Path(self.root, name)
         if not path.is_file():
             raise EpisodeReadError(name, "it is missing")
         return path
 
     def names(self) -> set[str]:
-        """All files, relative to the root, links followed."""
+        """Names of all files, relative to the root; symbolic links are followed."""
         found: set[str] = set()
         for folder, _, names in os.walk(self.root, followlinks=True):
             inside = Path(folder).relative_to(self.root).as_posix()
@@ -46,35 +47,54 @@ class LocalFiles:
 
 @dataclass(frozen=True, slots=True)
 class HubFiles:
-    """Files of a dataset repository on the Hub, each fetched into the Hub's own cache when it is first needed."""
+    """Files of a dataset repository on the Hub, each downloaded into the Hub's cache when first needed."""
 
     repo_id: str
     revision: str  # a commit
 
     def path(self, name: str) -> Path:
-        """Raises EpisodeReadError where the Hub has no such file, or cannot be reached."""
+        """Path in the Hub's cache. Raises EpisodeReadError for an unknown file or an unreachable Hub."""
         from huggingface_hub import hf_hub_download
 
         try:
             return Path(hf_hub_download(self.repo_id, name, repo_type="dataset", revision=self.revision))
-        except Exception as error:  # the hub's errors share no base, and each means: not to be had
-            raise EpisodeReadError(name, f"cannot be had from the Hub ({first_line(error)})") from error
+        except Exception as error:  # the Hub client's errors share no base class
+            raise EpisodeReadError(name, f"cannot be downloaded from the Hub ({first_line(error)})") from error
 
 
 def open_hub(name: str) -> tuple[HubFiles, set[str]]:
-    """A dataset repository, "user/name" or "user/name@revision", at its present commit, and the names of its files.
+    """A dataset repository, "user/name" or "user/name@revision", pinned to its current commit; and its file names.
 
-    Raises ValueError where there is none, or where the Hub cannot be reached.
+    Raises ValueError where there is no such repository, or the Hub cannot be reached.
     """
     from huggingface_hub import HfApi
 
     repo_id, _, revision = name.partition("@")
     try:
         info = HfApi().dataset_info(repo_id, revision=revision or None)
-    except Exception as error:  # as above
+    except Exception as error:  # the Hub client's errors share no base class
         raise ValueError(
-            f"dataset {name!r}: no such folder, and not to be had from the Hub ({first_line(error)}). "
-            "Name a folder, or a dataset of the Hub as user/name"
+            f"dataset {name!r}: neither a local folder nor a Hub repository ({first_line(error)}). "
+            "Name a folder, or a dataset on the Hub as user/name"
         ) from error
     assert info.sha is not None
     return HubFiles(repo_id, info.sha), {sibling.rfilename for sibling in info.siblings or ()}
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a text has the form of a Hub id, "user/name" with an optional "@revision".
+
+    >>> is_hub_id("lerobot/pusht"), is_hub_id("a/b@v2.1"), is_hub_id("data/sets/x"), is_hub_id("pusht")
+    (True, True, False, False)
+    """
+    parts = text.partition("@")[0].split("/")
+    return len(parts) == 2 and all(part and part[0] not in ".~" for part in parts)
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Sort key for natural order: img_9 before img_10.
+
+    >>> sorted(["img_10.png", "img_9.png"], key=natural_key)
+    ['img_9.png', 'img_10.png']
+    """
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,24 +1,43 @@
-"""What a reader of one format found where a person pointed, and the choice of cameras that all formats share."""
+"""The episodes that a format lists at a path, and the options and camera choice that all formats share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lara_tokenizer.data.episode import Episode
 
 
 @dataclass(frozen=True, slots=True)
-class SourceFacts:
-    """What a source was found to be.
+class ListOptions:
+    """Options of `load_episodes` that the formats apply; each format uses those that concern it."""
 
-    `revision` is a Hub commit, or the sha256 of a list; `notes` say what a person should know.
-    """
+    cameras: tuple[str, ...] = ()
+    """Names, last parts of names, or "all"; empty: the default camera."""
+    decoder: str = "pyav"
+    split: str | None = None
+    subset: str | None = None
+    """Configuration of a Hugging Face dataset."""
+    streaming: bool = False
+    """Leave a Hugging Face dataset on the Hub and download only what is read."""
+    root: Path | None = None
+    """Folder that the paths of a clip list are relative to; None: the list's own folder."""
+
+
+DEFAULT_OPTIONS = ListOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """Description of a source for messages and for the metadata of a token table."""
 
     name: str
     format: str
     episodes: int
+    """Number of episodes."""
     revision: str | None = None
+    """Commit of a Hub repository, or SHA-256 of a clip list."""
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -29,35 +48,39 @@ class SourceFacts:
 
 
 @dataclass(slots=True)
-class Found:
-    """One source, listed: no frame is decoded yet.
-
-    `format` is for people and metadata ("LeRobotDataset v2.1"), `name` the folder's or the Hub's name for it. Ids of
-    `episodes` are unique within it. `notes` say what a person should know (a camera without files, a missing shard).
-    `revision` is a Hub commit, or the sha256 of a list. `needs_rate`: neither the dataset nor its pictures have a frame
-    rate.
-    """
+class Listing:
+    """The episodes of one source; no frame is decoded yet."""
 
     format: str
+    """For messages and metadata, such as "LeRobotDataset v2.1"."""
     name: str
+    """Name of the folder or of the Hub repository."""
     episodes: list[Episode]
+    """Episodes with ids that are unique within this listing."""
     notes: list[str] = field(default_factory=list)
+    """Remarks for the user: a camera without files, a missing shard."""
     revision: str | None = None
+    """Commit of a Hub repository, or SHA-256 of a clip list."""
     needs_rate: bool = False
+    """Whether neither the dataset nor its images state a frame rate."""
 
-    def facts(self) -> SourceFacts:
-        """The same for people: counts in place of episodes."""
-        return SourceFacts(self.name, self.format, len(self.episodes), self.revision, tuple(self.notes))
+    def info(self) -> SourceInfo:
+        """Name, format, episode count and notes."""
+        return SourceInfo(self.name, self.format, len(self.episodes), self.revision, tuple(self.notes))
 
 
 def choose_cameras(
-    available: Sequence[str], asked: Sequence[str], source: object, preferred: str | None = None
+    available: Sequence[str], requested: Sequence[str], source: object, preferred: str | None = None
 ) -> tuple[tuple[str, ...], list[str]]:
-    """The cameras to read, in the source's order, and a note where the choice was ours.
+    """The cameras to read, in the source's order, and a note where the default was taken among several.
 
-    `available` are the source's cameras in its own order; `asked` are names, their last parts ("top" for
-    "observation.images.top") or "all"; nothing asked takes `preferred`, or the first. Raises ValueError for a source
-    without cameras, and for a camera that it does not have or that could be several.
+    Args:
+        available: the source's cameras in its own order.
+        requested: names, last parts of names ("top" for "observation.images.top"), or "all".
+        source: names the dataset in errors.
+        preferred: default where nothing is requested and it is available; else the first camera is.
+
+    Raises ValueError for a source without cameras, and for a requested name that matches none or several.
 
     >>> choose_cameras(["observation.images.top", "observation.images.wrist"], ["wrist"], "demos")
     (('observation.images.wrist',), [])
@@ -65,25 +88,25 @@ def choose_cameras(
     ["took camera 'top' of top, wrist"]
     """
     if not available:
-        raise ValueError(f"{source}: it has no camera: no column, file or feature of it holds pictures")
-    if not asked:
+        raise ValueError(f"{source}: it has no camera: no column, file or feature of it holds images")
+    if not requested:
         chosen = preferred if preferred is not None and preferred in available else available[0]
         notes = [f"took camera {chosen!r} of {', '.join(available)}"] if len(available) > 1 else []
         return (chosen,), notes
-    wanted: set[str] = set()
-    for name in asked:
+    selected: set[str] = set()
+    for name in requested:
         matches = [name] if name in available else [each for each in available if last_part(each) == name]
         if name == "all":
             matches = list(available)
         elif len(matches) != 1:
-            what = "names several of its cameras" if matches else "is no camera of it"
-            raise ValueError(f"{source}: camera {name!r} {what}. There are: {', '.join(available)}; or take 'all'")
-        wanted.update(matches)
-    return tuple(camera for camera in available if camera in wanted), []
+            problem = "names several of its cameras" if matches else "is no camera of it"
+            raise ValueError(f"{source}: camera {name!r} {problem}. There are: {', '.join(available)}; or take 'all'")
+        selected.update(matches)
+    return tuple(camera for camera in available if camera in selected), []
 
 
 def last_part(camera: str) -> str:
-    """What people call a camera for short.
+    """The short name of a camera: the part after the last "." or "/".
 
     >>> last_part("observation.images.top"), last_part("wrist/rgb")
     ('top', 'rgb')

@@ -262,11 +262,12 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def check(sets: Path, folder: Path) -> None:
-    from lara_tokenizer.data.rlds.dataset import find_rlds
+    from lara_tokenizer.data.listing import ListOptions
+    from lara_tokenizer.data.rlds.dataset import list_episodes
 
     assert "tensorflow" not in sys.modules
     for name, root in roots(sets):
-        episodes = {episode.id: episode for episode in find_rlds(root, cameras=["all"]).episodes}
+        episodes = {episode.id: episode for episode in list_episodes(str(root), ListOptions(cameras=("all",))).episodes}
         files = sorted((folder / name).rglob("*-accurate.npz"))
         assert len(files) == len(episodes) > 0, f"{name}: TFDS read {len(files)} episodes, we {len(episodes)}"
         rough: dict[str, int] = {}

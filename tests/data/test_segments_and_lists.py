@@ -8,9 +8,9 @@ import pickle
 import numpy as np
 import pytest
 
-from lara_tokenizer.data import load_episodes, segment
+from lara_tokenizer.data import load_episodes
 from lara_tokenizer.data.segment import segments
-from lara_tokenizer.data.video import open_videos, packets
+from lara_tokenizer.data.video import backends, packets
 from lara_tokenizer.data.video import reader as video
 from lara_tokenizer.errors import EpisodeReadError
 
@@ -52,7 +52,7 @@ def test_the_file_is_scanned_once_for_all_its_segments(film, monkeypatch):
     pieces = [pickle.loads(pickle.dumps(piece)) for piece in load_episodes(film, segment="1s")]
     scanned = []
     monkeypatch.setattr(video, "scan", lambda path: scanned.append(path) or packets.scan(path))
-    open_videos._reader.cache_clear()
+    backends._reader.cache_clear()
     for piece in pieces:
         piece.frames("", [0])
         piece.close()
@@ -63,7 +63,7 @@ def test_a_limit_opens_no_more_than_it_needs(tmp_path, film, monkeypatch):
     for name in "abc":
         (tmp_path / f"{name}.mp4").write_bytes(film.read_bytes())
     opened = []
-    monkeypatch.setattr(segment, "open_video", lambda path: opened.append(path.name) or packets.open_video(path))
+    monkeypatch.setattr(video, "open_video", lambda path: opened.append(path.name) or packets.open_video(path))
     assert len(load_episodes(tmp_path, segment="2s", limit=4)) == 4
     assert opened == ["a.mp4", "b.mp4"]
 
@@ -76,7 +76,7 @@ def test_actions_and_text_are_cut_with_the_frames(tmp_path, numbered_frames, wri
     assert np.array_equal(np.concatenate([part.actions for part in parts]), whole.signals().actions)
     assert [len(part.texts) for part in parts] == [10, 10, 5]
     assert second.index == 0
-    assert second.offers == whole.offers
+    assert second.available_signals == whole.available_signals
 
 
 def test_a_limit_counts_segments(film):
@@ -94,7 +94,7 @@ def test_a_film_that_cannot_be_opened_stays_one_episode_and_fails_by_itself(film
 
 def test_a_header_that_promises_too_much_gives_empty_segments_and_nothing_wrong(film, monkeypatch):
     (whole,) = load_episodes(film)
-    monkeypatch.setattr("lara_tokenizer.data.segment._duration", lambda episode: 60.0)
+    monkeypatch.setattr(video.VideoReader, "stated_duration", lambda self, fps: 60.0)
     pieces = segments(whole, "2s")
     assert [piece.num_frames() for piece in pieces] == [20, 20, 5] + [0] * 27
 
@@ -122,7 +122,7 @@ def test_a_list_of_parts_with_labels(film, decode_all):
     assert np.array_equal(part.frames("", range(10)), whole[5:15])
     assert episodes["film.mp4#t=3"].num_frames() == 15
     assert episodes["film.mp4"].num_frames() == 45
-    assert episodes["film.mp4"].offers == ()
+    assert episodes["film.mp4"].available_signals == ()
 
 
 def test_a_plain_list_is_relative_to_the_source_or_to_itself(film, tmp_path):

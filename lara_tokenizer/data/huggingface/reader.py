@@ -12,12 +12,10 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from lara_tokenizer.data.camera_readers import CameraReaders
-from lara_tokenizer.data.columns import number_rows
-from lara_tokenizer.data.episode import FrameReader, Signals
+from lara_tokenizer.data.columns import numeric_rows
+from lara_tokenizer.data.episode import CameraReaders, FrameReader, Signals
 from lara_tokenizer.data.huggingface.rows import Row
-from lara_tokenizer.data.video.media import EncodedImagesReader, RemoteFile
-from lara_tokenizer.data.video.open_videos import SharedVideo
+from lara_tokenizer.data.video import EncodedImagesReader, RemoteFile, SharedVideo
 from lara_tokenizer.errors import EpisodeReadError
 
 _LISTS = (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar)
@@ -25,7 +23,7 @@ _LISTS = (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar)
 
 @dataclass(frozen=True, slots=True)
 class CellVideo:
-    """A video whose bytes are a cell of a table; a `Media`. They are read anew each time it is opened."""
+    """A video stored as bytes in a cell of a table; a `Media`. The bytes are read anew each time it is opened."""
 
     name: str
     row: Row
@@ -35,14 +33,15 @@ class CellVideo:
         return f"{self.name}, {self.column}"
 
     def open(self) -> BinaryIO:
-        found = content(self.row.cell(self.column), self.row.folder)
-        assert isinstance(found, bytes)
-        return BytesIO(found)
+        """The bytes as a seekable file. Raises EpisodeReadError."""
+        data = cell_media(self.row.cell(self.column), self.row.folder)
+        assert isinstance(data, bytes)
+        return BytesIO(data)
 
 
 @dataclass(frozen=True, slots=True)
 class CellImages:
-    """Images that are a list in one cell of a table."""
+    """A list of images in one cell of a table; an `EncodedImages`."""
 
     row: Row
     column: str
@@ -55,50 +54,60 @@ class CellImages:
         return f"{self.column}, frame {i}"
 
     def read(self, i: int) -> bytes:
-        found = content(_storage(self.row.cell(self.column)).values[i], self.row.folder)
-        if found is None:
+        media = cell_media(_storage(self.row.cell(self.column)).values[i], self.row.folder)
+        if media is None:
             raise ValueError("it is empty")
-        if isinstance(found, Path):
-            return found.read_bytes()
-        return found.read() if isinstance(found, RemoteFile) else found
+        if isinstance(media, Path):
+            return media.read_bytes()
+        return media.read() if isinstance(media, RemoteFile) else media
 
 
 class DatasetsReader(CameraReaders):
-    """A `FrameReader` and `SignalReader` for one row; cameras are columns.
+    """A `FrameReader` and `SignalReader` for one row, whose cameras are columns.
 
-    `columns` names those of actions and states, `text` is the row's instruction, `name` stands in errors.
+    Args:
+        name: the episode's id, for errors.
+        row: the row.
+        cameras: columns of videos or lists of images.
+        columns: the column of "actions" and of "states", as far as there are any.
+        text: the row's instruction.
+        decoder: "pyav", "decord" or "torchcodec".
     """
 
     def __init__(
         self, name: str, row: Row, cameras: tuple[str, ...], columns: Mapping[str, str], text: str | None, decoder: str
     ) -> None:
         super().__init__()
-        self.name, self.row, self.cameras = name, row, cameras
-        self.columns, self.text, self.decoder = columns, text, decoder
+        self.name = name
+        self.row = row
+        self.cameras = cameras
+        self.columns = columns
+        self.text = text
+        self.decoder = decoder
 
     def open_camera(self, camera: str) -> FrameReader:
         """The video or the images in the column. Raises EpisodeReadError where there is none."""
         cell = self._cell(camera)
         if isinstance(cell, _LISTS):
             return EncodedImagesReader(self.name, CellImages(self.row, camera, len(cell)))
-        found = content(cell, self.row.folder)
-        if found is None:
+        media = cell_media(cell, self.row.folder)
+        if media is None:
             raise EpisodeReadError(self.name, f"column {camera!r} is empty in this row")
-        video = CellVideo(self.name, self.row, camera) if isinstance(found, bytes) else found
+        video = CellVideo(self.name, self.row, camera) if isinstance(media, bytes) else media
         return SharedVideo(video, self.decoder)
 
     def signals(self) -> Signals:
         """Actions, states and the text, as far as the dataset has them. Raises EpisodeReadError."""
-        numbers = {signal: self._numbers(column) for signal, column in self.columns.items()}
+        values = {signal: self._numbers(column) for signal, column in self.columns.items()}
         texts = None if self.text is None else (self.text,) * self.index(self.cameras[0]).num_frames
-        return Signals(numbers.get("actions"), numbers.get("states"), texts)
+        return Signals(values.get("actions"), values.get("states"), texts)
 
     def _numbers(self, column: str) -> np.ndarray:
         cell = self._cell(column)
         if len(cell) == 0:
             raise EpisodeReadError(self.name, f"column {column!r} has no rows of numbers in it")
         try:
-            return number_rows(pa.chunked_array([cell.values]), column)
+            return numeric_rows(pa.chunked_array([cell.values]), column)
         except EpisodeReadError as error:
             raise EpisodeReadError(self.name, error.reason) from error
 
@@ -112,14 +121,14 @@ class DatasetsReader(CameraReaders):
         return cell
 
 
-def content(cell: pa.Scalar, folder: str) -> bytes | Path | RemoteFile | None:
-    """What a cell of type Video or Image holds: bytes, or where the file is; None for nothing.
+def cell_media(cell: pa.Scalar, folder: str) -> bytes | Path | RemoteFile | None:
+    """Content of a cell of type Video or Image: bytes, or the file that it names; None for an empty cell.
 
-    A relative path is one from the table's `folder`.
+    A relative path is relative to `folder`, the table's.
     """
     value = _storage(cell).as_py()
-    parts = value if isinstance(value, dict) else {"bytes": value, "path": value}
-    data, path = parts.get("bytes"), parts.get("path")
+    fields = value if isinstance(value, dict) else {"bytes": value, "path": value}
+    data, path = fields.get("bytes"), fields.get("path")
     if isinstance(data, bytes):
         return data
     if not isinstance(path, str) or not path:
@@ -130,5 +139,5 @@ def content(cell: pa.Scalar, folder: str) -> bytes | Path | RemoteFile | None:
 
 
 def _storage(cell: pa.Scalar) -> pa.Scalar:
-    """The cell as Arrow's own type: `datasets` has types of its own for arrays of a fixed shape."""
+    """The cell in its storage type: `datasets` defines extension types for arrays of a fixed shape."""
     return cell.value if isinstance(cell, pa.ExtensionScalar) else cell

@@ -1,12 +1,12 @@
-"""Rows of tables on this disk or on a server, read by random access: only the columns and the row group needed.
+"""Random access to rows of tables in local or remote files, reading only the needed column of the needed row group.
 
-Rows are small and picklable. What they open is kept once a process: a few open files, and of parquet one row group.
+Rows are small and picklable. Opened files are cached per process: a few files, and of parquet one row group.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,65 +18,48 @@ import pyarrow.parquet as pq
 from lara_tokenizer.errors import EpisodeReadError, first_line
 
 _OPEN_FILES = 4
-# Row groups of videos hold up to 100 MB or so: no more than one is kept.
-_KEPT_GROUPS = 1
+# Row groups of videos may hold 100 MB and more, so only one is cached.
+_CACHED_GROUPS = 1
 
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A file by its path, or by a URL that fsspec opens. `version` tells it from what lay there before."""
+    """A file by its path, or by a URL that fsspec opens."""
 
     url: str
     version: int = 0
+    """Modification time of a local file, so that caches do not serve an earlier file of the same name."""
 
     @classmethod
     def at(cls, url: str) -> DataFile:
-        """The file as it is now. Raises OSError where there is none on this disk."""
+        """The file in its current version. Raises OSError for a missing local file."""
         return cls(url) if "://" in url else cls(os.path.abspath(url), os.stat(url).st_mtime_ns)
-
-    @property
-    def name(self) -> str:
-        return self.url.rpartition("/")[2]
 
 
 class Row(Protocol):
     """One row of a table. Picklable."""
 
     def cell(self, column: str) -> pa.Scalar:
-        """Raises EpisodeReadError."""
+        """The value of a column. Raises EpisodeReadError."""
 
     @property
     def folder(self) -> str:
-        """Path or URL of the folder that its table lies in; "" where there is none."""
+        """Path or URL of the folder that contains the table; "" for a table in memory."""
 
 
 @dataclass(frozen=True, slots=True)
-class ParquetRow:
-    """A row of a parquet file. `cell` reads the column of its row group, and keeps it until another group is read."""
-
-    file: DataFile
-    group: int
-    row: int
-
-    def cell(self, column: str) -> pa.Scalar:
-        with _as_episode_error(self.file.url, column):
-            return _row_group(self.file, self.group).column(column)[self.row]
-
-    @property
-    def folder(self) -> str:
-        return self.file.url.rpartition("/")[0]
-
-
-@dataclass(frozen=True, slots=True)
-class ArrowRow:
-    """A row of an Arrow file on this disk, as `datasets` saves and caches them; it is mapped, not read."""
+class FileRow:
+    """A row of a file: of a parquet row group, or of an Arrow file as `datasets` saves it."""
 
     file: DataFile
     row: int
+    group: int | None = None
+    """The parquet row group that `row` counts from; None for an Arrow file, which is memory-mapped."""
 
     def cell(self, column: str) -> pa.Scalar:
         with _as_episode_error(self.file.url, column):
-            return _arrow_table(self.file).column(column)[self.row]
+            table = _arrow_table(self.file) if self.group is None else _row_group(self.file, self.group)
+            return table.column(column)[self.row]
 
     @property
     def folder(self) -> str:
@@ -84,8 +67,8 @@ class ArrowRow:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class GivenRow:
-    """A row whose cells are at hand: names of files, and what is as small."""
+class MemoryRow:
+    """A row in memory, with names of files and other small values."""
 
     cells: Mapping[str, Any]
 
@@ -98,88 +81,79 @@ class GivenRow:
         return ""
 
 
-class TablePart(Protocol):
-    """A part of a table that lies in one place."""
+@dataclass(frozen=True, slots=True)
+class TablePart:
+    """Rows of a table that are in one file, or in memory."""
 
-    @property
-    def schema(self) -> pa.Schema: ...
-
-    def rows(self) -> Sequence[Row]: ...
-
-    def values(self, columns: Sequence[str]) -> dict[str, list[Any]]:
-        """Whole columns, for those that are small. Raises ValueError."""
+    schema: pa.Schema
+    rows: Sequence[Row]
+    values: Callable[[Sequence[str]], dict[str, list[Any]]]
+    """Whole columns by name, for columns of small values. Raises ValueError."""
 
 
-class ParquetPart:
-    """A parquet file: its footer is read now, on a server by one or two requests. Raises ValueError."""
+def parquet_part(url: str) -> TablePart:
+    """A parquet file. Reads its footer, of a remote file by one or two requests. Raises ValueError."""
+    try:
+        file = DataFile.at(url)
+        with _open_parquet(file) as opened:
+            schema, footer = opened.schema_arrow, opened.metadata
+    except Exception as error:  # errors of Arrow, the disk and the Hub share no base class
+        raise ValueError(f"{url} cannot be read as parquet ({first_line(error)})") from error
+    lengths = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+    rows = [FileRow(file, row, group) for group, length in enumerate(lengths) for row in range(length)]
 
-    def __init__(self, url: str) -> None:
+    def values(columns: Sequence[str]) -> dict[str, list[Any]]:
         try:
-            self.file = DataFile.at(url)
-            with _open_parquet(self.file) as opened:
-                self.schema, self._footer = opened.schema_arrow, opened.metadata
-        except Exception as error:  # Arrow's, the disk's and the Hub's errors share no base
-            raise ValueError(f"{url} cannot be read as parquet ({first_line(error)})") from error
-
-    def rows(self) -> Sequence[Row]:
-        lengths = [self._footer.row_group(group).num_rows for group in range(self._footer.num_row_groups)]
-        return [ParquetRow(self.file, group, row) for group, n in enumerate(lengths) for row in range(n)]
-
-    def values(self, columns: Sequence[str]) -> dict[str, list[Any]]:
-        try:
-            with _open_parquet(self.file, self._footer) as opened:
+            with _open_parquet(file, footer) as opened:
                 table = opened.read(columns=list(columns), use_threads=False)
         except Exception as error:
-            raise ValueError(f"{self.file.url}, {', '.join(columns)}: cannot be read ({first_line(error)})") from error
+            raise ValueError(f"{file.url}, {', '.join(columns)}: cannot be read ({first_line(error)})") from error
         return {column: table.column(column).to_pylist() for column in columns if column in table.column_names}
 
-
-class ArrowPart:
-    """An Arrow file on this disk. Raises ValueError."""
-
-    def __init__(self, path: str) -> None:
-        try:
-            self.file = DataFile.at(path)
-            self.schema = _arrow_table(self.file).schema
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path} cannot be read as Arrow ({first_line(error)})") from error
-
-    def rows(self) -> Sequence[Row]:
-        return [ArrowRow(self.file, row) for row in range(_arrow_table(self.file).num_rows)]
-
-    def values(self, columns: Sequence[str]) -> dict[str, list[Any]]:
-        return {column: _arrow_table(self.file).column(column).to_pylist() for column in columns}
+    return TablePart(schema, rows, values)
 
 
-class GivenPart:
-    """Rows that are at hand as dicts."""
+def arrow_part(path: str) -> TablePart:
+    """A local Arrow file. Raises ValueError."""
+    try:
+        file = DataFile.at(path)
+        table = _arrow_table(file)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read as Arrow ({first_line(error)})") from error
+    rows = [FileRow(file, row) for row in range(table.num_rows)]
+    return TablePart(
+        table.schema,
+        rows,
+        lambda columns: {column: _arrow_table(file).column(column).to_pylist() for column in columns},
+    )
 
-    def __init__(self, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> None:
-        self.schema, self._rows = schema, rows
 
-    def rows(self) -> Sequence[Row]:
-        return [GivenRow(row) for row in self._rows]
-
-    def values(self, columns: Sequence[str]) -> dict[str, list[Any]]:
-        return {column: [row[column] for row in self._rows] for column in columns}
+def memory_part(schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> TablePart:
+    """Rows in memory, given as dicts."""
+    return TablePart(
+        schema,
+        [MemoryRow(row) for row in rows],
+        lambda columns: {column: [row[column] for row in rows] for column in columns},
+    )
 
 
 class _RowGroup:
-    """Columns of one row group, each read when it is first asked for."""
+    """Columns of one row group, each read when first requested."""
 
     def __init__(self, file: DataFile, group: int) -> None:
-        self._file, self._group = _parquet(file), group
+        self._file = _parquet(file)
+        self._group = group
         self._columns: dict[str, pa.ChunkedArray] = {}
 
     def column(self, name: str) -> pa.ChunkedArray:
         if name not in self._columns:
-            # One thread: workers share the cores.
+            # One thread: worker processes share the cores.
             table = self._file.read_row_group(self._group, columns=[name], use_threads=False)
             self._columns[name] = table.column(name)
         return self._columns[name]
 
 
-@lru_cache(maxsize=_KEPT_GROUPS)
+@lru_cache(maxsize=_CACHED_GROUPS)
 def _row_group(file: DataFile, group: int) -> _RowGroup:
     return _RowGroup(file, group)
 
@@ -201,7 +175,7 @@ def _open_parquet(file: DataFile, footer: pq.FileMetaData | None = None) -> pq.P
     from fsspec.core import url_to_fs
 
     fs, path = url_to_fs(file.url)
-    # Arrow knows what it will read: with pre_buffer it asks for a column at once, and a cache would only fetch more.
+    # Arrow announces what it will read: with pre_buffer it requests a whole column at once. A cache would download more.
     return pq.ParquetFile(fs.open(path, "rb", cache_type="none"), metadata=footer, pre_buffer=True)
 
 
@@ -217,5 +191,5 @@ def _as_episode_error(source: str, column: str) -> Iterator[None]:
         yield
     except EpisodeReadError:
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # errors of Arrow, the disk and the Hub share no base class
         raise EpisodeReadError(source, f"column {column!r} cannot be read ({first_line(error)})") from error

@@ -1,4 +1,4 @@
-"""Opens a Hugging Face dataset as tables, one a split, whose rows can be read one by one."""
+"""Hugging Face datasets opened as tables, one per split, whose rows can be read individually."""
 
 from __future__ import annotations
 
@@ -11,87 +11,91 @@ from pathlib import Path
 from typing import Any
 
 from lara_tokenizer.data.dataset_files import open_hub
-from lara_tokenizer.data.huggingface.rows import ArrowPart, GivenPart, ParquetPart, TablePart
+from lara_tokenizer.data.huggingface.rows import TablePart, arrow_part, memory_part, parquet_part
 from lara_tokenizer.errors import first_line
 
 _CONNECTIONS = 8
-_TOKENS = b"lara_tokenizer"  # the key of our own tables' metadata
+_TOKENS = b"lara_tokenizer"  # key of the metadata of our own token tables
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """`splits` in the dataset's order; `features` as `datasets` types them; `format` says how it is stored."""
+    """The splits of a dataset, as tables."""
 
     splits: Mapping[str, Sequence[TablePart]]
+    """In the dataset's order."""
     features: Mapping[str, Any]
+    """Columns as `datasets` types them."""
     format: str
+    """For messages: how the dataset is stored."""
     revision: str | None = None
 
 
 def open_tables(name: str, *, split: str | None, subset: str | None, streaming: bool) -> Tables:
     """Open a folder or a dataset of the Hub. Raises ValueError."""
-    if os.path.isdir(name):
-        name = os.path.abspath(name)
-        if os.path.isfile(f"{name}/dataset_dict.json") or os.path.isfile(f"{name}/state.json"):
-            return _saved(name, split, subset)
-        return _built(name, None, split, subset, streaming)
-    files, _ = open_hub(name)
-    return _built(files.repo_id, files.revision, split, subset, streaming)
+    if not os.path.isdir(name):
+        files, _ = open_hub(name)
+        return _open_built(files.repo_id, files.revision, split, subset, streaming)
+    folder = os.path.abspath(name)
+    if os.path.isfile(f"{folder}/dataset_dict.json") or os.path.isfile(f"{folder}/state.json"):
+        return _open_saved(folder, split, subset)
+    return _open_built(folder, None, split, subset, streaming)
 
 
-def _saved(folder: str, split: str | None, subset: str | None) -> Tables:
-    """What `save_to_disk` wrote."""
+def _open_saved(folder: str, split: str | None, subset: str | None) -> Tables:
+    """Open a folder written by `save_to_disk`."""
     from datasets import Dataset, load_from_disk
 
     if subset is not None:
         raise ValueError(f"subset {subset!r}: {folder} was saved with save_to_disk and has no subsets. Leave it out")
     try:
         saved = load_from_disk(folder, keep_in_memory=False)
-    except Exception as error:  # anything that a damaged json makes it raise
+    except Exception as error:  # a damaged JSON file raises various types
         raise ValueError(f"{folder}: saved with save_to_disk, but cannot be read ({first_line(error)})") from error
     splits = {str(saved.split or "train"): saved} if isinstance(saved, Dataset) else dict(saved)
-    chosen = _chosen(splits, split, folder)
+    selected = _select_split(splits, split, folder)
     return Tables(
-        {name: _arrow_parts(name, data) for name, data in chosen.items()},
-        next(iter(chosen.values())).features,
+        {name: _arrow_parts(name, data) for name, data in selected.items()},
+        next(iter(selected.values())).features,
         "Hugging Face dataset, saved to disk",
     )
 
 
-def _built(path: str, commit: str | None, split: str | None, subset: str | None, streaming: bool) -> Tables:
-    """What `load_dataset` takes, with `datasets` told to find the files and to decode none of them."""
+def _open_built(path: str, commit: str | None, split: str | None, subset: str | None, streaming: bool) -> Tables:
+    """Open anything that `load_dataset` takes. `datasets` finds the files; no media is decoded by it."""
     builder = _builder(path, commit, subset)
     module = type(builder).__mro__[1].__name__.lower()
     if module == "parquet":
-        files = _chosen({str(key): value for key, value in builder.config.data_files.items()}, split, path)
+        # Parquet is read in place: `datasets` would copy all of it into its own cache first.
+        files = _select_split({str(key): value for key, value in builder.config.data_files.items()}, split, path)
         if commit is not None and not streaming:
             files = _downloaded(path, commit, files)
         splits: Mapping[str, Sequence[TablePart]] = _parquet_parts(files)
         features = builder.info.features or _features(next(part for parts in splits.values() for part in parts))
     else:
         data = _loaded(builder, path, streaming)
-        chosen = _chosen({str(key): value for key, value in data.items()}, split, path)
-        parts = _given_parts if streaming else _arrow_parts
-        splits = {name: parts(name, each) for name, each in chosen.items()}
-        features = next(iter(chosen.values())).features
+        selected = _select_split({str(key): value for key, value in data.items()}, split, path)
+        make_parts = _memory_parts if streaming else _arrow_parts
+        splits = {name: make_parts(name, each) for name, each in selected.items()}
+        features = next(iter(selected.values())).features
     return Tables(splits, features, f"Hugging Face dataset, {module}{', streamed' if streaming else ''}", commit)
 
 
 def _loaded(builder: Any, path: str, streaming: bool) -> Mapping[Any, Any]:
-    """`datasets`' own splits: cached as Arrow on this disk, or, streamed, to be iterated over."""
+    """The splits as `datasets` loads them: cached as local Arrow files, or streamed."""
     try:
         if not streaming:
             builder.download_and_prepare()
             return builder.as_dataset()
-        # Features of json and csv are known only once some rows were seen.
+        # Features of JSON and CSV are known only after some rows have been read.
         streams = builder.as_streaming_dataset()
         return {name: each if each.features else each._resolve_features() for name, each in streams.items()}
-    except Exception as error:  # datasets' errors share no base
+    except Exception as error:  # errors of `datasets` share no base class
         raise ValueError(f"{path}: `datasets` cannot load it ({first_line(error)})") from error
 
 
 def _builder(path: str, commit: str | None, subset: str | None) -> Any:
-    """`datasets`' own builder, which knows the files of each split."""
+    """The builder of `datasets`, which knows the files of each split."""
     from datasets import get_dataset_config_names, load_dataset_builder
 
     names: list[str] = []
@@ -99,7 +103,7 @@ def _builder(path: str, commit: str | None, subset: str | None) -> Any:
         names = get_dataset_config_names(path, revision=commit)
         if subset is None or subset in names:
             return load_dataset_builder(path, subset, revision=commit)
-    except Exception as error:  # datasets' errors share no base
+    except Exception as error:  # errors of `datasets` share no base class
         if subset is None and len(names) > 1:
             raise ValueError(f"{path}: it has several subsets. Name one (--subset): {', '.join(names)}") from error
         raise ValueError(
@@ -109,7 +113,7 @@ def _builder(path: str, commit: str | None, subset: str | None) -> Any:
     raise ValueError(f"subset {subset!r}: not in {path}. There are: {', '.join(names)}")
 
 
-def _chosen(splits: Mapping[str, Any], split: str | None, source: str) -> dict[str, Any]:
+def _select_split(splits: Mapping[str, Any], split: str | None, source: str) -> dict[str, Any]:
     if split is None:
         return dict(splits)
     if split not in splits:
@@ -118,7 +122,7 @@ def _chosen(splits: Mapping[str, Any], split: str | None, source: str) -> dict[s
 
 
 def _downloaded(repo_id: str, commit: str, files: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """The same files in the Hub's cache on this machine, where `load_dataset` puts them too."""
+    """The same files in the Hub's local cache, shared with `load_dataset`."""
     from huggingface_hub import snapshot_download
 
     prefix = f"hf://datasets/{repo_id}@{commit}/"
@@ -127,8 +131,8 @@ def _downloaded(repo_id: str, commit: str, files: Mapping[str, Sequence[str]]) -
         folder = snapshot_download(
             repo_id, repo_type="dataset", revision=commit, allow_patterns=[glob.escape(name) for name in names]
         )
-    except Exception as error:  # the hub's errors share no base
-        raise ValueError(f"{repo_id}: cannot be fetched from the Hub ({first_line(error)})") from error
+    except Exception as error:  # the Hub client's errors share no base class
+        raise ValueError(f"{repo_id}: cannot be downloaded from the Hub ({first_line(error)})") from error
     return {
         split: [os.path.join(folder, url.removeprefix(prefix)) if url.startswith(prefix) else url for url in urls]
         for split, urls in files.items()
@@ -136,13 +140,14 @@ def _downloaded(repo_id: str, commit: str, files: Mapping[str, Sequence[str]]) -
 
 
 def _parquet_parts(files: Mapping[str, Sequence[str]]) -> dict[str, list[TablePart]]:
+    splits: dict[str, list[TablePart]] = {}
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
-        parts = {split: list(pool.map(ParquetPart, urls)) for split, urls in files.items()}
-    # A table of tokens may have been written beside the dataset that it was made from.
-    kept: dict[str, list[TablePart]] = {
-        split: [part for part in each if _TOKENS not in (part.schema.metadata or {})] for split, each in parts.items()
-    }
-    return {split: each for split, each in kept.items() if each}
+        for split, urls in files.items():
+            # A token table may have been written next to the dataset that it was made from.
+            parts = [part for part in pool.map(parquet_part, urls) if _TOKENS not in (part.schema.metadata or {})]
+            if parts:
+                splits[split] = parts
+    return splits
 
 
 def _features(part: TablePart) -> Mapping[str, Any]:
@@ -152,35 +157,35 @@ def _features(part: TablePart) -> Mapping[str, Any]:
 
 
 def _arrow_parts(name: str, data: Any) -> list[TablePart]:
-    parts: list[TablePart] = [ArrowPart(file["filename"]) for file in data.cache_files]
-    if sum(len(part.rows()) for part in parts) != len(data):
+    parts = [arrow_part(file["filename"]) for file in data.cache_files]
+    if sum(len(part.rows) for part in parts) != len(data):
         raise ValueError(f"split {name!r} is a selection of rows that was saved without its data. Save it anew")
     return parts
 
 
-def _given_parts(name: str, data: Any) -> list[TablePart]:
-    """Rows that only name their files: iterating fetches nothing else."""
+def _memory_parts(name: str, data: Any) -> list[TablePart]:
+    """All rows of a streamed split, whose cells only name media files; iterating downloads none of those."""
     rows = []
     try:
         for row in data.decode(False):
             rows.append(row)
-            if _holds_bytes(row):
+            if _contains_bytes(row):
                 break
-    except Exception as error:  # datasets' errors share no base
+    except Exception as error:  # errors of `datasets` share no base class
         raise ValueError(f"split {name!r}: cannot be listed ({first_line(error)})") from error
-    if rows and _holds_bytes(rows[-1]):
+    if rows and _contains_bytes(rows[-1]):
         raise ValueError(
-            f"split {name!r}: its pictures lie within other files, which are not streamed. Leave out --streaming"
+            f"split {name!r}: its media are inside other files, which are not streamed. Leave out --streaming"
         )
-    return [GivenPart(data.features.arrow_schema, rows)]
+    return [memory_part(data.features.arrow_schema, rows)]
 
 
-def _holds_bytes(value: Any) -> bool:
+def _contains_bytes(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return any(_holds_bytes(each) for each in value.values())
-    return isinstance(value, bytes) or (isinstance(value, list) and any(_holds_bytes(each) for each in value))
+        return any(_contains_bytes(each) for each in value.values())
+    return isinstance(value, bytes) or (isinstance(value, list) and any(_contains_bytes(each) for each in value))
 
 
 def local_name(name: str) -> str:
-    """A folder's name, or the Hub's name without a revision."""
+    """Name of a folder, or of a Hub repository without its revision."""
     return Path(os.path.abspath(name)).name if os.path.isdir(name) else name.partition("@")[0]

@@ -1,16 +1,12 @@
-"""LeRobotDataset v2.0, v2.1 and v3.0, from a folder or the Hub: what episodes and cameras there are.
+"""Listing of LeRobotDataset v2.0, v2.1 and v3.0, from a folder or the Hub. Reads metadata only.
 
-    v2.x  meta/info.json  episodes.jsonl  tasks.jsonl            one parquet and one mp4 a camera for each episode
-    v3.0  meta/info.json  episodes/*/*.parquet  tasks.parquet    many episodes in one parquet, and in one mp4
-
-Only metadata is read here. What info.json says and the folder does not hold is said, not believed.
+Entries of the metadata without a file are reported in notes and ignored.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,223 +14,170 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lara_tokenizer.data.dataset_files import Files, LocalFiles, open_hub
+from lara_tokenizer.data.columns import ACTIONS, STATES, first_of
+from lara_tokenizer.data.dataset_files import DatasetFiles, LocalFiles, open_hub
 from lara_tokenizer.data.episode import Episode
-from lara_tokenizer.data.lerobot.reader import TASKS_V2, TASKS_V3, DataRows, LeRobotReader, VideoSpan
-from lara_tokenizer.data.listing import Found, choose_cameras, last_part
-from lara_tokenizer.data.names import ACTIONS, STATES, first_of
+from lara_tokenizer.data.lerobot.info import EPISODES_V2, EPISODES_V3, INFO, LeRobotInfo
+from lara_tokenizer.data.lerobot.reader import DataRows, LeRobotReader
+from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions, choose_cameras, last_part
 from lara_tokenizer.errors import EpisodeReadError, first_line
 
-INFO = "meta/info.json"
-_EPISODES_V2, _EPISODES_V3 = "meta/episodes.jsonl", "meta/episodes/"
+LOOKED_FOR = f"{INFO} (LeRobotDataset)"
+
+
+def detect(folder: Path, names: Set[str]) -> bool:
+    """Whether a folder holds a LeRobotDataset."""
+    return "meta" in names and (folder / INFO).is_file()
+
+
+def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listing:
+    """List the episodes of a folder, or of "user/name" on the Hub, of which only metadata is downloaded now.
+
+    Cameras are feature keys; by default the first one that has files is taken. Ids are "episode_000000" and so on.
+    Raises ValueError for a source that is no such dataset, is empty, or lacks a camera.
+
+    >>> list_episodes("demos").episodes[0].id  # doctest: +SKIP
+    'episode_000000'
+    """
+    folder = Path(source)
+    files: DatasetFiles
+    if folder.is_dir():
+        local = LocalFiles(str(folder.absolute()))
+        files, names, name, revision = local, local.names(), folder.absolute().name, None
+    else:
+        hub, names = open_hub(source)
+        files, name, revision = hub, hub.repo_id, hub.revision
+    try:
+        return _Dataset(files, names, name).list_episodes(options, revision)
+    except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError) as error:
+        # Metadata is often written by custom scripts, so any of its fields may have a wrong type.
+        raise ValueError(f"{name}: its metadata is invalid ({type(error).__name__}: {first_line(error)})") from error
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """An episode as the metadata has it."""
+class _EpisodeEntry:
+    """One episode of the metadata; `entry` is its whole row."""
 
-    number: int
+    episode_index: int
     length: int
     tasks: tuple[str, ...]
     entry: dict[str, Any]
 
-
-def is_lerobot(folder: Path) -> bool:
-    """Whether a folder holds a LeRobotDataset."""
-    return (folder / INFO).is_file()
-
-
-def find_lerobot(source: str | Path, *, cameras: Sequence[str] = (), decoder: str = "pyav") -> Found:
-    """List the episodes of a dataset: a folder, or "user/name" on the Hub, of which only metadata is fetched now.
-
-    `cameras` are feature keys, their last parts or "all"; none given takes the first one that has files. Ids are
-    "episode_000000" and so on. Raises ValueError for what is no such dataset, is empty, or lacks a camera.
-
-    >>> find_lerobot("demos").episodes[0].id  # doctest: +SKIP
-    'episode_000000'
-    """
-    local = Path(source)
-    files: Files
-    if local.is_dir():
-        local_files = LocalFiles(str(local.absolute()))
-        files, names, name, revision = local_files, local_files.names(), local.absolute().name, None
-    else:
-        hub, names = open_hub(str(source))
-        files, name, revision = hub, hub.repo_id, hub.revision
-    try:
-        return _Dataset(files, names, name).find(cameras, decoder, revision)
-    except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError) as error:
-        # info.json and what it leads to come from anybody's scripts.
-        raise ValueError(
-            f"{name}: its metadata makes no sense ({type(error).__name__}: {first_line(error)})"
-        ) from error
+    @classmethod
+    def parse(cls, entry: dict[str, Any]) -> _EpisodeEntry:
+        """Raises KeyError, ValueError and TypeError."""
+        tasks = tuple(str(task) for task in entry.get("tasks") or () if task is not None)
+        return cls(int(entry["episode_index"]), int(entry["length"]), tasks, entry)
 
 
 class _Dataset:
-    """The metadata of one dataset, opened."""
+    """The opened metadata of one dataset."""
 
-    def __init__(self, files: Files, names: set[str], name: str) -> None:
-        self.files, self.names, self.name = files, names, name
+    def __init__(self, files: DatasetFiles, names: set[str], name: str) -> None:
+        self.files = files
+        self.names = names
+        self.name = name
         self.notes: list[str] = []
-        self.info = self._load_info()
-        version = str(self.info["codebase_version"])
-        self.version = version if version.startswith("v") else f"v{version}"
-        self.is_v3 = self.version.startswith("v3")
-        if not self.is_v3 and not self.version.startswith("v2"):
+        try:
+            self.info = LeRobotInfo.parse(files.path(INFO).read_text(encoding="utf-8"))
+        except (EpisodeReadError, OSError, ValueError, TypeError) as error:
+            raise ValueError(f"{name}: no LeRobotDataset ({INFO}: {error})") from error
+        self.version = self.info.version
+        if not self.info.is_supported:
             raise ValueError(
                 f"{name}: a LeRobotDataset {self.version}; v2.0, v2.1 and v3.0 are read. Convert it with lerobot"
             )
 
-    def find(self, cameras: Sequence[str], decoder: str, revision: str | None) -> Found:
-        rows = self._rows_v3() if self.is_v3 else self._rows_v2()
-        if not rows:
-            wrong = f" ({'; '.join(self.notes)})" if self.notes else ""
-            raise ValueError(f"{self.name}: a LeRobotDataset {self.version} without an episode{wrong}; is it finished?")
-        if (promised := self.info.get("total_episodes", len(rows))) != len(rows):
-            self.notes.append(f"{INFO} promises {promised} episodes, {len(rows)} are listed")
-        chosen = self._cameras(rows, cameras)
+    def list_episodes(self, options: ListOptions, revision: str | None) -> Listing:
+        entries = self._entries_v3() if self.info.is_v3 else self._entries_v2()
+        if not entries:
+            reason = f" ({'; '.join(self.notes)})" if self.notes else ""
+            raise ValueError(
+                f"{self.name}: a LeRobotDataset {self.version} without an episode{reason}; is it finished?"
+            )
+        if (promised := self.info.content.get("total_episodes", len(entries))) != len(entries):
+            self.notes.append(f"{INFO} promises {promised} episodes, {len(entries)} are listed")
+        cameras = self._cameras(entries, options.cameras)
         columns = self._signal_columns()
         episodes = [
             Episode(
-                id=f"episode_{row.number:06d}",
+                id=f"episode_{each.episode_index:06d}",
                 reader=LeRobotReader(
                     self.files,
-                    row.number,
-                    row.length,
-                    float(self.info["fps"]),
-                    {camera: self._span(camera, row) for camera in chosen},
-                    DataRows(self._data_file(row), self.is_v3, columns),
-                    decoder,
+                    each.episode_index,
+                    each.length,
+                    self.info.fps,
+                    {camera: self.info.video_span(camera, each.entry) for camera in cameras},
+                    DataRows(self.info.data_file(each.entry), self.info.is_v3, columns),
+                    options.decoder,
                 ),
-                cameras=chosen,
-                index=row.number,
-                text="; ".join(row.tasks) or None,
-                offers=tuple(signal for signal, _ in columns),
+                cameras=cameras,
+                index=each.episode_index,
+                text="; ".join(each.tasks) or None,
+                available_signals=tuple(signal for signal, _ in columns),
             )
-            for row in sorted(rows, key=lambda row: row.number)
+            for each in sorted(entries, key=lambda each: each.episode_index)
         ]
-        return Found(f"LeRobotDataset {self.version}", self.name, episodes, self.notes, revision)
+        return Listing(f"LeRobotDataset {self.version}", self.name, episodes, self.notes, revision)
 
-    def _load_info(self) -> dict[str, Any]:
+    def _entries_v2(self) -> list[_EpisodeEntry]:
         try:
-            info = json.loads(self.files.path(INFO).read_text(encoding="utf-8"))
-            needed = ("codebase_version", "fps", "features", "data_path")
-            if missing := [key for key in needed if key not in info]:
-                raise ValueError(f"no {missing[0]!r} in it")
-            if not 0 < float(info["fps"]) < math.inf:
-                raise ValueError(f"fps {info['fps']!r}: takes frames per second above 0")
-            return info
-        except (EpisodeReadError, OSError, ValueError, TypeError) as error:
-            raise ValueError(f"{self.name}: no LeRobotDataset ({INFO}: {error})") from error
-
-    def _rows_v2(self) -> list[_Row]:
-        try:
-            lines = self.files.path(_EPISODES_V2).read_text(encoding="utf-8").split("\n")
+            lines = self.files.path(EPISODES_V2).read_text(encoding="utf-8").split("\n")
         except (EpisodeReadError, OSError) as error:
             raise ValueError(f"{self.name}: {error}") from error
-        rows = []
-        for number, line in enumerate(lines, 1):
+        entries = []
+        for line_number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                entry = json.loads(line)
-                rows.append(_row(entry))
+                entries.append(_EpisodeEntry.parse(json.loads(line)))
             except (ValueError, KeyError, TypeError):
-                self.notes.append(f"{_EPISODES_V2}, line {number} cannot be read; that episode is left out")
-        return rows
+                self.notes.append(f"{EPISODES_V2}, line {line_number} cannot be read; that episode is left out")
+        return entries
 
-    def _rows_v3(self) -> list[_Row]:
-        tables = sorted(name for name in self.names if name.startswith(_EPISODES_V3) and name.endswith(".parquet"))
-        rows = []
+    def _entries_v3(self) -> list[_EpisodeEntry]:
+        tables = sorted(name for name in self.names if name.startswith(EPISODES_V3) and name.endswith(".parquet"))
+        entries = []
         for name in tables:
             try:
                 path = self.files.path(name)
-                # Statistics of each episode make up most of these files.
+                # Per-episode statistics make up most of these files, and are not needed.
                 columns = [column for column in pq.read_schema(path).names if not column.startswith("stats/")]
-                entries = pq.read_table(path, columns=columns).to_pylist()
-                rows += [_row(entry) for entry in entries]
+                entries += [_EpisodeEntry.parse(row) for row in pq.read_table(path, columns=columns).to_pylist()]
             except (EpisodeReadError, pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
                 self.notes.append(f"{name} cannot be read ({first_line(error)}); its episodes are left out")
-        if not rows and self.notes:
+        if not entries and self.notes:
             raise ValueError(f"{self.name}: {'; '.join(self.notes)}")
-        return rows
+        return entries
 
-    def _cameras(self, rows: Sequence[_Row], asked: Sequence[str]) -> tuple[str, ...]:
-        """The cameras to read. Masks and depth are pictures too; they are read only when they are named."""
-        features: dict[str, Any] = self.info["features"]
-        pictures = [key for key, feature in features.items() if feature.get("dtype") in ("video", "image")]
-        empty = [key for key in pictures if features[key]["dtype"] == "video" and not self._has_files(key, rows)]
-        for key in empty:
-            if key in asked or last_part(key) in asked:
+    def _cameras(self, entries: Sequence[_EpisodeEntry], requested: Sequence[str]) -> tuple[str, ...]:
+        """The cameras to read. Masks and depth maps are stored like cameras; they are read only when named."""
+        features = self.info.features
+        keys = [key for key, feature in features.items() if feature.get("dtype") in ("video", "image")]
+        existing = []
+        for key in keys:
+            if self._has_files(key, entries):
+                existing.append(key)
+                continue
+            if key in requested or last_part(key) in requested:
                 raise ValueError(f"{self.name}: camera {key!r} is named in {INFO}, but there are no files of it")
             self.notes.append(f"{INFO} names camera {key!r}, but there are no files of it")
-        there = [key for key in pictures if key not in empty]
-        named = [key for key in there if key in asked]
-        cameras, notes = choose_cameras(
-            [key for key in there if key in named or self._is_camera(key)], asked, self.name
-        )
+        available = [key for key in existing if key in requested or self.info.is_camera(key)]
+        cameras, notes = choose_cameras(available, requested, self.name)
         self.notes += notes
         return cameras
 
-    def _is_camera(self, key: str) -> bool:
-        feature = self.info["features"][key]
-        facts = {**(feature.get("info") or {}), **(feature.get("video_info") or {})}
-        is_depth = any(facts.get(name) for name in ("video.is_depth_map", "is_depth_map"))
-        return not is_depth and not {"mask", "masks", "depth"} & set(key.split("."))
-
-    def _has_files(self, camera: str, rows: Sequence[_Row]) -> bool:
-        return any((span := self._span(camera, row)) is not None and span.file in self.names for row in rows)
-
-    def _span(self, camera: str, row: _Row) -> VideoSpan | None:
-        """Where a camera's frames of an episode lie; None for pictures in the data."""
-        if self.info["features"][camera]["dtype"] == "image":
-            return None
-        if not self.is_v3:
-            return VideoSpan(self._format("video_path", row, video_key=camera))
-        prefix = f"videos/{camera}/"
-        place = {key: row.entry.get(f"{prefix}{key}") for key in ("chunk_index", "file_index")}
-        if None in place.values():
-            return VideoSpan(f"{prefix}(episode {row.number} has no entry in meta/episodes)", 0.0, 0.0)
-        return VideoSpan(
-            self.info["video_path"].format(video_key=camera, **place),
-            row.entry[f"{prefix}from_timestamp"],
-            row.entry[f"{prefix}to_timestamp"],
-        )
-
-    def _data_file(self, row: _Row) -> str:
-        if not self.is_v3:
-            return self._format("data_path", row)
-        return self.info["data_path"].format(
-            chunk_index=row.entry["data/chunk_index"], file_index=row.entry["data/file_index"]
-        )
-
-    def _format(self, template: str, row: _Row, **values: Any) -> str:
-        chunk = row.number // int(self.info.get("chunks_size", 1000))
-        return self.info[template].format(episode_chunk=chunk, episode_index=row.number, **values)
+    def _has_files(self, camera: str, entries: Sequence[_EpisodeEntry]) -> bool:
+        spans = (self.info.video_span(camera, each.entry) for each in entries)
+        return any(span is None or span.file in self.names for span in spans)
 
     def _signal_columns(self) -> tuple[tuple[str, str], ...]:
-        features = self.info["features"]
+        """The column of each available signal, as (signal, column)."""
         columns = [
-            (signal, name)
-            for signal, published in (("actions", ACTIONS), ("states", STATES))
-            if (name := first_of(published, features)) is not None
+            (signal, column)
+            for signal, names in (("actions", ACTIONS), ("states", STATES))
+            if (column := first_of(names, self.info.features)) is not None
         ]
-        if "task_index" in features and (TASKS_V3 if self.is_v3 else TASKS_V2) in self.names:
+        if "task_index" in self.info.features and self.info.tasks_file in self.names:
             columns.append(("text", "task_index"))
         return tuple(columns)
-
-
-def _row(entry: dict[str, Any]) -> _Row:
-    """Raises KeyError, ValueError and TypeError."""
-    tasks = tuple(str(task) for task in entry.get("tasks") or () if task is not None)
-    return _Row(int(entry["episode_index"]), int(entry["length"]), tasks, entry)
-
-
-def is_hub_id(text: str) -> bool:
-    """Whether a text has the form of a Hub id.
-
-    >>> is_hub_id("lerobot/pusht"), is_hub_id("a/b@v2.1"), is_hub_id("data/sets/x"), is_hub_id("pusht")
-    (True, True, False, False)
-    """
-    parts = text.partition("@")[0].split("/")
-    return len(parts) == 2 and all(part and part[0] not in ".~" for part in parts)

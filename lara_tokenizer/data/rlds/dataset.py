@@ -1,10 +1,10 @@
-"""RLDS datasets, as TFDS writes them and as Open X-Embodiment is published: read without TensorFlow.
+"""Listing of RLDS datasets. Reads metadata and the headers of records only.
 
-    features.json                                what a step holds
-    dataset_info.json                            splits, and how many episodes each shard of them has
-    <name>-<split>.tfrecord-00000-of-00004       shards, one record an episode
+    features.json                                features of a step
+    dataset_info.json                            splits, and the number of episodes in each of their shards
+    <name>-<split>.tfrecord-00000-of-00004       shards, one record per episode
 
-RLDS states no control rate: it comes from the table of published sets (`oxe`), or from a person.
+RLDS states no control rate: it comes from the table of published sets (`open_x`), or from the user.
 """
 
 from __future__ import annotations
@@ -12,88 +12,91 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
 from lara_tokenizer.data.episode import Episode
-from lara_tokenizer.data.listing import Found, choose_cameras
-from lara_tokenizer.data.rlds import open_x as oxe
-from lara_tokenizer.data.rlds import tfrecord
+from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions, choose_cameras
 from lara_tokenizer.data.rlds.features import read_features
-from lara_tokenizer.data.rlds.reader import RecordPlan, RldsReader
+from lara_tokenizer.data.rlds.open_x import find_set
+from lara_tokenizer.data.rlds.reader import RecordLayout, RldsReader
 from lara_tokenizer.data.rlds.signals import choose_signals
+from lara_tokenizer.data.rlds.tfrecord import index_records
 
 FEATURES, INFO = "features.json", "dataset_info.json"
+LOOKED_FOR = f"{FEATURES} and {INFO} (RLDS)"
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _VERSION = re.compile(r"\d+(\.\d+)*")
 
 
-def is_rlds(folder: Path) -> bool:
-    """Whether a folder holds one version of an RLDS dataset."""
-    return (folder / FEATURES).is_file() and (folder / INFO).is_file()
+def detect(folder: Path, names: Set[str]) -> bool:
+    """Whether a folder holds an RLDS dataset, or versions of one."""
+    may_be_one = FEATURES in names or any(name[0].isdigit() and name.count(".") == 2 for name in names)
+    return may_be_one and find_version(folder) is not None
 
 
-def rlds_root(folder: Path) -> Path | None:
+def find_version(folder: Path) -> Path | None:
     """The folder with features.json: this one, or its highest version (bridge_dataset/1.0.0).
 
-    >>> rlds_root(Path("bridge_dataset"))  # doctest: +SKIP
+    >>> find_version(Path("bridge_dataset"))  # doctest: +SKIP
     PosixPath('bridge_dataset/1.0.0')
     """
-    if is_rlds(folder):
+    if _is_version(folder):
         return folder
     try:
         versions = [entry.name for entry in os.scandir(folder) if _VERSION.fullmatch(entry.name)]
     except OSError:
         return None
     ordered = sorted(versions, key=lambda name: [int(part) for part in name.split(".")], reverse=True)
-    return next((folder / name for name in ordered if is_rlds(folder / name)), None)
+    return next((folder / name for name in ordered if _is_version(folder / name)), None)
 
 
-def find_rlds(folder: Path, *, cameras: Sequence[str] = (), split: str | None = None) -> Found:
-    """List the episodes of a dataset, of all splits or of one. Only the records' headers are read.
+def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listing:
+    """List the episodes of a dataset's folder, of all splits or of one.
 
-    Ids are "train/000012": the split, and the episode's number within it, which stays the same while shards are
-    missing. `cameras` are names ("image_0"), their last parts or "all"; none given takes the table's, or the first.
-    Raises ValueError for what is no such dataset, has nothing to read, or lacks a camera or the split.
+    Ids are "train/000012": the split, and the episode's index within it, which does not change while shards are missing.
+    By default the camera of the table is taken, or the first. Raises ValueError for a folder without such a dataset,
+    without a readable episode, or without a requested camera or split.
 
-    >>> find_rlds(Path("bridge_dataset"), split="val").episodes[3].id  # doctest: +SKIP
+    >>> list_episodes("bridge_dataset", ListOptions(split="val")).episodes[3].id  # doctest: +SKIP
     'val/000003'
     """
-    root = rlds_root(folder)
+    root = find_version(Path(source))
     if root is None:
-        raise ValueError(f"{folder}: no RLDS dataset. Looked for {FEATURES} and {INFO} in it and in its versions")
+        raise ValueError(f"{source}: no RLDS dataset. Looked for {FEATURES} and {INFO} in it and in its versions")
     info = _load_info(root)
     name = str(info.get("name") or root.name)
-    row = oxe.find(name)
+    known = find_set(name)
     features = read_features(root / FEATURES)
     available = features.cameras()
-    chosen, notes = choose_cameras(list(available), cameras, name, preferred=row.camera if row else None)
-    signals = choose_signals(features, row)
-    rate = float(row.rate) if row and row.rate else nan
-    plan = RecordPlan({camera: available[camera] for camera in chosen}, signals, features.steps, rate)
-    if row is not None and row.rate:
-        notes.append(f"{row.rate:g} Hz, the control rate of {row.name} as published")
+    cameras, notes = choose_cameras(list(available), options.cameras, name, preferred=known.camera if known else None)
+    signals = choose_signals(features, known)
+    rate = float(known.rate) if known and known.rate else nan
+    layout = RecordLayout({camera: available[camera] for camera in cameras}, signals, features.steps, rate)
+    if known is not None and known.rate:
+        notes.append(f"{known.rate:g} Hz, the control rate of {known.name} as published")
     notes += signals.notes
     if features.skipped:
         notes.append(f"not read: {', '.join(features.skipped)} (of a kind or shape without one fixed size a step)")
     episodes = []
-    for each in _splits(info, split, root):
-        episodes += [
-            Episode(f"{each.name}/{number:06d}", RldsReader(*place, plan), chosen, number, offers=signals.offers)
-            for number, place in each.records(root)
-        ]
-        notes += each.notes
+    for split in _splits(info, options.split, root):
+        for index, (shard, offset, length) in split.records(root):
+            reader = RldsReader(shard, offset, length, layout)
+            episodes.append(
+                Episode(f"{split.name}/{index:06d}", reader, cameras, index, available_signals=signals.available)
+            )
+        notes += split.notes
     if not episodes:
         raise ValueError(f"{root}: no episode can be read: {'; '.join(notes)}")
-    return Found("RLDS", name, episodes, notes, needs_rate=isnan(rate))
+    return Listing("RLDS", name, episodes, notes, needs_rate=isnan(rate))
 
 
 @dataclass(slots=True)
 class _Split:
-    """A split as dataset_info.json has it; `notes` are filled while its records are listed."""
+    """One split of dataset_info.json; `notes` are added while its records are listed."""
 
     name: str
     shards: list[str]
@@ -101,35 +104,39 @@ class _Split:
     notes: list[str] = field(default_factory=list)
 
     def records(self, root: Path) -> Iterator[tuple[int, tuple[Path, int, int]]]:
-        """The number, shard, offset and length of each record that can be found."""
-        number, missing = 0, []
+        """Index, and (shard, offset, length), of each record that can be found."""
+        # An episode's index counts the episodes of all shards, also of missing ones, so that ids never change.
+        first, missing = 0, []
         for shard, promised in zip(self.shards, self.lengths, strict=True):
             path = root / shard
             if not path.is_file():
                 missing.append(shard)
-                number += promised
+                first += promised
                 continue
             try:
-                index = tfrecord.index(path)
+                records = index_records(path)
             except OSError as error:
                 self.notes.append(f"split {self.name}: {shard} cannot be read ({error.strerror})")
-                number += promised
+                first += promised
                 continue
-            count = len(index.offsets)
-            yield from enumerate(
-                ((path, int(offset), int(length)) for offset, length in zip(index.offsets, index.lengths, strict=True)),
-                number,
-            )
-            if index.problem is not None:
+            count = len(records.offsets)
+            for i, (offset, length) in enumerate(zip(records.offsets, records.lengths, strict=True)):
+                yield first + i, (path, int(offset), int(length))
+            if records.problem is not None:
                 after = f"; {promised - count} episodes after it cannot be found" if promised > count else ""
-                self.notes.append(f"split {self.name}: {shard}: {index.problem}{after}")
+                self.notes.append(f"split {self.name}: {shard}: {records.problem}{after}")
             elif count != promised:
                 self.notes.append(f"split {self.name}: {shard} holds {count} episodes, {INFO} promises {promised}")
-            number += max(promised, count)
+            first += max(promised, count)
         if missing:
-            more = f"its shard {missing[0]} is" if len(missing) == 1 else f"{len(missing)} of its shards are"
-            other = f" ({missing[0]} and others)" if len(missing) > 1 else ""
-            self.notes.append(f"split {self.name}: {more} missing{other}")
+            subject = f"its shard {missing[0]} is" if len(missing) == 1 else f"{len(missing)} of its shards are"
+            others = f" ({missing[0]} and others)" if len(missing) > 1 else ""
+            self.notes.append(f"split {self.name}: {subject} missing{others}")
+
+
+def _is_version(folder: Path) -> bool:
+    """Whether a folder holds one version of an RLDS dataset."""
+    return (folder / FEATURES).is_file() and (folder / INFO).is_file()
 
 
 def _load_info(root: Path) -> dict[str, Any]:
@@ -145,17 +152,17 @@ def _load_info(root: Path) -> dict[str, Any]:
     return info
 
 
-def _splits(info: dict[str, Any], asked: str | None, root: Path) -> list[_Split]:
+def _splits(info: dict[str, Any], requested: str | None, root: Path) -> list[_Split]:
     try:
         splits = [_split(entry, str(info.get("name") or "")) for entry in info["splits"]]
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(f"{root / INFO}: a split of it makes no sense ({error!r})") from error
-    if asked is None:
+        raise ValueError(f"{root / INFO}: a split of it is invalid ({error!r})") from error
+    if requested is None:
         return splits
-    if not (of_name := [each for each in splits if each.name == asked]):
-        names = ", ".join(each.name for each in splits)
-        raise ValueError(f"{root}: no split {asked!r}. There are: {names}")
-    return of_name
+    if not (selected := [split for split in splits if split.name == requested]):
+        names = ", ".join(split.name for split in splits)
+        raise ValueError(f"{root}: no split {requested!r}. There are: {names}")
+    return selected
 
 
 def _split(entry: dict[str, Any], dataset: str) -> _Split:
@@ -164,8 +171,8 @@ def _split(entry: dict[str, Any], dataset: str) -> _Split:
     digits = max(5, len(str(count)))
     template = entry.get("filepathTemplate") or _TEMPLATE
     shards = []
-    for number in range(count):
-        first, last = f"{number:0{digits}d}", f"{count:0{digits}d}"
-        names = {"SHARD_INDEX": first, "NUM_SHARDS": last, "SHARD_X_OF_Y": f"{first}-of-{last}"}
-        shards.append(template.format(DATASET=dataset, SPLIT=entry["name"], FILEFORMAT="tfrecord", **names))
+    for i in range(count):
+        index, total = f"{i:0{digits}d}", f"{count:0{digits}d}"
+        values = {"SHARD_INDEX": index, "NUM_SHARDS": total, "SHARD_X_OF_Y": f"{index}-of-{total}"}
+        shards.append(template.format(DATASET=dataset, SPLIT=entry["name"], FILEFORMAT="tfrecord", **values))
     return _Split(entry["name"], shards, lengths)

@@ -1,8 +1,8 @@
-"""features.json of a TFDS dataset: what each step of an episode holds, and how it is stored.
+"""Features of an episode's steps and their storage, from the features.json of a TFDS dataset.
 
-steps: Dataset            a key "steps/observation/image_0" of the record holds all steps of that feature:
-    action: Tensor (7,)       images, texts and encoded tensors as bytes, one a step
-    observation               other tensors as numbers, flat: steps x shape
+steps: Dataset            The key "steps/observation/image_0" of a record holds all steps of that feature:
+    action: Tensor (7,)       images, texts and encoded tensors as one bytes value per step,
+    observation               other tensors as numbers, flattened: steps x shape.
         image_0: Image
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lara_tokenizer.data.video.images import natural_key
+from lara_tokenizer.data.dataset_files import natural_key
 
 _NUMBERS = frozenset(("bool", "bfloat16", *(f"float{n}" for n in (16, 32, 64))))
 _NUMBERS |= {f"{sign}int{n}" for sign in ("", "u") for n in (8, 16, 32, 64)}
@@ -24,43 +24,45 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One leaf: `path` is its name below `steps` (or below the episode), `key` its name in the record.
-
-    `kind` is "image", "numbers" or "text"; `shape` that of one step, without unknown dimensions for numbers;
-    `encoding` is "none", "bytes" or "zlib" for numbers, "jpeg", "png" or "none" (any) for images.
-    """
+    """One leaf of the tree of features."""
 
     path: str
+    """Name below `steps`, or below the episode."""
     key: str
+    """Name in the record."""
     kind: str
+    """ "image", "numbers" or "text"."""
     dtype: str
     shape: tuple[int, ...]
+    """Shape of one step; of numbers, without unknown dimensions."""
     encoding: str = "none"
+    """Of numbers "none", "bytes" or "zlib"; of images "jpeg", "png" or "none" (any)."""
 
     @property
     def is_camera(self) -> bool:
-        """Whether it holds pictures in 8-bit colour. Depth has one channel, or more bits."""
+        """Whether it holds 8-bit colour images. Depth has one channel, or more bits."""
         in_colour = len(self.shape) == 3 and self.shape[2] == 3 and self.dtype == "uint8"
         return in_colour or (self.kind == "image" and self.shape[-1:] == (4,) and self.dtype == "uint8")
 
     @property
-    def is_coded(self) -> bool:
-        """Whether pictures of it are files, JPEG or PNG; else they are numbers."""
+    def is_compressed(self) -> bool:
+        """Whether its images are stored as JPEG or PNG; else they are stored as numbers."""
         return self.kind == "image"
 
     @property
     def in_bytes(self) -> bool:
-        """Whether the record holds one bytes value a step."""
+        """Whether the record holds one bytes value per step."""
         return self.kind != "numbers" or self.encoding != "none"
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodeFeatures:
-    """The leaves of a step and those of an episode, sorted by path; `skipped` names those of a kind not read here."""
+    """Features of a step and of an episode, sorted by path."""
 
     steps: tuple[Feature, ...]
     episode: tuple[Feature, ...]
     skipped: tuple[str, ...] = ()
+    """Paths of features of an unsupported kind."""
 
     def cameras(self) -> dict[str, Feature]:
         """The cameras of a step by name: the path without a leading "observation/"."""
@@ -68,7 +70,7 @@ class EpisodeFeatures:
 
 
 def read_features(path: Path) -> EpisodeFeatures:
-    """Read a features.json, of any version of TFDS. Raises ValueError for what is none, or has no steps.
+    """Read a features.json of any TFDS version. Raises ValueError for other content, and for datasets without steps.
 
     >>> read_features(Path("demo/1.0.0/features.json")).cameras()  # doctest: +SKIP
     {'image_0': Feature(path='observation/image_0', key='steps/observation/image_0', kind='image', ...)}
@@ -95,9 +97,9 @@ def read_features(path: Path) -> EpisodeFeatures:
 
 
 def _open(node: Json) -> tuple[str, str, Json]:
-    """A node's class (the last part of its name), the field that its content stands in, and the content.
+    """Class of a node (the last part of its name), the name of its content field, and the content.
 
-    Today's files hold {"pythonClassName", "tensor" | "image" | ...: content}, older ones {"type", "content"}.
+    Current files hold {"pythonClassName", "tensor" | "image" | ...: content}, older ones {"type", "content"}.
     """
     if "type" in node:
         name, field, content = node["type"], "", node["content"]
@@ -119,7 +121,7 @@ def _is_steps(node: Json | None) -> bool:
 
 
 def _leaves(node: Json, path: str, prefix: str) -> Iterator[Feature | str]:
-    """Every leaf below a node; the bare path of one that is not read."""
+    """All leaves below a node; of an unsupported one only its path."""
     name, field, content = _open(node)
     if name == "FeaturesDict" or field == "featuresDict":
         for child, inner in _children(content).items():
@@ -142,7 +144,7 @@ def _leaves(node: Json, path: str, prefix: str) -> Iterator[Feature | str]:
 
 
 def _shape(content: Json) -> tuple[int, ...]:
-    """{"dimensions": ["7", "-1"]}, or [7, None] in older files; -1 stands for an unknown one."""
+    """Shape from {"dimensions": ["7", "-1"]}, or [7, None] in older files; -1 is an unknown dimension."""
     shape = content.get("shape") or ()
     dimensions = shape.get("dimensions", ()) if isinstance(shape, dict) else shape
     return tuple(-1 if each is None else int(each) for each in dimensions)

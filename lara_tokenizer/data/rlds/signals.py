@@ -1,18 +1,18 @@
-"""Which features of an RLDS dataset are its actions, its states and its text.
+"""Choice of the features that are an RLDS dataset's actions, states and text.
 
-The table of Open X-Embodiment sets decides where it knows the dataset; else names do.
+Known Open X-Embodiment sets have them in the table of `open_x`; for other datasets the names decide.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from lara_tokenizer.data.names import ACTIONS
+from lara_tokenizer.data.columns import ACTIONS
 from lara_tokenizer.data.rlds.features import EpisodeFeatures, Feature
-from lara_tokenizer.data.rlds.open_x import OxeSet
+from lara_tokenizer.data.rlds.open_x import OpenXSet
 
 _STATES = (
     *(f"observation/{name}" for name in ("state", "proprio", "robot_state", "eef_state", "EEF_state", "ee_state")),
@@ -20,78 +20,80 @@ _STATES = (
     "state",
 )
 _TEXTS = ("language_instruction", "natural_language_instruction", "instruction", "language_annotation", "task")
-_PART = re.compile(r"(.+?)(?:\[(\d+):(\d+)\])?")
+_SLICE = re.compile(r"(.+?)(?:\[(\d+):(\d+)\])?")
 
 
 @dataclass(frozen=True, slots=True)
-class ActionPart:
-    """Numbers `start` to `stop - 1` of a step's feature, flat.
-
-    >>> part(Feature("action", "steps/action", "numbers", "float32", (15,)), 7, 14).stop
-    14
-    """
+class FeatureSlice:
+    """Numbers `start` to `stop - 1` of a step's feature, flattened."""
 
     feature: Feature
     start: int
     stop: int
 
+    @classmethod
+    def of(cls, feature: Feature, start: int = 0, stop: int | None = None) -> FeatureSlice:
+        """All numbers of a feature from `start` on, or those up to `stop`.
+
+        >>> FeatureSlice.of(Feature("action", "steps/action", "numbers", "float32", (15,)), 7).stop
+        15
+        """
+        return cls(feature, start, prod(feature.shape) if stop is None else stop)
+
 
 @dataclass(frozen=True, slots=True)
 class RldsSignals:
-    """Parts that make an action and a state, side by side; and where the text is: in the steps, or in the episode."""
+    """Features that are concatenated to an action and to a state, and the feature of the text."""
 
-    actions: tuple[ActionPart, ...] = ()
-    states: tuple[ActionPart, ...] = ()
+    actions: tuple[FeatureSlice, ...] = ()
+    states: tuple[FeatureSlice, ...] = ()
     text: Feature | None = None
+    """One text per step, or one of the whole episode."""
     notes: tuple[str, ...] = ()
+    """Remarks for the user where several features were combined, or the table did not apply."""
 
     @property
-    def offers(self) -> tuple[str, ...]:
-        """As an `Episode` has it."""
-        has = {"actions": self.actions, "states": self.states, "text": self.text}
-        return tuple(name for name, value in has.items() if value)
+    def available(self) -> tuple[str, ...]:
+        """Names of the signals, as in `Episode.available_signals`."""
+        signals = {"actions": self.actions, "states": self.states, "text": self.text}
+        return tuple(name for name, value in signals.items() if value)
 
 
-def choose_signals(features: EpisodeFeatures, row: OxeSet | None) -> RldsSignals:
-    """What to read of each step; `notes` say where names, not the table, decided about several features."""
+def choose_signals(features: EpisodeFeatures, known: OpenXSet | None) -> RldsSignals:
+    """Choose actions, states and text by the table of `known`, or else by name."""
     numbers = {each.path: each for each in features.steps if each.kind == "numbers" and not each.is_camera}
     notes: list[str] = []
-    actions = _from_table(numbers, row.action if row else (), notes) or _actions(numbers, notes)
-    states = _from_table(numbers, row.state if row else (), notes)
-    states = states or next(((part(numbers[name]),) for name in _STATES if name in numbers), ())
+    actions = _from_table(numbers, known.action if known else (), notes) or _actions_by_name(numbers, notes)
+    states = _from_table(numbers, known.state if known else (), notes)
+    states = states or next(((FeatureSlice.of(numbers[name]),) for name in _STATES if name in numbers), ())
     return RldsSignals(actions, states, _text(features), tuple(notes))
 
 
-def part(feature: Feature, start: int = 0, stop: int | None = None) -> ActionPart:
-    """All numbers of a feature, or some."""
-    return ActionPart(feature, start, prod(feature.shape) if stop is None else stop)
-
-
-def _from_table(numbers: dict[str, Feature], wanted: Sequence[str], notes: list[str]) -> tuple[ActionPart, ...]:
-    """The table's features, where the dataset has all of them: another version of it may not."""
+def _from_table(numbers: Mapping[str, Feature], slices: Sequence[str], notes: list[str]) -> tuple[FeatureSlice, ...]:
+    """The slices of the table if the dataset has all of them; another version of it may not."""
     parts = []
-    for name in wanted:
-        path, start, stop = _PART.fullmatch(name).groups()  # type: ignore[union-attr]
+    for name in slices:
+        path, start, stop = _SLICE.fullmatch(name).groups()  # type: ignore[union-attr]
         feature = numbers.get(path)
         if feature is None or int(stop or 0) > prod(feature.shape):
             notes.append(f"no {name!r} in it, which its published version has")
             return ()
-        parts.append(part(feature, int(start or 0), int(stop) if stop else None))
+        parts.append(FeatureSlice.of(feature, int(start or 0), int(stop) if stop else None))
     return tuple(parts)
 
 
-def _actions(numbers: dict[str, Feature], notes: list[str]) -> tuple[ActionPart, ...]:
+def _actions_by_name(numbers: Mapping[str, Feature], notes: list[str]) -> tuple[FeatureSlice, ...]:
     for name in ACTIONS:
         if name in numbers:
-            return (part(numbers[name]),)
+            return (FeatureSlice.of(numbers[name]),)
         if inside := [path for path in sorted(numbers) if path.startswith(f"{name}/")]:
             notes.append(f"an action is {', '.join(inside)}, side by side")
-            return tuple(part(numbers[path]) for path in inside)
+            return tuple(FeatureSlice.of(numbers[path]) for path in inside)
     return ()
 
 
 def _text(features: EpisodeFeatures) -> Feature | None:
-    """The instruction: one a step, or one for the episode. Some sets keep it as a row of letters' numbers."""
+    """The instruction: of each step, or of the episode. Some sets store it as an array of character codes."""
     found = {
         each.path: each
         for each in features.steps

@@ -1,28 +1,36 @@
-"""Which library decodes video: PyAV, or decord or torchcodec where they are installed.
+"""Video decoding libraries: PyAV, or decord or torchcodec where installed; and readers shared between episodes.
 
-All three count and time frames by the same scan of packets, so that a row of a table means the same frame. The
-others only give the pixels, and are held to giving those of the frame on the list.
+All three count and time frames by the same packet scan, so that a row of a token table means the same frame with each of
+them. decord and torchcodec only supply pixels, and are checked to supply those of the listed frame.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from lara_tokenizer.data.episode import FrameIndex
 from lara_tokenizer.data.video.gop_decoder import FAR
 from lara_tokenizer.data.video.packets import Media
 from lara_tokenizer.data.video.reader import VideoReader
 from lara_tokenizer.errors import VideoDecodeError, missing_extra
 
-# Mean difference, of 255, up to which two decoders show the same picture: they differ by rounding alone.
-_SAME_PICTURE = 1.0
+# Mean absolute difference, of 255, up to which two decoders show the same frame: rounding differs between them.
+_SAME_IMAGE = 1.0
+# Each holds a decoder and a packet table. One file for each of a few cameras is enough, as episodes are read in order.
+_OPEN_VIDEOS = 4
 
 
-class _BorrowedPixelsReader(VideoReader):
-    """What decord and torchcodec have in common: the scan is ours, the open decoder theirs."""
+class _PixelBackend(VideoReader):
+    """Base of the decord and torchcodec readers: the packet scan of `VideoReader`, pixels from another library."""
 
     def __init__(self, path: str | Path | Media) -> None:
         super().__init__(path)
@@ -37,23 +45,23 @@ class _BorrowedPixelsReader(VideoReader):
         return super().__getstate__() | {"_opened": None}
 
     def _input(self) -> str | BinaryIO:
-        """What the library is to open."""
+        """The path or file object that the library opens."""
         return str(self.path) if isinstance(self.path, Path) else self.path.open()
 
     def _check_count(self, count: int) -> None:
-        shown = self.index().num_frames
-        if count != shown:
-            raise self._refusal(f"counts {count} frames where the file shows {shown}")
+        listed = self.index().num_frames
+        if count != listed:
+            raise self._refusal(f"counts {count} frames where the file shows {listed}")
 
-    def _refusal(self, what: str) -> VideoDecodeError:
-        return VideoDecodeError(self.path, f"{self.library} {what}. Use the decoder pyav")
+    def _refusal(self, problem: str) -> VideoDecodeError:
+        return VideoDecodeError(self.path, f"{self.library} {problem}. Use the decoder pyav")
 
 
-class DecordReader(_BorrowedPixelsReader):
-    """Pixels from decord (extra `decord`), which reads no AV1.
+class DecordReader(_PixelBackend):
+    """Pixels from decord (extra `decord`), which cannot read AV1.
 
-    A damaged header can make decord abort the whole process, so use it where that costs one clip: in the
-    workers of `lara-tok encode`.
+    A damaged header can make decord abort the whole process, so use it where that costs one clip: in the worker
+    processes of `lara-tok encode`.
     """
 
     library = "decord"
@@ -61,30 +69,33 @@ class DecordReader(_BorrowedPixelsReader):
     def _read(self, indices: np.ndarray) -> np.ndarray:
         if self._opened is None:
             self._opened, self._next = self._open(), -1
-        wanted, slots = np.unique(indices, return_inverse=True)
-        frames = np.stack([self._frame(int(i)) for i in wanted])
-        return frames if len(wanted) == len(indices) and (np.diff(slots) > 0).all() else frames[slots]
+        unique, rows = np.unique(indices, return_inverse=True)
+        frames = np.stack([self._frame(int(i)) for i in unique])
+        return frames if len(unique) == len(indices) and (np.diff(rows) > 0).all() else frames[rows]
 
     def _frame(self, i: int) -> np.ndarray:
         is_jump = not 0 <= self._next <= i <= self._next + FAR
         if is_jump:
             self._opened.seek_accurate(i)
             self._next = i
-        # One by one, as decord's skipping is seeking too.
+        # One by one, since decord's own skipping seeks too.
         for _ in range(self._next, i):
             self._opened.next()
         pixels = self._opened.next().asnumpy()
         self._next = i + 1
         if is_jump:
-            self._check_picture(i, pixels)
+            self._check_image(i, pixels)
         return pixels
 
-    def _check_picture(self, i: int, pixels: np.ndarray) -> None:
-        """decord's seeks miss in open GOPs, transport streams and wmv, and it does not know: compare with PyAV."""
+    def _check_image(self, i: int, pixels: np.ndarray) -> None:
+        """Compare the first frame after a seek with PyAV's, since decord's seeks miss without an error.
+
+        Seen with open GOPs, transport streams and wmv.
+        """
         exact = super()._read(np.array([i]))[0]
         VideoReader.close(self)
-        if exact.shape != pixels.shape or np.abs(exact.astype(np.int16) - pixels).mean() > _SAME_PICTURE:
-            raise self._refusal(f"gives another picture for frame {i}")
+        if exact.shape != pixels.shape or np.abs(exact.astype(np.int16) - pixels).mean() > _SAME_IMAGE:
+            raise self._refusal(f"gives another image for frame {i}")
 
     def _open(self) -> Any:
         import decord
@@ -93,15 +104,15 @@ class DecordReader(_BorrowedPixelsReader):
         try:
             reader = decord.VideoReader(self._input(), ctx=decord.cpu(0), num_threads=1)
         except (decord.DECORDError, RuntimeError) as error:
-            raise self._refusal("cannot open it (AV1, which it does not know, or a damaged file)") from error
+            raise self._refusal("cannot open it (AV1, which it does not support, or a damaged file)") from error
         self._check_count(len(reader))
         return reader
 
 
-class TorchcodecReader(_BorrowedPixelsReader):
+class TorchcodecReader(_PixelBackend):
     """Pixels from torchcodec (extra `torchcodec`, and FFmpeg's shared libraries, version 4 to 8).
 
-    Colours differ from PyAV's (by about 2 of 255) where a file names a colour matrix that cannot be.
+    Colours differ from PyAV's by about 2 of 255 where a file names an invalid colour matrix.
     """
 
     library = "torchcodec"
@@ -114,9 +125,9 @@ class TorchcodecReader(_BorrowedPixelsReader):
         return batch.data.numpy()
 
     def _check_times(self, indices: np.ndarray, seconds: np.ndarray) -> None:
-        """`seconds`, float64 (n,): times of the frames that came, from the first frame of the file on."""
+        """Compare the times of the decoded frames, float64 (n,) from the file's first frame on, with the packet scan."""
         timestamps = self.index().timestamps
-        # A frame further off than half the smallest gap is another frame.
+        # A frame that is further off than half the smallest gap is another frame.
         slack = np.diff(timestamps).min() / 2 if len(timestamps) > 1 else np.inf
         off = np.abs(seconds - timestamps[indices]) > slack
         if off.any():
@@ -148,7 +159,7 @@ _READERS: dict[str, type[VideoReader]] = {
 
 
 def video_reader_class(decoder: str = "pyav") -> type[VideoReader]:
-    """The reader of "pyav", "decord" or "torchcodec".
+    """The reader class of decoder "pyav", "decord" or "torchcodec".
 
     Raises ValueError for another name, and ImportError where the library is missing or does not load.
 
@@ -168,3 +179,46 @@ def video_reader_class(decoder: str = "pyav") -> type[VideoReader]:
                 "FFmpeg (Debian: apt-get install ffmpeg) or use the decoder pyav"
             ) from error
     return _READERS[decoder]
+
+
+def open_video_file(path: Path | Media, decoder: str) -> VideoReader:
+    """A reader from a small per-process cache, shared by all episodes in the same file.
+
+    A file that has been replaced since is opened anew. Raises what `video_reader_class` raises.
+    """
+    version = (0, 0)
+    if isinstance(path, Path):
+        with suppress(OSError):  # the reader will report what is wrong with the file
+            status = path.stat()
+            version = (status.st_mtime_ns, status.st_size)
+    return _reader(path, decoder, version)
+
+
+@lru_cache(maxsize=_OPEN_VIDEOS)
+def _reader(path: Path | Media, decoder: str, version: tuple[int, int]) -> VideoReader:
+    return video_reader_class(decoder)(path)
+
+
+# Two processes must not read through one open file, so a forked child opens its own. The cache is cleared before the fork,
+# in the parent: a decoder waits for its threads when it closes, and in the child those threads do not exist.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_reader.cache_clear)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedVideo:
+    """A `FrameReader` for a video that several episodes read: opened once per process, not once per episode."""
+
+    path: Path | Media
+    decoder: str
+
+    def index(self, camera: str = "") -> FrameIndex:
+        """Frame count and times, as `VideoReader.index`."""
+        return open_video_file(self.path, self.decoder).index(camera)
+
+    def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """uint8 (n, H, W, 3), as `VideoReader.frames`."""
+        return open_video_file(self.path, self.decoder).frames(camera, indices)
+
+    def close(self) -> None:
+        """Keep the video open for the next episode."""

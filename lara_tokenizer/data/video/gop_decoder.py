@@ -1,9 +1,8 @@
-"""Decode only the groups of pictures (GOPs) with a wanted frame, and prove that each frame is the one it claims to be.
+"""Decoding of only the groups of pictures (GOPs) that contain requested frames, with every frame verified.
 
-A decoder starts at a key packet and gives its frames in presentation order. So the frames that leave it must be
-the listed ones, one after the other; as soon as one is not, or is flagged as damaged, nothing more is believed:
-`NotAsListedError`. The cure is to decode from the file's start, once `prove_whole` has shown that this gives
-every frame.
+A decoder starts at a key packet and outputs frames in presentation order, so its output must match the packet table
+frame by frame. At the first mismatch or damaged frame `NotAsListedError` is raised. The caller then decodes from the
+start of the file, after `prove_whole` has shown that this yields every listed frame.
 """
 
 from __future__ import annotations
@@ -26,32 +25,35 @@ FAR = 64
 
 
 class NotAsListedError(Exception):
-    """The decoder gave something else than the frame that the packets promise."""
+    """The decoder output differs from the frame that the packet table lists."""
 
 
 class GopDecoder:
     """One open file and its decoder.
 
-    With `from_start` the frames are counted from the file's first packet, whatever their time stamps say.
+    With `from_start`, frames are counted from the first packet of the file and their time stamps are ignored.
     """
 
     def __init__(self, path: Path | Media, table: PacketTable, *, from_start: bool = False) -> None:
         if not from_start and not table.has_times:
             raise NotAsListedError("frames have no time stamps of their own")
-        self._path, self._table, self._from_start = path, table, from_start
+        self._path = path
+        self._table = table
+        self._from_start = from_start
         self._frame_pts = table.frame_pts
         self._key_rows: dict[int | None, int] = {int(table.pts[row]): int(row) for row in table.keys}
         self._container: InputContainer
         self._stream: VideoStream
         self._open()
 
-    def frames(self, wanted: Iterable[int]) -> Iterator[av.VideoFrame]:
-        """Yield the wanted frames; `wanted` increases strictly.
+    def frames(self, indices: Iterable[int]) -> Iterator[av.VideoFrame]:
+        """Yield the frames of strictly increasing `indices`.
 
-        Raises NotAsListedError, or what PyAV raises.
+        Raises NotAsListedError and PyAV's errors.
         """
-        for i in wanted:
+        for i in indices:
             start = 0 if self._from_start else int(self._table.starts[i])
+            # Continuing is possible only within the run of packets decoded since the last start, and only forward.
             if not (self._first_row <= start <= self._row and self._next <= i):
                 self._restart(start)
             while self._next < i:
@@ -75,7 +77,7 @@ class GopDecoder:
         self._ready: deque[av.VideoFrame] = deque()
 
     def _restart(self, row: int) -> None:
-        """Go to a key packet without decoding what lies between."""
+        """Move to a key packet without decoding the packets in between."""
         self._stream.codec_context.flush_buffers()
         if not self._row <= row <= self._row + FAR:
             self._seek(row)
@@ -85,10 +87,11 @@ class GopDecoder:
         self._begin(row)
 
     def _seek(self, row: int) -> None:
-        """Go to the packet in `row` or an earlier one; to the start where the container cannot do better."""
+        """Move to the packet in `row` or an earlier key packet; to the start if the container cannot seek there."""
         if row > 0:
             self._container.seek(int(self._table.dts[row]), stream=self._stream)
             packets = stream_packets(self._container, self._stream)
+            # Containers seek inexactly: accept the position only if it is a known key packet at or before the target.
             for packet in packets:
                 landed = self._key_rows.get(packet.pts) if packet.is_keyframe else None
                 if landed is not None and landed <= row:
@@ -100,11 +103,11 @@ class GopDecoder:
         self._open()
 
     def _decode_next(self) -> av.VideoFrame:
-        """Frame number `self._next`, and no other."""
+        """Decode frame `self._next` and verify it."""
         frame = self._output()
         if not self._from_start:
             due = self._frame_pts[self._next]
-            # What is shown before the key packet that decoding began with refers to what was not decoded.
+            # Leading frames of the first key packet refer to packets that were not decoded: discard them.
             while self._at_begin and frame is not None and frame.pts is not None and frame.pts < due:
                 frame = self._output()
             if frame is not None and frame.pts != due:
@@ -118,20 +121,20 @@ class GopDecoder:
         return frame
 
     def _output(self) -> av.VideoFrame | None:
-        """Whatever leaves the decoder next; None at the end."""
+        """The next frame that the decoder outputs; None at the end."""
         while not self._ready and not self._drained:
             packet = next(self._packets, None)
             if packet is None:
                 self._drained = True
             else:
                 self._row += 1
-            # None makes the decoder give what it held back.
+            # Decoding None flushes the frames that the decoder delays.
             self._ready.extend(self._stream.codec_context.decode(packet))
         return self._ready.popleft() if self._ready else None
 
 
 def prove_whole(path: Path | Media, table: PacketTable) -> None:
-    """Decode all of a file and count. Raises VideoDecodeError unless each listed frame comes out undamaged."""
+    """Decode the whole file. Raises VideoDecodeError unless every listed frame is decoded undamaged."""
     decoder = GopDecoder(path, table, from_start=True)
     seen: list[int | None] = []
     fault = ""
@@ -145,8 +148,8 @@ def prove_whole(path: Path | Media, table: PacketTable) -> None:
         decoder.close()
     if fault or len(seen) != table.num_frames:
         raise VideoDecodeError(path, f"damaged: {len(seen)} of {table.num_frames} frames can be read{fault}")
-    # Times that follow the decoding order although frames do not (an old AVI copied to mp4) are only wrong as
-    # times of single frames; real ones that come out of order mean that the decoder lost its way.
+    # Two cases look alike. Where times follow the decoding order although frames are reordered (an old AVI remuxed to mp4),
+    # only the times are wrong. Where frames with true times come out unordered, the decoder has lost its way.
     times = [pts for pts in seen if pts is not None]
     if table.has_times and table.is_reordered and times != sorted(times):
         raise VideoDecodeError(path, "damaged: its frames are decoded in another order than their time stamps")

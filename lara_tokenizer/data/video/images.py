@@ -1,4 +1,4 @@
-"""Episodes kept as a folder of numbered images."""
+"""Episodes stored as folders of numbered images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lara_tokenizer.data.dataset_files import natural_key
 from lara_tokenizer.data.episode import FrameIndex
 from lara_tokenizer.data.video.media import EncodedImagesReader
 from lara_tokenizer.errors import VideoDecodeError
@@ -19,7 +20,7 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".we
 
 
 def is_numbered_image(name: str) -> bool:
-    """Whether a file name is that of one image of a sequence.
+    """Whether a file name looks like one image of a numbered sequence.
 
     >>> is_numbered_image("img_0012.png"), is_numbered_image("cover.png"), is_numbered_image("0012.txt")
     (True, False, False)
@@ -29,39 +30,31 @@ def is_numbered_image(name: str) -> bool:
 
 
 def missing_number(names: Sequence[str]) -> str:
-    """What is missing in a sequence of numbered names in natural order, for people; "" for nothing.
+    """Message about the first gap in a sequence of numbered names in natural order; "" where there is none.
 
-    Numbers may go up in steps of any one size. Where the gaps have no common step, they are time stamps, say, and
-    nothing can be told.
+    Numbers may increase in steps of any constant size. Gaps without a common step (time stamps, for instance) are not
+    reported.
 
     >>> missing_number(["f_1.png", "f_2.png", "f_4.png"]), missing_number(["f_0.png", "f_5.png", "f_10.png"])
     ('no number 3 between f_2.png and f_4.png', '')
     """
     columns = list(zip(*(re.findall(r"\d+", name) for name in names), strict=False))
     counted = [[int(number) for number in column] for column in columns if len(set(column)) > 1]
+    # With several changing numbers in the names it is unknown which one counts the frames.
     if len(counted) != 1:
         return ""
     gaps = [later - earlier for earlier, later in pairwise(counted[0])]
     step = min(gaps)
     if step < 1 or any(gap % step for gap in gaps):
         return ""
-    place = next((i for i, gap in enumerate(gaps) if gap != step), None)
-    return (
-        "" if place is None else f"no number {counted[0][place] + step} between {names[place]} and {names[place + 1]}"
-    )
-
-
-def natural_key(name: str) -> list[tuple[int, str]]:
-    """Sort key by which img_9 comes before img_10.
-
-    >>> sorted(["img_10.png", "img_9.png"], key=natural_key)
-    ['img_9.png', 'img_10.png']
-    """
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    i = next((i for i, gap in enumerate(gaps) if gap != step), None)
+    return "" if i is None else f"no number {counted[0][i] + step} between {names[i]} and {names[i + 1]}"
 
 
 @dataclass(frozen=True, slots=True)
 class _FolderImages:
+    """Image files of one folder; an `EncodedImages`."""
+
     folder: Path
     names: tuple[str, ...]
 
@@ -76,9 +69,9 @@ class _FolderImages:
 
 
 class ImageFolderReader:
-    """A `FrameReader` for one folder of numbered images, in natural order, taken at `fps` frames per second.
+    """A `FrameReader` for one folder of numbered images, in natural order, at `fps` frames per second.
 
-    Without `fps` the episode has to bring a rate.
+    Without `fps` (NaN) the episode must set a rate.
 
     >>> ImageFolderReader("run1", fps=10).frames("", [0]).shape  # doctest: +SKIP
     (1, 256, 320, 3)
@@ -94,15 +87,14 @@ class ImageFolderReader:
         return self._list().index(camera)
 
     def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """uint8 (n, H, W, 3) in RGB, in the order asked.
+        """uint8 (n, H, W, 3) in RGB, in the order of `indices`.
 
-        Raises VideoDecodeError for an image that cannot be read or has another size than the first, and
-        IndexError for an index outside the sequence.
+        Raises VideoDecodeError for an image that cannot be read or differs in size from the first, and IndexError.
         """
         return self._list().frames(camera, indices)
 
     def close(self) -> None:
-        """Nothing stays open between calls."""
+        """No file stays open between calls."""
 
     def _list(self) -> EncodedImagesReader:
         if self._listed is None:
@@ -111,14 +103,14 @@ class ImageFolderReader:
             except OSError as error:
                 raise VideoDecodeError(self.folder, f"cannot be listed ({error.strerror})") from error
             names = [name for name in names if not name.startswith(".")]
-            # rgb_001.png beside depth_001.png: one after the other they would be no film.
+            # Several name patterns are several sequences (rgb_001.png beside depth_001.png), not one longer video.
             patterns = sorted({re.sub(r"\d+", "*", name) for name in names})
             if len(patterns) != 1:
                 found = f"several sequences ({', '.join(patterns[:4])})" if patterns else "no numbered images"
                 raise VideoDecodeError(self.folder, f"{found}; an episode is one folder with one sequence")
             names.sort(key=natural_key)
             if missing := missing_number(names):
-                raise VideoDecodeError(self.folder, f"{missing}: what comes after it would have a wrong time")
+                raise VideoDecodeError(self.folder, f"{missing}: later frames would have wrong times")
             images = _FolderImages(self.folder, tuple(names))
             self._listed = EncodedImagesReader(self.folder, images, self.fps)
         return self._listed

@@ -1,4 +1,4 @@
-"""Videos and pictures that are no files of their own: a part of a file, a file on a server, bytes of a table."""
+"""Videos and images that are not files of their own: parts of files, remote files, bytes in a table."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from PIL import Image, ImageOps
 from lara_tokenizer.data.episode import FrameIndex, check_indices
 from lara_tokenizer.errors import EpisodeReadError, VideoDecodeError
 
-# Remote files up to this size are fetched whole in one request, and the last few are kept: counting the frames reads
-# all of a video anyway, and decoding reads it again. Larger ones are read block by block.
-_WHOLE = 64 * 2**20
-_KEPT = 4
+# Remote files up to this size are downloaded whole in one request, and the last few are cached: counting the frames reads
+# the whole video anyway, and decoding reads it again. Larger ones are read block by block.
+_WHOLE_FILE_BYTES = 64 * 2**20
+_CACHED_FILES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class FileSlice:
-    """`size` bytes of a file from `offset` on, such as a member of a tar; a `Media`.
+    """`size` bytes of a file from `offset` on, such as a tar member; a `Media`.
 
     >>> FileSlice("train-00.tar", 512, 20480, "clip.mp4").open().read(8)  # doctest: +SKIP
     b'\\x00\\x00\\x00 ftyp'
@@ -42,7 +42,7 @@ class FileSlice:
         return io.BufferedReader(_Window(self.path, self.offset, self.size), 64 * 1024)
 
     def read(self) -> bytes:
-        """All of them. Raises OSError, also where the file ends before the slice does."""
+        """All bytes. Raises OSError, also where the file ends before the slice does."""
         with self.open() as file:
             data = file.read()
         if len(data) < self.size:
@@ -51,11 +51,13 @@ class FileSlice:
 
 
 class _Window(io.RawIOBase):
-    """A read-only view of a part of a file, which is its own."""
+    """A read-only view of a part of a file, with a file handle of its own."""
 
     def __init__(self, path: str, offset: int, size: int) -> None:
         self._file = io.FileIO(path)
-        self._offset, self._size, self._at = offset, size, 0
+        self._offset = offset
+        self._size = size
+        self._position = 0
 
     def readable(self) -> bool:
         return True
@@ -64,18 +66,18 @@ class _Window(io.RawIOBase):
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        count = max(0, min(len(buffer), self._size - self._at))
-        self._file.seek(self._offset + self._at)
-        got = self._file.readinto(memoryview(buffer)[:count]) or 0
-        self._at += got
-        return got
+        count = max(0, min(len(buffer), self._size - self._position))
+        self._file.seek(self._offset + self._position)
+        read = self._file.readinto(memoryview(buffer)[:count]) or 0
+        self._position += read
+        return read
 
     def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
-        self._at = position + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
+        self._position = position + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
     def close(self) -> None:
         self._file.close()
@@ -86,7 +88,7 @@ class _Window(io.RawIOBase):
 class RemoteFile:
     """A file at any URL that fsspec opens, such as "hf://datasets/user/name@commit/clip.mp4"; a `Media`.
 
-    Nothing is written to disk. Up to 64 MiB it is fetched whole, and the last four such files are kept.
+    Nothing is written to disk. Files of up to 64 MiB are downloaded whole, and the last four of them are cached.
     """
 
     url: str
@@ -95,19 +97,19 @@ class RemoteFile:
         return self.url
 
     def open(self) -> BinaryIO:
-        """The bytes as a seekable file. Raises OSError and whatever the server's client raises."""
+        """The bytes as a seekable file. Raises OSError and the errors of the remote file system."""
         from fsspec.core import url_to_fs
 
         fs, path = url_to_fs(self.url)
-        return io.BytesIO(_whole(self.url)) if fs.size(path) <= _WHOLE else fs.open(path, "rb")
+        return io.BytesIO(_whole(self.url)) if fs.size(path) <= _WHOLE_FILE_BYTES else fs.open(path, "rb")
 
     def read(self) -> bytes:
-        """All of them."""
+        """All bytes."""
         with self.open() as file:
             return file.read()
 
 
-@lru_cache(maxsize=_KEPT)
+@lru_cache(maxsize=_CACHED_FILES)
 def _whole(url: str) -> bytes:
     import fsspec
 
@@ -116,43 +118,45 @@ def _whole(url: str) -> bytes:
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """uint8 (H, W, 3) in RGB, upright: one encoded image (JPEG, PNG ...), called `name` in errors.
+    """Decode one image (JPEG, PNG, ...) to uint8 (H, W, 3) in RGB, upright; `name` names it in errors.
 
-    Raises VideoDecodeError for what is no image, or damaged, or has more than 8 bits a channel.
+    Raises VideoDecodeError for other or damaged data, and for more than 8 bits per channel.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.mode.startswith(("I", "F")):
-                raise VideoDecodeError(name, f"{name} has {image.mode} pixels; 8 bits a channel are read")
+                raise VideoDecodeError(name, f"{name} has {image.mode} pixels; 8 bits per channel are supported")
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except VideoDecodeError:
         raise
     except Exception as error:
         # As with video, damaged files make PIL raise many types (OSError, SyntaxError, struct.error ...).
-        reason = "no image, or damaged" if isinstance(error, Image.UnidentifiedImageError) else error
+        reason = "not an image, or damaged" if isinstance(error, Image.UnidentifiedImageError) else error
         raise VideoDecodeError(name, f"{name} cannot be read ({reason})") from error
 
 
 class EncodedImages(Protocol):
-    """A sequence of images, each encoded by itself. Picklable."""
+    """A sequence of individually encoded images. Picklable."""
 
     def __len__(self) -> int: ...
 
     def name(self, i: int) -> str:
-        """What people call image i."""
+        """Name of image i in errors."""
 
     def read(self, i: int) -> bytes:
-        """Image i as it is stored. Any exception means that it cannot be had."""
+        """Encoded bytes of image i. Any exception counts as an unreadable image."""
 
 
 class EncodedImagesReader:
-    """A `FrameReader` for a sequence of encoded images; `source` names it in errors.
+    """A `FrameReader` for a sequence of encoded images of equal size; `source` names it in errors.
 
-    Without `fps` the episode has to bring a rate. All images must have one size.
+    Without `fps` (NaN) the episode must set a rate.
     """
 
     def __init__(self, source: object, images: EncodedImages, fps: float = math.nan) -> None:
-        self.source, self.images, self.fps = str(source), images, fps
+        self.source = str(source)
+        self.images = images
+        self.fps = fps
         self._size: tuple[int, ...] | None = None
 
     def index(self, camera: str = "") -> FrameIndex:
@@ -162,29 +166,28 @@ class EncodedImagesReader:
         return FrameIndex(np.arange(len(self.images)) / self.fps, self.fps)
 
     def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """uint8 (n, H, W, 3) in RGB, in the order asked.
+        """uint8 (n, H, W, 3) in RGB, in the order of `indices`.
 
-        Raises VideoDecodeError for an image that cannot be read or has another size than the first, and IndexError for
-        one outside the sequence.
+        Raises VideoDecodeError for an image that cannot be read or differs in size from the first, and IndexError.
         """
-        numbers = check_indices(indices, len(self.images), self.source)
+        indices = check_indices(indices, len(self.images), self.source)
         if self._size is None:
             self._size = self._decode(0).shape
         height, width, _ = self._size
-        out = np.empty((len(numbers), height, width, 3), np.uint8)
-        for slot, number in enumerate(numbers.tolist()):
-            pixels = self._decode(number)
+        out = np.empty((len(indices), height, width, 3), np.uint8)
+        for row, i in enumerate(indices.tolist()):
+            pixels = self._decode(i)
             if pixels.shape != self._size:
                 raise VideoDecodeError(
                     self.source,
-                    f"{self.images.name(number)} is {pixels.shape[1]}x{pixels.shape[0]}, the first image "
+                    f"{self.images.name(i)} is {pixels.shape[1]}x{pixels.shape[0]}, the first image "
                     f"{width}x{height}; all images of an episode must have one size",
                 )
-            out[slot] = pixels
+            out[row] = pixels
         return out
 
     def close(self) -> None:
-        """Nothing stays open between calls."""
+        """No file stays open between calls."""
 
     def _decode(self, i: int) -> np.ndarray:
         name = self.images.name(i)

@@ -1,4 +1,4 @@
-"""The packets of a video stream: how many frames there are, when, and where decoding can start. No decoding."""
+"""Frame count, times and decoding start points of a video, from its packets, without decoding."""
 
 from __future__ import annotations
 
@@ -21,35 +21,41 @@ _NO_TIME = np.iinfo(np.int64).min
 
 
 class Media(Hashable, Protocol):
-    """A video that is no file of its own: a tar's member, a table's cell. Picklable and hashable; `str()` names it."""
+    """A video that is not a file of its own, such as a tar member. Picklable and hashable; `str()` names it in errors."""
 
     def open(self) -> BinaryIO:
-        """Its bytes from the start, seekable; the caller closes it."""
+        """The bytes from the start as a seekable file; the caller closes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PacketTable:
-    """The stream's packets in decoding order (m rows), and the n frames that they show.
+    """The m packets of a stream in decoding order, and the n frames displayed from them.
 
-    Frame i of a video is its i-th shown packet in presentation order. Packets that an edit list discards are
-    decoded, as others may refer to them, and never shown.
+    Frame i of a video is the i-th displayed packet in presentation order. Packets that an edit list discards are decoded,
+    since others may refer to them, but never displayed.
     """
 
-    stream: int  # the stream's number in the container
-    pts: np.ndarray  # int64 (m,): presentation time, in ticks of the stream
-    dts: np.ndarray  # int64 (m,): decoding time, or presentation time where there is none
-    keys: np.ndarray  # int64 (k,): rows of the key packets
-    rows: np.ndarray  # int64 (n,): row of each frame
-    starts: np.ndarray  # int64 (n,): row of the key packet from which each frame decodes to its right pixels
+    stream: int
+    """Index of the stream in the container."""
+    pts: np.ndarray
+    """int64 (m,): presentation time in ticks of the stream."""
+    dts: np.ndarray
+    """int64 (m,): decoding time, or presentation time where there is none."""
+    keys: np.ndarray
+    """int64 (k,): rows of the key packets."""
+    rows: np.ndarray
+    """int64 (n,): row of each frame."""
+    starts: np.ndarray
+    """int64 (n,): row of the key packet from which decoding reproduces each frame exactly."""
 
     @classmethod
     def build(
         cls, stream: int, pts: list[int | None], dts: list[int | None], keys: list[bool], shown: list[bool]
     ) -> PacketTable:
-        """One list item a packet. `shown` is False for the packets that an edit list discards."""
+        """A table from one list item per packet. `shown` is False for packets that an edit list discards."""
         times = np.array([_NO_TIME if t is None else t for t in pts], np.int64)
         shown_rows = np.flatnonzero(shown)
-        # Stable, so that packets without times keep the order they came in.
+        # A stable sort keeps packets without times in file order.
         rows = shown_rows[np.argsort(times[shown_rows], kind="stable")]
         key_rows = np.flatnonzero(keys)
         return cls(
@@ -77,14 +83,15 @@ class PacketTable:
 
     @property
     def is_reordered(self) -> bool:
-        """Whether frames are shown in another order than they are decoded in, going by their times."""
+        """Whether presentation order differs from decoding order, judged by the times."""
         return bool((np.diff(self.rows) < 0).any())
 
 
 def _starts(pts: np.ndarray, keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """For the frame in each of `rows`, the key packet to decode from; row 0 where there is none before it."""
+    """Row of the key packet to decode each frame from; 0 where no key packet precedes it."""
     start = np.searchsorted(keys, rows, side="right") - 1
-    # A frame that follows a key packet and is shown before it may refer to frames before that packet.
+    # Leading frames of an open GOP: a frame that follows a key packet but is displayed before it may refer to frames before
+    # that packet, so decoding has to start at an earlier key packet.
     while True:
         leading = (start > 0) & (pts[rows] < pts[keys[start]]) if len(keys) else np.zeros(len(rows), bool)
         if not leading.any():
@@ -93,11 +100,11 @@ def _starts(pts: np.ndarray, keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def open_video(path: Path | Media) -> tuple[InputContainer, VideoStream]:
-    """Open a video and choose its best video stream, to be decoded in one thread. Raises VideoDecodeError."""
+    """Open a video and choose its best video stream, for single-threaded decoding. Raises VideoDecodeError."""
     if isinstance(path, Path):
         if os.stat(path).st_size == 0:
             raise VideoDecodeError(path, "the file is empty (0 bytes)")
-        # An absolute path, as ffmpeg takes what stands before a colon for a protocol.
+        # An absolute path, since ffmpeg takes a prefix up to a colon for a protocol.
         container = av.open(os.path.abspath(path), "r", metadata_errors="ignore")
     else:
         container = av.open(path.open(), "r", metadata_errors="ignore")
@@ -109,28 +116,28 @@ def open_video(path: Path | Media) -> tuple[InputContainer, VideoStream]:
     if stream.codec_context is None:
         container.close()
         raise VideoDecodeError(path, "no decoder for its video codec")
-    # The cores are better used by a process each than by threads of one decoder.
+    # One process per core uses the cores better than threads of one decoder.
     stream.codec_context.thread_count = 1
     return container, stream
 
 
 def stream_packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-    """The stream's packets in decoding order, without empty ones (AVI's "show the last frame again")."""
+    """Packets of the stream in decoding order, without empty ones (AVI's "repeat the last frame")."""
     return (packet for packet in container.demux(stream) if packet.size > 0)
 
 
 def scan(path: Path | Media) -> tuple[PacketTable, FrameIndex]:
-    """Read through a video's packets. Raises VideoDecodeError."""
+    """Packet table and frame index of a video, from one pass over its packets. Raises VideoDecodeError."""
     with plain_errors(path):
         container, stream = open_video(path)
         with container:
-            facts = [
+            packets = [
                 (packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard, packet.is_corrupt)
                 for packet in stream_packets(container, stream)
             ]
-            if not any(shown for _, _, _, shown, _ in facts):
+            if not any(shown for _, _, _, shown, _ in packets):
                 raise VideoDecodeError(path, "the video stream holds no frame")
-            pts, dts, keys, shown, corrupt = (list(column) for column in zip(*facts, strict=True))
+            pts, dts, keys, shown, corrupt = (list(column) for column in zip(*packets, strict=True))
             table = PacketTable.build(stream.index, pts, dts, keys, shown)
             if corrupt[-1]:
                 promised = f" of {stream.frames}" if stream.frames > table.num_frames else ""
@@ -158,7 +165,8 @@ def _frame_index(path: Path | Media, container: InputContainer, stream: VideoStr
 
 
 def _nominal_rate(timestamps: np.ndarray, stated: float) -> float:
-    """The median rate, or the mean where that is about the same: times rounded to ms would give 30.3 for 30."""
+    """The median rate, or the mean rate where both agree to within 5 %."""
+    # The median ignores gaps in a recording, but times rounded to milliseconds would make it 30.3 instead of 30.
     if len(timestamps) == 1:
         return stated
     median, mean = 1 / float(np.median(np.diff(timestamps))), (len(timestamps) - 1) / float(timestamps[-1])
@@ -167,7 +175,7 @@ def _nominal_rate(timestamps: np.ndarray, stated: float) -> float:
 
 @contextmanager
 def plain_errors(path: Path | Media) -> Iterator[None]:
-    """Turn whatever a decoder throws into one VideoDecodeError in plain words."""
+    """Convert any exception of a decoder into a VideoDecodeError with a plain reason."""
     try:
         yield
     except VideoDecodeError:
@@ -191,6 +199,6 @@ def _reason(error: Exception) -> str:
         case av.error.InvalidDataError():
             return "not a video, or damaged (invalid data)"
         case MemoryError():
-            return "more memory asked for than there is (a damaged header?)"
+            return "more memory requested than available (a damaged header?)"
         case _:
             return f"cannot be read ({type(error).__name__}: {first_line(error)})"

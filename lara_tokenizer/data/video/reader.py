@@ -1,4 +1,4 @@
-"""Frames of one video file, through PyAV."""
+"""`VideoReader`: exact frames of one video file by index, through PyAV."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from av.video.reformatter import VideoReformatter
 
 from lara_tokenizer.data.episode import FrameIndex, check_indices
 from lara_tokenizer.data.video.gop_decoder import GopDecoder, NotAsListedError, prove_whole
-from lara_tokenizer.data.video.packets import Media, PacketTable, plain_errors, scan
+from lara_tokenizer.data.video.packets import Media, PacketTable, open_video, plain_errors, scan
 from lara_tokenizer.errors import VideoDecodeError
 
 logger = logging.getLogger(__name__)
 
-# From 17 on PyAV converts colours with as many threads as there are cores, unless told; before, with one.
+# PyAV 17 and later convert colours with one thread per core by default; earlier versions use one thread.
 ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
 
 VIDEO_SUFFIXES = (
@@ -26,10 +26,10 @@ VIDEO_SUFFIXES = (
 
 
 class VideoReader:
-    """A `FrameReader` for one video with one camera: a file, or the bytes that a `Media` opens.
+    """A `FrameReader` for one video with one camera: a file, or the bytes of a `Media`.
 
-    Frame i is the i-th in presentation order, with the pixels that decoding the whole file gives it. Only groups
-    of pictures with a wanted frame are decoded, and calls with increasing indices go on without a new seek.
+    Frame i is the i-th in presentation order, with the pixels that decoding the whole file produces. Only groups of
+    pictures with a requested frame are decoded, and calls with increasing indices continue without a new seek.
 
     >>> reader = VideoReader("clip.mp4")  # doctest: +SKIP
     >>> reader.index().num_frames         # doctest: +SKIP
@@ -47,18 +47,32 @@ class VideoReader:
         self._from_start = False
 
     def index(self, camera: str = "") -> FrameIndex:
-        """Count and time the frames by reading through the packets, once. Raises VideoDecodeError."""
+        """Count and time the frames in one pass over the packets. Raises VideoDecodeError."""
         return self._scan()[1]
 
-    def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """uint8 (n, H, W, 3) in RGB, upright, at full size, in the order asked.
+    def stated_duration(self, fps: float | None) -> float | None:
+        """Duration in seconds according to the file's header; None if it states none, or if `fps` overrides its times.
 
-        Raises VideoDecodeError if one of them cannot be had, and IndexError for an index outside the video.
+        Raises VideoDecodeError.
         """
-        numbers = check_indices(indices, self.index(camera).num_frames, self.path)
+        if fps is not None:
+            return None
         with plain_errors(self.path):
-            # Nothing asked for: one frame, to learn the size of none.
-            return self._read(numbers) if len(numbers) else self._read(np.zeros(1, np.int64))[:0]
+            container, stream = open_video(self.path)
+            with container:
+                if stream.duration and stream.time_base:
+                    return float(stream.duration * stream.time_base)
+                return container.duration / av.time_base if container.duration else None
+
+    def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """uint8 (n, H, W, 3) in RGB, upright, at full size, in the order of `indices`.
+
+        Raises VideoDecodeError for a frame that cannot be decoded, and IndexError for an index outside the video.
+        """
+        indices = check_indices(indices, self.index(camera).num_frames, self.path)
+        with plain_errors(self.path):
+            # For no indices one frame is decoded all the same, as the result's shape (0, H, W, 3) needs its size.
+            return self._read(indices) if len(indices) else self._read(np.zeros(1, np.int64))[:0]
 
     def close(self) -> None:
         """Close the file; the next call opens it again."""
@@ -67,7 +81,7 @@ class VideoReader:
             self._decoder = None
 
     def __getstate__(self) -> dict:
-        # The packet table travels, so that a worker need not scan again; an open decoder cannot.
+        # The packet table is pickled, so that a worker process need not scan again; an open decoder cannot be.
         return self.__dict__ | {"_decoder": None}
 
     def _scan(self) -> tuple[PacketTable, FrameIndex]:
@@ -93,26 +107,26 @@ class VideoReader:
     def _decode(self, indices: np.ndarray) -> np.ndarray:
         if self._decoder is None:
             self._decoder = GopDecoder(self.path, self._scan()[0], from_start=self._from_start)
-        # One for all frames: making a converter costs about a third of a conversion.
+        # One converter for all frames: making it takes about a third of the time of a conversion.
         reformatter = VideoReformatter()
-        wanted, slots = np.unique(indices, return_inverse=True)
+        unique, rows = np.unique(indices, return_inverse=True)
         out: np.ndarray | None = None
-        for k, frame in enumerate(self._decoder.frames(wanted)):
+        for k, frame in enumerate(self._decoder.frames(unique)):
             pixels = upright_rgb(frame, reformatter)
             if out is None:
                 out = np.empty((len(indices), *pixels.shape), np.uint8)
             if pixels.shape != out.shape[1:]:
                 sizes = " to ".join(f"{width}x{height}" for height, width, _ in (out.shape[1:], pixels.shape))
-                raise VideoDecodeError(self.path, f"the picture size changes within the video, from {sizes}")
-            out[slots == k] = pixels
+                raise VideoDecodeError(self.path, f"the frame size changes within the video, from {sizes}")
+            out[rows == k] = pixels
         assert out is not None
         return out
 
 
 def upright_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
-    """uint8 (H, W, 3): a frame converted at full size and turned as its display matrix says (PyAV does not).
+    """uint8 (H, W, 3): a frame at full size, rotated by its display matrix (PyAV ignores it).
 
-    A view of the converted frame: copy it before that goes.
+    A view of the converted frame: copy it before that is released.
     """
     rgb = reformatter.reformat(frame, format="rgb24", **ONE_THREAD)
     plane = rgb.planes[0]

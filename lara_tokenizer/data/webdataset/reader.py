@@ -1,4 +1,4 @@
-"""Frames, actions and text of one sample of a WebDataset tar, read from the tar where they lie."""
+"""Frames, actions and text of one sample of a WebDataset tar, read at their positions in the tar."""
 
 from __future__ import annotations
 
@@ -13,24 +13,28 @@ from typing import Any
 
 import numpy as np
 
-from lara_tokenizer.data.camera_readers import CameraReaders
-from lara_tokenizer.data.episode import FrameIndex, FrameReader, Signals
-from lara_tokenizer.data.names import ACTIONS, STATES, TEXTS, first_of
-from lara_tokenizer.data.video.images import IMAGE_SUFFIXES, missing_number, natural_key
-from lara_tokenizer.data.video.media import EncodedImagesReader, FileSlice
-from lara_tokenizer.data.video.open_videos import SharedVideo
-from lara_tokenizer.data.video.reader import VIDEO_SUFFIXES
+from lara_tokenizer.data.columns import ACTIONS, STATES, TEXTS, first_of
+from lara_tokenizer.data.dataset_files import natural_key
+from lara_tokenizer.data.episode import CameraReaders, FrameIndex, FrameReader, Signals
+from lara_tokenizer.data.video import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    EncodedImagesReader,
+    FileSlice,
+    SharedVideo,
+    missing_number,
+)
 from lara_tokenizer.data.webdataset.tar import Sample, Span
 from lara_tokenizer.errors import EpisodeReadError
 
-VIDEO_EXTENSIONS = tuple(suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES)
+_VIDEO_EXTENSIONS = tuple(suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES)
 _IMAGE_EXTENSIONS = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
-# A camera is called after what stands beside a frame's number, unless that only says that it is a frame.
+# Words next to a frame's number that only mark it as a frame; any other word is the name of its camera.
 _ANY_FRAME = ("", "f", "frame", "frames", "image", "images", "img", "im", "rgb")
 
 
 def camera_of(extension: str) -> tuple[str, bool] | None:
-    """The camera that a member is of, and whether it is a video (or else one frame); None for other members.
+    """The camera that a member belongs to, and whether it is a video or a single frame; None for other members.
 
     >>> camera_of("mp4"), camera_of("top.mp4"), camera_of("top.frame_0012.jpg"), camera_of("left_012.png")
     (('', True), ('top', True), ('top', False), ('left', False))
@@ -38,17 +42,17 @@ def camera_of(extension: str) -> tuple[str, bool] | None:
     (None, None)
     """
     *parts, suffix = extension.split(".")
-    if suffix in VIDEO_EXTENSIONS:
+    if suffix in _VIDEO_EXTENSIONS:
         return ".".join(parts), True
-    number = re.fullmatch(r"(.*?)(\d+)(\D*)", parts[-1]) if suffix in _IMAGE_EXTENSIONS and parts else None
-    if number is None:
+    match = re.fullmatch(r"(.*?)(\d+)(\D*)", parts[-1]) if suffix in _IMAGE_EXTENSIONS and parts else None
+    if match is None:
         return None
-    beside = (number[1] + number[3]).strip("_- ")
-    return ".".join([*parts[:-1], *([] if beside in _ANY_FRAME else [beside])]), False
+    word = (match[1] + match[3]).strip("_- ")
+    return ".".join([*parts[:-1], *([] if word in _ANY_FRAME else [word])]), False
 
 
 def cameras_of(sample: Sample) -> dict[str, list[str]]:
-    """The extensions of each camera: one video, or its frames in natural order."""
+    """Extensions of each camera: one video, or its frames in natural order."""
     cameras: dict[str, list[str]] = {}
     videos = set()
     for extension in sample.members:
@@ -65,26 +69,27 @@ def cameras_of(sample: Sample) -> dict[str, list[str]]:
 
 
 def signal_members(sample: Sample) -> dict[str, str]:
-    """The extension of the member for each signal that has one of its own."""
+    """Extension of the member of each signal that is stored as one."""
     names = {"actions": [f"{name}.npy" for name in ACTIONS], "states": [f"{name}.npy" for name in STATES]}
     found = {signal: first_of(options, sample.members) for signal, options in (names | {"text": ["txt"]}).items()}
     return {signal: extension for signal, extension in found.items() if extension is not None}
 
 
-def json_text(facts: Mapping[str, Any]) -> str | None:
-    """The instruction among a sample's facts."""
-    texts = (facts.get(name) for name in TEXTS)
+def json_text(metadata: Mapping[str, Any]) -> str | None:
+    """The instruction in a sample's metadata."""
+    texts = (metadata.get(name) for name in TEXTS)
     return next((text.strip() for text in texts if isinstance(text, str) and text.strip()), None)
 
 
 @dataclass(frozen=True)
 class TarImages:
-    """Images that lie in one tar; `spans` is int64 (n, 2), each one's offset and size."""
+    """Images in one tar; an `EncodedImages`."""
 
     tar: str
     key: str
     camera: str
     spans: np.ndarray
+    """int64 (n, 2): offset and size of each image."""
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -100,25 +105,28 @@ class TarImages:
 class WebDatasetReader(CameraReaders):
     """A `FrameReader` and `SignalReader` for one sample.
 
-    A sample's own rate ("fps" in its .json) wins over its video's; frames without one need a rate from the episode.
+    The rate in a sample's .json ("fps") overrides its video's. Frames without one need a rate from the episode.
     """
 
     def __init__(self, tar: str, sample: Sample, cameras: Sequence[str], decoder: str) -> None:
         super().__init__()
-        self.tar, self.key, self.decoder = tar, sample.key, decoder
-        there = cameras_of(sample)
+        self.tar = tar
+        self.key = sample.key
+        self.decoder = decoder
         self.cameras = tuple(cameras)
-        self.there = tuple(there)
-        self._missing = {camera: missing_number(there[camera]) for camera in cameras if camera in there}
-        # Of a video its one span, of images int64 (n, 2).
-        self._pixels = {camera: _compact(sample, there[camera]) for camera in cameras if camera in there}
+        extensions = cameras_of(sample)
+        self.available_cameras = tuple(extensions)
+        existing = [camera for camera in cameras if camera in extensions]
+        self._missing = {camera: missing_number(extensions[camera]) for camera in existing}
+        # Of a video one span, of images int64 (n, 2): a reader is pickled, and names of thousands of frames are not needed.
+        self._pixels = {camera: _pixel_spans(sample, extensions[camera]) for camera in existing}
         signals = signal_members(sample)
         self._signals = {signal: (extension, sample.members[extension]) for signal, extension in signals.items()}
         self._json = sample.members.get("json")
-        self._facts: dict[str, Any] | None = None
+        self._metadata: dict[str, Any] | None = None
 
     def index(self, camera: str) -> FrameIndex:
-        """Count the frames, and time them. Raises EpisodeReadError."""
+        """Count and time the frames. Raises EpisodeReadError."""
         fps = self._fps()
         index = super().index(camera)
         return index if math.isnan(fps) else FrameIndex(np.arange(index.num_frames) / fps, fps, index.note)
@@ -126,10 +134,10 @@ class WebDatasetReader(CameraReaders):
     def open_camera(self, camera: str) -> FrameReader:
         """The video or the images. Raises EpisodeReadError where the sample has none."""
         if camera not in self._pixels:
-            there = ", ".join(repr(each) for each in self.there) or "none"
-            raise EpisodeReadError(self._name, f"no camera {camera!r} in this sample (it has {there})")
+            available = ", ".join(repr(each) for each in self.available_cameras) or "none"
+            raise EpisodeReadError(self._name, f"no camera {camera!r} in this sample (it has {available})")
         if missing := self._missing[camera]:
-            raise EpisodeReadError(self._name, f"{missing}: what comes after it would have a wrong time")
+            raise EpisodeReadError(self._name, f"{missing}: later frames would have wrong times")
         spans = self._pixels[camera]
         if isinstance(spans, Span):
             return SharedVideo(FileSlice(self.tar, *spans, self.key), self.decoder)
@@ -148,34 +156,34 @@ class WebDatasetReader(CameraReaders):
         """The instruction. Raises EpisodeReadError."""
         if "text" in self._signals:
             return self._read(*self._signals["text"]).decode(errors="replace").strip() or None
-        return json_text(self.facts())
+        return json_text(self.metadata())
 
-    def facts(self) -> dict[str, Any]:
-        """The sample's .json; empty where it has none. Raises EpisodeReadError."""
-        if self._facts is None:
-            facts: Any = {}
+    def metadata(self) -> dict[str, Any]:
+        """Content of the sample's .json; empty where it has none. Raises EpisodeReadError."""
+        if self._metadata is None:
+            content: Any = {}
             if self._json is not None:
                 try:
-                    facts = json.loads(self._read("json", self._json))
+                    content = json.loads(self._read("json", self._json))
                 except (ValueError, RecursionError) as error:
                     raise EpisodeReadError(self._name, f"its .json cannot be read ({error})") from error
-            self._facts = facts if isinstance(facts, dict) else {}
-        return self._facts
+            self._metadata = content if isinstance(content, dict) else {}
+        return self._metadata
 
     def close(self) -> None:
-        """Let go of open files, and forget the .json; the next call reads them again."""
+        """Close open files and drop the .json; the next call reads them again."""
         super().close()
-        self._facts = None
+        self._metadata = None
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_facts": None}
+        return self.__dict__ | {"_metadata": None}
 
     @property
     def _name(self) -> str:
         return f"{os.path.basename(self.tar)}, {self.key}"
 
     def _fps(self) -> float:
-        fps = self.facts().get("fps")
+        fps = self.metadata().get("fps")
         if fps is None:
             return math.nan
         if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < math.inf:
@@ -183,9 +191,9 @@ class WebDatasetReader(CameraReaders):
         return float(fps)
 
     def _numbers(self, signal: str, names: Sequence[str]) -> np.ndarray | None:
-        """float32 (n, A)."""
-        facts = {} if signal in self._signals else self.facts()
-        name = first_of(names, facts)
+        """float32 (n, A): a signal from its .npy member, or else from the .json."""
+        metadata = {} if signal in self._signals else self.metadata()
+        name = first_of(names, metadata)
         if signal not in self._signals and name is None:
             return None
         try:
@@ -193,7 +201,7 @@ class WebDatasetReader(CameraReaders):
                 name, span = self._signals[signal]
                 value = np.load(io.BytesIO(self._read(name, span)), allow_pickle=False)
             else:
-                value = facts[name]
+                value = metadata[name]
             rows = np.asarray(value, np.float32)
             if rows.ndim == 0 or rows.size == 0:
                 raise ValueError("not a row of numbers for each frame")
@@ -208,7 +216,7 @@ class WebDatasetReader(CameraReaders):
             raise EpisodeReadError(self._name, f"its .{extension} cannot be read ({error})") from error
 
 
-def _compact(sample: Sample, extensions: Sequence[str]) -> Span | np.ndarray:
+def _pixel_spans(sample: Sample, extensions: Sequence[str]) -> Span | np.ndarray:
     found = camera_of(extensions[0])
     if found is not None and found[1]:
         return sample.members[extensions[0]]

@@ -1,4 +1,4 @@
-"""The samples of a WebDataset tar, by its headers: consecutive members whose names agree up to the first dot."""
+"""Samples of a WebDataset tar, from its headers: consecutive members whose names agree up to the first dot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Span(NamedTuple):
-    """Where a member's bytes lie in the tar."""
+    """Position of a member's bytes in the tar."""
 
     offset: int
     size: int
@@ -19,17 +19,19 @@ class Span(NamedTuple):
 
 @dataclass(slots=True)
 class Sample:
-    """`members` by extension, which is all after the first dot of the base name, in lower case."""
+    """Consecutive members with one key."""
 
     key: str
     members: dict[str, Span] = field(default_factory=dict)
-    unreadable: str = ""  # the extension of a member without bytes of its own in the tar
+    """By extension: everything after the first dot of the base name, in lower case."""
+    unreadable: str = ""
+    """Extension of a member without bytes of its own in the tar."""
 
 
 class TarSamples:
-    """Iterates over the samples of one tar; `note` then says what is wrong with it, "" for nothing.
+    """Iterates over the samples of one tar; afterwards `note` describes what is wrong with it, "" for nothing.
 
-    Reads headers only. A sample whose last member is cut off is left out. Raises OSError where there is no such file.
+    Reads headers only. A sample whose last member is cut off is left out. Raises OSError for a missing file.
 
     >>> [sample.key for sample in TarSamples("train-000000.tar")]  # doctest: +SKIP
     ['000000', '000001']
@@ -46,7 +48,7 @@ class TarSamples:
             key, extension = split_name(name)
             if not extension:
                 continue
-            # The same name twice in a row: two samples that lost their borders, as writers do that count anew.
+            # The same name twice in a row is two samples: some writers number the samples of each part from 0 again.
             if sample is None or sample.key != key or extension in sample.members:
                 if sample is not None and self._is_whole(sample):
                     yield sample
@@ -59,7 +61,7 @@ class TarSamples:
             yield sample
 
     def _is_whole(self, sample: Sample) -> bool:
-        """Whether all members can be read; a film without some of its frames would be wrong, not shorter."""
+        """Whether all members can be read. A video without some of its frames would be wrong, not just shorter."""
         if sample.unreadable:
             self._left_out += 1
             self.note = (
@@ -69,28 +71,28 @@ class TarSamples:
         return not sample.unreadable
 
     def _members(self) -> Iterator[tuple[str, Span | None]]:
-        places: dict[str, Span] = {}  # what hard links may name
+        seen: dict[str, Span] = {}  # earlier members, which hard links refer to
         try:
-            # "r:" takes no compressed tar: there is no way to the middle of one.
+            # "r:" refuses compressed tars: those cannot be read from the middle.
             with tarfile.open(self.path, "r:") as tar:
                 while (member := tar.next()) is not None:
-                    tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
+                    tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all of them in memory
                     if member.isdir():
                         continue
                     span = None
                     if member.isreg() and not member.issparse():
                         span = Span(member.offset_data, member.size)
                     elif member.islnk():
-                        span = places.get(member.linkname)
+                        span = seen.get(member.linkname)
                     if span is not None:
-                        places[member.name] = span
+                        seen[member.name] = span
                     yield member.name, span
                 self.note = self._end_note(tar.offset) or self.note
         except tarfile.TarError as error:
             self.note = f"cut off or damaged ({error}): what follows is left out"
 
     def _end_note(self, offset: int) -> str:
-        """What stands where members end: a block of zeros in a whole tar."""
+        """A note unless the members are followed by a block of zeros, as in every complete tar."""
         with open(self.path, "rb") as file:
             file.seek(offset)
             block = file.read(512)
@@ -104,7 +106,7 @@ class TarSamples:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """A member's key and its extension: WebDataset's convention.
+    """Key and extension of a member, by WebDataset's convention.
 
     >>> split_name("./kitchen/000012.top.MP4"), split_name("v1.0/a.mp4"), split_name("README")
     (('kitchen/000012', 'top.mp4'), ('v1.0/a', 'mp4'), ('README', ''))

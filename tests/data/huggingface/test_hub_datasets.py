@@ -63,7 +63,8 @@ def hub(root):
 CLIENT = """
 import json, multiprocessing, pickle, sys
 import numpy as np
-from lara_tokenizer.data.huggingface.dataset import find_datasets
+from lara_tokenizer.data.huggingface.dataset import list_episodes
+from lara_tokenizer.data.listing import ListOptions
 
 def save(data):
     episode = pickle.loads(data)
@@ -71,7 +72,7 @@ def save(data):
     np.save(episode.id.replace("/", "-") + ".npy", frames)
 
 if __name__ == "__main__":
-    found = find_datasets(sys.argv[1], **json.loads(sys.argv[2]))
+    found = list_episodes(sys.argv[1], ListOptions(**json.loads(sys.argv[2])))
     with open("found.pickle", "wb") as file:
         pickle.dump(found, file)
     print("listed", flush=True)
@@ -156,10 +157,11 @@ def test_single_videos_are_fetched_first_without_streaming(hub, clips, tmp_path)
 
 ERRORS = """
 import sys
-from lara_tokenizer.data.huggingface.dataset import find_datasets
+from lara_tokenizer.data.huggingface.dataset import list_episodes
+from lara_tokenizer.data.listing import ListOptions
 for name, options in eval(sys.argv[1]):
     try:
-        print(len(find_datasets(name, **options).episodes))
+        print(len(list_episodes(name, ListOptions(**options)).episodes))
     except ValueError as error:
         print(error)
 """
@@ -180,7 +182,7 @@ def test_what_is_not_on_the_hub_is_said(hub, tmp_path):
         [sys.executable, "-c", ERRORS, repr(asked)], env=environment, capture_output=True, text=True, check=True
     )
     nothing, revision, subset, split, camera, pinned = done.stdout.splitlines()
-    assert nothing.startswith("dataset 'acme/nothing': no such folder, and not to be had from the Hub (")
+    assert nothing.startswith("dataset 'acme/nothing': neither a local folder nor a Hub repository (")
     assert "'acme/clips@v9'" in revision
     assert subset == "subset 'pour': not in acme/clips. There are: default"
     assert split == "split 'val': not in acme/clips. There are: train, test"

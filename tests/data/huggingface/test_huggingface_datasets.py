@@ -14,12 +14,17 @@ import pytest
 from PIL import Image
 
 from lara_tokenizer.data import VideoReader, load_episodes
-from lara_tokenizer.data.huggingface.dataset import find_datasets
+from lara_tokenizer.data.huggingface.dataset import list_episodes
+from lara_tokenizer.data.listing import Listing, ListOptions
 from lara_tokenizer.data.video.backends import video_reader_class
 from lara_tokenizer.data.video.media import RemoteFile
 from lara_tokenizer.errors import EpisodeReadError, VideoDecodeError
 
 datasets = pytest.importorskip("datasets")
+
+
+def list_datasets(source, **options) -> Listing:
+    return list_episodes(str(source), ListOptions(**options))
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +88,7 @@ WAYS = ["save_to_disk", "dict", "parquet"]
 @pytest.mark.parametrize("how", WAYS)
 def test_rows_are_episodes(table, clips, tmp_path, how):
     save(table, tmp_path / "set", how)
-    found = find_datasets(str(tmp_path / "set"))
+    found = list_datasets(str(tmp_path / "set"))
     assert found.name == "set"
     assert found.format.startswith("Hugging Face dataset, ")
     assert (found.notes, found.revision) == ([], None)
@@ -92,7 +97,7 @@ def test_rows_are_episodes(table, clips, tmp_path, how):
     assert [each.text for each in found.episodes] == [f"task {n}" for n in range(5)]
     check(found.episodes, clips)
     for episode, actions in zip(found.episodes, ACTIONS, strict=True):
-        assert (episode.cameras, episode.offers) == (("video",), ("actions", "text"))
+        assert (episode.cameras, episode.available_signals) == (("video",), ("actions", "text"))
         np.testing.assert_array_equal(episode.signals().actions, actions)
         assert episode.signals().texts == (episode.text,) * len(actions)
         assert episode.signals().states is None
@@ -101,7 +106,7 @@ def test_rows_are_episodes(table, clips, tmp_path, how):
 @pytest.mark.parametrize("how", WAYS)
 def test_rows_are_read_in_any_order_and_again(table, clips, tmp_path, how):
     save(table, tmp_path / "set", how)
-    episodes = find_datasets(str(tmp_path / "set")).episodes
+    episodes = list_datasets(str(tmp_path / "set")).episodes
     check(episodes[::-1], clips[::-1])
     for episode in episodes:
         episode.close()
@@ -112,7 +117,7 @@ def test_a_worker_needs_the_reader_and_not_the_datasets_library(table, clips, tm
     episodes = []
     for how in WAYS:
         save(table, tmp_path / how, how)
-        episodes.append(find_datasets(str(tmp_path / how)).episodes[4])
+        episodes.append(list_datasets(str(tmp_path / how)).episodes[4])
         assert len(pickle.dumps(episodes[-1])) < 1000
     (tmp_path / "episodes.pickle").write_bytes(pickle.dumps(episodes))
     code = f"""
@@ -141,18 +146,18 @@ def test_splits_are_all_taken_or_one(table, clips, tmp_path):
     for name, each in splits.items():
         each.to_parquet(tmp_path / f"parquet/{name}-00000-of-00001.parquet")
     for folder in ("saved", "parquet"):
-        found = find_datasets(str(tmp_path / folder))
+        found = list_datasets(str(tmp_path / folder))
         assert {each.id for each in found.episodes} == {f"train/00000{n}" for n in range(3)} | {
             "test/000000",
             "test/000001",
         }
-        check(find_datasets(str(tmp_path / folder), split="test").episodes, clips[3:])
+        check(list_datasets(str(tmp_path / folder), split="test").episodes, clips[3:])
         with pytest.raises(ValueError, match=r"split 'val': not in .*\. There are: train, test"):
-            find_datasets(str(tmp_path / folder), split="val")
+            list_datasets(str(tmp_path / folder), split="val")
     with pytest.raises(ValueError, match="has no subsets"):
-        find_datasets(str(tmp_path / "saved"), subset="a")
+        list_datasets(str(tmp_path / "saved"), subset="a")
     with pytest.raises(ValueError, match=r"subset 'a': not in .*\. There are: default"):
-        find_datasets(str(tmp_path / "parquet"), subset="a")
+        list_datasets(str(tmp_path / "parquet"), subset="a")
 
 
 def test_subsets_are_the_readme_s(table, clips, tmp_path):
@@ -161,9 +166,9 @@ def test_subsets_are_the_readme_s(table, clips, tmp_path):
         table.select(rows).to_parquet(tmp_path / name / "train.parquet")
     configs = [{"config_name": name, "data_files": f"{name}/*.parquet"} for name in ("pick", "pour")]
     (tmp_path / "README.md").write_text(f"---\n{json.dumps({'configs': configs})}\n---\n")
-    check(find_datasets(str(tmp_path), subset="pour").episodes, clips[2:])
+    check(list_datasets(str(tmp_path), subset="pour").episodes, clips[2:])
     with pytest.raises(ValueError, match=r"several subsets. Name one \(--subset\): pick, pour"):
-        find_datasets(str(tmp_path))
+        list_datasets(str(tmp_path))
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -174,7 +179,7 @@ def test_a_folder_of_videos_with_a_metadata_file(clips, tmp_path, streaming):
         (tmp_path / f"set/train/clip{n}.mp4").write_bytes(clip.read_bytes())
         rows.append({"file_name": f"clip{n}.mp4", "text": f"do {n}", "fps": 5, "state": ACTIONS[n].tolist()})
     (tmp_path / "set/train/metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    found = find_datasets(str(tmp_path / "set"), streaming=streaming)
+    found = list_datasets(str(tmp_path / "set"), streaming=streaming)
     assert found.format == "Hugging Face dataset, videofolder" + ", streamed" * streaming
     assert [each.text for each in found.episodes] == [f"do {n}" for n in range(5)]
     assert found.episodes[1].timestamps("video")[:2].tolist() == [0, 0.2]
@@ -186,7 +191,7 @@ def test_folders_of_videos_are_named_after_their_label(clips, tmp_path):
     for label, clip in (("close", clips[0]), ("open", clips[1])):
         (tmp_path / label).mkdir()
         (tmp_path / label / "clip.mp4").write_bytes(clip.read_bytes())
-    assert {each.text for each in find_datasets(str(tmp_path)).episodes} == {"close", "open"}
+    assert {each.text for each in list_datasets(str(tmp_path)).episodes} == {"close", "open"}
 
 
 def encoded(pixels, kind="png"):
@@ -216,16 +221,16 @@ def test_a_list_of_images_is_a_camera(numbered_frames, clips, tmp_path, how):
         "observation.state": [state + n for n in range(5)],
     }
     save(datasets.Dataset.from_dict(rows, features=features), tmp_path / "set", how)
-    found = find_datasets(str(tmp_path / "set"))
+    found = list_datasets(str(tmp_path / "set"))
     assert (found.episodes[0].cameras, found.notes) == (("wrist",), ["took camera 'wrist' of wrist, film"])
     for start, episode in enumerate(found.episodes):
         np.testing.assert_array_equal(episode.frames("wrist", range(12 - start)), pixels[start:])
         assert episode.timestamps("wrist")[1] == 0.25
         np.testing.assert_array_equal(episode.signals().states, state + start)
-    check(find_datasets(str(tmp_path / "set"), cameras=["film"]).episodes, clips, "film")
-    assert find_datasets(str(tmp_path / "set"), cameras=["all"]).episodes[0].cameras == ("wrist", "film")
+    check(list_datasets(str(tmp_path / "set"), cameras=["film"]).episodes, clips, "film")
+    assert list_datasets(str(tmp_path / "set"), cameras=["all"]).episodes[0].cameras == ("wrist", "film")
     with pytest.raises(ValueError, match=r"camera 'top' is no camera of it\. There are: wrist, film"):
-        find_datasets(str(tmp_path / "set"), cameras=["top"])
+        list_datasets(str(tmp_path / "set"), cameras=["top"])
 
 
 def test_a_list_of_images_may_lie_in_files(numbered_frames, tmp_path):
@@ -235,7 +240,7 @@ def test_a_list_of_images_may_lie_in_files(numbered_frames, tmp_path):
     names = [f"{t}.png" for t in range(11)]
     (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_names": names, "text": "x"}))
     for streaming in (False, True):
-        episode = find_datasets(str(tmp_path), streaming=streaming).episodes[0]
+        episode = list_datasets(str(tmp_path), streaming=streaming).episodes[0]
         np.testing.assert_array_equal(episode.frames("images", range(11)), pixels)
         with pytest.raises(EpisodeReadError, match="give it with fps"):
             episode.timestamps("images")
@@ -249,7 +254,7 @@ def test_damaged_and_empty_rows_fail_alone(table, clips, tmp_path):
     columns["actions"][3] = [[1.0, 2.0], [3.0]]
     schema = table.features.arrow_schema
     pq.write_table(pa.table(columns, schema=schema), tmp_path / "train.parquet")
-    first, damaged, gone, empty, last = find_datasets(str(tmp_path)).episodes
+    first, damaged, gone, empty, last = list_datasets(str(tmp_path)).episodes
     with pytest.raises(VideoDecodeError, match="train/000001, video: not a video, or damaged"):
         damaged.num_frames("video")
     with pytest.raises(VideoDecodeError, match=f"{tmp_path}/gone.mp4: no such file"):
@@ -266,9 +271,11 @@ def test_a_damaged_image_is_named(numbered_frames, tmp_path):
     good = [encoded(each) for each in numbered_frames(3)]
     rows = [good, [good[0], {"bytes": b"no image", "path": None}], [good[0], encoded(numbered_frames(1, 8, 8)[0])], []]
     datasets.Dataset.from_dict({"view": rows}, features=features).save_to_disk(tmp_path / "set")
-    episodes = find_datasets(str(tmp_path / "set")).episodes
+    episodes = list_datasets(str(tmp_path / "set")).episodes
     assert episodes[0].frames("view", [2]).shape == (1, 48, 64, 3)
-    with pytest.raises(EpisodeReadError, match=r"train/000001: view, frame 1 cannot be read \(no image, or damaged\)"):
+    with pytest.raises(
+        EpisodeReadError, match=r"train/000001: view, frame 1 cannot be read \(not an image, or damaged\)"
+    ):
         episodes[1].frames("view", [0, 1])
     with pytest.raises(EpisodeReadError, match="view, frame 1 is 8x8, the first image 64x48"):
         episodes[2].frames("view", [0, 1])
@@ -284,7 +291,7 @@ def test_a_damaged_image_is_named(numbered_frames, tmp_path):
             r"no column holds a video or a sequence of images\. Its columns: caption \(string\), frame_index "
             r"\(int64\), .*Looked for the types Video and List\(Image\)\. .* write 'lerobot:' in place",
         ),
-        ({"image": "Image"}, r"image \(Image\)\..* A row with one image is no episode"),
+        ({"image": "Image"}, r"image \(Image\)\..* A row with one image is not an episode"),
     ],
 )
 def test_a_dataset_without_a_camera_lists_its_columns(tmp_path, features, message):
@@ -293,7 +300,7 @@ def test_a_dataset_without_a_camera_lists_its_columns(tmp_path, features, messag
     rows = {name: [values[kind]] for name, kind in features.items()}
     datasets.Dataset.from_dict(rows, features=datasets.Features(types)).save_to_disk(tmp_path / "set")
     with pytest.raises(ValueError, match=message):
-        find_datasets(str(tmp_path / "set"))
+        list_datasets(str(tmp_path / "set"))
 
 
 def test_tars_are_loaded_and_not_streamed(clips, tmp_path):
@@ -301,9 +308,9 @@ def test_tars_are_loaded_and_not_streamed(clips, tmp_path):
     with webdataset.TarWriter(str(tmp_path / "train.tar")) as writer:
         for clip in clips:
             writer.write({"__key__": clip.stem, "mp4": clip.read_bytes()})
-    check(find_datasets(str(tmp_path)).episodes, clips, "mp4")
-    with pytest.raises(ValueError, match=r"its pictures lie within other files.* Leave out --streaming"):
-        find_datasets(str(tmp_path), streaming=True)
+    check(list_datasets(str(tmp_path)).episodes, clips, "mp4")
+    with pytest.raises(ValueError, match=r"its media are inside other files.* Leave out --streaming"):
+        list_datasets(str(tmp_path), streaming=True)
 
 
 def test_a_folder_whose_metadata_is_damaged_says_so(clips, tmp_path):
@@ -313,35 +320,35 @@ def test_a_folder_whose_metadata_is_damaged_says_so(clips, tmp_path):
     (tmp_path / "set/metadata.jsonl").write_text("{no json")
     for streaming in (False, True):
         with pytest.raises(ValueError, match="`datasets` cannot load it"):
-            find_datasets(str(tmp_path / "set"), streaming=streaming)
+            list_datasets(str(tmp_path / "set"), streaming=streaming)
 
 
 def test_a_folder_with_nothing_to_load_says_what_was_looked_for(tmp_path):
     with pytest.raises(ValueError, match=r"`datasets` finds nothing to load in it .* 'lerobot:'"):
-        find_datasets(str(tmp_path))
+        list_datasets(str(tmp_path))
     (tmp_path / "train.parquet").write_bytes(b"no parquet")
     with pytest.raises(ValueError, match=r"train.parquet cannot be read as parquet"):
-        find_datasets(str(tmp_path))
+        list_datasets(str(tmp_path))
 
 
 def test_a_selection_of_rows_keeps_its_own_numbers(table, clips, tmp_path):
     table.select([4, 1]).save_to_disk(tmp_path / "set")
-    check(find_datasets(str(tmp_path / "set")).episodes, [clips[4], clips[1]])
+    check(list_datasets(str(tmp_path / "set")).episodes, [clips[4], clips[1]])
 
 
 def test_a_file_that_was_written_anew_is_read_anew(table, clips, tmp_path):
     path = tmp_path / "set/train.parquet"
     path.parent.mkdir()
     table.to_parquet(path)
-    check(find_datasets(str(path.parent)).episodes, clips)
+    check(list_datasets(str(path.parent)).episodes, clips)
     table.select(range(4, -1, -1)).to_parquet(path)
     os.utime(path, ns=(1, 1))
-    check(find_datasets(str(path.parent)).episodes, clips[::-1])
+    check(list_datasets(str(path.parent)).episodes, clips[::-1])
 
 
 def test_a_video_behind_a_url_is_read_whole_or_in_blocks(clips, tmp_path, monkeypatch):
     for whole in (2**20, 0):
-        monkeypatch.setattr("lara_tokenizer.data.video.media._WHOLE", whole)
+        monkeypatch.setattr("lara_tokenizer.data.video.media._WHOLE_FILE_BYTES", whole)
         reader = pickle.loads(pickle.dumps(VideoReader(RemoteFile(f"file://{clips[2]}"))))
         np.testing.assert_array_equal(reader.frames("", range(8)), VideoReader(clips[2]).frames("", range(8)))
     with pytest.raises(VideoDecodeError, match=r"gone\.mp4: no such file"):
@@ -351,6 +358,6 @@ def test_a_video_behind_a_url_is_read_whole_or_in_blocks(clips, tmp_path, monkey
 def test_decord_reads_a_cell(table, clips, tmp_path):
     pytest.importorskip("decord")
     table.save_to_disk(tmp_path / "set")
-    episode = find_datasets(str(tmp_path / "set"), decoder="decord").episodes[0]
+    episode = list_datasets(str(tmp_path / "set"), decoder="decord").episodes[0]
     expected = video_reader_class("decord")(clips[0]).frames("", range(6))
     np.testing.assert_array_equal(episode.frames("video", range(6)), expected)

@@ -13,7 +13,8 @@ import pytest
 
 from lara_tokenizer.data import load_episodes
 from lara_tokenizer.data.lerobot import reader as lerobot_reader
-from lara_tokenizer.data.lerobot.reader import VideoSpan, find_span
+from lara_tokenizer.data.lerobot.info import VideoSpan
+from lara_tokenizer.data.lerobot.reader import find_span
 from lara_tokenizer.encode.worker import reason_of
 from lara_tokenizer.errors import EpisodeReadError
 
@@ -104,7 +105,7 @@ def test_actions_and_text_come_back_row_by_row(dataset):
         )
         assert signals.texts == (("push it", "pull it", "push it")[number],) * LENGTHS[number]
         assert signals.states is None
-        assert episode.offers == ("actions", "text")
+        assert episode.available_signals == ("actions", "text")
 
 
 def test_pictures_in_the_data_come_back_as_they_were(tmp_path, clips, write_lerobot):
@@ -230,7 +231,7 @@ def test_broken_parquet(copied):
     v2 = copied / "data/chunk-000/episode_000001.parquet"
     file = v2 if v2.exists() else copied / "data/chunk-000/file-000.parquet"
     file.write_bytes(b"PAR1 nothing PAR1")
-    assert "not to be read as parquet" in failing(copied, 1, signals=True)
+    assert "cannot be read as parquet" in failing(copied, 1, signals=True)
 
 
 def test_data_with_another_number_of_rows(copied):
@@ -246,7 +247,7 @@ def test_an_empty_dataset_and_one_that_is_none(copied, tmp_path):
     (copied / "meta/info.json").write_text("{}")
     with pytest.raises(ValueError, match=r"no LeRobotDataset .meta/info.json: no 'codebase_version' in it"):
         load_episodes(copied)
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(ValueError, match="neither a local folder nor a Hub repository"):
         load_episodes(f"lerobot:{tmp_path / 'a' / 'b'}")
 
 
@@ -302,7 +303,7 @@ def test_a_damaged_picture_names_the_file_the_camera_and_the_frame(tmp_path, cli
     pq.write_table(pa.Table.from_pylist(rows), file)
     episode = load_episodes(root)[1]
     assert np.array_equal(episode.frames(TOP, [3, 6]), clips[TOP][1][[3, 6]])
-    for frame, reason in ((4, "no image, or damaged"), (5, "the cell is empty")):
+    for frame, reason in ((4, "not an image, or damaged"), (5, "the cell is empty")):
         with pytest.raises(
             EpisodeReadError, match=rf"data/.*1\.parquet: {TOP}, frame {frame} cannot be read .{reason}"
         ):
@@ -319,7 +320,7 @@ def test_a_damaged_picture_names_the_file_the_camera_and_the_frame(tmp_path, cli
 def test_metadata_that_makes_no_sense_is_a_plain_error(copied_v2, change):
     info = json.loads((copied_v2 / "meta/info.json").read_text())
     (copied_v2 / "meta/info.json").write_text(json.dumps(info | change))
-    with pytest.raises(ValueError, match=r"^set: (its metadata makes no sense|no LeRobotDataset|it has no camera)"):
+    with pytest.raises(ValueError, match=r"^set: (its metadata is invalid|no LeRobotDataset|it has no camera)"):
         load_episodes(copied_v2)
 
 

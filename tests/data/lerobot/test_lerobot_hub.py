@@ -75,4 +75,4 @@ def test_a_dataset_that_is_not_there_is_said(root, tmp_path):
         client = start(hub, "lerobot:acme/nothing", tmp_path)
         _, errors = client.communicate("\n", timeout=60)
     assert client.returncode == 1
-    assert "dataset 'acme/nothing': no such folder, and not to be had from the Hub" in errors
+    assert "dataset 'acme/nothing': neither a local folder nor a Hub repository" in errors

@@ -18,11 +18,12 @@ from rlds_files import TFDS, example, framed, image, mapping, png, sequence, ten
 
 from lara_tokenizer import encode_dataset
 from lara_tokenizer.data import Stride, load_episodes
-from lara_tokenizer.data.rlds import open_x as oxe
-from lara_tokenizer.data.rlds.dataset import find_rlds, is_rlds, rlds_root
+from lara_tokenizer.data.listing import Listing, ListOptions
+from lara_tokenizer.data.rlds import open_x
+from lara_tokenizer.data.rlds.dataset import detect, find_version, list_episodes
 from lara_tokenizer.data.rlds.features import read_features
 from lara_tokenizer.data.rlds.signals import choose_signals
-from lara_tokenizer.data.rlds.tf_example import example_class, parse
+from lara_tokenizer.data.rlds.tfrecord import example_class, parse_example
 from lara_tokenizer.errors import EpisodeReadError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -60,6 +61,14 @@ FEATURES = mapping(
         "episode_metadata": mapping({"file_path": text()}),
     }
 )
+
+
+def list_rlds(source, **options) -> Listing:
+    return list_episodes(str(source), ListOptions(**options))
+
+
+def is_detected(folder: Path) -> bool:
+    return detect(folder, {entry.name for entry in folder.iterdir()})
 
 
 def steps(rng: np.random.Generator, count: int, name: str) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray]:
@@ -127,7 +136,7 @@ def by_id(found):
 
 def test_frames_actions_states_and_text_are_those_that_were_written(write_set):
     made = write_set()
-    found = find_rlds(made.folder, cameras=["all"])
+    found = list_rlds(made.folder, cameras=["all"])
     assert found.format == "RLDS"
     assert found.name == "demos"
     episodes = by_id(found)
@@ -136,7 +145,7 @@ def test_frames_actions_states_and_text_are_those_that_were_written(write_set):
         count = len(made.actions[name])
         assert episode.cameras == ("arm/wrist_cam", "overview")
         assert episode.index == int(name[-6:])
-        assert episode.offers == ("actions", "states", "text")
+        assert episode.available_signals == ("actions", "states", "text")
         assert episode.num_frames("overview") == count
         np.testing.assert_array_equal(episode.frames("arm/wrist_cam", range(count)), made.wrist[name])
         np.testing.assert_array_equal(episode.frames("overview", [2, 0, 2]), made.raw[name][[2, 0, 2]])
@@ -151,57 +160,57 @@ def test_frames_actions_states_and_text_are_those_that_were_written(write_set):
 
 def test_one_camera_is_taken_and_said_where_none_is_asked_for(write_set):
     made = write_set()
-    found = find_rlds(made.folder)
+    found = list_rlds(made.folder)
     assert found.episodes[0].cameras == ("arm/wrist_cam",)
     assert "took camera 'arm/wrist_cam' of arm/wrist_cam, overview" in found.notes
-    assert find_rlds(made.folder, cameras=["wrist_cam"]).episodes[0].cameras == ("arm/wrist_cam",)
+    assert list_rlds(made.folder, cameras=["wrist_cam"]).episodes[0].cameras == ("arm/wrist_cam",)
 
 
 def test_no_frames_asked_for_gives_none_and_one_outside_is_an_index_error(write_set):
-    episode = find_rlds(write_set().folder, cameras=["all"]).episodes[0]
+    episode = list_rlds(write_set().folder, cameras=["all"]).episodes[0]
     assert episode.frames("arm/wrist_cam", []).shape == (0, 10, 12, 3)
     assert episode.frames("overview", []).shape == (0, 6, 8, 3)
-    with pytest.raises(IndexError, match="at byte 0: frames 3 to 3 asked for, it has 0 to 2"):
+    with pytest.raises(IndexError, match="at byte 0: frames 3 to 3 requested, it has 0 to 2"):
         episode.frames("overview", [3])
 
 
 def test_a_version_folder_is_found_and_the_highest_one_is_taken(write_set, tmp_path):
     made = write_set()
-    assert is_rlds(made.folder)
-    assert rlds_root(made.folder) == made.folder
-    assert rlds_root(tmp_path / "demos") == made.folder
+    assert is_detected(made.folder)
+    assert find_version(made.folder) == made.folder
+    assert find_version(tmp_path / "demos") == made.folder
     for version in ("0.9.0", "1.0.0", "9.9.9", "10.0.0"):
         (tmp_path / "demos" / version).mkdir(exist_ok=True)
     made.folder.rename(tmp_path / "moved")
     (tmp_path / "demos" / "10.0.0").rmdir()
     (tmp_path / "moved").rename(tmp_path / "demos" / "10.0.0")
     (tmp_path / "demos" / "9.9.9" / "features.json").write_text("{}")
-    assert rlds_root(tmp_path / "demos") == tmp_path / "demos" / "10.0.0"
-    assert rlds_root(tmp_path) is None
-    assert rlds_root(tmp_path / "absent") is None
+    assert find_version(tmp_path / "demos") == tmp_path / "demos" / "10.0.0"
+    assert find_version(tmp_path) is None
+    assert find_version(tmp_path / "absent") is None
     with pytest.raises(ValueError, match=r"no RLDS dataset. Looked for features.json and dataset_info.json"):
-        find_rlds(tmp_path)
+        list_rlds(tmp_path)
 
 
 def test_one_split_is_listed_and_an_unknown_one_is_named_with_those_there_are(write_set):
     made = write_set()
-    assert [episode.id for episode in find_rlds(made.folder, split="test").episodes] == ["test/000000", "test/000001"]
+    assert [episode.id for episode in list_rlds(made.folder, split="test").episodes] == ["test/000000", "test/000001"]
     with pytest.raises(ValueError, match=r"no split 'val'. There are: train, test"):
-        find_rlds(made.folder, split="val")
+        list_rlds(made.folder, split="val")
     with pytest.raises(ValueError, match=r"camera 'front' is no camera of it. There are: arm/wrist_cam, overview"):
-        find_rlds(made.folder, cameras=["front"])
+        list_rlds(made.folder, cameras=["front"])
 
 
 def test_shards_are_named_by_the_template(write_set):
     made = write_set({"train": [1]}, template="{SPLIT}/{DATASET}.{FILEFORMAT}-{SHARD_INDEX}")
     (made.folder / "train").mkdir()
     (made.folder / "demos-train.tfrecord-00000-of-00001").rename(made.folder / "train" / "demos.tfrecord-00000")
-    assert by_id(find_rlds(made.folder)).keys() == {"train/000000"}
+    assert by_id(list_rlds(made.folder)).keys() == {"train/000000"}
 
 
 def test_a_reader_travels_closed(write_set):
     made = write_set()
-    reader = find_rlds(made.folder).episodes[1].reader
+    reader = list_rlds(made.folder).episodes[1].reader
     reader.frames("arm/wrist_cam", [0])
     packed = pickle.dumps(reader)
     assert len(packed) < 4000
@@ -213,10 +222,10 @@ def test_a_reader_travels_closed(write_set):
 
 
 def test_a_known_set_has_its_published_rate_and_camera(write_set):
-    found = find_rlds(write_set(name="bridge_dataset").folder)
+    found = list_rlds(write_set(name="bridge_dataset").folder)
     np.testing.assert_allclose(found.episodes[0].timestamps("arm/wrist_cam"), np.arange(3) / 5)
     assert "5 Hz, the control rate of bridge_dataset as published" in found.notes
-    assert oxe.find("viola").camera == "agentview_rgb"
+    assert open_x.find_set("viola").camera == "agentview_rgb"
 
 
 def test_without_a_rate_the_error_says_fps_and_a_given_rate_works(write_set):
@@ -224,7 +233,7 @@ def test_without_a_rate_the_error_says_fps_and_a_given_rate_works(write_set):
     with pytest.raises(ValueError, match=r"demos \(RLDS\) states no frame rate. Give its frames per second: fps=10"):
         load_episodes(made.folder)
     assert load_episodes(made.folder, fps=4)[0].timestamps("arm/wrist_cam").tolist() == [0, 0.25, 0.5]
-    found = find_rlds(made.folder)
+    found = list_rlds(made.folder)
     assert found.needs_rate
     episode = found.episodes[0]
     assert episode.num_frames("arm/wrist_cam") == 3
@@ -240,7 +249,7 @@ def test_without_a_rate_the_error_says_fps_and_a_given_rate_works(write_set):
 def test_a_missing_shard_is_said_and_numbers_stay_the_same(write_set):
     made = write_set()
     (made.folder / "demos-train.tfrecord-00001-of-00003").unlink()
-    found = find_rlds(made.folder, split="train")
+    found = list_rlds(made.folder, split="train")
     assert list(by_id(found)) == ["train/000000", "train/000001", "train/000005"]
     assert "split train: its shard demos-train.tfrecord-00001-of-00003 is missing" in found.notes
     np.testing.assert_array_equal(by_id(found)["train/000005"].signals().actions, made.actions["train/000005"])
@@ -250,19 +259,19 @@ def test_a_missing_split_is_said_and_nothing_at_all_is_an_error(write_set):
     made = write_set({"train": [1], "val": [2, 2]})
     for shard in made.folder.glob("*-val.*"):
         shard.unlink()
-    found = find_rlds(made.folder)
+    found = list_rlds(made.folder)
     assert list(by_id(found)) == ["train/000000"]
     note = "split val: 2 of its shards are missing (demos-val.tfrecord-00000-of-00002 and others)"
     assert note in found.notes
     with pytest.raises(ValueError, match=r"no episode can be read: .*split val: 2 of its shards are missing"):
-        find_rlds(made.folder, split="val")
+        list_rlds(made.folder, split="val")
 
 
 def test_other_counts_than_promised_are_said(write_set):
     made = write_set({"train": [2, 1]})
     first = made.folder / "demos-train.tfrecord-00000-of-00002"
     first.write_bytes(first.read_bytes() + first.read_bytes())
-    found = find_rlds(made.folder)
+    found = list_rlds(made.folder)
     assert [episode.index for episode in found.episodes] == [0, 1, 2, 3, 4]
     assert f"split train: {first.name} holds 4 episodes, dataset_info.json promises 2" in found.notes
 
@@ -273,7 +282,7 @@ def test_a_damaged_record_is_named_by_shard_and_byte_and_the_others_are_unharmed
     data = bytearray(path.read_bytes())
     data[offset + 500] ^= 1
     path.write_bytes(data)
-    found = find_rlds(made.folder)
+    found = list_rlds(made.folder)
     episodes = by_id(found)
     assert not any(path.name in note for note in found.notes)
     for read in (
@@ -293,7 +302,7 @@ def test_behind_a_damaged_header_nothing_is_found_and_that_is_said(write_set):
     data = bytearray(path.read_bytes())
     data[offset] ^= 1
     path.write_bytes(data)
-    found = find_rlds(made.folder)
+    found = list_rlds(made.folder)
     episodes = by_id(found)
     assert list(episodes) == ["train/000000", "train/000001", "train/000004"]
     said = f"split train: {path.name}: the header of the record at byte {offset} is damaged; 2 episodes after it"
@@ -321,7 +330,7 @@ def test_a_damaged_record_is_named_to_people_and_costs_its_episode_alone(write_s
     }
     # Looking for a task reads the records: the damaged one has none, and the others are found.
     assert len(load_episodes(made.folder, fps=5, tasks="step")) == 2
-    assert "train/000001 has no text that could be read" in caplog.text
+    assert "the text of train/000001 cannot be read" in caplog.text
 
 
 @pytest.mark.parametrize("kept", [7, 12, 500])
@@ -329,7 +338,7 @@ def test_of_a_truncated_shard_the_last_record_fails_and_that_is_said(write_set, 
     made = write_set({"train": [3]})
     path, offset = made.places["train/000001"]
     path.write_bytes(path.read_bytes()[: offset + kept])
-    found = find_rlds(made.folder)
+    found = list_rlds(made.folder)
     assert list(by_id(found)) == ["train/000000", "train/000001"]
     assert any(f"the file ends within the record at byte {offset}; 1 episodes after it" in n for n in found.notes)
     with pytest.raises(EpisodeReadError, match=f"{path.name} at byte {offset}: the file ends within"):
@@ -342,7 +351,7 @@ def test_a_compressed_shard_is_refused(write_set):
     path = made.folder / "demos-train.tfrecord-00000-of-00001"
     path.write_bytes(b"\x1f\x8b\x08\x00" + path.read_bytes())
     with pytest.raises(ValueError, match="a compressed TFRecord file"):
-        find_rlds(made.folder)
+        list_rlds(made.folder)
 
 
 def test_an_undecodable_picture_names_shard_byte_and_step(write_set):
@@ -352,7 +361,7 @@ def test_an_undecodable_picture_names_shard_byte_and_step(write_set):
 
     made = write_set({"train": [2]}, edit=spoil)
     path, offset = made.places["train/000001"]
-    episode = by_id(find_rlds(made.folder))["train/000001"]
+    episode = by_id(list_rlds(made.folder))["train/000001"]
     np.testing.assert_array_equal(episode.frames("arm/wrist_cam", [1]), made.wrist["train/000001"][[1]])
     with pytest.raises(EpisodeReadError, match=f"{path.name} at byte {offset}: step 2 of observation/arm/wrist_cam"):
         episode.frames("arm/wrist_cam", [1, 2])
@@ -362,7 +371,7 @@ def test_a_picture_of_another_size_names_both(write_set):
     def spoil(episode, values):
         values["steps/observation/arm/wrist_cam"][1] = png(np.zeros((4, 5, 3), np.uint8))
 
-    episode = find_rlds(write_set({"train": [1]}, edit=spoil).folder).episodes[0]
+    episode = list_rlds(write_set({"train": [1]}, edit=spoil).folder).episodes[0]
     with pytest.raises(EpisodeReadError, match="step 1 of observation/arm/wrist_cam is 5x4, the first image 12x10"):
         episode.frames("arm/wrist_cam", [1])
 
@@ -371,7 +380,7 @@ def test_steps_of_several_lengths_are_an_error_that_names_both(write_set):
     def spoil(episode, values):
         values["steps/action"] = values["steps/action"][:-1]
 
-    episode = find_rlds(write_set({"train": [1]}, edit=spoil).folder).episodes[0]
+    episode = list_rlds(write_set({"train": [1]}, edit=spoil).folder).episodes[0]
     with pytest.raises(EpisodeReadError, match="2 steps of action and 3 steps of is_last"):
         episode.num_frames("arm/wrist_cam")
 
@@ -390,7 +399,7 @@ def test_a_record_that_is_not_what_features_json_says_is_refused(write_set, key,
         if value is not None:
             values[key] = value
 
-    episode = find_rlds(write_set({"train": [1]}, edit=spoil).folder).episodes[0]
+    episode = list_rlds(write_set({"train": [1]}, edit=spoil).folder).episodes[0]
     with pytest.raises(EpisodeReadError, match=message):
         episode.signals()
 
@@ -399,7 +408,7 @@ def test_data_that_is_no_example_is_refused(write_set):
     made = write_set({"train": [1]})
     (made.folder / "demos-train.tfrecord-00000-of-00001").write_bytes(framed(b"\xff\xff\xff"))
     with pytest.raises(EpisodeReadError, match=r"no tf\.train\.Example"):
-        find_rlds(made.folder).episodes[0].signals()
+        list_rlds(made.folder).episodes[0].signals()
 
 
 @pytest.mark.parametrize(
@@ -409,7 +418,7 @@ def test_data_that_is_no_example_is_refused(write_set):
         ("features.json", json.dumps(mapping({"image": image()})), "no 'steps' among image"),
         ("features.json", json.dumps(mapping({"steps": sequence(mapping({"action": tensor((2,))}))})), "no camera"),
         ("dataset_info.json", "[]", "dataset_info.json: not an RLDS dataset's"),
-        ("dataset_info.json", '{"splits": [{}]}', "a split of it makes no sense"),
+        ("dataset_info.json", '{"splits": [{}]}', "a split of it is invalid"),
         ("dataset_info.json", '{"splits": [], "fileFormat": "array_record"}', "array_record files; tfrecord is read"),
     ],
 )
@@ -417,7 +426,7 @@ def test_what_is_no_rlds_dataset_is_refused_with_the_file(write_set, name, conte
     made = write_set()
     (made.folder / name).write_text(content)
     with pytest.raises(ValueError, match=message):
-        find_rlds(made.folder)
+        list_rlds(made.folder)
 
 
 # --- features.json --------------------------------------------------------------------------------------------------
@@ -471,7 +480,7 @@ def test_depth_is_no_camera_and_what_has_no_fixed_size_is_skipped(tmp_path):
 
 def chosen(tmp_path: Path, step: dict, name: str = "", **episode: dict):
     features = read(tmp_path, mapping({"steps": sequence(mapping(step)), **episode}))
-    signals = choose_signals(features, oxe.find(name))
+    signals = choose_signals(features, open_x.find_set(name))
     paths = [
         [(part.feature.path, part.start, part.stop) for part in parts] for parts in (signals.actions, signals.states)
     ]
@@ -484,7 +493,7 @@ def test_an_action_of_several_tensors_is_put_together_as_the_table_says(tmp_path
     observation = mapping({"natural_language_instruction": tensor((), "string"), "gripper_closed": tensor((1,))})
     step = {"action": action, "observation": observation}
     actions, states, words, notes = chosen(tmp_path, step, "fractal20220817_data")
-    assert [path for path, _, _ in actions] == list(oxe.find("fractal20220817_data").action)
+    assert [path for path, _, _ in actions] == list(open_x.find_set("fractal20220817_data").action)
     assert words == "observation/natural_language_instruction"
     assert states == []
     assert notes == ("no 'observation/base_pose_tool_reached' in it, which its published version has",)
@@ -518,7 +527,7 @@ def test_an_episodes_own_text_holds_for_all_steps(write_set):
     message = example_class().FromString(path.read_bytes()[12:-4])
     message.features.feature["episode_metadata/episode_language_instruction"].bytes_list.value.append(b"pour tea")
     path.write_bytes(framed(message.SerializeToString()))
-    assert find_rlds(made.folder).episodes[0].signals().texts == ("pour tea",) * 3
+    assert list_rlds(made.folder).episodes[0].signals().texts == ("pour tea",) * 3
 
 
 # --- values ---------------------------------------------------------------------------------------------------------
@@ -553,7 +562,7 @@ def test_every_way_of_storing_numbers_is_undone(write_set):
     inside = features["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]
     inside["action"] = mapping(action)
     (made.folder / "features.json").write_text(json.dumps(features))
-    actions = find_rlds(made.folder).episodes[0].signals().actions
+    actions = list_rlds(made.folder).episodes[0].signals().actions
     names = [name for name in sorted(action) for _ in range(1 if name.startswith("bfloat") else 2)]
     for dtype, array in numbers.items():
         for encoding in ("none", "bytes", "zlib"):
@@ -576,45 +585,49 @@ def test_an_instruction_kept_as_letters_numbers_is_text(write_set):
     del step["natural_language_instruction"]
     step["observation"]["featuresDict"]["features"]["instruction"] = tensor((16,), "int32")
     (made.folder / "features.json").write_text(json.dumps(features))
-    assert find_rlds(made.folder).episodes[0].signals().texts == ("öffne es",) * 3
+    assert list_rlds(made.folder).episodes[0].signals().texts == ("öffne es",) * 3
 
 
 def test_an_empty_feature_is_an_empty_list():
     message = example_class()()
     message.features.feature["nothing"].SetInParent()
-    assert parse(message.SerializeToString()) == {"nothing": []}
+    assert parse_example(message.SerializeToString()) == {"nothing": []}
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
 def test_the_table_makes_sense():
-    names = [name for row in oxe.TABLE for name in (row.name, *row.aliases)]
+    names = [name for row in open_x.open_x_sets() for name in (row.name, *row.aliases)]
     assert len(names) == len(set(names))
-    assert 25 <= sum(row.in_mixture for row in oxe.TABLE) <= 32
-    for row in oxe.TABLE:
-        assert row.kind in oxe.KINDS
-        assert set(row.sources) <= set(oxe.SOURCES)
+    assert 25 <= sum(row.in_mixture for row in open_x.open_x_sets()) <= 32
+    for row in open_x.open_x_sets():
+        assert row.kind in open_x._content()["kinds"]
+        assert set(row.sources) <= set(open_x._content()["sources"])
         assert row.rate is None or 1 <= row.rate <= 50
-        assert oxe.find(row.name) is row
-    assert oxe.find("my_own_robot") is None
+        assert open_x.find_set(row.name) is row
+    assert open_x.find_set("my_own_robot") is None
 
 
 def test_the_page_and_the_mixture_are_those_of_the_table():
-    assert (ROOT / "docs/oxe.md").read_text() == oxe.table_markdown(), "write it anew, see oxe.table_markdown"
+    assert (ROOT / "docs/oxe.md").read_text() == open_x.table_markdown(), "write it anew, see open_x.table_markdown"
     mixture = (ROOT / "hub_configs/training/oxe_mixture.yaml").read_text()
-    assert mixture == oxe.mixture_yaml(), "write it anew, see oxe.mixture_yaml"
+    assert mixture == open_x.mixture_yaml(), "write it anew, see open_x.mixture_yaml"
     sources = yaml.safe_load(mixture)["sources"]
-    assert [source.partition("/")[2] for source in sources] == [row.name for row in oxe.TABLE if row.in_mixture]
+    assert [source.partition("/")[2] for source in sources] == [
+        row.name for row in open_x.open_x_sets() if row.in_mixture
+    ]
     (stride,) = yaml.safe_load(mixture)["model"]["strides"]
-    assert all(Stride.parse(stride).frames_at(row.rate) for row in oxe.TABLE if row.in_mixture and row.rate)
+    assert all(
+        Stride.parse(stride).frames_at(row.rate) for row in open_x.open_x_sets() if row.in_mixture and row.rate
+    )
 
 
 # --- a published set ------------------------------------------------------------------------------------------------
 
 
 def test_the_published_bridge_set(shared_data):
-    found = find_rlds(shared_data / "bridge_rlds", cameras=["all"])
+    found = list_rlds(shared_data / "bridge_rlds", cameras=["all"])
     assert found.name == "bridge_dataset"
     assert "split val: its shard bridge_dataset-val.tfrecord-00000-of-00001 is missing" in found.notes
     assert [episode.id for episode in found.episodes] == [f"train/{number:06d}" for number in range(25)]

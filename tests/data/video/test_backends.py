@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from lara_tokenizer.data import VideoReader, load_episodes
-from lara_tokenizer.data.video.backends import video_reader_class
-from lara_tokenizer.data.video.open_videos import open_video_file
+from lara_tokenizer.data.video.backends import open_video_file, video_reader_class
 from lara_tokenizer.errors import VideoDecodeError
 
 
@@ -63,7 +62,7 @@ def test_a_transport_stream_is_refused_where_the_picture_is_another(tmp_path, wr
     decord = pytest.importorskip("decord")
     del decord
     path = write_video(tmp_path / "clip.ts", numbered_frames(60), fps=25, gop=12, options={"bf": "2"})
-    with pytest.raises(VideoDecodeError, match="another picture for frame 0"):
+    with pytest.raises(VideoDecodeError, match="another image for frame 0"):
         video_reader_class("decord")(path).frames("", range(10))
 
 
