@@ -1,7 +1,7 @@
 """Datasets and videos as lists of `Episode`s with exact uint8 frames. Imports neither models nor torch.
 
-`load_episodes` resolves sources by the registry of formats in `sources`; each format lists its episodes with a reader of
-its own, and all readers get their pixels from `video`.
+`load_episodes` resolves sources by the registry of formats in `sources`. Each format lists its episodes with a reader
+of its own, and all readers get their pixels from `video`.
 
 >>> from lara_tokenizer.data import load_episodes
 >>> for episode in load_episodes("videos/", fps={"rt1_*": 3}):  # doctest: +SKIP

@@ -1,6 +1,7 @@
 """Lists of clips: video files, or parts of them from a start to an end second, each with an optional label.
 
-A .csv (or .tsv) has a column path and optionally start, end (seconds, or hh:mm:ss) and label. A .txt has one path per line.
+A .csv (or .tsv) has a column path and optionally start, end (seconds, or hh:mm:ss) and label. A .txt has one path per
+line.
 """
 
 from __future__ import annotations

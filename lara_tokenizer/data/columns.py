@@ -1,7 +1,8 @@
-"""Usual names of signal columns, and Arrow columns as numpy arrays."""
+"""Usual names of signal columns, natural order of names, and Arrow columns as numpy arrays."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -23,6 +24,15 @@ def first_of(names: Iterable[str], available: Iterable[str]) -> str | None:
     """
     existing = set(available)
     return next((name for name in names if name in existing), None)
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Sort key for natural order: img_9 before img_10.
+
+    >>> sorted(["img_10.png", "img_9.png"], key=natural_key)
+    ['img_9.png', 'img_10.png']
+    """
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def numeric_rows(column: pa.ChunkedArray, name: str) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,12 +88,3 @@ def is_hub_id(text: str) -> bool:
     """
     parts = text.partition("@")[0].split("/")
     return len(parts) == 2 and all(part and part[0] not in ".~" for part in parts)
-
-
-def natural_key(name: str) -> list[tuple[int, str]]:
-    """Sort key for natural order: img_9 before img_10.
-
-    >>> sorted(["img_10.png", "img_9.png"], key=natural_key)
-    ['img_9.png', 'img_10.png']
-    """
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

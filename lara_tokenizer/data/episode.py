@@ -26,10 +26,8 @@ class FrameIndex:
 
     timestamps: np.ndarray
     """float64 (n,), strictly increasing: seconds from the first frame, or from the start of a segment."""
-    fps: float
-    """Nominal rate in frames per second; NaN where the source states none."""
-    note: str = ""
-    """A remark for the user, such as "2 video streams, took stream 1 (320x180)"."""
+    fps: float  # nominal rate in frames per second; NaN where the source states none
+    note: str = ""  # A remark for the user, such as "2 video streams, took stream 1 (320x180)"
 
     @property
     def num_frames(self) -> int:
@@ -44,12 +42,9 @@ class Signals:
     (2, 7)
     """
 
-    actions: np.ndarray | None = None
-    """float32 (n, A); row t is the action taken at frame t."""
-    states: np.ndarray | None = None
-    """float32 (n, S)."""
-    texts: tuple[str, ...] | None = None
-    """n instructions."""
+    actions: np.ndarray | None = None  # float32 (n, A); row t is the action taken at frame t
+    states: np.ndarray | None = None  # float32 (n, S)
+    texts: tuple[str, ...] | None = None  # n instructions
 
     def window(self, first: int, stop: int) -> Signals:
         """Rows of frames `first` to `stop - 1`."""
@@ -155,22 +150,14 @@ class Episode:
     (2, 256, 320, 3)
     """
 
-    id: str
-    """Unique within its source: a path relative to the source's root, with "/" between folders."""
-    reader: FrameReader
-    """Reads the frames; signals too if it is a `SignalReader`."""
-    cameras: tuple[str, ...] = ("",)
-    """Camera names; plain video has one camera, named ""."""
-    index: int | None = None
-    """The dataset's own index of the episode."""
-    fps: float | None = None
-    """Overrides the rate stated by the source: frame i is then at i / fps seconds."""
-    text: str | None = None
-    """Instruction, if it is known without opening the episode."""
-    available_signals: tuple[str, ...] = ()
-    """Those of `SIGNALS` that the source has for this episode."""
-    dataset: str = ""
-    """Name of the source, for balanced sampling and per-dataset statistics."""
+    id: str  # unique within its source: a path relative to the source's root, with "/" between folders
+    reader: FrameReader  # reads the frames; signals too if it is a `SignalReader`
+    cameras: tuple[str, ...] = ("",)  # camera names; plain video has one camera, named ""
+    index: int | None = None  # the dataset's own index of the episode
+    fps: float | None = None  # overrides the rate stated by the source: frame i is then at i / fps seconds
+    text: str | None = None  # instruction, if it is known without opening the episode
+    available_signals: tuple[str, ...] = ()  # those of `SIGNALS` that the source has for this episode
+    dataset: str = ""  # name of the source, for balanced sampling and per-dataset statistics
 
     def frame_index(self, camera: str = "") -> FrameIndex:
         """The camera's frame count and times, with this episode's `fps` applied.

@@ -13,16 +13,12 @@ from lara_tokenizer.data.episode import Episode
 class ListOptions:
     """Options of `load_episodes` that the formats apply; each format uses those that concern it."""
 
-    cameras: tuple[str, ...] = ()
-    """Names, last parts of names, or "all"; empty: the default camera."""
+    cameras: tuple[str, ...] = ()  # names, last parts of names, or "all"; empty: the default camera
     decoder: str = "pyav"
     split: str | None = None
-    subset: str | None = None
-    """Configuration of a Hugging Face dataset."""
-    streaming: bool = False
-    """Leave a Hugging Face dataset on the Hub and download only what is read."""
-    root: Path | None = None
-    """Folder that the paths of a clip list are relative to; None: the list's own folder."""
+    subset: str | None = None  # configuration of a Hugging Face dataset
+    streaming: bool = False  # leave a Hugging Face dataset on the Hub and download only what is read
+    root: Path | None = None  # folder that the paths of a clip list are relative to; None: the list's own folder
 
 
 DEFAULT_OPTIONS = ListOptions()
@@ -34,10 +30,8 @@ class SourceInfo:
 
     name: str
     format: str
-    episodes: int
-    """Number of episodes."""
-    revision: str | None = None
-    """Commit of a Hub repository, or SHA-256 of a clip list."""
+    episodes: int  # number of episodes
+    revision: str | None = None  # commit of a Hub repository, or SHA-256 of a clip list
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -51,18 +45,12 @@ class SourceInfo:
 class Listing:
     """The episodes of one source; no frame is decoded yet."""
 
-    format: str
-    """For messages and metadata, such as "LeRobotDataset v2.1"."""
-    name: str
-    """Name of the folder or of the Hub repository."""
-    episodes: list[Episode]
-    """Episodes with ids that are unique within this listing."""
-    notes: list[str] = field(default_factory=list)
-    """Remarks for the user: a camera without files, a missing shard."""
-    revision: str | None = None
-    """Commit of a Hub repository, or SHA-256 of a clip list."""
-    needs_rate: bool = False
-    """Whether neither the dataset nor its images state a frame rate."""
+    format: str  # for messages and metadata, such as "LeRobotDataset v2.1"
+    name: str  # name of the folder or of the Hub repository
+    episodes: list[Episode]  # episodes with ids that are unique within this listing
+    notes: list[str] = field(default_factory=list)  # remarks for the user: a camera without files, a missing shard
+    revision: str | None = None  # commit of a Hub repository, or SHA-256 of a clip list
+    needs_rate: bool = False  # whether neither the dataset nor its images state a frame rate
 
     def info(self) -> SourceInfo:
         """Name, format, episode count and notes."""

@@ -19,7 +19,7 @@ _MOST_BY_HEADER = 10_000
 
 
 class SegmentReader:
-    """A `FrameReader` and `SignalReader` for the frames of an episode from `start` up to, not including, `stop` seconds.
+    """A `FrameReader` and `SignalReader` for the frames of an episode from `start` to `stop` seconds, `stop` excluded.
 
     `stop` None is the end of the episode. Frame 0 is the first frame of the segment, and times are relative to `start`.
     """

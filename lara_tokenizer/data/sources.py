@@ -38,8 +38,7 @@ READABLE = (
 class FormatModule(Protocol):
     """The interface of a format's module."""
 
-    LOOKED_FOR: str
-    """Files by which the format is detected, for errors; "" for a format that must be named."""
+    LOOKED_FOR: str  # files by which the format is detected, for errors; "" for a format that must be named
 
     def detect(self, folder: Path, names: Set[str]) -> bool:
         """Whether a folder, whose entries are `names`, is a dataset of this format."""
@@ -52,16 +51,12 @@ class FormatModule(Protocol):
 class Format:
     """One entry of the registry."""
 
-    name: str
-    """Prefix that selects the format explicitly, as in "rlds:oxe/viola"."""
-    module: str
-    """Module below `lara_tokenizer.data`; imported when first needed, as some import large libraries."""
-    on_hub: bool = False
-    """Whether a name that is no path is a repository on the Hub."""
+    name: str  # prefix that selects the format explicitly, as in "rlds:oxe/viola"
+    module: str  # module below `lara_tokenizer.data`; imported when first needed, as some import large libraries
+    on_hub: bool = False  # whether a name that is no path is a repository on the Hub
     ignores_other_files: bool = False
     """Whether other files in a dataset's folder are not part of it, and are searched too."""
-    extra: str | None = None
-    """The extra to install for it, if it needs optional packages."""
+    extra: str | None = None  # the extra to install for it, if it needs optional packages
 
     def load(self) -> FormatModule:
         """The format's module. Raises ImportError, naming the extra, where a package is missing."""
@@ -92,12 +87,9 @@ class ResolvedSource:
     """One listed source and its position on disk, from which ids that are unique among all sources are made."""
 
     listing: Listing
-    base: Path | None
-    """The folder that the user named; None on the Hub."""
-    root: Path | None
-    """The dataset's own folder; None on the Hub."""
-    is_file: bool = False
-    """Whether a single video or tar was named: all of those together form one dataset."""
+    base: Path | None  # the folder that the user named; None on the Hub
+    root: Path | None  # the dataset's own folder; None on the Hub
+    is_file: bool = False  # whether a single video or tar was named: all of those together form one dataset
 
     def origin(self, episode: Episode) -> object:
         """The file or dataset of an episode, which distinguishes it from another episode of the same id."""
@@ -245,7 +237,7 @@ def _list_videos(videos: Sequence[tuple[str, Path]], base: Path, text: str, opti
 
 
 def _discover(name: str, *, only_video: bool) -> tuple[list[tuple[str, Path]], Path]:
-    """What a path or a glob contains, as (kind, path), and the folder that ids are relative to.
+    """Everything that a path or a glob contains, as (kind, path), and the folder that ids are relative to.
 
     `kind` is "video" (a file), "images" (a folder) or a name in `FORMATS`. Raises ValueError where nothing is found.
     """

@@ -29,16 +29,12 @@ class ActionStatistics:
     """
 
     mean: np.ndarray
-    std: np.ndarray
-    """Divides by `count`; 1 for a dimension that never changes (below 1e-6)."""
+    std: np.ndarray  # divides by `count`; 1 for a dimension that never changes (below 1e-6)
     min: np.ndarray
     max: np.ndarray
-    q01: np.ndarray
-    """1 % quantile."""
-    q99: np.ndarray
-    """99 % quantile."""
-    count: int
-    """Number of actions."""
+    q01: np.ndarray  # 1 % quantile
+    q99: np.ndarray  # 99 % quantile
+    count: int  # number of actions
 
     @classmethod
     def of(cls, actions: np.ndarray) -> ActionStatistics:

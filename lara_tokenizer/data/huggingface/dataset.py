@@ -47,10 +47,10 @@ def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listin
     List(Image). Text is the column language_instruction, instruction, task, prompt, caption, text or label; actions and
     states are columns of lists of lists; a column "fps" is the rate of each row. `datasets` itself decodes nothing.
 
-    Without `options.streaming`, a dataset of the Hub is downloaded into the Hub's cache, and parquet is read there. With
-    it, listing parquet downloads footers and the columns of texts and rates, and reading an episode downloads the video
-    column of its row group, which stays cached until another row group is read. Of individual video files, listing
-    downloads metadata only, and reading an episode its own file.
+    Without `options.streaming`, a dataset of the Hub is downloaded into the Hub's cache, and parquet is read there.
+    With it, listing parquet downloads footers and the columns of texts and rates, and reading an episode downloads the
+    video column of its row group, which stays cached until another row group is read. Individual video files are
+    downloaded one by one.
 
     Raises ValueError where there is no such dataset, subset, split or camera, or no column of videos or images.
 
@@ -79,12 +79,10 @@ class _Columns:
     """Names of a dataset's columns by their role."""
 
     cameras: tuple[str, ...]
-    signals: Mapping[str, str]
-    """Column of "actions" and "states"."""
+    signals: Mapping[str, str]  # column of "actions" and "states"
     text: str | None
     fps: str | None
-    labels: tuple[str, ...] = ()
-    """Class names, if `text` is a column of class indices."""
+    labels: tuple[str, ...] = ()  # class names, if `text` is a column of class indices
 
     @classmethod
     def find(cls, features: Mapping[str, Any], schema: pa.Schema, source: str) -> _Columns:

@@ -27,8 +27,7 @@ class DataFile:
     """A file by its path, or by a URL that fsspec opens."""
 
     url: str
-    version: int = 0
-    """Modification time of a local file, so that caches do not serve an earlier file of the same name."""
+    version: int = 0  # modification time of a local file, so that caches do not serve an earlier file of the same name
 
     @classmethod
     def at(cls, url: str) -> DataFile:
@@ -175,7 +174,7 @@ def _open_parquet(file: DataFile, footer: pq.FileMetaData | None = None) -> pq.P
     from fsspec.core import url_to_fs
 
     fs, path = url_to_fs(file.url)
-    # Arrow announces what it will read: with pre_buffer it requests a whole column at once. A cache would download more.
+    # With pre_buffer Arrow requests a whole column at once; a read-ahead cache would only download more.
     return pq.ParquetFile(fs.open(path, "rb", cache_type="none"), metadata=footer, pre_buffer=True)
 
 

@@ -22,12 +22,9 @@ _TOKENS = b"lara_tokenizer"  # key of the metadata of our own token tables
 class Tables:
     """The splits of a dataset, as tables."""
 
-    splits: Mapping[str, Sequence[TablePart]]
-    """In the dataset's order."""
-    features: Mapping[str, Any]
-    """Columns as `datasets` types them."""
-    format: str
-    """For messages: how the dataset is stored."""
+    splits: Mapping[str, Sequence[TablePart]]  # in the dataset's order
+    features: Mapping[str, Any]  # columns as `datasets` types them
+    format: str  # for messages: how the dataset is stored
     revision: str | None = None
 
 

@@ -35,8 +35,7 @@ class VideoSpan:
     """The part of a video file that belongs to one episode."""
 
     file: str
-    start: float | None = None
-    """Seconds; None where the file contains this episode alone."""
+    start: float | None = None  # seconds; None where the file contains this episode alone
     stop: float | None = None
 
 
@@ -44,13 +43,10 @@ class VideoSpan:
 class LeRobotInfo:
     """Content of `meta/info.json`, checked as far as reading needs it."""
 
-    version: str
-    """Version of the dataset format, such as "v2.1"."""
+    version: str  # version of the dataset format, such as "v2.1"
     fps: float
-    features: Mapping[str, Any]
-    """Description of each column and camera, by key."""
-    content: Mapping[str, Any]
-    """The whole file."""
+    features: Mapping[str, Any]  # description of each column and camera, by key
+    content: Mapping[str, Any]  # the whole file
 
     @classmethod
     def parse(cls, text: str) -> LeRobotInfo:

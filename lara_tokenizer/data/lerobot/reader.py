@@ -29,17 +29,15 @@ class DataRows:
     """The parquet file with an episode's rows."""
 
     file: str
-    shared: bool
-    """Whether the file contains rows of other episodes too (v3.0)."""
-    columns: tuple[tuple[str, str], ...]
-    """Available actions, states and text as (signal, column)."""
+    shared: bool  # whether the file contains rows of other episodes too (v3.0)
+    columns: tuple[tuple[str, str], ...]  # available actions, states and text as (signal, column)
 
 
 class LeRobotReader:
     """A `FrameReader` and `SignalReader` for one episode.
 
-    Frame i is the video's frame at i / fps seconds from the episode's start. Before the first frame is read, the video is
-    checked to contain all of them.
+    Frame i is the video's frame at i / fps seconds from the episode's start. Before the first frame is read, the video
+    is checked to contain all of them.
 
     Args:
         files: of the dataset.
@@ -72,7 +70,7 @@ class LeRobotReader:
         self._images: dict[str, EncodedImagesReader] = {}
 
     def index(self, camera: str) -> FrameIndex:
-        """Frame times at the dataset's rate. Raises EpisodeReadError unless the camera has exactly the listed frames."""
+        """Frame times at the dataset's rate. Raises EpisodeReadError unless the camera has exactly `length` frames."""
         note = ""
         if self.cameras[camera] is None:
             self._read([])  # checks the number of rows without reading an image

@@ -5,8 +5,8 @@
     videos/<key>/chunk-000/file-000.mp4                  one file per episode, from_timestamp 0
     .job/episode-000000.parquet                          rows of one episode, from which the files above are assembled
 
-An episode is written completely or not at all: its videos are renamed into place first and the file in `.job/` last, and
-only that one counts. So several processes may write to one folder, each its own episodes, and an interrupted run
+An episode is written completely or not at all: its videos are renamed into place first and the file in `.job/` last,
+and only that one counts. So several processes may write to one folder, each its own episodes, and an interrupted run
 continues. `finalize` writes data and metadata from the episodes that exist, and may be called any number of times;
 `.job/` may be deleted once no episode is to be added.
 """

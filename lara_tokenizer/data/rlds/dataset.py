@@ -57,7 +57,7 @@ def find_version(folder: Path) -> Path | None:
 def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listing:
     """List the episodes of a dataset's folder, of all splits or of one.
 
-    Ids are "train/000012": the split, and the episode's index within it, which does not change while shards are missing.
+    Ids are "train/000012": the split, and the episode's index within it, which is the same while shards are missing.
     By default the camera of the table is taken, or the first. Raises ValueError for a folder without such a dataset,
     without a readable episode, or without a requested camera or split.
 

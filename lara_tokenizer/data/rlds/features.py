@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lara_tokenizer.data.dataset_files import natural_key
+from lara_tokenizer.data.columns import natural_key
 
 _NUMBERS = frozenset(("bool", "bfloat16", *(f"float{n}" for n in (16, 32, 64))))
 _NUMBERS |= {f"{sign}int{n}" for sign in ("", "u") for n in (8, 16, 32, 64)}
@@ -26,17 +26,12 @@ Json = dict[str, Any]
 class Feature:
     """One leaf of the tree of features."""
 
-    path: str
-    """Name below `steps`, or below the episode."""
-    key: str
-    """Name in the record."""
-    kind: str
-    """ "image", "numbers" or "text"."""
+    path: str  # name below `steps`, or below the episode
+    key: str  # name in the record
+    kind: str  # "image", "numbers" or "text"
     dtype: str
-    shape: tuple[int, ...]
-    """Shape of one step; of numbers, without unknown dimensions."""
-    encoding: str = "none"
-    """Of numbers "none", "bytes" or "zlib"; of images "jpeg", "png" or "none" (any)."""
+    shape: tuple[int, ...]  # shape of one step; of numbers, without unknown dimensions
+    encoding: str = "none"  # of numbers "none", "bytes" or "zlib"; of images "jpeg", "png" or "none" (any)
 
     @property
     def is_camera(self) -> bool:
@@ -61,8 +56,7 @@ class EpisodeFeatures:
 
     steps: tuple[Feature, ...]
     episode: tuple[Feature, ...]
-    skipped: tuple[str, ...] = ()
-    """Paths of features of an unsupported kind."""
+    skipped: tuple[str, ...] = ()  # paths of features of an unsupported kind
 
     def cameras(self) -> dict[str, Feature]:
         """The cameras of a step by name: the path without a leading "observation/"."""

@@ -23,13 +23,10 @@ from lara_tokenizer.errors import EpisodeReadError
 class RecordLayout:
     """Features to read from each record of a dataset."""
 
-    cameras: dict[str, Feature]
-    """The selected cameras by name."""
+    cameras: dict[str, Feature]  # the selected cameras by name
     signals: RldsSignals
-    steps: tuple[Feature, ...]
-    """All features of a step, whose lengths are checked against each other."""
-    fps: float = nan
-    """Control rate in Hz; NaN where it is unknown."""
+    steps: tuple[Feature, ...]  # all features of a step, whose lengths are checked against each other
+    fps: float = nan  # control rate in Hz; NaN where it is unknown
 
 
 @dataclass(frozen=True, slots=True)

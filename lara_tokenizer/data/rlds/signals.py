@@ -47,10 +47,8 @@ class RldsSignals:
 
     actions: tuple[FeatureSlice, ...] = ()
     states: tuple[FeatureSlice, ...] = ()
-    text: Feature | None = None
-    """One text per step, or one of the whole episode."""
-    notes: tuple[str, ...] = ()
-    """Remarks for the user where several features were combined, or the table did not apply."""
+    text: Feature | None = None  # one text per step, or one of the whole episode
+    notes: tuple[str, ...] = ()  # remarks for the user where several features were combined, or the table did not apply
 
     @property
     def available(self) -> tuple[str, ...]:

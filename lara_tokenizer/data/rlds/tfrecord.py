@@ -30,10 +30,8 @@ _GZIP = b"\x1f\x8b"
 class RecordIndex:
     """Positions of the records in a file."""
 
-    offsets: np.ndarray
-    """int64 (n,): byte offset of each record's header."""
-    lengths: np.ndarray
-    """int64 (n,): bytes of data."""
+    offsets: np.ndarray  # int64 (n,): byte offset of each record's header
+    lengths: np.ndarray  # int64 (n,): bytes of data
     problem: str | None = None
     """Reason why records after the last listed one cannot be found. The last one is damaged then: reading it raises."""
 

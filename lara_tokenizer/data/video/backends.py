@@ -1,7 +1,7 @@
 """Video decoding libraries: PyAV, or decord or torchcodec where installed; and readers shared between episodes.
 
-All three count and time frames by the same packet scan, so that a row of a token table means the same frame with each of
-them. decord and torchcodec only supply pixels, and are checked to supply those of the listed frame.
+All three count and time frames by the same packet scan, so that a row of a token table means the same frame with each.
+decord and torchcodec only supply pixels, and are checked to supply those of the listed frame.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lara_tokenizer.data.episode import FrameIndex
-from lara_tokenizer.data.video.gop_decoder import FAR
-from lara_tokenizer.data.video.packets import Media
+from lara_tokenizer.data.video.packets import FAR, Media
 from lara_tokenizer.data.video.reader import VideoReader
 from lara_tokenizer.errors import VideoDecodeError, missing_extra
 
@@ -125,7 +124,7 @@ class TorchcodecReader(_PixelBackend):
         return batch.data.numpy()
 
     def _check_times(self, indices: np.ndarray, seconds: np.ndarray) -> None:
-        """Compare the times of the decoded frames, float64 (n,) from the file's first frame on, with the packet scan."""
+        """Compare the times of decoded frames, float64 (n,) from the file's first frame on, with the packet scan."""
         timestamps = self.index().timestamps
         # A frame that is further off than half the smallest gap is another frame.
         slack = np.diff(timestamps).min() / 2 if len(timestamps) > 1 else np.inf
@@ -199,8 +198,8 @@ def _reader(path: Path | Media, decoder: str, version: tuple[int, int]) -> Video
     return video_reader_class(decoder)(path)
 
 
-# Two processes must not read through one open file, so a forked child opens its own. The cache is cleared before the fork,
-# in the parent: a decoder waits for its threads when it closes, and in the child those threads do not exist.
+# Two processes must not read through one open file, so a forked child opens its own. The cache is cleared in the
+# parent, before the fork: a decoder waits for its threads when it closes, and in the child those threads do not exist.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_reader.cache_clear)
 

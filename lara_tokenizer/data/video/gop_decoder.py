@@ -17,11 +17,8 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from lara_tokenizer.data.video.packets import Media, PacketTable, open_video, stream_packets
+from lara_tokenizer.data.video.packets import FAR, Media, PacketTable, open_video, stream_packets
 from lara_tokenizer.errors import VideoDecodeError
-
-# Reading past this many packets without decoding them costs about as much as a seek.
-FAR = 64
 
 
 class NotAsListedError(Exception):
@@ -148,8 +145,8 @@ def prove_whole(path: Path | Media, table: PacketTable) -> None:
         decoder.close()
     if fault or len(seen) != table.num_frames:
         raise VideoDecodeError(path, f"damaged: {len(seen)} of {table.num_frames} frames can be read{fault}")
-    # Two cases look alike. Where times follow the decoding order although frames are reordered (an old AVI remuxed to mp4),
-    # only the times are wrong. Where frames with true times come out unordered, the decoder has lost its way.
+    # Two cases look alike. Where times follow the decoding order although frames are reordered (an old AVI remuxed to
+    # mp4), only the times are wrong. Where frames with true times come out unordered, the decoder has lost its way.
     times = [pts for pts in seen if pts is not None]
     if table.has_times and table.is_reordered and times != sorted(times):
         raise VideoDecodeError(path, "damaged: its frames are decoded in another order than their time stamps")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lara_tokenizer.data.dataset_files import natural_key
+from lara_tokenizer.data.columns import natural_key
 from lara_tokenizer.data.episode import FrameIndex
 from lara_tokenizer.data.video.media import EncodedImagesReader
 from lara_tokenizer.errors import VideoDecodeError

@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 from lara_tokenizer.data.episode import FrameIndex, check_indices
 from lara_tokenizer.errors import EpisodeReadError, VideoDecodeError
 
-# Remote files up to this size are downloaded whole in one request, and the last few are cached: counting the frames reads
-# the whole video anyway, and decoding reads it again. Larger ones are read block by block.
+# Remote files up to this size are downloaded whole in one request, and the last few are cached: counting the frames
+# reads the whole video anyway, and decoding reads it again. Larger ones are read block by block.
 _WHOLE_FILE_BYTES = 64 * 2**20
 _CACHED_FILES = 4
 

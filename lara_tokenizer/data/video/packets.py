@@ -17,11 +17,13 @@ from av.video.stream import VideoStream
 from lara_tokenizer.data.episode import FrameIndex
 from lara_tokenizer.errors import VideoDecodeError, first_line
 
+# Reading past this many packets without decoding them costs about as much as a seek.
+FAR = 64
 _NO_TIME = np.iinfo(np.int64).min
 
 
 class Media(Hashable, Protocol):
-    """A video that is not a file of its own, such as a tar member. Picklable and hashable; `str()` names it in errors."""
+    """A video that is not a file of its own, such as a tar member. Picklable and hashable; `str()` is its name."""
 
     def open(self) -> BinaryIO:
         """The bytes from the start as a seekable file; the caller closes it."""
@@ -31,22 +33,16 @@ class Media(Hashable, Protocol):
 class PacketTable:
     """The m packets of a stream in decoding order, and the n frames displayed from them.
 
-    Frame i of a video is the i-th displayed packet in presentation order. Packets that an edit list discards are decoded,
-    since others may refer to them, but never displayed.
+    Frame i of a video is the i-th displayed packet in presentation order. Packets that an edit list discards are
+    decoded, since others may refer to them, but never displayed.
     """
 
-    stream: int
-    """Index of the stream in the container."""
-    pts: np.ndarray
-    """int64 (m,): presentation time in ticks of the stream."""
-    dts: np.ndarray
-    """int64 (m,): decoding time, or presentation time where there is none."""
-    keys: np.ndarray
-    """int64 (k,): rows of the key packets."""
-    rows: np.ndarray
-    """int64 (n,): row of each frame."""
-    starts: np.ndarray
-    """int64 (n,): row of the key packet from which decoding reproduces each frame exactly."""
+    stream: int  # index of the stream in the container
+    pts: np.ndarray  # int64 (m,): presentation time in ticks of the stream
+    dts: np.ndarray  # int64 (m,): decoding time, or presentation time where there is none
+    keys: np.ndarray  # int64 (k,): rows of the key packets
+    rows: np.ndarray  # int64 (n,): row of each frame
+    starts: np.ndarray  # int64 (n,): row of the key packet from which decoding reproduces each frame exactly
 
     @classmethod
     def build(
@@ -90,8 +86,8 @@ class PacketTable:
 def _starts(pts: np.ndarray, keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Row of the key packet to decode each frame from; 0 where no key packet precedes it."""
     start = np.searchsorted(keys, rows, side="right") - 1
-    # Leading frames of an open GOP: a frame that follows a key packet but is displayed before it may refer to frames before
-    # that packet, so decoding has to start at an earlier key packet.
+    # Leading frames of an open GOP: a frame that follows a key packet but is displayed before it may refer to frames
+    # before that packet, so decoding has to start at an earlier key packet.
     while True:
         leading = (start > 0) & (pts[rows] < pts[keys[start]]) if len(keys) else np.zeros(len(rows), bool)
         if not leading.any():

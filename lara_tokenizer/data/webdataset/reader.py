@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lara_tokenizer.data.columns import ACTIONS, STATES, TEXTS, first_of
-from lara_tokenizer.data.dataset_files import natural_key
+from lara_tokenizer.data.columns import ACTIONS, STATES, TEXTS, first_of, natural_key
 from lara_tokenizer.data.episode import CameraReaders, FrameIndex, FrameReader, Signals
 from lara_tokenizer.data.video import (
     IMAGE_SUFFIXES,
@@ -88,8 +87,7 @@ class TarImages:
     tar: str
     key: str
     camera: str
-    spans: np.ndarray
-    """int64 (n, 2): offset and size of each image."""
+    spans: np.ndarray  # int64 (n, 2): offset and size of each image
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -118,7 +116,7 @@ class WebDatasetReader(CameraReaders):
         self.available_cameras = tuple(extensions)
         existing = [camera for camera in cameras if camera in extensions]
         self._missing = {camera: missing_number(extensions[camera]) for camera in existing}
-        # Of a video one span, of images int64 (n, 2): a reader is pickled, and names of thousands of frames are not needed.
+        # Of a video one span, of images int64 (n, 2): readers are pickled, so names of thousands of frames are dropped.
         self._pixels = {camera: _pixel_spans(sample, extensions[camera]) for camera in existing}
         signals = signal_members(sample)
         self._signals = {signal: (extension, sample.members[extension]) for signal, extension in signals.items()}

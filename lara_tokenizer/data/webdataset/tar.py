@@ -24,8 +24,7 @@ class Sample:
     key: str
     members: dict[str, Span] = field(default_factory=dict)
     """By extension: everything after the first dot of the base name, in lower case."""
-    unreadable: str = ""
-    """Extension of a member without bytes of its own in the tar."""
+    unreadable: str = ""  # extension of a member without bytes of its own in the tar
 
 
 class TarSamples:
