@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -39,29 +40,6 @@ class CellVideo:
         return BytesIO(data)
 
 
-@dataclass(frozen=True, slots=True)
-class CellImages:
-    """A list of images in one cell of a table; an `EncodedImages`."""
-
-    row: Row
-    column: str
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def name(self, i: int) -> str:
-        return f"{self.column}, frame {i}"
-
-    def read(self, i: int) -> bytes:
-        media = cell_media(_storage(self.row.cell(self.column)).values[i], self.row.folder)
-        if media is None:
-            raise ValueError("it is empty")
-        if isinstance(media, Path):
-            return media.read_bytes()
-        return media.read() if isinstance(media, RemoteFile) else media
-
-
 class DatasetsReader(CameraReaders):
     """A `FrameReader` and `SignalReader` for one row, whose cameras are columns.
 
@@ -89,7 +67,8 @@ class DatasetsReader(CameraReaders):
         """The video or the images in the column. Raises EpisodeReadError where there is none."""
         cell = self._cell(camera)
         if isinstance(cell, _LISTS):
-            return EncodedImagesReader(self.name, CellImages(self.row, camera, len(cell)))
+            name, read = partial("{}, frame {}".format, camera), partial(_read_image, self.row, camera)
+            return EncodedImagesReader(self.name, len(cell), name, read)
         media = cell_media(cell, self.row.folder)
         if media is None:
             raise EpisodeReadError(self.name, f"column {camera!r} is empty in this row")
@@ -119,6 +98,16 @@ class DatasetsReader(CameraReaders):
         if not cell.is_valid:
             raise EpisodeReadError(self.name, f"column {column!r} is empty in this row")
         return cell
+
+
+def _read_image(row: Row, column: str, i: int) -> bytes:
+    """Image i of the list in a cell."""
+    media = cell_media(_storage(row.cell(column)).values[i], row.folder)
+    if media is None:
+        raise ValueError("it is empty")
+    if isinstance(media, Path):
+        return media.read_bytes()
+    return media.read() if isinstance(media, RemoteFile) else media
 
 
 def cell_media(cell: pa.Scalar, folder: str) -> bytes | Path | RemoteFile | None:

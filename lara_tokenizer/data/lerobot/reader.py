@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,7 +137,8 @@ class LeRobotReader:
     def _image_reader(self, camera: str) -> EncodedImagesReader:
         if camera not in self._images:
             cells = self._read([camera])[camera].to_pylist()
-            self._images[camera] = EncodedImagesReader(self.rows.file, _CellImages(self.files, camera, cells))
+            name, read = partial("{}, frame {}".format, camera), partial(_read_cell, self.files, cells)
+            self._images[camera] = EncodedImagesReader(self.rows.file, len(cells), name, read)
         return self._images[camera]
 
     def _read(self, columns: list[str]) -> pa.Table:
@@ -164,30 +165,17 @@ class LeRobotReader:
         return table
 
 
-@dataclass(frozen=True, slots=True)
-class _CellImages:
-    """Images in a column of the data, stored as bytes or as file names; an `EncodedImages`."""
-
-    files: DatasetFiles
-    camera: str
-    cells: list[Any]
-
-    def __len__(self) -> int:
-        return len(self.cells)
-
-    def name(self, i: int) -> str:
-        return f"{self.camera}, frame {i}"
-
-    def read(self, i: int) -> bytes:
-        cell = self.cells[i]
-        if isinstance(cell, bytes):
-            return cell
-        stored = cell if isinstance(cell, dict) else {}
-        if stored.get("bytes"):
-            return stored["bytes"]
-        if stored.get("path"):
-            return self.files.path(stored["path"]).read_bytes()
-        raise ValueError("the cell is empty")
+def _read_cell(files: DatasetFiles, cells: Sequence[Any], i: int) -> bytes:
+    """The image in cell i of a column, which is bytes or the name of a file."""
+    cell = cells[i]
+    if isinstance(cell, bytes):
+        return cell
+    stored = cell if isinstance(cell, dict) else {}
+    if stored.get("bytes"):
+        return stored["bytes"]
+    if stored.get("path"):
+        return files.path(stored["path"]).read_bytes()
+    raise ValueError("the cell is empty")
 
 
 def find_span(timestamps: np.ndarray, span: VideoSpan, length: int, fps: float) -> int:

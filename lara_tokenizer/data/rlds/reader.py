@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import nan, prod
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ class RldsReader:
         stored = record.values[feature.key]
         if feature.is_compressed:
             if camera not in self._images:
-                self._images[camera] = EncodedImagesReader(self._source, _StepImages(feature, stored))
+                name, read = partial("step {1} of {0}".format, feature.path), list(stored).__getitem__
+                self._images[camera] = EncodedImagesReader(self._source, len(stored), name, read)
             return self._images[camera].frames("", indices)
         return np.asarray(stored)[check_indices(indices, record.num_steps, self._source)]
 
@@ -167,23 +169,6 @@ class RldsReader:
             return step_values(feature, stored)
         except (ValueError, zlib.error) as error:
             raise EpisodeReadError(self._source, f"{feature.path} cannot be read ({error})") from error
-
-
-@dataclass(frozen=True, slots=True)
-class _StepImages:
-    """One JPEG or PNG per step; an `EncodedImages`."""
-
-    feature: Feature
-    stored: Values
-
-    def __len__(self) -> int:
-        return len(self.stored)
-
-    def name(self, i: int) -> str:
-        return f"step {i} of {self.feature.path}"
-
-    def read(self, i: int) -> bytes:
-        return self.stored[i]
 
 
 def step_values(feature: Feature, stored: Values) -> np.ndarray:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from lara_tokenizer.data.video.backends import SharedVideo, open_video_file, video_reader_class
 from lara_tokenizer.data.video.images import IMAGE_SUFFIXES, ImageFolderReader, is_numbered_image, missing_number
-from lara_tokenizer.data.video.media import EncodedImages, EncodedImagesReader, FileSlice, RemoteFile
+from lara_tokenizer.data.video.media import EncodedImagesReader, FileSlice, RemoteFile
 from lara_tokenizer.data.video.reader import VIDEO_SUFFIXES, VideoReader
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "VIDEO_SUFFIXES",
-    "EncodedImages",
     "EncodedImagesReader",
     "FileSlice",
     "ImageFolderReader",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -51,23 +51,6 @@ def missing_number(names: Sequence[str]) -> str:
     return "" if i is None else f"no number {counted[0][i] + step} between {names[i]} and {names[i + 1]}"
 
 
-@dataclass(frozen=True, slots=True)
-class _FolderImages:
-    """Image files of one folder; an `EncodedImages`."""
-
-    folder: Path
-    names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def name(self, i: int) -> str:
-        return self.names[i]
-
-    def read(self, i: int) -> bytes:
-        return (self.folder / self.names[i]).read_bytes()
-
-
 class ImageFolderReader:
     """A `FrameReader` for one folder of numbered images, in natural order, at `fps` frames per second.
 
@@ -111,6 +94,10 @@ class ImageFolderReader:
             names.sort(key=natural_key)
             if missing := missing_number(names):
                 raise VideoDecodeError(self.folder, f"{missing}: later frames would have wrong times")
-            images = _FolderImages(self.folder, tuple(names))
-            self._listed = EncodedImagesReader(self.folder, images, self.fps)
+            read = partial(_read_file, self.folder, names)
+            self._listed = EncodedImagesReader(self.folder, len(names), names.__getitem__, read, self.fps)
         return self._listed
+
+
+def _read_file(folder: Path, names: Sequence[str], i: int) -> bytes:
+    return (folder / names[i]).read_bytes()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -135,42 +135,44 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         raise VideoDecodeError(name, f"{name} cannot be read ({reason})") from error
 
 
-class EncodedImages(Protocol):
-    """A sequence of individually encoded images. Picklable."""
-
-    def __len__(self) -> int: ...
-
-    def name(self, i: int) -> str:
-        """Name of image i in errors."""
-
-    def read(self, i: int) -> bytes:
-        """Encoded bytes of image i. Any exception counts as an unreadable image."""
-
-
 class EncodedImagesReader:
-    """A `FrameReader` for a sequence of encoded images of equal size; `source` names it in errors.
+    """A `FrameReader` for a sequence of individually encoded images of equal size.
 
-    Without `fps` (NaN) the episode must set a rate.
+    Args:
+        source: names the sequence in errors.
+        count: number of images.
+        name: name of image i in errors.
+        read: encoded bytes of image i; any exception it raises counts as an unreadable image. Picklable, like `name`.
+        fps: frames per second; with NaN the episode must set a rate.
     """
 
-    def __init__(self, source: object, images: EncodedImages, fps: float = math.nan) -> None:
+    def __init__(
+        self,
+        source: object,
+        count: int,
+        name: Callable[[int], str],
+        read: Callable[[int], bytes],
+        fps: float = math.nan,
+    ) -> None:
         self.source = str(source)
-        self.images = images
         self.fps = fps
+        self._count = count
+        self._name = name
+        self._read = read
         self._size: tuple[int, ...] | None = None
 
     def index(self, camera: str = "") -> FrameIndex:
         """Count the images. Raises EpisodeReadError where there is none."""
-        if len(self.images) == 0:
+        if self._count == 0:
             raise EpisodeReadError(self.source, "no images")
-        return FrameIndex(np.arange(len(self.images)) / self.fps, self.fps)
+        return FrameIndex(np.arange(self._count) / self.fps, self.fps)
 
     def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """uint8 (n, H, W, 3) in RGB, in the order of `indices`.
 
         Raises VideoDecodeError for an image that cannot be read or differs in size from the first, and IndexError.
         """
-        indices = check_indices(indices, len(self.images), self.source)
+        indices = check_indices(indices, self._count, self.source)
         if self._size is None:
             self._size = self._decode(0).shape
         height, width, _ = self._size
@@ -180,8 +182,8 @@ class EncodedImagesReader:
             if pixels.shape != self._size:
                 raise VideoDecodeError(
                     self.source,
-                    f"{self.images.name(i)} is {pixels.shape[1]}x{pixels.shape[0]}, the first image "
-                    f"{width}x{height}; all images of an episode must have one size",
+                    f"{self._name(i)} is {pixels.shape[1]}x{pixels.shape[0]}, the first image {width}x{height}; "
+                    "all images of an episode must have one size",
                 )
             out[row] = pixels
         return out
@@ -190,9 +192,9 @@ class EncodedImagesReader:
         """No file stays open between calls."""
 
     def _decode(self, i: int) -> np.ndarray:
-        name = self.images.name(i)
+        name = self._name(i)
         try:
-            return decode_image(self.images.read(i), name)
+            return decode_image(self._read(i), name)
         except EpisodeReadError as error:
             raise VideoDecodeError(self.source, error.reason) from error
         except Exception as error:

@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -80,26 +80,6 @@ def json_text(metadata: Mapping[str, Any]) -> str | None:
     return next((text.strip() for text in texts if isinstance(text, str) and text.strip()), None)
 
 
-@dataclass(frozen=True)
-class TarImages:
-    """Images in one tar; an `EncodedImages`."""
-
-    tar: str
-    key: str
-    camera: str
-    spans: np.ndarray  # int64 (n, 2): offset and size of each image
-
-    def __len__(self) -> int:
-        return len(self.spans)
-
-    def name(self, i: int) -> str:
-        return f"{self.key}, frame {i}" + (f" of {self.camera}" if self.camera else "")
-
-    def read(self, i: int) -> bytes:
-        offset, size = self.spans[i].tolist()
-        return FileSlice(self.tar, offset, size, self.name(i)).read()
-
-
 class WebDatasetReader(CameraReaders):
     """A `FrameReader` and `SignalReader` for one sample.
 
@@ -139,7 +119,9 @@ class WebDatasetReader(CameraReaders):
         spans = self._pixels[camera]
         if isinstance(spans, Span):
             return SharedVideo(FileSlice(self.tar, *spans, self.key), self.decoder)
-        return EncodedImagesReader(self._name, TarImages(self.tar, self.key, camera, spans))
+        template = "{0}, frame {2} of {1}" if camera else "{0}, frame {2}"
+        name = partial(template.format, self.key, camera)
+        return EncodedImagesReader(self._name, len(spans), name, partial(_read_frame, self.tar, spans))
 
     def signals(self) -> Signals:
         """Actions, states and the text, as far as the sample has them. Raises EpisodeReadError."""
@@ -219,3 +201,8 @@ def _pixel_spans(sample: Sample, extensions: Sequence[str]) -> Span | np.ndarray
     if found is not None and found[1]:
         return sample.members[extensions[0]]
     return np.array([sample.members[extension] for extension in extensions], np.int64)
+
+
+def _read_frame(tar: str, spans: np.ndarray, i: int) -> bytes:
+    offset, size = spans[i].tolist()
+    return FileSlice(tar, offset, size, "").read()
