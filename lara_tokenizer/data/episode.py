@@ -110,7 +110,7 @@ class StatedDuration(Protocol):
 
 
 class CameraReaders(ABC):
-    """Base of `FrameReader`s that open each camera with a reader of its own: a video, or a sequence of images.
+    """Base of `FrameReader`s that open each camera with another reader, of a video or of a sequence of images.
 
     Readers are made when first needed. They are pickled along, with the frame counts they have already determined.
     """
@@ -122,7 +122,7 @@ class CameraReaders(ABC):
     def open_camera(self, camera: str) -> FrameReader:
         """The reader of one camera, which that reader calls "". Raises EpisodeReadError."""
 
-    def index(self, camera: str) -> FrameIndex:
+    def index(self, camera: str = "") -> FrameIndex:
         """Count and time the camera's frames. Raises EpisodeReadError."""
         return self._reader(camera).index("")
 

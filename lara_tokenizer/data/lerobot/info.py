@@ -118,26 +118,20 @@ class LeRobotInfo:
 
 
 def new_info(
-    *,
-    robot_type: str | None,
-    fps: int,
-    features: Mapping[str, Any],
-    num_episodes: int,
-    num_frames: int,
-    num_tasks: int,
+    features: Mapping[str, Any], *, fps: int, robot_type: str | None, episodes: int, frames: int, tasks: int
 ) -> dict[str, Any]:
     """Content of `meta/info.json` for a dataset with one video file per episode and all rows in one parquet file."""
     return {
         "codebase_version": CODEBASE_VERSION,
         "robot_type": robot_type,
-        "total_episodes": num_episodes,
-        "total_frames": num_frames,
-        "total_tasks": num_tasks,
+        "total_episodes": episodes,
+        "total_frames": frames,
+        "total_tasks": tasks,
         "chunks_size": CHUNK_SIZE,
         "data_files_size_in_mb": 100,
         "video_files_size_in_mb": 200,
         "fps": fps,
-        "splits": {"train": f"0:{num_episodes}"},
+        "splits": {"train": f"0:{episodes}"},
         "data_path": DATA_PATH,
         "video_path": VIDEO_PATH,
         "features": dict(features),

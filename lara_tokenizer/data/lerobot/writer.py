@@ -171,17 +171,11 @@ class LeRobotWriter:
         self._write_table(self._episodes_table(ids, described, data), "meta/episodes/chunk-000/file-000.parquet")
         self._write_table(_tasks_table(tasks), TASKS_V3)
         _files.write_atomically(self.root / "meta/stats.json", json.dumps(self._statistics(data, described), indent=1))
-        info = new_info(
-            robot_type=self.robot_type,
-            fps=self.fps,
-            features=self._features(data.schema),
-            num_episodes=len(ids),
-            num_frames=len(data),
-            num_tasks=len(tasks),
-        )
+        totals = {"episodes": len(ids), "frames": len(data), "tasks": len(tasks)}
+        info = new_info(self._features(data.schema), fps=self.fps, robot_type=self.robot_type, **totals)
         _files.write_atomically(self.root / INFO, json.dumps(info, indent=4))
         size = sum(self._video_file(key, each).stat().st_size for key in self.video_shapes for each in ids)
-        return WrittenDataset(len(ids), len(data), len(tasks), size)
+        return WrittenDataset(**totals, video_bytes=size)
 
     def _check(self, columns: Mapping[str, np.ndarray], videos: Mapping[str, np.ndarray]) -> int:
         """The number of frames. Raises ValueError for data that does not fit the dataset."""

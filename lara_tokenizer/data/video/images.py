@@ -9,10 +9,8 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-
 from lara_tokenizer.data.columns import natural_key
-from lara_tokenizer.data.episode import FrameIndex
+from lara_tokenizer.data.episode import CameraReaders, FrameReader
 from lara_tokenizer.data.video.media import EncodedImagesReader
 from lara_tokenizer.errors import VideoDecodeError
 
@@ -51,52 +49,36 @@ def missing_number(names: Sequence[str]) -> str:
     return "" if i is None else f"no number {counted[0][i] + step} between {names[i]} and {names[i + 1]}"
 
 
-class ImageFolderReader:
+class ImageFolderReader(CameraReaders):
     """A `FrameReader` for one folder of numbered images, in natural order, at `fps` frames per second.
 
-    Without `fps` (NaN) the episode must set a rate.
+    With NaN for `fps` the episode must set a rate.
 
     >>> ImageFolderReader("run1", fps=10).frames("", [0]).shape  # doctest: +SKIP
     (1, 256, 320, 3)
     """
 
     def __init__(self, folder: str | Path, fps: float = math.nan) -> None:
+        super().__init__()
         self.folder = Path(folder)
         self.fps = fps
-        self._listed: EncodedImagesReader | None = None
 
-    def index(self, camera: str = "") -> FrameIndex:
-        """List the folder, once. Raises VideoDecodeError where it holds no sequence, or several."""
-        return self._list().index(camera)
-
-    def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """uint8 (n, H, W, 3) in RGB, in the order of `indices`.
-
-        Raises VideoDecodeError for an image that cannot be read or differs in size from the first, and IndexError.
-        """
-        return self._list().frames(camera, indices)
-
-    def close(self) -> None:
-        """No file stays open between calls."""
-
-    def _list(self) -> EncodedImagesReader:
-        if self._listed is None:
-            try:
-                names = [entry.name for entry in self.folder.iterdir() if is_numbered_image(entry.name)]
-            except OSError as error:
-                raise VideoDecodeError(self.folder, f"cannot be listed ({error.strerror})") from error
-            names = [name for name in names if not name.startswith(".")]
-            # Several name patterns are several sequences (rgb_001.png beside depth_001.png), not one longer video.
-            patterns = sorted({re.sub(r"\d+", "*", name) for name in names})
-            if len(patterns) != 1:
-                found = f"several sequences ({', '.join(patterns[:4])})" if patterns else "no numbered images"
-                raise VideoDecodeError(self.folder, f"{found}; an episode is one folder with one sequence")
-            names.sort(key=natural_key)
-            if missing := missing_number(names):
-                raise VideoDecodeError(self.folder, f"{missing}: later frames would have wrong times")
-            read = partial(_read_file, self.folder, names)
-            self._listed = EncodedImagesReader(self.folder, len(names), names.__getitem__, read, self.fps)
-        return self._listed
+    def open_camera(self, camera: str) -> FrameReader:
+        """List the folder. Raises VideoDecodeError where it holds no sequence, or several, or one with a gap."""
+        try:
+            names = [entry.name for entry in self.folder.iterdir() if is_numbered_image(entry.name)]
+        except OSError as error:
+            raise VideoDecodeError(self.folder, f"cannot be listed ({error.strerror})") from error
+        names = sorted((name for name in names if not name.startswith(".")), key=natural_key)
+        # Several name patterns are several sequences (rgb_001.png beside depth_001.png), not one longer video.
+        patterns = sorted({re.sub(r"\d+", "*", name) for name in names})
+        if len(patterns) != 1:
+            found = f"several sequences ({', '.join(patterns[:4])})" if patterns else "no numbered images"
+            raise VideoDecodeError(self.folder, f"{found}; an episode is one folder with one sequence")
+        if missing := missing_number(names):
+            raise VideoDecodeError(self.folder, f"{missing}: later frames would have wrong times")
+        read = partial(_read_file, self.folder, names)
+        return EncodedImagesReader(self.folder, len(names), names.__getitem__, read, self.fps)
 
 
 def _read_file(folder: Path, names: Sequence[str], i: int) -> bytes:

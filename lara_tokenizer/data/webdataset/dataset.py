@@ -60,10 +60,8 @@ def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listin
     if not contents.samples:
         raise ValueError(f"{source}: {contents.explain_empty()}")
     cameras, notes = choose_cameras(contents.cameras(), options.cameras, source)
-    takes_all = "all" in options.cameras
-    factory = _EpisodeFactory(cameras, options.decoder, only_existing=takes_all)
-    episodes = [factory.make(episode_id, tar, sample) for episode_id, tar, sample in contents.samples]
-    for camera in cameras if not takes_all else ():
+    episodes = list(_make_episodes(contents.samples, cameras, options))
+    for camera in cameras if "all" not in options.cameras else ():
         lacking = sum(camera not in cameras_of(sample) for _, _, sample in contents.samples)
         if lacking:
             notes.append(f"{lacking} of {len(episodes)} samples have no camera {camera!r}: they will fail")
@@ -128,22 +126,15 @@ class _TarContents:
             self.notes.append(f"{Path(tar).name}: {samples.note}")
 
 
-class _EpisodeFactory:
-    """Makes episodes from samples.
-
-    Of .json files too large to read each while listing, only the first is read: its signals are assumed for all.
-    """
-
-    def __init__(self, cameras: Sequence[str], decoder: str, *, only_existing: bool) -> None:
-        self._cameras = tuple(cameras)
-        self._decoder = decoder
-        self._only_existing = only_existing
-        self._signals_of_large: set[str] | None = None
-
-    def make(self, episode_id: str, tar: str, sample: Sample) -> Episode:
-        existing = cameras_of(sample) if self._only_existing else self._cameras
-        cameras = tuple(camera for camera in self._cameras if camera in existing)
-        reader = WebDatasetReader(tar, sample, cameras, self._decoder)
+def _make_episodes(
+    samples: Sequence[tuple[str, str, Sample]], cameras: Sequence[str], options: ListOptions
+) -> Iterator[Episode]:
+    # Of .json files too large to read each while listing only the first is read: its signals are assumed for all.
+    signals_of_large: set[str] | None = None
+    for episode_id, tar, sample in samples:
+        existing = cameras_of(sample) if "all" in options.cameras else cameras
+        chosen = tuple(camera for camera in cameras if camera in existing)
+        reader = WebDatasetReader(tar, sample, chosen, options.decoder)
         signals = set(signal_members(sample))
         sizes = [sample.members[each].size for each in ("json", "txt") if each in sample.members]
         text = None
@@ -152,14 +143,14 @@ class _EpisodeFactory:
                 text = reader.text()
                 signals |= _json_signals(reader)
             else:
-                if self._signals_of_large is None:
-                    self._signals_of_large = _json_signals(reader)
-                signals |= self._signals_of_large
+                if signals_of_large is None:
+                    signals_of_large = _json_signals(reader)
+                signals |= signals_of_large
         except EpisodeReadError:
             pass  # reading the episode will raise it again
         reader.close()
         available = tuple(signal for signal in SIGNALS if signal in signals)
-        return Episode(episode_id, reader, cameras, text=text, available_signals=available)
+        yield Episode(episode_id, reader, chosen, text=text, available_signals=available)
 
 
 def _json_signals(reader: WebDatasetReader) -> set[str]:

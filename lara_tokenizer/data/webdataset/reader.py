@@ -103,7 +103,7 @@ class WebDatasetReader(CameraReaders):
         self._json = sample.members.get("json")
         self._metadata: dict[str, Any] | None = None
 
-    def index(self, camera: str) -> FrameIndex:
+    def index(self, camera: str = "") -> FrameIndex:
         """Count and time the frames. Raises EpisodeReadError."""
         fps = self._fps()
         index = super().index(camera)
