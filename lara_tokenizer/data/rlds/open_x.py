@@ -1,6 +1,6 @@
 """Published Open X-Embodiment sets: camera, action layout and control rate, which RLDS itself does not state.
 
-The facts are in `open_x.yaml`. The page docs/oxe.md and the recipe hub_configs/training/oxe_mixture.yaml are generated
+The data are in `open_x.yaml`. The page docs/oxe.md and the recipe hub_configs/training/oxe_mixture.yaml are generated
 from them, by `table_markdown` and `mixture_yaml`.
 """
 
@@ -83,7 +83,7 @@ def _sets_by_name() -> dict[str, OpenXSet]:
 _PAGE = """\
 # Open X-Embodiment sets
 
-Published sets that the RLDS reader has facts about: one arm, controlled at its end effector. It reads the camera below
+Published sets that the RLDS reader knows: one arm, controlled at its end effector. It reads the camera below
 by default, concatenates the numbers of an action in this order, and uses the control rate, which RLDS files do not
 state (`--fps` overrides it). Any other RLDS dataset can be read too; it then needs `--fps`.
 

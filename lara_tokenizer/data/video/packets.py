@@ -124,7 +124,7 @@ def stream_packets(container: InputContainer, stream: VideoStream) -> Iterator[a
 
 def scan(path: Path | Media) -> tuple[PacketTable, FrameIndex]:
     """Packet table and frame index of a video, from one pass over its packets. Raises VideoDecodeError."""
-    with plain_errors(path):
+    with decode_errors(path):
         container, stream = open_video(path)
         with container:
             packets = [
@@ -170,7 +170,7 @@ def _nominal_rate(timestamps: np.ndarray, stated: float) -> float:
 
 
 @contextmanager
-def plain_errors(path: Path | Media) -> Iterator[None]:
+def decode_errors(path: Path | Media) -> Iterator[None]:
     """Convert any exception of a decoder into a VideoDecodeError with a plain reason."""
     try:
         yield

@@ -12,7 +12,7 @@ from av.video.reformatter import VideoReformatter
 
 from lara_tokenizer.data.episode import FrameIndex, check_indices
 from lara_tokenizer.data.video.gop_decoder import GopDecoder, NotAsListedError, prove_whole
-from lara_tokenizer.data.video.packets import Media, PacketTable, open_video, plain_errors, scan
+from lara_tokenizer.data.video.packets import Media, PacketTable, decode_errors, open_video, scan
 from lara_tokenizer.errors import VideoDecodeError
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class VideoReader:
         """
         if fps is not None:
             return None
-        with plain_errors(self.path):
+        with decode_errors(self.path):
             container, stream = open_video(self.path)
             with container:
                 if stream.duration and stream.time_base:
@@ -70,7 +70,7 @@ class VideoReader:
         Raises VideoDecodeError for a frame that cannot be decoded, and IndexError for an index outside the video.
         """
         indices = check_indices(indices, self.index(camera).num_frames, self.path)
-        with plain_errors(self.path):
+        with decode_errors(self.path):
             # For no indices one frame is decoded all the same, as the result's shape (0, H, W, 3) needs its size.
             return self._read(indices) if len(indices) else self._read(np.zeros(1, np.int64))[:0]
 

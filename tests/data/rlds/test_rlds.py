@@ -618,9 +618,7 @@ def test_the_page_and_the_mixture_are_those_of_the_table():
         row.name for row in open_x.open_x_sets() if row.in_mixture
     ]
     (stride,) = yaml.safe_load(mixture)["model"]["strides"]
-    assert all(
-        Stride.parse(stride).frames_at(row.rate) for row in open_x.open_x_sets() if row.in_mixture and row.rate
-    )
+    assert all(Stride.parse(stride).frames_at(row.rate) for row in open_x.open_x_sets() if row.in_mixture and row.rate)
 
 
 # --- a published set ------------------------------------------------------------------------------------------------
