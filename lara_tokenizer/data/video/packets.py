@@ -14,12 +14,13 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from lara_tokenizer.data.episode import FrameIndex
 from lara_tokenizer.errors import VideoDecodeError, first_line
 
 # Reading past this many packets without decoding them costs about as much as a seek.
 FAR = 64
 _NO_TIME = np.iinfo(np.int64).min
+
+FrameTimes = tuple[np.ndarray, float, str]  # timestamps, rate and note, as in a `FrameIndex`
 
 
 class Media(Hashable, Protocol):
@@ -122,8 +123,8 @@ def stream_packets(container: InputContainer, stream: VideoStream) -> Iterator[a
     return (packet for packet in container.demux(stream) if packet.size > 0)
 
 
-def scan(path: Path | Media) -> tuple[PacketTable, FrameIndex]:
-    """Packet table and frame index of a video, from one pass over its packets. Raises VideoDecodeError."""
+def scan(path: Path | Media) -> tuple[PacketTable, FrameTimes]:
+    """Packet table and frame times of a video, from one pass over its packets. Raises VideoDecodeError."""
     with decode_errors(path):
         container, stream = open_video(path)
         with container:
@@ -138,10 +139,10 @@ def scan(path: Path | Media) -> tuple[PacketTable, FrameIndex]:
             if corrupt[-1]:
                 promised = f" of {stream.frames}" if stream.frames > table.num_frames else ""
                 raise VideoDecodeError(path, f"the file is cut off in frame {table.num_frames}{promised}")
-            return table, _frame_index(path, container, stream, table)
+            return table, _frame_times(path, container, stream, table)
 
 
-def _frame_index(path: Path | Media, container: InputContainer, stream: VideoStream, table: PacketTable) -> FrameIndex:
+def _frame_times(path: Path | Media, container: InputContainer, stream: VideoStream, table: PacketTable) -> FrameTimes:
     notes = []
     if len(container.streams.video) > 1:
         size = f"{stream.codec_context.width}x{stream.codec_context.height}"
@@ -153,11 +154,11 @@ def _frame_index(path: Path | Media, container: InputContainer, stream: VideoStr
         assert stream.time_base is not None
         ticks = table.frame_pts - table.frame_pts[0]
         timestamps = ticks * stream.time_base.numerator / stream.time_base.denominator
-        return FrameIndex(timestamps, _nominal_rate(timestamps, rate), "; ".join(notes))
+        return timestamps, _nominal_rate(timestamps, rate), "; ".join(notes)
     if rate <= 0:
         raise VideoDecodeError(path, "its frames have neither time stamps nor a rate")
     notes.append(f"no time stamps: times come from the nominal {rate:.4g} frames per second")
-    return FrameIndex(np.arange(table.num_frames) / rate, rate, "; ".join(notes))
+    return np.arange(table.num_frames) / rate, rate, "; ".join(notes)
 
 
 def _nominal_rate(timestamps: np.ndarray, stated: float) -> float:

@@ -86,7 +86,8 @@ class VideoReader:
 
     def _scan(self) -> tuple[PacketTable, FrameIndex]:
         if self._scanned is None:
-            self._scanned = scan(self.path)
+            table, times = scan(self.path)
+            self._scanned = table, FrameIndex(*times)
         return self._scanned
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
