@@ -1,4 +1,4 @@
-"""Writing RLDS by hand, as TFDS does it: records, tf.train.Example, and the entries of features.json."""
+"""RLDS files as TFDS writes them: records, tf.train.Example, and the entries of features.json."""
 
 from __future__ import annotations
 

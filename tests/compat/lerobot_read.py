@@ -38,8 +38,8 @@ def compare(root: Path) -> None:
             assert np.array_equal(episode.frames(camera, [index.num_frames - 1, 0]), ours[[-1, 0]]), "single frames"
             frames += index.num_frames
         episode.close()
-    (facts,) = episodes.sources
-    print(f"{root.name}: {facts.format}, {len(episodes)} episodes, {frames} frames of {len(cameras)} cameras: equal")
+    (info,) = episodes.sources
+    print(f"{root.name}: {info.format}, {len(episodes)} episodes, {frames} frames of {len(cameras)} cameras: equal")
 
 
 def main() -> None:

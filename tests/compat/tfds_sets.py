@@ -93,7 +93,7 @@ def plain() -> Any:
     return f.FeaturesDict({"steps": f.Sequence(step), "episode_metadata": {"language_instruction": f.Text()}})
 
 
-def picture(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+def random_image(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Smooth colour with an edge: noise would say little about JPEG."""
     height, width, channels = shape
     y, x = np.mgrid[:height, :width]
@@ -109,16 +109,16 @@ def random_step(rng: np.random.Generator, number: int) -> dict[str, Any]:
 
     return {
         "observation": {
-            "png": picture(rng, (24, 32, 3)),
-            "default": picture(rng, (24, 32, 3)),
-            "rgba": picture(rng, (24, 32, 4)),
-            "cameras": {"jpeg": picture(rng, (48, 64, 3))},
-            "any_size": picture(rng, (11, 13, 3)),
+            "png": random_image(rng, (24, 32, 3)),
+            "default": random_image(rng, (24, 32, 3)),
+            "rgba": random_image(rng, (24, 32, 4)),
+            "cameras": {"jpeg": random_image(rng, (48, 64, 3))},
+            "any_size": random_image(rng, (11, 13, 3)),
             "depth": numbers(24, 32, 1).astype(np.float32),
             "depth16": rng.integers(0, 65536, (24, 32, 1), dtype=np.uint16),
-            "raw": picture(rng, (8, 10, 3)),
-            "raw_zlib": picture(rng, (8, 10, 3)),
-            "raw_bytes": picture(rng, (8, 10, 3)),
+            "raw": random_image(rng, (8, 10, 3)),
+            "raw_zlib": random_image(rng, (8, 10, 3)),
+            "raw_bytes": random_image(rng, (8, 10, 3)),
             "state": numbers(3, 2),
         },
         "action": {
@@ -147,7 +147,10 @@ def random_episode(name: str, rng: np.random.Generator, number: int) -> dict[str
     return {
         "steps": [
             {
-                "observation": {"image": picture(rng, (24, 32, 3)), "proprio": rng.normal(size=4).astype(np.float32)},
+                "observation": {
+                    "image": random_image(rng, (24, 32, 3)),
+                    "proprio": rng.normal(size=4).astype(np.float32),
+                },
                 "action": rng.normal(size=7).astype(np.float32),
             }
             for _ in range(count)

@@ -1,4 +1,4 @@
-"""Frames that all differ."""
+"""Fixtures: frames that all differ."""
 
 from __future__ import annotations
 

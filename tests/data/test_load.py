@@ -1,4 +1,4 @@
-"""What a person points at becomes a sorted list of episodes, without a file being opened."""
+"""Sources resolve to a sorted list of episodes, without a file being opened."""
 
 import os
 import subprocess

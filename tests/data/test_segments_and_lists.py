@@ -23,39 +23,39 @@ def film(tmp_path_factory, numbered_frames, write_video):
 
 def test_segments_are_the_film_in_pieces(film, decode_all):
     whole = decode_all(film)
-    pieces = load_episodes(film.parent, segment="2s")
-    assert [piece.id for piece in pieces] == ["film.mp4#t=0,2", "film.mp4#t=2,4", "film.mp4#t=4"]
-    assert [piece.num_frames() for piece in pieces] == [20, 20, 5]
-    assert np.array_equal(np.concatenate([piece.frames("", range(piece.num_frames())) for piece in pieces]), whole)
-    for piece in pieces:
-        assert np.allclose(piece.timestamps(), np.arange(piece.num_frames()) / 10)
+    cuts = load_episodes(film.parent, segment="2s")
+    assert [part.id for part in cuts] == ["film.mp4#t=0,2", "film.mp4#t=2,4", "film.mp4#t=4"]
+    assert [part.num_frames() for part in cuts] == [20, 20, 5]
+    assert np.array_equal(np.concatenate([part.frames("", range(part.num_frames())) for part in cuts]), whole)
+    for part in cuts:
+        assert np.allclose(part.timestamps(), np.arange(part.num_frames()) / 10)
 
 
 def test_times_are_counted_from_the_cut_and_never_negative(film):
-    pieces = load_episodes(film, segment="0.35s")
-    for k, piece in enumerate(pieces):
-        assert (piece.timestamps() >= 0).all()
-        absolute = piece.timestamps() + 0.35 * k
+    cuts = load_episodes(film, segment="0.35s")
+    for k, part in enumerate(cuts):
+        assert (part.timestamps() >= 0).all()
+        absolute = part.timestamps() + 0.35 * k
         assert np.allclose(absolute, np.round(absolute * 10) / 10)
     # Frames at 0, 0.1, 0.2, 0.3, then 0.4 ... 0.6: four, three and four fall into a cut of 0.35 s.
-    assert [piece.num_frames() for piece in pieces][:3] == [4, 3, 4]
-    assert sum(piece.num_frames() for piece in pieces) == 45
+    assert [part.num_frames() for part in cuts][:3] == [4, 3, 4]
+    assert sum(part.num_frames() for part in cuts) == 45
 
 
 def test_a_corrected_rate_decides_the_cuts(film):
-    pieces = load_episodes(film, segment="2s", fps=5)
-    assert [piece.num_frames() for piece in pieces] == [10, 10, 10, 10, 5]
-    assert np.allclose(pieces[1].timestamps(), np.arange(10) / 5)
+    cuts = load_episodes(film, segment="2s", fps=5)
+    assert [part.num_frames() for part in cuts] == [10, 10, 10, 10, 5]
+    assert np.allclose(cuts[1].timestamps(), np.arange(10) / 5)
 
 
 def test_the_file_is_scanned_once_for_all_its_segments(film, monkeypatch):
-    pieces = [pickle.loads(pickle.dumps(piece)) for piece in load_episodes(film, segment="1s")]
+    cuts = [pickle.loads(pickle.dumps(part)) for part in load_episodes(film, segment="1s")]
     scanned = []
     monkeypatch.setattr(video, "scan", lambda path: scanned.append(path) or packets.scan(path))
     backends._reader.cache_clear()
-    for piece in pieces:
-        piece.frames("", [0])
-        piece.close()
+    for part in cuts:
+        part.frames("", [0])
+        part.close()
     assert scanned == [film]
 
 
@@ -72,7 +72,7 @@ def test_actions_and_text_are_cut_with_the_frames(tmp_path, numbered_frames, wri
     root = write_lerobot(tmp_path / "set", {"observation.images.top": [numbered_frames(25)]}, tasks=["push"])
     (whole,) = load_episodes(root)
     first, second, last = load_episodes(root, segment="1s")
-    parts = [piece.signals() for piece in (first, second, last)]
+    parts = [part.signals() for part in (first, second, last)]
     assert np.array_equal(np.concatenate([part.actions for part in parts]), whole.signals().actions)
     assert [len(part.texts) for part in parts] == [10, 10, 5]
     assert second.index == 0
@@ -80,23 +80,23 @@ def test_actions_and_text_are_cut_with_the_frames(tmp_path, numbered_frames, wri
 
 
 def test_a_limit_counts_segments(film):
-    assert [piece.id for piece in load_episodes(film, segment="1s", limit=2)] == ["film.mp4#t=0,1", "film.mp4#t=1,2"]
+    assert [part.id for part in load_episodes(film, segment="1s", limit=2)] == ["film.mp4#t=0,1", "film.mp4#t=1,2"]
 
 
 def test_a_film_that_cannot_be_opened_stays_one_episode_and_fails_by_itself(film, tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"")
     (tmp_path / "film.mp4").write_bytes(film.read_bytes())
-    pieces = load_episodes(tmp_path, segment="3s")
-    assert [piece.id for piece in pieces] == ["bad.mp4", "film.mp4#t=0,3", "film.mp4#t=3"]
+    cuts = load_episodes(tmp_path, segment="3s")
+    assert [part.id for part in cuts] == ["bad.mp4", "film.mp4#t=0,3", "film.mp4#t=3"]
     with pytest.raises(EpisodeReadError, match="empty"):
-        pieces[0].num_frames()
+        cuts[0].num_frames()
 
 
 def test_a_header_that_promises_too_much_gives_empty_segments_and_nothing_wrong(film, monkeypatch):
     (whole,) = load_episodes(film)
     monkeypatch.setattr(video.VideoReader, "stated_duration", lambda self, fps: 60.0)
-    pieces = segments(whole, "2s")
-    assert [piece.num_frames() for piece in pieces] == [20, 20, 5] + [0] * 27
+    cuts = segments(whole, "2s")
+    assert [part.num_frames() for part in cuts] == [20, 20, 5] + [0] * 27
 
 
 @pytest.mark.parametrize("text", ["10", "10f", "0s", "-1s", "ten"])
@@ -139,9 +139,9 @@ def test_a_plain_list_is_relative_to_the_source_or_to_itself(film, tmp_path):
 def test_a_list_can_be_cut_and_its_files_may_have_another_rate(film, tmp_path):
     listed = tmp_path / "clips.csv"
     listed.write_text("path,start,end\nday one/film.mp4,1,4\n")
-    pieces = load_episodes(film.parent.parent, from_list=listed, segment="2s")
-    assert [piece.num_frames() for piece in pieces] == [20, 10]
-    assert [piece.id for piece in pieces] == ["day one/film.mp4#t=1,4#t=0,2", "day one/film.mp4#t=1,4#t=2"]
+    cuts = load_episodes(film.parent.parent, from_list=listed, segment="2s")
+    assert [part.num_frames() for part in cuts] == [20, 10]
+    assert [part.id for part in cuts] == ["day one/film.mp4#t=1,4#t=0,2", "day one/film.mp4#t=1,4#t=2"]
 
 
 @pytest.mark.parametrize(
@@ -243,8 +243,8 @@ def test_a_corrected_rate_cuts_listed_clips_by_true_times(film, decode_all, tmp_
     (clip,) = load_episodes(film.parent, from_list=listed, fps={"film.mp4": 5})  # stamped 10
     assert np.allclose(clip.timestamps(), np.arange(10) / 5)
     assert np.array_equal(clip.frames("", range(10)), decode_all(film)[10:20])
-    pieces = load_episodes(film.parent, from_list=listed, fps=5, segment="1s")
-    assert [piece.num_frames() for piece in pieces] == [5, 5]
+    cuts = load_episodes(film.parent, from_list=listed, fps=5, segment="1s")
+    assert [part.num_frames() for part in cuts] == [5, 5]
 
 
 def test_lists_as_they_come(film, tmp_path):
@@ -270,12 +270,12 @@ def test_films_from_elsewhere_are_called_by_their_place(film, tmp_path):
 def test_a_header_that_promises_ages_is_not_believed(film, monkeypatch):
     (whole,) = load_episodes(film)
     monkeypatch.setattr("lara_tokenizer.data.segment._MOST_BY_HEADER", 4)
-    assert [piece.num_frames() for piece in segments(whole, "1s")] == [10, 10, 10, 10, 5]
+    assert [part.num_frames() for part in segments(whole, "1s")] == [10, 10, 10, 10, 5]
 
 
 def test_segments_come_in_the_order_of_time(film):
-    pieces = load_episodes(film, segment="0.4s")
-    starts = [float(piece.id.partition("#t=")[2].partition(",")[0]) for piece in pieces]
+    cuts = load_episodes(film, segment="0.4s")
+    starts = [float(part.id.partition("#t=")[2].partition(",")[0]) for part in cuts]
     assert starts == sorted(starts)
     assert len(starts) == 12
-    assert [piece.id for piece in load_episodes(film, segment="0.4s", limit=5)] == [piece.id for piece in pieces][:5]
+    assert [part.id for part in load_episodes(film, segment="0.4s", limit=5)] == [part.id for part in cuts][:5]

@@ -1,4 +1,4 @@
-"""Datasets of the Hub, over real HTTP to a Hub of our own on this machine: whole and streamed."""
+"""Hugging Face datasets on the Hub, over real HTTP to a local Hub: complete and streamed."""
 
 import json
 import pickle
@@ -47,8 +47,8 @@ def root(tmp_path_factory, clips):
     folder.mkdir(parents=True)
     for clip in clips[:4]:
         (folder / clip.name).write_bytes(clip.read_bytes())
-    facts = [{"file_name": clip.name, "text": f"do {clip.stem}"} for clip in clips[:4]]
-    (folder / "metadata.jsonl").write_text("\n".join(json.dumps(each) for each in facts))
+    metadata = [{"file_name": clip.name, "text": f"do {clip.stem}"} for clip in clips[:4]]
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps(each) for each in metadata))
     return root
 
 
@@ -76,14 +76,14 @@ if __name__ == "__main__":
     with open("found.pickle", "wb") as file:
         pickle.dump(found, file)
     print("listed", flush=True)
-    wanted = json.loads(sys.stdin.readline())
+    selected = json.loads(sys.stdin.readline())
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        pool.map(save, [pickle.dumps(each) for each in found.episodes if each.id in wanted], chunksize=100)
+        pool.map(save, [pickle.dumps(each) for each in found.episodes if each.id in selected], chunksize=100)
 """
 
 
 def run(hub, folder, name, read=(), **options):
-    """The `Found` of a client process, the bytes that listing fetched and those that reading `read` then fetched."""
+    """The listing of a client process, the bytes that listing fetched and those that reading `read` then fetched."""
     (folder / "client.py").write_text(CLIENT)
     client = subprocess.Popen(
         [sys.executable, "client.py", name, json.dumps(options)],
@@ -124,8 +124,8 @@ def test_parquet_is_fetched_whole_without_streaming(hub, root, clips, tmp_path):
 def test_streaming_fetches_footers_texts_and_the_row_groups_that_are_read(hub, root, clips, tmp_path):
     size = (root / "datasets/acme/clips/data/train-00000-of-00001.parquet").stat().st_size
     footer = 64 * 1024
-    wanted = ["train/000003", "train/000004", "train/000005"]
-    found, listing, reading = run(hub, tmp_path, "acme/clips", read=wanted, split="train", streaming=True)
+    selected = ["train/000003", "train/000004", "train/000005"]
+    found, listing, reading = run(hub, tmp_path, "acme/clips", read=selected, split="train", streaming=True)
     assert found.format == "Hugging Face dataset, parquet, streamed"
     assert [each.text for each in found.episodes] == [f"task {n}" for n in range(9)]
     assert all(len(pickle.dumps(each)) < 1000 for each in found.episodes)

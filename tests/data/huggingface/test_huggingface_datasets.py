@@ -1,4 +1,4 @@
-"""Rows of Hugging Face datasets, written by the datasets library, are episodes. No Hub here: test_hub_datasets.py."""
+"""Episodes from rows of Hugging Face datasets, written by the datasets library. Without the Hub."""
 
 import json
 import os

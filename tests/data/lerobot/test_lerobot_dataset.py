@@ -1,4 +1,4 @@
-"""LeRobotDataset v2.1 and v3.0: frames, actions and text exact, borders kept, and errors that harm one episode only."""
+"""LeRobotDataset v2.1 and v3.0: exact frames, actions and text, exact borders, errors confined to one episode."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def clips(numbered_frames):
     """Three episodes of two cameras; all frames differ."""
     frames = numbered_frames(2 * sum(LENGTHS))
     ends = np.cumsum(LENGTHS * 2)
-    pieces = np.split(frames, ends[:-1])
-    return {TOP: pieces[:3], WRIST: pieces[3:]}
+    clips = np.split(frames, ends[:-1])
+    return {TOP: clips[:3], WRIST: clips[3:]}
 
 
 @pytest.fixture(scope="module")
@@ -86,15 +86,15 @@ def test_every_frame_is_that_of_a_full_decode(dataset, camera, decode_all):
 @pytest.mark.parametrize("gop", [2, 10, 250])
 def test_frames_are_exact_for_any_group_of_pictures(tmp_path, numbered_frames, write_lerobot, decode_all, codec, gop):
     lengths = (120, 270, 130)  # groups of 250 begin and end inside of episodes
-    pieces = np.split(numbered_frames(sum(lengths)), np.cumsum(lengths)[:-1])
-    root = write_lerobot(tmp_path / "set", {TOP: pieces}, codec=codec, gop=gop)
+    clips = np.split(numbered_frames(sum(lengths)), np.cumsum(lengths)[:-1])
+    root = write_lerobot(tmp_path / "set", {TOP: clips}, codec=codec, gop=gop)
     whole = decode_all(root / f"videos/{TOP}/chunk-000/file-000.mp4")
     assert len(whole) == sum(lengths)
     rng = np.random.default_rng(0)
     for number, episode in enumerate(load_episodes(root)):
         first, length = sum(lengths[:number]), lengths[number]
-        for wanted in (np.arange(length), rng.integers(length, size=6), np.arange(length - 1, -1, -31)):
-            assert np.array_equal(episode.frames(TOP, wanted), whole[first + wanted])
+        for indices in (np.arange(length), rng.integers(length, size=6), np.arange(length - 1, -1, -31)):
+            assert np.array_equal(episode.frames(TOP, indices), whole[first + indices])
 
 
 def test_actions_and_text_come_back_row_by_row(dataset):
@@ -176,7 +176,7 @@ def test_both_versions_hold_the_same(tmp_path, clips, write_lerobot):
         assert np.array_equal(one.signals().actions, other.signals().actions)
 
 
-# What is wrong with one episode is said of that one; the others are unharmed.
+# Errors in one episode name that episode; the others are unaffected.
 
 
 def failing(root, number, signals=False):
@@ -298,7 +298,7 @@ def test_a_damaged_picture_names_the_file_the_camera_and_the_frame(tmp_path, cli
     root = write_lerobot(tmp_path / "set", clips, version="v2.1", kind="image")
     file = root / "data/chunk-000/episode_000001.parquet"
     rows = pq.read_table(file).to_pylist()
-    rows[4][TOP] = {"bytes": b"no picture", "path": None}
+    rows[4][TOP] = {"bytes": b"not an image", "path": None}
     rows[5][TOP] = {"bytes": None, "path": None}
     pq.write_table(pa.Table.from_pylist(rows), file)
     episode = load_episodes(root)[1]

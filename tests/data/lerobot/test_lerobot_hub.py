@@ -1,4 +1,4 @@
-"""A LeRobotDataset of the Hub, over real HTTP to a Hub of our own on this machine: files come when they are needed."""
+"""LeRobotDataset on the Hub, over real HTTP to a local Hub: files are downloaded when they are needed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ import numpy as np
 from lara_tokenizer.data import load_episodes
 
 episodes = load_episodes(sys.argv[1], cameras="wrist")
-facts = episodes.sources[0]
-print(json.dumps([facts.name, facts.format, facts.revision, [episode.id for episode in episodes]]), flush=True)
+info = episodes.sources[0]
+print(json.dumps([info.name, info.format, info.revision, [episode.id for episode in episodes]]), flush=True)
 sys.stdin.readline()
 episode = episodes[1]
 np.savez("read.npz", frames=episode.frames(episode.cameras[0], range(9)), actions=episode.signals().actions)
@@ -33,8 +33,8 @@ np.savez("read.npz", frames=episode.frames(episode.cameras[0], range(9)), action
 def root(tmp_path_factory, numbered_frames, write_lerobot):
     """acme/set in v2.1: three episodes of 12, 9 and 10 frames, two cameras."""
     root = tmp_path_factory.mktemp("hub")
-    pieces = np.split(numbered_frames(62), np.cumsum([12, 9, 10, 12, 9]))
-    write_lerobot(root / "datasets/acme/set", {TOP: pieces[:3], WRIST: pieces[3:]}, version="v2.1")
+    clips = np.split(numbered_frames(62), np.cumsum([12, 9, 10, 12, 9]))
+    write_lerobot(root / "datasets/acme/set", {TOP: clips[:3], WRIST: clips[3:]}, version="v2.1")
     return root
 
 

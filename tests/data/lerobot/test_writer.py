@@ -1,4 +1,4 @@
-"""The LeRobotDataset v3.0 writer: what goes in comes out, whole episodes only, statistics exact."""
+"""The LeRobotDataset v3.0 writer: equal content when read back, complete episodes only, exact statistics."""
 
 from __future__ import annotations
 

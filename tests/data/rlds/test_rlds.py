@@ -37,7 +37,7 @@ class RldsSet:
     wrist: dict[str, np.ndarray] = field(default_factory=dict)
     raw: dict[str, np.ndarray] = field(default_factory=dict)
     actions: dict[str, np.ndarray] = field(default_factory=dict)
-    places: dict[str, tuple[Path, int]] = field(default_factory=dict)
+    records: dict[str, tuple[Path, int]] = field(default_factory=dict)
 
 
 FEATURES = mapping(
@@ -114,7 +114,7 @@ def write_set(tmp_path) -> Callable[..., RldsSet]:
                         rng, 3 + number, episode
                     )
                     edit(episode, values)
-                    made.places[episode] = (path, len(data))
+                    made.records[episode] = (path, len(data))
                     data += framed(example(values))
                     number += 1
                 path.write_bytes(data)
@@ -278,7 +278,7 @@ def test_other_counts_than_promised_are_said(write_set):
 
 def test_a_damaged_record_is_named_by_shard_and_byte_and_the_others_are_unharmed(write_set):
     made = write_set({"train": [3]})
-    path, offset = made.places["train/000001"]
+    path, offset = made.records["train/000001"]
     data = bytearray(path.read_bytes())
     data[offset + 500] ^= 1
     path.write_bytes(data)
@@ -296,17 +296,17 @@ def test_a_damaged_record_is_named_by_shard_and_byte_and_the_others_are_unharmed
         np.testing.assert_array_equal(episodes[name].signals().actions, made.actions[name])
 
 
-def test_behind_a_damaged_header_nothing_is_found_and_that_is_said(write_set):
+def test_behind_a_damaged_header_nothing_is_found_and_is_reported(write_set):
     made = write_set({"train": [4, 1]})
-    path, offset = made.places["train/000001"]
+    path, offset = made.records["train/000001"]
     data = bytearray(path.read_bytes())
     data[offset] ^= 1
     path.write_bytes(data)
     found = list_rlds(made.folder)
     episodes = by_id(found)
     assert list(episodes) == ["train/000000", "train/000001", "train/000004"]
-    said = f"split train: {path.name}: the header of the record at byte {offset} is damaged; 2 episodes after it"
-    assert any(said in note for note in found.notes)
+    expected = f"split train: {path.name}: the header of the record at byte {offset} is damaged; 2 episodes after it"
+    assert any(expected in note for note in found.notes)
     with pytest.raises(EpisodeReadError, match=f"{path.name} at byte {offset}: .* is damaged"):
         episodes["train/000001"].num_frames("arm/wrist_cam")
     for name in ("train/000000", "train/000004"):
@@ -315,7 +315,7 @@ def test_behind_a_damaged_header_nothing_is_found_and_that_is_said(write_set):
 
 def test_a_damaged_record_is_named_to_people_and_costs_its_episode_alone(write_set, tiny_checkpoint, tmp_path, caplog):
     made = write_set({"train": [3]})
-    path, offset = made.places["train/000001"]
+    path, offset = made.records["train/000001"]
     spoiled = bytearray(path.read_bytes())
     spoiled[offset + 40] ^= 1
     path.write_bytes(spoiled)
@@ -333,11 +333,11 @@ def test_a_damaged_record_is_named_to_people_and_costs_its_episode_alone(write_s
     assert "the text of train/000001 cannot be read" in caplog.text
 
 
-@pytest.mark.parametrize("kept", [7, 12, 500])
-def test_of_a_truncated_shard_the_last_record_fails_and_that_is_said(write_set, kept):
+@pytest.mark.parametrize("length", [7, 12, 500])
+def test_of_a_truncated_shard_the_last_record_fails_and_is_reported(write_set, length):
     made = write_set({"train": [3]})
-    path, offset = made.places["train/000001"]
-    path.write_bytes(path.read_bytes()[: offset + kept])
+    path, offset = made.records["train/000001"]
+    path.write_bytes(path.read_bytes()[: offset + length])
     found = list_rlds(made.folder)
     assert list(by_id(found)) == ["train/000000", "train/000001"]
     assert any(f"the file ends within the record at byte {offset}; 1 episodes after it" in n for n in found.notes)
@@ -357,10 +357,10 @@ def test_a_compressed_shard_is_refused(write_set):
 def test_an_undecodable_picture_names_shard_byte_and_step(write_set):
     def spoil(episode, values):
         if episode == "train/000001":
-            values["steps/observation/arm/wrist_cam"][2] = b"no picture"
+            values["steps/observation/arm/wrist_cam"][2] = b"not an image"
 
     made = write_set({"train": [2]}, edit=spoil)
-    path, offset = made.places["train/000001"]
+    path, offset = made.records["train/000001"]
     episode = by_id(list_rlds(made.folder))["train/000001"]
     np.testing.assert_array_equal(episode.frames("arm/wrist_cam", [1]), made.wrist["train/000001"][[1]])
     with pytest.raises(EpisodeReadError, match=f"{path.name} at byte {offset}: step 2 of observation/arm/wrist_cam"):
@@ -445,9 +445,9 @@ def read(tmp_path: Path, root: dict):
 
 def test_older_files_say_the_same(tmp_path):
     number = old("feature.Tensor", {"shape": [3], "dtype": "float32", "encoding": "none"})
-    picture = old("image_feature.Image", {"shape": [None, None, 3], "dtype": "uint8", "encoding_format": "jpeg"})
+    image_node = old("image_feature.Image", {"shape": [None, None, 3], "dtype": "uint8", "encoding_format": "jpeg"})
     words = old("text_feature.Text", json.dumps({}))
-    inner = old("features_dict.FeaturesDict", {"a": picture, "action": number, "language_instruction": words})
+    inner = old("features_dict.FeaturesDict", {"a": image_node, "action": number, "language_instruction": words})
     steps = old("sequence_feature.Sequence", {"feature": inner, "length": None})
     features = read(tmp_path, old("features_dict.FeaturesDict", {"steps": steps}))
     assert [(each.key, each.kind, each.shape) for each in features.steps] == [
@@ -610,9 +610,9 @@ def test_the_table_makes_sense():
 
 
 def test_the_page_and_the_mixture_are_those_of_the_table():
-    assert (ROOT / "docs/oxe.md").read_text() == open_x.table_markdown(), "write it anew, see open_x.table_markdown"
+    assert (ROOT / "docs/oxe.md").read_text() == open_x.table_markdown(), "regenerate it by open_x.table_markdown"
     mixture = (ROOT / "hub_configs/training/oxe_mixture.yaml").read_text()
-    assert mixture == open_x.mixture_yaml(), "write it anew, see open_x.mixture_yaml"
+    assert mixture == open_x.mixture_yaml(), "regenerate it by open_x.mixture_yaml"
     sources = yaml.safe_load(mixture)["sources"]
     assert [source.partition("/")[2] for source in sources] == [
         row.name for row in open_x.open_x_sets() if row.in_mixture

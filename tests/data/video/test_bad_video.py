@@ -1,4 +1,4 @@
-"""Whatever is wrong with a file ends as one VideoDecodeError in plain words, or the file reads right."""
+"""Damaged files end as one VideoDecodeError with a plain reason, or are read correctly."""
 
 import pickle
 import shutil
@@ -140,8 +140,8 @@ def test_a_header_table_that_claims_two_thousand_million_frames_reads_right(good
 def test_a_picture_named_as_a_video_is_one_frame(tmp_path):
     from PIL import Image
 
-    Image.new("RGB", (64, 48), (200, 30, 30)).save(tmp_path / "picture.mp4", format="PNG")
-    assert (read_all(tmp_path / "picture.mp4") == (200, 30, 30)).all()
+    Image.new("RGB", (64, 48), (200, 30, 30)).save(tmp_path / "image.mp4", format="PNG")
+    assert (read_all(tmp_path / "image.mp4") == (200, 30, 30)).all()
 
 
 ZOO = {

@@ -1,4 +1,4 @@
-"""Every frame is the one that decoding the whole file gives, however it is asked for."""
+"""Every frame is the one that decoding the whole file produces, in any order of requests."""
 
 import pickle
 from fractions import Fraction

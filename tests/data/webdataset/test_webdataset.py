@@ -1,4 +1,4 @@
-"""The samples of a WebDataset tar, written by the webdataset library, are episodes."""
+"""Episodes from the samples of WebDataset tars, written by the webdataset library."""
 
 import json
 import pickle
@@ -316,8 +316,8 @@ def test_samples_without_pictures_are_counted(tmp_path, clips):
 
 def test_large_facts_are_read_when_they_are_asked_for(tmp_path, clips):
     rows = np.random.default_rng(0).normal(size=(8, 1000))
-    facts = {"actions": rows.tolist(), "instruction": "pour", "fps": 2}
-    tar = write_tar(tmp_path / "a.tar", {key: {"mp4": clips[0].read_bytes(), "json": facts} for key in "ab"})
+    metadata = {"actions": rows.tolist(), "instruction": "pour", "fps": 2}
+    tar = write_tar(tmp_path / "a.tar", {key: {"mp4": clips[0].read_bytes(), "json": metadata} for key in "ab"})
     for episode in list_webdataset(tar).episodes:
         assert episode.text is None
         assert episode.available_signals == ("actions", "text")
@@ -374,9 +374,9 @@ def test_videos_beside_tars_are_read_too(tar, clips, tmp_path):
 def test_a_long_sample_in_segments_travels_light(tmp_path, write_video, numbered_frames):
     clip = write_video(tmp_path / "film.mp4", numbered_frames(400))
     write_tar(tmp_path / "films.tar", {"film": {"mp4": clip.read_bytes()}})
-    pieces = load_episodes(tmp_path / "films.tar", segment="10s")
-    assert [piece.num_frames() for piece in pieces] == [100] * 4
-    assert max(len(pickle.dumps(piece)) for piece in pieces) < 2500
+    parts = load_episodes(tmp_path / "films.tar", segment="10s")
+    assert [part.num_frames() for part in parts] == [100] * 4
+    assert max(len(pickle.dumps(part)) for part in parts) < 2500
 
 
 def test_hard_links_are_followed_and_sparse_members_said(tmp_path):
@@ -400,9 +400,9 @@ def test_hard_links_are_followed_and_sparse_members_said(tmp_path):
 
 
 def test_a_missing_frame_fails_its_sample_alone(tmp_path):
-    pictures = {f"{n:04d}.png": png(np.full((8, 8, 3), n, np.uint8)) for n in range(6)}
-    holed = {name: data for name, data in pictures.items() if name != "0003.png"}
-    write_tar(tmp_path / "a.tar", {"holed": holed, "whole": pictures})
+    images = {f"{n:04d}.png": png(np.full((8, 8, 3), n, np.uint8)) for n in range(6)}
+    holed = {name: data for name, data in images.items() if name != "0003.png"}
+    write_tar(tmp_path / "a.tar", {"holed": holed, "whole": images})
     holed_episode, whole = list_webdataset(tmp_path / "a.tar").episodes
     assert whole.num_frames() == 6
     with pytest.raises(EpisodeReadError, match=r"no number 3 between 0002.png and 0004.png"):
