@@ -78,13 +78,3 @@ def open_hub(name: str) -> tuple[HubFiles, set[str]]:
         ) from error
     assert info.sha is not None
     return HubFiles(repo_id, info.sha), {sibling.rfilename for sibling in info.siblings or ()}
-
-
-def is_hub_id(text: str) -> bool:
-    """Whether a text has the form of a Hub id, "user/name" with an optional "@revision".
-
-    >>> is_hub_id("lerobot/pusht"), is_hub_id("a/b@v2.1"), is_hub_id("data/sets/x"), is_hub_id("pusht")
-    (True, True, False, False)
-    """
-    parts = text.partition("@")[0].split("/")
-    return len(parts) == 2 and all(part and part[0] not in ".~" for part in parts)

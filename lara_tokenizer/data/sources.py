@@ -15,7 +15,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from lara_tokenizer.data.dataset_files import is_hub_id
 from lara_tokenizer.data.episode import Episode
 from lara_tokenizer.data.listing import Listing, ListOptions
 from lara_tokenizer.data.video import (
@@ -166,6 +165,16 @@ def merge_listings(sources: Sequence[ResolvedSource]) -> list[Listing]:
         for episode in listing.episodes:
             episode.dataset = listing.name if names[listing.name] == 1 else f"{listing.name} ({prefix})"
     return sorted((listing for _, listing in listings), key=lambda listing: (listing.name, listing.format))
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a text has the form of a Hub id, "user/name" with an optional "@revision".
+
+    >>> is_hub_id("lerobot/pusht"), is_hub_id("a/b@v2.1"), is_hub_id("data/sets/x"), is_hub_id("pusht")
+    (True, True, False, False)
+    """
+    parts = text.partition("@")[0].split("/")
+    return len(parts) == 2 and all(part and part[0] not in ".~" for part in parts)
 
 
 def _split_prefix(text: str) -> tuple[str | None, str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,10 @@ import pyarrow.parquet as pq
 from lara_tokenizer.data.columns import ACTIONS, STATES, TEXTS, first_of
 from lara_tokenizer.data.episode import SIGNALS, Episode
 from lara_tokenizer.data.huggingface.reader import DatasetsReader
-from lara_tokenizer.data.huggingface.rows import Row, TablePart
-from lara_tokenizer.data.huggingface.tables import local_name, open_tables
+from lara_tokenizer.data.huggingface.tables import Tables, local_name, open_tables
 from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions, choose_cameras
 
 LOOKED_FOR = "state.json, dataset_dict.json or *.parquet with videos or images (Hugging Face datasets)"
-_CONNECTIONS = 8
 # Tables examined by `detect`: next to the tables of a dataset there may be others, such as a token table.
 _EXAMINED_TABLES = 4
 _LEROBOT = {"episode_index", "frame_index"}
@@ -64,9 +61,7 @@ def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listin
     columns = _Columns.find(tables.features, first.schema, source)
     cameras, notes = choose_cameras(columns.cameras, options.cameras, source)
     episodes = [
-        episode
-        for split, parts in tables.splits.items()
-        for episode in _list_split(split, parts, columns, cameras, options.decoder)
+        episode for split in tables.splits for episode in _list_split(tables, split, columns, cameras, options.decoder)
     ]
     if not episodes:
         raise ValueError(f"{source}: a dataset without a row")
@@ -119,19 +114,10 @@ class _Columns:
         return value.strip() or None if isinstance(value, str) else None
 
 
-def _list_split(
-    split: str, parts: Sequence[TablePart], columns: _Columns, cameras: tuple[str, ...], decoder: str
-) -> list[Episode]:
+def _list_split(tables: Tables, split: str, columns: _Columns, cameras: tuple[str, ...], decoder: str) -> list[Episode]:
     small = [column for column in (columns.text, columns.fps) if column is not None]
-    with ThreadPoolExecutor(_CONNECTIONS) as pool:
-        values = list(pool.map(lambda part: part.values(small) if small else {}, parts))
-    rows: list[tuple[Row, dict[str, Any]]] = [
-        (row, {column: cells[i] for column, cells in each.items()})
-        for part, each in zip(parts, values, strict=True)
-        for i, row in enumerate(part.rows)
-    ]
     episodes = []
-    for index, (row, cells) in enumerate(rows):
+    for index, (row, cells) in enumerate(tables.rows(split, small)):
         name = f"{split}/{index:06d}"
         text = None if columns.text is None else columns.instruction(cells.get(columns.text))
         rate = None if columns.fps is None else cells.get(columns.fps)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lara_tokenizer.data.dataset_files import open_hub
-from lara_tokenizer.data.huggingface.rows import TablePart, arrow_part, memory_part, parquet_part
+from lara_tokenizer.data.huggingface.rows import Row, TablePart, arrow_part, memory_part, parquet_part
 from lara_tokenizer.errors import first_line
 
 _CONNECTIONS = 8
@@ -26,6 +26,17 @@ class Tables:
     features: Mapping[str, Any]  # columns as `datasets` types them
     format: str  # for messages: how the dataset is stored
     revision: str | None = None
+
+    def rows(self, split: str, columns: Sequence[str]) -> list[tuple[Row, dict[str, Any]]]:
+        """All rows of a split, each with its values of `columns`, which must be small. Raises ValueError."""
+        parts = self.splits[split]
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            values = list(pool.map(lambda part: part.values(columns) if columns else {}, parts))
+        return [
+            (row, {column: cells[i] for column, cells in each.items()})
+            for part, each in zip(parts, values, strict=True)
+            for i, row in enumerate(part.rows)
+        ]
 
 
 def open_tables(name: str, *, split: str | None, subset: str | None, streaming: bool) -> Tables:
