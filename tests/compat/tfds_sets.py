@@ -301,7 +301,7 @@ def compare_frames(episode: Any, columns: dict[str, np.ndarray], default: Any, r
         ours = episode.frames(camera, range(len(theirs)))
         np.testing.assert_array_equal(ours, theirs, err_msg=f"{episode.id} {camera}")
         difference = int(np.abs(ours.astype(int) - default[key][..., :3]).max())
-        if episode.reader.plan.cameras[camera].encoding == "jpeg":
+        if episode.reader.layout.cameras[camera].encoding == "jpeg":
             rough[camera] = max(rough.get(camera, 0), difference)
         else:
             assert difference == 0, f"{episode.id} {camera}: {difference}"
@@ -310,14 +310,14 @@ def compare_frames(episode: Any, columns: dict[str, np.ndarray], default: Any, r
 
 
 def compare_signals(episode: Any, columns: dict[str, np.ndarray]) -> int:
-    ours, plan = episode.signals(), episode.reader.plan.signals
+    ours, layout = episode.signals(), episode.reader.layout.signals
     compared = 0
-    for values, parts in ((ours.actions, plan.actions), (ours.states, plan.states)):
+    for values, parts in ((ours.actions, layout.actions), (ours.states, layout.states)):
         rows = [columns[part.feature.key] for part in parts]
         theirs = np.concatenate([row.reshape(len(row), -1).astype(np.float32) for row in rows], 1)
         np.testing.assert_array_equal(values, theirs, err_msg=episode.id)
         compared += theirs.size
-    text = columns[plan.text.key]
+    text = columns[layout.text.key]
     expected = [text] * len(ours.texts) if text.ndim == 0 else text
     assert ours.texts == tuple(_text(each) for each in expected), f"{episode.id}: {ours.texts[:2]}"
     return compared
