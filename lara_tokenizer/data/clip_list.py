@@ -46,7 +46,7 @@ class _Clip:
 
 
 def detect(folder: Path, names: Set[str]) -> bool:
-    """False: a text file may be anything, so a list is read only if the user calls it one."""
+    """Always False: a text file may be anything, so a list is read only if the user calls it one."""
     return False
 
 

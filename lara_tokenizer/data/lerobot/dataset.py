@@ -65,7 +65,7 @@ class _EpisodeEntry:
 
     @classmethod
     def parse(cls, entry: dict[str, Any]) -> _EpisodeEntry:
-        """Raises KeyError, ValueError and TypeError."""
+        """An entry from its row. Raises KeyError, ValueError and TypeError."""
         tasks = tuple(str(task) for task in entry.get("tasks") or () if task is not None)
         return cls(int(entry["episode_index"]), int(entry["length"]), tasks, entry)
 
