@@ -60,10 +60,10 @@ class Store:
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any], episodes: Mapping[str, Episode]) -> None:
         self.folder, self._episodes = folder, episodes
         folder.mkdir(parents=True, exist_ok=True)
-        with _decode_errors(folder):
+        with _plain_errors(folder):
             self._database = sqlite3.connect(folder / "units.sqlite", isolation_level=None, timeout=0)
         try:
-            with _decode_errors(folder):
+            with _plain_errors(folder):
                 self._begin(fingerprint)
         except BaseException:
             self._database.close()
@@ -101,7 +101,7 @@ class Store:
     def pending(self) -> list[Task]:
         """What is still to be done, episode by episode. Failed episodes of an earlier run are among it."""
         tasks: list[Task] = []
-        with _decode_errors(self.folder):
+        with _plain_errors(self.folder):
             planned = {row[0] for row in self._database.execute("SELECT id FROM episodes")}
             units = self._units("status = 'pending'")
         of_episode: dict[str, list[Unit]] = {}
@@ -116,7 +116,7 @@ class Store:
 
     def commit(self, event: Event) -> list[Task]:
         """Keep a result, durably; returns the tasks that follow from it. Raises OSError when the disk is full."""
-        with _decode_errors(self.folder), self._transaction():
+        with _plain_errors(self.folder), self._transaction():
             match event:
                 case Planned(plan):
                     self._commit_plan(plan)
@@ -153,7 +153,7 @@ class Store:
     def plans(self) -> dict[str, EpisodePlan]:
         """The plans of this run's episodes that have one, by id, in the order of the table."""
         units: dict[str, list[Unit]] = {}
-        with _decode_errors(self.folder):
+        with _plain_errors(self.folder):
             for unit in self._units("TRUE"):
                 units.setdefault(unit.episode, []).append(unit)
             rows = self._database.execute("SELECT id, pairs, frames, notes FROM episodes WHERE status = 'planned'")
@@ -166,18 +166,18 @@ class Store:
 
     def failures(self) -> dict[str, str]:
         """The reason for each episode that failed in this run, by id, in the order of the table."""
-        with _decode_errors(self.folder):
+        with _plain_errors(self.folder):
             rows = self._database.execute("SELECT id, error FROM episodes WHERE status = 'failed'").fetchall()
         return {name: error for name, error in sorted(rows) if name in self._episodes}
 
     def done_units(self) -> set[Unit]:
         """The units whose rows are kept here."""
-        with _decode_errors(self.folder):
+        with _plain_errors(self.folder):
             return {unit for unit in self._units("status = 'done'") if unit.episode in self._episodes}
 
     def rows(self, unit: Unit) -> pa.Table:
         """The rows of a unit that is done."""
-        with _decode_errors(self.folder):
+        with _plain_errors(self.folder):
             (blob,) = self._database.execute(
                 "SELECT rows FROM units WHERE episode = ? AND camera = ? AND first = ? AND status = 'done'",
                 (unit.episode, unit.camera, unit.first),
@@ -186,13 +186,13 @@ class Store:
 
     def num_rows(self) -> int:
         """Rows of all units that are done."""
-        with _decode_errors(self.folder):
+        with _plain_errors(self.folder):
             rows = self._database.execute("SELECT episode, num_rows FROM units WHERE status = 'done'")
             return sum(count for episode, count in rows if episode in self._episodes)
 
     def seconds(self) -> Seconds:
         """Worker time of all units that are done."""
-        with _decode_errors(self.folder):
+        with _plain_errors(self.folder):
             sums = self._database.execute("SELECT total(decode_seconds), total(model_seconds) FROM units").fetchone()
         return Seconds(*sums)
 
@@ -216,7 +216,7 @@ class Store:
 
 
 @contextmanager
-def _decode_errors(folder: Path) -> Iterator[None]:
+def _plain_errors(folder: Path) -> Iterator[None]:
     """SQLite's errors as what they are: a lock, a full disk, a folder that cannot be used."""
     try:
         yield
