@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-from lara_tokenizer.data import SourceFacts
+from lara_tokenizer.data import SourceInfo
 from lara_tokenizer.encode.checkpoint import Checkpoint
 from lara_tokenizer.encode.plan import Job
 from lara_tokenizer.encode.schema import FORMAT_VERSION
@@ -19,7 +19,7 @@ def job_fingerprint(
     job: Job,
     checkpoint: Checkpoint,
     *,
-    sources: Sequence[SourceFacts],
+    sources: Sequence[SourceInfo],
     load: Mapping[str, Any],
     device: str,
 ) -> dict[str, Any]:

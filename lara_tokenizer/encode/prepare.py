@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 
-from lara_tokenizer.data import Episode, Episodes, LoadOptions, SignalReader, SourceFacts, load_episodes
+from lara_tokenizer.data import Episode, Episodes, LoadOptions, SignalReader, SourceInfo, load_episodes
 from lara_tokenizer.encode.checkpoint import Checkpoint
 from lara_tokenizer.encode.engines import Engine, InProcessEngine, LocalEngine
 from lara_tokenizer.encode.fingerprint import job_fingerprint
@@ -40,7 +40,7 @@ class Preparation:
     job: Job
     checkpoint: Checkpoint
     episodes: dict[str, Episode]
-    sources: tuple[SourceFacts, ...]
+    sources: tuple[SourceInfo, ...]
     fingerprint: dict[str, Any]
     device: str
     processor: LatentActionProcessor | None
@@ -172,7 +172,7 @@ def load_of(
     return cast(LoadOptions, options)
 
 
-def check_revisions(metadata: Mapping[str, Any], sources: Iterable[SourceFacts]) -> None:
+def check_revisions(metadata: Mapping[str, Any], sources: Iterable[SourceInfo]) -> None:
     """Raises JobMismatchError where a dataset of the Hub, or a list, is another one than a table was made from."""
     now = {source.name: source.revision for source in sources}
     for source in metadata["source"]:
@@ -185,9 +185,9 @@ def check_revisions(metadata: Mapping[str, Any], sources: Iterable[SourceFacts])
 
 def _check_offers(columns: Sequence[str], episodes: Iterable[Episode]) -> None:
     """A column that would be empty throughout is a mistake to be told at once."""
-    offered = {signal for episode in episodes for signal in episode.offers}
+    offered = {signal for episode in episodes for signal in episode.available_signals}
     # Readers of one's own need not say what they offer.
-    says = all(episode.offers or not isinstance(episode.reader, SignalReader) for episode in episodes)
+    says = all(episode.available_signals or not isinstance(episode.reader, SignalReader) for episode in episodes)
     if says and (missing := sorted({"actions", "text"} & set(columns) - offered)):
         has = f"it has {', '.join(sorted(offered))}" if offered else "it has nothing but frames"
         raise ValueError(f"column {missing[0]!r}: no episode of the source has {missing[0]}; {has}")

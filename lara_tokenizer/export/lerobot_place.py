@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lara_tokenizer.data.files import LocalFiles
+from lara_tokenizer.data.dataset_files import LocalFiles
 from lara_tokenizer.encode.checkpoint import file_sha256
 from lara_tokenizer.encode.fingerprint import differences
 from lara_tokenizer.errors import JobMismatchError

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from lara_policy.rollout_episode import PlayedEpisode, Recording
-from lara_tokenizer.data.lerobot_writer import encode_video
+from lara_tokenizer.data.lerobot.writer import encode_video
 from lara_tokenizer.data.stride import Stride
 
 WIDTH, PICTURE, MARGIN = 720, 416, 20

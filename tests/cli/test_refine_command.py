@@ -10,7 +10,7 @@ import yaml
 from labelled_squares import TINY_POLICY
 from square_models import LENGTH, square_episode
 
-from lara_tokenizer.data.lerobot_writer import LeRobotWriter
+from lara_tokenizer.data.lerobot.writer import LeRobotWriter
 
 KEY = "observation.images.front"
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lara_tokenizer.data import load_episodes
-from lara_tokenizer.data.lerobot_writer import QUANTILES
+from lara_tokenizer.data.lerobot.writer import QUANTILES
 from lara_tokenizer.encode import read_tokens
 from lara_tokenizer.encode.schema import METADATA_KEY
 from lara_tokenizer.errors import JobMismatchError

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from lara_tokenizer.data import lerobot_writer
-from lara_tokenizer.data.lerobot_writer import LeRobotWriter, encode_video, picture_histogram
+from lara_tokenizer.data.lerobot import writer
+from lara_tokenizer.data.lerobot.writer import LeRobotWriter, encode_video, image_histogram
 
 KEY = "observation.images.top"
 
@@ -161,11 +161,11 @@ def test_an_episode_cut_short_does_not_count(tmp_path, moving_square, monkeypatc
             raise OSError("disk full")
         real_replace(source, target)
 
-    monkeypatch.setattr(lerobot_writer.os, "replace", fail_on_rows)
+    monkeypatch.setattr(writer.os, "replace", fail_on_rows)
     with pytest.raises(OSError, match="disk full"):
         writer.add_episode(1, "push", make_columns(4), {KEY: moving_square(4, size=32)})
     monkeypatch.undo()
-    assert writer.episode_numbers() == [0]
+    assert writer.episode_ids() == [0]
     assert [path.name for path in (tmp_path / ".job").iterdir()] == ["episode-000000.parquet"]
     assert writer.finalize().episodes == 1
     writer.add_episode(1, "push", make_columns(4), {KEY: moving_square(4, size=32)})
@@ -187,7 +187,7 @@ def test_equal_frames_give_equal_bytes(tmp_path, moving_square):
 
 def test_histograms_of_parts_add_up_to_that_of_the_whole(moving_square):
     frames = moving_square(9, size=32)
-    assert np.array_equal(picture_histogram(frames[:4]) + picture_histogram(frames[4:]), picture_histogram(frames))
+    assert np.array_equal(image_histogram(frames[:4]) + image_histogram(frames[4:]), image_histogram(frames))
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def pretrain(
         codes = recipe.override(mode="codes", steps=recipe.training.pretrain_steps or None)
         begun = resume and (first / CHECKPOINTS).is_dir()
         summary = refine(episodes, codes, out=first, policy=policy, resume=begun, **shared)
-    if not any("actions" in episode.offers for episode in episodes):
+    if not any("actions" in episode.available_signals for episode in episodes):
         return summary
     begun = resume and (out / CHECKPOINTS).is_dir()
     return refine(episodes, recipe.override(mode="dit-only"), out=out, policy=first / POLICY, resume=begun, **shared)

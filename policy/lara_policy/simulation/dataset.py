@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from lara_policy.simulation.expert import ACTION_NAMES, STATE_NAMES, run_episode
 from lara_policy.simulation.gl import choose_gl_backend, gl_environment
 from lara_policy.simulation.tasks import TASK_TEXT, select_tasks
-from lara_tokenizer.data.lerobot_writer import LeRobotWriter
+from lara_tokenizer.data.lerobot.writer import LeRobotWriter
 from lara_tokenizer.errors import missing_extra
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def simulate_metaworld(
     writer = _writer(out, job)
     _claim(Path(out), job)
     writer.clear_unfinished()
-    there = set(writer.episode_numbers())
+    there = set(writer.episode_ids())
     wanted = {job.number(task, episode): (task, episode) for episode in range(episodes) for task in job.tasks}
     missing = [pair for number, pair in wanted.items() if number not in there]
     failed = _play(out, job, missing, workers, progress, len(wanted))
@@ -237,7 +237,7 @@ def make_unit(out: str, job: SimulationJob, task: str, episodes: list[int]) -> t
 
 
 def _finish(writer: LeRobotWriter, failed: list[tuple[str, int, str]]) -> dict[str, Any]:
-    if failed and not writer.episode_numbers():
+    if failed and not writer.episode_ids():
         task, episode, reason = failed[0]
         raise ValueError(f"none of {len(failed)} episodes could be made; the first, {task} {episode}: {reason}")
     written = writer.finalize()
