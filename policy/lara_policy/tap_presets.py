@@ -19,6 +19,9 @@ from lara_policy.layers import is_layer, resolve_layer
 from lara_policy.module_paths import find_module, has_module, unwrap
 
 
+import re
+
+
 @dataclass(frozen=True, slots=True)
 class TapPreset:
     """One family of policies.
@@ -189,3 +192,31 @@ def _chunk(policy: nn.Module, name: str, preset: TapPreset, root: str) -> int:
         f"the length of the action chunk of {type(policy).__name__} is in none of {', '.join(preset.chunk)}, where "
         f"{name!r} looks for it. Give a Tap of your own, with its chunk."
     )
+
+
+_LAYER = re.compile(r"L(?:-(\d+))?|(\d+)")
+
+
+def is_layer(layer: int | str) -> bool:
+    """Whether it is such a name, and not, say, a module's path."""
+    return _LAYER.fullmatch(str(layer)) is not None
+
+
+def resolve_layer(layer: int | str, num_layers: int) -> int:
+    """The 1-based number of a block.
+
+    Raises:
+        ValueError: Neither a number nor "L" or "L-k", or outside 1..num_layers.
+
+    >>> resolve_layer("L-2", 16), resolve_layer("L", 16), resolve_layer(3, 16)
+    (14, 16, 3)
+    """
+    counted = _LAYER.fullmatch(str(layer))
+    if counted is None:
+        raise ValueError(f"layer {layer!r}: takes a number from 1 to {num_layers}, 'L' or 'L-2'.")
+    number = int(counted[2]) if counted[2] else num_layers - int(counted[1] or 0)
+    if not 1 <= number <= num_layers:
+        raise ValueError(
+            f"layer {layer!r}: the policy has {num_layers} blocks, so from 1 (or 'L-{num_layers - 1}') to 'L'."
+        )
+    return number

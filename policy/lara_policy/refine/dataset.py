@@ -26,6 +26,79 @@ if TYPE_CHECKING:
     from lara_policy.refine.codes import CodeTable
     from lara_tokenizer.data import Episode
 
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lara_tokenizer.encode import read_metadata, read_tokens
+
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from lara_tokenizer.train.mixture import find_pairs
+from lara_tokenizer.train.pairs import FrameSource, PairDataset
+
+if TYPE_CHECKING:
+    from lara_tokenizer.data import Episode
+
+MISSING = -1
+
+
+@dataclass(frozen=True, slots=True)
+class CodeTable:
+    """Codes of one camera at one stride, by episode; `num_codes` a pair, each one of `codebook_size`."""
+
+    path: str
+    num_codes: int
+    codebook_size: int
+    rows: dict[str, tuple[np.ndarray, np.ndarray]]  # episode -> frame_index (n,), codes (n, N)
+
+    @classmethod
+    def read(cls, path: str | Path, camera: str = "") -> CodeTable:
+        """Read what `lara-tok encode` wrote; invalid rows are left out.
+
+        Raises ValueError for a table without codes, of several strides, or of several cameras where none is named.
+        """
+        metadata = read_metadata(path)
+        size = metadata["model"]["codebook_size"]
+        table = read_tokens(path)
+        if "codes" not in table.column_names:
+            raise ValueError(f"{path} holds no codes: it comes from a model without a codebook.")
+        for column, what in (("stride", "strides"), ("camera", "cameras")):
+            found = sorted(set(table[column].to_pylist()))
+            if column == "camera" and len(found) > 1:
+                chosen = [name for name in found if camera in (name, name.rpartition(".")[2])]
+                if len(chosen) != 1:
+                    raise ValueError(f"{path} holds cameras {', '.join(found)}: name one as lam_camera.")
+                table = table.filter([name == chosen[0] for name in table["camera"].to_pylist()])
+            elif len(found) > 1:
+                raise ValueError(f"{path} holds {what} {', '.join(found)}: encode with one --stride.")
+        table = table.filter(table["valid"])
+        if not len(table):
+            raise ValueError(f"{path} holds no valid row.")
+        codes = np.stack(table["codes"].to_numpy(zero_copy_only=False))
+        frames, episodes = table["frame_index"].to_numpy(), np.array(table["episode"].to_pylist())
+        rows = {name: (frames[episodes == name], codes[episodes == name]) for name in dict.fromkeys(episodes.tolist())}
+        return cls(str(path), codes.shape[1], int(size), rows)
+
+    def of(self, episode: str, num_frames: int) -> np.ndarray:
+        """int16 (num_frames, N), -1 where the table has no row. Raises ValueError for a row past the episode's end."""
+        codes = np.full((num_frames, self.num_codes), MISSING, np.int16)
+        frames, known = self.rows.get(episode, (np.zeros(0, np.int64), np.zeros((0, self.num_codes), np.int16)))
+        if len(frames) and frames.max() >= num_frames:
+            raise ValueError(
+                f"{self.path} has codes at frame {frames.max()} of episode {episode!r}, which has {num_frames} frames: "
+                "it was made from another source."
+            )
+        codes[frames] = known
+        return codes
+
 logger = logging.getLogger(__name__)
 
 
@@ -269,3 +342,40 @@ class PolicySamples(Dataset):
         mask_BCA = there_BC[:, :, None] & (np.arange(width) < self._action_dim[episode][:, None, None])
         mask = torch.from_numpy(mask_BCA)
         return torch.where(mask, self._actions[torch.from_numpy(rows_BC)], 0), mask
+
+
+class UnlabeledPairs:
+    """Batch k of pairs, with the instruction of each where its episode has one that the policy knows.
+
+    "unlabeled": uint8 (U, 2, 3, S, S); "unlabeled_task": int64 (U,); "unlabeled_text": U texts.
+    """
+
+    def __init__(self, pairs: PairDataset, texts: dict[int, str], tasks: Sequence[str], size: int) -> None:
+        self.pairs, self.texts, self.size = pairs, texts, size
+        self._tasks = {text: number for number, text in enumerate(tasks)}
+
+    @classmethod
+    def build(
+        cls,
+        frames: FrameSource,
+        episodes: Sequence[Episode],
+        strides: Sequence[str],
+        tasks: Sequence[str],
+        size: int,
+        seed: int,
+    ) -> UnlabeledPairs:
+        """`tasks` are the policy's; "" among them stands for an unknown one."""
+        by_id = {(episode.dataset, episode.id): episode.text or "" for episode in episodes}
+        texts = {stream.number: by_id[stream.dataset, stream.episode] for stream in frames.streams}
+        return cls(PairDataset(frames, find_pairs(frames.streams, strides), seed), texts, tasks, size)
+
+    def __call__(self, batch: int) -> dict[str, Any]:
+        numbers = batch * self.size + np.arange(self.size)
+        draws = self.pairs.mixture.draw(numbers)
+        texts = [self.texts[stream] for stream in draws.stream.tolist()]
+        nothing = self._tasks.get("", 0)
+        return {
+            "unlabeled": self.pairs.batch(numbers),
+            "unlabeled_task": torch.tensor([self._tasks.get(text, nothing) for text in texts]),
+            "unlabeled_text": texts,
+        }
