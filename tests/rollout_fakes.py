@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lara_policy.simulation.environment import ImageSizes, Outcome
+from lara_policy.simulation.protocol import ImageSizes, StepResult
 
 
 class FakePolicy:
@@ -62,10 +62,10 @@ class FakeEnvironment:
         images = {"observation.images.corner2": picture}
         return {"images": images, "state": np.zeros(4, np.float32), "task": self.text}
 
-    def step(self, action: np.ndarray) -> Outcome:
+    def step(self, action: np.ndarray) -> StepResult:
         self.actions.append(action)
         step = len(self.actions)
-        return Outcome(step == self.success_step, {"near_object": step == self.near_step})
+        return StepResult(step == self.success_step, {"near_object": step == self.near_step})
 
     def close(self) -> None: ...
 

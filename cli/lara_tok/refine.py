@@ -97,7 +97,7 @@ def refine(
     )
     common: dict[str, Any] = {"out": out, "policy": policy, "frames": frames, "resume": resume, "progress": _progress}
     if pretrain is not None:
-        from lara_policy.refine.pretrain import pretrain as train_on_codes
+        from lara_policy.refine.refine import pretrain as train_on_codes
 
         summary = train_on_codes(pretrain, found, recipe, **common)
     else:

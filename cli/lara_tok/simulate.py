@@ -36,7 +36,7 @@ def simulate(
     Example: lara-tok simulate metaworld --out demos/ --task drawer-open-v3 --task push-v3 --episodes 20
     """
     from lara_policy.simulation import simulate_metaworld
-    from lara_policy.simulation.dataset import DEFAULT_CAMERAS
+    from lara_policy.simulation.metaworld.dataset import DEFAULT_CAMERAS
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     if simulator != "metaworld":

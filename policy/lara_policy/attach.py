@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lara_policy.alignment import AlignmentOptions, LaraAlignment
-from lara_policy.hidden_state_hook import HiddenStateHook, Tap
-from lara_policy.module_paths import find_module, has_module, state_width
+from lara_policy.hidden_state_hook import HiddenStateHook, Tap, find_module, has_module, state_width
 from lara_policy.tap_presets import PRESETS, find_preset, resolve_tap
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor, load_model
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from lara_policy.timestep import sinusoid
+from lara_policy.flow_matching import sinusoid
 
 TIME_SIZE = 256
 

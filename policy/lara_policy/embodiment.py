@@ -7,15 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-
-from lara_tokenizer.data.statistics import ActionStatistics
-
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lara_policy.timestep import sinusoid
+from lara_policy.flow_matching import sinusoid
+from lara_tokenizer.data.statistics import ActionStatistics
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,19 +7,14 @@ Shape suffixes: B samples, C steps of a chunk, A numbers of an action.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lara_policy.alignment import processes, sum_over_processes
-
-
-import math
-
-import torch
-from torch import Tensor
+from lara_policy.distributed import process_count, sum_over_processes
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
@@ -68,7 +63,7 @@ class FlowMatching:
         # `where`, not a product: what stands in padded places must not matter, not even as NaN.
         # Of the whole batch, as in LaraAlignment: one process may hold more padding than another.
         count = sum_over_processes(mask_BCA.sum().float()).clamp(min=1)
-        return torch.where(mask_BCA, error_BCA, 0).sum() * processes() / count
+        return torch.where(mask_BCA, error_BCA, 0).sum() * process_count() / count
 
     def sample(self, velocity: Velocity, noise_BCA: Tensor) -> Tensor:
         """From noise at tau = 0 to an action at tau = 1 in `num_steps` Euler steps along `velocity(A_tau, tau_B)`."""

@@ -8,22 +8,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from lara_policy.module_paths import CallWatch, find_module
-
-
-from difflib import get_close_matches
-from functools import partial
-from typing import Any
-
-import torch
-from torch import nn
 from torch.utils.hooks import RemovableHandle
+
+from lara_policy.hidden_state_hook import CallRecorder, find_module
 
 SIDES = ("output", "input")
 LAYOUTS = ("btd", "bdt", "tbd", "flat", "bd")
@@ -139,7 +133,7 @@ class HiddenStateHook:
         self.module = find_module(policy, tap.path)
         self._armed = self._called = self._trains = False
         self._hidden: Tensor | None = None
-        self._watch, self._watched = CallWatch(policy, tap.path), False
+        self._watch, self._watched = CallRecorder(policy, tap.path), False
         if tap.where == "input":
             self._handle = self.module.register_forward_pre_hook(self._on_input, with_kwargs=True)
         else:
@@ -308,7 +302,7 @@ def _shortened(names: list[str]) -> str:
     return ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
 
 
-class CallWatch:
+class CallRecorder:
     """Which modules around a tapped one are called in a forward, in their order: for the error where it is not.
 
     Many policies call the parts of a block one by one and never the block, so that a hook on it stays silent.

@@ -17,14 +17,12 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from lara_policy.alignment import processes, sum_over_processes
 from lara_policy.configuration_flow_matching_policy import FlowMatchingPolicyConfig
+from lara_policy.context import FrameContext, KeypointStem, VisionLanguageEncoder
 from lara_policy.diffusion_transformer import ContextAdapter, DiffusionTransformer
-from lara_policy.embodiment import Embodiment
-from lara_policy.embodiment_layers import ActionDecoder, ActionEncoder, EmbodimentLinear, StateEncoder
+from lara_policy.distributed import process_count, sum_over_processes
+from lara_policy.embodiment import ActionDecoder, ActionEncoder, Embodiment, EmbodimentLinear, StateEncoder
 from lara_policy.flow_matching import FlowMatching
-from lara_policy.frame_context import FrameContext, KeypointStem
-from lara_policy.vision_language import VisionLanguageEncoder
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 
 
@@ -450,4 +448,4 @@ def _code_loss(logits_BNK: Tensor, codes_BN: Tensor, mask_B: Tensor | None) -> T
     targets = torch.where(kept_B[:, None], codes_BN, 0)
     loss_BN = F.cross_entropy(logits_BNK.float().transpose(1, 2), targets, reduction="none")
     count = sum_over_processes(kept_B.sum().float()).clamp(min=1) * codes_BN.shape[1]
-    return torch.where(kept_B[:, None], loss_BN, 0).sum() * processes() / count
+    return torch.where(kept_B[:, None], loss_BN, 0).sum() * process_count() / count

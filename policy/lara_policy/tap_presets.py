@@ -7,6 +7,7 @@ where the state enters the norm of the next block, which is the same tensor.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import reduce
@@ -14,12 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from lara_policy.hidden_state_hook import Tap
-from lara_policy.layers import is_layer, resolve_layer
-from lara_policy.module_paths import find_module, has_module, unwrap
-
-
-import re
+from lara_policy.hidden_state_hook import Tap, find_module, has_module, unwrap
+from lara_policy.tap_presets import is_layer, resolve_layer
 
 
 @dataclass(frozen=True, slots=True)

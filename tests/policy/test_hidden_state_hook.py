@@ -6,8 +6,7 @@ import copy
 
 import pytest
 import torch
-from lara_policy.hidden_state_hook import HiddenStateHook, Tap
-from lara_policy.module_paths import find_module
+from lara_policy.hidden_state_hook import HiddenStateHook, Tap, find_module
 from tiny_policies import BLOCKS, CHUNK, WIDTH, make_batch, make_policy
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel

@@ -8,8 +8,8 @@ import torch
 from labelled_squares import TINY_POLICY
 from lara_policy.configuration_flow_matching_policy import FlowMatchingPolicyConfig
 from lara_policy.embodiment import Embodiment
-from lara_policy.layers import resolve_layer
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy, parameter_counts
+from lara_policy.tap_presets import resolve_layer
 
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 
@@ -104,7 +104,7 @@ def test_the_default_tap_is_the_fourteenth_of_sixteen_blocks(tiny_checkpoint):
         1,
     )
     transformer = policy.transformer
-    from lara_policy.timestep import sinusoid
+    from lara_policy.flow_matching import sinusoid
 
     time = transformer.time_out(torch.nn.functional.silu(transformer.time_in(sinusoid(given["tau"], 256))))
     looks = torch.ones(BATCH, 1, 1, tokens.shape[1], dtype=torch.bool)

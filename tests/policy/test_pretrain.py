@@ -9,9 +9,9 @@ import pytest
 import torch
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
 from lara_policy.refine import refine
-from lara_policy.refine.codes import CodeTable
-from lara_policy.refine.prepare import prepare
-from lara_policy.refine.pretrain import pretrain
+from lara_policy.refine.dataset import CodeTable
+from lara_policy.refine.refine import pretrain
+from lara_policy.refine.setup import set_up
 
 from lara_tokenizer import encode_dataset
 
@@ -26,7 +26,7 @@ def tokens(tmp_path_factory, labelled_squares, tiny_model, tiny_processor):
 def test_targets_are_the_tables_codes_of_that_frame(
     tokens, labelled_squares, tiny_refinement, tiny_model, tiny_processor, tmp_path
 ):
-    data = prepare(labelled_squares(8), tiny_refinement(mode="codes"), tmp_path, tokens=tokens)
+    data = set_up(labelled_squares(8), tiny_refinement(mode="codes"), tmp_path, tokens=tokens)
     batch = data.samples.batch(range(12))
     draws = data.samples.mixture.draw(range(12))
     episodes = {episode.id: episode for episode in labelled_squares(8)}

@@ -12,11 +12,10 @@ import torch
 from lara_policy.alignment import AlignmentOptions
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
 from lara_policy.refine import RefineOptions, RefineRecipe, refine
-from lara_policy.refine.joint import LaraModel
-from lara_policy.refine.monitor import JointMonitor
-from lara_policy.refine.prepare import build_model, prepare
+from lara_policy.refine.model import LaraModel
+from lara_policy.refine.monitor import CollapseMonitor, JointCollapseError, JointMonitor
+from lara_policy.refine.setup import build_model, set_up
 from lara_policy.refine.trainer import LaraTrainer, training_arguments
-from lara_policy.refine.watch import JointCollapseError, RefineWatch
 from safetensors.torch import load_file
 
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
@@ -46,7 +45,7 @@ def joint(labelled_squares, tiny_refinement, frames):
         torch.manual_seed(0)
         unlabeled = ["videos/"] if "align_unlabeled" in alignment else []
         recipe = tiny_refinement(training, policy, mode=mode, alignment=alignment, unlabeled=unlabeled)
-        data = prepare(labelled_squares(8, cameras), recipe, frames / "-".join(cameras))
+        data = set_up(labelled_squares(8, cameras), recipe, frames / "-".join(cameras))
         return build_model(data, recipe).train(), data.samples.batch(range(BATCH)), data
 
     return make
@@ -318,12 +317,12 @@ def test_a_resumed_run_remembers_that_the_tokenizer_was_not_ready(
 def test_two_datasets_with_cameras_of_other_names(tmp_path, labelled_squares, tiny_refinement):
     one = labelled_squares(4, ("front", "side"), dataset="a")
     two = labelled_squares(4, ("wrist", "top"), dataset="b")
-    data = prepare([*one, *two], tiny_refinement(), tmp_path / "both")
+    data = set_up([*one, *two], tiny_refinement(), tmp_path / "both")
     assert [robot.cameras for robot in data.policy.embodiments.values()] == [("front", "side"), ("wrist", "top")]
     assert data.samples.batch(range(4))["images"].shape[1] == 2
     with pytest.raises(ValueError, match="unequal numbers of cameras"):
-        prepare([*one, *labelled_squares(4, dataset="c")], tiny_refinement(), tmp_path / "unequal")
-    swapped = prepare(one, tiny_refinement(lam_camera="side"), tmp_path / "swapped")
+        set_up([*one, *labelled_squares(4, dataset="c")], tiny_refinement(), tmp_path / "unequal")
+    swapped = set_up(one, tiny_refinement(lam_camera="side"), tmp_path / "swapped")
     assert swapped.policy.embodiments["a"].cameras == ("side", "front")
 
 
@@ -337,7 +336,7 @@ def test_a_policy_that_sees_other_pixels_than_the_tokenizer_is_warned_of(
     values = json.loads(described.read_text(encoding="utf-8")) | {"image_mean": [0.0, 0.0, 0.0]}
     described.write_text(json.dumps(values), encoding="utf-8")
     with caplog.at_level(logging.WARNING):
-        data = prepare(labelled_squares(8), tiny_refinement(), tmp_path / "f", policy_from=tmp_path / "policy")
+        data = set_up(labelled_squares(8), tiny_refinement(), tmp_path / "f", policy_from=tmp_path / "policy")
     assert "processor mismatch: image_mean of the policy [0.0, 0.0, 0.0], of the tokenizer [0.485" in caplog.text
     model = build_model(data, tiny_refinement())
     assert not model.shares_encoder
@@ -398,12 +397,12 @@ HEALTHY = {"spread": 0.9, "effective_rank": 20.0, "perplexity": 60.0, "gain_over
     ],
 )
 def test_each_collapse_stops_the_run_at_its_second_check(change, sentence, caplog):
-    watch = RefineWatch(HEALTHY)
+    watch = CollapseMonitor(HEALTHY)
     watch.check(100, HEALTHY)
     watch.check(200, HEALTHY | change)
     with pytest.raises(JointCollapseError, match=f"stopped at step 300.*{sentence}.*Lower w1"):
         watch.check(300, HEALTHY | change)
-    going_on = RefineWatch(HEALTHY, stop=False)
+    going_on = CollapseMonitor(HEALTHY, stop=False)
     with caplog.at_level(logging.WARNING):
         going_on.check(100, HEALTHY | change)
         going_on.check(200, HEALTHY | change)
@@ -411,7 +410,7 @@ def test_each_collapse_stops_the_run_at_its_second_check(change, sentence, caplo
 
 
 def test_losses_that_pull_apart_are_said_once(caplog):
-    watch = RefineWatch(HEALTHY)
+    watch = CollapseMonitor(HEALTHY)
     with caplog.at_level(logging.WARNING):
         for step in range(8):
             watch.check(step, HEALTHY | {"gradient_cosine": -0.1})
@@ -462,11 +461,11 @@ def test_a_stride_that_the_tokenizer_was_not_trained_on_warns_with_both(
     labelled_squares, tiny_refinement, frames, caplog
 ):
     with caplog.at_level(logging.WARNING):
-        prepare(labelled_squares(8), tiny_refinement(lam_stride="3f"), frames / "gap")
+        set_up(labelled_squares(8), tiny_refinement(lam_stride="3f"), frames / "gap")
     assert "pairs are 3 frames apart (3f), the tokenizer was trained on 0.5s, 5 frames here" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING):  # the paper pre-trains at 5 and aligns at 16
-        data = prepare(labelled_squares(8), tiny_refinement(paper_exact=True), frames / "gap")
+        data = set_up(labelled_squares(8), tiny_refinement(paper_exact=True), frames / "gap")
     assert data.gap == 6
     assert "stride" not in caplog.text
 

@@ -8,9 +8,9 @@ from importlib.util import find_spec
 import pytest
 import typer
 from lara_policy import rollout as rollout_module
-from lara_policy.rollout import folder_sha256, rollout
-from lara_policy.rollout_journal import FILE, Journal
-from lara_policy.simulation.gl import choose_gl_backend
+from lara_policy.rollout import rollout
+from lara_policy.rollout.run import RESULT_FILE, ResultLog, policy_sha256
+from lara_policy.simulation.rendering import choose_gl_backend
 from lara_tok.rollout import rollout as command
 from rollout_fakes import load_and_die, load_random, load_wide, write_policy
 from typer.testing import CliRunner
@@ -48,13 +48,13 @@ def test_equal_runs_give_equal_bytes_and_a_stopped_one_goes_on(metaworld, policy
     assert first["policy"] == "policy"
 
     # Another run with one worker was killed after three episodes, while it noted the third; and this one draws.
-    noted = (tmp_path / "one" / FILE).read_text().split("\n")
+    noted = (tmp_path / "one" / RESULT_FILE).read_text().split("\n")
     (tmp_path / "two").mkdir()
-    (tmp_path / "two" / FILE).write_text("\n".join([noted[0], noted[4], noted[2], noted[1][:40]]))
+    (tmp_path / "two" / RESULT_FILE).write_text("\n".join([noted[0], noted[4], noted[2], noted[1][:40]]))
     videos = {"videos": tmp_path / "videos", "video_episodes": 1}
     second = rollout(policy, workers=1, out=tmp_path / "two", **videos, **options)
     assert json.dumps(second) == json.dumps(first)
-    assert (tmp_path / "two" / FILE).read_bytes() == (tmp_path / "one" / FILE).read_bytes()
+    assert (tmp_path / "two" / RESULT_FILE).read_bytes() == (tmp_path / "one" / RESULT_FILE).read_bytes()
     assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == [
         "metaworld-push-v3-000.mp4",
         "metaworld-reach-v3-000.mp4",
@@ -75,19 +75,19 @@ def test_a_killed_process_is_an_error_that_says_what_to_do(metaworld, policy, op
 
 def test_another_jobs_folder_is_refused(tmp_path):
     job = {"environments": NAMES, "seed": 0}
-    Journal(tmp_path, job)
+    ResultLog(tmp_path, job)
     with pytest.raises(ValueError, match=r"holds roll-outs of another job \(seed was 0, is 1\)"):
-        Journal(tmp_path, job | {"seed": 1})
+        ResultLog(tmp_path, job | {"seed": 1})
 
 
 def test_a_policy_is_known_by_its_weights(policy, tmp_path):
-    known = folder_sha256(policy)
+    known = policy_sha256(policy)
     (policy / "notes.txt").write_text("no part of it")
-    assert folder_sha256(policy) == known
+    assert policy_sha256(policy) == known
     (policy / "model.safetensors").write_bytes(b"other weights")
-    assert folder_sha256(policy) != known
+    assert policy_sha256(policy) != known
     with pytest.raises(OSError, match="no folder with a policy's weights"):
-        folder_sha256(tmp_path / "nowhere")
+        policy_sha256(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from lara_policy.rollout_episode import play_episode
+from lara_policy.rollout.episode import record_episode
 from lara_policy.simulation import TASK_TEXT
-from lara_policy.simulation.environment import open_environment, select_environments
-from lara_policy.simulation.expert import episode_generators, run_episode
-from lara_policy.simulation.gl import choose_gl_backend, gl_environment
-from lara_policy.simulation.metaworld_env import STAGES, MetaworldEnvironment, rollout_seed
+from lara_policy.simulation.metaworld.environment import STAGES, MetaworldEnvironment, rollout_seed
+from lara_policy.simulation.metaworld.expert import episode_generators, record_episode
+from lara_policy.simulation.registry import open_environment, select_environments
+from lara_policy.simulation.rendering import choose_gl_backend, gl_environment
 from rollout_fakes import Expert, load_libero
 
 CORNER2 = {"observation.images.corner2": (32, 32)}
@@ -71,9 +71,9 @@ def test_no_name_is_refused():
 
 
 def test_without_libero_the_extra_is_named(monkeypatch):
-    from lara_policy.simulation import libero_env
+    from lara_policy.simulation import libero
 
-    monkeypatch.setattr(libero_env, "find_spec", lambda name: None)
+    monkeypatch.setattr(libero, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"needs the 'libero' extra: pip install 'lara-tokenizer\[libero\]'"):
         select_environments(["libero:spatial/0"])
 
@@ -110,7 +110,7 @@ def test_stages_are_told_for_known_tasks():
 @pytest.mark.parametrize("task", ["drawer-open-v3", "push-v3"])
 def test_an_expert_succeeds_and_reaches_the_stages_on_its_way(metaworld, task):
     environment = MetaworldEnvironment(task, image_sizes={}, seed=0)
-    played = play_episode(Expert(environment, task), environment, 0, seed=0)
+    played = record_episode(Expert(environment, task), environment, 0, seed=0)
     assert played.success_step == played.steps < 150
     assert list(played.stages) == ["near_object"]
     assert 1 < played.stages["near_object"] < played.success_step
@@ -118,7 +118,7 @@ def test_an_expert_succeeds_and_reaches_the_stages_on_its_way(metaworld, task):
 
 
 def test_the_policy_sees_what_demonstrations_show_to_the_pixel(metaworld):
-    shown, renderer = run_episode(
+    shown, renderer = record_episode(
         "button-press-v3", 3, seed=5, cameras=("corner2",), action_noise=0.0, renderer=None, size=32
     )
     environment = MetaworldEnvironment("button-press-v3", image_sizes=CORNER2, seed=0)

@@ -4,42 +4,42 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from lara_policy.rollout_episode import Recording, play_episode
+from lara_policy.rollout.episode import Recording, run_episode
 from rollout_fakes import FakeEnvironment, FakePolicy
 
 
 @pytest.mark.parametrize(("executed", "predictions"), [(8, 5), (16, 3), (1, 40)])
 def test_so_many_steps_of_a_chunk_are_executed_before_the_next_look(executed, predictions):
     policy, environment = FakePolicy(executed_steps=executed), FakeEnvironment()
-    played = play_episode(policy, environment, 0, seed=0)
+    played = run_episode(policy, environment, 0, seed=0)
     assert (played.steps, played.predictions, len(policy.seen), environment.looks) == (40, *[predictions] * 3)
     chunks = [policy.predict({}, seed=seed)[:executed] for seed in policy.seeds[:predictions]]
     assert np.array_equal(environment.actions, np.concatenate(chunks)[:40])
 
 
 def test_the_caller_may_ask_for_other_numbers_than_the_policys():
-    played = play_episode(FakePolicy(), FakeEnvironment(), 0, seed=0, executed_steps=4, max_steps=10)
+    played = run_episode(FakePolicy(), FakeEnvironment(), 0, seed=0, executed_steps=4, max_steps=10)
     assert (played.steps, played.predictions) == (10, 3)
     with pytest.raises(ValueError, match="executed steps 17: takes 1 to 16"):
-        play_episode(FakePolicy(), FakeEnvironment(), 0, seed=0, executed_steps=17)
+        run_episode(FakePolicy(), FakeEnvironment(), 0, seed=0, executed_steps=17)
 
 
 def test_success_and_stages_are_latched_and_success_ends_the_episode():
     environment = FakeEnvironment(success_step=11, near_step=3)
-    played = play_episode(FakePolicy(), environment, 0, seed=0)
+    played = run_episode(FakePolicy(), environment, 0, seed=0)
     assert (played.success_step, played.steps, played.stages) == (11, 11, {"near_object": 3})
     assert len(environment.actions) == 11
 
 
 def test_a_stage_that_is_never_reached_is_told_as_such():
-    played = play_episode(FakePolicy(), FakeEnvironment(), 0, seed=0)
+    played = run_episode(FakePolicy(), FakeEnvironment(), 0, seed=0)
     assert (played.success_step, played.stages, played.broken) == (None, {"near_object": None}, None)
 
 
 def test_every_prediction_has_its_own_seed_which_the_numbers_decide():
     def seeds(**options):
         policy = FakePolicy()
-        play_episode(policy, FakeEnvironment(), options.get("episode", 0), seed=options.get("seed", 0))
+        run_episode(policy, FakeEnvironment(), options.get("episode", 0), seed=options.get("seed", 0))
         return policy.seeds
 
     assert seeds() == seeds()
@@ -59,7 +59,7 @@ def test_a_chunk_of_the_wrong_shape_names_the_task_and_the_step(chunk, message):
     policy = FakePolicy()
     policy.predict = lambda observation, *, seed: chunk
     with pytest.raises(ValueError, match=message):
-        play_episode(policy, FakeEnvironment(), 3, seed=0)
+        run_episode(policy, FakeEnvironment(), 3, seed=0)
 
 
 def test_a_number_that_is_not_finite_names_the_task_and_the_step():
@@ -69,7 +69,7 @@ def test_a_number_that_is_not_finite_names_the_task_and_the_step():
     chunks = iter([first, later])
     policy.predict = lambda observation, *, seed: next(chunks)
     with pytest.raises(ValueError, match=r"metaworld:fake, episode 3, step 9: .*nan for number 1 of action 2"):
-        play_episode(policy, FakeEnvironment(), 3, seed=0)
+        run_episode(policy, FakeEnvironment(), 3, seed=0)
 
 
 def test_a_simulator_that_gives_up_is_no_success_and_no_crash():
@@ -79,7 +79,7 @@ def test_a_simulator_that_gives_up_is_no_success_and_no_crash():
                 raise RuntimeError("the arm fell off")
             return super().step(action)
 
-    played = play_episode(FakePolicy(), Explodes(), 0, seed=0)
+    played = run_episode(FakePolicy(), Explodes(), 0, seed=0)
     assert (played.success_step, played.steps, played.broken) == (None, 5, "step 6: RuntimeError: the arm fell off")
 
 
@@ -91,12 +91,12 @@ def test_an_error_of_the_policy_is_not_blamed_on_the_simulator():
 
     policy.predict = predict
     with pytest.raises(RuntimeError, match="mat1"):
-        play_episode(policy, FakeEnvironment(), 0, seed=0)
+        run_episode(policy, FakeEnvironment(), 0, seed=0)
 
 
 def test_a_recording_has_a_picture_before_each_action_and_one_at_the_end():
     recording, environment = Recording("observation.images.corner2"), FakeEnvironment(success_step=11)
-    played = play_episode(FakePolicy(), environment, 0, seed=0, recording=recording)
+    played = run_episode(FakePolicy(), environment, 0, seed=0, recording=recording)
     assert [int(frame[0, 0, 0]) for frame in recording.frames] == list(range(12))
     assert recording.chunk_starts == [0, 8]
-    assert played == play_episode(FakePolicy(), FakeEnvironment(success_step=11), 0, seed=0)
+    assert played == run_episode(FakePolicy(), FakeEnvironment(success_step=11), 0, seed=0)

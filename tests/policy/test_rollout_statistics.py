@@ -6,8 +6,8 @@ from math import sqrt
 from statistics import NormalDist
 
 import pytest
-from lara_policy.rollout_episode import PlayedEpisode
-from lara_policy.rollout_statistics import rate, summarise, wilson_interval
+from lara_policy.rollout.episode import EpisodeResult
+from lara_policy.rollout.statistics import rate, summarise, wilson_interval
 
 Z = NormalDist().inv_cdf(0.975)
 
@@ -41,8 +41,8 @@ def test_impossible_counts_are_refused(counts):
         wilson_interval(*counts)
 
 
-def episode(number: int, success: int | None, near: int | None, **stages: int | None) -> PlayedEpisode:
-    return PlayedEpisode("metaworld:fake", number, 40, 5, success, {"near_object": near, **stages})
+def episode(number: int, success: int | None, near: int | None, **stages: int | None) -> EpisodeResult:
+    return EpisodeResult("metaworld:fake", number, 40, 5, success, {"near_object": near, **stages})
 
 
 def test_conditional_rates_count_the_episodes_that_reached_the_stage():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from lara_policy.rollout_episode import PlayedEpisode, Recording
-from lara_policy.rollout_video import (
+from lara_policy.rollout.episode import EpisodeResult, Recording
+from lara_policy.rollout.video import (
     GREEN,
     HEIGHT,
     HELD_SECONDS,
@@ -20,7 +20,7 @@ from lara_policy.rollout_video import (
     write_rollout_video,
 )
 
-PLAYED = PlayedEpisode("metaworld:push-v3", 0, 9, 2, 9)
+PLAYED = EpisodeResult("metaworld:push-v3", 0, 9, 2, 9)
 
 
 @pytest.fixture

@@ -8,10 +8,16 @@ from importlib.util import find_spec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from lara_policy.simulation import TASK_TEXT, UNSEEN_TASKS, dataset, expert, select_tasks, simulate_metaworld
-from lara_policy.simulation.dataset import CAMERAS, SimulationJob
-from lara_policy.simulation.expert import STEPS_AFTER_SUCCESS, episode_generators, make_environment, run_episode
-from lara_policy.simulation.gl import choose_gl_backend, gl_environment
+from lara_policy.simulation import TASK_TEXT, UNSEEN_TASKS, select_tasks, simulate_metaworld
+from lara_policy.simulation.metaworld import dataset, expert
+from lara_policy.simulation.metaworld.dataset import CAMERAS, SimulationJob
+from lara_policy.simulation.metaworld.expert import (
+    STEPS_AFTER_SUCCESS,
+    episode_generators,
+    make_environment,
+    record_episode,
+)
+from lara_policy.simulation.rendering import choose_gl_backend, gl_environment
 
 JOB = SimulationJob(tasks=("reach-v3", "push-v3"), cameras=("corner2",), size=32, action_noise=0.3, seed=1)
 
@@ -92,7 +98,7 @@ class NoRenderer:
 
 @pytest.mark.parametrize("task", ["reach-v3", "button-press-v3", "drawer-open-v3"])
 def test_an_expert_succeeds_and_the_episode_ends_soon_after(metaworld, task):
-    played, _ = run_episode(task, 0, seed=0, cameras=(), action_noise=0.0, renderer=NoRenderer(), size=32)
+    played, _ = record_episode(task, 0, seed=0, cameras=(), action_noise=0.0, renderer=NoRenderer(), size=32)
     assert played.success.argmax() + 1 + STEPS_AFTER_SUCCESS == len(played.success)
     assert played.actions.shape == played.states.shape == (len(played.success), 4)
     assert np.abs(played.actions).max() <= 1
@@ -101,7 +107,7 @@ def test_an_expert_succeeds_and_the_episode_ends_soon_after(metaworld, task):
 def test_noise_changes_the_actions_but_not_the_start(metaworld, monkeypatch):
     monkeypatch.setattr(expert, "MAX_STEPS", 5)
     clean, noisy, again = (
-        run_episode("reach-v3", 3, seed=0, cameras=(), action_noise=noise, renderer=NoRenderer(), size=32)[0]
+        record_episode("reach-v3", 3, seed=0, cameras=(), action_noise=noise, renderer=NoRenderer(), size=32)[0]
         for noise in (0.0, 0.3, 0.3)
     )
     assert np.array_equal(clean.states[0], noisy.states[0])
@@ -132,7 +138,7 @@ def project(environment, camera: str, point: np.ndarray, size: int) -> tuple[flo
 
 @pytest.mark.parametrize("camera", ["corner2", "corner", "corner3", "topview"])
 def test_pictures_are_upright_and_the_mask_is_where_the_hand_is(opengl, camera):
-    from lara_policy.simulation.scene import SceneRenderer
+    from lara_policy.simulation.rendering import SceneRenderer
 
     environment, _ = make_environment("reach-v3", np.random.default_rng(0))
     with SceneRenderer(environment.model, size=64) as renderer:
@@ -148,7 +154,7 @@ def test_pictures_are_upright_and_the_mask_is_where_the_hand_is(opengl, camera):
 
 
 def test_an_unknown_camera_names_those_of_the_scene(metaworld):
-    from lara_policy.simulation.scene import camera_index
+    from lara_policy.simulation.rendering import camera_index
 
     environment, _ = make_environment("reach-v3", np.random.default_rng(0))
     with pytest.raises(ValueError, match="unknown camera 'front': this scene has topview"):
@@ -178,7 +184,7 @@ def test_an_episode_that_breaks_the_simulator_is_listed_and_the_next_is_made(tmp
     def break_down(task, episode, **_):
         raise RuntimeError(f"the arm fell off in {episode}")
 
-    monkeypatch.setattr(dataset, "run_episode", break_down)
+    monkeypatch.setattr(dataset, "record_episode", break_down)
     writer = dataset._writer(tmp_path, JOB)
     made, failed = dataset.make_unit(str(tmp_path), JOB, "push-v3", [0, 1])
     assert made == 0

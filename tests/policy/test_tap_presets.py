@@ -8,8 +8,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from lara_policy.hidden_state_hook import Tap
-from lara_policy.module_paths import state_width
+from lara_policy.hidden_state_hook import Tap, state_width
 from lara_policy.tap_presets import PRESETS, resolve_tap
 from torch import nn
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tiny_vision_language
 import torch
-from lara_policy.refine.prepare import build_model, prepare
-from lara_policy.vision_language import VisionLanguageEncoder
+from lara_policy.context import VisionLanguageEncoder
+from lara_policy.refine.setup import build_model, set_up
 
 
 @pytest.fixture(scope="module", params=["smolvlm", "qwen2_vl"])
@@ -24,7 +24,7 @@ def joint(folder, labelled_squares, tiny_refinement, tmp_path_factory):
     policy = {"context": "vision_language", "vision_language_model": folder, "image_size": 64}
     recipe = tiny_refinement(policy=policy)
     episodes = labelled_squares(8, ("front", "side"), texts=("go", "stop now"))
-    data = prepare(episodes, recipe, tmp_path_factory.mktemp("frames"))
+    data = set_up(episodes, recipe, tmp_path_factory.mktemp("frames"))
     return build_model(data, recipe).train(), data.samples.batch(range(6))
 
 

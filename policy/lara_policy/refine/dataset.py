@@ -23,24 +23,19 @@ from lara_tokenizer.train.pairs import FrameSource
 from lara_tokenizer.train.streams import Stream
 
 if TYPE_CHECKING:
-    from lara_policy.refine.codes import CodeTable
+    from lara_policy.refine.dataset import CodeTable
     from lara_tokenizer.data import Episode
 
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-
-from lara_tokenizer.encode import read_metadata, read_tokens
-
-
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from lara_tokenizer.encode import read_metadata, read_tokens
 from lara_tokenizer.train.mixture import find_pairs
 from lara_tokenizer.train.pairs import FrameSource, PairDataset
 
@@ -98,6 +93,7 @@ class CodeTable:
             )
         codes[frames] = known
         return codes
+
 
 logger = logging.getLogger(__name__)
 

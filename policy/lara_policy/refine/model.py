@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lara_policy.alignment import AlignmentOptions, LaraAlignment, processes, sum_over_processes
-from lara_policy.frame_context import shift_frames
-from lara_policy.layers import resolve_layer
+from lara_policy.alignment import AlignmentOptions, LaraAlignment
+from lara_policy.context import shift_frames
+from lara_policy.distributed import process_count, sum_over_processes
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy, FlowMatchingPolicyOutput
+from lara_policy.tap_presets import resolve_layer
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 
 MODES = ("joint", "dit-only", "frozen-lam", "frozen-policy", "codes")
@@ -193,7 +194,7 @@ class LaraModel(nn.Module):
         latents, lam_loss = self._lam(now, future, features, mask)
         if lam_loss is not None:
             # As one batch: the mean over unlabeled pairs and those labelled ones that have a later frame.
-            kept = sum_over_processes(batch["pair_mask"].sum().float()) / processes()
+            kept = sum_over_processes(batch["pair_mask"].sum().float()) / process_count()
             share = len(pair) / (len(pair) + kept)
             both = (1 - share) * parts.losses["lam"] + share * lam_loss
             parts.loss = parts.loss + self.options.w2 * (both - parts.losses["lam"])

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lara_policy.refine.joint import LaraModel
-from lara_tokenizer.train.monitor import HeldOutMonitor
-
-
-import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
+from lara_policy.refine.model import LaraModel
 from lara_tokenizer.errors import LaraTokenizerError
+from lara_tokenizer.train.monitor import HeldOutMonitor
 
 CHUNK = 64  # samples through the model at a time
 READY_SHARE = 0.25  # of the codebook that a tokenizer must use before the policy may pull at it

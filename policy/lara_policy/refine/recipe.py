@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lara_policy.alignment import AlignmentOptions
-from lara_policy.refine.joint import ALONE, MODES
+from lara_policy.refine.model import DIT_ONLY, MODES
 from lara_tokenizer.train.plain import field_names, load_yaml, refuse_unknown, section, texts
 
 PRESETS = ("small", "paper")
@@ -129,7 +129,7 @@ class RefineRecipe:
             raise ValueError(f"mode '{self.mode}': takes one of {', '.join(MODES)}.")
         if self.policy_preset not in PRESETS:
             raise ValueError(f"policy_preset '{self.policy_preset}': takes one of {', '.join(PRESETS)}.")
-        if self.training.unlabeled_batch and self.mode in ALONE:
+        if self.training.unlabeled_batch and self.mode in DIT_ONLY:
             raise ValueError(f"training unlabeled_batch: mode '{self.mode}' has no tokenizer that could learn from it.")
         if self.training.unlabeled_batch and not self.unlabeled:
             raise ValueError("training unlabeled_batch needs `unlabeled`, sources of video.")

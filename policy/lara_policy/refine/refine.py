@@ -14,12 +14,11 @@ from transformers import set_seed
 
 from lara_policy.configuration_flow_matching_policy import FlowMatchingPolicyConfig
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy, parameter_counts
-from lara_policy.refine.joint import LaraModel
-from lara_policy.refine.monitor import JointMonitor, is_ready
-from lara_policy.refine.prepare import Prepared, Progress, build_model, frame_source, policy_config, prepare
+from lara_policy.refine.dataset import UnlabeledPairs
+from lara_policy.refine.model import LaraModel
+from lara_policy.refine.monitor import CollapseMonitor, JointMonitor, is_ready
 from lara_policy.refine.recipe import RefineRecipe
-from lara_policy.refine.unlabeled import UnlabeledPairs
-from lara_policy.refine.watch import RefineWatch
+from lara_policy.refine.setup import Progress, RefineSetup, build_model, frame_source, policy_config, set_up
 from lara_tokenizer.data import Episode, LoadOptions, load_episodes
 from lara_tokenizer.errors import missing_extra
 from lara_tokenizer.train.run_folder import CHECKPOINTS, as_episodes, find_checkpoint, keep_log_until
@@ -90,7 +89,7 @@ def refine(
     episodes = as_episodes(recipe.sources if source is None else source, load)
     arguments = training_arguments(training, out / CHECKPOINTS)
     with arguments.main_process_first():  # the others find its frames decoded
-        data = prepare(episodes, recipe, frames, policy_from=policy, tokens=tokens, progress=progress)
+        data = set_up(episodes, recipe, frames, policy_from=policy, tokens=tokens, progress=progress)
         model = build_model(data, recipe)
         unlabeled = _unlabeled(recipe, data, frames, progress)
     if policy is not None:
@@ -135,7 +134,7 @@ def _watch(trainer: LaraTrainer, model: LaraModel, recipe: RefineRecipe, start: 
     """Watch a tokenizer that is trained, and keep the policy's pull off one that has not converged."""
     if model.lam is None or recipe.mode == "frozen-lam":
         return
-    trainer.watch = RefineWatch(start, stop)
+    trainer.watch = CollapseMonitor(start, stop)
     if not is_ready(start, model.lam.config.codebook_size):
         model.detach_latents = True
         logger.warning(
@@ -186,7 +185,9 @@ def plan_refinement(recipe: RefineRecipe) -> dict[str, Any]:
     }
 
 
-def _unlabeled(recipe: RefineRecipe, data: Prepared, frames: Path, progress: Progress | None) -> UnlabeledPairs | None:
+def _unlabeled(
+    recipe: RefineRecipe, data: RefineSetup, frames: Path, progress: Progress | None
+) -> UnlabeledPairs | None:
     """Pairs without actions, as far apart as those with."""
     size = recipe.training.unlabeled_batch
     if not size:

@@ -14,10 +14,9 @@ from lara_policy.attach import load_tokenizer
 from lara_policy.configuration_flow_matching_policy import FlowMatchingPolicyConfig, policy_keywords
 from lara_policy.embodiment import Embodiment
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
-from lara_policy.refine.codes import CodeTable
-from lara_policy.refine.joint import ALONE, LaraModel, differing_pixels
+from lara_policy.refine.dataset import CodeTable, Demonstration, PolicyDataset, measure_embodiment, read_demonstrations
+from lara_policy.refine.model import DIT_ONLY, LaraModel, differing_pixels
 from lara_policy.refine.recipe import RefineRecipe
-from lara_policy.refine.samples import Demonstration, PolicySamples, measure_embodiment, read_demonstrations
 from lara_tokenizer.data import Episode
 from lara_tokenizer.data.stride import Stride
 from lara_tokenizer.encode.checkpoint import Checkpoint
@@ -49,8 +48,8 @@ class Prepared:
     processor: LatentActionProcessor
     kept: list[Demonstration]
     heldout_episodes: int
-    samples: PolicySamples
-    heldout: PolicySamples
+    samples: PolicyDataset
+    heldout: PolicyDataset
     stride: str
     gap: int
     refined_from: dict[str, Any]
@@ -70,9 +69,9 @@ def prepare(
     config = policy.config if policy else policy_config(recipe)
     checkpoint = Checkpoint.open(recipe.tokenizer)
     processor = LatentActionProcessor.from_pretrained(checkpoint.folder)
-    needed = recipe.mode not in ALONE or (policy is None and config.context == "frames")
+    needed = recipe.mode not in DIT_ONLY or (policy is None and config.context == "frames")
     tokenizer = _tokenizer(checkpoint) if needed else None
-    lam = None if recipe.mode in ALONE else tokenizer
+    lam = None if recipe.mode in DIT_ONLY else tokenizer
     sized = _processor_of_frames(policy, config, processor)
     own = frame_source(episodes, sized, recipe, frames, progress)
     pairs = own
@@ -86,8 +85,8 @@ def prepare(
     stride, gap = _stride(recipe, policy, lam, demonstrations)
     kept, heldout = _split(demonstrations, recipe.training.heldout_share, recipe.training.seed)
 
-    def samples(of: list[Demonstration], seed: int) -> PolicySamples:
-        return PolicySamples(
+    def samples(of: list[Demonstration], seed: int) -> PolicyDataset:
+        return PolicyDataset(
             own,
             of,
             [_numbered_robot(policy, recipe, each) for each in of],

@@ -16,10 +16,9 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.utils import cached_file
 
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
-from lara_policy.refine.joint import LaraModel
-from lara_policy.refine.monitor import JointMonitor, is_ready
+from lara_policy.refine.model import LaraModel
+from lara_policy.refine.monitor import CollapseMonitor, JointMonitor, is_ready
 from lara_policy.refine.recipe import RefineOptions
-from lara_policy.refine.watch import RefineWatch
 from lara_tokenizer.model import LatentActionModel
 from lara_tokenizer.train.draw_trainer import DrawTrainer
 from lara_tokenizer.train.pairs import PairDataset
@@ -90,7 +89,7 @@ class LaraTrainer(DrawTrainer):
         )
         self.model_accepts_loss_kwargs = False
         self.monitor = monitor
-        self.watch: RefineWatch | None = None  # set once the start is measured, on this trainer's device
+        self.watch: CollapseMonitor | None = None  # set once the start is measured, on this trainer's device
         self.unlabeled, self.progress = unlabeled, progress
         self.log_lines = Path(out) / LOG_LINES
         self._terms: dict[str, Tensor] = {}

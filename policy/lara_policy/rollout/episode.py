@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-
-from lara_policy.simulation.environment import Environment, ImageSizes, Outcome
+from lara_policy.simulation.protocol import Environment, ImageSizes, StepResult
 
 SIMULATOR_ERRORS = (RuntimeError, ArithmeticError, AssertionError, IndexError)
 """What a simulator raises when the physics explodes."""
@@ -113,7 +112,7 @@ class _Tally:
     success_step: int | None = None
     stages: dict[str, int | None] = field(default_factory=dict)
 
-    def count(self, outcome: Outcome) -> None:
+    def count(self, outcome: StepResult) -> None:
         self.steps += 1
         for stage, reached in outcome.stages.items():
             if self.stages.setdefault(stage, None) is None and reached:

@@ -7,9 +7,10 @@ python: rollout("policy/", environments=["metaworld:drawer-open-v3"], episodes=5
 from __future__ import annotations
 
 import hashlib
+import json
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import PackageNotFoundError, version
@@ -17,22 +18,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lara_policy.rollout_episode import PlayedEpisode, RolloutPolicy
-from lara_policy.rollout_journal import Journal
-from lara_policy.rollout_statistics import summarise
-from lara_policy.rollout_worker import RolloutJob, load_policy, play, start_worker
-from lara_policy.simulation.environment import select_environments
-from lara_policy.simulation.gl import choose_gl_backend, gl_environment
-from lara_policy.simulation.metaworld_env import STEP_LIMIT, rollout_seed
+from lara_policy.rollout.episode import EpisodeResult, RolloutPolicy
+from lara_policy.rollout.run import ResultLog
+from lara_policy.rollout.statistics import summarise
+from lara_policy.rollout.worker import RolloutJob, load_policy, play, start_worker
+from lara_policy.simulation.metaworld.environment import STEP_LIMIT, rollout_seed
+from lara_policy.simulation.registry import select_environments
+from lara_policy.simulation.rendering import choose_gl_backend, gl_environment
+
 from lara_tokenizer.errors import missing_extra
-
-
-import json
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
-
-from lara_policy.rollout_episode import PlayedEpisode
 
 __all__ = ["RolloutPolicy", "rollout"]
 
@@ -99,7 +93,7 @@ def rollout(
         "max_steps": max_steps,
         "versions": _versions(names),
     }
-    journal = Journal(out, described)
+    journal = ResultLog(out, described)
     drawn = None if videos is None else str(videos)
     job = RolloutJob(str(policy), load, seed, executed_steps, max_steps, drawn, video_episodes, tokenizer, embodiment)
     wanted = [(name, episode) for episode in range(episodes) for name in names]
@@ -162,7 +156,7 @@ def _lacks_video(job: RolloutJob, name: str, episode: int) -> bool:
 def _play(
     job: RolloutJob,
     missing: Sequence[tuple[str, int]],
-    journal: Journal,
+    journal: ResultLog,
     workers: int | None,
     progress: Callable[[int, int], None] | None,
     total: int,
@@ -198,7 +192,7 @@ def _play(
 
 
 def _report(
-    policy: Path, described: Mapping[str, Any], episodes: int, played: Sequence[PlayedEpisode]
+    policy: Path, described: Mapping[str, Any], episodes: int, played: Sequence[EpisodeResult]
 ) -> dict[str, Any]:
     of = {name: [each for each in played if each.environment == name] for name in described["environments"]}
     return {
@@ -217,7 +211,7 @@ def _report(
 FILE = "episodes.jsonl"
 
 
-class Journal:
+class ResultLog:
     """The episodes of one job in a folder; a folder of None remembers nothing.
 
     Args:
@@ -232,7 +226,7 @@ class Journal:
     def __init__(self, folder: str | Path | None, job: Mapping[str, Any]) -> None:
         self._path = None if folder is None else Path(folder) / FILE
         self._job = json.loads(json.dumps(job))
-        self.played: dict[tuple[str, int], PlayedEpisode] = {}
+        self.played: dict[tuple[str, int], EpisodeResult] = {}
         if self._path is None:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -240,7 +234,7 @@ class Journal:
             self._read(self._path)
         self.finish()  # without a line that was cut short
 
-    def add(self, episodes: Iterable[PlayedEpisode]) -> None:
+    def add(self, episodes: Iterable[EpisodeResult]) -> None:
         """Remember some more."""
         episodes = list(episodes)
         self.played.update({(played.environment, played.episode): played for played in episodes})
@@ -266,5 +260,5 @@ class Journal:
             was = "; ".join(f"{key} was {known.get(key)!r}, is {self._job.get(key)!r}" for key in differing)
             raise ValueError(f"{path.parent} holds roll-outs of another job ({was}): use another folder, or remove it")
         for line in lines[:-1]:  # what follows the last line's end was cut short, or is empty
-            played = PlayedEpisode(**json.loads(line))
+            played = EpisodeResult(**json.loads(line))
             self.played[played.environment, played.episode] = played

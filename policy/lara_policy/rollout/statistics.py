@@ -12,7 +12,7 @@ from math import sqrt
 from statistics import NormalDist
 from typing import Any
 
-from lara_policy.rollout_episode import PlayedEpisode
+from lara_policy.rollout.episode import EpisodeResult
 
 CONFIDENCE = 0.95
 
@@ -64,7 +64,7 @@ def rate(successes: int, trials: int) -> dict[str, Any]:
     }
 
 
-def summarise(episodes: Sequence[PlayedEpisode]) -> dict[str, Any]:
+def summarise(episodes: Sequence[EpisodeResult]) -> dict[str, Any]:
     """What some episodes amount to.
 
     Returns:
@@ -81,7 +81,7 @@ def summarise(episodes: Sequence[PlayedEpisode]) -> dict[str, Any]:
     }
 
 
-def _stage(name: str, episodes: Sequence[PlayedEpisode]) -> dict[str, Any]:
+def _stage(name: str, episodes: Sequence[EpisodeResult]) -> dict[str, Any]:
     asked = [played for played in episodes if name in played.stages]
     reached = [played for played in asked if played.stages[name] is not None]
     return {

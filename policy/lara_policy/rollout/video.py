@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lara_policy.rollout.episode import EpisodeResult, Recording
 from PIL import Image, ImageDraw, ImageFont
 
-from lara_policy.rollout_episode import PlayedEpisode, Recording
 from lara_tokenizer.data.lerobot_writer import encode_video
 from lara_tokenizer.data.stride import Stride
 
@@ -92,7 +92,7 @@ def video_path(folder: str | Path, environment: str, episode: int) -> Path:
 
 def write_rollout_video(
     path: Path,
-    played: PlayedEpisode,
+    played: EpisodeResult,
     recording: Recording,
     *,
     text: str,
@@ -121,7 +121,7 @@ def write_rollout_video(
 
 
 def draw_step(
-    step: int, played: PlayedEpisode, recording: Recording, text: str, max_steps: int, chunks: Sequence[ChunkCodes]
+    step: int, played: EpisodeResult, recording: Recording, text: str, max_steps: int, chunks: Sequence[ChunkCodes]
 ) -> np.ndarray:
     """One picture of the video, uint8 (HEIGHT, WIDTH, 3): what was seen after `step` steps, and what is known then."""
     canvas = Image.new("RGB", (WIDTH, HEIGHT), BACKGROUND)
@@ -175,7 +175,7 @@ def _wrapped(draw: ImageDraw.ImageDraw, text: str, font: Any) -> list[str]:
     return lines
 
 
-def _draw_progress(draw: ImageDraw.ImageDraw, y: int, step: int, played: PlayedEpisode, max_steps: int) -> int:
+def _draw_progress(draw: ImageDraw.ImageDraw, y: int, step: int, played: EpisodeResult, max_steps: int) -> int:
     draw.text((PANEL_LEFT, y), f"step {step} / {max_steps}", WHITE, _font(15))
     done, won = step == played.steps, played.success_step is not None and step >= played.success_step
     words, colour = ("success", GREEN) if won else ("no success", RED) if done else ("under way", FAINT)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from lara_policy.rollout_episode import PlayedEpisode, Recording, RolloutPolicy, play_episode
-from lara_policy.rollout_video import LatentCodes, video_path, write_rollout_video
-from lara_policy.simulation.environment import Environment, open_environment
+from lara_policy.rollout.episode import EpisodeResult, Recording, RolloutPolicy, run_episode
+from lara_policy.rollout.video import LatentCodes, video_path, write_rollout_video
+from lara_policy.simulation.protocol import Environment
+from lara_policy.simulation.registry import open_environment
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,8 @@ class RolloutJob:
 def load_policy(folder: str) -> RolloutPolicy:
     """A `FlowMatchingPolicy`, on the GPU where there is one; one CPU thread, since processes share the cores."""
     import torch
-    from transformers.utils import logging
-
     from lara_policy import FlowMatchingPolicy
+    from transformers.utils import logging
 
     logging.disable_progress_bar()  # the roll-outs have a bar of their own
     torch.set_num_threads(1)
@@ -54,7 +54,7 @@ def start_worker() -> None:
     atexit.register(_close)
 
 
-def play(job: RolloutJob, name: str, episode: int) -> PlayedEpisode:
+def play(job: RolloutJob, name: str, episode: int) -> EpisodeResult:
     """Play one episode, and write its video where one is asked for. Runs in a worker process.
 
     Raises:
@@ -66,7 +66,7 @@ def play(job: RolloutJob, name: str, episode: int) -> PlayedEpisode:
     if path is not None and not policy.cameras:
         raise ValueError("videos: the policy looks at no camera, so there is nothing to show")
     recording = Recording(policy.cameras[0]) if path is not None else None
-    played = play_episode(
+    played = run_episode(
         policy,
         environment,
         episode,

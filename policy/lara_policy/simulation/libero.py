@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from lara_policy.simulation.environment import ImageSizes, Outcome, cameras_of
+from lara_policy.simulation.protocol import ImageSizes, StepResult, cameras_of
 from lara_tokenizer.errors import missing_extra
 
 SUITES = {"spatial": 220, "object": 280, "goal": 300, "10": 520}
@@ -111,10 +111,10 @@ class LiberoEnvironment:
         picture = self._simulator.sim.render(camera_name=self._cameras[name], height=height, width=width)
         return np.ascontiguousarray(picture[::-1, ::-1])
 
-    def step(self, action: np.ndarray) -> Outcome:
+    def step(self, action: np.ndarray) -> StepResult:
         """Move the hand and the gripper."""
         self._simulator.step(np.clip(np.asarray(action, np.float64), -1, 1))
-        return Outcome(bool(self._simulator.check_success()))
+        return StepResult(bool(self._simulator.check_success()))
 
     def close(self) -> None:
         """Give the simulator back."""

@@ -65,11 +65,11 @@ def select_environments(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         simulator, task = _split(name)
         if simulator == "metaworld":
-            from lara_policy.simulation.tasks import select_tasks
+            from lara_policy.simulation.metaworld.tasks import select_tasks
 
             tasks = select_tasks([task])
         else:
-            from lara_policy.simulation.libero_env import select_libero_tasks
+            from lara_policy.simulation.libero import select_libero_tasks
 
             tasks = select_libero_tasks(task)
         chosen.update(dict.fromkeys(f"{simulator}:{task}" for task in tasks))
@@ -90,10 +90,10 @@ def open_environment(name: str, *, image_sizes: ImageSizes, seed: int) -> Enviro
     """
     simulator, task = _split(name)
     if simulator == "metaworld":
-        from lara_policy.simulation.metaworld_env import MetaworldEnvironment
+        from lara_policy.simulation.metaworld.environment import MetaworldEnvironment
 
         return MetaworldEnvironment(task, image_sizes=image_sizes, seed=seed)
-    from lara_policy.simulation.libero_env import LiberoEnvironment
+    from lara_policy.simulation.libero import LiberoEnvironment
 
     return LiberoEnvironment(task, image_sizes=image_sizes, seed=seed)
 

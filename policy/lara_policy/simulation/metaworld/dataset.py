@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from lara_policy.simulation.metaworld.expert import ACTION_NAMES, STATE_NAMES, record_episode
+from lara_policy.simulation.metaworld.tasks import TASK_TEXT, select_tasks
+from lara_policy.simulation.rendering import choose_gl_backend, gl_environment
 
-from lara_policy.simulation.expert import ACTION_NAMES, STATE_NAMES, run_episode
-from lara_policy.simulation.gl import choose_gl_backend, gl_environment
-from lara_policy.simulation.tasks import TASK_TEXT, select_tasks
 from lara_tokenizer.data.lerobot_writer import LeRobotWriter
 from lara_tokenizer.errors import missing_extra
 
@@ -206,7 +206,7 @@ def make_unit(out: str, job: SimulationJob, task: str, episodes: list[int]) -> t
     for episode in episodes:
         try:
             noise = job.noise_of(episode)
-            played, renderer = run_episode(
+            played, renderer = record_episode(
                 task,
                 episode,
                 seed=job.seed,

@@ -10,12 +10,17 @@ import zlib
 from typing import Any
 
 import numpy as np
-
-from lara_policy.simulation.dataset import CAMERAS, NOMINAL_FPS
-from lara_policy.simulation.environment import ImageSizes, Outcome, cameras_of
-from lara_policy.simulation.expert import ACTION_NAMES, MAX_STEPS, STATE_NAMES, episode_generators, make_environment
-from lara_policy.simulation.scene import SceneRenderer
-from lara_policy.simulation.tasks import TASK_TEXT
+from lara_policy.simulation.metaworld.dataset import CAMERAS, NOMINAL_FPS
+from lara_policy.simulation.metaworld.expert import (
+    ACTION_NAMES,
+    MAX_STEPS,
+    STATE_NAMES,
+    episode_generators,
+    make_environment,
+)
+from lara_policy.simulation.metaworld.tasks import TASK_TEXT
+from lara_policy.simulation.protocol import ImageSizes, StepResult, cameras_of
+from lara_policy.simulation.rendering import SceneRenderer
 
 STEP_LIMIT = 500
 """Meta-World refuses to go on after so many steps."""
@@ -100,10 +105,10 @@ class MetaworldEnvironment:
             self._renderer = SceneRenderer(model, self._size)
         return self._renderer.draw_image(model, data, camera)
 
-    def step(self, action: np.ndarray) -> Outcome:
+    def step(self, action: np.ndarray) -> StepResult:
         """Move the hand and the gripper."""
         self._seen, _, _, _, info = self._environment.step(np.clip(np.asarray(action, np.float64), -1, 1))
-        return Outcome(bool(info["success"]), {stage: bool(info[stage]) for stage in STAGES[self._task]})
+        return StepResult(bool(info["success"]), {stage: bool(info[stage]) for stage in STAGES[self._task]})
 
     def close(self) -> None:
         """Give the OpenGL context back."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from lara_policy.simulation.rendering import SceneRenderer
 
-from lara_policy.simulation.scene import SceneRenderer
 from lara_tokenizer.errors import missing_extra
 
 MAX_STEPS = 200
