@@ -1,13 +1,20 @@
-"""What a policy sees without a vision-language model: frozen frame features, a task vector, and maybe a small stem.
+"""Context encoders: images and an instruction to tokens that the policy attends to.
 
-Shape suffixes: B samples, V cameras, S side of the frames, P tokens of a frame, X context tokens, C their width.
+`FrameContext` (context "frames"): the tokenizer's frozen frame features, a learned vector per task, optionally a small
+trainable stem. `VisionLanguageEncoder` (context "vision_language"): hidden states of a frozen vision-language model.
+
+Shape suffixes: B samples, V cameras, S side of the frames, P tokens of a frame, X context tokens, C context width,
+M frames (any number).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel
@@ -17,20 +24,12 @@ from lara_tokenizer.model.frame_features import frame_features
 if TYPE_CHECKING:
     from lara_policy.configuration_flow_matching_policy import FlowMatchingPolicyConfig
 
-
-import inspect
-from collections.abc import Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
-
 STEM_WIDTHS = (32, 64, 64)
 STEM_STRIDES = (2, 2, 1)
 
 
 class KeypointStem(nn.Module):
-    """Where things are: three convolutions, then the mean place of each channel's activation (spatial softmax).
+    """Three convolutions and a spatial softmax: the mean position of each channel's activation.
 
     Frames (M, 3, S, S) -> one token (M, 1, C). Levine et al. 2016, arXiv 1504.00702.
     """
@@ -48,6 +47,7 @@ class KeypointStem(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         maps_MKHW = self.maps(self.layers(pixel_values)).float()
         share_MKHW = maps_MKHW.flatten(2).softmax(-1).view_as(maps_MKHW)
+        # Summing over rows leaves the distribution over columns, and the other way round.
         columns, rows = (
             (share_MKHW.sum(axis) * torch.linspace(-1, 1, share_MKHW.shape[-1], device=share_MKHW.device)).sum(-1)
             for axis in (2, 3)
@@ -56,10 +56,10 @@ class KeypointStem(nn.Module):
 
 
 class FrameContext(nn.Module):
-    """Frames of every camera and a task number -> context tokens (B, X, C).
+    """Frames of every camera and a task index -> context tokens (B, X, C).
 
-    The vision encoder is the tokenizer's, frozen: `features` takes no gradient, and where they are known already (the
-    tokenizer looks at one of the same frames) they are given instead of computed.
+    The vision encoder is the tokenizer's, frozen. Features that are already known (the tokenizer encodes one of the
+    same frames) are passed in instead of being computed again.
     """
 
     def __init__(self, config: FlowMatchingPolicyConfig) -> None:
@@ -79,25 +79,26 @@ class FrameContext(nn.Module):
 
     @torch.no_grad()
     def features(self, pixel_values: Tensor) -> Tensor:
-        """Normalised frames (M, 3, S, S) -> frozen features (M, P, V)."""
+        """Normalized frames (M, 3, S, S) -> frozen features (M, P, W)."""
         return frame_features(self.vision_encoder, pixel_values, self.patch_order)
 
     def forward(self, pixel_values: Tensor, tasks: Tensor, features: Tensor | None = None) -> Tensor:
-        """Normalised frames (B, V, 3, S, S), tasks int64 (B,), features (B, V, P, W) or None -> (B, X, C)."""
-        cameras = pixel_values.shape[1]
+        """Normalized frames (B, V, 3, S, S), tasks int64 (B,), features (B, V, P, W) or None -> (B, X, C)."""
+        batch, cameras = pixel_values.shape[:2]
         if cameras > len(self.cameras):
             raise ValueError(f"{cameras} cameras came, the policy was built for {len(self.cameras)}.")
+        frames_MCHW = rearrange(pixel_values, "b v c h w -> (b v) c h w")
         if features is None:
-            features = self.features(pixel_values.flatten(0, 1)).unflatten(0, pixel_values.shape[:2])
-        tokens = self.project(features)
+            features = rearrange(self.features(frames_MCHW), "(b v) p w -> b v p w", b=batch)
+        tokens_BVPC = self.project(features)
         if self.stem is not None:
-            own = self.stem(pixel_values.flatten(0, 1)).unflatten(0, pixel_values.shape[:2])
-            tokens = torch.cat([tokens, own.to(tokens.dtype)], 2)
-        tokens = tokens + self.cameras[:cameras, None]
-        return torch.cat([tokens.flatten(1, 2), self.tasks(tasks).unsqueeze(1)], 1)
+            keypoints_BVPC = rearrange(self.stem(frames_MCHW), "(b v) p c -> b v p c", b=batch)
+            tokens_BVPC = torch.cat([tokens_BVPC, keypoints_BVPC.to(tokens_BVPC.dtype)], 2)
+        tokens_BVPC = tokens_BVPC + self.cameras[:cameras, None]
+        return torch.cat([rearrange(tokens_BVPC, "b v p c -> b (v p) c"), self.tasks(tasks).unsqueeze(1)], 1)
 
     def grow_tasks(self, count: int, std: float) -> None:
-        """Fresh vectors, normal with deviation `std`, behind those of the tasks there are."""
+        """Extend the task table to `count` vectors: the known ones stay, new ones are normal with deviation `std`."""
         old = self.tasks.weight
         self.tasks = nn.Embedding(count, old.shape[1]).to(old)
         with torch.no_grad():
@@ -105,23 +106,26 @@ class FrameContext(nn.Module):
             self.tasks.weight[: len(old)] = old
 
 
-def shift_frames(frames_MCHW: Tensor, shift_M2: Tensor, most: int) -> Tensor:
-    """Each picture moved by its (rows, columns), integers in -most..most, its edge repeated; uint8 stays uint8.
+def shift_frames(frames_MCHW: Tensor, shift_M2: Tensor, max_shift: int) -> Tensor:
+    """Shift each image by its (rows, columns), integers in -max_shift..max_shift, repeating the edge.
 
     >>> shift_frames(torch.tensor([[[[1, 2, 3]]]]), torch.tensor([[0, 1]]), 1)
     tensor([[[[1, 1, 2]]]])
     """
     count, _, height, width = frames_MCHW.shape
-    padded = F.pad(frames_MCHW.float(), (most,) * 4, mode="replicate").to(frames_MCHW.dtype)
-    first_M2 = most - shift_M2
+    # Replicate padding is implemented for floats only; uint8 values are exact in float32.
+    padded = F.pad(frames_MCHW.float(), (max_shift,) * 4, mode="replicate").to(frames_MCHW.dtype)
+    first_M2 = max_shift - shift_M2
     rows_MH = first_M2[:, :1] + torch.arange(height, device=frames_MCHW.device)
     columns_MW = first_M2[:, 1:] + torch.arange(width, device=frames_MCHW.device)
-    every_M = torch.arange(count, device=frames_MCHW.device)[:, None, None]
-    return padded[every_M, :, rows_MH[:, :, None], columns_MW[:, None]].permute(0, 3, 1, 2)
+    index_M11 = torch.arange(count, device=frames_MCHW.device)[:, None, None]
+    # Advanced indices around the slice put the channels last.
+    shifted_MHWC = padded[index_M11, :, rows_MH[:, :, None], columns_MW[:, None]]
+    return rearrange(shifted_MHWC, "m h w c -> m c h w")
 
 
 class VisionLanguageEncoder:
-    """Hidden states of any transformers image-text-to-text model. No part of a policy's checkpoint: named by id.
+    """Hidden states of a frozen transformers image-text-to-text model. The policy's checkpoint contains only its name.
 
     >>> encoder = VisionLanguageEncoder.load("HuggingFaceTB/SmolVLM2-500M-Video-Instruct", None, 960)  # doctest: +SKIP
     >>> states, mask = encoder(frames, ["open the drawer"])                                            # doctest: +SKIP
@@ -129,11 +133,12 @@ class VisionLanguageEncoder:
 
     def __init__(self, model: Any, processor: Any, layer: int | None) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.processor, self.layer = processor, layer
+        self.processor = processor
+        self.layer = layer
 
     @classmethod
     def load(cls, name: str | None, layer: int | None, context_size: int) -> VisionLanguageEncoder:
-        """Load model and processor. Raises ValueError where its width is not the policy's `context_size`."""
+        """Load model and processor. Raises ValueError if the model's width is not the policy's `context_size`."""
         from transformers import AutoModelForImageTextToText
 
         if name is None:
@@ -148,22 +153,22 @@ class VisionLanguageEncoder:
         return cls(model, processor, layer)
 
     def to(self, device: torch.device) -> VisionLanguageEncoder:
-        """On `device`; where it is there already nothing happens."""
+        """Move the model to `device`."""
         if next(self.model.parameters()).device != device:
             self.model.to(device)
         return self
 
     @torch.no_grad()
     def __call__(self, frames: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """uint8 (B, V, 3, S, S), all cameras at t, and B instructions -> states (B, X, W) and mask (B, X).
+        """Encode all cameras at t, uint8 (B, V, 3, S, S), and B instructions: states (B, X, W) and mask (B, X).
 
-        The mask is true for real tokens: a batch is padded to its longest.
+        The mask is true for real tokens: a batch is padded to its longest prompt.
         """
         device = next(self.model.parameters()).device
         prompts = [self._prompt(text, frames.shape[1]) for text in texts]
-        images = [[picture.permute(1, 2, 0).cpu().numpy() for picture in views] for views in frames]
+        images = [[image.permute(1, 2, 0).cpu().numpy() for image in views] for views in frames]
         inputs = self.processor(text=prompts, images=images, padding=True, return_tensors="pt")
-        # Without the language head: a logit for every word of every token would be thrown away.
+        # Without the language head, whose logits (one per word of the vocabulary and token) would be discarded.
         out = self.model.base_model(**inputs.to(device, self.model.dtype), output_hidden_states=True, use_cache=False)
         states = out.hidden_states[-1 if self.layer is None else self.layer]
         return states.float(), inputs["attention_mask"].bool()
@@ -171,7 +176,7 @@ class VisionLanguageEncoder:
     def _prompt(self, text: str, images: int) -> str:
         """One user turn: the images, then the instruction."""
         content = [{"type": "image"}] * images + [{"type": "text", "text": text}]
-        # By the tokenizer, with the processor's template: processors themselves ask their video part first.
+        # The tokenizer applies the processor's template: `processor.apply_chat_template` would need its video part.
         return self.processor.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}],
             chat_template=self.processor.chat_template,
@@ -181,7 +186,7 @@ class VisionLanguageEncoder:
 
 
 def load_processor(name: str) -> Any:
-    """A vision-language model's processor; where torchvision is missing, one for still images, which need none."""
+    """A vision-language model's processor; without torchvision, the same for still images only."""
     from transformers import AutoProcessor
 
     try:
@@ -189,11 +194,11 @@ def load_processor(name: str) -> Any:
     except ImportError as error:
         if "torchvision" not in str(error).lower():
             raise
-    return _still_images(name)
+    return _still_image_processor(name)
 
 
-def _still_images(name: str) -> Any:
-    """The same processor without its part for video, which is what asks for torchvision."""
+def _still_image_processor(name: str) -> Any:
+    """The processor without its video part, the only one that requires torchvision."""
     import transformers
     from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
@@ -201,7 +206,7 @@ def _still_images(name: str) -> Any:
     family = getattr(transformers, PROCESSOR_MAPPING_NAMES[AutoConfig.from_pretrained(name).model_type])
 
     class StillImages(family):  # type: ignore[misc, valid-type]
-        """Takes None for the part that is left out."""
+        """The family's processor, accepting None for the part that is left out."""
 
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
             return None if argument is None else super().check_argument_for_proper_class(argument_name, argument)
@@ -212,5 +217,5 @@ def _still_images(name: str) -> Any:
         "tokenizer": AutoTokenizer.from_pretrained(name),
         "video_processor": None,
     }
-    kept = inspect.signature(family.__init__).parameters
-    return StillImages(**parts, **{key: value for key, value in values.items() if key in kept and key not in parts})
+    known = inspect.signature(family.__init__).parameters
+    return StillImages(**parts, **{key: value for key, value in values.items() if key in known and key not in parts})

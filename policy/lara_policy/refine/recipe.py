@@ -1,4 +1,4 @@
-"""The recipe of a joint run (stages 2 and 3): plain numbers in a YAML file, checked at birth."""
+"""The recipe of joint training (stages 2 and 3): a YAML file, validated on construction."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ PRESETS = ("small", "paper")
 
 @dataclass(frozen=True, slots=True)
 class RefineOptions:
-    """How long, how fast, how often to look.
+    """Optimization, data loading and logging. Options not listed here are those of stage 1 (`TrainingOptions`).
 
-    pretrain_steps: of phase 1 of `pretrain`, 0 for as many as `steps`. batch_size: samples that one device takes in one
-    optimiser step. lam_learning_rate: of the tokenizer, 0 for the policy's. warmup_share: of the steps. shift: pixels
-    by which a sample's frames are moved together. unlabeled_batch: pairs of the unlabeled source a step. heldout_share:
-    of the episodes, kept from training; heldout_samples: how many of their frames each log looks at. gradient_cosine:
-    each log also measures the cosine between the gradients of alignment and action loss. Others as in stage 1.
+    Attributes:
+        pretrain_steps: of phase 1 of `pretrain`; 0 for `steps`.
+        batch_size: samples per device and optimizer step.
+        lam_learning_rate: of the tokenizer; 0 for the policy's.
+        warmup_share: of the steps.
+        shift: random shift augmentation in pixels, the same for all frames of a sample.
+        unlabeled_batch: pairs of the unlabeled sources per step.
+        heldout_share: share of the episodes kept from training.
+        heldout_samples: number of their frames that each log measures.
+        gradient_cosine: each log also measures the cosine between the gradients of alignment and action loss.
     """
 
     steps: int = 3000
@@ -66,17 +71,22 @@ class RefineOptions:
 
 @dataclass(frozen=True, slots=True)
 class RefineRecipe:
-    """Everything a joint run is; its data too where it names `sources`.
+    """All settings of a joint run, optionally with its data.
 
     >>> RefineRecipe.parse({"policy": {"num_layers": 4}, "training": {"steps": 10}}).training.steps
     10
 
-    mode, layer, alignment: see `LaraModel` and `AlignmentOptions`. paper_exact: start from the paper's alignment.
-    tokenizer: "lara-lam", a folder or a Hub id. policy_preset and policy: sizes of a fresh policy, `small` or `paper`
-    and what differs. lam_camera: the one of the policy's cameras that the tokenizer sees, the first by default.
-    lam_stride: the gap of its pairs, such as "0.5s"; by default the one that it was trained on, or with paper_exact the
-    whole chunk. embodiments: dataset -> robot, where several datasets are of one; a dataset is a robot of its own
-    otherwise. unlabeled: sources of video without actions.
+    Attributes:
+        mode, layer, alignment: see `LaraModel` and `AlignmentOptions`.
+        paper_exact: start from the paper's alignment options.
+        tokenizer: "lara-lam", a folder or a Hub id.
+        policy_preset, policy: sizes of a fresh policy: `small` or `paper`, and the fields that differ.
+        lam_camera: the policy's camera that the tokenizer sees; the first by default.
+        lam_stride: stride of the tokenizer's pairs, such as "0.5s"; by default the one it was trained on, with
+            paper_exact the whole chunk.
+        embodiments: dataset -> robot, for several datasets of one robot; by default each dataset is its own robot.
+        sources: the labelled data, for runs that are given none.
+        unlabeled: sources of video without actions.
     """
 
     mode: str = "joint"
@@ -95,12 +105,12 @@ class RefineRecipe:
 
     @classmethod
     def load(cls, path: str | Path) -> RefineRecipe:
-        """Read a YAML file. Raises ValueError for what is no recipe, naming the file and the key."""
+        """Read a YAML file. Raises ValueError, naming file and key, for anything that is no recipe."""
         return load_yaml(path, cls.parse)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> RefineRecipe:
-        """A recipe from nested mappings. Raises ValueError for an unknown key or a wrong type."""
+        """Parse nested mappings. Raises ValueError for an unknown key or a wrong type."""
         refuse_unknown("recipe", values, field_names(cls))
         values = dict(values)
         exact = values.get("paper_exact", False)
@@ -137,7 +147,7 @@ class RefineRecipe:
             raise ValueError("align_unlabeled needs pairs without actions: set training unlabeled_batch.")
 
     def override(self, *, mode: str | None = None, lam_camera: str | None = None, **training: Any) -> RefineRecipe:
-        """The same recipe with some of its values replaced; None leaves one as it is."""
+        """A copy with some values replaced; None keeps a value."""
         changed = {name: value for name, value in training.items() if value is not None}
         recipe = replace(self, training=replace(self.training, **changed))
         recipe = replace(recipe, mode=mode or recipe.mode, lam_camera=lam_camera or recipe.lam_camera)
@@ -145,5 +155,5 @@ class RefineRecipe:
         return recipe
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data that `parse` takes."""
+        """The inverse of `parse`."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""What a joint run starts from: episodes read, a policy that fits them, samples to train on and to watch."""
+"""Setup of a joint training run: episodes, a policy that fits them, training and held-out samples, the model."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ from lara_policy.attach import load_tokenizer
 from lara_policy.configuration_flow_matching_policy import FlowMatchingPolicyConfig, policy_keywords
 from lara_policy.embodiment import Embodiment
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
-from lara_policy.refine.dataset import CodeTable, Demonstration, PolicyDataset, measure_embodiment, read_demonstrations
-from lara_policy.refine.model import DIT_ONLY, LaraModel, differing_pixels
+from lara_policy.refine.dataset import (
+    CodeTable,
+    Demonstration,
+    PolicyDataset,
+    measure_embodiment,
+    read_demonstrations,
+)
+from lara_policy.refine.model import DIT_ONLY, LaraModel, differing_settings
 from lara_policy.refine.recipe import RefineRecipe
 from lara_tokenizer.data import Episode
 from lara_tokenizer.data.stride import Stride
@@ -30,32 +36,29 @@ from lara_tokenizer.train.streams import Stream
 
 logger = logging.getLogger(__name__)
 
-NOBODY = Embodiment("", (), {}, 0.0, (), (), (), ())  # whose numbers are not known
-WATCHED_SEED = 1  # of the held-out samples' order: any but the training samples' will do
+NO_ROBOT = Embodiment("", (), {}, 0.0, (), (), (), ())  # of demonstrations without actions
+HELDOUT_SEED = 1  # of the held-out samples' order; any fixed number
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
 
 @dataclass
-class Prepared:
-    """What was read, and the policy that fits it.
-
-    `stride` and `gap`, in frames, are those of the tokenizer's pairs; `refined_from` says which weights it started as.
-    """
+class RefineSetup:
+    """The objects that a run is built from."""
 
     policy: FlowMatchingPolicy
     lam: LatentActionModel | None
-    processor: LatentActionProcessor
-    kept: list[Demonstration]
+    processor: LatentActionProcessor  # the tokenizer's
+    demonstrations: list[Demonstration]  # to train on
     heldout_episodes: int
     samples: PolicyDataset
     heldout: PolicyDataset
-    stride: str
-    gap: int
-    refined_from: dict[str, Any]
+    stride: str  # of the tokenizer's pairs, such as "0.5s"
+    stride_frames: int
+    refined_from: dict[str, Any]  # identity of the tokenizer's checkpoint
 
 
-def prepare(
+def set_up(
     episodes: Sequence[Episode],
     recipe: RefineRecipe,
     frames: str | Path,
@@ -63,73 +66,76 @@ def prepare(
     policy_from: str | Path | None = None,
     tokens: str | Path | None = None,
     progress: Progress | None = None,
-) -> Prepared:
-    """Everything up to the training samples. Arguments and errors are those of `refine`."""
+) -> RefineSetup:
+    """Read the episodes and build or extend the policy. Arguments and errors are those of `refine`."""
     policy = FlowMatchingPolicy.from_pretrained(policy_from) if policy_from else None
     config = policy.config if policy else policy_config(recipe)
     checkpoint = Checkpoint.open(recipe.tokenizer)
     processor = LatentActionProcessor.from_pretrained(checkpoint.folder)
-    needed = recipe.mode not in DIT_ONLY or (policy is None and config.context == "frames")
-    tokenizer = _tokenizer(checkpoint) if needed else None
-    lam = None if recipe.mode in DIT_ONLY else tokenizer
-    sized = _processor_of_frames(policy, config, processor)
-    own = frame_source(episodes, sized, recipe, frames, progress)
+    has_lam = recipe.mode not in DIT_ONLY
+    # A fresh policy without a tokenizer still needs its vision encoder.
+    tokenizer = _load_tokenizer(checkpoint) if has_lam or (policy is None and config.context == "frames") else None
+    policy_processor = _policy_processor(policy, config, processor)
+    own = frame_source(episodes, policy_processor, recipe, frames, progress)
     pairs = own
-    if lam is not None and differing_pixels(sized, processor):
+    if has_lam and differing_settings(policy_processor, processor):
         pairs = frame_source(episodes, processor, recipe, Path(frames) / "pairs", progress)
     cameras = _cameras(own.streams, recipe.lam_camera)
     codes = None if tokens is None else CodeTable.read(tokens, recipe.lam_camera)
-    demonstrations = _demonstrations(episodes, own, cameras, codes, recipe.mode == "codes")
+    demonstrations = _demonstrations(episodes, own.streams, cameras, codes, recipe.mode == "codes")
+    robots = _measure_robots(recipe, episodes, demonstrations)
+    tasks = sorted({text for each in demonstrations for text in each.texts})
     views = len(next(iter(cameras.values())))
-    policy = _policy(policy, config, tokenizer, sized, recipe, demonstrations, episodes, codes, views)
-    stride, gap = _stride(recipe, policy, lam, demonstrations)
-    kept, heldout = _split(demonstrations, recipe.training.heldout_share, recipe.training.seed)
+    if policy is None:
+        policy = _fresh_policy(config, robots, tasks, codes, views, tokenizer, policy_processor)
+    else:
+        _extend_policy(policy, robots, tasks, codes, views)
+    lam = tokenizer if has_lam else None
+    stride, stride_frames = _pair_stride(recipe, policy, lam, demonstrations)
+    training, heldout = _split(demonstrations, recipe.training.heldout_share, recipe.training.seed)
 
-    def samples(of: list[Demonstration], seed: int) -> PolicyDataset:
+    def dataset(split: list[Demonstration], seed: int) -> PolicyDataset:
         return PolicyDataset(
             own,
-            of,
-            [_numbered_robot(policy, recipe, each) for each in of],
-            policy.config.tasks,
-            horizon=policy.config.horizon,
-            max_action_dim=policy.config.max_action_dim,
-            max_state_dim=policy.config.max_state_dim,
-            gap=gap,
-            pair_frames=None if lam is None else pairs,
+            split,
+            [_indexed_robot(policy, recipe, each) for each in split],
+            policy.config,
+            stride_frames=stride_frames,
+            pair_frames=pairs if has_lam else None,
             shift=recipe.training.shift,
             seed=seed,
         )
 
-    return Prepared(
+    return RefineSetup(
         policy=policy,
         lam=lam,
         processor=processor,
-        kept=kept,
+        demonstrations=training,
         heldout_episodes=len(heldout),
-        samples=samples(kept, recipe.training.seed),
-        heldout=samples(heldout, WATCHED_SEED),
+        samples=dataset(training, recipe.training.seed),
+        heldout=dataset(heldout, HELDOUT_SEED),
         stride=stride,
-        gap=gap,
+        stride_frames=stride_frames,
         refined_from=checkpoint.identity(),
     )
 
 
-def build_model(data: Prepared, recipe: RefineRecipe) -> LaraModel:
-    """Policy and tokenizer as one module, its projector fresh."""
+def build_model(setup: RefineSetup, recipe: RefineRecipe) -> LaraModel:
+    """Policy and tokenizer as one module with a fresh projector."""
     return LaraModel(
-        data.policy,
-        data.lam,
-        data.processor,
+        setup.policy,
+        setup.lam,
+        setup.processor,
         recipe.alignment,
         mode=recipe.mode,
         layer=recipe.layer,
-        gap=data.gap,
+        stride_frames=setup.stride_frames,
         shift=recipe.training.shift,
     )
 
 
 def policy_config(recipe: RefineRecipe) -> FlowMatchingPolicyConfig:
-    """A fresh policy's config: the preset with `policy` on top. Raises ValueError for a keyword it does not have."""
+    """A fresh policy's config: the preset, changed by `policy`. Raises ValueError for an unknown keyword."""
     refuse_unknown("policy", recipe.policy, policy_keywords())
     build = FlowMatchingPolicyConfig.small if recipe.policy_preset == "small" else FlowMatchingPolicyConfig
     return build(**recipe.policy)
@@ -155,20 +161,22 @@ def frame_source(
     )
 
 
-def _tokenizer(checkpoint: Checkpoint) -> LatentActionModel:
-    """The tokenizer: what is trained, or whose encoder a fresh policy looks through."""
+# --- Tokenizer and frames ---------------------------------------------------------------------------------------------
+
+
+def _load_tokenizer(checkpoint: Checkpoint) -> LatentActionModel:
     tokenizer = load_tokenizer(checkpoint.folder)
-    if tokenizer.config.standardize_latents:  # of stage 1: with batch statistics z would hang on its neighbours
+    if tokenizer.config.standardize_latents:  # a part of stage 1: batch statistics would make z depend on its batch
         tokenizer.eval().fold_standardization()
     return tokenizer
 
 
-def _processor_of_frames(
+def _policy_processor(
     policy: FlowMatchingPolicy | None, config: FlowMatchingPolicyConfig, processor: LatentActionProcessor
 ) -> LatentActionProcessor:
-    """The policy's own, which shows it frames in roll-outs; a fresh policy takes the tokenizer's, at its own size.
+    """The policy's image processor, which it also uses in roll-outs; a fresh policy gets the tokenizer's.
 
-    Warns where a policy's differs from the tokenizer's: each then gets frames of its own, and features are not shared.
+    Warns if a policy's differs from the tokenizer's: then each gets frames of its own, and no features are shared.
     """
     if policy is None:
         if config.context == "frames" or processor.size["height"] == config.image_size:
@@ -177,26 +185,26 @@ def _processor_of_frames(
         return LatentActionProcessor.from_dict({**processor.to_dict(), "size": size, "steady_pairs": False})
     own = policy.processor
     assert own is not None
-    differing = differing_pixels(own, processor)
+    differing = differing_settings(own, processor)
     if differing and config.context == "frames":
-        logger.warning(
-            "processor mismatch: %s",
-            "; ".join(f"{name} of the policy {getattr(own, name)}, of the tokenizer {getattr(processor, name)}"
-                      for name in differing),
-        )  # fmt: skip
+        settings = [
+            f"{name} of the policy {getattr(own, name)}, of the tokenizer {getattr(processor, name)}"
+            for name in differing
+        ]
+        logger.warning("processor mismatch: %s", "; ".join(settings))
     return own
 
 
-def _cameras(streams: Sequence[Stream], lam_camera: str) -> dict[str, tuple[str, ...]]:
+def _cameras(sequences: Sequence[Stream], lam_camera: str) -> dict[str, tuple[str, ...]]:
     """Each dataset's cameras, the tokenizer's first.
 
-    Raises ValueError where a dataset lacks it, or has another number of cameras than the others.
+    Raises ValueError if a dataset lacks the tokenizer's camera, or the datasets differ in the number of cameras.
     """
-    found: dict[str, dict[str, None]] = {}
-    for stream in streams:
-        found.setdefault(stream.dataset, {})[stream.camera] = None
+    names_of: dict[str, dict[str, None]] = {}
+    for sequence in sequences:
+        names_of.setdefault(sequence.dataset, {})[sequence.camera] = None
     ordered: dict[str, tuple[str, ...]] = {}
-    for dataset, names in found.items():
+    for dataset, names in names_of.items():
         first = [name for name in names if lam_camera in ("", name, name.rpartition(".")[2])]
         if not first:
             raise ValueError(f"lam_camera {lam_camera!r}: the episodes have {', '.join(map(repr, names))}.")
@@ -209,58 +217,66 @@ def _cameras(streams: Sequence[Stream], lam_camera: str) -> dict[str, tuple[str,
 
 def _demonstrations(
     episodes: Sequence[Episode],
-    frames: FrameSource,
+    sequences: Sequence[Stream],
     cameras: dict[str, tuple[str, ...]],
     codes: CodeTable | None,
     codes_only: bool,
 ) -> list[Demonstration]:
-    """Of episodes with actions; for codes alone of all that the table knows, without their actions."""
-    found = read_demonstrations(episodes, frames.streams, cameras, codes)
+    """Episodes with actions; in mode "codes" all that the table contains, without their actions."""
+    demonstrations = read_demonstrations(episodes, sequences, cameras, codes)
     if codes_only:
         if codes is None:
             raise ValueError("mode 'codes' needs a token table (--pretrain).")
-        return [each.without_actions() for each in found]
-    labelled = [each for each in found if each.actions.shape[1]]
+        return [each.without_actions() for each in demonstrations]
+    labelled = [each for each in demonstrations if each.actions.shape[1]]
     if not labelled:
         raise ValueError(f"none of the {len(episodes)} episodes has actions: a policy needs some.")
     return labelled
 
 
-def _robot_of(recipe: RefineRecipe, dataset: str) -> str:
+# --- Robots and policy ------------------------------------------------------------------------------------------------
+
+
+def _robot_name(recipe: RefineRecipe, dataset: str) -> str:
     return recipe.embodiments.get(dataset, dataset or "robot")
 
 
-def _numbered_robot(
-    policy: FlowMatchingPolicy, recipe: RefineRecipe, demonstration: Demonstration
-) -> tuple[int, Embodiment]:
-    """A demonstration's robot and its place; without actions nobody's, in the first place."""
-    if not demonstration.actions.shape[1]:
-        return 0, NOBODY
-    name = _robot_of(recipe, demonstration.dataset)
-    return policy.embodiment_number(name), policy.embodiments[name]
+def _measure_robots(
+    recipe: RefineRecipe, episodes: Sequence[Episode], demonstrations: list[Demonstration]
+) -> list[Embodiment]:
+    """Statistics of each robot; images as large as the first frame of its first dataset's first episode."""
+    by_id = {(episode.dataset, episode.id): episode for episode in episodes}
+    by_robot: dict[str, list[Demonstration]] = {}
+    for each in demonstrations:
+        if each.actions.shape[1]:
+            by_robot.setdefault(_robot_name(recipe, each.dataset), []).append(each)
+    robots = []
+    for name, own in by_robot.items():
+        episode = by_id[own[0].dataset, own[0].episode]
+        shapes = {camera: episode.frames(camera, [0]).shape for camera in own[0].sequences}
+        episode.close()
+        sizes = {camera: (shape[1], shape[2]) for camera, shape in shapes.items()}
+        robots.append(measure_embodiment(name, own, sizes))
+    return robots
 
 
-def _policy(
-    policy: FlowMatchingPolicy | None,
+def _indexed_robot(policy: FlowMatchingPolicy, recipe: RefineRecipe, each: Demonstration) -> tuple[int, Embodiment]:
+    if not each.actions.shape[1]:
+        return 0, NO_ROBOT
+    name = _robot_name(recipe, each.dataset)
+    return policy.embodiment_index(name), policy.embodiments[name]
+
+
+def _fresh_policy(
     config: FlowMatchingPolicyConfig,
-    tokenizer: LatentActionModel | None,
-    processor: LatentActionProcessor,
-    recipe: RefineRecipe,
-    demonstrations: list[Demonstration],
-    episodes: Sequence[Episode],
+    robots: list[Embodiment],
+    tasks: list[str],
     codes: CodeTable | None,
     views: int,
+    tokenizer: LatentActionModel | None,
+    processor: LatentActionProcessor,
 ) -> FlowMatchingPolicy:
-    """A fresh policy for these robots and tasks, or the given one with what it lacks added."""
-    by_robot: dict[str, list[Demonstration]] = {}
-    for each in (each for each in demonstrations if each.actions.shape[1]):
-        by_robot.setdefault(_robot_of(recipe, each.dataset), []).append(each)
-    sizes = _image_sizes(episodes, demonstrations)
-    robots = [measure_embodiment(name, of, sizes[of[0].dataset]) for name, of in by_robot.items()]
-    tasks = sorted({text for each in demonstrations for text in each.texts})
-    if policy is not None:
-        _grow(policy, robots, tasks, codes, views)
-        return policy
+    """A policy for these robots and tasks. Raises ValueError for actions or states wider than its config's."""
     for robot in robots:
         robot.check_fits(config.max_action_dim, config.max_state_dim)
     values = config.to_dict() | {"embodiments": [robot.to_dict() for robot in robots], "num_cameras": views}
@@ -271,20 +287,19 @@ def _policy(
         policy.processor = processor
         return policy
     assert tokenizer is not None
-    return FlowMatchingPolicy.from_tokenizer(
-        tokenizer, processor, FlowMatchingPolicyConfig(**(values | {"tasks": tasks}))
-    )
+    config = FlowMatchingPolicyConfig(**values | {"tasks": tasks})
+    return FlowMatchingPolicy.from_tokenizer(tokenizer, processor, config)
 
 
-def _grow(
+def _extend_policy(
     policy: FlowMatchingPolicy, robots: list[Embodiment], tasks: list[str], codes: CodeTable | None, views: int
 ) -> None:
-    """Add robots and tasks that a policy does not know. Raises ValueError for what it cannot take."""
+    """Add unknown robots and tasks to a policy. Raises ValueError for data that it cannot take."""
     config = policy.config
     if config.context == "frames" and views > config.num_cameras:
         raise ValueError(f"the episodes have {views} cameras, the policy was built for {config.num_cameras}.")
     if codes is not None and (config.num_codes, config.codebook_size) != (codes.num_codes, codes.codebook_size):
-        known = f"tells {config.num_codes} codes of {config.codebook_size}" if config.num_codes else "tells no codes"
+        known = f"predicts {config.num_codes} codes of {config.codebook_size}" if config.num_codes else "predicts none"
         raise ValueError(
             f"the policy {known}, {codes.path} holds {codes.num_codes} of {codes.codebook_size}: begin with that table "
             "(--pretrain)."
@@ -294,61 +309,54 @@ def _grow(
             logger.warning(
                 "robot %r is new to the policy and starts with fresh weights; it knows %s. If it is one of them, say "
                 "so in the recipe: embodiments: {%s: ...}",
-                robot.name, ", ".join(map(repr, policy.embodiments)), robot.name,
-            )  # fmt: skip
+                robot.name,
+                ", ".join(map(repr, policy.embodiments)),
+                robot.name,
+            )
         policy.add_embodiment(robot)
     policy.add_tasks(tasks)
 
 
-def _image_sizes(
-    episodes: Sequence[Episode], demonstrations: list[Demonstration]
-) -> dict[str, dict[str, tuple[int, int]]]:
-    """Of each dataset's cameras: (height, width) of the first frame of its first episode."""
-    by_id = {(episode.dataset, episode.id): episode for episode in episodes}
-    sizes: dict[str, dict[str, tuple[int, int]]] = {}
-    for each in demonstrations:
-        if each.dataset in sizes:
-            continue
-        episode = by_id[each.dataset, each.episode]
-        shapes = {camera: episode.frames(camera, [0]).shape for camera in each.streams}
-        sizes[each.dataset] = {camera: (shape[1], shape[2]) for camera, shape in shapes.items()}
-        episode.close()
-    return sizes
+# --- Pairs and split --------------------------------------------------------------------------------------------------
 
 
-def _stride(
+def _pair_stride(
     recipe: RefineRecipe,
     policy: FlowMatchingPolicy,
     tokenizer: LatentActionModel | None,
     demonstrations: list[Demonstration],
 ) -> tuple[str, int]:
-    """The gap of a pair, as asked and in frames; warns where the tokenizer was trained on another."""
+    """Stride of the tokenizer's pairs, as given and in frames; warns if the tokenizer was trained on another."""
     if tokenizer is None:
         return "1f", 1
-    own = tokenizer.config.strides
-    asked = recipe.lam_stride or (f"{policy.config.horizon}f" if recipe.paper_exact else own[0])
-    gaps = {_frames_of(Stride.parse(asked), each) for each in demonstrations}
-    if len(gaps) > 1:
-        listed = ", ".join(map(str, sorted(gaps)))
-        raise ValueError(f"lam_stride {asked} is {listed} frames in different episodes: give it in frames, such as 5f.")
-    gap = gaps.pop()
-    if gap > policy.config.horizon:
+    chunk_size = policy.config.horizon
+    trained_on = tokenizer.config.strides
+    stride = recipe.lam_stride or (f"{chunk_size}f" if recipe.paper_exact else trained_on[0])
+    found = {_stride_frames(Stride.parse(stride), each) for each in demonstrations}
+    if len(found) > 1:
+        listed = ", ".join(map(str, sorted(found)))
+        raise ValueError(f"lam_stride {stride} is {listed} frames in different episodes: give it in frames, e.g. 5f.")
+    frames = found.pop()
+    if frames > chunk_size:
         raise ValueError(
-            f"lam_stride {asked} is {gap} frames, and the policy predicts {policy.config.horizon} actions: the pair "
-            f"must lie within the chunk. Give a shorter lam_stride, or horizon: {gap}."
+            f"lam_stride {stride} is {frames} frames, and the policy predicts {chunk_size} actions: the pair must lie "
+            f"within the chunk. Give a shorter lam_stride, or horizon: {frames}."
         )
-    trained = {_frames_of(Stride.parse(stride), demonstrations[0]) for stride in own}
-    if gap not in trained and not recipe.paper_exact:
+    trained_frames = {_stride_frames(Stride.parse(each), demonstrations[0]) for each in trained_on}
+    if frames not in trained_frames and not recipe.paper_exact:
         logger.warning(
             "stride mismatch: pairs are %d frames apart (%s), the tokenizer was trained on %s, %s frames here.",
-            gap, asked, ", ".join(own), ", ".join(map(str, sorted(trained))),
-        )  # fmt: skip
-    return asked, gap
+            frames,
+            stride,
+            ", ".join(trained_on),
+            ", ".join(map(str, sorted(trained_frames))),
+        )
+    return stride, frames
 
 
-def _frames_of(stride: Stride, demonstration: Demonstration) -> int:
-    """The stride in this episode's frames, at its start; by its rate where the episode is shorter than that."""
-    times = next(iter(demonstration.streams.values())).timestamps
+def _stride_frames(stride: Stride, demonstration: Demonstration) -> int:
+    """The stride in frames at the episode's start; by the frame rate if the episode is shorter than the stride."""
+    times = demonstration.first_sequence.timestamps
     future = int(stride.future_indices(times, np.array([0]))[0])
     return future if future >= 0 else stride.frames_at(demonstration.fps)
 
@@ -356,13 +364,10 @@ def _frames_of(stride: Stride, demonstration: Demonstration) -> int:
 def _split(
     demonstrations: list[Demonstration], share: float, seed: int
 ) -> tuple[list[Demonstration], list[Demonstration]]:
-    """(training, held out) by episode, as stage 1 does it."""
-    streams = [
-        PairedStream(next(iter(each.streams.values())), (StridePairs(0, each.num_frames, 0),))
-        for each in demonstrations
-    ]
-    _, heldout = split_streams(streams, share, seed)
-    out = {(each.stream.dataset, each.stream.episode) for each in heldout}
-    held = [(each.dataset, each.episode) in out for each in demonstrations]
-    kept = [each for each, is_out in zip(demonstrations, held, strict=True) if not is_out]
-    return kept, [each for each, is_out in zip(demonstrations, held, strict=True) if is_out]
+    """(training, held-out) demonstrations, by episode as in stage 1."""
+    paired = [PairedStream(each.first_sequence, (StridePairs(0, each.num_frames, 0),)) for each in demonstrations]
+    training, _ = split_streams(paired, share, seed)
+    names = {(each.stream.dataset, each.stream.episode) for each in training}
+    is_training = [(each.dataset, each.episode) in names for each in demonstrations]
+    pairs = list(zip(demonstrations, is_training, strict=True))
+    return [each for each, kept in pairs if kept], [each for each, kept in pairs if not kept]

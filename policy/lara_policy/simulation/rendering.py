@@ -67,6 +67,7 @@ def gl_environment(backend: str) -> dict[str, str]:
         variables["PYOPENGL_PLATFORM"] = backend
     return variables
 
+
 ARM_ROOT = "right_arm_base_link"
 """The first body of the Sawyer arm: it and all bodies below it are the arm (the pedestal is not)."""
 
