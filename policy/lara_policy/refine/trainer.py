@@ -219,7 +219,7 @@ def json_safe(values: Any) -> Any:
         return {name: json_safe(value) for name, value in values.items()}
     if isinstance(values, list | tuple):
         return [json_safe(value) for value in values]
-    return None if isinstance(values, float) and not math.isjson_safe(values) else values
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def _to(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""How often: success counts with Wilson intervals, and plain conditional rates of stages.
+"""Success rates with Wilson intervals, and conditional success rates of stages.
 
 The paper's Eq. S.8 and S.9 combine rates of stages in a way that can give negative numbers or more than 100 %. Here a
-conditional rate is what its name says, P(success | stage reached): of the episodes that reached the stage, how many
-succeeded. Both counts are reported, so that anybody can pool them.
+conditional rate is P(success | stage reached): of the episodes that reached the stage, the share that succeeded. Both
+counts are reported, so that results can be pooled.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE)
     """Wilson's score interval of a proportion: all p whose score test does not reject `successes` of `trials`.
 
     With z the normal quantile and p = successes / trials, its centre is (p + z^2 / 2n) / (1 + z^2 / n). It stays
-    within 0..1 and is wide where it must be: 0 of 10 is (0, 0.28). Nothing tried says nothing: (0, 1).
+    within 0..1 and is wide for few trials: 0 of 10 gives (0, 0.28), no trial gives (0, 1).
 
     >>> [round(bound, 3) for bound in wilson_interval(31, 50)]
     [0.482, 0.741]
 
     Raises:
-        ValueError: counts that no experiment gives.
+        ValueError: impossible counts.
     """
     if not 0 <= successes <= trials:
         raise ValueError(f"{successes} successes of {trials} trials: takes 0 to all of them.")
@@ -44,7 +44,7 @@ def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE)
 
 
 def rate(successes: int, trials: int) -> dict[str, Any]:
-    """A proportion, as numbers and as people read it. `rate` is None where nothing was tried.
+    """A proportion as numbers and as text. `rate` is None without trials.
 
     >>> rate(31, 50)["text"]
     '31 of 50, 62 % (48 to 74)'
@@ -64,16 +64,16 @@ def rate(successes: int, trials: int) -> dict[str, Any]:
     }
 
 
-def summarise(episodes: Sequence[EpisodeResult]) -> dict[str, Any]:
-    """What some episodes amount to.
+def summarize(episodes: Sequence[EpisodeResult]) -> dict[str, Any]:
+    """Success statistics of some episodes.
 
     Returns:
         success: the rate of success. stages: for each stage, `reached`, the rate of episodes that reached it, and
-        `success_given_reached`, of those the rate that succeeded. mean_success_step: over the episodes that succeeded,
-        1 for the first step; None where none did.
+        `success_given_reached`, the success rate among those. mean_success_step: mean over successful episodes of the
+        step of success, counted from 1; None without any.
     """
-    steps = [played.success_step for played in episodes if played.success_step is not None]
-    stages = dict.fromkeys(name for played in episodes for name in played.stages)
+    steps = [result.success_step for result in episodes if result.success_step is not None]
+    stages = dict.fromkeys(name for result in episodes for name in result.stages)
     return {
         "success": rate(len(steps), len(episodes)),
         "stages": {name: _stage(name, episodes) for name in stages},
@@ -82,9 +82,9 @@ def summarise(episodes: Sequence[EpisodeResult]) -> dict[str, Any]:
 
 
 def _stage(name: str, episodes: Sequence[EpisodeResult]) -> dict[str, Any]:
-    asked = [played for played in episodes if name in played.stages]
-    reached = [played for played in asked if played.stages[name] is not None]
+    reporting = [result for result in episodes if name in result.stages]
+    reached = [result for result in reporting if result.stages[name] is not None]
     return {
-        "reached": rate(len(reached), len(asked)),
-        "success_given_reached": rate(sum(played.success_step is not None for played in reached), len(reached)),
+        "reached": rate(len(reached), len(reporting)),
+        "success_given_reached": rate(sum(result.success_step is not None for result in reached), len(reached)),
     }

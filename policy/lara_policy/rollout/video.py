@@ -1,31 +1,32 @@
-"""Videos of roll-outs: what the camera saw, how far the episode is, and the latent codes of each executed chunk.
+"""Roll-out videos: the camera's image, the progress of the episode, and the latent codes of each executed chunk.
 
-The codes are those of frame t, at which the chunk was predicted, and frame t + C, which was really seen later; C is
-the tokenizer's own stride. Where an episode ends before frame t + C there are none: the last frame never stands in.
+A chunk's codes are those of frame t, at which it was predicted, and frame t + C, which was observed later; C is the
+tokenizer's own stride. If the episode ends before frame t + C there are none: the last frame never replaces it.
 """
 
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lara_policy.rollout.episode import EpisodeResult, Recording
 from PIL import Image, ImageDraw, ImageFont
 
+from lara_policy.rollout.episode import EpisodeResult, Recording
+from lara_tokenizer._files import replace
 from lara_tokenizer.data.lerobot_writer import encode_video
 from lara_tokenizer.data.stride import Stride
 
-WIDTH, PICTURE, MARGIN = 720, 416, 20
-PANEL_LEFT = 2 * MARGIN + PICTURE
+WIDTH, IMAGE_SIDE, MARGIN = 720, 416, 20
+PANEL_LEFT = 2 * MARGIN + IMAGE_SIDE  # the panel of text and codes, right of the image
 PANEL_WIDTH = WIDTH - PANEL_LEFT - MARGIN
-TILE_WIDTH, TILE_HEIGHT, TILES_IN_A_ROW, GAP = 56, 40, 4, 6
-ROLL_HEIGHT = 48  # of the strip below: a column a chunk, a row a code
-HEIGHT = 3 * MARGIN + PICTURE + ROLL_HEIGHT
-HELD_SECONDS = 1.5  # the last picture stays, so that one sees how it ended
+TILE_WIDTH, TILE_HEIGHT, TILES_PER_ROW, GAP = 56, 40, 4, 6
+TIMELINE_HEIGHT = 48  # the strip at the bottom: one column per chunk, one row per code
+HEIGHT = 3 * MARGIN + IMAGE_SIDE + TIMELINE_HEIGHT
+HELD_SECONDS = 1.5  # the last image stays, to show the result
 
 BACKGROUND, FAINT, GREY, WHITE = (20, 23, 28), (52, 58, 68), (150, 158, 170), (240, 243, 247)
 GREEN, RED = (76, 195, 120), (224, 88, 88)
@@ -33,22 +34,23 @@ GREEN, RED = (76, 195, 120), (224, 88, 88)
 
 @dataclass(frozen=True, slots=True)
 class ChunkCodes:
-    """The codes of one executed chunk; `codes` is None where frame `future` was never seen."""
+    """The codes of one executed chunk, predicted at frame `start`."""
 
     start: int
     future: int
-    codes: tuple[int, ...] | None
+    codes: tuple[int, ...] | None  # None if frame `future` was never observed
 
 
 class LatentCodes:
-    """Asks a tokenizer for the codes of what was seen.
+    """Encodes recorded frames with a tokenizer.
 
     >>> LatentCodes.from_pretrained("lara-lam").of(frames, starts=[0, 8], fps=10)  # doctest: +SKIP
     [ChunkCodes(start=0, future=5, codes=(17, 4, ...)), ChunkCodes(start=8, future=13, codes=None)]
     """
 
     def __init__(self, model: Any, processor: Any) -> None:
-        self._model, self._processor = model, processor
+        self._model = model
+        self._processor = processor
         self._stride = Stride.parse(model.config.strides[0])
 
     @classmethod
@@ -59,7 +61,7 @@ class LatentCodes:
         return cls(load_model(name).eval(), LatentActionProcessor.from_pretrained(name))
 
     def of(self, frames: Sequence[np.ndarray], starts: Sequence[int], fps: float) -> list[ChunkCodes]:
-        """The codes of the pairs that begin at `starts`, frames being uint8 (H, W, 3) at `fps` a second.
+        """Codes of the pairs that begin at `starts`; frames are uint8 (H, W, 3).
 
         Raises:
             ValueError: the tokenizer's bottleneck is continuous: there are no codes to draw.
@@ -67,22 +69,22 @@ class LatentCodes:
         import torch
 
         gap = self._stride.frames_at(fps)
-        seen = [start for start in starts if start + gap < len(frames)]
+        observed = [start for start in starts if start + gap < len(frames)]
         codes: dict[int, tuple[int, ...]] = {}
-        if seen:
+        if observed:
             pairs = self._processor(
-                [frames[start] for start in seen], [frames[start + gap] for start in seen], return_tensors="pt"
+                [frames[start] for start in observed], [frames[start + gap] for start in observed], return_tensors="pt"
             )
             with torch.inference_mode():
-                found = self._model.encode(**pairs).codes
-            if found is None:
+                encoded = self._model.encode(**pairs).codes
+            if encoded is None:
                 raise ValueError("videos: this tokenizer's bottleneck is continuous, there are no codes to draw")
-            codes = {start: tuple(row) for start, row in zip(seen, found.tolist(), strict=True)}
+            codes = {start: tuple(row) for start, row in zip(observed, encoded.tolist(), strict=True)}
         return [ChunkCodes(start, start + gap, codes.get(start)) for start in starts]
 
 
 def video_path(folder: str | Path, environment: str, episode: int) -> Path:
-    """Where the video of an episode goes.
+    """The path of an episode's video.
 
     >>> video_path("videos", "libero:spatial/3", 0).name
     'libero-spatial-3-000.mp4'
@@ -92,7 +94,7 @@ def video_path(folder: str | Path, environment: str, episode: int) -> Path:
 
 def write_rollout_video(
     path: Path,
-    played: EpisodeResult,
+    result: EpisodeResult,
     recording: Recording,
     *,
     text: str,
@@ -103,47 +105,47 @@ def write_rollout_video(
     """Draw an episode and write it as H.264, whole or not at all.
 
     Args:
-        path: The file; its folder is made where it is absent.
-        played: What came of the episode.
-        recording: What the camera saw.
-        text: The instruction.
-        fps: Steps a second.
-        max_steps: The longest the episode might have been.
-        codes: Whose codes to draw; None for none.
+        path: the file; its folder is created if absent.
+        result: of the episode.
+        recording: its images.
+        text: the instruction.
+        fps: steps per second.
+        max_steps: length limit of the episode.
+        codes: the tokenizer whose codes are drawn; None for none.
     """
     chunks = [] if codes is None else codes.of(recording.frames, recording.chunk_starts, fps)
-    pictures = [draw_step(step, played, recording, text, max_steps, chunks) for step in range(len(recording.frames))]
-    pictures += pictures[-1:] * round(HELD_SECONDS * fps)
+    images = [draw_step(step, result, recording, text, max_steps, chunks) for step in range(len(recording.frames))]
+    images += images[-1:] * round(HELD_SECONDS * fps)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished.mp4")
-    encode_video(unfinished, np.stack(pictures), fps)
-    unfinished.replace(path)
+    encode_video(unfinished, np.stack(images), fps)
+    replace(unfinished, path)
 
 
 def draw_step(
-    step: int, played: EpisodeResult, recording: Recording, text: str, max_steps: int, chunks: Sequence[ChunkCodes]
+    step: int, result: EpisodeResult, recording: Recording, text: str, max_steps: int, chunks: Sequence[ChunkCodes]
 ) -> np.ndarray:
-    """One picture of the video, uint8 (HEIGHT, WIDTH, 3): what was seen after `step` steps, and what is known then."""
+    """One image of the video, uint8 (HEIGHT, WIDTH, 3): the frame after `step` steps, and what is known then."""
     canvas = Image.new("RGB", (WIDTH, HEIGHT), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    canvas.paste(_fitted(recording.frames[step]), (MARGIN, MARGIN))
-    y = _draw_heading(draw, text, f"{played.environment}, episode {played.episode}")
-    y = _draw_progress(draw, y, step, played, max_steps)
-    _draw_stages(draw, y, step, played.stages)
+    canvas.paste(_fit_square(recording.frames[step]), (MARGIN, MARGIN))
+    y = _draw_lines(draw, MARGIN, text, 21, WHITE, max_lines=4, line_height=26)
+    y = _draw_lines(draw, y + 4, f"{result.environment}, episode {result.episode}", 12, GREY, 2, 16) + 14
+    _draw_progress(draw, y, step, result, max_steps)
     current = next((chunk for chunk in reversed(chunks) if chunk.start <= step), None)
     if current is not None:
         _draw_codes(draw, current)
-    _draw_roll(draw, step, len(recording.frames) - 1, recording.chunk_starts, chunks)
+    _draw_timeline(draw, step, len(recording.frames) - 1, recording.chunk_starts, chunks)
     return np.asarray(canvas)
 
 
-def _fitted(frame: np.ndarray) -> Image.Image:
-    """The frame in the middle of a square, as large as it may be."""
+def _fit_square(frame: np.ndarray) -> Image.Image:
+    """The frame, centred in a square and as large as fits."""
     height, width = frame.shape[:2]
-    scale = PICTURE / max(height, width)
-    picture = Image.fromarray(frame).resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
-    square = Image.new("RGB", (PICTURE, PICTURE), FAINT)
-    square.paste(picture, ((PICTURE - picture.width) // 2, (PICTURE - picture.height) // 2))
+    scale = IMAGE_SIDE / max(height, width)
+    image = Image.fromarray(frame).resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    square = Image.new("RGB", (IMAGE_SIDE, IMAGE_SIDE), FAINT)
+    square.paste(image, ((IMAGE_SIDE - image.width) // 2, (IMAGE_SIDE - image.height) // 2))
     return square
 
 
@@ -151,42 +153,41 @@ def _font(size: int) -> Any:
     return ImageFont.load_default(size)
 
 
-def _draw_heading(draw: ImageDraw.ImageDraw, text: str, name: str) -> int:
-    """The instruction and the environment; returns where the next part begins."""
-    y, font = MARGIN, _font(21)
-    for line in _wrapped(draw, text, font)[:4]:
-        draw.text((PANEL_LEFT, y), line, WHITE, font)
-        y += 26
-    small = _font(12)
-    for line in _wrapped(draw, name, small)[:2]:
-        draw.text((PANEL_LEFT, y + 4), line, GREY, small)
-        y += 16
-    return y + 18
-
-
-def _wrapped(draw: ImageDraw.ImageDraw, text: str, font: Any) -> list[str]:
+def _draw_lines(
+    draw: ImageDraw.ImageDraw,
+    y: int,
+    text: str,
+    size: int,
+    colour: tuple[int, int, int],
+    max_lines: int,
+    line_height: int,
+) -> int:
+    """Draw text in the panel, wrapped at words; returns the y below it."""
     lines: list[str] = []
+    font = _font(size)
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and draw.textlength(longer, font) <= PANEL_WIDTH:
             lines[-1] = longer
         else:
             lines.append(word)
-    return lines
+    for line in lines[:max_lines]:
+        draw.text((PANEL_LEFT, y), line, colour, font)
+        y += line_height
+    return y
 
 
-def _draw_progress(draw: ImageDraw.ImageDraw, y: int, step: int, played: EpisodeResult, max_steps: int) -> int:
+def _draw_progress(draw: ImageDraw.ImageDraw, y: int, step: int, result: EpisodeResult, max_steps: int) -> None:
+    """The step, success, and the stages reached so far."""
     draw.text((PANEL_LEFT, y), f"step {step} / {max_steps}", WHITE, _font(15))
-    done, won = step == played.steps, played.success_step is not None and step >= played.success_step
-    words, colour = ("success", GREEN) if won else ("no success", RED) if done else ("under way", FAINT)
-    width = round(draw.textlength(words, _font(15))) + 24
+    done, success = step == result.steps, result.success_step is not None and step >= result.success_step
+    label, colour = ("success", GREEN) if success else ("no success", RED) if done else ("under way", FAINT)
+    width = round(draw.textlength(label, _font(15))) + 24
     draw.rounded_rectangle((PANEL_LEFT, y + 26, PANEL_LEFT + width, y + 52), 13, colour)
-    draw.text((PANEL_LEFT + width / 2, y + 39), words, BACKGROUND if won or done else WHITE, _font(15), anchor="mm")
-    return y + 68
-
-
-def _draw_stages(draw: ImageDraw.ImageDraw, y: int, step: int, stages: Mapping[str, int | None]) -> None:
-    for stage, first in stages.items():
+    text_colour = BACKGROUND if success or done else WHITE
+    draw.text((PANEL_LEFT + width / 2, y + 39), label, text_colour, _font(15), anchor="mm")
+    y += 68
+    for stage, first in result.stages.items():
         reached = first is not None and step >= first
         draw.ellipse((PANEL_LEFT + 1, y + 3, PANEL_LEFT + 12, y + 14), GREEN if reached else FAINT)
         draw.text((PANEL_LEFT + 22, y), stage.replace("_", " "), WHITE if reached else GREY, _font(14))
@@ -194,51 +195,50 @@ def _draw_stages(draw: ImageDraw.ImageDraw, y: int, step: int, stages: Mapping[s
 
 
 def _draw_codes(draw: ImageDraw.ImageDraw, chunk: ChunkCodes) -> None:
-    """The codes as coloured tiles, at the foot of the panel."""
-    count = len(chunk.codes) if chunk.codes is not None else TILES_IN_A_ROW
-    rows = -(-count // TILES_IN_A_ROW)
-    top = MARGIN + PICTURE - rows * (TILE_HEIGHT + GAP) + GAP
-    if chunk.codes is None:
-        draw.text((PANEL_LEFT, top - 22), f"no codes: it ended before frame {chunk.future}", GREY, _font(13))
-    else:
-        draw.text((PANEL_LEFT, top - 22), f"codes of frames {chunk.start} and {chunk.future}", GREY, _font(13))
-    for place in range(count):
-        row, column = divmod(place, TILES_IN_A_ROW)
+    """The codes as coloured tiles, at the bottom of the panel; empty tiles without codes."""
+    codes: Sequence[int | None] = chunk.codes or (None,) * TILES_PER_ROW
+    rows = -(-len(codes) // TILES_PER_ROW)
+    top = MARGIN + IMAGE_SIDE - rows * (TILE_HEIGHT + GAP) + GAP
+    frames = f"codes of frames {chunk.start} and {chunk.future}"
+    label = frames if chunk.codes else f"no codes: it ended before frame {chunk.future}"
+    draw.text((PANEL_LEFT, top - 22), label, GREY, _font(13))
+    for index, code in enumerate(codes):
+        row, column = divmod(index, TILES_PER_ROW)
         left, upper = PANEL_LEFT + column * (TILE_WIDTH + GAP), top + row * (TILE_HEIGHT + GAP)
         box = (left, upper, left + TILE_WIDTH, upper + TILE_HEIGHT)
-        if chunk.codes is None:
+        if code is None:
             draw.rounded_rectangle(box, 5, None, FAINT)
-            continue
-        draw.rounded_rectangle(box, 5, code_colour(chunk.codes[place]))
-        middle = (left + TILE_WIDTH / 2, upper + TILE_HEIGHT / 2)
-        draw.text(middle, str(chunk.codes[place]), BACKGROUND, _font(18), anchor="mm")
+        else:
+            draw.rounded_rectangle(box, 5, code_colour(code))
+            centre = (left + TILE_WIDTH / 2, upper + TILE_HEIGHT / 2)
+            draw.text(centre, str(code), BACKGROUND, _font(18), anchor="mm")
 
 
-def _draw_roll(
+def _draw_timeline(
     draw: ImageDraw.ImageDraw, step: int, steps: int, starts: Sequence[int], chunks: Sequence[ChunkCodes]
 ) -> None:
-    """The strip below: the episode from left to right, a column a chunk, coloured up to now; a line where we are."""
-    left, right, top = MARGIN, WIDTH - MARGIN, 2 * MARGIN + PICTURE
+    """The whole episode from left to right: one column per chunk, coloured up to now, and a marker at this step."""
+    left, right, top = MARGIN, WIDTH - MARGIN, 2 * MARGIN + IMAGE_SIDE
     per_step = (right - left) / max(steps, 1)
     codes = {chunk.start: chunk.codes for chunk in chunks}
     for start, end in zip(starts, [*starts[1:], steps], strict=True):
-        box = (left + start * per_step, top, left + end * per_step - 2, top + ROLL_HEIGHT)
+        box = (left + start * per_step, top, left + end * per_step - 2, top + TIMELINE_HEIGHT)
         draw.rectangle(box, FAINT)
         column = codes.get(start)
         if column is None or start > step:
             continue
-        height = ROLL_HEIGHT / len(column)
+        height = TIMELINE_HEIGHT / len(column)
         for row, code in enumerate(column):
             draw.rectangle((box[0], top + row * height, box[2], top + (row + 1) * height - 1), code_colour(code))
     now = left + step * per_step
-    draw.rectangle((now - 1, top - 5, now + 1, top + ROLL_HEIGHT + 5), WHITE)
+    draw.rectangle((now - 1, top - 5, now + 1, top + TIMELINE_HEIGHT + 5), WHITE)
 
 
 def code_colour(code: int) -> tuple[int, int, int]:
-    """A colour of its own for each code: hues by the golden ratio, so that neighbours differ.
+    """A colour per code: hues at multiples of the golden ratio, so that successive codes differ.
 
     >>> code_colour(0), code_colour(1)
-    ((235, 117, 117), (117, 151, 235))
+    ((235, 117, 117), (117, 152, 235))
     """
     red, green, blue = colorsys.hsv_to_rgb(code * 0.6180339887 % 1, 0.5, 0.92)
     return round(255 * red), round(255 * green), round(255 * blue)

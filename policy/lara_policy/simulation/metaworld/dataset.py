@@ -1,19 +1,13 @@
-"""Many simulated episodes, made in parallel and written as one LeRobotDataset v3.0.
-
-The experts move about eight times faster than real arms are driven, so 10 frames a second is a nominal rate: it makes
-the motion between two frames about as large as in real data of that rate.
-"""
+"""`simulate_metaworld`: demonstrations of Meta-World's experts, recorded in parallel as a LeRobotDataset v3.0."""
 
 from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,24 +15,31 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from lara_policy.simulation.metaworld.expert import ACTION_NAMES, STATE_NAMES, record_episode
-from lara_policy.simulation.metaworld.tasks import TASK_TEXT, select_tasks
-from lara_policy.simulation.rendering import choose_gl_backend, gl_environment
 
+from lara_policy.simulation.metaworld.expert import (
+    ACTION_NAMES,
+    CAMERAS,
+    NOMINAL_FPS,
+    STATE_NAMES,
+    SimulatedEpisode,
+    record_episode,
+)
+from lara_policy.simulation.metaworld.tasks import TASK_TEXT, select_tasks
+from lara_policy.simulation.protocol import SIMULATOR_ERRORS
+from lara_policy.simulation.rendering import run_rendering_jobs
+from lara_tokenizer._files import write_atomically
 from lara_tokenizer.data.lerobot_writer import LeRobotWriter
 from lara_tokenizer.errors import missing_extra
 
 logger = logging.getLogger(__name__)
 
-NOMINAL_FPS = 10
-CAMERAS = ("topview", "corner", "corner2", "corner3", "corner4", "behindGripper", "gripperPOV")
 DEFAULT_CAMERAS = ("corner2", "corner")
 EPISODES_PER_UNIT = 4  # made one after another by one process, with one set of OpenGL buffers
 
 
 @dataclass(frozen=True)
 class SimulationJob:
-    """All that decides what the episodes look like. A folder holds the episodes of one job."""
+    """The options that decide the content of episodes. A folder holds the episodes of one job."""
 
     tasks: tuple[str, ...]
     cameras: tuple[str, ...]
@@ -46,12 +47,12 @@ class SimulationJob:
     action_noise: float
     seed: int
 
-    def number(self, task: str, episode: int) -> int:
-        """The episode's number in the dataset: all tasks' first, then all tasks' second..., so that more can follow."""
+    def episode_index(self, task: str, episode: int) -> int:
+        """Index in the dataset: the first episode of all tasks, then the second ..., so that more can be added."""
         return episode * len(self.tasks) + self.tasks.index(task)
 
     def noise_of(self, episode: int) -> float:
-        """Even episodes are clean, odd ones noisy."""
+        """Action noise of an episode: even ones are clean, odd ones noisy."""
         return self.action_noise if episode % 2 else 0.0
 
 
@@ -67,34 +68,34 @@ def simulate_metaworld(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Let scripted experts play Meta-World tasks and write what the cameras see as a LeRobotDataset v3.0.
+    """Record scripted experts in Meta-World tasks and write a LeRobotDataset v3.0.
 
     Columns: `action` (4), `observation.state` (4: hand xyz, gripper), `next.success`; videos
     `observation.images.<camera>` and `observation.masks.<camera>` (white on the arm: threshold at 128). The episode
-    rows carry task_name, seed, task_episode, action_noise and success.
+    rows contain task_name, seed, task_episode, action_noise and success.
 
-    The same arguments give the same frames, whatever the number of workers. A run that was interrupted continues, and
-    one with more episodes adds to those there are. Data sets of different seeds share no episode.
+    Equal arguments give equal frames, whatever the number of workers. An interrupted run continues, and one with more
+    episodes adds to the existing ones. Datasets of different seeds share no episode.
 
     Args:
-        out: The dataset's folder.
-        tasks: Task names, or the sets "all", "train" (all but two), "unseen" (those two).
-        episodes: How many of each task.
-        cameras: Names of Meta-World's cameras; those mounted upside down are turned upright.
-        size: Side of the pictures in pixels, even.
-        action_noise: Standard deviation of gaussian noise on the actions of every second episode, so that actions are
-            not a function of the picture; the other half stays clean. The action range is -1..1.
-        seed: Entropy of all placements and noise.
-        workers: Processes; None for one a core.
-        progress: Called with (episodes done, episodes in all) now and then.
+        out: the dataset's folder.
+        tasks: task names, or the sets "all", "train" (all but two), "unseen" (those two).
+        episodes: number of episodes per task.
+        cameras: names of Meta-World's cameras; images of those mounted upside down are turned upright.
+        size: side of the images in pixels, even.
+        action_noise: standard deviation of gaussian noise on the actions of every second episode, so that actions are
+            not a function of the image; the other half stays clean. The action range is -1..1.
+        seed: entropy of all placements and noise.
+        workers: processes; None for one per core.
+        progress: `progress(episodes done, episodes in all)`, called from time to time.
 
     Returns:
         episodes, frames, tasks, video_bytes, successes, and failed: a list of (task, episode, reason).
 
     Raises:
-        ValueError: Unknown tasks or cameras, numbers out of range, or a folder that holds another job's episodes.
+        ValueError: unknown tasks or cameras, numbers out of range, or a folder with another job's episodes.
         ImportError: metaworld or mujoco is not installed.
-        OSError: No OpenGL works, a process was killed, or the folder cannot be written.
+        OSError: no OpenGL works, a process was killed, or the folder cannot be written.
     """
     job = SimulationJob(select_tasks(tasks), tuple(dict.fromkeys(cameras)), size, float(action_noise), seed)
     _check(job, episodes)
@@ -102,12 +103,12 @@ def simulate_metaworld(
         if find_spec(package) is None:
             raise missing_extra(package, "sim")
     writer = _writer(out, job)
-    _claim(Path(out), job)
+    _claim_folder(Path(out), job)
     writer.clear_unfinished()
-    there = set(writer.episode_numbers())
-    wanted = {job.number(task, episode): (task, episode) for episode in range(episodes) for task in job.tasks}
-    missing = [pair for number, pair in wanted.items() if number not in there]
-    failed = _play(out, job, missing, workers, progress, len(wanted))
+    existing = set(writer.episode_numbers())
+    requested = [(task, episode) for episode in range(episodes) for task in job.tasks]
+    missing = [(task, episode) for task, episode in requested if job.episode_index(task, episode) not in existing]
+    failed = _record(out, job, missing, workers, progress, len(requested))
     return _finish(writer, failed)
 
 
@@ -138,25 +139,24 @@ def _writer(out: str | Path, job: SimulationJob) -> LeRobotWriter:
     )
 
 
-def _claim(out: Path, job: SimulationJob) -> None:
-    """Note whose episodes the folder holds; refuse one that holds another job's."""
-    described = {"simulator": "metaworld", **job.__dict__, "fps": NOMINAL_FPS}
-    described |= {package: version(package) for package in ("metaworld", "mujoco")}
-    described = json.loads(json.dumps(described))
+def _claim_folder(out: Path, job: SimulationJob) -> None:
+    """Write the job's description to the folder. Raises ValueError if it holds another job's episodes."""
+    description = {"simulator": "metaworld", **asdict(job), "fps": NOMINAL_FPS}
+    description |= {package: version(package) for package in ("metaworld", "mujoco")}
+    description = json.loads(json.dumps(description))
     path = out / "meta" / "simulation.json"
     if path.exists():
-        known = json.loads(path.read_text(encoding="utf-8"))
-        differing = [key for key in described if known.get(key) != described[key]]
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        differing = [key for key in description if recorded.get(key) != description[key]]
         if differing:
-            was = "; ".join(f"{key} was {known.get(key)!r}, is {described[key]!r}" for key in differing)
+            was = "; ".join(f"{key} was {recorded.get(key)!r}, is {description[key]!r}" for key in differing)
             raise ValueError(f"{out} holds episodes of another job ({was}): use another folder, or remove this one")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".tmp").write_text(json.dumps(described, indent=1), encoding="utf-8")
-    path.with_suffix(".tmp").replace(path)
+    write_atomically(path, json.dumps(description, indent=1))
 
 
-def _play(
+def _record(
     out: str | Path,
     job: SimulationJob,
     missing: list[tuple[str, int]],
@@ -164,49 +164,40 @@ def _play(
     progress: Callable[[int, int], None] | None,
     total: int,
 ) -> list[tuple[str, int, str]]:
-    """Make the missing episodes in parallel; those that fail are returned with the reason."""
+    """Record the missing episodes in parallel; returns (task, episode, reason) of those that failed."""
     units: dict[tuple[int, str], list[int]] = {}
     for task, episode in missing:
         units.setdefault((episode // EPISODES_PER_UNIT, task), []).append(episode)
+    jobs = [(str(out), job, task, episodes) for (_, task), episodes in sorted(units.items())]
     failed: list[tuple[str, int, str]] = []
     done = total - len(missing)
     if progress is not None:
         progress(done, total)
-    if not units:
-        return failed
-    # Children read the backend from the environment before they import mujoco; spawn, because OpenGL and fork clash.
-    os.environ.update(gl_environment(choose_gl_backend()))
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    processes = min(workers or os.cpu_count() or 1, len(units))
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
     try:
-        futures = [pool.submit(make_unit, str(out), job, task, numbers) for (_, task), numbers in sorted(units.items())]
-        for future in as_completed(futures):
-            made, unit_failed = future.result()
-            done, failed = done + made, failed + unit_failed
-            if progress is not None:
-                progress(done, total)
+        with closing(run_rendering_jobs(make_unit, jobs, workers)) as results:
+            for written, unit_failed in results:
+                done, failed = done + written, failed + unit_failed
+                if progress is not None:
+                    progress(done, total)
     except BrokenProcessPool as error:
         raise OSError(
             "a simulation process was killed (too little memory?): run the same command again to go on, "
             "with fewer workers if need be"
         ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)  # at an error or Ctrl-C: what is not begun is not made
     return failed
 
 
 def make_unit(out: str, job: SimulationJob, task: str, episodes: list[int]) -> tuple[int, list[tuple[str, int, str]]]:
-    """Play and write some episodes of one task. Runs in a worker process.
+    """Record and write some episodes of one task. Runs in a worker process.
 
     Returns:
-        How many were written, and (task, episode, reason) for each that was not.
+        The number of written episodes, and (task, episode, reason) for each that was not.
     """
     writer, renderer, failed = _writer(out, job), None, []
     for episode in episodes:
+        noise = job.noise_of(episode)
         try:
-            noise = job.noise_of(episode)
-            played, renderer = record_episode(
+            recorded, renderer = record_episode(
                 task,
                 episode,
                 seed=job.seed,
@@ -215,25 +206,34 @@ def make_unit(out: str, job: SimulationJob, task: str, episodes: list[int]) -> t
                 renderer=renderer,
                 size=job.size,
             )
-            videos = {f"observation.images.{camera}": images for camera, images in played.images.items()}
-            for camera, masks in played.masks.items():
-                grey = np.where(masks, np.uint8(255), np.uint8(0))
-                videos[f"observation.masks.{camera}"] = np.repeat(grey[..., None], 3, axis=-1)
-            columns = {"observation.state": played.states, "action": played.actions, "next.success": played.success}
+            columns = {
+                "observation.state": recorded.states,
+                "action": recorded.actions,
+                "next.success": recorded.success,
+            }
             extra: dict[str, str | int | float | bool] = {
                 "task_name": task,
                 "seed": job.seed,
                 "task_episode": episode,
                 "action_noise": noise,
-                "success": bool(played.success.any()),
+                "success": bool(recorded.success.any()),
             }
-            writer.add_episode(job.number(task, episode), TASK_TEXT[task], columns, videos, extra)
-        except (RuntimeError, ArithmeticError, AssertionError, IndexError) as error:  # what simulators raise
+            index = job.episode_index(task, episode)
+            writer.add_episode(index, TASK_TEXT[task], columns, _videos(recorded), extra)
+        except SIMULATOR_ERRORS as error:
             failed.append((task, episode, f"{type(error).__name__}: {error}"))
             logger.warning("%s episode %d failed: %s", task, episode, error)
     if renderer is not None:
         renderer.close()
     return len(episodes) - len(failed), failed
+
+
+def _videos(recorded: SimulatedEpisode) -> dict[str, np.ndarray]:
+    videos = {f"observation.images.{camera}": images for camera, images in recorded.images.items()}
+    for camera, masks in recorded.masks.items():
+        grey = np.where(masks, np.uint8(255), np.uint8(0))
+        videos[f"observation.masks.{camera}"] = np.repeat(grey[..., None], 3, axis=-1)
+    return videos
 
 
 def _finish(writer: LeRobotWriter, failed: list[tuple[str, int, str]]) -> dict[str, Any]:
