@@ -41,7 +41,7 @@ class Expert(FakePolicy):
     def predict(self, observation: Mapping[str, Any], *, seed: int) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return self._expert.get_action(self._environment._seen)[None].astype(np.float32)
+            return self._expert.get_action(self._environment._observation)[None].astype(np.float32)
 
 
 class FakeEnvironment:

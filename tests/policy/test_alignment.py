@@ -173,9 +173,9 @@ def test_shapes_that_do_not_fit_are_named():
         ({"projector": "deep"}, "takes one of linear, mlp"),
         ({"w1": -1.0}, "takes 0"),
         ({"tau_min": 1.0}, "flow time"),
-        ({"stop_step": -1}, "optimiser step"),
+        ({"stop_step": -1}, "optimizer step"),
     ],
 )
-def test_options_are_checked_at_birth(options, message):
+def test_options_are_validated_on_construction(options, message):
     with pytest.raises(ValueError, match=message):
         AlignmentOptions(**options)

@@ -201,7 +201,7 @@ def test_a_new_embodiment_and_task_start_fresh_and_leave_the_rest_alone(tiny_che
     assert torch.equal(policy(context(policy), **given).velocity, old)
     for name, value in policy.state_dict().items():
         assert torch.equal(value[: len(before[name])], before[name]), name
-    assert policy.embodiment_number("hand") == 1
+    assert policy.embodiment_index("hand") == 1
     assert policy.config.tasks == ["go", "stop", "turn"]
     assert policy(context(policy), **{**given, "embodiment": torch.ones(BATCH, dtype=torch.long)}).loss.isfinite()
 
@@ -228,9 +228,9 @@ def test_a_tokenizer_is_no_policy(tiny_checkpoint):
 def test_what_does_not_fit_is_named(tiny_checkpoint):
     policy = build(tiny_checkpoint, max_embodiments=2)
     with pytest.raises(ValueError, match="unknown embodiment 'leg': the policy knows 'arm'"):
-        policy.embodiment_number("leg")
+        policy.embodiment_index("leg")
     with pytest.raises(ValueError, match="unknown task 'fly'"):
-        policy.task_number("fly")
+        policy.task_index("fly")
     with pytest.raises(ValueError, match="actions of 6 numbers, the policy takes up to 5"):
         policy.add_embodiment(robot("wide", actions=6))
     policy.add_embodiment(robot("hand"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from lara_policy.refine import RefineRecipe, plan_refinement
 
-FOLDER = Path(__file__).resolve().parents[2] / "hub_configs" / "training"
+FOLDER = Path(__file__).resolve().parents[3] / "hub_configs" / "training"
 
 
 REFINE = sorted(path for path in FOLDER.glob("*.yaml") if "lara-tok refine" in path.read_text(encoding="utf-8"))

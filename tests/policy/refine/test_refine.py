@@ -65,17 +65,17 @@ def test_samples_are_what_was_recorded(joint, labelled_squares):
     arm = policy.embodiments["robot"]
     seen_end = False
     for row in range(BATCH):
-        name = data.kept[draws.stream[row]].episode
+        name = data.demonstrations[draws.stream[row]].episode
         reader, now = episodes[name].reader, draws.now[row]
         assert torch.equal(batch["images"][row], processor.resize_frames(reader.frames("front", [now])))
-        there = now + data.gap < len(reader.actions)
+        there = now + data.stride_frames < len(reader.actions)
         assert batch["pair_mask"][row] == there
         if there:
-            later = processor.resize_frames(reader.frames("front", [now + data.gap]))
+            later = processor.resize_frames(reader.frames("front", [now + data.stride_frames]))
             assert torch.equal(batch["pair"][row, 1], later[0])
         chunk = reader.actions[now : now + 6]
         assert batch["action_mask"][row].sum() == chunk.size
-        restored = arm.restore_actions(batch["actions"][row].numpy())[: len(chunk)]
+        restored = arm.unnormalize_actions(batch["actions"][row].numpy())[: len(chunk)]
         assert np.allclose(restored, chunk, atol=1e-5)
         assert (batch["actions"][row, len(chunk) :] == 0).all()
         seen_end |= len(chunk) < 6
@@ -397,11 +397,11 @@ HEALTHY = {"spread": 0.9, "effective_rank": 20.0, "perplexity": 60.0, "gain_over
     ],
 )
 def test_each_collapse_stops_the_run_at_its_second_check(change, sentence, caplog):
-    watch = CollapseMonitor(HEALTHY)
-    watch.check(100, HEALTHY)
-    watch.check(200, HEALTHY | change)
+    monitor = CollapseMonitor(HEALTHY)
+    monitor.check(100, HEALTHY)
+    monitor.check(200, HEALTHY | change)
     with pytest.raises(JointCollapseError, match=f"stopped at step 300.*{sentence}.*Lower w1"):
-        watch.check(300, HEALTHY | change)
+        monitor.check(300, HEALTHY | change)
     going_on = CollapseMonitor(HEALTHY, stop=False)
     with caplog.at_level(logging.WARNING):
         going_on.check(100, HEALTHY | change)
@@ -410,10 +410,10 @@ def test_each_collapse_stops_the_run_at_its_second_check(change, sentence, caplo
 
 
 def test_losses_that_pull_apart_are_said_once(caplog):
-    watch = CollapseMonitor(HEALTHY)
+    monitor = CollapseMonitor(HEALTHY)
     with caplog.at_level(logging.WARNING):
         for step in range(8):
-            watch.check(step, HEALTHY | {"gradient_cosine": -0.1})
+            monitor.check(step, HEALTHY | {"gradient_cosine": -0.1})
     assert caplog.text.count("opposite directions") == 1
 
 
@@ -466,7 +466,7 @@ def test_a_stride_that_the_tokenizer_was_not_trained_on_warns_with_both(
     caplog.clear()
     with caplog.at_level(logging.WARNING):  # the paper pre-trains at 5 and aligns at 16
         data = set_up(labelled_squares(8), tiny_refinement(paper_exact=True), frames / "gap")
-    assert data.gap == 6
+    assert data.stride_frames == 6
     assert "stride" not in caplog.text
 
 

@@ -7,7 +7,7 @@ from statistics import NormalDist
 
 import pytest
 from lara_policy.rollout.episode import EpisodeResult
-from lara_policy.rollout.statistics import rate, summarise, wilson_interval
+from lara_policy.rollout.statistics import rate, summarize, wilson_interval
 
 Z = NormalDist().inv_cdf(0.975)
 
@@ -47,7 +47,7 @@ def episode(number: int, success: int | None, near: int | None, **stages: int | 
 
 def test_conditional_rates_count_the_episodes_that_reached_the_stage():
     # Two reached it and succeeded, one reached it and failed, one succeeded without, one did neither.
-    found = summarise(
+    found = summarize(
         [episode(0, 10, 4), episode(1, 20, 8), episode(2, None, 9), episode(3, 30, None), episode(4, None, None)]
     )
     near = found["stages"]["near_object"]
@@ -58,12 +58,12 @@ def test_conditional_rates_count_the_episodes_that_reached_the_stage():
 
 
 def test_a_stage_counts_only_where_the_task_tells_it():
-    found = summarise([episode(0, 10, 4, grasp_success=6), episode(1, None, None)])
+    found = summarize([episode(0, 10, 4, grasp_success=6), episode(1, None, None)])
     assert found["stages"]["grasp_success"]["reached"]["trials"] == 1
     assert found["stages"]["near_object"]["reached"]["trials"] == 2
 
 
 def test_nothing_reached_gives_no_conditional_rate():
-    found = summarise([episode(0, None, None)])
+    found = summarize([episode(0, None, None)])
     assert found["stages"]["near_object"]["success_given_reached"]["rate"] is None
     assert found["mean_success_step"] is None

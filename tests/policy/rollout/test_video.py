@@ -9,8 +9,8 @@ from lara_policy.rollout.video import (
     GREEN,
     HEIGHT,
     HELD_SECONDS,
+    IMAGE_SIDE,
     MARGIN,
-    PICTURE,
     WIDTH,
     ChunkCodes,
     LatentCodes,
@@ -63,7 +63,7 @@ def test_what_is_drawn_is_what_is_known_at_that_step(recording):
 def test_the_camera_fills_its_square_whatever_its_shape(recording):
     recording.frames[0] = np.full((30, 40, 3), 200, np.uint8)
     drawn = draw_step(0, PLAYED, recording, "push it " * 30, 40, [])
-    square = drawn[MARGIN : MARGIN + PICTURE, MARGIN : MARGIN + PICTURE]
+    square = drawn[MARGIN : MARGIN + IMAGE_SIDE, MARGIN : MARGIN + IMAGE_SIDE]
     assert (square == 200).all(-1).mean() == pytest.approx(0.75)
 
 

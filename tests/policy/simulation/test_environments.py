@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from lara_policy.rollout.episode import record_episode
+from lara_policy.rollout.episode import run_episode
 from lara_policy.simulation import TASK_TEXT
 from lara_policy.simulation.metaworld.environment import STAGES, MetaworldEnvironment, rollout_seed
 from lara_policy.simulation.metaworld.expert import episode_generators, record_episode
@@ -110,7 +110,7 @@ def test_stages_are_told_for_known_tasks():
 @pytest.mark.parametrize("task", ["drawer-open-v3", "push-v3"])
 def test_an_expert_succeeds_and_reaches_the_stages_on_its_way(metaworld, task):
     environment = MetaworldEnvironment(task, image_sizes={}, seed=0)
-    played = record_episode(Expert(environment, task), environment, 0, seed=0)
+    played = run_episode(Expert(environment, task), environment, 0, seed=0)
     assert played.success_step == played.steps < 150
     assert list(played.stages) == ["near_object"]
     assert 1 < played.stages["near_object"] < played.success_step
@@ -152,7 +152,7 @@ def test_actions_out_of_range_are_clipped_as_in_demonstrations(metaworld):
     ("sizes", "message"),
     [
         ({"observation.images.front": (96, 96)}, "looks at 'observation.images.front', .* there are .*images.corner2"),
-        ({"observation.images.corner2": (96, 128)}, "corner2 96 x 128: Meta-World's pictures are square"),
+        ({"observation.images.corner2": (96, 128)}, "corner2 96 x 128: Meta-World.s images are square"),
         ({**CORNER2, "observation.images.corner": (64, 64)}, "square and all of one size"),
     ],
 )

@@ -116,7 +116,7 @@ def test_noise_changes_the_actions_but_not_the_start(metaworld, monkeypatch):
 
 
 def test_numbers_stay_when_episodes_are_added_and_half_are_noisy():
-    numbers = [JOB.number(task, episode) for episode in range(3) for task in JOB.tasks]
+    numbers = [JOB.episode_index(task, episode) for episode in range(3) for task in JOB.tasks]
     assert numbers == list(range(6))
     assert [JOB.noise_of(episode) for episode in range(4)] == [0.0, 0.3, 0.0, 0.3]
 
@@ -142,7 +142,7 @@ def test_pictures_are_upright_and_the_mask_is_where_the_hand_is(opengl, camera):
 
     environment, _ = make_environment("reach-v3", np.random.default_rng(0))
     with SceneRenderer(environment.model, size=64) as renderer:
-        image, mask = renderer.draw(environment.model, environment.data, camera)
+        image, mask = renderer.render_with_mask(environment.model, environment.data, camera)
     wrist = environment.data.body("right_hand").xpos
     row, column = (round(value) for value in project(environment, camera, wrist, 64))
     assert mask[row - 1 : row + 2, column - 1 : column + 2].any()
