@@ -1,4 +1,4 @@
-"""A process where this package is not installed, with a checkpoint in it."""
+"""A checkpoint loaded as remote code, in a process in which this package cannot be imported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-_STRANGER = """
+_SCRIPT = """
 import importlib.abc, json, sys
 
 class Absent(importlib.abc.MetaPathFinder):
@@ -37,17 +37,17 @@ print(json.dumps({"codes": None if out.codes is None else out.codes.tolist(), "l
 def encode_as_a_stranger(
     folder: Path, frames: np.ndarray, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Any]:
-    """Codes and latents of pairs, uint8 (2, B, H, W, 3), by the code that lies beside the weights."""
+    """Codes and latents of pairs, uint8 (2, B, H, W, 3), computed by the code that ships with the weights."""
     np.save(scratch / "frames.npy", frames)
     monkeypatch.setenv("HF_MODULES_CACHE", str(scratch / "modules"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     done = subprocess.run(
-        [sys.executable, "-c", _STRANGER, str(folder), str(scratch / "frames.npy")],
+        [sys.executable, "-c", _SCRIPT, str(folder), str(scratch / "frames.npy")],
         capture_output=True,
         text=True,
         cwd=scratch,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found: dict[str, Any] = json.loads(done.stdout)
-    assert found["module"].startswith("transformers_modules")
-    return found
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert result["module"].startswith("transformers_modules")
+    return result

@@ -89,10 +89,10 @@ def check_batches(root: Path, config: LARAConfig) -> None:
         if isinstance(value, torch.Tensor) and not (name.startswith("observation.") and name.endswith("_is_pad")):
             assert torch.equal(mine[name], value), f"{config.base_type}: {name} differs"
     assert mine[FUTURE_IS_PAD].tolist() == [False, False, True, True]
-    for number, row in enumerate(rows):
+    for index, row in enumerate(rows):
         future = min(row + offset, LENGTH - 1)
-        assert torch.equal(mine[FRAME][number], plain[row]["observation.image"]), "frame t"
-        assert torch.equal(mine[FUTURE_FRAME][number], plain[future]["observation.image"]), "the future frame"
+        assert torch.equal(mine[FRAME][index], plain[row]["observation.image"]), "frame t"
+        assert torch.equal(mine[FUTURE_FRAME][index], plain[future]["observation.image"]), "the future frame"
     rollout = {"observation.image": torch.rand(3, SIDE, SIDE), "observation.state": torch.rand(2), "task": "push"}
     found = [
         make_pre_post_processors(settings, dataset_stats=ours.meta.stats)[0](dict(rollout))
@@ -111,7 +111,7 @@ def check_optimizer(config: LARAConfig) -> None:
 
 
 def run(*command: str, **environment: str) -> str:
-    """One of LeRobot's commands; what it said."""
+    """Run one of LeRobot's commands; its output."""
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
@@ -120,17 +120,17 @@ def run(*command: str, **environment: str) -> str:
 
 def train(root: Path, out: Path, steps: int, *options: str) -> dict[str, float]:
     """`lerobot-train`; the numbers of its last log line."""
-    said = run(
+    output = run(
         str(BIN / "lerobot-train"),
         *("--policy.type=lara", "--policy.device=cpu", "--policy.push_to_hub=false", *options),
         *("--dataset.repo_id=acme/push", f"--dataset.root={root}", f"--output_dir={out}"),
         *(f"--steps={steps}", "--batch_size=4", "--num_workers=0", "--log_freq=1", "--wandb.enable=false"),
     )
-    return last_log(said)
+    return last_log(output)
 
 
-def last_log(said: str) -> dict[str, float]:
-    line = [line for line in said.splitlines() if "step:" in line and "loss_lara:" in line][-1]
+def last_log(output: str) -> dict[str, float]:
+    line = [line for line in output.splitlines() if "step:" in line and "loss_lara:" in line][-1]
     return {name: float(value) for name, value in re.findall(r"(\w+):([-+.\de]+)\b", line)}
 
 
@@ -168,10 +168,10 @@ def check_act(root: Path, work: Path) -> Path:
     checkpoint = out / "checkpoints/last/pretrained_model"
     first = LARAPolicy.from_pretrained(checkpoint)
     assert first.steps == 3
-    said = run(
+    output = run(
         str(BIN / "lerobot-train"), f"--config_path={checkpoint}/train_config.json", "--resume=true", "--steps=5"
     )
-    assert last_log(said)["step"] == 5
+    assert last_log(output)["step"] == 5
     second = LARAPolicy.from_pretrained(checkpoint)
     assert second.steps == 5
     evaluate(checkpoint, work / "eval")

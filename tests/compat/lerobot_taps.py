@@ -1,4 +1,4 @@
-"""Taps on the real policy classes of LeRobot, tiny and randomly initialised: is the state the one that is meant?
+"""Taps on the real policy classes of LeRobot, tiny and randomly initialized: each reads the intended state.
 
     python lerobot_taps.py [preset...]
 
@@ -22,7 +22,7 @@ from lara_policy.tap_presets import PRESETS, resolve_tap
 from lerobot_tiny import BATCH, BUILDERS, CHUNK, DEPTH
 from torch import Tensor, nn
 
-# What comes behind the last block, and what it takes: the state after L blocks, seen from the other side.
+# The module after the last block, whose input is the state after L blocks.
 BEHIND_LAST_BLOCK = {
     "act": Tap("model.decoder.norm", "input", "tbd"),
     "groot_n1_7": Tap("_groot_model.action_head.model.norm_out", "input", tokens="last", chunk=12, keep=CHUNK),
@@ -74,7 +74,7 @@ def check_depth(name: str, policy: nn.Module, batch: dict[str, Any], layer: int 
     if before is not None:
         blocks = policy.get_submodule(f"{PRESETS[name].roots[0]}{PRESETS[name].blocks}")
         reached = [moved(block) for block in blocks]
-        assert reached == [number < before for number in range(DEPTH)], (layer, reached)
+        assert reached == [index < before for index in range(DEPTH)], (layer, reached)
     lara.detach()
 
 

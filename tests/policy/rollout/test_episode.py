@@ -12,7 +12,7 @@ from rollout_fakes import FakeEnvironment, FakePolicy
 def test_so_many_steps_of_a_chunk_are_executed_before_the_next_look(executed, predictions):
     policy, environment = FakePolicy(executed_steps=executed), FakeEnvironment()
     played = run_episode(policy, environment, 0, seed=0)
-    assert (played.steps, played.predictions, len(policy.seen), environment.looks) == (40, *[predictions] * 3)
+    assert (played.steps, played.predictions, len(policy.seen), environment.observe_calls) == (40, *[predictions] * 3)
     chunks = [policy.predict({}, seed=seed)[:executed] for seed in policy.seeds[:predictions]]
     assert np.array_equal(environment.actions, np.concatenate(chunks)[:40])
 
