@@ -1,4 +1,4 @@
-"""Recipes as plain data: YAML files to dataclasses, each key and type checked, errors that name both."""
+"""Parsing of YAML recipes into dataclasses: every key and type is checked, and errors name both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Parsed = TypeVar("Parsed")
 
 
 def load_yaml(path: str | Path, parse: Callable[[Mapping[str, Any]], Parsed]) -> Parsed:
-    """Read a YAML file as plain data and `parse` it. Raises ValueError, naming the file, for what is none."""
+    """Read a YAML file as plain data and `parse` it. Raises ValueError, naming the file, if either fails."""
     path = Path(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -27,12 +27,12 @@ def load_yaml(path: str | Path, parse: Callable[[Mapping[str, Any]], Parsed]) ->
 
 
 def field_names(cls: type) -> list[str]:
-    """The fields of a dataclass."""
+    """Names of the fields of a dataclass."""
     return [entry.name for entry in fields(cls)]
 
 
 def refuse_unknown(where: str, values: Any, allowed: list[str]) -> None:
-    """Raises ValueError where `values` is no mapping, or has a key that is not `allowed`."""
+    """Raise ValueError if `values` is not a mapping or has a key that is not `allowed`."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{where} is a mapping of {', '.join(allowed)}; got {type(values).__name__}.")
     for name in values:
@@ -40,29 +40,29 @@ def refuse_unknown(where: str, values: Any, allowed: list[str]) -> None:
             raise ValueError(f"unknown {where} key '{name}'. There are: {', '.join(allowed)}.")
 
 
-def section(cls: type[Section], where: str, values: Mapping[str, Any] | None) -> Section:
-    """A dataclass from a mapping, each value in the type of the field's default. Raises ValueError, naming the key."""
+def parse_section(cls: type[Section], where: str, values: Mapping[str, Any] | None) -> Section:
+    """Build a dataclass from a mapping, each value in the type of the field's default.
+
+    Raises ValueError, naming the key, for an unknown key or a wrong type.
+    """
     values = {} if values is None else values
     refuse_unknown(where, values, field_names(cls))
-    return cls(**{name: typed(where, name, value, _default(cls, name)) for name, value in values.items()})
+    return cls(**{name: parse_value(where, name, value, _default(cls, name)) for name, value in values.items()})
 
 
-def texts(where: str, value: Any) -> tuple[str, ...]:
-    """A list of texts, () for none. Raises ValueError for anything else."""
+def parse_strings(where: str, value: Any) -> tuple[str, ...]:
+    """Parse a list of strings, () for None. Raises ValueError for anything else."""
     if value is None:
         return ()
-    if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
-        raise ValueError(f"{where}: takes a list of texts, got {value!r}.")
+    if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
+        raise ValueError(f"{where}: takes a list of strings, got {value!r}.")
     return tuple(value)
 
 
-def typed(where: str, name: str, value: Any, default: Any) -> Any:
-    """`value` in the type of the default. YAML reads `1e-4` as text: a number written so is taken as one.
-
-    Where the default is None a whole number or None is taken.
-    """
+def parse_value(where: str, name: str, value: Any, default: Any) -> Any:
+    """Convert `value` to the type of `default`; a default of None takes an integer or None."""
     if default is None:
-        return None if value is None else typed(where, name, value, 0)
+        return None if value is None else parse_value(where, name, value, 0)
     if isinstance(default, bool) or isinstance(value, bool):
         if isinstance(default, bool) and isinstance(value, bool):
             return value
@@ -70,13 +70,14 @@ def typed(where: str, name: str, value: Any, default: Any) -> Any:
         return value
     elif isinstance(default, int | float):
         try:
-            number = float(value)
+            # YAML 1.1 reads `1e-4`, without a dot, as a string.
+            parsed = float(value)
         except (TypeError, ValueError):
-            number = float("nan")
-        if isinstance(default, float) and number == number:
-            return number
-        if number == number and number.is_integer():
-            return int(number)
+            parsed = float("nan")
+        if isinstance(default, float) and parsed == parsed:
+            return parsed
+        if parsed == parsed and parsed.is_integer():
+            return int(parsed)
     raise ValueError(f"{where} {name}: takes a {type(default).__name__}, got {value!r}.")
 
 

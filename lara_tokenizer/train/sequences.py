@@ -1,4 +1,4 @@
-"""The streams that training draws from: one camera of one episode each, listed without decoding a frame."""
+"""`FrameSequence`: one camera of one episode, the unit that training pairs are sampled from."""
 
 from __future__ import annotations
 
@@ -18,23 +18,26 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
-    """One camera of one episode of a dataset; `number` is its place among the streams of a source of frames."""
+class FrameSequence:
+    """The frames of one camera of one episode, by their timestamps."""
 
-    number: int
+    index: int
+    """Position among the sequences of its frame source."""
     dataset: str
     episode: str
     camera: str
-    timestamps: np.ndarray  # float64 (n,), seconds from the first frame
+    timestamps: np.ndarray
+    """float64 (n,), seconds from the first frame."""
 
 
-def list_streams(episodes: Sequence[Episode]) -> list[Stream]:
-    """Every camera of every episode, in their order. An episode whose frames cannot be listed is logged and left out.
+def list_sequences(episodes: Sequence[Episode]) -> list[FrameSequence]:
+    """List every camera of every episode, in order, without decoding a frame.
 
-    Raises ValueError where two episodes of one dataset have one id, and where no episode can be read.
+    A camera whose frames cannot be listed is logged and left out. Raises ValueError if two episodes of one dataset
+    share an id, or no camera can be read.
     """
     check_ids(episodes)
-    streams: list[Stream] = []
+    sequences: list[FrameSequence] = []
     for episode in episodes:
         for camera in episode.cameras:
             try:
@@ -42,30 +45,27 @@ def list_streams(episodes: Sequence[Episode]) -> list[Stream]:
             except (LaraTokenizerError, OSError) as error:
                 logger.warning("left out: %s", error)
                 continue
-            streams.append(Stream(len(streams), episode.dataset, episode.id, camera, timestamps))
+            sequences.append(FrameSequence(len(sequences), episode.dataset, episode.id, camera, timestamps))
         episode.close()
-    if not streams:
+    if not sequences:
         raise nothing_readable(episodes)
-    return streams
+    return sequences
 
 
 def check_ids(episodes: Sequence[Episode]) -> None:
-    """Raises ValueError where two episodes of one dataset have one id."""
+    """Raise ValueError if two episodes of one dataset share an id."""
     seen: set[tuple[str, str]] = set()
     for episode in episodes:
         key = (episode.dataset, episode.id)
         if key in seen:
+            of = f" in dataset {episode.dataset!r}" if episode.dataset else ""
             raise ValueError(
-                f"two episodes are called {episode.id!r}{_of(episode.dataset)}: load all sources in one call of "
-                "load_episodes, or give each its own `dataset`."
+                f"two episodes are called {episode.id!r}{of}: load all sources in one call of load_episodes, or give "
+                "each its own `dataset`."
             )
         seen.add(key)
 
 
 def nothing_readable(episodes: Sequence[Episode]) -> ValueError:
-    """The error where every episode was left out."""
+    """The error for sources of which every episode was left out."""
     return ValueError(f"none of the {len(episodes)} episodes could be read; the log above says why for each.")
-
-
-def _of(dataset: str) -> str:
-    return f" in dataset {dataset!r}" if dataset else ""
