@@ -7,10 +7,34 @@ from typing import Annotated, Any
 
 import typer
 
-from lara_tok._common import JsonOption, console, console_err, emit, without_loading_bars
+from lara_tok._common import JsonOption, emit, without_loading_bars
 from lara_tok._source import CameraOption, EpisodesOption, FpsOption, SplitOption, TaskOption, load, parse_fps
+from lara_tok._training import (
+    BatchSizeOption,
+    DryRunOption,
+    FramesOption,
+    LearningRateOption,
+    LimitOption,
+    PrecisionOption,
+    ResumeOption,
+    SeedOption,
+    StepsOption,
+    WorkersOption,
+    print_figure,
+    progress_printer,
+)
 
 RECIPES = (".yaml", ".yml")
+MEASURES = {  # label of a progress line -> key of the log
+    "loss": "loss",
+    "action": "heldout_action",
+    "codes": "heldout_codes",
+    "alignment": "heldout_alignment",
+    "centred cosine": "heldout_alignment_centered_cosine",
+    "perplexity": "heldout_perplexity",
+    "spread": "heldout_spread",
+    "z gain": "heldout_z_gain",
+}
 
 
 def refine(
@@ -33,25 +57,23 @@ def refine(
     ] = None,
     lam_camera: Annotated[str | None, typer.Option(help="The tokenizer's camera. [default: the first]")] = None,
     camera: CameraOption = None,
-    frames: Annotated[
-        Path | None, typer.Option(help="Folder of decoded frames, which runs may share. [default: OUT/frames]")
-    ] = None,
+    frames: FramesOption = None,
     fps: FpsOption = None,
     split: SplitOption = None,
     episodes: EpisodesOption = None,
     task: TaskOption = None,
-    limit: Annotated[int | None, typer.Option(help="Use at most this many episodes.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Overrides the recipe.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Overrides the recipe.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Overrides the recipe.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16; overrides the recipe.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Loader processes; overrides the recipe.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Overrides the recipe.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in OUT.")] = False,
+    limit: LimitOption = None,
+    steps: StepsOption = None,
+    batch_size: BatchSizeOption = None,
+    learning_rate: LearningRateOption = None,
+    precision: PrecisionOption = None,
+    workers: WorkersOption = None,
+    seed: SeedOption = None,
+    resume: ResumeOption = False,
     no_stop: Annotated[
         bool, typer.Option("--no-stop", help="Warn instead of stopping if the tokenizer collapses.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the size of the run; needs no data.")] = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a tokenizer and a policy together with the LARA loss (stages 2 and 3).
@@ -101,7 +123,8 @@ def refine(
         tasks=task or (),
         limit=limit,
     )
-    common: dict[str, Any] = {"out": out, "policy": policy, "frames": frames, "resume": resume, "progress": _progress}
+    common: dict[str, Any] = {"out": out, "policy": policy, "frames": frames, "resume": resume}
+    common["progress"] = progress_printer(MEASURES)
     if pretrain is not None:
         from lara_policy.refine.refine import pretrain as train_from_codes
 
@@ -111,31 +134,7 @@ def refine(
     emit({**summary, "out": str(out)}, as_json, _render)
 
 
-def _progress(phase: str, done: int, total: int, logs: dict[str, float]) -> None:
-    if phase == "frames":
-        if done % 100 == 0 or done == total:
-            console_err.print(f"decoded {done} of {total} camera streams", highlight=False)
-        return
-    if "loss" not in logs:
-        return
-    names = {
-        "loss": "loss",
-        "action": "heldout_action",
-        "codes": "heldout_codes",
-        "alignment": "heldout_alignment",
-        "centred cosine": "heldout_alignment_centered_cosine",
-        "perplexity": "heldout_perplexity",
-        "spread": "heldout_spread",
-        "z gain": "heldout_z_gain",
-    }
-    shown = {name: logs[key] for name, key in names.items() if key in logs}
-    text = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
-    console_err.print(f"step {done} of {total}  {text}", highlight=False)
-
-
 def _render(result: dict[str, Any]) -> None:
     for name, value in result.items():
-        if isinstance(value, dict):
-            continue
-        shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
-        console.print(f"{name.replace('_', ' '):38} {shown}", highlight=False)
+        if not isinstance(value, dict):
+            print_figure(name, value)

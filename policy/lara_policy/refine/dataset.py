@@ -22,9 +22,10 @@ from lara_policy.embodiment import Embodiment
 from lara_tokenizer.data import Signals
 from lara_tokenizer.encode import read_metadata, read_tokens
 from lara_tokenizer.errors import LaraTokenizerError
-from lara_tokenizer.train.mixture import Mixture, PairedStream, StridePairs, find_pairs
-from lara_tokenizer.train.pairs import FrameSource, PairDataset
-from lara_tokenizer.train.streams import Stream
+from lara_tokenizer.train.frames import FrameSource
+from lara_tokenizer.train.mixture import Mixture, PairedSequence, StridePairs, find_pairs
+from lara_tokenizer.train.pairs import PairDataset
+from lara_tokenizer.train.sequences import FrameSequence
 
 if TYPE_CHECKING:
     from lara_policy.configuration_flow_matching_policy import FlowMatchingPolicyConfig
@@ -91,7 +92,7 @@ class Demonstration:
 
     dataset: str
     episode: str
-    sequences: dict[str, Stream]  # by camera, in the policy's order
+    sequences: dict[str, FrameSequence]  # by camera, in the policy's order
     actions: np.ndarray  # (n, A); A is 0 without actions
     states: np.ndarray | None  # (n, S)
     texts: tuple[str, ...]  # the instruction at each frame
@@ -104,7 +105,7 @@ class Demonstration:
         return len(self.actions)
 
     @property
-    def first_sequence(self) -> Stream:
+    def first_sequence(self) -> FrameSequence:
         """The frames of the first camera, the tokenizer's."""
         return next(iter(self.sequences.values()))
 
@@ -115,7 +116,7 @@ class Demonstration:
 
 def read_demonstrations(
     episodes: Sequence[Episode],
-    sequences: Sequence[Stream],
+    sequences: Sequence[FrameSequence],
     cameras: Mapping[str, Sequence[str]],
     codes: CodeTable | None = None,
 ) -> list[Demonstration]:
@@ -123,7 +124,7 @@ def read_demonstrations(
 
     Others are logged and left out. Raises ValueError if none remains, and for NaN or infinity in actions or states.
     """
-    by_episode: dict[tuple[str, str], dict[str, Stream]] = {}
+    by_episode: dict[tuple[str, str], dict[str, FrameSequence]] = {}
     for sequence in sequences:
         by_episode.setdefault((sequence.dataset, sequence.episode), {})[sequence.camera] = sequence
     demonstrations: list[Demonstration] = []
@@ -153,7 +154,7 @@ def read_demonstrations(
 
 
 def _read_demonstration(
-    episode: Episode, sequences: dict[str, Stream], codes: CodeTable | None
+    episode: Episode, sequences: dict[str, FrameSequence], codes: CodeTable | None
 ) -> Demonstration | None:
     signals = episode.signals()
     times = next(iter(sequences.values())).timestamps
@@ -239,14 +240,14 @@ class PolicyDataset(Dataset):
         self._tasks = {text: index for index, text in enumerate(config.tasks)}
         # The mixture draws (episode, frame): an episode is one sequence whose "pairs" of stride 0 are its frames.
         episodes = [
-            PairedStream(
-                Stream(index, each.dataset, each.episode, "", np.zeros(0)), (StridePairs(0, each.num_frames, 0),)
+            PairedSequence(
+                FrameSequence(index, each.dataset, each.episode, "", np.zeros(0)), (StridePairs(0, each.num_frames, 0),)
             )
             for index, each in enumerate(demonstrations)
         ]
         self.mixture = Mixture(episodes, seed)
         self._sequences = np.array(
-            [[sequence.number for sequence in each.sequences.values()] for each in demonstrations]
+            [[sequence.index for sequence in each.sequences.values()] for each in demonstrations]
         )
         self._length = np.array([each.num_frames for each in demonstrations])
         self._first = np.concatenate([[0], np.cumsum(self._length)])
@@ -279,7 +280,7 @@ class PolicyDataset(Dataset):
     def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, Any]:
         """The samples of some draws, each field with a leading batch axis."""
         draws = self.mixture.draw(np.asarray(indices))
-        episode, now = draws.stream, draws.now
+        episode, now = draws.sequence, draws.now
         row = torch.from_numpy(self._first[episode] + now)
         actions, action_mask = self._action_chunks(episode, now)
         future = now + self.stride_frames
@@ -358,13 +359,13 @@ class UnlabeledPairs:
     ) -> UnlabeledPairs:
         """Pairs of all episodes. `tasks` are the policy's instructions; "" among them is for unknown ones."""
         by_id = {(episode.dataset, episode.id): episode.text or "" for episode in episodes}
-        texts = {sequence.number: by_id[sequence.dataset, sequence.episode] for sequence in frames.streams}
-        return cls(PairDataset(frames, find_pairs(frames.streams, strides), seed), texts, tasks, size)
+        texts = {sequence.index: by_id[sequence.dataset, sequence.episode] for sequence in frames.sequences}
+        return cls(PairDataset(frames, find_pairs(frames.sequences, strides), seed), texts, tasks, size)
 
     def __call__(self, batch: int) -> dict[str, Any]:
         indices = batch * self.size + np.arange(self.size)
         draws = self.pairs.mixture.draw(indices)
-        texts = [self.texts[index] for index in draws.stream.tolist()]
+        texts = [self.texts[index] for index in draws.sequence.tolist()]
         unknown = self._tasks.get("", 0)
         return {
             "unlabeled": self.pairs.batch(indices),

@@ -9,64 +9,50 @@ from typing import Any
 
 from lara_policy.alignment import AlignmentOptions
 from lara_policy.refine.model import DIT_ONLY, MODES
-from lara_tokenizer.train.plain import field_names, load_yaml, refuse_unknown, section, texts
+from lara_tokenizer.train.recipe import LoopOptions
+from lara_tokenizer.train.yaml_config import field_names, load_yaml, parse_section, parse_strings, refuse_unknown
 
 PRESETS = ("small", "paper")
 
 
 @dataclass(frozen=True, slots=True)
-class RefineOptions:
-    """Optimization, data loading and logging. Options not listed here are those of stage 1 (`TrainingOptions`).
+class RefineOptions(LoopOptions):
+    """Options of the joint training loop, beside those of `LoopOptions`.
 
     Attributes:
-        pretrain_steps: of phase 1 of `pretrain`; 0 for `steps`.
-        batch_size: samples per device and optimizer step.
-        lam_learning_rate: of the tokenizer; 0 for the policy's.
-        warmup_share: of the steps.
+        pretrain_steps: steps of phase 1 of `pretrain`; 0 for `steps`.
+        lam_learning_rate: learning rate of the tokenizer; 0 for the policy's.
+        warmup_share: share of the steps over which the learning rate rises.
+        gradient_checkpointing: recompute the policy's activations in the backward pass.
         shift: random shift augmentation in pixels, the same for all frames of a sample.
         unlabeled_batch: pairs of the unlabeled sources per step.
-        heldout_share: share of the episodes kept from training.
-        heldout_samples: number of their frames that each log measures.
+        heldout_samples: frames of held-out episodes that each log measures.
         gradient_cosine: each log also measures the cosine between the gradients of alignment and action loss.
     """
 
     steps: int = 3000
-    pretrain_steps: int = 0
-    batch_size: int = 64
     learning_rate: float = 1e-4
+    weight_decay: float = 1e-5
+    workers: int = 0
+    log_steps: int = 100
+    pretrain_steps: int = 0
     lam_learning_rate: float = 0.0
     warmup_share: float = 0.05
-    weight_decay: float = 1e-5
-    max_grad_norm: float = 1.0
-    precision: str = "fp32"
     gradient_checkpointing: bool = False
-    workers: int = 0
-    cache_frames: bool = True
     shift: int = 0
     unlabeled_batch: int = 0
-    log_steps: int = 100
-    save_steps: int = 1000
-    heldout_share: float = 0.05
     heldout_samples: int = 256
     gradient_cosine: bool = False
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_steps", "save_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training {name} {getattr(self, name)}: takes at least 1.")
+        LoopOptions.__post_init__(self)  # super() does not work in a dataclass with slots
         for name in ("pretrain_steps", "learning_rate", "lam_learning_rate", "shift", "unlabeled_batch", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training {name} {getattr(self, name)}: takes 0 or more.")
         if self.heldout_samples < 2:
             raise ValueError(f"training heldout_samples {self.heldout_samples}: takes at least 2.")
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"training precision '{self.precision}': takes fp32 or bf16.")
-        for name in ("warmup_share", "heldout_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"training {name} {getattr(self, name)}: takes a share in [0, 1).")
-        if not self.heldout_share:
-            raise ValueError("training heldout_share 0: some episodes must be held out, or a collapse goes unseen.")
+        if not 0 <= self.warmup_share < 1:
+            raise ValueError(f"training warmup_share {self.warmup_share}: takes a share in [0, 1).")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +106,12 @@ class RefineRecipe:
         if exact:
             refuse_unknown("alignment", own, field_names(AlignmentOptions))
             own = {**asdict(AlignmentOptions.paper_exact()), **own}
-        values["alignment"] = section(AlignmentOptions, "alignment", own)
-        values["training"] = section(RefineOptions, "training", values.get("training"))
+        values["alignment"] = parse_section(AlignmentOptions, "alignment", own)
+        values["training"] = parse_section(RefineOptions, "training", values.get("training"))
         values["policy"] = dict(values.get("policy") or {})
         values["embodiments"] = dict(values.get("embodiments") or {})
         for name in ("sources", "unlabeled"):
-            values[name] = texts(name, values.get(name))
+            values[name] = parse_strings(name, values.get(name))
         values["layer"] = str(values.get("layer", "L-2"))
         recipe = cls(**values)
         for name in ("tokenizer", "lam_camera", "lam_stride", "policy_preset", "mode"):

@@ -18,10 +18,10 @@ from lara_policy.refine.dataset import UnlabeledPairs
 from lara_policy.refine.model import LaraModel
 from lara_policy.refine.monitor import CollapseMonitor, JointMonitor, is_ready
 from lara_policy.refine.recipe import RefineRecipe
-from lara_policy.refine.setup import Progress, RefineSetup, build_model, frame_source, policy_config, set_up
+from lara_policy.refine.setup import Progress, RefineSetup, build_model, policy_config, set_up
 from lara_tokenizer.data import Episode, LoadOptions, load_episodes
 from lara_tokenizer.errors import missing_extra
-from lara_tokenizer.train.run_folder import CHECKPOINTS, as_episodes, find_checkpoint, keep_log_until
+from lara_tokenizer.train.train import CHECKPOINTS, as_episodes, find_checkpoint, keep_log_until, open_frames
 
 if TYPE_CHECKING:
     from lara_policy.refine.trainer import LaraTrainer
@@ -208,7 +208,7 @@ def _unlabeled_pairs(
     if not size:
         return None
     episodes = load_episodes(recipe.unlabeled, cameras=recipe.lam_camera or ())
-    source = frame_source(episodes, setup.processor, recipe, frames / "unlabeled", progress)
+    source = open_frames(episodes, setup.processor, recipe.training, frames / "unlabeled", progress)
     setup.policy.add_tasks([""])  # the instruction of video whose own the policy does not know
     tasks, seed = setup.policy.config.tasks, recipe.training.seed
     return UnlabeledPairs.build(source, episodes, [setup.stride], tasks, size, seed)

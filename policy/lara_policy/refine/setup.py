@@ -27,12 +27,10 @@ from lara_tokenizer.data import Episode
 from lara_tokenizer.data.stride import Stride
 from lara_tokenizer.encode.checkpoint import Checkpoint
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
-from lara_tokenizer.train.frames import FrameCache
-from lara_tokenizer.train.mixture import PairedStream, StridePairs, split_streams
-from lara_tokenizer.train.pairs import FrameSource
-from lara_tokenizer.train.plain import refuse_unknown
-from lara_tokenizer.train.reader_frames import ReaderFrames
-from lara_tokenizer.train.streams import Stream
+from lara_tokenizer.train.mixture import PairedSequence, StridePairs, split_sequences
+from lara_tokenizer.train.sequences import FrameSequence
+from lara_tokenizer.train.train import open_frames
+from lara_tokenizer.train.yaml_config import refuse_unknown
 
 logger = logging.getLogger(__name__)
 
@@ -76,13 +74,13 @@ def set_up(
     # A fresh policy without a tokenizer still needs its vision encoder.
     tokenizer = _load_tokenizer(checkpoint) if has_lam or (policy is None and config.context == "frames") else None
     policy_processor = _policy_processor(policy, config, processor)
-    own = frame_source(episodes, policy_processor, recipe, frames, progress)
+    own = open_frames(episodes, policy_processor, recipe.training, frames, progress)
     pairs = own
     if has_lam and differing_settings(policy_processor, processor):
-        pairs = frame_source(episodes, processor, recipe, Path(frames) / "pairs", progress)
-    cameras = _cameras(own.streams, recipe.lam_camera)
+        pairs = open_frames(episodes, processor, recipe.training, Path(frames) / "pairs", progress)
+    cameras = _cameras(own.sequences, recipe.lam_camera)
     codes = None if tokens is None else CodeTable.read(tokens, recipe.lam_camera)
-    demonstrations = _demonstrations(episodes, own.streams, cameras, codes, recipe.mode == "codes")
+    demonstrations = _demonstrations(episodes, own.sequences, cameras, codes, recipe.mode == "codes")
     robots = _measure_robots(recipe, episodes, demonstrations)
     tasks = sorted({text for each in demonstrations for text in each.texts})
     views = len(next(iter(cameras.values())))
@@ -141,26 +139,6 @@ def policy_config(recipe: RefineRecipe) -> FlowMatchingPolicyConfig:
     return build(**recipe.policy)
 
 
-def frame_source(
-    episodes: Sequence[Episode],
-    processor: LatentActionProcessor,
-    recipe: RefineRecipe,
-    folder: Path | str,
-    progress: Progress | None,
-) -> FrameSource:
-    """Frames of all episodes at the processor's size: decoded once into `folder`, or at each draw."""
-    if not recipe.training.cache_frames:
-        return ReaderFrames(episodes, processor)
-    report = progress or (lambda phase, done, total, logs: None)
-    return FrameCache.build(
-        episodes,
-        processor,
-        folder,
-        workers=recipe.training.workers,
-        progress=lambda done, total: report("frames", done, total, {}),
-    )
-
-
 # --- Tokenizer and frames ---------------------------------------------------------------------------------------------
 
 
@@ -195,7 +173,7 @@ def _policy_processor(
     return own
 
 
-def _cameras(sequences: Sequence[Stream], lam_camera: str) -> dict[str, tuple[str, ...]]:
+def _cameras(sequences: Sequence[FrameSequence], lam_camera: str) -> dict[str, tuple[str, ...]]:
     """Each dataset's cameras, the tokenizer's first.
 
     Raises ValueError if a dataset lacks the tokenizer's camera, or the datasets differ in the number of cameras.
@@ -217,7 +195,7 @@ def _cameras(sequences: Sequence[Stream], lam_camera: str) -> dict[str, tuple[st
 
 def _demonstrations(
     episodes: Sequence[Episode],
-    sequences: Sequence[Stream],
+    sequences: Sequence[FrameSequence],
     cameras: dict[str, tuple[str, ...]],
     codes: CodeTable | None,
     codes_only: bool,
@@ -365,9 +343,9 @@ def _split(
     demonstrations: list[Demonstration], share: float, seed: int
 ) -> tuple[list[Demonstration], list[Demonstration]]:
     """(training, held-out) demonstrations, by episode as in stage 1."""
-    paired = [PairedStream(each.first_sequence, (StridePairs(0, each.num_frames, 0),)) for each in demonstrations]
-    training, _ = split_streams(paired, share, seed)
-    names = {(each.stream.dataset, each.stream.episode) for each in training}
+    paired = [PairedSequence(each.first_sequence, (StridePairs(0, each.num_frames, 0),)) for each in demonstrations]
+    training, _ = split_sequences(paired, share, seed)
+    names = {(each.sequence.dataset, each.sequence.episode) for each in training}
     is_training = [(each.dataset, each.episode) in names for each in demonstrations]
     pairs = list(zip(demonstrations, is_training, strict=True))
     return [each for each, kept in pairs if kept], [each for each, kept in pairs if not kept]

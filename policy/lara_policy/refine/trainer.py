@@ -20,12 +20,11 @@ from lara_policy.refine.model import LaraModel
 from lara_policy.refine.monitor import CollapseMonitor, JointMonitor, is_ready
 from lara_policy.refine.recipe import RefineOptions
 from lara_tokenizer.model import LatentActionModel
-from lara_tokenizer.train.draw_trainer import DrawTrainer
 from lara_tokenizer.train.pairs import PairDataset
+from lara_tokenizer.train.trainer import LOG_LINES, IndexedTrainer, loop_arguments
 
 logger = logging.getLogger(__name__)
 
-LOG_LINES = "training_log.jsonl"
 POLICY, TOKENIZER = "policy", "tokenizer"
 ALIGNMENT = "alignment.safetensors"  # the projector, beside the policy's weights
 STATE = "refine_state.json"
@@ -33,36 +32,17 @@ STATE = "refine_state.json"
 
 def training_arguments(options: RefineOptions, folder: str | Path) -> TrainingArguments:
     """The recipe's options as TrainingArguments; checkpoints go to `folder`. One GPU per process (torchrun)."""
-    on_gpu = torch.cuda.is_available()
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=options.steps,
-        per_device_train_batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
+    arguments = loop_arguments(
+        options,
+        folder,
         warmup_steps=round(options.warmup_share * options.steps),
-        lr_scheduler_type="cosine",
-        weight_decay=options.weight_decay,
-        max_grad_norm=options.max_grad_norm,
-        optim="adamw_torch_fused" if on_gpu else "adamw_torch",
-        bf16=options.precision == "bf16",
-        use_cpu=not torch.accelerator.is_available(),
-        logging_steps=options.log_steps,
-        logging_nan_inf_filter=False,
-        save_steps=options.save_steps,
-        save_total_limit=1,
-        seed=options.seed,
-        dataloader_num_workers=options.workers,
-        dataloader_pin_memory=on_gpu,
-        remove_unused_columns=False,
         ddp_find_unused_parameters=True,  # a mode may leave modules out
-        report_to=[],
-        disable_tqdm=True,
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # else Trainer would spread a batch over all by DataParallel
     return arguments
 
 
-class LaraTrainer(DrawTrainer):
+class LaraTrainer(IndexedTrainer):
     """Trainer of a `LaraModel`. `progress(step, logs)` is called at each log.
 
     Random numbers of a step depend only on the seed and the step, so that a resumed run ends with the same weights.
@@ -82,7 +62,7 @@ class LaraTrainer(DrawTrainer):
     ) -> None:
         self.lara = model
         self.options = options
-        super().__init__(model=model, args=arguments, train_dataset=samples, data_collator=PairDataset.whole)
+        super().__init__(model=model, args=arguments, train_dataset=samples, data_collator=PairDataset.collate)
         self.model_accepts_loss_kwargs = False  # LaraModel takes no num_items_in_batch
         self.monitor = monitor
         self.collapse_monitor: CollapseMonitor | None = None  # set once the start is measured, on this trainer's device

@@ -32,7 +32,7 @@ def test_targets_are_the_tables_codes_of_that_frame(
     episodes = {episode.id: episode for episode in labelled_squares(8)}
     for row in range(12):
         now = draws.now[row]
-        reader = episodes[data.demonstrations[draws.stream[row]].episode].reader
+        reader = episodes[data.demonstrations[draws.sequence[row]].episode].reader
         assert batch["code_mask"][row] == (now + 5 < len(reader.actions))
         if batch["code_mask"][row]:
             pair = tiny_processor(reader.frames("front", [now]), reader.frames("front", [now + 5]))

@@ -65,7 +65,7 @@ def test_samples_are_what_was_recorded(joint, labelled_squares):
     arm = policy.embodiments["robot"]
     seen_end = False
     for row in range(BATCH):
-        name = data.demonstrations[draws.stream[row]].episode
+        name = data.demonstrations[draws.sequence[row]].episode
         reader, now = episodes[name].reader, draws.now[row]
         assert torch.equal(batch["images"][row], processor.resize_frames(reader.frames("front", [now])))
         there = now + data.stride_frames < len(reader.actions)
