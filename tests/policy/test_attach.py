@@ -284,7 +284,7 @@ def test_what_cannot_be_is_refused_at_once(tiny_checkpoint, keywords, message):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in policy.modules())
 
 
-def test_mistakes_of_a_step_are_told(tiny_checkpoint, frames):
+def test_mistakes_of_a_step_are_explained(tiny_checkpoint, frames):
     policy = make_policy()
     lara = attach_lara(policy, tiny_checkpoint, tap=TAP)
     with pytest.raises(ValueError, match="run the policy's forward inside the `with` block"):

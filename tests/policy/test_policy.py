@@ -1,4 +1,4 @@
-"""The flow-matching policy: sizes of Table S.1, what it ignores, what it returns, what it refuses."""
+"""The flow-matching policy: sizes of Table S.1, masked inputs, outputs, errors."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def context(policy: FlowMatchingPolicy) -> tuple[torch.Tensor, torch.Tensor | No
 
 
 def test_table_s1_has_the_parameters_of_the_released_policy():
-    robots = [robot(f"robot{number}").to_dict() for number in range(64)]
+    robots = [robot(f"robot{index}").to_dict() for index in range(64)]
     vision = {"model_type": "vit_mae", "hidden_size": 128, "num_attention_heads": 4, "num_hidden_layers": 1}
     with torch.device("meta"):
         counts = parameter_counts(
@@ -109,8 +109,8 @@ def test_the_default_tap_is_the_fourteenth_of_sixteen_blocks(tiny_checkpoint):
     time = transformer.time_out(torch.nn.functional.silu(transformer.time_in(sinusoid(given["tau"], 256))))
     looks = torch.ones(BATCH, 1, 1, tokens.shape[1], dtype=torch.bool)
     looks[0, :, :, 5:] = False
-    for number, block in enumerate(transformer.blocks[:14]):
-        assert block.is_cross == (number % 2 == 0)
+    for index, block in enumerate(transformer.blocks[:14]):
+        assert block.is_cross == (index % 2 == 0)
         normed = block.norm_attention(tokens, time)
         attended = block.attention(normed, seen[0]) if block.is_cross else block.attention(normed, normed, looks)
         tokens = tokens + attended
@@ -128,7 +128,7 @@ def test_padded_actions_change_nothing(tiny_checkpoint):
     assert torch.equal(first.hidden_states[1], second.hidden_states[1])
 
 
-def test_steps_past_the_end_are_looked_at_by_none(tiny_checkpoint):
+def test_no_token_attends_to_steps_past_the_end(tiny_checkpoint):
     policy = build(tiny_checkpoint)
     given = inputs(policy)
     other = given["noise"].clone()

@@ -1,4 +1,4 @@
-"""A frozen vision-language model as the policy's eyes: real model classes, random weights."""
+"""A frozen vision-language model as the policy's context: real model classes, random weights."""
 
 from __future__ import annotations
 

@@ -176,30 +176,6 @@ def _read_demonstration(
     return Demonstration(episode.dataset, episode.id, sequences, signals.actions, signals.states, texts, fps, known)
 
 
-def measure_embodiment(
-    name: str, demonstrations: Sequence[Demonstration], image_sizes: dict[str, tuple[int, int]]
-) -> Embodiment:
-    """A robot's statistics over all frames of its demonstrations. Raises ValueError if their widths differ."""
-    for what, widths in (
-        ("actions", {each.actions.shape[1] for each in demonstrations}),
-        ("states", {0 if each.states is None else each.states.shape[1] for each in demonstrations}),
-    ):
-        if len(widths) > 1:
-            raise ValueError(
-                f"embodiment {name!r}: {what} of {' and '.join(map(str, sorted(widths)))} numbers. One robot has one "
-                "width: give its datasets different `embodiment` names."
-            )
-    states = [each.states for each in demonstrations if each.states is not None]
-    return Embodiment.measure(
-        name,
-        actions=np.concatenate([each.actions for each in demonstrations]),
-        states=np.concatenate(states) if states else None,
-        cameras=tuple(demonstrations[0].sequences),
-        image_sizes=image_sizes,
-        fps=round(float(np.median([each.fps for each in demonstrations])), 6),
-    )
-
-
 class PolicyDataset(Dataset):
     """Labelled samples. Sample k is draw k of a mixture: datasets equally often, within them episodes, then any frame.
 
@@ -341,26 +317,21 @@ class UnlabeledPairs:
     Batch k holds "unlabeled": uint8 (U, 2, 3, S, S); "unlabeled_task": int64 (U,); "unlabeled_text": U instructions.
     """
 
-    def __init__(self, pairs: PairDataset, texts: dict[int, str], tasks: Sequence[str], size: int) -> None:
-        self.pairs = pairs
-        self.texts = texts
-        self.size = size
-        self._tasks = {text: index for index, text in enumerate(tasks)}
-
-    @classmethod
-    def build(
-        cls,
+    def __init__(
+        self,
         frames: FrameSource,
         episodes: Sequence[Episode],
         strides: Sequence[str],
         tasks: Sequence[str],
         size: int,
         seed: int,
-    ) -> UnlabeledPairs:
-        """Pairs of all episodes. `tasks` are the policy's instructions; "" among them is for unknown ones."""
+    ) -> None:
+        """`tasks` are the policy's instructions; "" among them is for unknown ones."""
         by_id = {(episode.dataset, episode.id): episode.text or "" for episode in episodes}
-        texts = {sequence.index: by_id[sequence.dataset, sequence.episode] for sequence in frames.sequences}
-        return cls(PairDataset(frames, find_pairs(frames.sequences, strides), seed), texts, tasks, size)
+        self.texts = {sequence.index: by_id[sequence.dataset, sequence.episode] for sequence in frames.sequences}
+        self.pairs = PairDataset(frames, find_pairs(frames.sequences, strides), seed)
+        self.size = size
+        self._tasks = {text: index for index, text in enumerate(tasks)}
 
     def __call__(self, batch: int) -> dict[str, Any]:
         indices = batch * self.size + np.arange(self.size)

@@ -211,7 +211,7 @@ def _unlabeled_pairs(
     source = open_frames(episodes, setup.processor, recipe.training, frames / "unlabeled", progress)
     setup.policy.add_tasks([""])  # the instruction of video whose own the policy does not know
     tasks, seed = setup.policy.config.tasks, recipe.training.seed
-    return UnlabeledPairs.build(source, episodes, [setup.stride], tasks, size, seed)
+    return UnlabeledPairs(source, episodes, [setup.stride], tasks, size, seed)
 
 
 def _watch_tokenizer(trainer: LaraTrainer, recipe: RefineRecipe, start: dict[str, float], stop: bool) -> None:

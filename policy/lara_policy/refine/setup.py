@@ -14,13 +14,7 @@ from lara_policy.attach import load_tokenizer
 from lara_policy.configuration_flow_matching_policy import FlowMatchingPolicyConfig, policy_keywords
 from lara_policy.embodiment import Embodiment
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
-from lara_policy.refine.dataset import (
-    CodeTable,
-    Demonstration,
-    PolicyDataset,
-    measure_embodiment,
-    read_demonstrations,
-)
+from lara_policy.refine.dataset import CodeTable, Demonstration, PolicyDataset, read_demonstrations
 from lara_policy.refine.model import DIT_ONLY, LaraModel, differing_settings
 from lara_policy.refine.recipe import RefineRecipe
 from lara_tokenizer.data import Episode
@@ -222,7 +216,10 @@ def _robot_name(recipe: RefineRecipe, dataset: str) -> str:
 def _measure_robots(
     recipe: RefineRecipe, episodes: Sequence[Episode], demonstrations: list[Demonstration]
 ) -> list[Embodiment]:
-    """Statistics of each robot; images as large as the first frame of its first dataset's first episode."""
+    """Each robot's statistics over all its frames. Raises ValueError if its demonstrations differ in width.
+
+    Its images are as large as the first frame of its first episode.
+    """
     by_id = {(episode.dataset, episode.id): episode for episode in episodes}
     by_robot: dict[str, list[Demonstration]] = {}
     for each in demonstrations:
@@ -230,11 +227,27 @@ def _measure_robots(
             by_robot.setdefault(_robot_name(recipe, each.dataset), []).append(each)
     robots = []
     for name, own in by_robot.items():
+        actions = [each.actions for each in own]
+        states = [each.states for each in own if each.states is not None]
+        state_widths = {each.shape[1] for each in states} | ({0} if len(states) < len(own) else set())
+        for what, widths in (("actions", {each.shape[1] for each in actions}), ("states", state_widths)):
+            if len(widths) > 1:
+                raise ValueError(
+                    f"embodiment {name!r}: {what} of {' and '.join(map(str, sorted(widths)))} numbers. One robot has "
+                    "one width: give its datasets different `embodiment` names."
+                )
         episode = by_id[own[0].dataset, own[0].episode]
         shapes = {camera: episode.frames(camera, [0]).shape for camera in own[0].sequences}
         episode.close()
-        sizes = {camera: (shape[1], shape[2]) for camera, shape in shapes.items()}
-        robots.append(measure_embodiment(name, own, sizes))
+        robot = Embodiment.measure(
+            name,
+            actions=np.concatenate(actions),
+            states=np.concatenate(states) if states else None,
+            cameras=tuple(own[0].sequences),
+            image_sizes={camera: (shape[1], shape[2]) for camera, shape in shapes.items()},
+            fps=round(float(np.median([each.fps for each in own])), 6),
+        )
+        robots.append(robot)
     return robots
 
 

@@ -1,4 +1,4 @@
-"""A policy from pseudo-labels: the table's codes as targets, then actions beside them."""
+"""Policies from pseudo-labels: codes of a table as targets, then actions, too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipes that ship: what they would train, without data or weights."""
+"""The shipped recipes: the planned runs, without data or weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokenizer and policy as one: what moves what, what a run leaves, what stops it."""
+"""Joint training: gradients of each mode, the files of a run, resuming, collapse."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_each_mode_moves_exactly_its_parts(joint):
 
 
 def count_calls(module: torch.nn.Module) -> list[int]:
-    """How many rows went through it, a number a call."""
+    """Number of rows of each call of a module."""
     calls: list[int] = []
     module.register_forward_hook(
         lambda _, args, kwargs, out: calls.append(len((args or tuple(kwargs.values()))[0])), with_kwargs=True
@@ -158,7 +158,7 @@ def count_calls(module: torch.nn.Module) -> list[int]:
     return calls
 
 
-def test_the_frozen_encoder_sees_each_frame_once_and_the_decoder_only_where_its_loss_counts(joint):
+def test_the_frozen_encoder_sees_each_frame_once_and_the_decoder_runs_only_if_weighted(joint):
     model, batch, _ = joint()
     assert model.shares_encoder
     own, policys = count_calls(model.lam.vision_encoder), count_calls(model.policy.context.vision_encoder)
@@ -409,7 +409,7 @@ def test_each_collapse_stops_the_run_at_its_second_check(change, sentence, caplo
     assert sentence in caplog.text
 
 
-def test_losses_that_pull_apart_are_said_once(caplog):
+def test_conflicting_losses_are_warned_of_once(caplog):
     monitor = CollapseMonitor(HEALTHY)
     with caplog.at_level(logging.WARNING):
         for step in range(8):
@@ -450,7 +450,7 @@ def test_collapsed_latents_raise_the_alarm_at_any_weight(tmp_path, labelled_squa
         ({}, {"policy": {"depth": 3}}, "unknown policy key 'depth'"),
     ],
 )
-def test_what_cannot_be_trained_is_said_before_it_starts(
+def test_untrainable_data_and_recipes_are_refused_at_the_start(
     tmp_path, labelled_squares, tiny_refinement, episodes, recipe, message
 ):
     with pytest.raises(ValueError, match=message):
@@ -470,7 +470,7 @@ def test_a_stride_that_the_tokenizer_was_not_trained_on_warns_with_both(
     assert "stride" not in caplog.text
 
 
-def test_a_recipe_that_asks_for_unlabeled_pairs_must_say_whence():
+def test_a_recipe_with_unlabeled_pairs_must_name_their_source():
     with pytest.raises(ValueError, match="needs `unlabeled`"):
         RefineRecipe.parse({"training": {"unlabeled_batch": 4}})
     with pytest.raises(ValueError, match="needs pairs without actions"):
@@ -482,7 +482,7 @@ def test_a_recipe_that_asks_for_unlabeled_pairs_must_say_whence():
         RefineRecipe.parse({"training": {"shift": -1}})
 
 
-def test_the_papers_alignment_is_one_word_of_a_recipe():
+def test_the_papers_alignment_is_one_key_of_a_recipe():
     recipe = RefineRecipe.parse({"paper_exact": True, "alignment": {"w2": 0.02}})
     assert recipe.alignment == AlignmentOptions.paper_exact(w2=0.02)
     with pytest.raises(ValueError, match="unknown alignment key 'w3'"):

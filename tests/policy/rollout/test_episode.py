@@ -1,4 +1,4 @@
-"""One roll-out: chunks, latches, seeds, and what is refused. The environment is a fake."""
+"""One episode of a roll-out in a fake environment: chunks, latched success, seeds, errors."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from rollout_fakes import FakeEnvironment, FakePolicy
 
 
 @pytest.mark.parametrize(("executed", "predictions"), [(8, 5), (16, 3), (1, 40)])
-def test_so_many_steps_of_a_chunk_are_executed_before_the_next_look(executed, predictions):
+def test_executed_steps_of_a_chunk_precede_the_next_observation(executed, predictions):
     policy, environment = FakePolicy(executed_steps=executed), FakeEnvironment()
-    played = run_episode(policy, environment, 0, seed=0)
-    assert (played.steps, played.predictions, len(policy.seen), environment.observe_calls) == (40, *[predictions] * 3)
+    result = run_episode(policy, environment, 0, seed=0)
+    assert (result.steps, result.predictions, len(policy.seen), environment.observe_calls) == (40, *[predictions] * 3)
     chunks = [policy.predict({}, seed=seed)[:executed] for seed in policy.seeds[:predictions]]
     assert np.array_equal(environment.actions, np.concatenate(chunks)[:40])
 
 
-def test_the_caller_may_ask_for_other_numbers_than_the_policys():
-    played = run_episode(FakePolicy(), FakeEnvironment(), 0, seed=0, executed_steps=4, max_steps=10)
-    assert (played.steps, played.predictions) == (10, 3)
+def test_the_caller_may_override_executed_and_maximum_steps():
+    result = run_episode(FakePolicy(), FakeEnvironment(), 0, seed=0, executed_steps=4, max_steps=10)
+    assert (result.steps, result.predictions) == (10, 3)
     with pytest.raises(ValueError, match="executed steps 17: takes 1 to 16"):
         run_episode(FakePolicy(), FakeEnvironment(), 0, seed=0, executed_steps=17)
 
 
 def test_success_and_stages_are_latched_and_success_ends_the_episode():
     environment = FakeEnvironment(success_step=11, near_step=3)
-    played = run_episode(FakePolicy(), environment, 0, seed=0)
-    assert (played.success_step, played.steps, played.stages) == (11, 11, {"near_object": 3})
+    result = run_episode(FakePolicy(), environment, 0, seed=0)
+    assert (result.success_step, result.steps, result.stages) == (11, 11, {"near_object": 3})
     assert len(environment.actions) == 11
 
 
-def test_a_stage_that_is_never_reached_is_told_as_such():
-    played = run_episode(FakePolicy(), FakeEnvironment(), 0, seed=0)
-    assert (played.success_step, played.stages, played.broken) == (None, {"near_object": None}, None)
+def test_a_stage_that_is_never_reached_is_reported_as_none():
+    result = run_episode(FakePolicy(), FakeEnvironment(), 0, seed=0)
+    assert (result.success_step, result.stages, result.broken) == (None, {"near_object": None}, None)
 
 
-def test_every_prediction_has_its_own_seed_which_the_numbers_decide():
+def test_every_prediction_has_its_own_reproducible_seed():
     def seeds(**options):
         policy = FakePolicy()
         run_episode(policy, FakeEnvironment(), options.get("episode", 0), seed=options.get("seed", 0))
@@ -79,8 +79,8 @@ def test_a_simulator_that_gives_up_is_no_success_and_no_crash():
                 raise RuntimeError("the arm fell off")
             return super().step(action)
 
-    played = run_episode(FakePolicy(), Explodes(), 0, seed=0)
-    assert (played.success_step, played.steps, played.broken) == (None, 5, "step 6: RuntimeError: the arm fell off")
+    result = run_episode(FakePolicy(), Explodes(), 0, seed=0)
+    assert (result.success_step, result.steps, result.broken) == (None, 5, "step 6: RuntimeError: the arm fell off")
 
 
 def test_an_error_of_the_policy_is_not_blamed_on_the_simulator():
@@ -94,9 +94,9 @@ def test_an_error_of_the_policy_is_not_blamed_on_the_simulator():
         run_episode(policy, FakeEnvironment(), 0, seed=0)
 
 
-def test_a_recording_has_a_picture_before_each_action_and_one_at_the_end():
+def test_a_recording_has_an_image_before_each_action_and_one_at_the_end():
     recording, environment = Recording("observation.images.corner2"), FakeEnvironment(success_step=11)
-    played = run_episode(FakePolicy(), environment, 0, seed=0, recording=recording)
+    result = run_episode(FakePolicy(), environment, 0, seed=0, recording=recording)
     assert [int(frame[0, 0, 0]) for frame in recording.frames] == list(range(12))
     assert recording.chunk_starts == [0, 8]
-    assert played == run_episode(FakePolicy(), FakeEnvironment(success_step=11), 0, seed=0)
+    assert result == run_episode(FakePolicy(), FakeEnvironment(success_step=11), 0, seed=0)

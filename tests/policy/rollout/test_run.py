@@ -1,4 +1,4 @@
-"""Roll-outs in worker processes: determinism, going on after a stop, refusals, the command."""
+"""Roll-outs in worker processes: determinism, resuming, errors, the command."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_equal_runs_give_equal_bytes_and_a_stopped_one_goes_on(metaworld, policy
     first = rollout(policy, workers=2, out=tmp_path / "one", progress=lambda *counts: seen.append(counts), **options)
     assert seen == [(done, 4) for done in range(5)]
     assert [found["environment"] for found in first["environments"]] == NAMES
-    assert [played["episode"] for played in first["environments"][1]["episodes"]] == [0, 1]
+    assert [result["episode"] for result in first["environments"][1]["episodes"]] == [0, 1]
     assert first["all"]["success"]["trials"] == 4
     assert first["policy"] == "policy"
 
@@ -115,7 +115,7 @@ def _result(broken: list) -> dict:
 
 
 @pytest.mark.parametrize(("broken", "code"), [([], 0), ([["metaworld:push-v3", 3, "step 6: boom"]], 1)])
-def test_the_command_prints_counts_and_tells_what_broke(monkeypatch, broken, code):
+def test_the_command_prints_counts_and_lists_broken_episodes(monkeypatch, broken, code):
     app, calls = typer.Typer(), []
     app.command()(command)
     monkeypatch.setattr(rollout_module, "rollout", lambda policy, **given: calls.append(given) or _result(broken))

@@ -41,8 +41,8 @@ def test_impossible_counts_are_refused(counts):
         wilson_interval(*counts)
 
 
-def episode(number: int, success: int | None, near: int | None, **stages: int | None) -> EpisodeResult:
-    return EpisodeResult("metaworld:fake", number, 40, 5, success, {"near_object": near, **stages})
+def episode(index: int, success: int | None, near: int | None, **stages: int | None) -> EpisodeResult:
+    return EpisodeResult("metaworld:fake", index, 40, 5, success, {"near_object": near, **stages})
 
 
 def test_conditional_rates_count_the_episodes_that_reached_the_stage():
@@ -57,7 +57,7 @@ def test_conditional_rates_count_the_episodes_that_reached_the_stage():
     assert found["mean_success_step"] == 20
 
 
-def test_a_stage_counts_only_where_the_task_tells_it():
+def test_a_stage_counts_only_for_tasks_that_report_it():
     found = summarize([episode(0, 10, 4, grasp_success=6), episode(1, None, None)])
     assert found["stages"]["grasp_success"]["reached"]["trials"] == 1
     assert found["stages"]["near_object"]["reached"]["trials"] == 2

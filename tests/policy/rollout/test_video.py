@@ -1,4 +1,4 @@
-"""Videos of roll-outs: which frames the codes are of, what the file holds."""
+"""Videos of roll-outs: the frames of the codes, the content of the file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_codes_are_those_of_the_two_frames_that_were_seen(tiny_model, tiny_proce
     assert later == ChunkCodes(8, 13, None)  # frame 13 was never seen
 
 
-def test_the_video_has_every_picture_and_holds_the_last(tmp_path, tiny_model, tiny_processor, recording, decode_all):
+def test_the_video_has_every_image_and_holds_the_last(tmp_path, tiny_model, tiny_processor, recording, decode_all):
     paths = [tmp_path / name for name in ("one.mp4", "two.mp4")]
     for path in paths:
         codes = LatentCodes(tiny_model, tiny_processor)
@@ -47,7 +47,7 @@ def test_the_video_has_every_picture_and_holds_the_last(tmp_path, tiny_model, ti
     assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 
-def test_what_is_drawn_is_what_is_known_at_that_step(recording):
+def test_each_image_shows_only_what_is_known_at_its_step(recording):
     chunks = [ChunkCodes(0, 5, (3, 9)), ChunkCodes(8, 13, None)]
 
     def shows(step: int, colour: tuple[int, int, int]) -> bool:

@@ -1,4 +1,4 @@
-"""Environments of roll-outs: names, the demonstrations' pictures, other placements, experts that succeed."""
+"""Environments of roll-outs: names, images of the demonstrations, other placements, experts that succeed."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_seeds_that_could_meet_a_demonstrations_are_refused(seed):
         rollout_seed(seed)
 
 
-def test_stages_are_told_for_known_tasks():
+def test_stages_are_listed_for_known_tasks():
     assert set(STAGES) == set(TASK_TEXT)
     assert STAGES["pick-place-v3"] == ("near_object", "grasp_success")
     assert STAGES["drawer-open-v3"] == ("near_object",)  # its grasp_success is 1 from the first step on
@@ -110,10 +110,10 @@ def test_stages_are_told_for_known_tasks():
 @pytest.mark.parametrize("task", ["drawer-open-v3", "push-v3"])
 def test_an_expert_succeeds_and_reaches_the_stages_on_its_way(metaworld, task):
     environment = MetaworldEnvironment(task, image_sizes={}, seed=0)
-    played = run_episode(Expert(environment, task), environment, 0, seed=0)
-    assert played.success_step == played.steps < 150
-    assert list(played.stages) == ["near_object"]
-    assert 1 < played.stages["near_object"] < played.success_step
+    result = run_episode(Expert(environment, task), environment, 0, seed=0)
+    assert result.success_step == result.steps < 150
+    assert list(result.stages) == ["near_object"]
+    assert 1 < result.stages["near_object"] < result.success_step
     environment.close()
 
 
@@ -124,11 +124,11 @@ def test_the_policy_sees_what_demonstrations_show_to_the_pixel(metaworld):
     environment = MetaworldEnvironment("button-press-v3", image_sizes=CORNER2, seed=0)
     environment._entropy = 5  # the demonstration's placement, which no seed of a roll-out gives
     environment.reset(3)
-    for picture, state, action, success in zip(
+    for image, state, action, success in zip(
         shown.images["corner2"], shown.states, shown.actions, shown.success, strict=True
     ):
         seen = environment.observe()
-        assert np.array_equal(seen["images"]["observation.images.corner2"], picture)
+        assert np.array_equal(seen["images"]["observation.images.corner2"], image)
         assert np.array_equal(seen["state"], state)
         assert environment.step(action).success == success
     assert seen["task"] == "press the button"
@@ -156,7 +156,7 @@ def test_actions_out_of_range_are_clipped_as_in_demonstrations(metaworld):
         ({**CORNER2, "observation.images.corner": (64, 64)}, "square and all of one size"),
     ],
 )
-def test_pictures_that_cannot_be_drawn_are_refused(sizes, message):
+def test_images_that_cannot_be_rendered_are_refused(sizes, message):
     with pytest.raises(ValueError, match=message):
         open_environment("metaworld:push-v3", image_sizes=sizes, seed=0)
 
@@ -169,7 +169,7 @@ def test_libero_names_its_tasks(libero):
         select_environments(["libero:spatial/10"])
 
 
-def test_libero_starts_an_episode_the_same_whatever_was_played_before(libero, capsys):
+def test_libero_starts_an_episode_the_same_whatever_ran_before(libero, capsys):
     policy = load_libero("")
     environment = open_environment("libero:spatial/0", image_sizes=policy.image_sizes, seed=0)
     starts = []
@@ -182,6 +182,6 @@ def test_libero_starts_an_episode_the_same_whatever_was_played_before(libero, ca
     assert starts[0]["images"]["observation.images.image"].shape == (64, 64, 3)
     assert np.array_equal(starts[0]["state"], starts[2]["state"])
     assert not np.array_equal(starts[0]["state"], starts[1]["state"])
-    for name, picture in starts[0]["images"].items():
-        assert np.array_equal(picture, starts[2]["images"][name])
+    for name, image in starts[0]["images"].items():
+        assert np.array_equal(image, starts[2]["images"][name])
     assert capsys.readouterr().out == ""

@@ -1,4 +1,4 @@
-"""Simulated demonstrations: placements from seeds, experts that succeed, upright pictures, exact arm masks."""
+"""Simulated demonstrations: placements from seeds, experts that succeed, upright images, exact arm masks."""
 
 from __future__ import annotations
 
@@ -98,10 +98,10 @@ class NoRenderer:
 
 @pytest.mark.parametrize("task", ["reach-v3", "button-press-v3", "drawer-open-v3"])
 def test_an_expert_succeeds_and_the_episode_ends_soon_after(metaworld, task):
-    played, _ = record_episode(task, 0, seed=0, cameras=(), action_noise=0.0, renderer=NoRenderer(), size=32)
-    assert played.success.argmax() + 1 + STEPS_AFTER_SUCCESS == len(played.success)
-    assert played.actions.shape == played.states.shape == (len(played.success), 4)
-    assert np.abs(played.actions).max() <= 1
+    recorded, _ = record_episode(task, 0, seed=0, cameras=(), action_noise=0.0, renderer=NoRenderer(), size=32)
+    assert recorded.success.argmax() + 1 + STEPS_AFTER_SUCCESS == len(recorded.success)
+    assert recorded.actions.shape == recorded.states.shape == (len(recorded.success), 4)
+    assert np.abs(recorded.actions).max() <= 1
 
 
 def test_noise_changes_the_actions_but_not_the_start(metaworld, monkeypatch):
@@ -115,7 +115,7 @@ def test_noise_changes_the_actions_but_not_the_start(metaworld, monkeypatch):
     assert np.array_equal(noisy.actions, again.actions)
 
 
-def test_numbers_stay_when_episodes_are_added_and_half_are_noisy():
+def test_indices_stay_when_episodes_are_added_and_half_are_noisy():
     numbers = [JOB.episode_index(task, episode) for episode in range(3) for task in JOB.tasks]
     assert numbers == list(range(6))
     assert [JOB.noise_of(episode) for episode in range(4)] == [0.0, 0.3, 0.0, 0.3]
@@ -129,15 +129,15 @@ def test_the_cameras_are_those_of_the_scene(metaworld):
 def project(environment, camera: str, point: np.ndarray, size: int) -> tuple[float, float]:
     """Row and column where a pinhole camera that is held upright sees `point`."""
     model, data = environment.model, environment.data
-    number = model.camera(camera).id
-    x, y, z = data.cam_xmat[number].reshape(3, 3).T @ (point - data.cam_xpos[number])
-    scale = size / 2 / np.tan(np.deg2rad(model.cam_fovy[number]) / 2)
-    sign = -1 if data.cam_xmat[number].reshape(3, 3)[2, 1] < -0.1 else 1
+    index = model.camera(camera).id
+    x, y, z = data.cam_xmat[index].reshape(3, 3).T @ (point - data.cam_xpos[index])
+    scale = size / 2 / np.tan(np.deg2rad(model.cam_fovy[index]) / 2)
+    sign = -1 if data.cam_xmat[index].reshape(3, 3)[2, 1] < -0.1 else 1
     return size / 2 + sign * scale * y / z, size / 2 - sign * scale * x / z
 
 
 @pytest.mark.parametrize("camera", ["corner2", "corner", "corner3", "topview"])
-def test_pictures_are_upright_and_the_mask_is_where_the_hand_is(opengl, camera):
+def test_images_are_upright_and_the_mask_covers_the_hand(opengl, camera):
     from lara_policy.simulation.rendering import SceneRenderer
 
     environment, _ = make_environment("reach-v3", np.random.default_rng(0))
@@ -148,7 +148,7 @@ def test_pictures_are_upright_and_the_mask_is_where_the_hand_is(opengl, camera):
     assert mask[row - 1 : row + 2, column - 1 : column + 2].any()
     assert project(environment, camera, wrist + np.array([0, 0, 0.1]), 64)[0] <= row  # what is higher is drawn higher
     red, green, _ = image[mask].mean(0)
-    assert red > 2 * green  # the arm is red, and the table in the same picture is not
+    assert red > 2 * green  # the arm is red, and the table in the same image is not
     assert image[~mask].mean(0)[0] < 2 * image[~mask].mean(0)[1]
     assert 0.01 < mask.mean() < 0.5
 

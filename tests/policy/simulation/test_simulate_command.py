@@ -1,4 +1,4 @@
-"""`lara-tok simulate`: what it refuses, and how it reports."""
+"""`lara-tok simulate`: refused arguments and the report."""
 
 from __future__ import annotations
 
