@@ -30,7 +30,7 @@ class AlignmentOptions:
         w1, w2: weights of L_LARA and L_LAM beside the action loss (Eq. 7). For the tokenizer only their ratio counts:
             AdamW is invariant to a common scale.
         latent_gradient_scale: factor on the gradient into z: 1 as in the paper; 0 for one-way alignment, where the
-            tokenizer trains on L_LAM alone.
+            tokenizer trains on L_LAM only.
         detach_hidden: the reverse, no gradient into the policy.
         center: subtract the batch mean from z and from f(h) first. Without it a constant z minimizes the loss.
         per_token: mean cosine of the N latent tokens instead of one cosine of the flattened N x D vector.
@@ -153,6 +153,7 @@ class LaraAlignment(nn.Module):
         hidden_BTH, latents_BND = self._checked(hidden, latents)
         options = self.options
         if options.stop_step is not None and step is not None and step >= options.stop_step:
+            # A constant: neither policy nor tokenizer gets a gradient from here on.
             return AlignmentOutput(hidden_BTH.new_zeros(()))
         mask_B = torch.ones(len(hidden_BTH), dtype=torch.bool, device=hidden_BTH.device) if mask is None else mask
         if options.tau_min > 0 and not unlabeled:
@@ -217,6 +218,7 @@ def scale_gradient(values: Tensor, scale: float) -> Tensor:
         return values
     if scale == 0:
         return values.detach()
+    # The second term is 0 in the forward pass; in the backward pass it is the only one with a gradient.
     return values.detach() + scale * (values - values.detach())
 
 
@@ -231,6 +233,7 @@ def _monitors(predicted_BND: Tensor, target_BND: Tensor) -> dict[str, Tensor]:
     """`AlignmentOutput.monitors` of this process's valid pairs."""
     if not len(target_BND):
         return {}
+    # Means of this process's pairs, unlike in the loss: a monitor is not worth a synchronization.
     predicted, target = predicted_BND.flatten(1), target_BND.flatten(1)
     centered, target_centered = predicted - predicted.mean(0), target - target.mean(0)
     own = F.cosine_similarity(centered, target_centered, dim=1)

@@ -134,6 +134,7 @@ class LaraAttachment(nn.Module):
         valid = self._checked(hidden_BTH, len(now), valid)
         latents_BND, lam_loss = self._tokenize(now, future, valid)
         repeat = self.hook.tap.repeat
+        # In float32: policies often run in bfloat16, whose cosines have two significant digits.
         aligned = self.alignment(
             hidden_BTH.float(),
             latents_BND.repeat(repeat, 1, 1),
@@ -181,6 +182,7 @@ class LaraAttachment(nn.Module):
         """Freeze all parameters that get no gradient: DDP would wait for theirs for ever."""
         self.lam.config.freeze_vision_encoder = True
         self.lam.freeze()
+        # z before quantization is compared, so that without the decoder nothing reaches the codebook either.
         if not self._decodes:
             self.lam.bottleneck.requires_grad_(False)
             self.lam.forward_dynamics.requires_grad_(False)

@@ -41,6 +41,7 @@ class AdaLayerNorm(nn.Module):
 
     def __init__(self, hidden_size: int, eps: float) -> None:
         super().__init__()
+        # Without weights of its own: scale and shift come from the time embedding.
         self.norm = nn.LayerNorm(hidden_size, eps=eps, elementwise_affine=False)
         self.modulation = nn.Linear(hidden_size, 2 * hidden_size)
 

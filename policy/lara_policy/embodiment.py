@@ -138,6 +138,7 @@ class EmbodimentLinear(nn.Module):
 
     def __init__(self, num_embodiments: int, in_features: int, out_features: int) -> None:
         super().__init__()
+        # Rows only for embodiments in use: at Table S.1 all 64 slots would be 631 M parameters.
         self.in_features = in_features
         self.out_features = out_features
         self.weight = nn.Parameter(torch.empty(num_embodiments, in_features, out_features))

@@ -70,6 +70,7 @@ class FlowMatching:
 
     def sample(self, velocity: Velocity, noise_BCA: Tensor) -> Tensor:
         """From noise at tau = 0 to an action at tau = 1 in `num_steps` Euler steps along `velocity(A_tau, tau_B)`."""
+        # Straight paths have a constant velocity, so that few steps are enough.
         action_BCA = noise_BCA
         for step in range(self.num_steps):
             tau_B = torch.full((len(noise_BCA),), step / self.num_steps, device=noise_BCA.device)

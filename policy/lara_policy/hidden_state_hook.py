@@ -33,7 +33,7 @@ TOKENS = ("all", "first", "last")
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """The place where a policy's hidden state of its action tokens is read, and its layout there.
+    """The module at which a policy's hidden state of its action tokens is read, and the state's layout.
 
     Attributes:
         path: of the module, from the policy: "model.action_out_proj".
@@ -163,6 +163,7 @@ class HiddenStateHook:
         self._recorder.stop()
         self._verified = self._verified or self._called
         if kind is None and not self._called:
+            # An error of the policy itself takes precedence.
             raise ValueError(self._recorder.explain(self.tap.where))
 
     def take(self) -> Tensor:
@@ -239,7 +240,7 @@ def unwrap(policy: nn.Module) -> nn.Module:
 
 
 def has_module(policy: nn.Module, path: str) -> bool:
-    """Whether the policy has a module at `path`."""
+    """True if the policy has a module at `path`."""
     try:
         unwrap(policy).get_submodule(path)
     except AttributeError:
@@ -337,7 +338,7 @@ class CallRecorder:
         self._handles.clear()
 
     def explain(self, where: str) -> str:
-        """Why the tapped module produced no state, and what to tap instead."""
+        """The message of the error: the reason for the missing state, and other modules to tap."""
         text = f"the module '{self.path}' was never called in this forward"
         inner = [name for name in self.calls if name.startswith(f"{self.path}.")]
         if inner:
@@ -351,8 +352,8 @@ class CallRecorder:
                 )
             return text + "."
         if self.calls:
-            near = ", ".join(f"'{name}'" for name in dict.fromkeys(self.calls[:4]))
-            return f"{text}. Near it these were: {near}. Tap one of them."
+            nearby = ", ".join(f"'{name}'" for name in dict.fromkeys(self.calls[:4]))
+            return f"{text}. Near it these were: {nearby}. Tap one of them."
         return f"{text}, and nothing near it was. Does the policy's forward run inside the `with` block?"
 
     def _record(self, name: str, module: nn.Module, args: Any) -> None:

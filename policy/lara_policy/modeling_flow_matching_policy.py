@@ -286,6 +286,7 @@ class FlowMatchingPolicy(PreTrainedModel):
         else:
             if action_mask is None or actions.shape != shape or action_mask.shape != shape:
                 raise ValueError(f"actions of shape {tuple(actions.shape)} and their mask: this policy takes {shape}.")
+            # Padded dimensions must not reach the noisy actions, not even as NaN.
             actions = torch.where(action_mask, actions, 0)
             tau = self.flow.sample_time(batch, device) if tau is None else tau
             noisy, step_mask = self.flow.path(actions, noise, tau), action_mask.any(-1)
@@ -316,6 +317,7 @@ class FlowMatchingPolicy(PreTrainedModel):
         step_mask_BC: Tensor | None,
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
         """Velocity (B, C, A), hidden states of the action tokens after each block, code logits (B, N, K) or None."""
+        # Tokens in the order [code queries | state | actions]: both ends can be sliced off by their lengths.
         context_BXH, context_mask_BX = context
         action_BCH = self.action_encoder(noisy_BCA.to(context_BXH.dtype), tau_B, embodiment_B) + self.positions
         parts = [self.state_encoder(state_BS.to(context_BXH.dtype), embodiment_B), action_BCH]
@@ -378,6 +380,7 @@ class FlowMatchingPolicy(PreTrainedModel):
             )
         padded = torch.from_numpy(robot.normalize_states(state[None], self.config.max_state_dim)).to(self.device)
         shape = (1, self.config.horizon, self.config.max_action_dim)
+        # Drawn on the CPU: a seed gives the same noise on every device.
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
         actions = self.sample_actions(context, padded, index, noise)
         return robot.unnormalize_actions(actions[0].float().cpu().numpy())

@@ -136,18 +136,19 @@ def resolve_tap(policy: nn.Module, preset: str, layer: int | str | None = None, 
         site = root + known.site(*_block_number(policy, preset, known, root, known.layer if layer is None else layer))
     chunk = _chunk(policy, preset, known, root)
     actions = getattr(getattr(policy, "config", None), "action_delta_indices", None)
+    # Some action heads (GR00T's) predict a longer chunk than the policy has actions for.
     if keep is None and actions is not None and len(actions) < chunk:
         keep = len(actions)
     return Tap.at(site, layout=known.layout, tokens=known.tokens, chunk=chunk, keep=keep)
 
 
 def is_layer(layer: int | str) -> bool:
-    """Whether `layer` is a block's number, "L" or "L-k" (and not, say, a module path)."""
+    """True for a block's index, "L" or "L-k"; False for a module path."""
     return _LAYER.fullmatch(str(layer)) is not None
 
 
 def resolve_layer(layer: int | str, num_layers: int) -> int:
-    """The 1-based number of a block: "L" and "L-k" count from the last.
+    """The 1-based index of a block: "L" and "L-k" count from the last.
 
     Raises:
         ValueError: neither a number nor "L" or "L-k", or outside 1..num_layers.
@@ -158,12 +159,12 @@ def resolve_layer(layer: int | str, num_layers: int) -> int:
     match = _LAYER.fullmatch(str(layer))
     if match is None:
         raise ValueError(f"layer {layer!r}: takes a number from 1 to {num_layers}, 'L' or 'L-2'.")
-    number = int(match[2]) if match[2] else num_layers - int(match[1] or 0)
-    if not 1 <= number <= num_layers:
+    index = int(match[2]) if match[2] else num_layers - int(match[1] or 0)
+    if not 1 <= index <= num_layers:
         raise ValueError(
             f"layer {layer!r}: the policy has {num_layers} blocks, so from 1 (or 'L-{num_layers - 1}') to 'L'."
         )
-    return number
+    return index
 
 
 def find_preset(name: str) -> TapPreset:
@@ -209,7 +210,7 @@ def _chunk(policy: nn.Module, name: str, preset: TapPreset, root: str) -> int:
     inner: Any = policy.get_submodule(root.rstrip("."))
     for holder in (inner, policy):
         for path in preset.chunk:
-            value = reduce(lambda found, part: getattr(found, part, None), path.split("."), holder)
+            value = reduce(lambda value, part: getattr(value, part, None), path.split("."), holder)
             if isinstance(value, int):
                 return value
     raise ValueError(

@@ -268,6 +268,7 @@ class PolicyDataset(Dataset):
             "action_mask": action_mask,
             "state": self._states[row],
             "embodiment": self._robot[torch.from_numpy(episode)],
+            # A policy with a vision-language model has no tasks, and reads "text" instead.
             "task": torch.tensor([self._tasks.get(text, 0) for text in texts]),
             "text": texts,
             "pair_mask": torch.from_numpy(exists),
@@ -285,6 +286,7 @@ class PolicyDataset(Dataset):
     def _random_numbers(self, indices: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
         shape = (self.chunk_size, self._actions.shape[1])
         noise, quantile, shift = [], [], []
+        # A generator per sample: loader processes and restarts then draw the same numbers.
         for index in indices:
             rng = np.random.default_rng((self.seed, int(index)))
             noise.append(rng.standard_normal(shape, np.float32))

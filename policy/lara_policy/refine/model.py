@@ -81,7 +81,7 @@ class LaraModel(nn.Module):
         lam: the tokenizer; unused in modes without one.
         processor: the tokenizer's image processor.
         options: weights and form of the alignment.
-        mode: "joint" trains policy and tokenizer; "dit-only" the policy alone, without a tokenizer; "frozen-lam" the
+        mode: "joint" trains policy and tokenizer; "dit-only" only the policy, without a tokenizer; "frozen-lam" the
             policy, aligned to a frozen tokenizer; "frozen-policy" the tokenizer, aligned to a frozen policy; "codes"
             the policy's prediction of a table's codes, without actions.
         layer: the block whose output predicts z, 1-based, or "L-2" (the paper's: the 14th of 16).
@@ -310,8 +310,9 @@ def differing_settings(one: LatentActionProcessor, other: LatentActionProcessor)
 
 
 def _share_encoder(policy: FlowMatchingPolicy, lam: LatentActionModel, processor: LatentActionProcessor) -> bool:
-    """Whether the policy's context is this tokenizer's vision encoder, on the same pixels."""
+    """True if the policy's context is this tokenizer's vision encoder, on the same pixels."""
     if policy.context is None or policy.processor is None or differing_settings(policy.processor, processor):
         return False
+    # By weights: a policy from another run may hold an encoder of the same architecture.
     own, other = policy.context.vision_encoder.state_dict(), lam.vision_encoder.state_dict()
     return own.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in own.items())

@@ -111,7 +111,7 @@ def _gradients(loss: Tensor, weights: list[nn.Parameter]) -> list[Tensor]:
 
 
 def is_ready(measured: Mapping[str, float], codebook_size: int) -> bool:
-    """Whether a tokenizer is trained enough for the policy's gradient: better than copying, and its codes in use."""
+    """True for a tokenizer that is ready for the policy's gradient: better than copying, and its codes in use."""
     return measured["gain_over_copying"] > 0 and measured["perplexity"] > READY_CODE_USE * codebook_size
 
 
@@ -216,5 +216,5 @@ class CollapseMonitor:
 
 
 def _below(measured: Mapping[str, float], name: str, limit: float) -> bool:
-    """Whether a metric was measured and is below the limit; NaN counts as below."""
+    """True if a metric was measured and is below the limit; NaN counts as below."""
     return name in measured and not measured[name] >= limit

@@ -105,6 +105,7 @@ def refine(
         unlabeled=unlabeled,
         progress=lambda step, logs: report("steps", step, training.steps, logs),
     )
+    # Only now: the trainer has moved the model to its device.
     start = monitor.measure(model, arguments.bf16)
     _watch_tokenizer(trainer, recipe, start, stop)
     if training.gradient_checkpointing:
@@ -157,6 +158,7 @@ def pretrain(
         codes = recipe.override(mode="codes", steps=recipe.training.pretrain_steps or None)
         begun = resume and (first / CHECKPOINTS).is_dir()
         summary = refine(episodes, codes, out=first, policy=policy, resume=begun, **shared)
+    # Without any action phase 2 has nothing to train on.
     if not any("actions" in episode.offers for episode in episodes):
         return summary
     begun = resume and (out / CHECKPOINTS).is_dir()

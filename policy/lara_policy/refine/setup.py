@@ -76,6 +76,7 @@ def set_up(
     codes = None if tokens is None else CodeTable.read(tokens, recipe.lam_camera)
     demonstrations = _demonstrations(episodes, own.sequences, cameras, codes, recipe.mode == "codes")
     robots = _measure_robots(recipe, episodes, demonstrations)
+    # Sorted: the order of task vectors must not depend on that of the episodes.
     tasks = sorted({text for each in demonstrations for text in each.texts})
     views = len(next(iter(cameras.values())))
     if policy is None:
@@ -270,6 +271,7 @@ def _fresh_policy(
     """A policy for these robots and tasks. Raises ValueError for actions or states wider than its config's."""
     for robot in robots:
         robot.check_fits(config.max_action_dim, config.max_state_dim)
+    # Through a new config, so that the sizes are validated together.
     values = config.to_dict() | {"embodiments": [robot.to_dict() for robot in robots], "num_cameras": views}
     if codes is not None:
         values |= {"num_codes": codes.num_codes, "codebook_size": codes.codebook_size}
@@ -297,12 +299,10 @@ def _extend_policy(
         )
     for robot in robots:
         if robot.name not in policy.embodiments and policy.embodiments:
+            known = ", ".join(map(repr, policy.embodiments))
             logger.warning(
-                "robot %r is new to the policy and starts with fresh weights; it knows %s. If it is one of them, say "
-                "so in the recipe: embodiments: {%s: ...}",
-                robot.name,
-                ", ".join(map(repr, policy.embodiments)),
-                robot.name,
+                f"robot {robot.name!r} is new to the policy and starts with fresh weights; it knows {known}. If it is "
+                f"one of them, say so in the recipe: embodiments: {{{robot.name}: ...}}"
             )
         policy.add_embodiment(robot)
     policy.add_tasks(tasks)
@@ -323,11 +323,11 @@ def _pair_stride(
     chunk_size = policy.config.horizon
     trained_on = tokenizer.config.strides
     stride = recipe.lam_stride or (f"{chunk_size}f" if recipe.paper_exact else trained_on[0])
-    found = {_stride_frames(Stride.parse(stride), each) for each in demonstrations}
-    if len(found) > 1:
-        listed = ", ".join(map(str, sorted(found)))
+    lengths = {_stride_frames(Stride.parse(stride), each) for each in demonstrations}
+    if len(lengths) > 1:
+        listed = ", ".join(map(str, sorted(lengths)))
         raise ValueError(f"lam_stride {stride} is {listed} frames in different episodes: give it in frames, e.g. 5f.")
-    frames = found.pop()
+    frames = lengths.pop()
     if frames > chunk_size:
         raise ValueError(
             f"lam_stride {stride} is {frames} frames, and the policy predicts {chunk_size} actions: the pair must lie "
@@ -336,11 +336,8 @@ def _pair_stride(
     trained_frames = {_stride_frames(Stride.parse(each), demonstrations[0]) for each in trained_on}
     if frames not in trained_frames and not recipe.paper_exact:
         logger.warning(
-            "stride mismatch: pairs are %d frames apart (%s), the tokenizer was trained on %s, %s frames here.",
-            frames,
-            stride,
-            ", ".join(trained_on),
-            ", ".join(map(str, sorted(trained_frames))),
+            f"stride mismatch: pairs are {frames} frames apart ({stride}), the tokenizer was trained on "
+            f"{', '.join(trained_on)}, {', '.join(map(str, sorted(trained_frames)))} frames here."
         )
     return stride, frames
 
@@ -361,4 +358,4 @@ def _split(
     names = {(each.sequence.dataset, each.sequence.episode) for each in training}
     is_training = [(each.dataset, each.episode) in names for each in demonstrations]
     pairs = list(zip(demonstrations, is_training, strict=True))
-    return [each for each, kept in pairs if kept], [each for each, kept in pairs if not kept]
+    return [each for each, train in pairs if train], [each for each, train in pairs if not train]

@@ -91,6 +91,7 @@ class LaraTrainer(IndexedTrainer):
             batch = self.state.global_step * self.args.world_size + self.args.process_index
             inputs = {**inputs, **_to(self.unlabeled(batch), self.args.device)}
         out = model(**inputs)
+        # Not `.item()`: it would wait for the device at every step.
         for name, value in {**out.losses, **out.monitors}.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach()
             self._counts[name] = self._counts.get(name, 0) + 1
@@ -114,6 +115,7 @@ class LaraTrainer(IndexedTrainer):
                 file.write(json.dumps(json_safe({"step": self.state.global_step, **logs})) + "\n")
             if self.progress is not None:
                 self.progress(self.state.global_step, logs)
+        # After the log line, so that it contains the metrics that stop the run.
         if measured and self.collapse_monitor is not None:
             assert self.lara.lam is not None
             ready = is_ready(measured, self.lara.lam.config.codebook_size)

@@ -94,6 +94,7 @@ def run_episode(
         shape = (policy.horizon, environment.action_size)
         _check_chunk(chunk, shape, f"{environment.name}, episode {episode}", progress.steps)
         predictions += 1
+        # Only the simulator's errors count as a failed episode; those of the policy stop the run.
         try:
             _execute(environment, chunk[: min(executed, limit - progress.steps)], observation, progress, recording)
         except SIMULATOR_ERRORS as error:

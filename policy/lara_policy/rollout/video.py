@@ -68,19 +68,21 @@ class LatentCodes:
         """
         import torch
 
-        gap = self._stride.frames_at(fps)
-        observed = [start for start in starts if start + gap < len(frames)]
+        stride = self._stride.frames_at(fps)
+        observed = [start for start in starts if start + stride < len(frames)]
         codes: dict[int, tuple[int, ...]] = {}
         if observed:
             pairs = self._processor(
-                [frames[start] for start in observed], [frames[start + gap] for start in observed], return_tensors="pt"
+                [frames[start] for start in observed],
+                [frames[start + stride] for start in observed],
+                return_tensors="pt",
             )
             with torch.inference_mode():
                 encoded = self._model.encode(**pairs).codes
             if encoded is None:
                 raise ValueError("videos: this tokenizer's bottleneck is continuous, there are no codes to draw")
             codes = {start: tuple(row) for start, row in zip(observed, encoded.tolist(), strict=True)}
-        return [ChunkCodes(start, start + gap, codes.get(start)) for start in starts]
+        return [ChunkCodes(start, start + stride, codes.get(start)) for start in starts]
 
 
 def video_path(folder: str | Path, environment: str, episode: int) -> Path:
@@ -117,6 +119,7 @@ def write_rollout_video(
     images = [draw_step(step, result, recording, text, max_steps, chunks) for step in range(len(recording.frames))]
     images += images[-1:] * round(HELD_SECONDS * fps)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays .mp4, from which the encoder derives the container format.
     unfinished = path.with_suffix(".unfinished.mp4")
     encode_video(unfinished, np.stack(images), fps)
     replace(unfinished, path)

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from typing import Any
@@ -51,7 +51,7 @@ def choose_gl_backend() -> str:
 
 
 def _probe(backend: str) -> str | None:
-    """Why a backend does not work; None if it does."""
+    """The reason that a backend does not work; None if it does."""
     try:
         probe = subprocess.run(
             [sys.executable, "-c", _PROBE],
@@ -79,7 +79,7 @@ def run_rendering_jobs(
     jobs: Sequence[tuple[Any, ...]],
     workers: int | None,
     initializer: Callable[[], None] | None = None,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Yield `function(*job)` of each job, as they end in worker processes that can render; no job, no process.
 
     Args:
@@ -130,6 +130,7 @@ class SceneRenderer:
         self._gl.make_current()
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        # Room for decorations (sites, contacts) besides the model's geoms.
         self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 1000)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             self._scene.flags[flag] = 0

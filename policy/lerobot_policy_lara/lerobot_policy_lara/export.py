@@ -51,7 +51,7 @@ def main() -> None:
         prog="python -m lerobot_policy_lara.export", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("checkpoint", help="the pretrained_model folder of a lara checkpoint")
-    parser.add_argument("out", help="folder for the plain checkpoint")
+    parser.add_argument("out", help="folder for the base policy's checkpoint")
     parser.add_argument("--tokenizer", help="folder for the refined tokenizer")
     arguments = parser.parse_args()
     try:

@@ -31,6 +31,7 @@ class LARAPolicy(PreTrainedPolicy):
         config.validate_features()
         self.base = self._make_base(config, **kwargs)
         self.lara = self._attach(config)
+        # A buffer, so that a resumed run continues to count.
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         config.remember(self.lara.lam.config.to_dict(), self.lara.processor.to_dict())
 
@@ -49,6 +50,7 @@ class LARAPolicy(PreTrainedPolicy):
         keywords = {} if reduction == "mean" else {"reduction": reduction}
         with self.lara.capture():
             loss, logs = self.base.forward(batch, **keywords)
+        # Reading the counter synchronizes with the device: only if it is used.
         step = int(self.steps) if self.lara.options.stop_step is not None else None
         added = self.lara(frame, future_frame, valid=~is_pad, step=step)
         logs = {**(logs or {}), "loss_action": loss.mean().item()}

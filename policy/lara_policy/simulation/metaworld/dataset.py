@@ -143,7 +143,7 @@ def _claim_folder(out: Path, job: SimulationJob) -> None:
     """Write the job's description to the folder. Raises ValueError if it holds another job's episodes."""
     description = {"simulator": "metaworld", **asdict(job), "fps": NOMINAL_FPS}
     description |= {package: version(package) for package in ("metaworld", "mujoco")}
-    description = json.loads(json.dumps(description))
+    description = json.loads(json.dumps(description))  # tuples become lists, as in the file
     path = out / "meta" / "simulation.json"
     if path.exists():
         recorded = json.loads(path.read_text(encoding="utf-8"))
@@ -168,6 +168,7 @@ def _record(
     units: dict[tuple[int, str], list[int]] = {}
     for task, episode in missing:
         units.setdefault((episode // EPISODES_PER_UNIT, task), []).append(episode)
+    # In the order of episodes, so that an interrupted run has a similar number of episodes of each task.
     jobs = [(str(out), job, task, episodes) for (_, task), episodes in sorted(units.items())]
     failed: list[tuple[str, int, str]] = []
     done = total - len(missing)
