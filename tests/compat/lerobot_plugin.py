@@ -1,4 +1,4 @@
-"""`--policy.type=lara` in LeRobot: its own commands train, go on, evaluate; the base comes out as a plain checkpoint.
+"""`--policy.type=lara` in LeRobot: its commands train, resume and evaluate; the base is exported as a checkpoint.
 
     python lerobot_plugin.py FOLDER
 
@@ -71,43 +71,45 @@ def make_config(root: Path, base_type: str, fields: dict[str, Any]) -> LARAConfi
 
 
 def check_batches(root: Path, config: LARAConfig) -> None:
-    """The base gets what it would get without us, and the tokenizer the raw frames of t and of the last action."""
+    """The base gets the same batch as without the plugin, the tokenizer the raw frames of t and of the last action."""
     offset = config.pair_offset
     rows = [3, LENGTH - offset - 1, LENGTH - offset, LENGTH - 1]
     config.validate_features()
-    ours, theirs, plain = (
+    lara_dataset, base_dataset, raw = (
         load_dataset(root, config),
         load_dataset(root, config.base),
         LeRobotDataset("acme/push", root=root),
     )
     batches = []
-    for dataset, settings in ((ours, config), (theirs, config.base)):
+    for dataset, settings in ((lara_dataset, config), (base_dataset, config.base)):
         before, _ = make_pre_post_processors(settings, dataset_stats=dataset.meta.stats)
         batches.append(before(default_collate([dataset[row] for row in rows])))
-    mine, base = batches
+    wrapped, base = batches
     for name, value in base.items():
         if isinstance(value, torch.Tensor) and not (name.startswith("observation.") and name.endswith("_is_pad")):
-            assert torch.equal(mine[name], value), f"{config.base_type}: {name} differs"
-    assert mine[FUTURE_IS_PAD].tolist() == [False, False, True, True]
+            assert torch.equal(wrapped[name], value), f"{config.base_type}: {name} differs"
+    assert wrapped[FUTURE_IS_PAD].tolist() == [False, False, True, True]
     for index, row in enumerate(rows):
         future = min(row + offset, LENGTH - 1)
-        assert torch.equal(mine[FRAME][index], plain[row]["observation.image"]), "frame t"
-        assert torch.equal(mine[FUTURE_FRAME][index], plain[future]["observation.image"]), "the future frame"
+        assert torch.equal(wrapped[FRAME][index], raw[row]["observation.image"]), "frame t"
+        assert torch.equal(wrapped[FUTURE_FRAME][index], raw[future]["observation.image"]), "the future frame"
     rollout = {"observation.image": torch.rand(3, SIDE, SIDE), "observation.state": torch.rand(2), "task": "push"}
-    found = [
-        make_pre_post_processors(settings, dataset_stats=ours.meta.stats)[0](dict(rollout))
+    processed = [
+        make_pre_post_processors(settings, dataset_stats=lara_dataset.meta.stats)[0](dict(rollout))
         for settings in (config, config.base)
     ]
-    assert torch.equal(found[0]["observation.state"], found[1]["observation.state"]), "a roll-out passes unchanged"
+    assert torch.equal(processed[0]["observation.state"], processed[1]["observation.state"]), (
+        "a roll-out passes unchanged"
+    )
 
 
 def check_optimizer(config: LARAConfig) -> None:
     """Every trainable parameter of base, tokenizer and projector is in one group, and in one alone."""
     policy = LARAPolicy(config)
     optimizer = config.get_optimizer_preset().build(policy.get_optim_params())
-    held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
-    assert len(held) == len(set(held)), "a parameter is in two groups"
-    assert {id(parameter) for parameter in policy.parameters() if parameter.requires_grad} <= set(held)
+    trained = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    assert len(trained) == len(set(trained)), "a parameter is in two groups"
+    assert {id(parameter) for parameter in policy.parameters() if parameter.requires_grad} <= set(trained)
 
 
 def run(*command: str, **environment: str) -> str:
