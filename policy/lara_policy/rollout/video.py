@@ -106,14 +106,8 @@ def write_rollout_video(
 ) -> None:
     """Draw an episode and write it as H.264, whole or not at all.
 
-    Args:
-        path: the file; its folder is created if absent.
-        result: of the episode.
-        recording: its images.
-        text: the instruction.
-        fps: steps per second.
-        max_steps: length limit of the episode.
-        codes: the tokenizer whose codes are drawn; None for none.
+    `text` is the instruction, `max_steps` the length limit of the episode, `fps` in steps per second. With `codes` the
+    latent codes of its chunks are drawn, too.
     """
     chunks = [] if codes is None else codes.of(recording.frames, recording.chunk_starts, fps)
     images = [draw_step(step, result, recording, text, max_steps, chunks) for step in range(len(recording.frames))]
