@@ -16,8 +16,8 @@ import pytest
 import torch
 from peer_parity.adaworld import FRAMES, GOLDEN, SIZES, thin
 from peer_parity.drawn import PAIRS, TOLERANCE, random_frames, random_weights
+from remote_code import encode_with_remote_code
 from safetensors.torch import load_file, save_file
-from strangers import encode_as_a_stranger
 
 from lara_tokenizer.convert import convert_checkpoint
 from lara_tokenizer.convert.adaworld import adaworld_shapes
@@ -304,7 +304,7 @@ def test_a_clip_s_table_has_its_latents_and_no_codes(
 
 def test_a_converted_folder_loads_where_this_package_is_not_installed(converted, tmp_path, monkeypatch):
     frames = random_frames(*FRAMES["adaworld"])[:, :2].permute(0, 1, 3, 4, 2).numpy()
-    found = encode_as_a_stranger(converted["adaworld"], frames, tmp_path, monkeypatch)
+    found = encode_with_remote_code(converted["adaworld"], frames, tmp_path, monkeypatch)
     assert (found["codes"], found["num_latents"]) == (None, 1)
     golden = load_file(GOLDEN)["adaworld.latents"][:2]
     torch.testing.assert_close(torch.tensor(found["latents"]), golden, rtol=0, atol=TOLERANCE)

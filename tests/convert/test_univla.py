@@ -13,8 +13,8 @@ import pytest
 import torch
 from peer_parity.drawn import PAIRS, TOLERANCE, random_frames, random_weights
 from peer_parity.univla import GOLDEN, IMAGE_SIZE, SIZES, VISION, checkpoint, our_outputs, thin
+from remote_code import encode_with_remote_code
 from safetensors.torch import load_file
-from strangers import encode_as_a_stranger
 
 from lara_tokenizer.convert import convert_checkpoint
 from lara_tokenizer.convert.univla import univla_shapes
@@ -264,7 +264,7 @@ def test_a_clip_is_labelled_as_its_pairs_are(small, model, moving_square, write_
 
 def test_a_converted_folder_loads_where_this_package_is_not_installed(small, model, tmp_path, monkeypatch):
     frames = random_frames(IMAGE_SIZE, IMAGE_SIZE)[:, :2]
-    found = encode_as_a_stranger(small, frames.permute(0, 1, 3, 4, 2).numpy(), tmp_path, monkeypatch)
+    found = encode_with_remote_code(small, frames.permute(0, 1, 3, 4, 2).numpy(), tmp_path, monkeypatch)
     with torch.no_grad():
         expected = model.encode(**LatentActionProcessor.from_pretrained(small)(*frames))
     assert found["codes"] == expected.codes.tolist()
