@@ -93,7 +93,7 @@ def eval(
 
       lara-tok eval run/ lerobot:lerobot/pusht --out report/ --all --compare lara-lam
     """
-    from lara_tokenizer.evaluate.card import write_card
+    from lara_tokenizer.evaluate.report.report import write_card
 
     if not (source or from_):
         raise ValueError("evaluation needs SOURCE: the data to look at, which the checkpoint was not trained on.")
@@ -133,7 +133,7 @@ def _open(name: str) -> tuple[Checkpoint, Any, Any]:
     import torch
 
     from lara_tokenizer.encode.checkpoint import Checkpoint
-    from lara_tokenizer.evaluate.evaluation import check_predicts_frames
+    from lara_tokenizer.evaluate.evaluate import check_predicts_frames
     from lara_tokenizer.model import LatentActionProcessor, load_model
 
     without_loading_bars()

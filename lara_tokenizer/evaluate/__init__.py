@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
-from lara_tokenizer.evaluate.evaluation import Evaluation, evaluate_checkpoint
+from lara_tokenizer.evaluate.evaluate import Evaluation, evaluate_checkpoint
 from lara_tokenizer.evaluate.pairs import EncodedSet, PairSet
-from lara_tokenizer.evaluate.probe import probe_actions
+from lara_tokenizer.evaluate.probes import probe_actions
 
 __all__ = ["EncodedSet", "Evaluation", "PairSet", "evaluate_checkpoint", "probe_actions"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lara_tokenizer.evaluate.card_examples import Subject, moving_pairs, spread_over, transfer_pairs
 from lara_tokenizer.evaluate.card_html import Html, grid, image, note, number, section
-from lara_tokenizer.evaluate.card_pictures import clip, difference, still, to_frame
 from lara_tokenizer.evaluate.encoding import decode_frames
+from lara_tokenizer.evaluate.report.examples import Subject, moving_pairs, spread_over, transfer_pairs
+from lara_tokenizer.evaluate.report.images import clip, difference, still, to_frame
 
 EXAMPLES = 8
 CLIPS, TARGETS = 6, 5  # of the table of transfers

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from lara_tokenizer.evaluate.card_charts import scatter
-from lara_tokenizer.evaluate.card_examples import Subject, spread_over
 from lara_tokenizer.evaluate.card_html import Html, note, section, tag
-from lara_tokenizer.evaluate.probe import STD_FLOOR
+from lara_tokenizer.evaluate.probes import STD_FLOOR
+from lara_tokenizer.evaluate.report.charts import scatter
+from lara_tokenizer.evaluate.report.examples import Subject, spread_over
 
 POINTS = 600
 PANELS = 6

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from lara_tokenizer.evaluate.bootstrap import rounded
+from lara_tokenizer.evaluate.equivariance import latents_between, rms
 from lara_tokenizer.evaluate.pairs import PairSet
-from lara_tokenizer.evaluate.responses import latents_between, rms
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionProcessor

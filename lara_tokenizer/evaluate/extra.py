@@ -8,13 +8,13 @@ import numpy as np
 
 from lara_tokenizer.evaluate.bootstrap import rounded
 from lara_tokenizer.evaluate.chains import chain_report
-from lara_tokenizer.evaluate.few_labels import few_label_r2
+from lara_tokenizer.evaluate.equivariance import invariance_report, response_report
 from lara_tokenizer.evaluate.image_quality import image_quality
 from lara_tokenizer.evaluate.information import code_action_information
+from lara_tokenizer.evaluate.label_efficiency import few_label_r2
 from lara_tokenizer.evaluate.learned_probes import fit_l1, fit_mlp, learned_probe
 from lara_tokenizer.evaluate.pairs import EncodedSet, PairSet
-from lara_tokenizer.evaluate.probe import Key
-from lara_tokenizer.evaluate.responses import invariance_report, response_report
+from lara_tokenizer.evaluate.probes import Key
 from lara_tokenizer.evaluate.shortcut import shortcut_leakage
 from lara_tokenizer.evaluate.transfer import transfer_report
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lara_tokenizer.evaluate.bootstrap import rounded
-from lara_tokenizer.evaluate.probe import STD_FLOOR, Split, cross_fit_splits, standardise
+from lara_tokenizer.evaluate.probes import STD_FLOOR, Split, cross_fit_splits, standardise
 
 Fitted = Callable[[Tensor], Tensor]
 

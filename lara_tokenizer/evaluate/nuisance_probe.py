@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lara_tokenizer.evaluate.bootstrap import interval, resamples, rounded
-from lara_tokenizer.evaluate.probe import FRAME, MEAN, CrossFit, Key, margins
+from lara_tokenizer.evaluate.probes import FRAME, MEAN, CrossFit, Key, margins
 
 ACTIONS = "actions"
 

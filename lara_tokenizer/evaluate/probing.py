@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from lara_tokenizer.evaluate.dataset import ReadPairs
 from lara_tokenizer.evaluate.nuisance_probe import ACTIONS, nuisance_report
 from lara_tokenizer.evaluate.pairs import EncodedSet, PairSet
-from lara_tokenizer.evaluate.probe import FOLDS, STD_FLOOR, CrossFit, Key, action_report, cross_fit
-from lara_tokenizer.evaluate.reading import ReadPairs
+from lara_tokenizer.evaluate.probes import FOLDS, STD_FLOOR, CrossFit, Key, action_report, cross_fit
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,14 @@ from square_models import CAMERA, SquareModel
 from lara_tokenizer.data import Stride, load_episodes
 from lara_tokenizer.evaluate import EncodedSet, PairSet, learned_probes
 from lara_tokenizer.evaluate.chains import chain_report, chains_of
+from lara_tokenizer.evaluate.dataset import read_pairs
 from lara_tokenizer.evaluate.encoding import encode_pairs
+from lara_tokenizer.evaluate.equivariance import invariance_report, response_report, shifted
 from lara_tokenizer.evaluate.extra import extra_report
-from lara_tokenizer.evaluate.few_labels import few_label_r2
 from lara_tokenizer.evaluate.image_quality import image_quality
 from lara_tokenizer.evaluate.information import code_action_information, entropy, mutual_information
+from lara_tokenizer.evaluate.label_efficiency import few_label_r2
 from lara_tokenizer.evaluate.learned_probes import fit_l1, fit_mlp, learned_probe
-from lara_tokenizer.evaluate.reading import read_pairs
-from lara_tokenizer.evaluate.responses import invariance_report, response_report, shifted
 from lara_tokenizer.evaluate.shortcut import shortcut_leakage
 from lara_tokenizer.evaluate.transfer import transfer_report
 

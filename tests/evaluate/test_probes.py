@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lara_tokenizer.evaluate.probe import (
+from lara_tokenizer.evaluate.probes import (
     Split,
     cross_fit_splits,
     fit_probe,

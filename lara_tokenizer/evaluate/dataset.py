@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Unpack
 import numpy as np
 
 from lara_tokenizer.data import Episode, Episodes, LoadOptions, Stride, load_episodes
-from lara_tokenizer.data.nuisance import Nuisance, mask_of, picture_cameras, read_masks
 from lara_tokenizer.errors import EpisodeReadError, first_line
+from lara_tokenizer.evaluate.nuisance import Nuisance, mask_of, picture_cameras, read_masks
 from lara_tokenizer.evaluate.pairs import NuisancePairs, PairSet
 
 if TYPE_CHECKING:

@@ -6,18 +6,18 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lara_tokenizer.evaluate.card_attention import attention_section
-from lara_tokenizer.evaluate.card_codes import clips_section, histogram_section
 from lara_tokenizer.evaluate.card_decoder import reconstruction_section, transfer_section
-from lara_tokenizer.evaluate.card_examples import Subject
-from lara_tokenizer.evaluate.card_figures import comparison_section, figures_section
 from lara_tokenizer.evaluate.card_html import Html, join, number, tag
 from lara_tokenizer.evaluate.card_latents import pca_section
-from lara_tokenizer.evaluate.card_tables import extra_section, monitors_section, probes_section, protocol_section
+from lara_tokenizer.evaluate.report.attention import attention_section
+from lara_tokenizer.evaluate.report.examples import Subject
+from lara_tokenizer.evaluate.report.headline import comparison_section, figures_section
+from lara_tokenizer.evaluate.report.sections import clips_section, histogram_section
+from lara_tokenizer.evaluate.report.tables import extra_section, monitors_section, probes_section, protocol_section
 from lara_tokenizer.version import __version__
 
 if TYPE_CHECKING:
-    from lara_tokenizer.evaluate.evaluation import Evaluation
+    from lara_tokenizer.evaluate.evaluate import Evaluation
     from lara_tokenizer.model import LatentActionProcessor
 
 # Shape and word say it too, for those who do not tell the colours apart.
@@ -76,7 +76,7 @@ def page(subject: Subject, other: Subject | None = None) -> str:
     ]
     footer = tag("footer", f"Written by lara-tokenizer {__version__}.")
     body = [_header(subject), _verdict(subject, other), *(part for part in sections if part), footer]
-    style = files("lara_tokenizer.evaluate").joinpath("card.css").read_text(encoding="utf-8")
+    style = files("lara_tokenizer.evaluate.report").joinpath("report.css").read_text(encoding="utf-8")
     head = join(
         [
             Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),

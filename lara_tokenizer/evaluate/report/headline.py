@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lara_tokenizer.evaluate.card_charts import Bar, bars
-from lara_tokenizer.evaluate.card_examples import Subject
 from lara_tokenizer.evaluate.card_html import Html, grid, interval, join, note, number, section, tag, with_interval
+from lara_tokenizer.evaluate.report.charts import Bar, bars
+from lara_tokenizer.evaluate.report.examples import Subject
 
 HIGHER, LOWER = "higher is better", "lower is better"
 Report = dict[str, Any]

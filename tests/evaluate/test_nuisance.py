@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lara_tokenizer.data import Episode, FrameIndex, Signals
-from lara_tokenizer.data.nuisance import (
+from lara_tokenizer.evaluate.nuisance import (
     BRIGHTNESS,
     FAMILIES,
     LIMIT,

@@ -12,17 +12,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lara_tokenizer.evaluate.card import write_card
-from lara_tokenizer.evaluate.card_codes import most_and_least_used
-from lara_tokenizer.evaluate.card_examples import moving_pairs, spread_over, transfer_pairs
-from lara_tokenizer.evaluate.card_figures import GROUPS
 from lara_tokenizer.evaluate.card_html import escaped, grid, number, tag
 from lara_tokenizer.evaluate.card_latents import ranks, two_components
 from lara_tokenizer.evaluate.codebook import codebook_report
 from lara_tokenizer.evaluate.encoding import encode_pairs
-from lara_tokenizer.evaluate.evaluation import Evaluation
+from lara_tokenizer.evaluate.evaluate import Evaluation
 from lara_tokenizer.evaluate.latents import latents_report
 from lara_tokenizer.evaluate.pairs import PairSet
+from lara_tokenizer.evaluate.report.examples import moving_pairs, spread_over, transfer_pairs
+from lara_tokenizer.evaluate.report.headline import GROUPS
+from lara_tokenizer.evaluate.report.report import write_card
+from lara_tokenizer.evaluate.report.sections import most_and_least_used
 
 EPISODES, LENGTH, GAP, SIZE = 6, 12, 4, 32
 HOSTILE = "<script>alert('x')</script> & \"friends\""
@@ -268,7 +268,7 @@ def test_without_codes_actions_and_maps_the_card_says_so(
 def test_the_wheel_would_hold_the_style_sheet():
     from importlib.resources import files
 
-    assert "verdict" in files("lara_tokenizer.evaluate").joinpath("card.css").read_text(encoding="utf-8")
+    assert "verdict" in files("lara_tokenizer.evaluate.report").joinpath("report.css").read_text(encoding="utf-8")
 
 
 def test_markup_is_escaped_unless_it_is_markup():

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 
 from lara_tokenizer.data import Episodes, LoadOptions, Stride
-from lara_tokenizer.evaluate.alarms import find_alarms, verdict
 from lara_tokenizer.evaluate.bootstrap import single
 from lara_tokenizer.evaluate.codebook import codebook_report
+from lara_tokenizer.evaluate.dataset import ReadPairs, Source, load_with_masks, read_pairs
 from lara_tokenizer.evaluate.decoder import decoder_errors, decoder_report, gain_over_random_init
+from lara_tokenizer.evaluate.diagnostics import find_alarms, verdict
 from lara_tokenizer.evaluate.encoding import encode_pairs, random_init
 from lara_tokenizer.evaluate.extra import extra_report
 from lara_tokenizer.evaluate.latents import latents_report
 from lara_tokenizer.evaluate.nuisance_probe import ACTIONS
 from lara_tokenizer.evaluate.pairs import EncodedSet, PairSet
 from lara_tokenizer.evaluate.probing import probe_features, probe_nuisance, probe_plain
-from lara_tokenizer.evaluate.reading import ReadPairs, Source, load_with_masks, read_pairs
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionProcessor

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from lara_tokenizer.evaluate.card_examples import Subject
-from lara_tokenizer.evaluate.card_figures import ROWS
 from lara_tokenizer.evaluate.card_html import Html, grid, join, note, number, section, tag, with_interval
+from lara_tokenizer.evaluate.report.examples import Subject
+from lara_tokenizer.evaluate.report.headline import ROWS
 
 
 def probes_section(subject: Subject) -> Html:

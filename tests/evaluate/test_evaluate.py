@@ -12,8 +12,8 @@ from square_models import CAMERA, EPISODES, SIZE, SquareModel, square_episode
 
 from lara_tokenizer.data import Stride, load_episodes
 from lara_tokenizer.evaluate import evaluate_checkpoint
+from lara_tokenizer.evaluate.dataset import load_with_masks, read_pairs
 from lara_tokenizer.evaluate.encoding import encode_pairs
-from lara_tokenizer.evaluate.reading import load_with_masks, read_pairs
 
 ROWS = {"mean", "z", "quantized", "codes", "random_init", "shuffled", "pixel_difference"}
 

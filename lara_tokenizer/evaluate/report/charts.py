@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lara_tokenizer.evaluate.card_html import Html, interval, number, tag
-from lara_tokenizer.evaluate.card_pictures import SCALE, coloured
+from lara_tokenizer.evaluate.report.images import SCALE, coloured
 
 SHADES = 8  # colours of a scatter plot
 WIDTH, HEIGHT = 640, 120  # of a histogram, in units of its own

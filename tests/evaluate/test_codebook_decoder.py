@@ -10,7 +10,7 @@ from lara_tokenizer import evaluate, metrics
 from lara_tokenizer.evaluate.bootstrap import RESAMPLES, figure, resamples, rounded, single, sums_by_episode
 from lara_tokenizer.evaluate.codebook import codebook_report
 from lara_tokenizer.evaluate.decoder import COPY, OWN, SHUFFLED, decoder_report, squared_errors
-from lara_tokenizer.evaluate.probe import Split, cross_fit_splits, ridge
+from lara_tokenizer.evaluate.probes import Split, cross_fit_splits, ridge
 
 
 def test_each_resample_draws_as_many_episodes_as_there_are_and_the_first_takes_each_once():

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from lara_tokenizer.evaluate.card_charts import histogram
-from lara_tokenizer.evaluate.card_examples import Subject, spread_over
 from lara_tokenizer.evaluate.card_html import Html, counted, image, note, number, section, tag
-from lara_tokenizer.evaluate.card_pictures import clip
+from lara_tokenizer.evaluate.report.charts import histogram
+from lara_tokenizer.evaluate.report.examples import Subject, spread_over
+from lara_tokenizer.evaluate.report.images import clip
 
 CODES = 6  # shown of the most used, and as many of the least used
 CLIPS = 6  # of each code

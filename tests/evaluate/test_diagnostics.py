@@ -11,7 +11,7 @@ from square_models import CameraModel, CollapsedCodebook, ConstantZ, IgnoresZ, S
 
 from lara_tokenizer import LatentActionModel
 from lara_tokenizer.evaluate import evaluate_checkpoint
-from lara_tokenizer.evaluate.alarms import find_alarms, verdict
+from lara_tokenizer.evaluate.diagnostics import find_alarms, verdict
 
 
 def _alarms(model, processor, source):

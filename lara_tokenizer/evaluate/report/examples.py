@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lara_tokenizer.evaluate.card_pictures import to_frame
+from lara_tokenizer.evaluate.report.images import to_frame
 
 if TYPE_CHECKING:
-    from lara_tokenizer.evaluate.evaluation import Evaluation
+    from lara_tokenizer.evaluate.evaluate import Evaluation
     from lara_tokenizer.evaluate.pairs import EncodedSet, PairSet
     from lara_tokenizer.model import LatentActionProcessor
 

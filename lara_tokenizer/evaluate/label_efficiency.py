@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lara_tokenizer.evaluate.bootstrap import rounded
-from lara_tokenizer.evaluate.probe import LAMBDAS, STD_FLOOR, Ridge, standardise
+from lara_tokenizer.evaluate.probes import LAMBDAS, STD_FLOOR, Ridge, standardise
 
 LABELLED = (2, 4, 8, 16, 32, 64)
 DRAWS = 5  # of which episodes are labelled

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from lara_tokenizer.evaluate.attention import AttentionMaps, attention_maps, background_share, has_attention_maps
-from lara_tokenizer.evaluate.card_examples import Subject, moving_pairs, spread_over
 from lara_tokenizer.evaluate.card_html import Html, grid, image, join, note, number, section, tag
-from lara_tokenizer.evaluate.card_pictures import attended, outlined, still, to_frame
+from lara_tokenizer.evaluate.report.examples import Subject, moving_pairs, spread_over
+from lara_tokenizer.evaluate.report.images import attended, outlined, still, to_frame
 
 EXAMPLES = 4
 MEASURED = 64  # pairs, evenly spread over all, over which the background share is a mean
