@@ -93,7 +93,7 @@ def eval(
 
       lara-tok eval run/ lerobot:lerobot/pusht --out report/ --all --compare lara-lam
     """
-    from lara_tokenizer.evaluate.report.report import write_card
+    from lara_tokenizer.evaluate.report import write_report
 
     if not (source or from_):
         raise ValueError("evaluation needs SOURCE: the data to look at, which the checkpoint was not trained on.")
@@ -123,7 +123,7 @@ def eval(
     _write(out / "report.json", evaluation.report)
     if other is not None:
         _write(out / "compared.json", other[0].report)
-    write_card(*evaluated, out / "index.html", other=other)
+    write_report(*evaluated, out / "index.html", other=other)
     console_err.print(f"{out / 'index.html'}: the health card", markup=False, highlight=False, soft_wrap=True)
     emit(evaluation.report, json_, _render)
 

@@ -1,67 +1,63 @@
-"""From figures to plain words: is something wrong with these codes, and what?
+"""Alarms, warnings and a verdict in words, from the figures of a report.
 
-Every alarm reads the figures of a report, and those were made from outputs alone: z, codes and decoded frames of the
-model, and of a random-init model of the same configuration. Of faults that follow from one another only the first is
-named: where z is constant, its codes are too, and no decoder can use them.
+All rules read outputs alone: z, codes and decoded frames of the model, and those of a random-init model of the same
+configuration. Of faults that follow from one another only the first is named: where z is constant, its codes are too,
+and no decoder can use them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-# z of a healthy model points everywhere, spread about 1; in toy runs that collapsed it was below a third.
-SPREAD_ALARM, SPREAD_WARNING = 0.25, 0.5
-# Of the codes that could be in effective use. Joint training should not start below a quarter; runs whose codebook had
-# died kept a handful of 128.
-USE_ALARM, USE_WARNING = 0.1, 0.25
-# Share of latent tokens that always say the same: more than half of them, and most of the label is a constant.
-DEAD_POSITIONS_ALARM = 0.5
-# A decoder that reads z does far worse with another pair's codes; under 2 % worse it does not read them.
-Z_GAIN_ALARM, Z_GAIN_WARNING = 0.02, 0.1
-# Showing frame t again scores 0; a hundredth below that is no longer the same.
-COPY_WARNING = -0.01
-# An untrained decoder is as far from the future as a random-init one.
-LEARNED = 0.05
-# z of an untrained model varies as much as that of a random-init one, give or take the luck of its weights.
-SPREAD_RATIO = 3.0
-# Below a tenth a nuisance is hardly there, whatever the actions do; above a quarter it is worth saying.
-NUISANCE_ALARM, NUISANCE_WARNING = 0.1, 0.25
+from lara_tokenizer.evaluate.figures import Alarm, Report
+from lara_tokenizer.thresholds import (
+    CODE_USE_ALARM,
+    CODE_USE_WARNING,
+    COPYING_WARNING,
+    DEAD_POSITIONS_ALARM,
+    LEARNED_GAIN,
+    NUISANCE_ALARM,
+    NUISANCE_WARNING,
+    SPREAD_ALARM,
+    SPREAD_RATIO_TO_RANDOM,
+    SPREAD_WARNING,
+    Z_GAIN_ALARM,
+    Z_GAIN_WARNING,
+)
 
 NUISANCE_WORDS = {"shake": "camera shake", "light": "changes of the light", "background": "a moving background"}
 NUISANCE_NAMES = {f"{verb}_{family}" for family in NUISANCE_WORDS for verb in ("encodes", "holds")}
 
-Alarm = dict[str, str]
-Report = dict[str, Any]
+Rule = Callable[[Report], Alarm | None]
 
 
 def find_alarms(report: Report) -> list[Alarm]:
-    """What is wrong, the gravest first: `name`, `severity` ("alarm" or "warning") and a `sentence` each.
+    """All faults that the figures show, alarms before warnings.
 
-    >>> find_alarms(evaluation.report)[0]["name"]  # doctest: +SKIP
+    >>> find_alarms(evaluation.figures)[0].name  # doctest: +SKIP
     'encodes_shake'
     """
     root = next((alarm for rule in ROOTS if (alarm := rule(report)) is not None), None)
-    if root is not None and root["name"] == "untrained":
+    root_name = None if root is None else root.name
+    # Nothing else is worth saying about a model that was not trained.
+    if root is not None and root_name == "untrained":
         return [root]
-    found = [] if root is None else [root]
-    named = None if root is None else root["name"]
-    found += _encodes_nuisance(report)
-    for after, rule in WARNINGS:
-        # What follows from the root's fault is not said again.
-        if named not in after and (warning := rule(report)) is not None:
-            found.append(warning)
-    return sorted(found, key=lambda each: each["severity"] != "alarm")
+    alarms = [] if root is None else [root]
+    alarms += _encoded_nuisances(report)
+    for causes, rule in WARNINGS:
+        if root_name not in causes and (warning := rule(report)) is not None:
+            alarms.append(warning)
+    return sorted(alarms, key=lambda each: each.severity != "alarm")
 
 
 def verdict(report: Report) -> str:
-    """One or two sentences for who wants to train on the codes."""
-    alarms = [each["sentence"] for each in report["alarms"] if each["severity"] == "alarm"]
-    warnings = [each["sentence"] for each in report["alarms"] if each["severity"] == "warning"]
-    kind = "codes" if report["codebook"] is not None else "latents"
-    names = {each["name"] for each in report["alarms"]}
-    if alarms and names <= NUISANCE_NAMES and report["probe"]["rows"]:
-        # On the data as they are, z does tell the actions.
+    """One or two sentences for a reader who wants to train on the codes; `report.alarms` must be filled in."""
+    alarms = [each.sentence for each in report.alarms if each.severity == "alarm"]
+    warnings = [each.sentence for each in report.alarms if each.severity == "warning"]
+    kind = "codes" if report.codebook is not None else "latents"
+    names = {each.name for each in report.alarms}
+    if alarms and names <= NUISANCE_NAMES and report.probe.rows:
+        # Only a nuisance is wrong: without it, z does encode the actions.
         what = " or ".join(words for family, words in NUISANCE_WORDS.items() if f"encodes_{family}" in names)
         return f"Train on these {kind} only for video without {what}: {_lower(alarms[0])}"
     if alarms:
@@ -69,26 +65,29 @@ def verdict(report: Report) -> str:
     if warnings:
         more = f" ({len(warnings) - 1} more warning{'s' * (len(warnings) > 2)} below.)" if len(warnings) > 1 else ""
         return f"The {kind} are usable with care: {_lower(warnings[0])}{more}"
-    return f"The {kind} are usable: {_praise(report)}."
+    return f"The {kind} are usable: {_strengths(report)}."
 
 
-def _praise(report: Report) -> str:
-    parts = []
-    if (codebook := report["codebook"]) is not None:
-        parts.append(f"{codebook['perplexity']:.0f} of {codebook['size']} codes are in effective use")
-    parts.append(f"the decoder reads them (z gain {_z_gain(report):.2f})")
-    if (added := report["headline"]["conditional_r2"]["value"]) is not None:
-        parts.append(f"z adds {added:.2f} of R2 about the actions to what the first frame tells")
-    return ", ".join(parts[:-1]) + f", and {parts[-1]}"
+def _strengths(report: Report) -> str:
+    strengths = []
+    if (codebook := report.codebook) is not None:
+        strengths.append(f"{codebook.perplexity:.0f} of {codebook.size} codes are in effective use")
+    strengths.append(f"the decoder reads them (z gain {_z_gain(report):.2f})")
+    if (added := report.headline["conditional_r2"].value) is not None:
+        strengths.append(f"z adds {added:.2f} of R2 about the actions to what the first frame tells")
+    return ", ".join(strengths[:-1]) + f", and {strengths[-1]}"
+
+
+# --- Roots: the first that applies is the alarm, and explains what follows from it. ---
 
 
 def _untrained(report: Report) -> Alarm | None:
     """Neither z nor the decoder is better than in a random-init model, and z varies as much as there."""
-    learned = max(value for value in report["decoder"]["gain_over_random_init"].values() if value is not None)
-    margin = report["probe"]["margins"].get("random_init")
-    spread, random_spread = report["latents"]["spread"], report["latents"]["random_init_spread"]
-    alike = random_spread / SPREAD_RATIO <= spread <= random_spread * SPREAD_RATIO
-    if learned >= LEARNED or (margin is not None and margin["interval"][0] > 0) or not alike:
+    gain = max(value for value in report.decoder.gain_over_random_init.values() if value is not None)
+    margin = report.probe.margins.get("conditional_r2", {}).get("random_init")
+    spread, random_spread = report.latents.spread, report.latents.random_init_spread
+    alike = random_spread / SPREAD_RATIO_TO_RANDOM <= spread <= random_spread * SPREAD_RATIO_TO_RANDOM
+    if gain >= LEARNED_GAIN or (margin is not None and margin.low > 0) or not alike:
         return None
     return _alarm(
         "untrained",
@@ -98,7 +97,7 @@ def _untrained(report: Report) -> Alarm | None:
 
 
 def _constant_z(report: Report) -> Alarm | None:
-    spread = report["latents"]["spread"]
+    spread = report.latents.spread
     if spread >= SPREAD_ALARM:
         return None
     return _alarm(
@@ -108,16 +107,15 @@ def _constant_z(report: Report) -> Alarm | None:
 
 
 def _collapsed_codebook(report: Report) -> Alarm | None:
-    codebook = report["codebook"]
+    codebook = report.codebook
     if codebook is None:
         return None
-    positions = len(codebook["perplexity_per_position"])
-    dead = codebook["dead_positions"]
-    if codebook["perplexity"] >= USE_ALARM * codebook["possible"] and dead <= DEAD_POSITIONS_ALARM * positions:
+    positions, dead = len(codebook.perplexity_per_position), codebook.dead_positions
+    if codebook.perplexity >= CODE_USE_ALARM * codebook.possible and dead <= DEAD_POSITIONS_ALARM * positions:
         return None
     return _alarm(
         "collapsed_codebook",
-        f"The codebook has collapsed: about {codebook['perplexity']:.1f} of {codebook['size']} codes are in use, and "
+        f"The codebook has collapsed: about {codebook.perplexity:.1f} of {codebook.size} codes are in use, and "
         f"{dead} of {positions} code positions always say the same. z itself still varies.",
     )
 
@@ -132,46 +130,64 @@ def _ignored_z(report: Report) -> Alarm | None:
     )
 
 
-ROOTS: tuple[Callable[[Report], Alarm | None], ...] = (_untrained, _constant_z, _collapsed_codebook, _ignored_z)
+ROOTS: tuple[Rule, ...] = (_untrained, _constant_z, _collapsed_codebook, _ignored_z)
 
 
-def _encodes_nuisance(report: Report) -> list[Alarm]:
-    """z tells a nuisance better than the actions (the whole interval says so); or tells a good part of it."""
-    row = report["nuisance"]["rows"].get("z")
-    if row is None:
-        return []
-    found = []
-    for family, held in row["families"].items():
-        what = NUISANCE_WORDS[family]
-        if "r2" in row and held > NUISANCE_ALARM and row["over_family_intervals"][family][1] < 0:
-            found.append(
+# --- Nuisances: each family is judged by itself. ---
+
+
+def _encoded_nuisances(report: Report) -> list[Alarm]:
+    """An alarm where z predicts a family better than the actions, by its whole interval; a warning for a good part."""
+    row = report.nuisance.row("z")
+    alarms = []
+    for family, estimate in row.families.items():
+        what, r2 = NUISANCE_WORDS[family], estimate.known
+        if row.r2 is not None and r2 > NUISANCE_ALARM and (row.over_family_intervals[family][1] or 0) < 0:
+            alarms.append(
                 _alarm(
                     f"encodes_{family}",
-                    f"z encodes {what} rather than actions: where there is any, R2 is {held:.2f} for {what} and "
-                    f"{max(row['r2'], 0):.2f} for the actions.",
+                    f"z encodes {what} rather than actions: where there is any, R2 is {r2:.2f} for {what} and "
+                    f"{max(row.r2.known, 0):.2f} for the actions.",
                 )
             )
-        elif held > NUISANCE_WARNING:
-            found.append(_warning(f"holds_{family}", f"z also holds {what} (R2 {held:.2f})."))
-    return found
+        elif r2 > NUISANCE_WARNING:
+            alarms.append(_warning(f"holds_{family}", f"z also holds {what} (R2 {r2:.2f})."))
+    return alarms
+
+
+# --- Warnings: each is left out where it follows from the alarm. ---
+
+
+def _no_actions(report: Report) -> Alarm | None:
+    margins = report.probe.margins.get("conditional_r2")
+    if not margins:
+        return None
+    episodes = report.probe.test_episodes
+    if margins["mean"].low <= 0:
+        text = f"z adds nothing certain about the actions to what the first frame tells ({episodes} episodes)."
+        return _warning("no_actions", text)
+    if margins["random_init"].low <= 0:
+        text = f"z tells no more of the actions than that of an untrained model, as far as {episodes} episodes show."
+        return _warning("no_better_than_random_init", text)
+    return None
 
 
 def _narrow_z(report: Report) -> Alarm | None:
-    spread = report["latents"]["spread"]
+    spread = report.latents.spread
     if spread >= SPREAD_WARNING:
         return None
     return _warning("narrow_z", f"z points mostly one way (spread {spread:.2f}, healthy is about 1).")
 
 
 def _low_use(report: Report) -> Alarm | None:
-    codebook = report["codebook"]
+    codebook = report.codebook
     if codebook is None:
         return None
-    positions, dead = len(codebook["perplexity_per_position"]), codebook["dead_positions"]
+    positions, dead = len(codebook.perplexity_per_position), codebook.dead_positions
     if dead:
         return _warning("dead_positions", f"{dead} of {positions} code positions always say the same.")
-    if codebook["perplexity"] < USE_WARNING * codebook["possible"]:
-        text = f"Few codes are in effective use: {codebook['perplexity']:.1f} of {codebook['size']}."
+    if codebook.perplexity < CODE_USE_WARNING * codebook.possible:
+        text = f"Few codes are in effective use: {codebook.perplexity:.1f} of {codebook.size}."
         return _warning("low_use", text)
     return None
 
@@ -183,29 +199,15 @@ def _weak_z(report: Report) -> Alarm | None:
 
 
 def _worse_than_copying(report: Report) -> Alarm | None:
-    gain = report["decoder"]["gain_over_copying"]["value"]
-    if gain is None or gain >= COPY_WARNING:
+    gain = report.decoder.gain_over_copying.value
+    if gain is None or gain >= COPYING_WARNING:
         return None
     text = f"The decoded future is farther from the truth than the first frame is (gain over copying {gain:.2f})."
     return _warning("worse_than_copying", text)
 
 
-def _no_actions(report: Report) -> Alarm | None:
-    margins = report["probe"]["margins"]
-    if not margins:
-        return None
-    episodes = report["probe"]["test_episodes"]
-    if margins["mean"]["interval"][0] <= 0:
-        text = f"z adds nothing certain about the actions to what the first frame tells ({episodes} episodes)."
-        return _warning("no_actions", text)
-    if margins["random_init"]["interval"][0] <= 0:
-        text = f"z tells no more of the actions than that of an untrained model, as far as {episodes} episodes show."
-        return _warning("no_better_than_random_init", text)
-    return None
-
-
-# Each with the alarms that it follows from.
-WARNINGS: tuple[tuple[tuple[str, ...], Callable[[Report], Alarm | None]], ...] = (
+# Each rule with the alarms from which its warning would follow.
+WARNINGS: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("constant_z",), _no_actions),
     (("constant_z",), _narrow_z),
     (("constant_z", "collapsed_codebook"), _low_use),
@@ -215,18 +217,19 @@ WARNINGS: tuple[tuple[tuple[str, ...], Callable[[Report], Alarm | None]], ...] =
 
 
 def _z_gain(report: Report) -> float:
-    """Over all or over moving pixels, whichever shows more use of z."""
-    gains = (report["decoder"][name]["value"] for name in ("z_gain", "z_gain_moving"))
+    """The z gain over all or over moving pixels, whichever shows more use of z."""
+    gains = (report.decoder.z_gain.value, report.decoder.z_gain_moving.value)
     return max((gain for gain in gains if gain is not None), default=0.0)
 
 
 def _alarm(name: str, sentence: str) -> Alarm:
-    return {"name": name, "severity": "alarm", "sentence": sentence}
+    return Alarm(name, "alarm", sentence)
 
 
 def _warning(name: str, sentence: str) -> Alarm:
-    return {"name": name, "severity": "warning", "sentence": sentence}
+    return Alarm(name, "warning", sentence)
 
 
 def _lower(sentence: str) -> str:
+    # "z" is a symbol and stays as it is.
     return sentence if sentence.startswith("z ") else sentence[0].lower() + sentence[1:]

@@ -1,4 +1,4 @@
-"""How z responds to what is no action: nothing at all, a shift of the camera, a nuisance over both frames."""
+"""Equivariance of z: its response to no change, shifts and nuisances, and its algebra over three frames in a row."""
 
 from __future__ import annotations
 
@@ -8,42 +8,43 @@ import numpy as np
 import torch
 
 from lara_tokenizer.evaluate.bootstrap import rounded
-from lara_tokenizer.evaluate.encoding import encode_pairs
-from lara_tokenizer.evaluate.pairs import EncodedSet, PairSet
+from lara_tokenizer.evaluate.dataset import PairSet, evenly_spaced
+from lara_tokenizer.evaluate.encoding import EncodedSet, encode_pairs
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionProcessor
 
 SHIFT = 3  # pixels of the model's frames
+MIN_CHAINS = 10
 
 
-def response_report(
+def shift_responses(
     model: Any, processor: LatentActionProcessor, pairs: PairSet, latents_PND: torch.Tensor
 ) -> dict[str, float | None]:
-    """Root mean square of z relative to that of true pairs: of a frame with itself, and with itself moved by 3 px.
+    """Root mean square of z between a frame and itself, and itself shifted by 3 px, relative to z of true pairs.
 
-    0 is best: z(o, o) and z(o, moved o) hold no action. A z that is not centred has a norm of its own; see
-    `zero_transition_centred`, which is |z(o, o) - mean z| relative to |z - mean z|.
+    0 is best: neither contains an action. A z that is not centred has a norm of its own, hence
+    `zero_transition_centred` = |z(o, o) - mean z| / |z - mean z|.
     """
     frames = pairs.frames[pairs.now]
-    moved = {
+    shifted = {
         "zero_transition": frames,
-        "shift_horizontal": shifted(frames, SHIFT, axis=3),
-        "shift_vertical": shifted(frames, SHIFT, axis=2),
+        "shift_horizontal": shift(frames, SHIFT, axis=3),
+        "shift_vertical": shift(frames, SHIFT, axis=2),
     }
-    found = {name: latents_between(model, processor, frames, future) for name, future in moved.items()}
+    responses = {name: latents_between(model, processor, frames, future) for name, future in shifted.items()}
     reference = rms(latents_PND)
     mean = latents_PND.mean(0)
-    report = {name: rounded(rms(latents) / max(reference, 1e-12)) for name, latents in found.items()}
-    centred = rms(found["zero_transition"] - mean) / max(rms(latents_PND - mean), 1e-12)
-    return report | {"zero_transition_centred": rounded(centred)}
+    ratios = {name: rounded(rms(latents) / max(reference, 1e-12)) for name, latents in responses.items()}
+    centred = rms(responses["zero_transition"] - mean) / max(rms(latents_PND - mean), 1e-12)
+    return ratios | {"zero_transition_centred": rounded(centred)}
 
 
-def invariance_report(plain: EncodedSet, under_nuisance: EncodedSet) -> dict[str, float | None]:
-    """The same pairs with and without a nuisance: how many codes change, and how far z moves.
+def nuisance_invariance(plain: EncodedSet, under_nuisance: EncodedSet) -> dict[str, float | None]:
+    """Change of codes and of z between the same pairs with and without a nuisance.
 
-    `flip_rate` = P[c != c'] over all codes; `nuisance_to_signal` = E |z' - z|^2 / tr Var z: 0 where z does not notice,
-    2 where z' is of another pair.
+    `flip_rate` = P[c != c'] over all codes; `nuisance_to_signal` = E |z' - z|^2 / tr Var z: 0 where z ignores the
+    nuisance, 2 where z' is as far away as that of another pair.
     """
     z, other = plain.latents.flatten(1).double(), under_nuisance.latents.flatten(1).double()
     variance = float(z.var(0, correction=0).sum())
@@ -54,8 +55,44 @@ def invariance_report(plain: EncodedSet, under_nuisance: EncodedSet) -> dict[str
     return {"flip_rate": flips, "nuisance_to_signal": rounded(ratio)}
 
 
-def shifted(frames: np.ndarray, pixels: int, axis: int) -> np.ndarray:
-    """Frames (B, 3, S, S) moved along an axis; the edge is repeated where nothing is known."""
+def chains_of(pairs: PairSet, most: int) -> np.ndarray:
+    """Rows of frames a, b, c where (a, b) and (b, c) are pairs: int (T, 3), at most `most`, evenly spaced."""
+    after = dict(zip(pairs.now.tolist(), pairs.future.tolist(), strict=True))
+    chains = np.array([(a, b, after[b]) for a, b in after.items() if b in after], int).reshape(-1, 3)
+    return chains[evenly_spaced(len(chains), most)]
+
+
+def composition(model: Any, processor: LatentActionProcessor, pairs: PairSet, most: int) -> dict[str, Any]:
+    """Relations between the z of three frames a, b, c, equally far apart; None for fewer than ten such chains.
+
+    `past_future_cosine`: cos(z(a, b), z(c, b)), S-PCFC of CoMo; near 1 where z describes frame b, not the motion.
+    `past_future_cosine_centred`: the same less the mean z. `composition`: |z(a, c) - z(a, b) - z(b, c)| / |z(a, c)|.
+    `inverse`: |z(a, b) + z(b, a)| / |z(a, b)|; both are root mean squares of z less z of no change, and 0 is best.
+    """
+    names = ("past_future_cosine", "past_future_cosine_centred", "composition", "inverse")
+    chains = chains_of(pairs, most)
+    if len(chains) < MIN_CHAINS:
+        return {"chains": len(chains), **dict.fromkeys(names)}
+    a, b, c = (pairs.frames[rows] for rows in chains.T)
+
+    def z(first: np.ndarray, second: np.ndarray) -> torch.Tensor:
+        return latents_between(model, processor, first, second).flatten(1)
+
+    forward, backward = z(a, b), z(c, b)
+    still = z(b, b).mean(0)
+    second, both, inverse = z(b, c) - still, z(a, c) - still, z(b, a) - still
+    mean = (forward + backward).mean(0) / 2
+    values = [
+        _mean_cosine(forward, backward),
+        _mean_cosine(forward - mean, backward - mean),
+        rms(both - (forward - still) - second) / max(rms(both), 1e-12),
+        rms(forward - still + inverse) / max(rms(forward - still), 1e-12),
+    ]
+    return {"chains": len(chains), **dict(zip(names, map(rounded, values), strict=True))}
+
+
+def shift(frames: np.ndarray, pixels: int, axis: int) -> np.ndarray:
+    """Frames (B, 3, S, S) shifted along an axis; the edge is repeated."""
     rows = np.arange(frames.shape[axis]) - pixels
     return np.take(frames, rows.clip(0), axis=axis)
 
@@ -71,5 +108,9 @@ def latents_between(
 
 
 def rms(latents_PND: torch.Tensor) -> float:
-    """sqrt(E |z|^2), z flattened."""
+    """Root mean square of the norm of flattened z, sqrt(E |z|^2)."""
     return float(latents_PND.flatten(1).double().square().sum(1).mean().sqrt())
+
+
+def _mean_cosine(first: torch.Tensor, second: torch.Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(first, second, dim=1).mean())

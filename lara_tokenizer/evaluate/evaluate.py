@@ -1,50 +1,62 @@
-"""One call: what a checkpoint's codes and latents are worth, on a dataset that it was not trained on."""
+"""`evaluate_checkpoint`: all figures of a checkpoint on a dataset that it was not trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
+from einops import rearrange
 
 from lara_tokenizer.data import Episodes, LoadOptions, Stride
-from lara_tokenizer.evaluate.bootstrap import single
-from lara_tokenizer.evaluate.codebook import codebook_report
-from lara_tokenizer.evaluate.dataset import ReadPairs, Source, load_with_masks, read_pairs
-from lara_tokenizer.evaluate.decoder import decoder_errors, decoder_report, gain_over_random_init
+from lara_tokenizer.evaluate.codebook import codebook_figures, latent_figures
+from lara_tokenizer.evaluate.dataset import EvaluationDataset, PairSet, Source, load_with_masks, read_pairs
+from lara_tokenizer.evaluate.decoder import decoder_errors, decoder_figures, gain_over_random_init
 from lara_tokenizer.evaluate.diagnostics import find_alarms, verdict
-from lara_tokenizer.evaluate.encoding import encode_pairs, random_init
-from lara_tokenizer.evaluate.extra import extra_report
-from lara_tokenizer.evaluate.latents import latents_report
-from lara_tokenizer.evaluate.nuisance_probe import ACTIONS
-from lara_tokenizer.evaluate.pairs import EncodedSet, PairSet
-from lara_tokenizer.evaluate.probing import probe_features, probe_nuisance, probe_plain
+from lara_tokenizer.evaluate.encoding import EncodedSet, encode_pairs, random_init
+from lara_tokenizer.evaluate.extra import extra_figures
+from lara_tokenizer.evaluate.figures import CodebookFigures, DataInfo, ModelInfo, ProbeTable, Report
+from lara_tokenizer.evaluate.probes import (
+    ACTIONS,
+    FOLDS,
+    STD_FLOOR,
+    CrossFit,
+    Key,
+    action_table,
+    cross_fit,
+    nuisance_table,
+)
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionProcessor
 
-FORMAT_VERSION = 1  # of the report
+Errors = dict[str, dict[Key, np.ndarray]]
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What `evaluate_checkpoint` found.
+    """The result of `evaluate_checkpoint`."""
 
-    Fields:
-        report: plain JSON, rounded; it holds no time, host or absolute path, so that equal runs give equal reports.
-        pairs, encoded: by camera, as they are in the data.
-        texts: the instruction of each episode number, "" where none is known.
-        errors: squared errors of the probes, {"plain" | "nuisance": {target: {features: (E, A)}}}, summed over the
-            test pairs of each episode, for statistics over several runs; see `probe.CrossFit`.
-    """
-
-    report: dict[str, Any]
+    figures: Report
     pairs: dict[str, PairSet]
+    """By camera, without nuisance."""
     encoded: dict[str, EncodedSet]
-    texts: list[str]
-    errors: dict[str, dict[str, dict[tuple[str, ...], np.ndarray]]] = field(default_factory=dict)
+    """By camera."""
+    instructions: list[str]
+    """By episode index, "" where unknown."""
+    errors: dict[str, Errors] = field(default_factory=dict)
+    """Squared errors of the probes, {"plain" | "nuisance": {target: {features: (E, A)}}}, summed over the test pairs of
+    each episode, for statistics over several runs; see `probes.CrossFit`."""
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The content of report.json.
+
+        It is rounded and has no time, host or absolute path, so that equal runs give equal reports.
+        """
+        return self.figures.to_dict()
 
 
 def evaluate_checkpoint(
@@ -61,65 +73,66 @@ def evaluate_checkpoint(
     weights_sha256: Mapping[str, str] | None = None,
     **load: Unpack[LoadOptions],
 ) -> Evaluation:
-    """Codebook health, use of z by the decoder, and probes of actions and of nuisances, with controls.
+    """Measure codebook, latents, use of z by the decoder, and probes of actions and nuisances with controls.
 
     >>> evaluation = evaluate_checkpoint(model, processor, "mw-heldout")  # doctest: +SKIP
-    >>> evaluation.report["headline"]["z_gain"]  # doctest: +SKIP
-    {'value': 0.4789, 'interval': [0.4612, 0.4951]}
+    >>> evaluation.figures.headline["z_gain"]  # doctest: +SKIP
+    Estimate(value=0.4789, interval=[0.4612, 0.4951])
 
-    Pairs are spread evenly over each episode. All cameras count for codebook, latents and decoder; the probes read the
-    first camera. Folds and resamples are made from episode numbers alone.
+    Pairs are spread evenly over each episode. Codebook, latents and decoder are measured on all cameras, probes on the
+    first. Folds and resamples depend on episode indices alone. With fewer than five episodes, or without actions, the
+    probes that need them are left out and the report gives the reason.
 
     Args:
         model: a `LatentActionModel`, or anything with its `get_frame_features`, `encode`, `decode`, `device`, `eval`
             and `config` (`strides`, `codebook_size`); `type(model)(model.config)` is the random-init control.
         processor: makes the model's frames.
-        source: what `load_episodes` takes; `load` are its keywords. All cameras are read unless some are named.
-        everything: also the slower figures, `report["extra"]`.
-        stride: the gap of a pair, "0.5s" or "5f"; None takes the model's first.
-        pairs_per_episode: at most so many of each episode and camera.
-        seed: decides nuisances, shuffles, folds, resamples and the random-init model.
+        source: as for `load_episodes`; `load` are its keywords. All cameras are read unless some are named.
+        everything: also the slower figures, `figures.extra`.
+        stride: the distance between the frames of a pair, "0.5s" or "5f"; None: the model's first.
+        pairs_per_episode: upper limit per episode and camera.
+        seed: of nuisances, shuffles, folds, resamples and the random-init model.
         progress: called with (episodes read, episodes) while frames are read.
-        model_id, weights_sha256: what the report says of the model.
+        model_id, weights_sha256: copied into the report.
 
-    Raises ValueError for a source that cannot be read or gives no pair, and for a model that predicts no frames: half
-    of the figures are of those. With fewer than five episodes, or without actions, the probes that need them are left
-    out and the report says why.
+    Raises:
+        ValueError: for a source that cannot be read or gives no pair, and for a model that predicts no frames, as half
+            of the figures are about those.
     """
     check_predicts_frames(model)
     model = model.eval()
-    gap = Stride.parse(stride or model.config.strides[0])
+    parsed_stride = Stride.parse(stride or model.config.strides[0])
     episodes = load_with_masks(source, **load)
-    read = read_pairs(episodes, processor, gap, pairs_per_episode, seed, progress)
-    encoded = {camera: encode_pairs(model, processor, pairs) for camera, pairs in read.pairs.items()}
-    camera, first = next(iter(read.pairs.items()))
+    dataset = read_pairs(episodes, processor, parsed_stride, pairs_per_episode, seed, progress)
+    camera, pairs = dataset.camera, dataset.pairs[dataset.camera]
+    encoded = {each: encode_pairs(model, processor, of_camera) for each, of_camera in dataset.pairs.items()}
+    under_nuisance = encode_pairs(model, processor, dataset.nuisance.pairs)
+    # The control without training: it is encoded and probed as the model is.
     fresh = random_init(model, seed)
-    fresh_encoded = encode_pairs(fresh, processor, first)
-    plain = probe_plain(read, _features(model, encoded[camera], fresh_encoded), seed)
-    under = encode_pairs(model, processor, read.nuisance.pairs)
-    fresh_under = encode_pairs(fresh, processor, read.nuisance.pairs)
-    nuisance = probe_nuisance(read, _features(model, under, fresh_under), seed)
-    errors = decoder_errors(model, processor, read.pairs, encoded, seed)
-    report: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "model": _model_facts(model, encoded[camera], model_id, weights_sha256),
-        "data": _data_facts(episodes, read, gap, seed),
-        "headline": {},
-        "codebook": _codebook(model, encoded),
-        "latents": latents_report(_all(encoded, "latents"))
-        | {"random_init_spread": latents_report(fresh_encoded.latents)["spread"]},
-        "decoder": decoder_report(errors, seed)
-        | {"gain_over_random_init": gain_over_random_init(model, fresh, processor, first, encoded[camera])},
-        "probe": {"camera": camera, **plain.report},
-        "nuisance": {"camera": camera, "families": list(read.nuisance.changes), **nuisance.report},
-    }
-    report["headline"] = headline(report)
+    fresh_encoded = encode_pairs(fresh, processor, pairs)
+    fresh_under_nuisance = encode_pairs(fresh, processor, dataset.nuisance.pairs)
+    size = model.config.codebook_size
+    plain = probe_plain(dataset, probe_features(encoded[camera], fresh_encoded, size), seed)
+    nuisance = probe_nuisance(dataset, probe_features(under_nuisance, fresh_under_nuisance, size), seed)
+    random_init_gain = gain_over_random_init(model, fresh, processor, pairs, encoded[camera])
+    report = Report(
+        model=_model_info(encoded[camera], size, model_id, weights_sha256),
+        data=_data_info(episodes, dataset, parsed_stride, seed),
+        codebook=_codebook(encoded, size),
+        latents=latent_figures(torch.cat([each.latents for each in encoded.values()]), fresh_encoded.latents),
+        decoder=decoder_figures(decoder_errors(model, processor, dataset.pairs, encoded, seed), random_init_gain, seed),
+        probe=plain.table,
+        nuisance=nuisance.table,
+    )
     if everything:
-        action_errors = plain.errors.get(ACTIONS, {})
-        report["extra"] = extra_report(model, processor, first, encoded[camera], under, action_errors, read.texts, seed)
-    report["alarms"] = find_alarms(report)
-    report["verdict"] = verdict(report)
-    return Evaluation(report, read.pairs, encoded, read.texts, {"plain": plain.errors, "nuisance": nuisance.errors})
+        errors, tasks = plain.errors.get(ACTIONS, {}), dataset.tasks(pairs)
+        extra = extra_figures(model, processor, pairs, encoded[camera], under_nuisance, errors, tasks, seed)
+        report = replace(report, extra=extra)
+    # Each of these reads the report as it is so far.
+    report = replace(report, alarms=find_alarms(report))
+    report = replace(report, verdict=verdict(report))
+    all_errors = {"plain": plain.errors, "nuisance": nuisance.errors}
+    return Evaluation(report, dataset.pairs, encoded, dataset.instructions, all_errors)
 
 
 def check_predicts_frames(model: Any) -> None:
@@ -131,69 +144,113 @@ def check_predicts_frames(model: Any) -> None:
         )
 
 
-def headline(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The figures that come first, each with its value and, where it has one, its 95 % interval; None: not measured."""
-    plain, nuisance = report["probe"]["rows"].get("z", {}), report["nuisance"]["rows"].get("z", {})
-    codebook = report["codebook"] or {}
-    per_position = codebook.get("perplexity_per_position")
-    gains = ("gain_over_copying", "gain_over_copying_moving", "z_gain", "z_gain_moving")
-    return {
-        "conditional_r2": _row_figure(plain, "conditional_r2", "interval"),
-        "conditional_r2_nuisance": _row_figure(nuisance, "conditional_r2", "interval"),
-        "nuisance_r2": _row_figure(nuisance, "nuisance_r2", "nuisance_interval"),
-        "selectivity": _row_figure(nuisance, "selectivity", "selectivity_interval"),
-        **{name: report["decoder"][name] for name in gains},
-        "perplexity": single(codebook.get("perplexity")),
-        "perplexity_per_position": single(None if per_position is None else float(np.mean(per_position))),
-        "dead_codes": single(codebook.get("dead_codes")),
-        "dead_positions": single(codebook.get("dead_positions")),
-        "spread": single(report["latents"]["spread"]),
-        "effective_rank": single(report["latents"]["effective_rank"]),
-    }
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A probe table, and the squared errors behind it: {target: {features: (E, A)}}."""
+
+    table: ProbeTable
+    errors: Errors = field(default_factory=dict)
 
 
-def _row_figure(row: dict[str, Any], value: str, interval: str) -> dict[str, Any]:
-    return {"value": row.get(value), "interval": row.get(interval)}
+def probe_features(encoded: EncodedSet, fresh: EncodedSet, codebook_size: int) -> dict[str, np.ndarray]:
+    """The rows of a probe table: z, with codes also its quantized form and one-hot codes, and z of `fresh`."""
+    features = {"z": encoded.latents.numpy()}
+    if encoded.codes is not None:
+        features["quantized"] = encoded.quantized_latents.numpy()
+        features["codes"] = one_hot(encoded.codes, codebook_size)
+    return features | {"random_init": fresh.latents.numpy()}
 
 
-def _features(model: Any, encoded: EncodedSet, fresh: EncodedSet) -> dict[str, np.ndarray]:
-    return probe_features(encoded, fresh, model.config.codebook_size)
+def one_hot(codes_PN: torch.Tensor, codebook_size: int) -> np.ndarray:
+    """float32 (P, N K) without the columns of codes that never occur."""
+    hot = rearrange(torch.nn.functional.one_hot(codes_PN, codebook_size), "p n k -> p (n k)")
+    return hot[:, hot.any(0)].float().numpy()
 
 
-def _all(encoded: Mapping[str, EncodedSet], name: str) -> torch.Tensor:
-    return torch.cat([getattr(part, name) for part in encoded.values()])
+def probe_plain(dataset: EvaluationDataset, features: dict[str, np.ndarray], seed: int) -> Probed:
+    """Probe the actions of the first camera's pairs."""
+    pairs = dataset.pairs[dataset.camera]
+    if reason := reason_against_actions(pairs, dataset.without_actions):
+        return Probed(ProbeTable(dataset.camera, reason))
+    assert pairs.actions is not None
+    fit = _cross_fit(pairs, dataset, features, {ACTIONS: pairs.actions}, seed)
+    return Probed(replace(action_table(fit, seed), camera=dataset.camera), fit.errors)
 
 
-def _codebook(model: Any, encoded: Mapping[str, EncodedSet]) -> dict[str, Any] | None:
-    if any(part.codes is None for part in encoded.values()):
-        return None
-    return codebook_report(_all(encoded, "codes"), model.config.codebook_size)
+def probe_nuisance(dataset: EvaluationDataset, features: dict[str, np.ndarray], seed: int) -> Probed:
+    """Probe the changes of the nuisance parameters, and the actions where there are any, under the nuisance."""
+    pairs, changes = dataset.nuisance.pairs, dataset.nuisance.changes
+    if reason := reason_against_probes(pairs):
+        return Probed(ProbeTable(dataset.camera, reason, families=list(changes)))
+    targets = dict(changes)
+    if not reason_against_actions(pairs, dataset.without_actions):
+        assert pairs.actions is not None
+        targets = {ACTIONS: pairs.actions, **changes}
+    fit = _cross_fit(pairs, dataset, features, targets, seed)
+    return Probed(replace(nuisance_table(fit, list(changes), seed), camera=dataset.camera), fit.errors)
 
 
-def _model_facts(
-    model: Any, encoded: EncodedSet, model_id: str, weights_sha256: Mapping[str, str] | None
-) -> dict[str, Any]:
+def reason_against_actions(pairs: PairSet, without_actions: str) -> str:
+    """The reason why actions cannot be probed; "" where they can."""
+    if pairs.actions is None:
+        return f"no action probe: {without_actions}"
+    if not (pairs.actions.std(0) > STD_FLOOR).any():
+        return "no action probe: the actions never change"
+    return reason_against_probes(pairs)
+
+
+def reason_against_probes(pairs: PairSet) -> str:
+    """The reason why nothing can be probed, too few episodes; "" where there are enough."""
+    count = len(np.unique(pairs.episodes))
+    return f"no probe: {count} episode(s) give pairs, probes need {FOLDS}" if count < FOLDS else ""
+
+
+def _cross_fit(
+    pairs: PairSet,
+    dataset: EvaluationDataset,
+    features: dict[str, np.ndarray],
+    targets: dict[str, np.ndarray],
+    seed: int,
+) -> CrossFit:
+    return cross_fit(
+        features,
+        pairs.frames[pairs.now],
+        pairs.frames[pairs.future],
+        targets,
+        pairs.episodes,
+        task_E=dataset.tasks(pairs),
+        seed=seed,
+    )
+
+
+def _codebook(encoded: Mapping[str, EncodedSet], codebook_size: int) -> CodebookFigures | None:
+    codes = [each.codes for each in encoded.values() if each.codes is not None]
+    return codebook_figures(torch.cat(codes), codebook_size) if len(codes) == len(encoded) else None
+
+
+def _model_info(
+    encoded: EncodedSet, codebook_size: int, model_id: str, weights_sha256: Mapping[str, str] | None
+) -> ModelInfo:
     positions = encoded.latents.shape[1]
-    codes = f"{positions} continuous" if encoded.codes is None else f"{positions} x {model.config.codebook_size}"
-    return {
-        "id": model_id,
-        "weights_sha256": None if weights_sha256 is None else dict(weights_sha256),
-        "codes": codes,
-        "latent_dim": encoded.latents[0].numel(),
-    }
+    return ModelInfo(
+        id=model_id,
+        weights_sha256=None if weights_sha256 is None else dict(weights_sha256),
+        codes=f"{positions} continuous" if encoded.codes is None else f"{positions} x {codebook_size}",
+        latent_dim=encoded.latents[0].numel(),
+    )
 
 
-def _data_facts(episodes: Episodes, read: ReadPairs, stride: Stride, seed: int) -> dict[str, Any]:
-    sets = list(read.pairs.values())
-    return {
-        "name": ", ".join(found.name for found in episodes.sources),
-        "episodes": len(np.unique(np.concatenate([part.episodes for part in sets]))),
-        "cameras": list(read.pairs),
-        "masks": [camera for camera, part in read.pairs.items() if part.masks is not None],
-        "frames": sum(len(part.frames) for part in sets),
-        "pairs": sum(len(part) for part in sets),
-        "stride": stride.text,
-        "nuisance_families": list(read.nuisance.changes),
-        "seed": seed,
-        "left_out": read.left_out,
-    }
+def _data_info(episodes: Episodes, dataset: EvaluationDataset, stride: Stride, seed: int) -> DataInfo:
+    sets = dataset.pairs.values()
+    return DataInfo(
+        name=", ".join(source.name for source in episodes.sources),
+        episodes=len(np.unique(np.concatenate([pairs.episodes for pairs in sets]))),
+        cameras=list(dataset.pairs),
+        masks=[camera for camera, pairs in dataset.pairs.items() if pairs.masks is not None],
+        frames=sum(len(pairs.frames) for pairs in sets),
+        pairs=sum(len(pairs) for pairs in sets),
+        stride=stride.text,
+        nuisance_families=list(dataset.nuisance.changes),
+        seed=seed,
+        left_out=dataset.left_out,
+    )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lara_tokenizer.evaluate.attention import attention_maps, background_share, has_attention_maps
+from lara_tokenizer.evaluate.encoding import attention_maps, background_share, has_attention_maps
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel
 
 SIZE, PATCH, SQUARE = 16, 2, 4

@@ -145,7 +145,7 @@ def test_the_frames_of_a_pair_and_its_actions_belong_together(squares, plain_pro
     assert (pairs.frames[pairs.now[row]] == clips[1][3].transpose(2, 0, 1)).all()
     assert (pairs.frames[pairs.future[row]] == clips[1][8].transpose(2, 0, 1)).all()
     assert pairs.actions[row].tolist() == actions[1][3:8].sum(0).tolist()
-    assert read.texts == ["push", "push"]
+    assert read.instructions == ["push", "push"]
 
 
 def test_sharing_frames_between_pairs_changes_no_code(squares, tiny_model, tiny_processor):

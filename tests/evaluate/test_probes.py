@@ -142,26 +142,26 @@ def test_pooled_r2_weighs_episodes_by_their_squared_targets_and_action_numbers_a
 
 def test_a_planted_signal_adds_to_frame_t_beyond_every_control(world):
     result = _probe(world, z=world["free"])
-    assert result["frame_r2"] == pytest.approx(0.5, abs=0.1)
-    assert result["rows"]["z"]["conditional_r2"] == pytest.approx(0.5, abs=0.1)
-    assert (result["test_episodes"], result["pairs"]) == (EPISODES, EPISODES * PAIRS)
-    assert set(result["margins"]) == {"mean", "shuffled", "pixel_difference"}
-    for margin in result["margins"].values():
-        low, high = margin["interval"]
-        assert 0.3 < low < margin["difference"] < high
+    assert result.frame_r2 == pytest.approx(0.5, abs=0.1)
+    assert result.rows["z"].conditional_r2.value == pytest.approx(0.5, abs=0.1)
+    assert (result.test_episodes, result.pairs) == (EPISODES, EPISODES * PAIRS)
+    assert set(result.margins["conditional_r2"]) == {"mean", "shuffled", "pixel_difference"}
+    for margin in result.margins["conditional_r2"].values():
+        low, high = margin.bounds
+        assert 0.3 < low < margin.value < high
 
 
 def test_noise_adds_nothing(world):
     result = _probe(world, z=world["noise"])
-    assert result["rows"]["z"]["conditional_r2"] == pytest.approx(0, abs=0.03)
-    low, high = result["margins"]["shuffled"]["interval"]
+    assert result.rows["z"].conditional_r2.value == pytest.approx(0, abs=0.03)
+    low, high = result.margins["conditional_r2"]["shuffled"].bounds
     assert low < 0 < high
 
 
 def test_what_frame_t_tells_already_is_not_counted_for_z(world):
-    row = _probe(world, z=world["seen"])["rows"]["z"]
-    assert row["r2"] > 0.35
-    assert row["conditional_r2"] == pytest.approx(0, abs=0.03)
+    row = _probe(world, z=world["seen"]).rows["z"]
+    assert row.r2.value > 0.35
+    assert row.conditional_r2.value == pytest.approx(0, abs=0.03)
 
 
 def test_two_calls_give_the_same_numbers(world):
