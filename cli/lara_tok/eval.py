@@ -93,7 +93,7 @@ def eval(
 
       lara-tok eval run/ lerobot:lerobot/pusht --out report/ --all --compare lara-lam
     """
-    from lara_tokenizer.evaluate.report import write_report
+    from lara_tokenizer.evaluate.report.page import write_report
 
     if not (source or from_):
         raise ValueError("evaluation needs SOURCE: the data to look at, which the checkpoint was not trained on.")

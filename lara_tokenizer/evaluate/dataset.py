@@ -32,18 +32,12 @@ Source = str | Path | Sequence[str | Path]
 class PairSet:
     """Pairs of one camera."""
 
-    frames: np.ndarray
-    """uint8 (F, 3, S, S), each frame once."""
-    now: np.ndarray
-    """int (P,), the row of frame t in `frames`."""
-    future: np.ndarray
-    """int (P,), the row of frame t+C."""
-    actions: np.ndarray | None
-    """float64 (P, A), the sum of the actions between the two frames; None without actions."""
-    episodes: np.ndarray
-    """int (P,), the episode index."""
-    masks: np.ndarray | None = None
-    """bool (F, S, S), true on the arm; None without masks."""
+    frames: np.ndarray  # uint8 (F, 3, S, S), each frame once
+    now: np.ndarray  # int (P,), the row of frame t in `frames`
+    future: np.ndarray  # int (P,), the row of frame t+C
+    actions: np.ndarray | None  # float64 (P, A), the sum of the actions between the two frames; None without actions
+    episodes: np.ndarray  # int (P,), the episode index
+    masks: np.ndarray | None = None  # bool (F, S, S), true on the arm; None without masks
 
     def __len__(self) -> int:
         return len(self.now)
@@ -71,16 +65,11 @@ class NuisancePairs:
 class EvaluationDataset:
     """All pairs of a source."""
 
-    pairs: dict[str, PairSet]
-    """By camera, without nuisance."""
-    nuisance: NuisancePairs
-    """The pairs of the first camera."""
-    instructions: list[str]
-    """By episode index, "" where unknown."""
-    without_actions: str = ""
-    """The reason why `actions` is None, "" where it is not."""
-    left_out: dict[str, str] = field(default_factory=dict)
-    """Episodes that could not be read, each with the reason."""
+    pairs: dict[str, PairSet]  # by camera, without nuisance
+    nuisance: NuisancePairs  # the pairs of the first camera
+    instructions: list[str]  # by episode index, "" where unknown
+    without_actions: str = ""  # the reason why `actions` is None, "" where it is not
+    left_out: dict[str, str] = field(default_factory=dict)  # episodes that could not be read, each with the reason
 
     @property
     def camera(self) -> str:
@@ -216,7 +205,7 @@ class _PairReader:
     probed_camera: str
 
     def read(self, episode: Episode, episode_index: int) -> _EpisodePairs:
-        """All cameras of an episode. Raises EpisodeReadError, and ValueError for a stride its frame rate cannot meet."""
+        """All cameras of an episode. Raises EpisodeReadError, and ValueError for a stride that its rate cannot meet."""
         actions, instruction = _actions_and_instruction(episode)
         pairs: dict[str, PairSet] = {}
         under_nuisance = None
@@ -285,7 +274,7 @@ def _action_sums(actions: np.ndarray | None, indices: _PairIndices) -> np.ndarra
 
 
 def _has_masks(episodes: Sequence[Episode]) -> bool:
-    """Whether every episode has masks of its first camera."""
+    """True if every episode has masks of its first camera."""
     return bool(episodes) and all(mask_camera(image_cameras(each)[0]) in each.cameras for each in episodes)
 
 

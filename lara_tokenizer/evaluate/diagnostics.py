@@ -28,7 +28,7 @@ from lara_tokenizer.thresholds import (
 NUISANCE_WORDS = {"shake": "camera shake", "light": "changes of the light", "background": "a moving background"}
 NUISANCE_NAMES = {f"{verb}_{family}" for family in NUISANCE_WORDS for verb in ("encodes", "holds")}
 
-Rule = Callable[[Report], Alarm | None]
+Rule = Callable[[Report], str | None]  # the sentence of a fault, None where the figures do not show it
 
 
 def find_alarms(report: Report) -> list[Alarm]:
@@ -37,16 +37,16 @@ def find_alarms(report: Report) -> list[Alarm]:
     >>> find_alarms(evaluation.figures)[0].name  # doctest: +SKIP
     'encodes_shake'
     """
-    root = next((alarm for rule in ROOTS if (alarm := rule(report)) is not None), None)
-    root_name = None if root is None else root.name
+    found = ((name, rule(report)) for name, rule in ROOTS.items())
+    root, sentence = next(((name, text) for name, text in found if text is not None), ("", None))
+    alarms = [] if sentence is None else [Alarm(root, "alarm", sentence)]
     # Nothing else is worth saying about a model that was not trained.
-    if root is not None and root_name == "untrained":
-        return [root]
-    alarms = [] if root is None else [root]
+    if root == "untrained":
+        return alarms
     alarms += _encoded_nuisances(report)
-    for causes, rule in WARNINGS:
-        if root_name not in causes and (warning := rule(report)) is not None:
-            alarms.append(warning)
+    for name, (causes, rule) in WARNINGS.items():
+        if root not in causes and (sentence := rule(report)) is not None:
+            alarms.append(Alarm(name, "warning", sentence))
     return sorted(alarms, key=lambda each: each.severity != "alarm")
 
 
@@ -78,10 +78,7 @@ def _strengths(report: Report) -> str:
     return ", ".join(strengths[:-1]) + f", and {strengths[-1]}"
 
 
-# --- Roots: the first that applies is the alarm, and explains what follows from it. ---
-
-
-def _untrained(report: Report) -> Alarm | None:
+def _untrained(report: Report) -> str | None:
     """Neither z nor the decoder is better than in a random-init model, and z varies as much as there."""
     gain = max(value for value in report.decoder.gain_over_random_init.values() if value is not None)
     margin = report.probe.margins.get("conditional_r2", {}).get("random_init")
@@ -89,51 +86,45 @@ def _untrained(report: Report) -> Alarm | None:
     alike = random_spread / SPREAD_RATIO_TO_RANDOM <= spread <= random_spread * SPREAD_RATIO_TO_RANDOM
     if gain >= LEARNED_GAIN or (margin is not None and margin.low > 0) or not alike:
         return None
-    return _alarm(
-        "untrained",
-        "The model behaves like one with random weights: its decoder predicts no better than an untrained one"
-        + (", and its z tells no more of the actions." if margin is not None else "."),
+    return "The model behaves like one with random weights: its decoder predicts no better than an untrained one" + (
+        ", and its z tells no more of the actions." if margin is not None else "."
     )
 
 
-def _constant_z(report: Report) -> Alarm | None:
-    spread = report.latents.spread
-    if spread >= SPREAD_ALARM:
+def _constant_z(report: Report) -> str | None:
+    if (spread := report.latents.spread) >= SPREAD_ALARM:
         return None
-    return _alarm(
-        "constant_z",
-        f"z is nearly the same whatever happens between the two frames (spread {spread:.2f}, healthy is about 1).",
-    )
+    return f"z is nearly the same whatever happens between the two frames (spread {spread:.2f}, healthy is about 1)."
 
 
-def _collapsed_codebook(report: Report) -> Alarm | None:
-    codebook = report.codebook
-    if codebook is None:
+def _collapsed_codebook(report: Report) -> str | None:
+    if (codebook := report.codebook) is None:
         return None
     positions, dead = len(codebook.perplexity_per_position), codebook.dead_positions
     if codebook.perplexity >= CODE_USE_ALARM * codebook.possible and dead <= DEAD_POSITIONS_ALARM * positions:
         return None
-    return _alarm(
-        "collapsed_codebook",
+    return (
         f"The codebook has collapsed: about {codebook.perplexity:.1f} of {codebook.size} codes are in use, and "
-        f"{dead} of {positions} code positions always say the same. z itself still varies.",
+        f"{dead} of {positions} code positions always say the same. z itself still varies."
     )
 
 
-def _ignored_z(report: Report) -> Alarm | None:
+def _ignored_z(report: Report) -> str | None:
     if (gain := _z_gain(report)) >= Z_GAIN_ALARM:
         return None
-    return _alarm(
-        "ignored_z",
+    return (
         f"The decoder ignores z: with another pair's codes it predicts as well, or nearly (z gain {gain:.3f}), so the "
-        "codes need not say what happened.",
+        "codes need not say what happened."
     )
 
 
-ROOTS: tuple[Rule, ...] = (_untrained, _constant_z, _collapsed_codebook, _ignored_z)
-
-
-# --- Nuisances: each family is judged by itself. ---
+# The first that applies is the alarm: it explains those after it.
+ROOTS: dict[str, Rule] = {
+    "untrained": _untrained,
+    "constant_z": _constant_z,
+    "collapsed_codebook": _collapsed_codebook,
+    "ignored_z": _ignored_z,
+}
 
 
 def _encoded_nuisances(report: Report) -> list[Alarm]:
@@ -143,91 +134,81 @@ def _encoded_nuisances(report: Report) -> list[Alarm]:
     for family, estimate in row.families.items():
         what, r2 = NUISANCE_WORDS[family], estimate.known
         if row.r2 is not None and r2 > NUISANCE_ALARM and (row.over_family_intervals[family][1] or 0) < 0:
-            alarms.append(
-                _alarm(
-                    f"encodes_{family}",
-                    f"z encodes {what} rather than actions: where there is any, R2 is {r2:.2f} for {what} and "
-                    f"{max(row.r2.known, 0):.2f} for the actions.",
-                )
+            sentence = (
+                f"z encodes {what} rather than actions: where there is any, R2 is {r2:.2f} for {what} and "
+                f"{max(row.r2.known, 0):.2f} for the actions."
             )
+            alarms.append(Alarm(f"encodes_{family}", "alarm", sentence))
         elif r2 > NUISANCE_WARNING:
-            alarms.append(_warning(f"holds_{family}", f"z also holds {what} (R2 {r2:.2f})."))
+            alarms.append(Alarm(f"holds_{family}", "warning", f"z also holds {what} (R2 {r2:.2f})."))
     return alarms
 
 
-# --- Warnings: each is left out where it follows from the alarm. ---
-
-
-def _no_actions(report: Report) -> Alarm | None:
+def _no_actions(report: Report) -> str | None:
     margins = report.probe.margins.get("conditional_r2")
-    if not margins:
+    if not margins or margins["mean"].low > 0:
         return None
     episodes = report.probe.test_episodes
-    if margins["mean"].low <= 0:
-        text = f"z adds nothing certain about the actions to what the first frame tells ({episodes} episodes)."
-        return _warning("no_actions", text)
-    if margins["random_init"].low <= 0:
-        text = f"z tells no more of the actions than that of an untrained model, as far as {episodes} episodes show."
-        return _warning("no_better_than_random_init", text)
-    return None
+    return f"z adds nothing certain about the actions to what the first frame tells ({episodes} episodes)."
 
 
-def _narrow_z(report: Report) -> Alarm | None:
-    spread = report.latents.spread
-    if spread >= SPREAD_WARNING:
+def _no_better_than_random_init(report: Report) -> str | None:
+    margins = report.probe.margins.get("conditional_r2")
+    if not margins or margins["mean"].low <= 0 or margins["random_init"].low > 0:
         return None
-    return _warning("narrow_z", f"z points mostly one way (spread {spread:.2f}, healthy is about 1).")
+    episodes = report.probe.test_episodes
+    return f"z tells no more of the actions than that of an untrained model, as far as {episodes} episodes show."
 
 
-def _low_use(report: Report) -> Alarm | None:
+def _narrow_z(report: Report) -> str | None:
+    if (spread := report.latents.spread) >= SPREAD_WARNING:
+        return None
+    return f"z points mostly one way (spread {spread:.2f}, healthy is about 1)."
+
+
+def _dead_positions(report: Report) -> str | None:
+    if (codebook := report.codebook) is None or not codebook.dead_positions:
+        return None
+    return f"{codebook.dead_positions} of {len(codebook.perplexity_per_position)} code positions always say the same."
+
+
+def _low_use(report: Report) -> str | None:
     codebook = report.codebook
-    if codebook is None:
+    # Dead positions explain a low use.
+    if codebook is None or codebook.dead_positions or codebook.perplexity >= CODE_USE_WARNING * codebook.possible:
         return None
-    positions, dead = len(codebook.perplexity_per_position), codebook.dead_positions
-    if dead:
-        return _warning("dead_positions", f"{dead} of {positions} code positions always say the same.")
-    if codebook.perplexity < CODE_USE_WARNING * codebook.possible:
-        text = f"Few codes are in effective use: {codebook.perplexity:.1f} of {codebook.size}."
-        return _warning("low_use", text)
-    return None
+    return f"Few codes are in effective use: {codebook.perplexity:.1f} of {codebook.size}."
 
 
-def _weak_z(report: Report) -> Alarm | None:
+def _weak_z(report: Report) -> str | None:
     if (gain := _z_gain(report)) >= Z_GAIN_WARNING:
         return None
-    return _warning("weak_z", f"The decoder makes little use of z (z gain {gain:.2f}).")
+    return f"The decoder makes little use of z (z gain {gain:.2f})."
 
 
-def _worse_than_copying(report: Report) -> Alarm | None:
+def _worse_than_copying(report: Report) -> str | None:
     gain = report.decoder.gain_over_copying.value
     if gain is None or gain >= COPYING_WARNING:
         return None
-    text = f"The decoded future is farther from the truth than the first frame is (gain over copying {gain:.2f})."
-    return _warning("worse_than_copying", text)
+    return f"The decoded future is farther from the truth than the first frame is (gain over copying {gain:.2f})."
 
 
-# Each rule with the alarms from which its warning would follow.
-WARNINGS: tuple[tuple[tuple[str, ...], Rule], ...] = (
-    (("constant_z",), _no_actions),
-    (("constant_z",), _narrow_z),
-    (("constant_z", "collapsed_codebook"), _low_use),
-    (("constant_z", "collapsed_codebook", "ignored_z"), _weak_z),
-    (("constant_z", "collapsed_codebook"), _worse_than_copying),
-)
+# Each with the alarms from which it would follow; it is left out then.
+WARNINGS: dict[str, tuple[tuple[str, ...], Rule]] = {
+    "no_actions": (("constant_z",), _no_actions),
+    "no_better_than_random_init": (("constant_z",), _no_better_than_random_init),
+    "narrow_z": (("constant_z",), _narrow_z),
+    "dead_positions": (("constant_z", "collapsed_codebook"), _dead_positions),
+    "low_use": (("constant_z", "collapsed_codebook"), _low_use),
+    "weak_z": (("constant_z", "collapsed_codebook", "ignored_z"), _weak_z),
+    "worse_than_copying": (("constant_z", "collapsed_codebook"), _worse_than_copying),
+}
 
 
 def _z_gain(report: Report) -> float:
     """The z gain over all or over moving pixels, whichever shows more use of z."""
     gains = (report.decoder.z_gain.value, report.decoder.z_gain_moving.value)
     return max((gain for gain in gains if gain is not None), default=0.0)
-
-
-def _alarm(name: str, sentence: str) -> Alarm:
-    return Alarm(name, "alarm", sentence)
-
-
-def _warning(name: str, sentence: str) -> Alarm:
-    return Alarm(name, "warning", sentence)
 
 
 def _lower(sentence: str) -> str:

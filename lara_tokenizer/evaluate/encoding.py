@@ -29,12 +29,9 @@ BATCH = 64  # pairs per forward pass
 class EncodedSet:
     """Latents of a PairSet, on the CPU."""
 
-    latents: Tensor
-    """z, (P, N, D)."""
-    codes: Tensor | None
-    """(P, N); None for a continuous bottleneck."""
-    quantized_latents: Tensor
-    """(P, N, D); z itself for a continuous bottleneck."""
+    latents: Tensor  # z, (P, N, D)
+    codes: Tensor | None  # (P, N); None for a continuous bottleneck
+    quantized_latents: Tensor  # (P, N, D); z itself for a continuous bottleneck
 
     def __getitem__(self, rows: Any) -> EncodedSet:
         """The pairs of these rows."""
@@ -92,15 +89,14 @@ def random_init(model: Any, seed: int) -> Any:
 class AttentionMaps:
     """Attention of each query over the patches of both frames, float32."""
 
-    maps: Tensor
-    """(B, N, 2, G, G), over the patches of frame t and of frame t+C; a query's two maps sum to 1."""
+    maps: Tensor  # (B, N, 2, G, G), over the patches of frame t and of frame t+C; a query's two maps sum to 1
     on_patches: Tensor
     """(B, N), the share of attention on patches before that normalization; the rest is on special tokens (CLS,
     registers), on the separator and on the queries."""
 
 
 def has_attention_maps(model: Any) -> bool:
-    """Whether the model has an M-Former over the patches of a vision encoder, so that `encode` returns attentions."""
+    """True for an M-Former over the patches of a vision encoder: only then does `encode` return attentions."""
     takes_option = "output_attentions" in inspect.signature(model.encode).parameters
     return takes_option and hasattr(model.config, "num_frame_tokens")
 

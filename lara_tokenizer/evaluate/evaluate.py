@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionProcessor
 
 Errors = dict[str, dict[Key, np.ndarray]]
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,9 @@ class Evaluation:
     """The result of `evaluate_checkpoint`."""
 
     figures: Report
-    pairs: dict[str, PairSet]
-    """By camera, without nuisance."""
-    encoded: dict[str, EncodedSet]
-    """By camera."""
-    instructions: list[str]
-    """By episode index, "" where unknown."""
+    pairs: dict[str, PairSet]  # by camera, without nuisance
+    encoded: dict[str, EncodedSet]  # by camera
+    instructions: list[str]  # by episode index, "" where unknown
     errors: dict[str, Errors] = field(default_factory=dict)
     """Squared errors of the probes, {"plain" | "nuisance": {target: {features: (E, A)}}}, summed over the test pairs of
     each episode, for statistics over several runs; see `probes.CrossFit`."""
@@ -112,8 +110,10 @@ def evaluate_checkpoint(
     fresh_encoded = encode_pairs(fresh, processor, pairs)
     fresh_under_nuisance = encode_pairs(fresh, processor, dataset.nuisance.pairs)
     size = model.config.codebook_size
-    plain = probe_plain(dataset, probe_features(encoded[camera], fresh_encoded, size), seed)
-    nuisance = probe_nuisance(dataset, probe_features(under_nuisance, fresh_under_nuisance, size), seed)
+    plain, plain_errors = probe_plain(dataset, probe_features(encoded[camera], fresh_encoded, size), seed)
+    nuisance, nuisance_errors = probe_nuisance(
+        dataset, probe_features(under_nuisance, fresh_under_nuisance, size), seed
+    )
     random_init_gain = gain_over_random_init(model, fresh, processor, pairs, encoded[camera])
     report = Report(
         model=_model_info(encoded[camera], size, model_id, weights_sha256),
@@ -121,17 +121,17 @@ def evaluate_checkpoint(
         codebook=_codebook(encoded, size),
         latents=latent_figures(torch.cat([each.latents for each in encoded.values()]), fresh_encoded.latents),
         decoder=decoder_figures(decoder_errors(model, processor, dataset.pairs, encoded, seed), random_init_gain, seed),
-        probe=plain.table,
-        nuisance=nuisance.table,
+        probe=plain,
+        nuisance=nuisance,
     )
     if everything:
-        errors, tasks = plain.errors.get(ACTIONS, {}), dataset.tasks(pairs)
+        errors, tasks = plain_errors.get(ACTIONS, {}), dataset.tasks(pairs)
         extra = extra_figures(model, processor, pairs, encoded[camera], under_nuisance, errors, tasks, seed)
         report = replace(report, extra=extra)
     # Each of these reads the report as it is so far.
     report = replace(report, alarms=find_alarms(report))
     report = replace(report, verdict=verdict(report))
-    all_errors = {"plain": plain.errors, "nuisance": nuisance.errors}
+    all_errors = {"plain": plain_errors, "nuisance": nuisance_errors}
     return Evaluation(report, dataset.pairs, encoded, dataset.instructions, all_errors)
 
 
@@ -144,15 +144,7 @@ def check_predicts_frames(model: Any) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Probed:
-    """A probe table, and the squared errors behind it: {target: {features: (E, A)}}."""
-
-    table: ProbeTable
-    errors: Errors = field(default_factory=dict)
-
-
-def probe_features(encoded: EncodedSet, fresh: EncodedSet, codebook_size: int) -> dict[str, np.ndarray]:
+def probe_features(encoded: EncodedSet, fresh: EncodedSet, codebook_size: int) -> Arrays:
     """The rows of a probe table: z, with codes also its quantized form and one-hot codes, and z of `fresh`."""
     features = {"z": encoded.latents.numpy()}
     if encoded.codes is not None:
@@ -167,27 +159,27 @@ def one_hot(codes_PN: torch.Tensor, codebook_size: int) -> np.ndarray:
     return hot[:, hot.any(0)].float().numpy()
 
 
-def probe_plain(dataset: EvaluationDataset, features: dict[str, np.ndarray], seed: int) -> Probed:
-    """Probe the actions of the first camera's pairs."""
+def probe_plain(dataset: EvaluationDataset, features: Arrays, seed: int) -> tuple[ProbeTable, Errors]:
+    """Probe the actions of the first camera's pairs; returns the table and the squared errors behind it."""
     pairs = dataset.pairs[dataset.camera]
     if reason := reason_against_actions(pairs, dataset.without_actions):
-        return Probed(ProbeTable(dataset.camera, reason))
+        return ProbeTable(dataset.camera, reason), {}
     assert pairs.actions is not None
     fit = _cross_fit(pairs, dataset, features, {ACTIONS: pairs.actions}, seed)
-    return Probed(replace(action_table(fit, seed), camera=dataset.camera), fit.errors)
+    return replace(action_table(fit, seed), camera=dataset.camera), fit.errors
 
 
-def probe_nuisance(dataset: EvaluationDataset, features: dict[str, np.ndarray], seed: int) -> Probed:
+def probe_nuisance(dataset: EvaluationDataset, features: Arrays, seed: int) -> tuple[ProbeTable, Errors]:
     """Probe the changes of the nuisance parameters, and the actions where there are any, under the nuisance."""
     pairs, changes = dataset.nuisance.pairs, dataset.nuisance.changes
     if reason := reason_against_probes(pairs):
-        return Probed(ProbeTable(dataset.camera, reason, families=list(changes)))
+        return ProbeTable(dataset.camera, reason, families=list(changes)), {}
     targets = dict(changes)
     if not reason_against_actions(pairs, dataset.without_actions):
         assert pairs.actions is not None
         targets = {ACTIONS: pairs.actions, **changes}
     fit = _cross_fit(pairs, dataset, features, targets, seed)
-    return Probed(replace(nuisance_table(fit, list(changes), seed), camera=dataset.camera), fit.errors)
+    return replace(nuisance_table(fit, list(changes), seed), camera=dataset.camera), fit.errors
 
 
 def reason_against_actions(pairs: PairSet, without_actions: str) -> str:
@@ -205,22 +197,9 @@ def reason_against_probes(pairs: PairSet) -> str:
     return f"no probe: {count} episode(s) give pairs, probes need {FOLDS}" if count < FOLDS else ""
 
 
-def _cross_fit(
-    pairs: PairSet,
-    dataset: EvaluationDataset,
-    features: dict[str, np.ndarray],
-    targets: dict[str, np.ndarray],
-    seed: int,
-) -> CrossFit:
-    return cross_fit(
-        features,
-        pairs.frames[pairs.now],
-        pairs.frames[pairs.future],
-        targets,
-        pairs.episodes,
-        task_E=dataset.tasks(pairs),
-        seed=seed,
-    )
+def _cross_fit(pairs: PairSet, dataset: EvaluationDataset, features: Arrays, targets: Arrays, seed: int) -> CrossFit:
+    now, future = pairs.frames[pairs.now], pairs.frames[pairs.future]
+    return cross_fit(features, now, future, targets, pairs.episodes, task_E=dataset.tasks(pairs), seed=seed)
 
 
 def _codebook(encoded: Mapping[str, EncodedSet], codebook_size: int) -> CodebookFigures | None:

@@ -39,10 +39,8 @@ def _to_json(value: Any) -> Any:
 class Estimate(Figures):
     """A figure with its 95 % bootstrap interval over episodes."""
 
-    value: float | None
-    """None: not measured."""
-    interval: Interval | None = None
-    """None: the figure has no interval."""
+    value: float | None  # None: not measured
+    interval: Interval | None = None  # None: it has none
 
     @property
     def known(self) -> float:
@@ -71,10 +69,8 @@ class ModelInfo(Figures):
 
     id: str
     weights_sha256: dict[str, str] | None
-    codes: str
-    """Positions and codebook size, "8 x 128", or "8 continuous"."""
-    latent_dim: int
-    """Length of flattened z."""
+    codes: str  # positions and codebook size, "8 x 128", or "8 continuous"
+    latent_dim: int  # length of flattened z
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,34 +80,28 @@ class DataInfo(Figures):
     name: str
     episodes: int
     cameras: list[str]
-    masks: list[str]
-    """The cameras with masks of the arm."""
+    masks: list[str]  # the cameras with masks of the arm
     frames: int
     pairs: int
     stride: str
     nuisance_families: list[str]
     seed: int
-    left_out: dict[str, str]
-    """Episodes that could not be read, each with the reason."""
+    left_out: dict[str, str]  # episodes that could not be read, each with the reason
 
 
 @dataclass(frozen=True, slots=True)
 class CodebookFigures(Figures):
     """Use of the codebook: K codes, N positions."""
 
-    counts: list[list[int]]
-    """(N, K): occurrences of each code at each position."""
+    counts: list[list[int]]  # (N, K): occurrences of each code at each position
     perplexity: float
     perplexity_per_position: list[float]
-    dead_codes: int
-    """Codes that never occur, of all positions pooled."""
+    dead_codes: int  # codes that never occur, of all positions pooled
     dead_codes_per_position: list[int]
-    dead_positions: int
-    """Positions whose perplexity is below `thresholds.DEAD_POSITION_PERPLEXITY`."""
+    dead_positions: int  # positions whose perplexity is below `thresholds.DEAD_POSITION_PERPLEXITY`
     used_share: float
     size: int
-    possible: int
-    """The highest pooled perplexity that so many codes can have: min(K, P N)."""
+    possible: int  # the highest pooled perplexity that so many codes can have: min(K, P N)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,22 +112,18 @@ class LatentFigures(Figures):
     effective_rank: float | None
     mean_cosine: float | None
     norm: float | None
-    random_init_spread: float
-    """The spread of z of a random-init model."""
+    random_init_spread: float  # the spread of z of a random-init model
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderFigures(Figures):
     """Gains 1 - error / baseline error of the decoded frames; `_moving` counts moving pixels only."""
 
-    z_gain: Estimate
-    """Baseline: the codes of another pair."""
+    z_gain: Estimate  # baseline: the codes of another pair
     z_gain_moving: Estimate
-    gain_over_copying: Estimate
-    """Baseline: frame t."""
+    gain_over_copying: Estimate  # baseline: frame t
     gain_over_copying_moving: Estimate
-    gain_over_random_init: dict[str, float | None]
-    """Baseline: a random-init model; {"all", "moving"}."""
+    gain_over_random_init: dict[str, float | None]  # baseline: a random-init model; {"all", "moving"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +140,7 @@ class ProbeRow(Figures):
     conditional_r2: Estimate | None = None
     selectivity: Estimate | None = None
     over_family_intervals: dict[str, Interval] = field(default_factory=dict)
-    lambdas: list[float | None] | None = None
-    """The ridge penalty chosen in each fold."""
+    lambdas: list[float | None] | None = None  # the ridge penalty chosen in each fold
 
     def to_dict(self) -> dict[str, Any]:
         """Keys of what was probed alone, each figure with its interval in a key of its own."""
@@ -192,12 +177,10 @@ class ProbeTable(Figures):
     reason: str | None = None
     test_episodes: int = 0
     pairs: int = 0
-    frame_r2: float | None = None
-    """R2 of the actions from frame t alone."""
+    frame_r2: float | None = None  # R2 of the actions from frame t alone
     rows: dict[str, ProbeRow] = field(default_factory=dict)
     margins: dict[str, dict[str, Estimate]] = field(default_factory=dict)
-    families: list[str] | None = None
-    """The nuisance families, or None for pairs without nuisance."""
+    families: list[str] | None = None  # the nuisance families, or None for pairs without nuisance
 
     def to_dict(self) -> dict[str, Any]:
         """The part "probe" or "nuisance" of report.json."""
@@ -225,8 +208,7 @@ class Alarm(Figures):
     """A fault that the figures show."""
 
     name: str
-    severity: str
-    """"alarm" or "warning"."""
+    severity: str  # "alarm" or "warning"
     sentence: str
 
 
@@ -241,8 +223,7 @@ class Report(Figures):
     decoder: DecoderFigures
     probe: ProbeTable
     nuisance: ProbeTable
-    extra: dict[str, Any] | None = None
-    """The slower figures of `--all`, by name; None: not asked for."""
+    extra: dict[str, Any] | None = None  # the slower figures of `--all`, by name; None: not asked for
     alarms: list[Alarm] = field(default_factory=list)
     verdict: str = ""
 

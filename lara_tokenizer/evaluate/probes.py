@@ -114,12 +114,6 @@ class Ridge:
         return (self.right @ targets_PA) / np.maximum(shrunk, np.finfo(np.float64).tiny)[..., None]
 
 
-def ridge(features_PF: np.ndarray, targets_PA: np.ndarray, penalties: np.ndarray) -> np.ndarray:
-    """The weights (L, F, A) of `Ridge` for each penalty."""
-    solver = Ridge(features_PF)
-    return solver.left @ solver.rotated(targets_PA, penalties)
-
-
 def principal_components(values_PF: np.ndarray, train: np.ndarray, components: int = COMPONENTS) -> np.ndarray:
     """Randomized PCA (fixed seed), fitted on the training rows and applied to all: (P, <= components)."""
     import torch
@@ -168,11 +162,6 @@ class Probe:
         return mean + std * (self.test_x @ weights_LFA[best]), float(LAMBDAS[best])
 
 
-def fit_probe(features_PF: np.ndarray, targets_PA: np.ndarray, split: Split) -> tuple[np.ndarray, float]:
-    """Predictions of the test pairs and lambda of a `Probe` for a single target."""
-    return Probe(features_PF, split).predict(targets_PA)
-
-
 def pooled_r2(errors_EA: np.ndarray, mean_errors_EA: np.ndarray, weights_RE: np.ndarray | None = None) -> np.ndarray:
     """R2 = 1 - mean_a(sum_e errors[e, a] / sum_e mean_errors[e, a]), for each resample of the episodes, as (R,).
 
@@ -200,8 +189,7 @@ class CrossFit:
     pairs: int
     errors: dict[str, dict[Key, np.ndarray]] = field(default_factory=dict)
     """(E, A) by target and key, in the order of `episodes`."""
-    penalties: dict[str, dict[Key, list[float]]] = field(default_factory=dict)
-    """Lambda of each fold, by target and key."""
+    penalties: dict[str, dict[Key, list[float]]] = field(default_factory=dict)  # lambda of each fold, by target and key
 
     @property
     def rows(self) -> list[str]:

@@ -13,7 +13,7 @@ from lara_tokenizer.evaluate.bootstrap import RESAMPLES, estimate, resamples, ro
 from lara_tokenizer.evaluate.codebook import codebook_figures
 from lara_tokenizer.evaluate.decoder import COPY, OWN, SHUFFLED, decoder_figures, squared_errors
 from lara_tokenizer.evaluate.figures import Estimate
-from lara_tokenizer.evaluate.probes import Split, cross_fit_splits, ridge
+from lara_tokenizer.evaluate.probes import Ridge, Split, cross_fit_splits
 
 
 def test_each_resample_draws_as_many_episodes_as_there_are_and_the_first_takes_each_once():
@@ -46,7 +46,8 @@ def test_sums_go_to_the_episodes_of_the_pairs():
 def test_more_features_than_pairs_give_the_same_ridge_as_its_normal_equations():
     rng = np.random.default_rng(4)
     x, y, penalty = rng.normal(size=(10, 30)), rng.normal(size=(10, 2)), 0.1
-    (weights,) = ridge(x, y, np.array([penalty]))
+    solver = Ridge(x)
+    (weights,) = solver.left @ solver.rotated(y, np.array([penalty]))
     assert np.allclose((x.T @ x / 10 + penalty * np.eye(30)) @ weights, x.T @ y / 10)
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from lara_tokenizer.evaluate.probes import (
+    Probe,
+    Ridge,
     Split,
     cross_fit_splits,
-    fit_probe,
     pooled_r2,
     principal_components,
     probe_actions,
-    ridge,
     standardise,
 )
 
@@ -37,6 +37,12 @@ def world() -> dict[str, np.ndarray]:
         "seen": seen,
         "noise": rng.normal(size=(count, 6)),
     }
+
+
+def ridge(features, targets, penalties):
+    """The weights for each penalty."""
+    solver = Ridge(features)
+    return solver.left @ solver.rotated(targets, penalties)
 
 
 def _probe(world, **latents):
@@ -116,20 +122,20 @@ def test_principal_components_keep_what_lies_in_few_directions():
 def test_a_probe_of_the_answer_gives_it_back_in_its_own_units(world):
     split = cross_fit_splits(world["episode_P"])[0]
     answer = 5 + 3 * world["free"]
-    predicted, _ = fit_probe(world["free"], answer, split)
+    predicted, _ = Probe(world["free"], split).predict(answer)
     assert np.allclose(predicted, answer[split.test], atol=0.01)
 
 
 def test_a_probe_never_reads_the_targets_of_the_test_pairs(world):
     split = cross_fit_splits(world["episode_P"])[0]
     spoiled = np.where(split.test[:, None], 1e9, world["free"])
-    given, _ = fit_probe(world["noise"], world["free"], split)
-    assert np.array_equal(fit_probe(world["noise"], spoiled, split)[0], given)
+    given, _ = Probe(world["noise"], split).predict(world["free"])
+    assert np.array_equal(Probe(world["noise"], split).predict(spoiled)[0], given)
 
 
 def test_a_probe_without_features_predicts_the_training_mean():
     split = Split(np.array([0, 0, 1, 2]), np.array([1]), np.array([2]))
-    predicted, _ = fit_probe(np.empty((4, 0)), np.array([[1.0], [3.0], [0.0], [50.0]]), split)
+    predicted, _ = Probe(np.empty((4, 0)), split).predict(np.array([[1.0], [3.0], [0.0], [50.0]]))
     assert predicted.tolist() == [[2.0]]
 
 

@@ -26,8 +26,8 @@ from lara_tokenizer.evaluate.figures import (
     ProbeTable,
     Report,
 )
-from lara_tokenizer.evaluate.report import write_report
 from lara_tokenizer.evaluate.report.examples import moving_pairs, spread_over, transfer_pairs
+from lara_tokenizer.evaluate.report.page import write_report
 from lara_tokenizer.evaluate.report.sections import most_and_least_used, ranks, two_components
 from lara_tokenizer.evaluate.report.tables import GROUPS, number
 

@@ -22,8 +22,7 @@ class ModelMaps:
 
     model: EvaluatedModel
     maps: AttentionMaps
-    background_shares: list[float]
-    """The share of each query outside the arm; [] without masks."""
+    background_shares: list[float]  # the share of each query outside the arm; [] without masks
 
     @property
     def mean_background_share(self) -> float:
@@ -54,8 +53,7 @@ class Attention:
     pairs: list[PairMaps]
     queries: int
     measured: int
-    background_area: float | None
-    """The share of the frames outside the arm; None without masks."""
+    background_area: float | None  # the share of the frames outside the arm; None without masks
 
 
 def attention(model: EvaluatedModel, compared: EvaluatedModel | None) -> Attention:

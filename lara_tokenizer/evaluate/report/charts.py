@@ -56,10 +56,8 @@ class Histogram:
     """Occurrences of each code, on a square-root scale."""
 
     title: str
-    bars: str
-    """An SVG path."""
-    even: float
-    """The height of equal use."""
+    bars: str  # an SVG path
+    even: float  # the height of equal use
     width: int = WIDTH
     height: int = HEIGHT
 
@@ -81,8 +79,7 @@ class Scatter:
     """A scatter plot."""
 
     title: str
-    paths: list[tuple[str, str]]
-    """An SVG path and its colour, for each shade."""
+    paths: list[tuple[str, str]]  # an SVG path and its colour, for each shade
     side: int = SIDE
 
 

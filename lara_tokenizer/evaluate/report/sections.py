@@ -83,8 +83,7 @@ class Reconstructions:
     """Decoded frames beside true ones, and their errors."""
 
     rows: list[ImageRow]
-    brightest: float
-    """The change with the brightest colour, as a share of the full range."""
+    brightest: float  # the change with the brightest colour, as a share of the full range
 
 
 def reconstructions(model: EvaluatedModel) -> Reconstructions:
@@ -136,13 +135,10 @@ def transfers(model: EvaluatedModel) -> list[ImageRow]:
 class LatentPlots:
     """Scatter plots of z on its first two principal components, one for each of some action dimensions."""
 
-    panels: dict[int, Scatter]
-    """By action dimension."""
-    changing: int
-    """Action dimensions that change."""
+    panels: dict[int, Scatter]  # by action dimension
+    changing: int  # action dimensions that change
     points: int
-    explained: list[float]
-    """The share of the variance of both components."""
+    explained: list[float]  # the share of the variance of both components
 
 
 def latent_plots(model: EvaluatedModel) -> LatentPlots | None:

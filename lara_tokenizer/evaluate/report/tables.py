@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
 from lara_tokenizer.evaluate.figures import UNMEASURED, Estimate, ProbeRow, ProbeTable, Report
-from lara_tokenizer.evaluate.report.charts import Bar, Mark, bar_marks
+from lara_tokenizer.evaluate.report.charts import Bar
 
 # The rows of a probe table, in the order in which they are shown.
 ROWS = {
@@ -23,150 +23,108 @@ ROWS = {
     "mean": "predicting the mean",
 }
 CONTROLS = ("random_init", "pixel_difference", "shuffled")
-Comparison = Callable[[Report], list[Bar]]
+HIGHER, LOWER = "higher is better", "lower is better"
+CODE_GROUP = "Are the codes in use?"
+MOVING = "The same, counting only pixels that change."
 
 
 @dataclass(frozen=True, slots=True)
 class HeadlineFigure:
-    """A headline figure in words; `compared_with` gives the bars beside it."""
+    """A headline figure in words."""
 
     key: str
     label: str
     meaning: str
-    compared_with: Comparison
-    higher_is_better: bool = True
+    direction: str = HIGHER
     digits: int = 3
-
-    @property
-    def direction(self) -> str:
-        """The direction in words."""
-        return "higher is better" if self.higher_is_better else "lower is better"
 
     def bars(self, report: Report) -> list[Bar]:
         """This model's bar, then those to compare it with."""
-        return [Bar("this model", report.headline[self.key]), *self.compared_with(report)]
-
-    def marks(self, report: Report) -> list[list[Mark]]:
-        """The marks of each bar."""
-        return bar_marks(self.bars(report))
+        return [Bar("this model", report.headline[self.key]), *_compared_with(self.key, report)]
 
 
-def _probed(table: str, figure: str) -> Comparison:
-    """The same figure of the controls."""
-
-    def bars(report: Report) -> list[Bar]:
-        rows = (report.probe if table == "probe" else report.nuisance).rows
-        return [Bar(ROWS[name], getattr(rows[name], figure) or UNMEASURED) for name in CONTROLS if name in rows]
-
-    return bars
-
-
-def _gain(baseline: str) -> Comparison:
-    return lambda report: [Bar(baseline, Estimate(0.0)), Bar("no error left", Estimate(1.0))]
-
-
-def _of_all_codes(label: str) -> Comparison:
-    return lambda report: [] if report.codebook is None else [Bar(label, Estimate(report.codebook.size))]
-
-
-def _spread(report: Report) -> list[Bar]:
-    random_init = Bar(ROWS["random_init"], Estimate(report.latents.random_init_spread))
-    return [random_init, Bar("all directions alike", Estimate(1.0))]
-
-
-CODE_GROUP = "Are the codes in use?"
 GROUPS: dict[str, tuple[HeadlineFigure, ...]] = {
     "Does z encode the action?": (
         HeadlineFigure(
-            "conditional_r2",
-            "Conditional R²",
-            "How well z predicts the actions beyond what frame t alone predicts.",
-            _probed("probe", "conditional_r2"),
+            "conditional_r2", "Conditional R²", "How well z predicts the actions beyond what frame t alone predicts."
         ),
         HeadlineFigure(
             "conditional_r2_nuisance",
             "Conditional R², disturbed",
             "The same while the camera shakes and the light changes.",
-            _probed("nuisance", "conditional_r2"),
         ),
         HeadlineFigure(
             "nuisance_r2",
             "Nuisance R²",
             "How well z predicts shake, light and background, which a label should not encode.",
-            _probed("nuisance", "nuisance_r2"),
-            higher_is_better=False,
+            LOWER,
         ),
-        HeadlineFigure(
-            "selectivity",
-            "Selectivity",
-            "R² of the actions minus nuisance R²: does z prefer the action?",
-            _probed("nuisance", "selectivity"),
-        ),
+        HeadlineFigure("selectivity", "Selectivity", "R² of the actions minus nuisance R²: does z prefer the action?"),
     ),
     "Does the decoder use z?": (
         HeadlineFigure(
-            "z_gain",
-            "z gain",
-            "Error saved by a pair's own codes over another pair's. 0: the decoder ignores z.",
-            _gain("another pair's codes"),
+            "z_gain", "z gain", "Error saved by a pair's own codes over another pair's. 0: the decoder ignores z."
         ),
-        HeadlineFigure(
-            "z_gain_moving",
-            "z gain, moving pixels",
-            "The same, counting only pixels that change.",
-            _gain("another pair's codes"),
-        ),
+        HeadlineFigure("z_gain_moving", "z gain, moving pixels", MOVING),
         HeadlineFigure(
             "gain_over_copying",
             "Gain over copying",
             "Error saved over showing frame t again. Alone no evidence for z: motion can be guessed from frame t.",
-            _gain("showing frame t again"),
         ),
-        HeadlineFigure(
-            "gain_over_copying_moving",
-            "Gain over copying, moving pixels",
-            "The same, counting only pixels that change.",
-            _gain("showing frame t again"),
-        ),
+        HeadlineFigure("gain_over_copying_moving", "Gain over copying, moving pixels", MOVING),
     ),
     CODE_GROUP: (
-        HeadlineFigure(
-            "perplexity",
-            "Perplexity",
-            "Codes in effective use, all positions pooled.",
-            _of_all_codes("all codes equally often"),
-            digits=1,
-        ),
+        HeadlineFigure("perplexity", "Perplexity", "Codes in effective use, all positions pooled.", digits=1),
         HeadlineFigure(
             "perplexity_per_position",
             "Perplexity per position",
             "The mean over positions: is each token informative?",
-            _of_all_codes("all codes equally often"),
             digits=1,
         ),
-        HeadlineFigure(
-            "dead_codes", "Dead codes", "Codes that never occur.", _of_all_codes("codes there are"), False, digits=0
-        ),
-        HeadlineFigure(
-            "dead_positions", "Dead positions", "Tokens with nearly always the same code.", lambda _: [], False, 0
-        ),
+        HeadlineFigure("dead_codes", "Dead codes", "Codes that never occur.", LOWER, 0),
+        HeadlineFigure("dead_positions", "Dead positions", "Tokens with nearly always the same code.", LOWER, 0),
     ),
     "Is z alive?": (
         HeadlineFigure(
-            "spread",
-            "Spread of z",
-            "About 1 where z points in all directions, 0 where it always points in one.",
-            _spread,
+            "spread", "Spread of z", "About 1 where z points in all directions, 0 where it always points in one."
         ),
-        HeadlineFigure(
-            "effective_rank",
-            "Effective rank of z",
-            "Directions of z in effective use.",
-            lambda report: [Bar("numbers in z", Estimate(report.model.latent_dim))],
-            digits=1,
-        ),
+        HeadlineFigure("effective_rank", "Effective rank of z", "Directions of z in effective use.", digits=1),
     ),
 }
+# Headline figures of probes: the table and the figure of its rows.
+PROBED = {
+    "conditional_r2": ("probe", "conditional_r2"),
+    "conditional_r2_nuisance": ("nuisance", "conditional_r2"),
+    "nuisance_r2": ("nuisance", "nuisance_r2"),
+    "selectivity": ("nuisance", "selectivity"),
+}
+# Headline gains: the baseline, which scores 0.
+BASELINES = {
+    "z_gain": "another pair's codes",
+    "z_gain_moving": "another pair's codes",
+    "gain_over_copying": "showing frame t again",
+    "gain_over_copying_moving": "showing frame t again",
+}
+
+
+def _compared_with(key: str, report: Report) -> list[Bar]:
+    """The bars beside a headline figure: its controls, its baseline, or its range."""
+    if key in PROBED:
+        table, figure = PROBED[key]
+        rows = getattr(report, table).rows
+        return [Bar(ROWS[name], getattr(rows[name], figure) or UNMEASURED) for name in CONTROLS if name in rows]
+    if key in BASELINES:
+        return [Bar(BASELINES[key], Estimate(0.0)), Bar("no error left", Estimate(1.0))]
+    size = Estimate(None if report.codebook is None else report.codebook.size)
+    random_init_spread = Estimate(report.latents.random_init_spread)
+    ranges = {
+        "perplexity": [Bar("all codes equally often", size)],
+        "perplexity_per_position": [Bar("all codes equally often", size)],
+        "dead_codes": [Bar("codes there are", size)],
+        "spread": [Bar(ROWS["random_init"], random_init_spread), Bar("all directions alike", Estimate(1.0))],
+        "effective_rank": [Bar("numbers in z", Estimate(report.model.latent_dim))],
+    }
+    return ranges.get(key, [])
 
 
 def ordered_rows(table: ProbeTable) -> list[tuple[str, str, ProbeRow]]:
@@ -184,6 +142,15 @@ def flat_figures(values: dict[str, Any], before: str = "") -> Iterator[tuple[str
             yield name, number(value)
         else:
             yield name, "–" if value is None else str(value)
+
+
+def numbered(index: int, noun: str) -> str:
+    """A column's heading.
+
+    >>> numbered(3, "query")
+    'query 3'
+    """
+    return f"{noun} {index}"
 
 
 def number(value: float | None, digits: int = 3) -> str:

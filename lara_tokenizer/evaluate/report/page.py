@@ -1,4 +1,4 @@
-"""`write_report`: all figures of an evaluation on one HTML page."""
+"""The page of the report: `write_report` renders all figures of an evaluation as HTML."""
 
 from __future__ import annotations
 
@@ -11,19 +11,11 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from lara_tokenizer.evaluate.figures import CodebookFigures
+from lara_tokenizer.evaluate.report import tables
 from lara_tokenizer.evaluate.report.attention import attention
-from lara_tokenizer.evaluate.report.charts import Histogram, histogram
+from lara_tokenizer.evaluate.report.charts import Histogram, bar_marks, histogram
 from lara_tokenizer.evaluate.report.examples import EvaluatedModel
 from lara_tokenizer.evaluate.report.sections import code_clips, latent_plots, reconstructions, transfers
-from lara_tokenizer.evaluate.report.tables import (
-    CODE_GROUP,
-    GROUPS,
-    flat_figures,
-    interval,
-    number,
-    ordered_rows,
-    with_interval,
-)
 from lara_tokenizer.version import __version__
 
 if TYPE_CHECKING:
@@ -68,27 +60,25 @@ def _evaluated(evaluation: Evaluation, model: Any, processor: LatentActionProces
 def render(model: EvaluatedModel, compared: EvaluatedModel | None = None) -> str:
     """The report as HTML."""
     codebook = model.figures.codebook
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            model=model,
-            compared=compared,
-            report=model.figures,
-            groups=GROUPS,
-            code_group=CODE_GROUP,
-            histograms=[] if codebook is None else _histograms(codebook),
-            code_clips=code_clips(model),
-            reconstructions=reconstructions(model),
-            transfers=transfers(model),
-            attention=attention(model, compared),
-            plots=latent_plots(model),
-            ordered_rows=ordered_rows,
-            flat_figures=flat_figures,
-            # The style sheet is ours, so it is not escaped; all other text is.
-            style=Markup(_resource("report.css")),
-            version=__version__,
-        )
+    contents = {
+        "histograms": [] if codebook is None else _histograms(codebook),
+        "code_clips": code_clips(model),
+        "reconstructions": reconstructions(model),
+        "transfers": transfers(model),
+        "attention": attention(model, compared),
+        "plots": latent_plots(model),
+    }
+    # The style sheet is ours, so it is not escaped; all other text is.
+    style = Markup(_resource("report.css"))
+    page = _environment().get_template("page.html.j2")
+    return page.render(
+        model=model,
+        compared=compared,
+        report=model.figures,
+        **contents,
+        tables=tables,
+        style=style,
+        version=__version__,
     )
 
 
@@ -110,8 +100,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"number": number, "interval": interval, "with_interval": with_interval}
-    environment.filters["numbered"] = lambda index, noun: f"{noun} {index}"
+    environment.globals["bar_marks"] = bar_marks
+    environment.filters |= {name: getattr(tables, name) for name in ("number", "interval", "with_interval", "numbered")}
     return environment
 
 
