@@ -74,7 +74,7 @@ def difference(one: np.ndarray, other: np.ndarray, brightest: float) -> np.ndarr
 
 def attended(frame: np.ndarray, map_GG: np.ndarray, even: float, strongest: float) -> np.ndarray:
     """The frame in grey, its patches orange by attention: from `even` (not at all) to `strongest`."""
-    above = ((map_GG - even) / max(strongest - even, 1e-12)).clip(0, 1)
+    above = ((map_GG - even) / max(strongest - even, 1e-12)).clip(0, 1).astype(np.float64)
     # Patches are not smoothed: the map has no finer resolution.
     side = len(frame) // len(map_GG)
     share = repeat(above, "rows columns -> (rows y) (columns x) 1", y=side, x=side) * 0.85
