@@ -11,8 +11,8 @@ import pytest
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory, write_lerobot, moving_square):
     """6 episodes of squares that move by their action."""
-    steps = [1 + number % 3 for number in range(6)]
-    clips = [moving_square(12, size=32, step=step, seed=number) for number, step in enumerate(steps)]
+    steps = [1 + index % 3 for index in range(6)]
+    clips = [moving_square(12, size=32, step=step, seed=index) for index, step in enumerate(steps)]
     actions = [np.tile([step, t % 2, 0], (12, 1)).astype("f4") for t, step in enumerate(steps)]
     root = tmp_path_factory.mktemp("eval") / "squares"
     return write_lerobot(root, {"observation.images.top": clips}, kind="image", actions=actions)
@@ -66,7 +66,7 @@ def test_a_second_checkpoint_that_cannot_be_measured_is_refused_before_the_first
     layers = {"hidden_size": 16, "num_attention_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1}
     SpaceTimeVqModel(SpaceTimeVqConfig(vision_config=vision, image_size=28, **layers)).save_pretrained(tmp_path / "vq")
     tiny_processor.save_pretrained(tmp_path / "vq")
-    # The source is none: it is not looked at.
+    # There is no such source: it is not opened.
     ran = lara_tok(
         "eval", tiny_checkpoint, tmp_path / "absent", "--out", tmp_path / "out", "--compare", tmp_path / "vq"
     )
