@@ -212,6 +212,17 @@ class Alarm(Figures):
     sentence: str
 
 
+# Headline figures of probes, by the table and the figure of its row "z"; then those of the decoder and of the codes.
+HEADLINE_PROBES = {
+    "conditional_r2": ("probe", "conditional_r2"),
+    "conditional_r2_nuisance": ("nuisance", "conditional_r2"),
+    "nuisance_r2": ("nuisance", "nuisance_r2"),
+    "selectivity": ("nuisance", "selectivity"),
+}
+HEADLINE_GAINS = ("gain_over_copying", "gain_over_copying_moving", "z_gain", "z_gain_moving")
+HEADLINE_CODES = ("perplexity", "perplexity_per_position", "dead_codes", "dead_positions")
+
+
 @dataclass(frozen=True, slots=True)
 class Report(Figures):
     """All figures of a checkpoint on a dataset."""
@@ -230,28 +241,18 @@ class Report(Figures):
     @property
     def headline(self) -> dict[str, Estimate]:
         """The figures shown first; a code figure of a continuous bottleneck is unmeasured."""
-        plain, nuisance = self.probe.row("z"), self.nuisance.row("z")
-        return {
-            "conditional_r2": plain.conditional_r2 or UNMEASURED,
-            "conditional_r2_nuisance": nuisance.conditional_r2 or UNMEASURED,
-            "nuisance_r2": nuisance.nuisance_r2 or UNMEASURED,
-            "selectivity": nuisance.selectivity or UNMEASURED,
-            "gain_over_copying": self.decoder.gain_over_copying,
-            "gain_over_copying_moving": self.decoder.gain_over_copying_moving,
-            "z_gain": self.decoder.z_gain,
-            "z_gain_moving": self.decoder.z_gain_moving,
-            **self._code_headline(),
-            "spread": Estimate(self.latents.spread),
-            "effective_rank": Estimate(self.latents.effective_rank),
+        probed = {
+            name: getattr(getattr(self, table).row("z"), figure) or UNMEASURED
+            for name, (table, figure) in HEADLINE_PROBES.items()
         }
-
-    def _code_headline(self) -> dict[str, Estimate]:
-        names = ("perplexity", "perplexity_per_position", "dead_codes", "dead_positions")
-        if self.codebook is None:
-            return dict.fromkeys(names, UNMEASURED)
-        mean = round(float(np.mean(self.codebook.perplexity_per_position)), DIGITS)
-        values = (self.codebook.perplexity, mean, self.codebook.dead_codes, self.codebook.dead_positions)
-        return {name: Estimate(value) for name, value in zip(names, values, strict=True)}
+        gains = {name: getattr(self.decoder, name) for name in HEADLINE_GAINS}
+        codes = dict.fromkeys(HEADLINE_CODES, UNMEASURED)
+        if (codebook := self.codebook) is not None:
+            mean = round(float(np.mean(codebook.perplexity_per_position)), DIGITS)
+            values = (codebook.perplexity, mean, codebook.dead_codes, codebook.dead_positions)
+            codes = {name: Estimate(value) for name, value in zip(HEADLINE_CODES, values, strict=True)}
+        latents = {name: Estimate(getattr(self.latents, name)) for name in ("spread", "effective_rank")}
+        return probed | gains | codes | latents
 
     def to_dict(self) -> dict[str, Any]:
         """The content of report.json; `extra` only where it was asked for."""

@@ -1,4 +1,4 @@
-"""`lara-tok eval`: a report, a card and a table; twice the same bytes; alarms are no failure."""
+"""`lara-tok eval`: report, page and table; equal bytes for equal commands; alarms are no failure."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_second_checkpoint_is_measured_on_the_same_pairs(lara_tok, dataset, ti
     assert (tmp_path / "compared.json").read_bytes() == (tmp_path / "report.json").read_bytes()
 
 
-def test_without_a_source_it_says_what_is_missing(lara_tok, tiny_checkpoint, tmp_path):
+def test_without_a_source_it_is_asked_for(lara_tok, tiny_checkpoint, tmp_path):
     ran = lara_tok("eval", tiny_checkpoint, "--out", tmp_path)
     assert (ran.code, ran.out) == (2, "")
     assert "evaluation needs SOURCE" in ran.err

@@ -1,4 +1,4 @@
-"""Intervals, codebook, decoder and picture figures against their closed forms."""
+"""Intervals, codebook, decoder and image figures against their closed forms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lara_tokenizer.evaluate.figures import Estimate
 from lara_tokenizer.evaluate.probes import Ridge, Split, cross_fit_splits
 
 
-def test_each_resample_draws_as_many_episodes_as_there_are_and_the_first_takes_each_once():
+def test_resamples_draw_as_many_episodes_as_there_are_and_the_first_each_once():
     weights_RE = resamples(7, seed=0)
     assert weights_RE.shape == (1 + RESAMPLES, 7)
     assert (weights_RE[0] == 1).all()
@@ -102,9 +102,9 @@ def test_mean_cosine_is_the_mean_over_all_pairs_of_two():
     assert float(metrics.mean_cosine(torch.ones(5, 4))) == pytest.approx(1)
 
 
-def test_ssim_is_one_for_equal_pictures_and_has_its_closed_form_for_flat_ones():
-    picture = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert metrics.ssim(picture, picture).tolist() == pytest.approx([1, 1], abs=1e-5)
+def test_ssim_is_one_for_equal_images_and_has_its_closed_form_for_flat_ones():
+    image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert metrics.ssim(image, image).tolist() == pytest.approx([1, 1], abs=1e-5)
     light, dark = torch.full((1, 3, 16, 16), 0.8), torch.full((1, 3, 16, 16), 0.4)
     expected = (2 * 0.8 * 0.4 + 1e-4) / (0.8**2 + 0.4**2 + 1e-4)
     assert float(metrics.ssim(light, dark)) == pytest.approx(expected, abs=1e-3)

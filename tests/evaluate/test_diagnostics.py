@@ -1,4 +1,4 @@
-"""A healthy model raises no alarm, each fault raises its own, and the verdict says it in words."""
+"""A healthy model raises no alarm, each fault its own, and the verdict puts it into words."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def test_each_fault_raises_its_own_alarm_and_no_other(kind, name, words, squares
     assert report["verdict"].startswith(f"Do not train on these codes: {words}")
 
 
-def test_a_model_that_encodes_the_camera_is_told_from_one_that_encodes_actions(handheld_squares, plain_processor):
+def test_a_model_that_encodes_the_camera_is_not_one_that_encodes_actions(handheld_squares, plain_processor):
     report, alarms = _alarms(CameraModel.trained(), plain_processor, handheld_squares)
     assert alarms == ["encodes_shake"]
     assert report["verdict"].startswith("Do not train on these codes: z encodes camera shake rather than actions")
 
 
-def test_an_untrained_latent_action_model_is_called_so(squares, tiny_config, tiny_processor):
+def test_an_untrained_latent_action_model_is_reported(squares, tiny_config, tiny_processor):
     torch.manual_seed(7)
     report, alarms = _alarms(LatentActionModel(tiny_config), tiny_processor, squares)
     assert alarms == ["untrained"]
     assert "random weights" in report["verdict"]
 
 
-def test_a_latent_action_model_with_a_constant_z_is_called_so(squares, tiny_config, tiny_processor):
+def test_a_latent_action_model_with_a_constant_z_is_reported(squares, tiny_config, tiny_processor):
     torch.manual_seed(7)
     model = LatentActionModel(tiny_config)
     with torch.no_grad():

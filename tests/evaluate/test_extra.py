@@ -38,7 +38,7 @@ class NextFrame(SquareModel):
         z = future_frame_features.flatten(1)[:, None]
         return type("Out", (), {"latents": z, "codes": None, "quantized_latents": z})
 
-    def look(self, frames):
+    def locate(self, frames):
         return frames
 
     def decode(self, pixel_values, *, quantized_latents):
@@ -57,7 +57,7 @@ def test_a_motion_is_carried_from_one_video_into_another(pairs, healthy, plain_p
     assert quality["delta_psnr"] > 20
 
 
-def test_the_cut_test_tells_the_next_frame_from_a_motion(pairs, healthy, plain_processor):
+def test_the_cut_test_separates_the_next_frame_from_a_motion(pairs, healthy, plain_processor):
     leaky = NextFrame.trained()
     assert transfer_figures(leaky, plain_processor, pairs, encode_pairs(leaky, plain_processor, pairs))["cut_test"] == (
         pytest.approx(1, abs=0.2)
@@ -77,7 +77,7 @@ def test_a_z_that_means_the_same_everywhere_passes_the_cycle(pairs, plain_proces
     assert report["cycle_transfer"] == pytest.approx(1, abs=0.05)
     leaky = NextFrame.trained()
     leaked = transfer_figures(leaky, plain_processor, pairs, encode_pairs(leaky, plain_processor, pairs))
-    # Its z of B' is B', and B' is A's next frame: the cycle alone cannot tell.
+    # Its z of B' is B', and B' is A's next frame: the cycle alone cannot separate them.
     assert leaked["cycle_transfer"] == pytest.approx(1, abs=0.2)
 
 
@@ -91,7 +91,7 @@ def test_nothing_happening_is_no_action_to_a_healthy_model(pairs, healthy, plain
     assert report["shift_horizontal"] == pytest.approx(0, abs=0.05)
 
 
-class WholePicture(SquareModel):
+class CameraMotion(SquareModel):
     """z is where the mark went."""
 
     def measure(self, moved):
@@ -99,7 +99,7 @@ class WholePicture(SquareModel):
 
 
 def test_a_camera_model_answers_a_shift_by_just_that(pairs, plain_processor):
-    model = WholePicture.trained()
+    model = CameraMotion.trained()
     reference = torch.full((4, 2, 1), 3 / 2**0.5)  # |z| = 3 px
     report = shift_responses(model, plain_processor, pairs, reference)
     assert report["shift_horizontal"] == pytest.approx(1, abs=0.02)
@@ -219,7 +219,7 @@ def test_a_code_that_names_the_quarter_of_an_action_tells_two_bits():
     assert found["shuffled"] == pytest.approx(0, abs=0.01)
 
 
-def test_a_z_that_names_the_episode_leaks_and_one_that_names_the_action_does_not():
+def test_a_z_of_the_episode_leaks_and_a_z_of_the_action_does_not():
     rng = np.random.default_rng(3)
     actions = rng.choice([-1.0, 1.0], (240, 1))
     episode = torch.from_numpy(rng.normal(size=(20, 8)))[EPISODE_P]

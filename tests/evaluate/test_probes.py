@@ -1,4 +1,4 @@
-"""Ridge against its closed form; a planted signal is found, noise is not, and what frame t tells is not counted."""
+"""Ridge against its closed form; a planted signal is found, noise is not, and what frame t predicts is not counted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EPISODES, PAIRS = 100, 8
 
 @pytest.fixture(scope="module")
 def world() -> dict[str, np.ndarray]:
-    """Frames whose brightness tells a part of the action (4 numbers); the rest is free."""
+    """Frames whose brightness determines a part of the action (4 dimensions); the rest is free."""
     rng = np.random.default_rng(0)
     count = EPISODES * PAIRS
     seen, free = rng.normal(size=(count, 4)), rng.normal(size=(count, 4))
@@ -89,9 +89,9 @@ def test_fewer_episodes_than_folds_are_refused():
 
 
 def test_the_episodes_of_a_task_are_spread_over_the_folds():
-    task_E = [f"task {number % 6}" for number in range(30)]
+    task_E = [f"task {index % 6}" for index in range(30)]
     for split in cross_fit_splits(np.arange(30), task_E):
-        assert sorted(task_E[number] for number in np.flatnonzero(split.test)) == sorted(set(task_E))
+        assert sorted(task_E[index] for index in np.flatnonzero(split.test)) == sorted(set(task_E))
 
 
 def test_folds_are_a_function_of_the_episodes_and_the_seed():
@@ -109,7 +109,7 @@ def test_standardising_uses_the_training_rows_alone_and_a_constant_column_become
     assert not out[:, 1].any()
 
 
-def test_principal_components_keep_what_lies_in_few_directions():
+def test_principal_components_keep_what_varies_in_few_directions():
     rng = np.random.default_rng(2)
     values = rng.normal(size=(60, 3)) @ rng.normal(size=(3, 40))
     train = np.arange(60) < 40
@@ -139,7 +139,7 @@ def test_a_probe_without_features_predicts_the_training_mean():
     assert predicted.tolist() == [[2.0]]
 
 
-def test_pooled_r2_weighs_episodes_by_their_squared_targets_and_action_numbers_alike():
+def test_pooled_r2_weighs_episodes_by_their_squared_targets_and_action_dimensions_alike():
     errors, mean_errors = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[1.0, 5.0], [3.0, 5.0]])
     assert pooled_r2(errors, mean_errors) == pytest.approx([1 - (2 / 4 + 0) / 2])
     assert pooled_r2(errors, mean_errors, np.array([[2.0, 0.0]])) == pytest.approx([1 - (1 + 0) / 2])
@@ -164,7 +164,7 @@ def test_noise_adds_nothing(world):
     assert low < 0 < high
 
 
-def test_what_frame_t_tells_already_is_not_counted_for_z(world):
+def test_what_frame_t_predicts_already_is_not_counted_for_z(world):
     row = _probe(world, z=world["seen"]).rows["z"]
     assert row.r2.value > 0.35
     assert row.conditional_r2.value == pytest.approx(0, abs=0.03)
@@ -174,6 +174,6 @@ def test_two_calls_give_the_same_numbers(world):
     assert _probe(world, z=world["free"]) == _probe(world, z=world["free"])
 
 
-def test_an_action_number_that_never_changes_is_left_out(world):
+def test_an_action_dimension_that_never_changes_is_left_out(world):
     still = np.concatenate([world["actions_PA"], np.ones((EPISODES * PAIRS, 1))], 1)
     assert _probe({**world, "actions_PA": still}, z=world["free"]) == _probe(world, z=world["free"])

@@ -29,7 +29,7 @@ from lara_tokenizer.evaluate.figures import (
 from lara_tokenizer.evaluate.report.examples import moving_pairs, spread_over, transfer_pairs
 from lara_tokenizer.evaluate.report.page import write_report
 from lara_tokenizer.evaluate.report.sections import most_and_least_used, ranks, two_components
-from lara_tokenizer.evaluate.report.tables import GROUPS, number
+from lara_tokenizer.evaluate.report.tables import GROUPS, format_number
 
 EPISODES, LENGTH, GAP, SIZE = 6, 12, 4, 32
 HOSTILE = "<script>alert('x')</script> & \"friends\""
@@ -40,9 +40,9 @@ SECTIONS += ["monitors", "protocol"]
 @pytest.fixture(scope="session")
 def square_pairs(moving_square) -> PairSet:
     """Squares that move by their first action, with the square as the arm's mask."""
-    clips = [moving_square(LENGTH, SIZE, step=1 + number, seed=number) for number in range(EPISODES)]
+    clips = [moving_square(LENGTH, SIZE, step=1 + index, seed=index) for index in range(EPISODES)]
     frames = np.concatenate(clips).transpose(0, 3, 1, 2)
-    now = np.concatenate([number * LENGTH + np.arange(LENGTH - GAP) for number in range(EPISODES)])
+    now = np.concatenate([index * LENGTH + np.arange(LENGTH - GAP) for index in range(EPISODES)])
     episodes = now // LENGTH
     actions = np.stack([GAP * (1.0 + episodes), np.sin(now), np.full(len(now), 3.0)], 1)
     return PairSet(frames, now, now + GAP, actions, episodes, frames[:, 0] == 230)
@@ -134,25 +134,25 @@ def _section(path, key: str) -> str:
     return text[text.index(f'id="{key}"') :].split("</section>")[0]
 
 
-def test_all_sections_stand_in_order_on_a_page_of_its_own(written):
+def test_all_sections_are_in_order_on_one_self_contained_page(written):
     text = written.read_text(encoding="utf-8")
-    places = [text.index(f'id="{key}"') for key in SECTIONS]
-    assert places == sorted(places)
+    offsets = [text.index(f'id="{key}"') for key in SECTIONS]
+    assert offsets == sorted(offsets)
     assert 'id="comparison"' not in text
-    # Whatever a browser would load by itself stands in the page.
+    # Whatever a browser would load by itself is part of the page.
     assert {uri.split(":")[0] for uri in re.findall(r'(?:src|href|url\()="?([^"#)]+)', text)} == {"data"}
     assert "<script" not in text
 
 
-# Nothing leaves the machine: no host name resolves. A browser talks to its maker on its own account, too; what it
-# does so has no origin.
+# Nothing leaves the machine: no host name resolves. Requests of the browser itself have
+# no origin.
 QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-extensions", "--disable-sync"]
 QUIET += ["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr", "--v=0"]
 OWN = "not an origin"
 
 
 def opened(browser: str, page, folder) -> tuple[list[str], list[str]]:
-    """What a headless Chromium says on its console about a page, and what the page asks the network for."""
+    """Console messages of a headless Chromium for a page, and the URLs that the page requests."""
     log = folder / "net.json"
     command = [browser, *QUIET, f"--user-data-dir={folder}/profile", "--host-resolver-rules=MAP * ~NOTFOUND"]
     command += [f"--log-net-log={log}", "--dump-dom", page.as_uri()]
@@ -174,7 +174,7 @@ def browser() -> str:
     return found
 
 
-def test_a_browser_opens_the_card_from_disk_without_a_word_and_without_a_request(browser, written, compared, tmp_path):
+def test_a_browser_opens_the_card_without_an_error_and_without_a_request(browser, written, compared, tmp_path):
     assert opened(browser, written, tmp_path) == ([], [])
     assert opened(browser, compared, tmp_path) == ([], [])
 
@@ -198,14 +198,14 @@ def test_equal_evaluations_give_equal_bytes(written, tmp_path, evaluation, tiny_
     assert (tmp_path / "again.html").read_bytes() == written.read_bytes()
 
 
-def test_alarms_say_in_words_what_colours_say(written):
+def test_alarms_are_marked_by_words_and_not_by_colour_alone(written):
     verdict = written.read_text(encoding="utf-8").split('class="verdict alarm"')[1].split("</section>")[0]
     assert "Do not train on these labels" in verdict
     assert "✖ Alarm" in verdict
     assert "▲ Warning" in verdict
 
 
-def test_every_headline_figure_says_which_way_is_better(written):
+def test_every_headline_figure_has_its_direction(written):
     text = _section(written, "figures")
     assert text.count("Higher is better.") + text.count("Lower is better.") == sum(map(len, GROUPS.values()))
     assert text.count(">random-init model<") == 5
@@ -224,7 +224,7 @@ def test_masks_give_a_background_share_beside_that_of_even_attention(written, sq
     assert f"attention spread evenly</th><td>{area:.3f}</td>" in text
 
 
-def test_two_checkpoints_stand_side_by_side_on_the_same_pairs(written, compared):
+def test_two_checkpoints_are_side_by_side_on_the_same_pairs(written, compared):
     assert _section(compared, "comparison").count("<tr>") == 1 + sum(map(len, GROUPS.values()))
     shown = _section(compared, "attention")
     assert shown.count("<img") == 2 * _section(written, "attention").count("<img")
@@ -232,10 +232,10 @@ def test_two_checkpoints_stand_side_by_side_on_the_same_pairs(written, compared)
     assert compared.read_text(encoding="utf-8").count('class="verdict ') == 2
 
 
-def test_without_codes_actions_and_maps_the_card_says_so(
+def test_without_codes_actions_and_maps_the_card_gives_the_reason(
     tmp_path, evaluation, square_pairs, tiny_model, tiny_processor
 ):
-    """A continuous model of somebody else's, on video alone."""
+    """A continuous model of another project, on video without actions."""
     figures = replace(
         evaluation.figures,
         codebook=None,
@@ -277,8 +277,8 @@ def test_further_figures_are_flattened_and_unmeasured_ones_are_dashes(written):
     ("value", "written"),
     [(None, "–"), (-0.25, "−0.250"), (-0.0001, "0.000"), (1234567, "1\u202f234\u202f567"), (0, "0")],
 )
-def test_numbers_are_written_for_people(value, written):
-    assert number(value) == written
+def test_numbers_have_a_true_minus_and_thin_spaces(value, written):
+    assert format_number(value) == written
 
 
 def test_most_and_least_used_codes_are_apart():

@@ -101,7 +101,12 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.globals["bar_marks"] = bar_marks
-    environment.filters |= {name: getattr(tables, name) for name in ("number", "interval", "with_interval", "numbered")}
+    environment.filters |= {
+        "format_number": tables.format_number,
+        "format_interval": tables.format_interval,
+        "format_estimate": tables.format_estimate,
+        "column_title": tables.column_title,
+    }
     return environment
 
 

@@ -1,6 +1,6 @@
 """Contents of the report's sections on codes, decoded frames, and z; `page.html.j2` draws them.
 
-Shape suffixes: P pairs, N positions, F numbers of z, B pairs of a batch, D width of a latent token.
+Shape suffixes: P pairs, N positions, F width of flattened z, B pairs of a batch, D width of a latent token.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def latent_plots(model: EvaluatedModel) -> LatentPlots | None:
     points_P2, explained = two_components(rearrange(model.encoded.latents.cpu().numpy(), "p n d -> p (n d)"))
     shown = spread_over(np.arange(len(actions)), POINTS)
     panels = {
-        dimension: scatter(points_P2[shown], ranks(actions[shown, dimension]), f"z by action number {dimension}")
+        dimension: scatter(points_P2[shown], ranks(actions[shown, dimension]), f"z by action dimension {dimension}")
         for dimension in spread_over(changing, PANELS).tolist()
     }
     return LatentPlots(panels, len(changing), len(shown), explained.tolist())
@@ -165,7 +165,7 @@ def two_components(values_PF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     centred = values_PF.astype(np.float64) - values_PF.mean(0)
     variances, directions = np.linalg.eigh(centred.T @ centred)
     directions, shares = directions[:, :-3:-1], variances[:-3:-1].clip(0) / max(variances.sum(), 1e-30)
-    # The sign of a component is arbitrary: the largest number of a direction is made positive.
+    # The sign of a component is arbitrary: the largest component of a direction is made positive.
     largest = directions[np.abs(directions).argmax(0), [0, 1]]
     return centred @ (directions * np.where(largest < 0, -1, 1)), shares
 

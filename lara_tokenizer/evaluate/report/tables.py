@@ -1,4 +1,4 @@
-"""Words of the report: headline figures with what they are compared with, names of probe rows, numbers for people."""
+"""Words and numbers of the report: headline figures with their comparisons, names of probe rows, formats."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lara_tokenizer.evaluate.figures import UNMEASURED, Estimate, ProbeRow, ProbeTable, Report
+from lara_tokenizer.evaluate.figures import HEADLINE_PROBES, UNMEASURED, Estimate, ProbeRow, ProbeTable, Report
 from lara_tokenizer.evaluate.report.charts import Bar
 
 # The rows of a probe table, in the order in which they are shown.
@@ -91,13 +91,6 @@ GROUPS: dict[str, tuple[HeadlineFigure, ...]] = {
         HeadlineFigure("effective_rank", "Effective rank of z", "Directions of z in effective use.", digits=1),
     ),
 }
-# Headline figures of probes: the table and the figure of its rows.
-PROBED = {
-    "conditional_r2": ("probe", "conditional_r2"),
-    "conditional_r2_nuisance": ("nuisance", "conditional_r2"),
-    "nuisance_r2": ("nuisance", "nuisance_r2"),
-    "selectivity": ("nuisance", "selectivity"),
-}
 # Headline gains: the baseline, which scores 0.
 BASELINES = {
     "z_gain": "another pair's codes",
@@ -109,8 +102,8 @@ BASELINES = {
 
 def _compared_with(key: str, report: Report) -> list[Bar]:
     """The bars beside a headline figure: its controls, its baseline, or its range."""
-    if key in PROBED:
-        table, figure = PROBED[key]
+    if key in HEADLINE_PROBES:
+        table, figure = HEADLINE_PROBES[key]
         rows = getattr(report, table).rows
         return [Bar(ROWS[name], getattr(rows[name], figure) or UNMEASURED) for name in CONTROLS if name in rows]
     if key in BASELINES:
@@ -122,7 +115,7 @@ def _compared_with(key: str, report: Report) -> list[Bar]:
         "perplexity_per_position": [Bar("all codes equally often", size)],
         "dead_codes": [Bar("codes there are", size)],
         "spread": [Bar(ROWS["random_init"], random_init_spread), Bar("all directions alike", Estimate(1.0))],
-        "effective_rank": [Bar("numbers in z", Estimate(report.model.latent_dim))],
+        "effective_rank": [Bar("size of z", Estimate(report.model.latent_dim))],
     }
     return ranges.get(key, [])
 
@@ -139,24 +132,24 @@ def flat_figures(values: dict[str, Any], before: str = "") -> Iterator[tuple[str
         if isinstance(value, dict):
             yield from flat_figures(value, f"{name} · ")
         elif isinstance(value, int | float):
-            yield name, number(value)
+            yield name, format_number(value)
         else:
             yield name, "–" if value is None else str(value)
 
 
-def numbered(index: int, noun: str) -> str:
+def column_title(index: int, noun: str) -> str:
     """A column's heading.
 
-    >>> numbered(3, "query")
+    >>> column_title(3, "query")
     'query 3'
     """
     return f"{noun} {index}"
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def format_number(value: float | None, digits: int = 3) -> str:
     """A figure with a true minus, thin spaces in thousands, and a dash where nothing was measured.
 
-    >>> number(-0.25), number(None), number(12345)
+    >>> format_number(-0.25), format_number(None), format_number(12345)
     ('−0.250', '–', '12\\u202f345')
     """
     if value is None:
@@ -168,15 +161,17 @@ def number(value: float | None, digits: int = 3) -> str:
     return written.replace("-", "−").replace(",", "\u202f")
 
 
-def interval(estimate: Estimate, digits: int = 3) -> str:
+def format_interval(estimate: Estimate, digits: int = 3) -> str:
     """The 95 % interval in brackets; "" where there is none."""
     bounds = estimate.bounds
-    return "" if bounds is None else f"[{number(bounds[0], digits)}, {number(bounds[1], digits)}]"
+    return "" if bounds is None else f"[{format_number(bounds[0], digits)}, {format_number(bounds[1], digits)}]"
 
 
-def with_interval(estimate: Estimate | None, digits: int = 3) -> Markup | str:
+def format_estimate(estimate: Estimate | None, digits: int = 3) -> Markup | str:
     """The figure with its interval in small; a dash for None."""
     estimate = estimate or UNMEASURED
     if estimate.bounds is None:
-        return number(estimate.value, digits)
-    return Markup("{} <small>{}</small>").format(number(estimate.value, digits), interval(estimate, digits))
+        return format_number(estimate.value, digits)
+    return Markup("{} <small>{}</small>").format(
+        format_number(estimate.value, digits), format_interval(estimate, digits)
+    )
