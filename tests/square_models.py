@@ -63,7 +63,9 @@ class SquareModel:
     """
 
     def __init__(self, config: SimpleNamespace) -> None:
-        self.config, self.device, self.learned = config, torch.device("cpu"), False
+        self.config = config
+        self.device = torch.device("cpu")
+        self.learned = False
         self.weights = torch.randn(3 * SIZE * SIZE, 4)
 
     @classmethod

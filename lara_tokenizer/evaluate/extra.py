@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from einops import rearrange
 
 from lara_tokenizer.evaluate.bootstrap import rounded
 from lara_tokenizer.evaluate.codebook import code_action_information
@@ -91,7 +92,7 @@ def label_efficiency(
 
     Returns {"2": {"mean", "low", "high"}, ...}, where low and high are the worst and the best draw.
     """
-    features = np.asarray(features_P, np.float64).reshape(len(features_P), -1)
+    features = rearrange(np.asarray(features_P, np.float64), "p ... -> p (...)")
     actions = np.asarray(actions_PA, np.float64)
     actions = actions[:, actions.std(0) > STD_FLOOR]
     episodes = np.unique(episode_P)

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from lara_tokenizer.evaluate.bootstrap import rounded
-from lara_tokenizer.evaluate.probes import STD_FLOOR, Split, cross_fit_splits, standardise
+from lara_tokenizer.evaluate.probes import STD_FLOOR, Split, cross_fit_splits, pooled_r2, standardise
 
 Fitted = Callable[[Tensor], Tensor]
 
@@ -87,7 +88,7 @@ def learned_probe(
 
     Returns `r2`; `mae`, in standard deviations of the training pairs; and `mae_of_mean`, that of predicting their mean.
     """
-    features = np.asarray(features_P).reshape(len(features_P), -1)
+    features = rearrange(np.asarray(features_P), "p ... -> p (...)")
     targets = np.asarray(targets_PA, np.float64)
     targets = targets[:, targets.std(0) > STD_FLOOR]
     errors, mean_errors, absolute, mean_absolute = (np.zeros(targets.shape[1]) for _ in range(4))
@@ -102,10 +103,8 @@ def learned_probe(
             mean_errors += ((y * scale) ** 2).sum(0)
             absolute += np.abs(y - predicted).sum(0)
             mean_absolute += np.abs(y).sum(0)
-    changes = mean_errors > 0
-    r2 = 1 - np.where(changes, errors / np.where(changes, mean_errors, 1), 1).mean()
     return {
-        "r2": rounded(r2),
+        "r2": rounded(pooled_r2(errors[None], mean_errors[None])[0]),
         "mae": rounded(absolute.mean() / len(targets)),
         "mae_of_mean": rounded(mean_absolute.mean() / len(targets)),
     }

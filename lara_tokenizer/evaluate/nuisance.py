@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from einops import rearrange
 
 from lara_tokenizer.data.episode import Episode, FrameIndex, Signals
 
@@ -191,7 +192,7 @@ def _relight(frames: np.ndarray, parameters: np.ndarray) -> np.ndarray:
     """Multiply red, green and blue by exp(brightness + warmth), exp(brightness) and exp(brightness - warmth)."""
     brightness, warmth = BRIGHTNESS * parameters[:, 0], WARMTH * parameters[:, 1]
     gains = np.exp(np.stack([brightness + warmth, brightness, brightness - warmth], 1))
-    lit = frames * gains[:, None, None].astype(np.float32)
+    lit = frames * rearrange(gains, "n c -> n 1 1 c").astype(np.float32)
     return np.rint(lit.clip(0, 255)).astype(np.uint8)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 
 from lara_tokenizer.evaluate.bootstrap import estimate, interval, resamples, rounded, sums_by_episode
 from lara_tokenizer.evaluate.figures import Estimate, ProbeRow, ProbeTable
@@ -106,7 +107,8 @@ class Ridge:
             self.right = (features_PF @ self.left).T / count
         else:
             self.values, vectors = np.linalg.eigh(features_PF @ features_PF.T / count)
-            self.left, self.right = features_PF.T @ vectors, vectors.T / count
+            self.left = features_PF.T @ vectors
+            self.right = vectors.T / count
 
     def rotated(self, targets_PA: np.ndarray, penalties: np.ndarray) -> np.ndarray:
         """(L, ., A), the weights before `left` is applied to them."""
@@ -189,7 +191,8 @@ class CrossFit:
     pairs: int
     errors: dict[str, dict[Key, np.ndarray]] = field(default_factory=dict)
     """(E, A) by target and key, in the order of `episodes`."""
-    penalties: dict[str, dict[Key, list[float]]] = field(default_factory=dict)  # lambda of each fold, by target and key
+    penalties: dict[str, dict[Key, list[float]]] = field(default_factory=dict)
+    """Lambda of each fold, by target and key."""
 
     @property
     def rows(self) -> list[str]:
@@ -216,7 +219,7 @@ def cross_fit(
 
     The other arguments are those of `probe_actions`.
     """
-    features = {key: np.asarray(value).reshape(len(value), -1) for key, value in latents.items()}
+    features = {key: rearrange(np.asarray(value), "p ... -> p (...)") for key, value in latents.items()}
     first = next(iter(features))
     features["shuffled"] = features[first][np.random.default_rng(seed).permutation(len(episode_P))]
     y = {key: np.asarray(value, np.float64) for key, value in targets.items()}
@@ -359,4 +362,4 @@ def margins(values_R: Mapping[str, np.ndarray], name: str) -> dict[str, Estimate
 
 def _unit_rows(frames: np.ndarray) -> np.ndarray:
     """Each frame as a row of numbers in 0..1."""
-    return frames.reshape(len(frames), -1).astype(np.float32) / 255
+    return rearrange(frames, "p ... -> p (...)").astype(np.float32) / 255
