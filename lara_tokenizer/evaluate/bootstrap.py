@@ -1,4 +1,4 @@
-"""Percentile bootstrap over episodes: the interval in which a figure would lie, had other episodes been drawn."""
+"""Percentile bootstrap over episodes, and the rounding of figures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def interval(values_R: np.ndarray) -> Interval:
 
 
 def rounded(value: float) -> float | None:
-    """Round to the digits of a report; None for NaN and infinity, which JSON has no word for."""
+    """Round to the digits of a report; None for NaN and infinity, which JSON cannot express."""
     # Adding 0.0 turns -0.0 into 0.0.
     return round(float(value), DIGITS) + 0.0 if np.isfinite(value) else None
 

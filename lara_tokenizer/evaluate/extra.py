@@ -1,4 +1,4 @@
-"""The slower figures of `eval --all`, and two that are read from actions: label efficiency and episode leakage."""
+"""The slower figures of `eval --all`, with label efficiency and episode leakage, which need actions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nuisances: disturbances with known parameters, put into video that a latent action should not encode.
+"""Nuisances: disturbances of video with known parameters, which a latent action should not encode.
 
 Each family is a process in time of two parameters (Ornstein-Uhlenbeck: standard deviation 1, time constant half a
 second), a function of the seed, the episode and the camera alone. So a probe can measure how well a latent predicts the

@@ -46,7 +46,7 @@ class PairMaps:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """The section's content."""
+    """Contents of the section."""
 
     models: list[ModelMaps]
     without_maps: list[EvaluatedModel]

@@ -126,7 +126,7 @@ def ordered_rows(table: ProbeTable) -> list[tuple[str, str, ProbeRow]]:
 
 
 def flat_figures(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """(name, written value) of nested figures."""
+    """(name, formatted value) of nested figures."""
     for key, value in values.items():
         name = f"{before}{key.replace('_', ' ')}"
         if isinstance(value, dict):
