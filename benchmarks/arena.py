@@ -4,7 +4,7 @@
     python benchmarks/arena.py run moto --seed 0 --learning-rate 3e-4 --runs runs --out results/
 
 Data: the training episodes of `lara-tok simulate metaworld` (see docs/arena.md) as seen under camera shake and changing
-light whose numbers are known (`lara_tokenizer.data.nuisance`); the moving background is kept out of training and is in
+light whose numbers are known (`lara_tokenizer.evaluate.nuisance`); the moving background is kept out of training and is in
 every test. Compute: the same floating-point operations for all, forward and backward, counted by torch. Recipes are
 "lara", the recipe of `hub_configs/training/lam.yaml`, "lara:NAME", a variant of it (see `arena_variants.py`), and the
 peers of `benchmarks/peers/`.
@@ -28,13 +28,13 @@ import numpy as np
 import torch
 import typer
 from arena_variants import VARIANTS
+from lara_tokenizer.evaluate.nuisance import Nuisance, with_nuisance
 from peers import RECIPES, training_flops_per_pair
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lara_tokenizer import metrics
 from lara_tokenizer.data import load_episodes
-from lara_tokenizer.data.nuisance import Nuisance, with_nuisance
-from lara_tokenizer.evaluate import evaluate_checkpoint, probe
+from lara_tokenizer.evaluate import evaluate_checkpoint, probes
 from lara_tokenizer.evaluate.encoding import decode_frames, encode_frames
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train.augment import normalise, to_unit_range
@@ -168,9 +168,9 @@ def measure(trained: Trained, runs: Path, pairs_per_episode: int, sets: list[str
 
 def remember_components(folder: Path) -> None:
     """Keep the PCAs of pixels on disk: every run is measured on the same pairs, and they take most of the time."""
-    compute = probe.principal_components
+    compute = probes.principal_components
 
-    def remembered(values_PF: np.ndarray, train: np.ndarray, components: int = probe.COMPONENTS) -> np.ndarray:
+    def remembered(values_PF: np.ndarray, train: np.ndarray, components: int = probes.COMPONENTS) -> np.ndarray:
         key = hashlib.sha256(np.ascontiguousarray(values_PF).tobytes() + train.tobytes() + bytes([components % 256]))
         path = folder / f"{key.hexdigest()}.npy"
         if not path.exists():
@@ -180,7 +180,7 @@ def remember_components(folder: Path) -> None:
             partial.replace(path)
         return np.load(path)
 
-    probe.principal_components = remembered
+    probes.principal_components = remembered
 
 
 @app.callback()

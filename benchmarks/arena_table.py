@@ -16,9 +16,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from lara_tokenizer.evaluate.probes import pooled_r2
 
 from lara_tokenizer.evaluate.bootstrap import resamples
-from lara_tokenizer.evaluate.probe import pooled_r2
 
 OURS = "lara"
 LABELLED = ("lara:few-labels",)  # of the ablation: they see actions, the others do not

@@ -1,6 +1,6 @@
-"""A world of one red square, driven by its action; and models of it made by hand.
+"""Synthetic episodes of one red square that moves by its actions, and hand-made models of it.
 
-Each model measures what it sees: it is healthy or has one fault, and it is known which.
+Each model is healthy or has exactly one known fault.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ CAMERA = "observation.images.top"
 SIZE, SQUARE, MARK = 32, 6, 4
 GREY = 100
 EPISODES, LENGTH = 12, 20
-REACH = 8  # the most that the square moves within a pair, in pixels
+REACH = 8  # pixels: the farthest move of the square within a pair
 
 
 def square_episode(seed: int, *, handheld: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (T, 32, 32, 3), and actions (T, 3): how far the square moves until the next frame, (x, y), and a zero.
+    """uint8 (T, 32, 32, 3), and actions (T, 3): the move of the square until the next frame, (x, y), and a zero.
 
-    A hand-held camera sees it three times as large, and moves by up to one of those pixels.
+    A hand-held camera records it three times as large, and moves by up to one of those pixels.
     """
     rng = np.random.default_rng(seed)
     actions = rng.integers(-2, 3, (LENGTH, 2))
-    place, frames = np.array([13, 13]), []
+    position, frames = np.array([13, 13]), []
     for t in range(LENGTH):
         frame = np.full((SIZE, SIZE, 3), GREY, np.uint8)
         frame[2 : 2 + MARK, 2 : 2 + MARK] = (40, 200, 40)
-        x, y = place
+        x, y = position
         frame[y : y + SQUARE, x : x + SQUARE] = (220, 60, 60)
         if handheld:
             frame = np.roll(frame.repeat(3, 0).repeat(3, 1), rng.integers(-1, 2, 2), (0, 1))
         frames.append(frame)
-        actions[t] = (place + actions[t]).clip(7, 24) - place
-        place = place + actions[t]
+        actions[t] = (position + actions[t]).clip(7, 24) - position
+        position = position + actions[t]
     return np.stack(frames), np.concatenate([actions, np.zeros((LENGTH, 1), int)], 1).astype(np.float32)
 
 
@@ -52,18 +52,20 @@ def _greenness(frames: torch.Tensor) -> torch.Tensor:
 def _centre(weights: torch.Tensor) -> torch.Tensor:
     """(B, 2): x and y of the centre of weight, in pixels."""
     total = weights.sum((1, 2)).clamp(min=1e-6)
-    places = torch.arange(weights.shape[-1], dtype=weights.dtype)
-    return torch.stack([(weights.sum(1) * places).sum(1) / total, (weights.sum(2) * places).sum(1) / total], 1)
+    positions = torch.arange(weights.shape[-1], dtype=weights.dtype)
+    return torch.stack([(weights.sum(1) * positions).sum(1) / total, (weights.sum(2) * positions).sum(1) / total], 1)
 
 
 class SquareModel:
-    """z (B, 2, 1): how far the square moved against the green mark, in pixels; codes round it, the decoder moves it.
+    """z (B, 2, 1) is the move of the square against the green mark, in pixels; codes round it, the decoder applies it.
 
-    Made anew from its configuration it knows nothing: random projections of pixels, and a grey future.
+    Built from its configuration alone it is untrained: random projections of pixels, and a grey future.
     """
 
     def __init__(self, config: SimpleNamespace) -> None:
-        self.config, self.device, self.learned = config, torch.device("cpu"), False
+        self.config = config
+        self.device = torch.device("cpu")
+        self.learned = False
         self.weights = torch.randn(3 * SIZE * SIZE, 4)
 
     @classmethod
@@ -81,10 +83,10 @@ class SquareModel:
     def get_frame_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         if not self.learned:
             return pixel_values.flatten(1) @ self.weights / SIZE
-        return self.look(pixel_values)
+        return self.locate(pixel_values)
 
-    def look(self, frames: torch.Tensor) -> torch.Tensor:
-        """(B, 4): where the square is, and where the mark is."""
+    def locate(self, frames: torch.Tensor) -> torch.Tensor:
+        """(B, 4): the centres of the square and of the mark."""
         return torch.cat([_centre(_redness(frames)), _centre(_greenness(frames))], 1)
 
     def encode(self, *, frame_features: torch.Tensor, future_frame_features: torch.Tensor) -> SimpleNamespace:
@@ -107,7 +109,7 @@ class SquareModel:
     def move(self, frame: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
         square = _redness(frame[None])[0] > 0.2
         grey = torch.where(square, torch.full_like(frame, GREY / 255), frame)
-        x, y = (int(number) for number in moved.flatten()[:2])
+        x, y = (int(pixels) for pixels in moved.flatten()[:2])
         return torch.where(square.roll((y, x), (0, 1)), frame.roll((y, x), (1, 2)), grey)
 
 
@@ -126,14 +128,14 @@ class ConstantZ(SquareModel):
 
 
 class IgnoresZ(SquareModel):
-    """z and codes are right, the decoder shows frame t again."""
+    """z and codes are right, the decoder copies frame t."""
 
     def move(self, frame, moved):
         return frame
 
 
 class CameraModel(SquareModel):
-    """z is how far the whole picture moved, as the mark tells, in twelfths of a pixel; the decoder moves all of it."""
+    """z is the move of the whole image, measured at the mark, in twelfths of a pixel; the decoder moves all of it."""
 
     def measure(self, moved):
         return 12 * moved[:, 2:]

@@ -1,4 +1,4 @@
-"""`lara-tok eval`: are the codes of a checkpoint any good? A report, a health card and one table."""
+"""`lara-tok eval`: measure the codes of a checkpoint; writes report.json and a health card, prints a table."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from lara_tok._source import (
 if TYPE_CHECKING:
     from lara_tokenizer.encode.checkpoint import Checkpoint
     from lara_tokenizer.evaluate import Evaluation
+    from lara_tokenizer.evaluate.figures import Estimate, ProbeTable, Report
 
 FIGURES = {
     "conditional_r2": "conditional R2",
@@ -62,9 +63,9 @@ def eval(
     source: SourceArgument = None,
     *,
     out: Annotated[Path, typer.Option(help="Folder for report.json and index.html, the health card.")],
-    all_: Annotated[bool, typer.Option("--all", help="Also the slower figures; about as long again.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Also the slower figures; takes about twice as long.")] = False,
     compare: Annotated[
-        str | None, typer.Option(help="A second checkpoint, on the same pairs: drawn beside the first in the card.")
+        str | None, typer.Option(help="A second checkpoint, measured on the same pairs and shown beside the first.")
     ] = None,
     fps: FpsOption = None,
     camera: Annotated[
@@ -82,10 +83,10 @@ def eval(
     limit: Annotated[int | None, typer.Option(min=1, help="Read the first episodes only.")] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Say what the codes of a checkpoint are worth: alarms, probes with controls, a verdict in plain words.
+    """Measure the codes of a checkpoint: alarms, probes with controls, and a verdict in words.
 
-    SOURCE is what `lara-tok encode` reads; take one that the checkpoint was not trained on. Actions, where it has
-    them, are what z is asked for; masks of the arm are found by themselves. Alarms are findings: the exit code is 0.
+    SOURCE is any source of `lara-tok encode`; use one that the checkpoint was not trained on. Probes predict its
+    actions from z; masks of the arm are detected. Alarms are findings, not failures: the exit code is 0.
 
     Examples:
 
@@ -93,10 +94,10 @@ def eval(
 
       lara-tok eval run/ lerobot:lerobot/pusht --out report/ --all --compare lara-lam
     """
-    from lara_tokenizer.evaluate.card import write_card
+    from lara_tokenizer.evaluate.report.page import write_report
 
     if not (source or from_):
-        raise ValueError("evaluation needs SOURCE: the data to look at, which the checkpoint was not trained on.")
+        raise ValueError("evaluation needs SOURCE: a dataset that the checkpoint was not trained on.")
     load: dict[str, Any] = {
         "fps": parse_fps(fps or []),
         "decoder": decoder,
@@ -110,30 +111,31 @@ def eval(
         "segment": segment,
         "from_list": from_,
     }
-    # Both are opened first: what cannot be measured is said before the first is.
+    # Both are opened first, so that a model that cannot be measured is refused before the other takes its time.
     opened = _open(checkpoint)
     opened_other = None if compare is None else _open(compare)
     evaluated = _evaluate(*opened, source or (), everything=all_, **load)
     evaluation = evaluated[0]
     other = None
     if opened_other is not None:
-        stride = evaluation.report["data"]["stride"]
+        # The stride of the first, so that both see the same pairs.
+        stride = evaluation.figures.data.stride
         other = _evaluate(*opened_other, source or (), everything=all_, stride=stride, **load)
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "report.json", evaluation.report)
     if other is not None:
         _write(out / "compared.json", other[0].report)
-    write_card(*evaluated, out / "index.html", other=other)
+    write_report(*evaluated, out / "index.html", other=other)
     console_err.print(f"{out / 'index.html'}: the health card", markup=False, highlight=False, soft_wrap=True)
-    emit(evaluation.report, json_, _render)
+    emit(evaluation.report, json_, lambda _: _render(evaluation.figures))
 
 
 def _open(name: str) -> tuple[Checkpoint, Any, Any]:
-    """(checkpoint, model, processor). Raises ValueError for a model that cannot be measured."""
+    """Open (checkpoint, model, processor). Raises ValueError for a model that cannot be measured."""
     import torch
 
     from lara_tokenizer.encode.checkpoint import Checkpoint
-    from lara_tokenizer.evaluate.evaluation import check_predicts_frames
+    from lara_tokenizer.evaluate.evaluate import check_predicts_frames
     from lara_tokenizer.model import LatentActionProcessor, load_model
 
     without_loading_bars()
@@ -171,44 +173,43 @@ def _write(path: Path, report: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _render(report: dict[str, Any]) -> None:
-    model, data = report["model"], report["data"]
-    title = (
-        f"{model['id']} ({model['codes']}) on {data['name']}: {data['episodes']:,} episodes, {data['pairs']:,} pairs"
-    )
-    sentences = [f"{each['severity']}: {each['sentence']}" for each in report["alarms"]]
-    reasons = [reason for part in ("probe", "nuisance") if (reason := report[part]["reason"])]
-    notes = [*sentences, *dict.fromkeys(reasons), report["verdict"]]
+def _render(report: Report) -> None:
+    model, data = report.model, report.data
+    title = f"{model.id} ({model.codes}) on {data.name}: {data.episodes:,} episodes, {data.pairs:,} pairs"
+    sentences = [f"{alarm.severity}: {alarm.sentence}" for alarm in report.alarms]
+    reasons = [table.reason for table in (report.probe, report.nuisance) if table.reason]
+    notes = [*sentences, *dict.fromkeys(reasons), report.verdict]
     table = Table("figure", "value", "95 % interval", "z minus this", title=title, caption="\n".join(notes))
-    table.caption_style, table.caption_justify = "", "left"
+    table.caption_style = ""
+    table.caption_justify = "left"
     for name, text in FIGURES.items():
-        found = report["headline"][name]
-        table.add_row(text, _number(found["value"]), _interval(found["interval"]))
-    probe, nuisance = report["probe"], report["nuisance"]
-    _add_controls(table, probe["rows"], probe["margins"], "conditional_r2", "interval")
-    margins = nuisance["margins"].get("selectivity", {})
-    _add_controls(table, nuisance["rows"], margins, "selectivity", "selectivity_interval")
+        table.add_row(text, *_cells(report.headline[name]))
+    _add_controls(table, report.probe, "conditional_r2")
+    _add_controls(table, report.nuisance, "selectivity")
     console.print(table)
 
 
-def _add_controls(table: Table, rows: Mapping[str, Any], margins: Mapping[str, Any], value: str, interval: str) -> None:
-    """What the controls score where z is to be better."""
-    shown = [name for name in ROWS if name in margins and value in rows.get(name, {})]
+def _add_controls(table: Table, probes: ProbeTable, figure: str) -> None:
+    """Add the scores of the controls, and by how much z is better."""
+    margins = probes.margins.get(figure, {})
+    shown = [name for name in ROWS if name in margins and name in probes.rows]
     if not shown:
         return
     table.add_section()
-    table.add_row(f"{FIGURES[value]} of")
+    table.add_row(f"{FIGURES[figure]} of")
     for name in shown:
-        margin = margins[name]
-        difference = f"{_number(margin['difference'], '+')} {_interval(margin['interval'])}"
-        table.add_row(f"  {ROWS[name]}", _number(rows[name][value]), _interval(rows[name][interval]), difference)
+        difference = " ".join(_cells(margins[name], "+"))
+        table.add_row(f"  {ROWS[name]}", *_cells(getattr(probes.rows[name], figure)), difference)
+
+
+def _cells(estimate: Estimate, sign: str = "") -> tuple[str, str]:
+    """The value and its interval as text."""
+    bounds = estimate.interval
+    interval = "" if bounds is None else f"({_number(bounds[0])}, {_number(bounds[1])})"
+    return _number(estimate.value, sign), interval
 
 
 def _number(value: float | None, sign: str = "") -> str:
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:{sign}.3f}" if abs(value) < 10 else f"{value:.1f}"
-
-
-def _interval(bounds: list[float | None] | None) -> str:
-    return "" if bounds is None else f"({_number(bounds[0])}, {_number(bounds[1])})"

@@ -1,17 +1,16 @@
-"""Intervals by episode: what a figure would have been, had other episodes been drawn."""
+"""Percentile bootstrap over episodes, and the rounding of figures."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from lara_tokenizer.evaluate.figures import DIGITS, Estimate, Interval
+
 RESAMPLES = 2000
-DIGITS = 4  # of every figure in a report
 
 
 def resamples(count: int, seed: int) -> np.ndarray:
-    """How often each episode occurs in each resample, float (1 + R, E); row 0 takes each once.
+    """Occurrences of each episode in each resample, float (1 + R, E); row 0 has each episode once.
 
     The same arguments give the same resamples, so that differences between figures are paired.
     """
@@ -20,28 +19,24 @@ def resamples(count: int, seed: int) -> np.ndarray:
     return np.concatenate([once, drawn])
 
 
-def figure(values_R: np.ndarray) -> dict[str, Any]:
-    """`value` and its 95 % percentile `interval`, from the value (row 0) and its resamples.
+def estimate(values_R: np.ndarray) -> Estimate:
+    """The value (row 0) with the 95 % percentile interval of its resamples (the other rows).
 
-    >>> figure(np.array([0.5, 0.4, 0.6]))
-    {'value': 0.5, 'interval': [0.405, 0.595]}
+    >>> estimate(np.array([0.5, 0.4, 0.6]))
+    Estimate(value=0.5, interval=[0.405, 0.595])
     """
-    return {"value": rounded(values_R[0]), "interval": interval(values_R[1:])}
+    return Estimate(rounded(values_R[0]), interval(values_R[1:]))
 
 
-def single(value: float | None) -> dict[str, Any]:
-    """A figure without an interval, or, None, one that could not be measured; a count stays a whole number."""
-    return {"value": value if value is None or isinstance(value, int) else rounded(value), "interval": None}
-
-
-def interval(values_R: np.ndarray) -> list[float | None]:
-    """The 2.5 % and 97.5 % quantiles."""
+def interval(values_R: np.ndarray) -> Interval:
+    """The 2.5 % and 97.5 % quantiles, rounded."""
     return [rounded(value) for value in np.quantile(values_R, [0.025, 0.975])]
 
 
 def rounded(value: float) -> float | None:
-    """To four digits after the point; None for what is no number, for JSON knows none such."""
-    return round(float(value), DIGITS) + 0.0 if np.isfinite(value) else None  # + 0.0: no minus before a zero
+    """Round to the digits of a report; None for NaN and infinity, which JSON cannot express."""
+    # Adding 0.0 turns -0.0 into 0.0.
+    return round(float(value), DIGITS) + 0.0 if np.isfinite(value) else None
 
 
 def sums_by_episode(values_P: np.ndarray, episode_P: np.ndarray, episodes: np.ndarray) -> np.ndarray:

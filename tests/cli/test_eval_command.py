@@ -1,4 +1,4 @@
-"""`lara-tok eval`: a report, a card and a table; twice the same bytes; alarms are no failure."""
+"""`lara-tok eval`: report, page and table; equal bytes for equal commands; alarms are no failure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory, write_lerobot, moving_square):
     """6 episodes of squares that move by their action."""
-    steps = [1 + number % 3 for number in range(6)]
-    clips = [moving_square(12, size=32, step=step, seed=number) for number, step in enumerate(steps)]
+    steps = [1 + index % 3 for index in range(6)]
+    clips = [moving_square(12, size=32, step=step, seed=index) for index, step in enumerate(steps)]
     actions = [np.tile([step, t % 2, 0], (12, 1)).astype("f4") for t, step in enumerate(steps)]
     root = tmp_path_factory.mktemp("eval") / "squares"
     return write_lerobot(root, {"observation.images.top": clips}, kind="image", actions=actions)
@@ -51,7 +51,7 @@ def test_a_second_checkpoint_is_measured_on_the_same_pairs(lara_tok, dataset, ti
     assert (tmp_path / "compared.json").read_bytes() == (tmp_path / "report.json").read_bytes()
 
 
-def test_without_a_source_it_says_what_is_missing(lara_tok, tiny_checkpoint, tmp_path):
+def test_without_a_source_it_is_asked_for(lara_tok, tiny_checkpoint, tmp_path):
     ran = lara_tok("eval", tiny_checkpoint, "--out", tmp_path)
     assert (ran.code, ran.out) == (2, "")
     assert "evaluation needs SOURCE" in ran.err
@@ -66,7 +66,7 @@ def test_a_second_checkpoint_that_cannot_be_measured_is_refused_before_the_first
     layers = {"hidden_size": 16, "num_attention_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1}
     SpaceTimeVqModel(SpaceTimeVqConfig(vision_config=vision, image_size=28, **layers)).save_pretrained(tmp_path / "vq")
     tiny_processor.save_pretrained(tmp_path / "vq")
-    # The source is none: it is not looked at.
+    # There is no such source: it is not opened.
     ran = lara_tok(
         "eval", tiny_checkpoint, tmp_path / "absent", "--out", tmp_path / "out", "--compare", tmp_path / "vq"
     )

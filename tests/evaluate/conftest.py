@@ -1,4 +1,4 @@
-"""Datasets of the square: before a still and before a hand-held camera."""
+"""Datasets of the square: recorded by a still and by a hand-held camera."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def _write(write_lerobot, root: Path, *, handheld: bool) -> Path:
 
 @pytest.fixture(scope="session")
 def squares(tmp_path_factory, write_lerobot) -> Path:
-    """12 episodes of the square before a still camera."""
+    """12 episodes of the square, recorded by a still camera."""
     return _write(write_lerobot, tmp_path_factory.mktemp("still") / "squares", handheld=False)
 
 
 @pytest.fixture(scope="session")
 def handheld_squares(tmp_path_factory, write_lerobot) -> Path:
-    """The same before a camera that shakes, 96 px."""
+    """The same, recorded by a camera that shakes, 96 px."""
     return _write(write_lerobot, tmp_path_factory.mktemp("handheld") / "squares", handheld=True)
 
 

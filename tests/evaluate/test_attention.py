@@ -1,4 +1,4 @@
-"""Attention maps: closed forms, and that a trained model looks at what moves."""
+"""Attention maps: closed forms, and a trained model attends to what moves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lara_tokenizer.evaluate.attention import attention_maps, background_share, has_attention_maps
+from lara_tokenizer.evaluate.encoding import attention_maps, background_share, has_attention_maps
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel
 
 SIZE, PATCH, SQUARE = 16, 2, 4
@@ -18,10 +18,10 @@ STEPS, BATCH = 400, 16
 def draw_squares(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """A square that moves by up to its side: (B, 2, 3, S, S) in +-1, and where it is, (B, 2, S, S)."""
     ground = torch.randint(0, 96, (count, 3, 1, 1), generator=generator)
-    place = torch.randint(0, SIZE - SQUARE + 1, (count, 2), generator=generator)
+    position = torch.randint(0, SIZE - SQUARE + 1, (count, 2), generator=generator)
     step = torch.randint(-SQUARE, SQUARE + 1, (count, 2), generator=generator)
     pixel, frames, masks = torch.arange(SIZE), [], []
-    for corner in (place, (place + step).clamp(0, SIZE - SQUARE)):
+    for corner in (position, (position + step).clamp(0, SIZE - SQUARE)):
         rows, columns = ((pixel >= start) & (pixel < start + SQUARE) for start in corner.split(1, 1))
         masks.append(rows[:, :, None] & columns[:, None, :])
         colour = torch.tensor([230, 120, 40]).view(3, 1, 1)
@@ -70,23 +70,23 @@ def test_a_trained_model_looks_less_at_the_background_than_a_random_one():
         float(background_share(attention_maps(model, frames[:, 0], frames[:, 1]).maps, masks).mean())
         for model in (new_model().eval(), train(new_model()))
     ]
-    # A random model looks everywhere alike: at the background's share of the area.
+    # A random model attends everywhere alike: to the background's share of the area.
     assert shares[0] == pytest.approx(1 - SQUARE**2 / SIZE**2, abs=0.03)
     assert shares[1] < shares[0] - 0.1
 
 
 def test_maps_are_shares_of_both_frames(tiny_model, tiny_processor):
     frames = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
-    looked = attention_maps(tiny_model, **tiny_processor(frames, frames[::-1].copy()))
-    assert looked.maps.shape == (3, 4, 2, 4, 4)
-    assert torch.allclose(looked.maps.sum((2, 3, 4)), torch.ones(3, 4))
-    assert (looked.maps >= 0).all()
-    assert ((looked.on_patches > 0) & (looked.on_patches < 1)).all()
+    attended = attention_maps(tiny_model, **tiny_processor(frames, frames[::-1].copy()))
+    assert attended.maps.shape == (3, 4, 2, 4, 4)
+    assert torch.allclose(attended.maps.sum((2, 3, 4)), torch.ones(3, 4))
+    assert (attended.maps >= 0).all()
+    assert ((attended.on_patches > 0) & (attended.on_patches < 1)).all()
 
 
 @pytest.mark.parametrize("specials", [0, 1, 5])
 def test_special_tokens_and_the_separator_are_left_out(specials):
-    """Two layers: the lower passes all on, the upper looks at one patch of each frame and at the separator."""
+    """Two layers: the lower passes all on, the upper attends to one patch of each frame and at the separator."""
     side, queries = 2, 3
     tokens = side**2 + specials
     length = queries + 2 * tokens + 1
@@ -96,11 +96,11 @@ def test_special_tokens_and_the_separator_are_left_out(specials):
     upper[..., :queries, future + 2] = 0.1
     upper[..., :queries, queries + tokens] = 0.6  # the separator
     lower = torch.eye(length).expand(1, 2, -1, -1)
-    looked = attention_maps(_stub((lower, upper), tokens, side), torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8))
+    attended = attention_maps(_stub((lower, upper), tokens, side), torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8))
     expected = torch.tensor([[[0, 0.75], [0, 0]], [[0, 0], [0.25, 0]]])
-    assert torch.allclose(looked.maps, expected.expand(1, queries, -1, -1, -1))
+    assert torch.allclose(attended.maps, expected.expand(1, queries, -1, -1, -1))
     # Half of the layer is the residual stream: the queries themselves.
-    assert torch.allclose(looked.on_patches, torch.full((1, queries), 0.5 * 0.4))
+    assert torch.allclose(attended.on_patches, torch.full((1, queries), 0.5 * 0.4))
 
 
 def _stub(attentions: tuple[torch.Tensor, ...], tokens: int, side: int):
@@ -112,7 +112,7 @@ def _stub(attentions: tuple[torch.Tensor, ...], tokens: int, side: int):
 
 
 def test_a_patch_counts_where_it_came_from():
-    """The upper layer looks where the lower has moved the patches of frame t by one: rollout finds them again."""
+    """The upper layer attends where the lower has moved the patches of frame t by one: rollout finds them again."""
     side, queries = 2, 1
     length = queries + 2 * side**2 + 1
     patches = slice(queries, queries + side**2)
@@ -120,9 +120,9 @@ def test_a_patch_counts_where_it_came_from():
     lower[..., patches, patches] = torch.eye(side**2).roll(1, 0)
     upper[..., 0, :] = 0
     upper[..., 0, queries + 1] = 1
-    looked = attention_maps(_stub((lower, upper), side**2, side), torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8))
+    attended = attention_maps(_stub((lower, upper), side**2, side), torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8))
     # Half by the residual stream, half by way of the lower layer.
-    assert looked.maps[0, 0, 0].tolist() == [[0.5, 0.5], [0, 0]]
+    assert attended.maps[0, 0, 0].tolist() == [[0.5, 0.5], [0, 0]]
 
 
 def test_even_attention_has_the_backgrounds_share_of_the_area():

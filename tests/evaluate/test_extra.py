@@ -9,17 +9,13 @@ from square_models import CAMERA, SquareModel
 
 from lara_tokenizer.data import Stride, load_episodes
 from lara_tokenizer.evaluate import EncodedSet, PairSet, learned_probes
-from lara_tokenizer.evaluate.chains import chain_report, chains_of
+from lara_tokenizer.evaluate.codebook import code_action_information, entropy, mutual_information
+from lara_tokenizer.evaluate.dataset import read_pairs
+from lara_tokenizer.evaluate.decoder import image_quality, transfer_figures
 from lara_tokenizer.evaluate.encoding import encode_pairs
-from lara_tokenizer.evaluate.extra import extra_report
-from lara_tokenizer.evaluate.few_labels import few_label_r2
-from lara_tokenizer.evaluate.image_quality import image_quality
-from lara_tokenizer.evaluate.information import code_action_information, entropy, mutual_information
+from lara_tokenizer.evaluate.equivariance import chains_of, composition, nuisance_invariance, shift, shift_responses
+from lara_tokenizer.evaluate.extra import episode_leakage, extra_figures, label_efficiency
 from lara_tokenizer.evaluate.learned_probes import fit_l1, fit_mlp, learned_probe
-from lara_tokenizer.evaluate.reading import read_pairs
-from lara_tokenizer.evaluate.responses import invariance_report, response_report, shifted
-from lara_tokenizer.evaluate.shortcut import shortcut_leakage
-from lara_tokenizer.evaluate.transfer import transfer_report
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +38,7 @@ class NextFrame(SquareModel):
         z = future_frame_features.flatten(1)[:, None]
         return type("Out", (), {"latents": z, "codes": None, "quantized_latents": z})
 
-    def look(self, frames):
+    def locate(self, frames):
         return frames
 
     def decode(self, pixel_values, *, quantized_latents):
@@ -61,9 +57,9 @@ def test_a_motion_is_carried_from_one_video_into_another(pairs, healthy, plain_p
     assert quality["delta_psnr"] > 20
 
 
-def test_the_cut_test_tells_the_next_frame_from_a_motion(pairs, healthy, plain_processor):
+def test_the_cut_test_separates_the_next_frame_from_a_motion(pairs, healthy, plain_processor):
     leaky = NextFrame.trained()
-    assert transfer_report(leaky, plain_processor, pairs, encode_pairs(leaky, plain_processor, pairs))["cut_test"] == (
+    assert transfer_figures(leaky, plain_processor, pairs, encode_pairs(leaky, plain_processor, pairs))["cut_test"] == (
         pytest.approx(1, abs=0.2)
     )
 
@@ -77,11 +73,11 @@ class Blurry(SquareModel):
 
 def test_a_z_that_means_the_same_everywhere_passes_the_cycle(pairs, plain_processor):
     model = Blurry.trained()
-    report = transfer_report(model, plain_processor, pairs, encode_pairs(model, plain_processor, pairs))
+    report = transfer_figures(model, plain_processor, pairs, encode_pairs(model, plain_processor, pairs))
     assert report["cycle_transfer"] == pytest.approx(1, abs=0.05)
     leaky = NextFrame.trained()
-    leaked = transfer_report(leaky, plain_processor, pairs, encode_pairs(leaky, plain_processor, pairs))
-    # Its z of B' is B', and B' is A's next frame: the cycle alone cannot tell.
+    leaked = transfer_figures(leaky, plain_processor, pairs, encode_pairs(leaky, plain_processor, pairs))
+    # Its z of B' is B', and B' is A's next frame: the cycle alone cannot separate them.
     assert leaked["cycle_transfer"] == pytest.approx(1, abs=0.2)
 
 
@@ -90,12 +86,12 @@ def test_a_z_that_means_the_same_everywhere_passes_the_cycle(pairs, plain_proces
 
 def test_nothing_happening_is_no_action_to_a_healthy_model(pairs, healthy, plain_processor):
     model, encoded = healthy
-    report = response_report(model, plain_processor, pairs, encoded.latents)
+    report = shift_responses(model, plain_processor, pairs, encoded.latents)
     assert report["zero_transition"] == pytest.approx(0, abs=1e-3)
     assert report["shift_horizontal"] == pytest.approx(0, abs=0.05)
 
 
-class WholePicture(SquareModel):
+class CameraMotion(SquareModel):
     """z is where the mark went."""
 
     def measure(self, moved):
@@ -103,16 +99,16 @@ class WholePicture(SquareModel):
 
 
 def test_a_camera_model_answers_a_shift_by_just_that(pairs, plain_processor):
-    model = WholePicture.trained()
+    model = CameraMotion.trained()
     reference = torch.full((4, 2, 1), 3 / 2**0.5)  # |z| = 3 px
-    report = response_report(model, plain_processor, pairs, reference)
+    report = shift_responses(model, plain_processor, pairs, reference)
     assert report["shift_horizontal"] == pytest.approx(1, abs=0.02)
     assert report["shift_vertical"] == pytest.approx(1, abs=0.02)
 
 
 def test_a_shift_moves_pixels_and_repeats_the_edge():
     frames = np.arange(5, dtype=np.uint8).reshape(1, 1, 1, 5)
-    assert shifted(frames, 2, axis=3).ravel().tolist() == [0, 0, 0, 1, 2]
+    assert shift(frames, 2, axis=3).ravel().tolist() == [0, 0, 0, 1, 2]
 
 
 def _encoded(latents, codes=None):
@@ -124,11 +120,11 @@ def test_flips_and_the_distance_of_z_have_their_closed_forms():
     z, other = (torch.randn(5000, 1, 4, generator=rng) for _ in range(2))
     codes = torch.zeros(5000, 2, dtype=torch.long)
     half = torch.cat([codes[:, :1], codes[:, 1:] + 1], 1)
-    assert invariance_report(_encoded(z, codes), _encoded(z, codes)) == {"flip_rate": 0, "nuisance_to_signal": 0}
-    changed = invariance_report(_encoded(z, codes), _encoded(other, half))
+    assert nuisance_invariance(_encoded(z, codes), _encoded(z, codes)) == {"flip_rate": 0, "nuisance_to_signal": 0}
+    changed = nuisance_invariance(_encoded(z, codes), _encoded(other, half))
     assert changed["flip_rate"] == 0.5
     assert changed["nuisance_to_signal"] == pytest.approx(2, abs=0.1)
-    assert invariance_report(_encoded(z), _encoded(z))["flip_rate"] is None
+    assert nuisance_invariance(_encoded(z), _encoded(z))["flip_rate"] is None
 
 
 # ---------------------------------------------------------------- chains
@@ -141,7 +137,7 @@ def test_chains_join_pairs_that_share_a_frame():
 
 def test_a_displacement_adds_up_and_turns_with_time(pairs, healthy, plain_processor):
     model, _ = healthy
-    report = chain_report(model, plain_processor, pairs, 64)
+    report = composition(model, plain_processor, pairs, 64)
     assert report["composition"] == pytest.approx(0, abs=1e-3)
     assert report["inverse"] == pytest.approx(0, abs=1e-3)
     # What came before and what comes after are unrelated steps here.
@@ -156,12 +152,12 @@ class FrameB(SquareModel):
 
 
 def test_a_z_about_frame_b_alone_is_the_same_from_both_sides(pairs, plain_processor):
-    assert chain_report(FrameB.trained(), plain_processor, pairs, 64)["past_future_cosine"] == pytest.approx(1)
+    assert composition(FrameB.trained(), plain_processor, pairs, 64)["past_future_cosine"] == pytest.approx(1)
 
 
 def test_too_few_chains_give_no_figure(pairs, healthy, plain_processor):
     some = PairSet(pairs.frames, pairs.now[:2], pairs.future[:2], None, pairs.episodes[:2])
-    assert chain_report(healthy[0], plain_processor, some, 64)["composition"] is None
+    assert composition(healthy[0], plain_processor, some, 64)["composition"] is None
 
 
 # ---------------------------------------------------------------- actions
@@ -195,11 +191,11 @@ def test_learned_probes_are_repeatable(planted, monkeypatch):
 
 def test_more_labels_read_more_of_a_planted_map_from_noisy_z(planted):
     z, actions, noise = planted
-    found = few_label_r2(z + 0.3 * noise, actions, EPISODE_P)
+    found = label_efficiency(z + 0.3 * noise, actions, EPISODE_P)
     assert list(found) == ["2", "4", "8", "16"]
     assert found["2"]["mean"] < found["16"]["mean"]
     assert 0.7 < found["16"]["mean"] < 1
-    assert few_label_r2(z, actions, EPISODE_P)["4"]["low"] > 0.99
+    assert label_efficiency(z, actions, EPISODE_P)["4"]["low"] > 0.99
     for each in found.values():
         assert each["low"] <= each["mean"] <= each["high"]
 
@@ -223,13 +219,13 @@ def test_a_code_that_names_the_quarter_of_an_action_tells_two_bits():
     assert found["shuffled"] == pytest.approx(0, abs=0.01)
 
 
-def test_a_z_that_names_the_episode_leaks_and_one_that_names_the_action_does_not():
+def test_a_z_of_the_episode_leaks_and_a_z_of_the_action_does_not():
     rng = np.random.default_rng(3)
     actions = rng.choice([-1.0, 1.0], (240, 1))
     episode = torch.from_numpy(rng.normal(size=(20, 8)))[EPISODE_P]
-    assert shortcut_leakage(episode[:, None], actions, EPISODE_P) > 0.9
-    assert shortcut_leakage(torch.from_numpy(actions)[:, None], actions, EPISODE_P) == pytest.approx(-2, abs=1e-3)
-    assert shortcut_leakage(episode[:, None], actions, np.zeros(240)) is None
+    assert episode_leakage(episode[:, None], actions, EPISODE_P) > 0.9
+    assert episode_leakage(torch.from_numpy(actions)[:, None], actions, EPISODE_P) == pytest.approx(-2, abs=1e-3)
+    assert episode_leakage(episode[:, None], actions, np.zeros(240)) is None
 
 
 # ---------------------------------------------------------------- together
@@ -237,11 +233,11 @@ def test_a_z_that_names_the_episode_leaks_and_one_that_names_the_action_does_not
 
 def test_all_figures_come_together_and_those_of_actions_are_none_without_them(pairs, healthy, plain_processor):
     model, encoded = healthy
-    report = extra_report(model, plain_processor, pairs, encoded, encoded, {}, [""] * 12, 0)
+    report = extra_figures(model, plain_processor, pairs, encoded, encoded, {}, [""] * 12, 0)
     assert report["mlp_probe"] is None
     assert report["flip_rate"] == 0
     errors = {("z",): np.ones((12, 2))}
-    report = extra_report(model, plain_processor, pairs, encoded, encoded, errors, [""] * 12, 0)
+    report = extra_figures(model, plain_processor, pairs, encoded, encoded, errors, [""] * 12, 0)
     assert report["linear_mse"] == pytest.approx(24 / (2 * len(pairs)), abs=1e-4)
     assert report["l1_probe"]["r2"] > 0.9
     assert report["code_action_information"]["bits"] > 0.3

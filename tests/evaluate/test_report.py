@@ -1,4 +1,4 @@
-"""The health card: every section is there, text is escaped, equal input gives equal bytes, and a browser is content."""
+"""The health card: all sections, escaped text, equal bytes for equal input, and no error or request in a browser."""
 
 from __future__ import annotations
 
@@ -7,22 +7,29 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from importlib.resources import files
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lara_tokenizer.evaluate.card import write_card
-from lara_tokenizer.evaluate.card_codes import most_and_least_used
-from lara_tokenizer.evaluate.card_examples import moving_pairs, spread_over, transfer_pairs
-from lara_tokenizer.evaluate.card_figures import GROUPS
-from lara_tokenizer.evaluate.card_html import escaped, grid, number, tag
-from lara_tokenizer.evaluate.card_latents import ranks, two_components
-from lara_tokenizer.evaluate.codebook import codebook_report
+from lara_tokenizer.evaluate import Evaluation, PairSet
+from lara_tokenizer.evaluate.codebook import codebook_figures, latent_figures
 from lara_tokenizer.evaluate.encoding import encode_pairs
-from lara_tokenizer.evaluate.evaluation import Evaluation
-from lara_tokenizer.evaluate.latents import latents_report
-from lara_tokenizer.evaluate.pairs import PairSet
+from lara_tokenizer.evaluate.figures import (
+    Alarm,
+    DataInfo,
+    DecoderFigures,
+    Estimate,
+    ModelInfo,
+    ProbeRow,
+    ProbeTable,
+    Report,
+)
+from lara_tokenizer.evaluate.report.examples import moving_pairs, spread_over, transfer_pairs
+from lara_tokenizer.evaluate.report.page import write_report
+from lara_tokenizer.evaluate.report.sections import most_and_least_used, ranks, two_components
+from lara_tokenizer.evaluate.report.tables import GROUPS, format_number
 
 EPISODES, LENGTH, GAP, SIZE = 6, 12, 4, 32
 HOSTILE = "<script>alert('x')</script> & \"friends\""
@@ -33,9 +40,9 @@ SECTIONS += ["monitors", "protocol"]
 @pytest.fixture(scope="session")
 def square_pairs(moving_square) -> PairSet:
     """Squares that move by their first action, with the square as the arm's mask."""
-    clips = [moving_square(LENGTH, SIZE, step=1 + number, seed=number) for number in range(EPISODES)]
+    clips = [moving_square(LENGTH, SIZE, step=1 + index, seed=index) for index in range(EPISODES)]
     frames = np.concatenate(clips).transpose(0, 3, 1, 2)
-    now = np.concatenate([number * LENGTH + np.arange(LENGTH - GAP) for number in range(EPISODES)])
+    now = np.concatenate([index * LENGTH + np.arange(LENGTH - GAP) for index in range(EPISODES)])
     episodes = now // LENGTH
     actions = np.stack([GAP * (1.0 + episodes), np.sin(now), np.full(len(now), 3.0)], 1)
     return PairSet(frames, now, now + GAP, actions, episodes, frames[:, 0] == 230)
@@ -49,79 +56,65 @@ def evaluation(square_pairs, tiny_model, tiny_processor) -> Evaluation:
     return Evaluation(report, {"top": square_pairs}, {"top": encoded}, [HOSTILE, *["push"] * (EPISODES - 1)])
 
 
-def hand_made_report(encoded, pairs) -> dict:
-    figures = [figure.key for group in GROUPS.values() for figure in group]
+def _around(value: float) -> Estimate:
+    return Estimate(value, [value - 0.05, value + 0.05])
+
+
+def hand_made_report(encoded, pairs) -> Report:
     controls = ("z", "quantized", "codes", "random_init", "shuffled", "pixel_difference", "mean")
     plain = {
-        name: {
-            "r2": 0.6 - 0.08 * place,
-            "r2_interval": [0.55 - 0.08 * place, 0.65 - 0.08 * place],
-            "conditional_r2": 0.3 - 0.05 * place,
-            "interval": [0.26 - 0.05 * place, 0.34 - 0.05 * place],
-        }
-        for place, name in enumerate(controls)
+        name: ProbeRow(r2=_around(0.6 - 0.08 * index), conditional_r2=_around(0.3 - 0.05 * index))
+        for index, name in enumerate(controls)
     }
-    shaken = {
-        name: {
-            **row,
-            "nuisance_r2": 0.2,
-            "nuisance_interval": [0.15, 0.25],
-            "families": {"shake": 0.3, "light": 0.1},
-            "selectivity": row["r2"] - 0.2,
-            "selectivity_interval": [row["r2"] - 0.25, row["r2"] - 0.15],
-        }
+    disturbed = {
+        name: replace(
+            row,
+            nuisance_r2=_around(0.2),
+            families={"shake": _around(0.3), "light": _around(0.1)},
+            selectivity=_around(row.r2.value - 0.2),
+        )
         for name, row in plain.items()
     }
-    ahead = {name: {"difference": 0.1, "interval": [0.05, 0.15]} for name in controls[1:]}
-    counted = {"reason": None, "test_episodes": EPISODES, "pairs": len(pairs.now), "frame_r2": 0.3}
-    return {
-        "format_version": 1,
-        "model": {
-            "id": "tiny-lam",
-            "weights_sha256": {"model.safetensors": "0" * 64},
-            "codes": "4 x 16",
-            "latent_dim": 32,
-        },
-        "data": {
-            "name": "squares",
-            "episodes": EPISODES,
-            "cameras": ["top"],
-            "frames": len(pairs.frames),
-            "pairs": len(pairs.now),
-            "stride": "0.4s",
-            "nuisance_families": ["shake", "light"],
-            "seed": 0,
-            "left_out": {"broken.mp4": HOSTILE},
-        },
-        "headline": {
-            key: {"value": 0.1 * (place + 1), "interval": [0.1 * place, 0.1 * place + 0.2] if place < 8 else None}
-            for place, key in enumerate(figures)
-        },
-        "codebook": codebook_report(encoded.codes, 16),
-        "latents": latents_report(encoded.latents) | {"random_init_spread": 0.9},
-        "decoder": {},
-        "probe": {"camera": "top", **counted, "rows": plain, "margins": ahead},
-        "nuisance": {
-            "camera": "top",
-            **counted,
-            "families": ["shake", "light"],
-            "rows": shaken,
-            "margins": {"selectivity": ahead},
-        },
-        "extra": {"mean_psnr": {"value": 23.5, "interval": [22.0, 25.0]}, "families": {"shake": {"flip_rate": 0.25}}},
-        "alarms": [
-            {"name": "encodes_shake", "severity": "alarm", "sentence": f"z holds camera shake. {HOSTILE}"},
-            {"name": "few_codes", "severity": "warning", "sentence": "Only 9 of 16 codes are in use."},
+    margins = {name: _around(0.1) for name in controls[1:]}
+    counts = {"camera": "top", "test_episodes": EPISODES, "pairs": len(pairs), "frame_r2": 0.3}
+    return Report(
+        model=ModelInfo("tiny-lam", {"model.safetensors": "0" * 64}, "4 x 16", 32),
+        data=DataInfo(
+            name="squares",
+            episodes=EPISODES,
+            cameras=["top"],
+            masks=["top"],
+            frames=len(pairs.frames),
+            pairs=len(pairs),
+            stride="0.4s",
+            nuisance_families=["shake", "light"],
+            seed=0,
+            left_out={"broken.mp4": HOSTILE},
+        ),
+        codebook=codebook_figures(encoded.codes, 16),
+        latents=latent_figures(encoded.latents, encoded.latents),
+        decoder=DecoderFigures(*[_around(0.1 * index) for index in range(1, 5)], {"all": 0.5, "moving": 0.5}),
+        probe=ProbeTable(rows=plain, margins={"conditional_r2": margins}, **counts),
+        nuisance=ProbeTable(
+            rows=disturbed,
+            margins={"conditional_r2": margins, "selectivity": margins},
+            families=["shake", "light"],
+            **counts,
+        ),
+        extra={"psnr": 23.5, "few_labels": {"2": {"mean": 0.25}}, "flip_rate": None},
+        alarms=[
+            Alarm("encodes_shake", "alarm", f"z holds camera shake. {HOSTILE}"),
+            Alarm("few_codes", "warning", "Only 9 of 16 codes are in use."),
         ],
-        "verdict": "Do not train on these labels: they describe the camera.",
-    }
+        verdict="Do not train on these labels: they describe the camera.",
+    )
 
 
 @pytest.fixture(scope="session")
 def written(tmp_path_factory, evaluation, tiny_model, tiny_processor):
     """The card of the hand-made evaluation."""
     path = tmp_path_factory.mktemp("card") / "index.html"
-    write_card(evaluation, tiny_model, tiny_processor, path)
+    write_report(evaluation, tiny_model, tiny_processor, path)
     return path
 
 
@@ -129,9 +122,10 @@ def written(tmp_path_factory, evaluation, tiny_model, tiny_processor):
 def compared(tmp_path_factory, evaluation, tiny_model, tiny_processor):
     """The card with a second checkpoint beside the first: the same one under another name."""
     path = tmp_path_factory.mktemp("card") / "compared.html"
-    report = {**evaluation.report, "model": {**evaluation.report["model"], "id": "other-lam"}, "alarms": []}
-    other = replace(evaluation, report={**report, "verdict": "Nothing is wrong."})
-    write_card(evaluation, tiny_model, tiny_processor, path, other=(other, tiny_model, tiny_processor))
+    figures = evaluation.figures
+    figures = replace(figures, model=replace(figures.model, id="other-lam"), alarms=[], verdict="Nothing is wrong.")
+    other = replace(evaluation, figures=figures)
+    write_report(evaluation, tiny_model, tiny_processor, path, other=(other, tiny_model, tiny_processor))
     return path
 
 
@@ -140,25 +134,25 @@ def _section(path, key: str) -> str:
     return text[text.index(f'id="{key}"') :].split("</section>")[0]
 
 
-def test_all_sections_stand_in_order_on_a_page_of_its_own(written):
+def test_all_sections_are_in_order_on_one_self_contained_page(written):
     text = written.read_text(encoding="utf-8")
-    places = [text.index(f'id="{key}"') for key in SECTIONS]
-    assert places == sorted(places)
+    offsets = [text.index(f'id="{key}"') for key in SECTIONS]
+    assert offsets == sorted(offsets)
     assert 'id="comparison"' not in text
-    # Whatever a browser would load by itself stands in the page.
+    # Whatever a browser would load by itself is part of the page.
     assert {uri.split(":")[0] for uri in re.findall(r'(?:src|href|url\()="?([^"#)]+)', text)} == {"data"}
     assert "<script" not in text
 
 
-# Nothing leaves the machine: no host name resolves. A browser talks to its maker on its own account, too; what it
-# does so has no origin.
+# Nothing leaves the machine: no host name resolves. Requests of the browser itself have
+# no origin.
 QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-extensions", "--disable-sync"]
 QUIET += ["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr", "--v=0"]
 OWN = "not an origin"
 
 
 def opened(browser: str, page, folder) -> tuple[list[str], list[str]]:
-    """What a headless Chromium says on its console about a page, and what the page asks the network for."""
+    """Console messages of a headless Chromium for a page, and the URLs that the page requests."""
     log = folder / "net.json"
     command = [browser, *QUIET, f"--user-data-dir={folder}/profile", "--host-resolver-rules=MAP * ~NOTFOUND"]
     command += [f"--log-net-log={log}", "--dump-dom", page.as_uri()]
@@ -180,7 +174,7 @@ def browser() -> str:
     return found
 
 
-def test_a_browser_opens_the_card_from_disk_without_a_word_and_without_a_request(browser, written, compared, tmp_path):
+def test_a_browser_opens_the_card_without_an_error_and_without_a_request(browser, written, compared, tmp_path):
     assert opened(browser, written, tmp_path) == ([], [])
     assert opened(browser, compared, tmp_path) == ([], [])
 
@@ -196,22 +190,22 @@ def test_the_browser_test_would_see_a_script_error_and_a_request(browser, tmp_pa
 def test_text_of_the_dataset_cannot_become_markup(written):
     text = written.read_text(encoding="utf-8")
     assert "<script" not in text
-    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; &quot;friends&quot;" in text
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; &#34;friends&#34;" in text
 
 
 def test_equal_evaluations_give_equal_bytes(written, tmp_path, evaluation, tiny_model, tiny_processor):
-    write_card(evaluation, tiny_model, tiny_processor, tmp_path / "again.html")
+    write_report(evaluation, tiny_model, tiny_processor, tmp_path / "again.html")
     assert (tmp_path / "again.html").read_bytes() == written.read_bytes()
 
 
-def test_alarms_say_in_words_what_colours_say(written):
+def test_alarms_are_marked_by_words_and_not_by_colour_alone(written):
     verdict = written.read_text(encoding="utf-8").split('class="verdict alarm"')[1].split("</section>")[0]
     assert "Do not train on these labels" in verdict
     assert "✖ Alarm" in verdict
     assert "▲ Warning" in verdict
 
 
-def test_every_headline_figure_says_which_way_is_better(written):
+def test_every_headline_figure_has_its_direction(written):
     text = _section(written, "figures")
     assert text.count("Higher is better.") + text.count("Lower is better.") == sum(map(len, GROUPS.values()))
     assert text.count(">random-init model<") == 5
@@ -230,7 +224,7 @@ def test_masks_give_a_background_share_beside_that_of_even_attention(written, sq
     assert f"attention spread evenly</th><td>{area:.3f}</td>" in text
 
 
-def test_two_checkpoints_stand_side_by_side_on_the_same_pairs(written, compared):
+def test_two_checkpoints_are_side_by_side_on_the_same_pairs(written, compared):
     assert _section(compared, "comparison").count("<tr>") == 1 + sum(map(len, GROUPS.values()))
     shown = _section(compared, "attention")
     assert shown.count("<img") == 2 * _section(written, "attention").count("<img")
@@ -238,16 +232,19 @@ def test_two_checkpoints_stand_side_by_side_on_the_same_pairs(written, compared)
     assert compared.read_text(encoding="utf-8").count('class="verdict ') == 2
 
 
-def test_without_codes_actions_and_maps_the_card_says_so(
+def test_without_codes_actions_and_maps_the_card_gives_the_reason(
     tmp_path, evaluation, square_pairs, tiny_model, tiny_processor
 ):
-    """A continuous model of somebody else's, on video alone."""
-    report = {**evaluation.report, "codebook": None, "probe": {"reason": "no action probe: no actions", "rows": {}}}
-    report["headline"] = {key: {"value": None, "interval": None} for key in report["headline"]}
-    encoded = replace(evaluation.encoded["top"], codes=None)
-    bare = Evaluation(
-        report, {"top": replace(square_pairs, actions=None, masks=None)}, {"top": encoded}, evaluation.texts
+    """A continuous model of another project, on video without actions."""
+    figures = replace(
+        evaluation.figures,
+        codebook=None,
+        probe=ProbeTable("top", "no action probe: no actions"),
+        nuisance=ProbeTable("top", "no probe", families=["shake"]),
     )
+    encoded = replace(evaluation.encoded["top"], codes=None)
+    pairs = {"top": replace(square_pairs, actions=None, masks=None)}
+    bare = Evaluation(figures, pairs, {"top": encoded}, evaluation.instructions)
     stranger = SimpleNamespace(
         encode=lambda frame_features, future_frame_features: None,
         decode=tiny_model.decode,
@@ -256,7 +253,7 @@ def test_without_codes_actions_and_maps_the_card_says_so(
     )
     stranger.eval = lambda: stranger
     path = tmp_path / "index.html"
-    write_card(bare, stranger, tiny_processor, path)
+    write_report(bare, stranger, tiny_processor, path)
     assert "The bottleneck is continuous" in _section(path, "figures")
     assert "has no codes" in _section(path, "codes")
     assert "has no codes" in _section(path, "clips")
@@ -265,26 +262,23 @@ def test_without_codes_actions_and_maps_the_card_says_so(
     assert "no action probe: no actions" in _section(path, "probes")
 
 
-def test_the_wheel_would_hold_the_style_sheet():
-    from importlib.resources import files
+def test_the_package_contains_templates_and_style_sheet():
+    for name in ("report.css", "page.html.j2", "macros.html.j2"):
+        assert "verdict" in files("lara_tokenizer.evaluate.report").joinpath(name).read_text(encoding="utf-8")
 
-    assert "verdict" in files("lara_tokenizer.evaluate").joinpath("card.css").read_text(encoding="utf-8")
 
-
-def test_markup_is_escaped_unless_it_is_markup():
-    inner = tag("b", "1 < 2")
-    assert inner == "<b>1 &lt; 2</b>"
-    assert tag("p", inner, "&", class_='"x"') == '<p class="&quot;x&quot;"><b>1 &lt; 2</b>&amp;</p>'
-    assert escaped(inner) is inner
-    assert '<th scope="row">&lt;i&gt;</th>' in grid(["<a>"], [["<i>", 1]], "figures")
+def test_further_figures_are_flattened_and_unmeasured_ones_are_dashes(written):
+    text = _section(written, "extra")
+    for row in ("psnr</th><td>23.500", "few labels · 2 · mean</th><td>0.250", "flip rate</th><td>–"):
+        assert f'<th scope="row">{row}</td>' in text
 
 
 @pytest.mark.parametrize(
     ("value", "written"),
     [(None, "–"), (-0.25, "−0.250"), (-0.0001, "0.000"), (1234567, "1\u202f234\u202f567"), (0, "0")],
 )
-def test_numbers_are_written_for_people(value, written):
-    assert number(value) == written
+def test_numbers_have_a_true_minus_and_thin_spaces(value, written):
+    assert format_number(value) == written
 
 
 def test_most_and_least_used_codes_are_apart():

@@ -1,18 +1,18 @@
-"""Ridge against its closed form; a planted signal is found, noise is not, and what frame t tells is not counted."""
+"""Ridge against its closed form; a planted signal is found, noise is not, and what frame t predicts is not counted."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from lara_tokenizer.evaluate.probe import (
+from lara_tokenizer.evaluate.probes import (
+    Probe,
+    Ridge,
     Split,
     cross_fit_splits,
-    fit_probe,
     pooled_r2,
     principal_components,
     probe_actions,
-    ridge,
     standardise,
 )
 
@@ -21,7 +21,7 @@ EPISODES, PAIRS = 100, 8
 
 @pytest.fixture(scope="module")
 def world() -> dict[str, np.ndarray]:
-    """Frames whose brightness tells a part of the action (4 numbers); the rest is free."""
+    """Frames whose brightness determines a part of the action (4 dimensions); the rest is free."""
     rng = np.random.default_rng(0)
     count = EPISODES * PAIRS
     seen, free = rng.normal(size=(count, 4)), rng.normal(size=(count, 4))
@@ -37,6 +37,12 @@ def world() -> dict[str, np.ndarray]:
         "seen": seen,
         "noise": rng.normal(size=(count, 6)),
     }
+
+
+def ridge(features, targets, penalties):
+    """The weights for each penalty."""
+    solver = Ridge(features)
+    return solver.left @ solver.rotated(targets, penalties)
 
 
 def _probe(world, **latents):
@@ -83,9 +89,9 @@ def test_fewer_episodes_than_folds_are_refused():
 
 
 def test_the_episodes_of_a_task_are_spread_over_the_folds():
-    task_E = [f"task {number % 6}" for number in range(30)]
+    task_E = [f"task {index % 6}" for index in range(30)]
     for split in cross_fit_splits(np.arange(30), task_E):
-        assert sorted(task_E[number] for number in np.flatnonzero(split.test)) == sorted(set(task_E))
+        assert sorted(task_E[index] for index in np.flatnonzero(split.test)) == sorted(set(task_E))
 
 
 def test_folds_are_a_function_of_the_episodes_and_the_seed():
@@ -103,7 +109,7 @@ def test_standardising_uses_the_training_rows_alone_and_a_constant_column_become
     assert not out[:, 1].any()
 
 
-def test_principal_components_keep_what_lies_in_few_directions():
+def test_principal_components_keep_what_varies_in_few_directions():
     rng = np.random.default_rng(2)
     values = rng.normal(size=(60, 3)) @ rng.normal(size=(3, 40))
     train = np.arange(60) < 40
@@ -116,24 +122,24 @@ def test_principal_components_keep_what_lies_in_few_directions():
 def test_a_probe_of_the_answer_gives_it_back_in_its_own_units(world):
     split = cross_fit_splits(world["episode_P"])[0]
     answer = 5 + 3 * world["free"]
-    predicted, _ = fit_probe(world["free"], answer, split)
+    predicted, _ = Probe(world["free"], split).predict(answer)
     assert np.allclose(predicted, answer[split.test], atol=0.01)
 
 
 def test_a_probe_never_reads_the_targets_of_the_test_pairs(world):
     split = cross_fit_splits(world["episode_P"])[0]
     spoiled = np.where(split.test[:, None], 1e9, world["free"])
-    given, _ = fit_probe(world["noise"], world["free"], split)
-    assert np.array_equal(fit_probe(world["noise"], spoiled, split)[0], given)
+    given, _ = Probe(world["noise"], split).predict(world["free"])
+    assert np.array_equal(Probe(world["noise"], split).predict(spoiled)[0], given)
 
 
 def test_a_probe_without_features_predicts_the_training_mean():
     split = Split(np.array([0, 0, 1, 2]), np.array([1]), np.array([2]))
-    predicted, _ = fit_probe(np.empty((4, 0)), np.array([[1.0], [3.0], [0.0], [50.0]]), split)
+    predicted, _ = Probe(np.empty((4, 0)), split).predict(np.array([[1.0], [3.0], [0.0], [50.0]]))
     assert predicted.tolist() == [[2.0]]
 
 
-def test_pooled_r2_weighs_episodes_by_their_squared_targets_and_action_numbers_alike():
+def test_pooled_r2_weighs_episodes_by_their_squared_targets_and_action_dimensions_alike():
     errors, mean_errors = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[1.0, 5.0], [3.0, 5.0]])
     assert pooled_r2(errors, mean_errors) == pytest.approx([1 - (2 / 4 + 0) / 2])
     assert pooled_r2(errors, mean_errors, np.array([[2.0, 0.0]])) == pytest.approx([1 - (1 + 0) / 2])
@@ -142,32 +148,32 @@ def test_pooled_r2_weighs_episodes_by_their_squared_targets_and_action_numbers_a
 
 def test_a_planted_signal_adds_to_frame_t_beyond_every_control(world):
     result = _probe(world, z=world["free"])
-    assert result["frame_r2"] == pytest.approx(0.5, abs=0.1)
-    assert result["rows"]["z"]["conditional_r2"] == pytest.approx(0.5, abs=0.1)
-    assert (result["test_episodes"], result["pairs"]) == (EPISODES, EPISODES * PAIRS)
-    assert set(result["margins"]) == {"mean", "shuffled", "pixel_difference"}
-    for margin in result["margins"].values():
-        low, high = margin["interval"]
-        assert 0.3 < low < margin["difference"] < high
+    assert result.frame_r2 == pytest.approx(0.5, abs=0.1)
+    assert result.rows["z"].conditional_r2.value == pytest.approx(0.5, abs=0.1)
+    assert (result.test_episodes, result.pairs) == (EPISODES, EPISODES * PAIRS)
+    assert set(result.margins["conditional_r2"]) == {"mean", "shuffled", "pixel_difference"}
+    for margin in result.margins["conditional_r2"].values():
+        low, high = margin.bounds
+        assert 0.3 < low < margin.value < high
 
 
 def test_noise_adds_nothing(world):
     result = _probe(world, z=world["noise"])
-    assert result["rows"]["z"]["conditional_r2"] == pytest.approx(0, abs=0.03)
-    low, high = result["margins"]["shuffled"]["interval"]
+    assert result.rows["z"].conditional_r2.value == pytest.approx(0, abs=0.03)
+    low, high = result.margins["conditional_r2"]["shuffled"].bounds
     assert low < 0 < high
 
 
-def test_what_frame_t_tells_already_is_not_counted_for_z(world):
-    row = _probe(world, z=world["seen"])["rows"]["z"]
-    assert row["r2"] > 0.35
-    assert row["conditional_r2"] == pytest.approx(0, abs=0.03)
+def test_what_frame_t_predicts_already_is_not_counted_for_z(world):
+    row = _probe(world, z=world["seen"]).rows["z"]
+    assert row.r2.value > 0.35
+    assert row.conditional_r2.value == pytest.approx(0, abs=0.03)
 
 
 def test_two_calls_give_the_same_numbers(world):
     assert _probe(world, z=world["free"]) == _probe(world, z=world["free"])
 
 
-def test_an_action_number_that_never_changes_is_left_out(world):
+def test_an_action_dimension_that_never_changes_is_left_out(world):
     still = np.concatenate([world["actions_PA"], np.ones((EPISODES * PAIRS, 1))], 1)
     assert _probe({**world, "actions_PA": still}, z=world["free"]) == _probe(world, z=world["free"])

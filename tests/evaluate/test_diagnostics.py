@@ -1,9 +1,8 @@
-"""A healthy model raises no alarm, each fault raises its own, and the verdict says it in words."""
+"""A healthy model raises no alarm, each fault its own, and the verdict puts it into words."""
 
 from __future__ import annotations
 
-import copy
-import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +10,8 @@ from square_models import CameraModel, CollapsedCodebook, ConstantZ, IgnoresZ, S
 
 from lara_tokenizer import LatentActionModel
 from lara_tokenizer.evaluate import evaluate_checkpoint
-from lara_tokenizer.evaluate.alarms import find_alarms, verdict
+from lara_tokenizer.evaluate.diagnostics import find_alarms, verdict
+from lara_tokenizer.evaluate.figures import Estimate, ProbeTable
 
 
 def _alarms(model, processor, source):
@@ -39,20 +39,20 @@ def test_each_fault_raises_its_own_alarm_and_no_other(kind, name, words, squares
     assert report["verdict"].startswith(f"Do not train on these codes: {words}")
 
 
-def test_a_model_that_encodes_the_camera_is_told_from_one_that_encodes_actions(handheld_squares, plain_processor):
+def test_a_model_that_encodes_the_camera_is_not_one_that_encodes_actions(handheld_squares, plain_processor):
     report, alarms = _alarms(CameraModel.trained(), plain_processor, handheld_squares)
     assert alarms == ["encodes_shake"]
     assert report["verdict"].startswith("Do not train on these codes: z encodes camera shake rather than actions")
 
 
-def test_an_untrained_latent_action_model_is_called_so(squares, tiny_config, tiny_processor):
+def test_an_untrained_latent_action_model_is_reported(squares, tiny_config, tiny_processor):
     torch.manual_seed(7)
     report, alarms = _alarms(LatentActionModel(tiny_config), tiny_processor, squares)
     assert alarms == ["untrained"]
     assert "random weights" in report["verdict"]
 
 
-def test_a_latent_action_model_with_a_constant_z_is_called_so(squares, tiny_config, tiny_processor):
+def test_a_latent_action_model_with_a_constant_z_is_reported(squares, tiny_config, tiny_processor):
     torch.manual_seed(7)
     model = LatentActionModel(tiny_config)
     with torch.no_grad():
@@ -63,17 +63,22 @@ def test_a_latent_action_model_with_a_constant_z_is_called_so(squares, tiny_conf
 
 @pytest.fixture(scope="module")
 def healthy(squares, plain_processor):
-    return evaluate_checkpoint(SquareModel.trained(), plain_processor, squares, pairs_per_episode=6).report
+    return evaluate_checkpoint(SquareModel.trained(), plain_processor, squares, pairs_per_episode=6).figures
 
 
 def _judged(report, **changes):
-    """The report with other figures, by "part.name" with dots written as two underscores, and judged anew."""
-    report = copy.deepcopy(report)
+    """Names of the alarms, and the verdict, of a report with other figures, by section or as "section__figure"."""
     for path, value in changes.items():
-        *parts, last = path.split("__")
-        functools.reduce(lambda found, part: found[part], parts, report)[last] = value
-    report["alarms"] = find_alarms(report)
-    return [each["name"] for each in report["alarms"]], verdict(report)
+        section, _, name = path.partition("__")
+        report = replace(report, **{section: replace(getattr(report, section), **{name: value}) if name else value})
+    report = replace(report, alarms=find_alarms(report))
+    return [each.name for each in report.alarms], verdict(report)
+
+
+def _with_families(healthy, shake, light, **changes):
+    """The nuisance table with other R2 of z for each family."""
+    row = replace(healthy.nuisance.row("z"), families={"shake": Estimate(shake), "light": Estimate(light)}, **changes)
+    return replace(healthy.nuisance, rows={**healthy.nuisance.rows, "z": row})
 
 
 def test_a_warning_is_no_refusal(healthy):
@@ -83,17 +88,15 @@ def test_a_warning_is_no_refusal(healthy):
 
 
 def test_a_nuisance_alone_is_named_as_the_limit_of_the_codes(healthy):
-    row = healthy["nuisance"]["rows"]["z"]
-    changed = {**row, "families": {"shake": 0.0, "light": 0.8}}
-    changed["over_family_intervals"] = {"shake": [0.1, 0.2], "light": [-0.5, -0.3]}
-    names, words = _judged(healthy, nuisance__rows__z=changed)
+    over = {"shake": [0.1, 0.2], "light": [-0.5, -0.3]}
+    changed = _with_families(healthy, 0.0, 0.8, over_family_intervals=over)
+    names, words = _judged(healthy, nuisance=changed)
     assert names == ["encodes_light"]
     assert words.startswith("Train on these codes only for video without changes of the light: z encodes")
 
 
 def test_a_nuisance_that_z_holds_beside_the_actions_is_a_warning(healthy):
-    row = healthy["nuisance"]["rows"]["z"]
-    names, _ = _judged(healthy, nuisance__rows__z={**row, "families": {"shake": 0.3, "light": 0.0}})
+    names, _ = _judged(healthy, nuisance=_with_families(healthy, 0.3, 0.0))
     assert names == ["holds_shake"]
 
 
@@ -107,7 +110,7 @@ def test_latents_without_codes_are_judged_too(healthy):
 
 
 def test_without_probes_the_rest_is_still_judged(healthy):
-    empty = {"rows": {}, "margins": {}, "reason": "no probe"}
-    names, words = _judged(healthy, probe=empty, nuisance=empty, headline__conditional_r2={"value": None})
+    empty = ProbeTable("top", "no probe")
+    names, words = _judged(healthy, probe=empty, nuisance=replace(empty, families=["shake"]))
     assert names == []
     assert words.startswith("The codes are usable: ")

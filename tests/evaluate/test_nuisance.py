@@ -1,4 +1,4 @@
-"""Nuisances do what their numbers say: shake moves, light multiplies, a background stays behind the mask."""
+"""Nuisances follow their parameters: shake moves, light multiplies, a background stays behind the mask."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lara_tokenizer.data import Episode, FrameIndex, Signals
-from lara_tokenizer.data.nuisance import (
+from lara_tokenizer.evaluate.nuisance import (
     BRIGHTNESS,
     FAMILIES,
     LIMIT,
@@ -34,8 +34,8 @@ def _apply(family, frames, parameters, **options):
 
 
 @pytest.fixture(scope="module")
-def picture():
-    """A still picture without sharp edges, (1, 96, 96, 3)."""
+def image():
+    """A still image without sharp edges, (1, 96, 96, 3)."""
     x, y = np.meshgrid(np.arange(SIZE), np.arange(SIZE))
     waves = [np.sin(x / 5) + np.cos(y / 7), np.cos(x / 6 + y / 9), np.sin(y / 4)]
     return np.stack([128 + 50 * wave for wave in waves], -1).astype(np.uint8)[None]
@@ -52,7 +52,7 @@ def test_equal_seeds_give_equal_parameters_and_others_do_not():
     assert not any(np.array_equal(first["shake"], other["shake"]) for other in others)
 
 
-def test_a_longer_look_begins_with_the_shorter_one():
+def test_parameters_of_more_frames_begin_with_those_of_fewer():
     nuisance = Nuisance(("shake",))
     short, long = (nuisance.parameters("a", "", np.arange(n) / 10)["shake"] for n in (10, 40))
     assert np.array_equal(long[:10], short)
@@ -76,20 +76,20 @@ def _pixels(x, y):
     return x * LIMIT / MARGIN, y * LIMIT / MARGIN
 
 
-def _window(picture, x, y):
-    return picture[0, MARGIN + y :, MARGIN + x :][:SEEN, :SEEN]
+def _window(image, x, y):
+    return image[0, MARGIN + y :, MARGIN + x :][:SEEN, :SEEN]
 
 
-def test_a_still_picture_under_shake_moves_by_its_parameters(picture):
-    places = [(0, 0), (1, 0), (-1, MARGIN), (MARGIN, -MARGIN)]
-    seen = _apply("shake", np.repeat(picture, 4, 0), _parameters("shake", *(_pixels(*place) for place in places)))
-    for frame, place in zip(seen, places, strict=True):
-        assert np.array_equal(frame, _window(picture, *place))
+def test_a_still_picture_under_shake_moves_by_its_parameters(image):
+    offsets = [(0, 0), (1, 0), (-1, MARGIN), (MARGIN, -MARGIN)]
+    seen = _apply("shake", np.repeat(image, 4, 0), _parameters("shake", *(_pixels(*offset) for offset in offsets)))
+    for frame, offset in zip(seen, offsets, strict=True):
+        assert np.array_equal(frame, _window(image, *offset))
 
 
-def test_between_pixels_shake_is_linear(picture):
-    quarter = _apply("shake", picture, _parameters("shake", _pixels(0.25, 0)))[0].astype(float)
-    expected = 0.75 * _window(picture, 0, 0) + 0.25 * _window(picture, 1, 0)
+def test_between_pixels_shake_is_linear(image):
+    quarter = _apply("shake", image, _parameters("shake", _pixels(0.25, 0)))[0].astype(float)
+    expected = 0.75 * _window(image, 0, 0) + 0.25 * _window(image, 1, 0)
     assert np.abs(quarter - expected).max() <= 0.5
 
 
@@ -100,15 +100,15 @@ def test_light_is_a_gain_of_each_colour():
     assert seen[1, 0, 0].tolist() == [round(100 * np.exp(WARMTH)), 100, round(100 * np.exp(-WARMTH))]
 
 
-def test_the_background_leaves_masked_pixels_alone_and_mixes_into_all_others(picture):
+def test_the_background_leaves_masked_pixels_alone_and_mixes_into_all_others(image):
     masks = np.zeros((1, SIZE, SIZE), bool)
     masks[0, 20:30, 20:40] = True
-    seen = _apply("background", picture, _parameters("background", (0.3, -1)), masks=masks)
-    assert np.array_equal(seen[masks], picture[masks])
-    change = seen[~masks].astype(float) - (1 - PATTERN_SHARE) * picture[~masks]
+    seen = _apply("background", image, _parameters("background", (0.3, -1)), masks=masks)
+    assert np.array_equal(seen[masks], image[masks])
+    change = seen[~masks].astype(float) - (1 - PATTERN_SHARE) * image[~masks]
     assert change.min() >= -0.5
     assert change.max() <= 255 * PATTERN_SHARE + 0.5
-    assert (seen[~masks] != picture[~masks]).mean() > 0.9
+    assert (seen[~masks] != image[~masks]).mean() > 0.9
 
 
 def test_the_background_slides_by_its_parameters():
@@ -135,8 +135,8 @@ class _Reader:
         pass
 
 
-def test_an_episode_under_a_nuisance_shows_each_frame_the_same_however_it_is_asked(picture):
-    episode = Episode("a.mp4", _Reader(np.repeat(picture, 8, 0)), dataset="clips")
+def test_an_episode_under_a_nuisance_shows_each_frame_the_same_however_it_is_requested(image):
+    episode = Episode("a.mp4", _Reader(np.repeat(image, 8, 0)), dataset="clips")
     (seen,) = with_nuisance([episode], Nuisance(("shake", "light"), 5))
     together = seen.frames("", [1, 4, 6])
     assert np.array_equal(together[1], seen.frames("", [4])[0])

@@ -1,4 +1,4 @@
-"""The whole report on small datasets: every figure is there, equal runs are equal, the dataset's faults are named."""
+"""The whole report on small datasets: all figures, equal runs, and faults of the dataset by name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from square_models import CAMERA, EPISODES, SIZE, SquareModel, square_episode
 
 from lara_tokenizer.data import Stride, load_episodes
 from lara_tokenizer.evaluate import evaluate_checkpoint
+from lara_tokenizer.evaluate.dataset import load_with_masks, read_pairs
 from lara_tokenizer.evaluate.encoding import encode_pairs
-from lara_tokenizer.evaluate.reading import load_with_masks, read_pairs
 
 ROWS = {"mean", "z", "quantized", "codes", "random_init", "shuffled", "pixel_difference"}
 
@@ -50,12 +50,12 @@ def test_the_report_names_no_folder_of_this_machine(evaluation, squares):
 
 def test_errors_by_episode_give_the_reports_r2(evaluation):
     errors = evaluation.errors["nuisance"]["actions"]
-    assert errors["z",].shape == (EPISODES, 2)  # the third action number never changes
+    assert errors["z",].shape == (EPISODES, 2)  # the third action dimension never changes
     r2 = 1 - (errors["z",].sum(0) / errors[()].sum(0)).mean()
     assert evaluation.report["nuisance"]["rows"]["z"]["r2"] == pytest.approx(r2, abs=1e-4)
 
 
-def test_a_planted_displacement_is_found_and_shuffled_z_tells_nothing(squares, plain_processor):
+def test_a_planted_displacement_is_found_and_shuffled_z_predicts_nothing(squares, plain_processor):
     report = evaluate_checkpoint(SquareModel.trained(), plain_processor, squares, pairs_per_episode=18).report
     rows = report["probe"]["rows"]
     assert rows["z"]["r2"] > 0.99
@@ -64,7 +64,7 @@ def test_a_planted_displacement_is_found_and_shuffled_z_tells_nothing(squares, p
     assert report["headline"]["gain_over_copying"]["value"] == pytest.approx(1, abs=1e-3)
 
 
-def test_few_episodes_leave_the_probes_out_and_say_so(squares, tiny_model, tiny_processor):
+def test_few_episodes_leave_the_probes_out_with_a_reason(squares, tiny_model, tiny_processor):
     report = evaluate_checkpoint(tiny_model, tiny_processor, squares, pairs_per_episode=2, limit=4).report
     assert report["probe"]["rows"] == {}
     assert report["probe"]["reason"] == "no probe: 4 episode(s) give pairs, probes need 5"
@@ -72,11 +72,11 @@ def test_few_episodes_leave_the_probes_out_and_say_so(squares, tiny_model, tiny_
     assert report["headline"]["z_gain"]["value"] is not None
 
 
-def test_videos_without_actions_are_asked_for_the_nuisance_alone(
+def test_videos_without_actions_are_probed_for_the_nuisance_only(
     tmp_path, write_video, moving_square, tiny_model, tiny_processor
 ):
-    for number in range(5):
-        write_video(tmp_path / f"{number}.mp4", moving_square(12, size=32, seed=number))
+    for index in range(5):
+        write_video(tmp_path / f"{index}.mp4", moving_square(12, size=32, seed=index))
     report = evaluate_checkpoint(tiny_model, tiny_processor, tmp_path).report
     assert report["probe"]["reason"] == "no action probe: the source has no actions"
     assert report["headline"]["selectivity"]["value"] is None
@@ -87,8 +87,8 @@ def test_videos_without_actions_are_asked_for_the_nuisance_alone(
 def test_an_episode_that_cannot_be_read_is_left_out_and_named(
     tmp_path, write_video, moving_square, tiny_model, tiny_processor
 ):
-    for number in range(3):
-        write_video(tmp_path / f"{number}.mp4", moving_square(12, size=32, seed=number))
+    for index in range(3):
+        write_video(tmp_path / f"{index}.mp4", moving_square(12, size=32, seed=index))
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     report = evaluate_checkpoint(tiny_model, tiny_processor, tmp_path).report
     assert list(report["data"]["left_out"]) == ["broken.mp4"]
@@ -145,7 +145,7 @@ def test_the_frames_of_a_pair_and_its_actions_belong_together(squares, plain_pro
     assert (pairs.frames[pairs.now[row]] == clips[1][3].transpose(2, 0, 1)).all()
     assert (pairs.frames[pairs.future[row]] == clips[1][8].transpose(2, 0, 1)).all()
     assert pairs.actions[row].tolist() == actions[1][3:8].sum(0).tolist()
-    assert read.texts == ["push", "push"]
+    assert read.instructions == ["push", "push"]
 
 
 def test_sharing_frames_between_pairs_changes_no_code(squares, tiny_model, tiny_processor):

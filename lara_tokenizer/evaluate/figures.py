@@ -1,0 +1,269 @@
+"""The figures of an evaluation as dataclasses; `Report.to_dict` is the content of report.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+FORMAT_VERSION = 1  # of report.json
+DIGITS = 4  # after the decimal point, of every figure in a report
+
+Interval = list[float | None]  # [2.5 % quantile, 97.5 % quantile]
+
+
+class Figures:
+    """Base of all figures: one way from a dataclass to JSON."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON, with the fields' names as keys and in their order."""
+        return {each.name: _to_json(getattr(self, each.name)) for each in fields(self)}  # type: ignore[arg-type]
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Figures):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {key: _to_json(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_json(each) for each in value]
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate(Figures):
+    """A figure with its 95 % bootstrap interval over episodes."""
+
+    value: float | None  # None: not measured
+    interval: Interval | None = None  # None: it has none
+
+    @property
+    def known(self) -> float:
+        """The value of a figure that was measured."""
+        assert self.value is not None
+        return self.value
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The interval, or None where an end of it could not be computed."""
+        low, high = self.interval or (None, None)
+        return None if low is None or high is None else (low, high)
+
+    @property
+    def low(self) -> float:
+        """The lower end of the interval; minus infinity where it is unknown."""
+        return -math.inf if self.bounds is None else self.bounds[0]
+
+
+UNMEASURED = Estimate(None)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo(Figures):
+    """The evaluated checkpoint."""
+
+    id: str
+    weights_sha256: dict[str, str] | None
+    codes: str  # positions and codebook size, "8 x 128", or "8 continuous"
+    latent_dim: int  # length of flattened z
+
+
+@dataclass(frozen=True, slots=True)
+class DataInfo(Figures):
+    """The pairs that were evaluated."""
+
+    name: str
+    episodes: int
+    cameras: list[str]
+    masks: list[str]  # the cameras with masks of the arm
+    frames: int
+    pairs: int
+    stride: str
+    nuisance_families: list[str]
+    seed: int
+    left_out: dict[str, str]  # episodes that could not be read, each with the reason
+
+
+@dataclass(frozen=True, slots=True)
+class CodebookFigures(Figures):
+    """Use of the codebook: K codes, N positions."""
+
+    counts: list[list[int]]  # (N, K): occurrences of each code at each position
+    perplexity: float
+    perplexity_per_position: list[float]
+    dead_codes: int  # codes that never occur, of all positions pooled
+    dead_codes_per_position: list[int]
+    dead_positions: int  # positions whose perplexity is below `thresholds.DEAD_POSITION_PERPLEXITY`
+    used_share: float
+    size: int
+    possible: int  # the highest pooled perplexity that so many codes can have: min(K, P N)
+
+
+@dataclass(frozen=True, slots=True)
+class LatentFigures(Figures):
+    """Collapse measures of z, flattened to one vector per pair; formulas in `metrics`."""
+
+    spread: float
+    effective_rank: float | None
+    mean_cosine: float | None
+    norm: float | None
+    random_init_spread: float  # the spread of z of a random-init model
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderFigures(Figures):
+    """Gains 1 - error / baseline error of the decoded frames; `_moving` counts moving pixels only."""
+
+    z_gain: Estimate  # baseline: the codes of another pair
+    z_gain_moving: Estimate
+    gain_over_copying: Estimate  # baseline: frame t
+    gain_over_copying_moving: Estimate
+    gain_over_random_init: dict[str, float | None]  # baseline: a random-init model; {"all", "moving"}
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRow(Figures):
+    """Scores of the probes of one set of features (z, its codes, or a control); None: not probed.
+
+    `r2` and `conditional_r2` are of the actions; `families` are the R2 of each nuisance family, `nuisance_r2` their
+    mean; `over_family_intervals` are the intervals of R2 of the actions minus R2 of the family.
+    """
+
+    nuisance_r2: Estimate | None = None
+    families: dict[str, Estimate] = field(default_factory=dict)
+    r2: Estimate | None = None
+    conditional_r2: Estimate | None = None
+    selectivity: Estimate | None = None
+    over_family_intervals: dict[str, Interval] = field(default_factory=dict)
+    lambdas: list[float | None] | None = None  # the ridge penalty chosen in each fold
+
+    def to_dict(self) -> dict[str, Any]:
+        """Keys of what was probed alone, each figure with its interval in a key of its own."""
+        row: dict[str, Any] = {}
+        for name, interval_name in INTERVAL_KEYS.items():
+            if (estimate := getattr(self, name)) is not None:
+                row[name] = estimate.value
+                row |= {} if estimate.interval is None else {interval_name: estimate.interval}
+            if name == "nuisance_r2" and self.families:
+                row["families"] = {family: each.value for family, each in self.families.items()}
+                row["family_intervals"] = {family: each.interval for family, each in self.families.items()}
+        row |= {"over_family_intervals": self.over_family_intervals} if self.over_family_intervals else {}
+        return row if self.lambdas is None else {**row, "lambdas": self.lambdas}
+
+
+# The keys of report.json, in their order; fixed on disk.
+INTERVAL_KEYS = {
+    "nuisance_r2": "nuisance_interval",
+    "r2": "r2_interval",
+    "conditional_r2": "interval",
+    "selectivity": "selectivity_interval",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeTable(Figures):
+    """Probes of the first camera's pairs: rows of z and of all controls.
+
+    `reason` says why there are no rows, None where there are. `margins` has, for "conditional_r2" and under nuisances
+    also "selectivity", the first row minus each other row.
+    """
+
+    camera: str = ""
+    reason: str | None = None
+    test_episodes: int = 0
+    pairs: int = 0
+    frame_r2: float | None = None  # R2 of the actions from frame t alone
+    rows: dict[str, ProbeRow] = field(default_factory=dict)
+    margins: dict[str, dict[str, Estimate]] = field(default_factory=dict)
+    families: list[str] | None = None  # the nuisance families, or None for pairs without nuisance
+
+    def to_dict(self) -> dict[str, Any]:
+        """The part "probe" or "nuisance" of report.json."""
+        counts = {"test_episodes": self.test_episodes, "pairs": self.pairs, "frame_r2": self.frame_r2}
+        margins: dict[str, Any] = {
+            name: {row: {"difference": each.value, "interval": each.interval} for row, each in of_rows.items()}
+            for name, of_rows in self.margins.items()
+        }
+        return {
+            "camera": self.camera,
+            **({} if self.families is None else {"families": self.families}),
+            "reason": self.reason,
+            **(counts if self.rows else {}),
+            "rows": _to_json(self.rows),
+            "margins": margins.get("conditional_r2", {}) if self.families is None else margins,
+        }
+
+    def row(self, name: str) -> ProbeRow:
+        """The row of that name; one without scores where it was not probed."""
+        return self.rows.get(name, ProbeRow())
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm(Figures):
+    """A fault that the figures show."""
+
+    name: str
+    severity: str  # "alarm" or "warning"
+    sentence: str
+
+
+# Headline figures of probes, by the table and the figure of its row "z"; then those of the decoder and of the codes.
+HEADLINE_PROBES = {
+    "conditional_r2": ("probe", "conditional_r2"),
+    "conditional_r2_nuisance": ("nuisance", "conditional_r2"),
+    "nuisance_r2": ("nuisance", "nuisance_r2"),
+    "selectivity": ("nuisance", "selectivity"),
+}
+HEADLINE_GAINS = ("gain_over_copying", "gain_over_copying_moving", "z_gain", "z_gain_moving")
+HEADLINE_CODES = ("perplexity", "perplexity_per_position", "dead_codes", "dead_positions")
+
+
+@dataclass(frozen=True, slots=True)
+class Report(Figures):
+    """All figures of a checkpoint on a dataset."""
+
+    model: ModelInfo
+    data: DataInfo
+    codebook: CodebookFigures | None
+    latents: LatentFigures
+    decoder: DecoderFigures
+    probe: ProbeTable
+    nuisance: ProbeTable
+    extra: dict[str, Any] | None = None  # the slower figures of `--all`, by name; None: not asked for
+    alarms: list[Alarm] = field(default_factory=list)
+    verdict: str = ""
+
+    @property
+    def headline(self) -> dict[str, Estimate]:
+        """The figures shown first; a code figure of a continuous bottleneck is unmeasured."""
+        probed = {
+            name: getattr(getattr(self, table).row("z"), figure) or UNMEASURED
+            for name, (table, figure) in HEADLINE_PROBES.items()
+        }
+        gains = {name: getattr(self.decoder, name) for name in HEADLINE_GAINS}
+        codes = dict.fromkeys(HEADLINE_CODES, UNMEASURED)
+        if (codebook := self.codebook) is not None:
+            mean = round(float(np.mean(codebook.perplexity_per_position)), DIGITS)
+            values = (codebook.perplexity, mean, codebook.dead_codes, codebook.dead_positions)
+            codes = {name: Estimate(value) for name, value in zip(HEADLINE_CODES, values, strict=True)}
+        latents = {name: Estimate(getattr(self.latents, name)) for name in ("spread", "effective_rank")}
+        return probed | gains | codes | latents
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of report.json; `extra` only where it was asked for."""
+        body = super(Report, self).to_dict()
+        model, data = body.pop("model"), body.pop("data")
+        if self.extra is None:
+            del body["extra"]
+        return {
+            "format_version": FORMAT_VERSION,
+            "model": model,
+            "data": data,
+            "headline": _to_json(self.headline),
+            **body,
+        }

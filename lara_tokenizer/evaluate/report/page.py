@@ -1,0 +1,115 @@
+"""The page of the report: `write_report` renders all figures of an evaluation as HTML."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from lara_tokenizer.evaluate.figures import CodebookFigures
+from lara_tokenizer.evaluate.report import tables
+from lara_tokenizer.evaluate.report.attention import attention
+from lara_tokenizer.evaluate.report.charts import Histogram, bar_marks, histogram
+from lara_tokenizer.evaluate.report.examples import EvaluatedModel
+from lara_tokenizer.evaluate.report.sections import code_clips, latent_plots, reconstructions, transfers
+from lara_tokenizer.version import __version__
+
+if TYPE_CHECKING:
+    from lara_tokenizer.evaluate.evaluate import Evaluation
+    from lara_tokenizer.model import LatentActionProcessor
+
+
+def write_report(
+    evaluation: Evaluation,
+    model: Any,
+    processor: LatentActionProcessor,
+    path: str | Path,
+    other: tuple[Evaluation, Any, LatentActionProcessor] | None = None,
+) -> None:
+    """Write the health card, one self-contained HTML file; equal evaluations give equal bytes.
+
+    >>> write_report(evaluate_checkpoint(model, processor, data), model, processor, "index.html")  # doctest: +SKIP
+
+    Args:
+        evaluation: the result of `evaluate_checkpoint`.
+        model, processor: its arguments; the model decodes and attends to the pairs that are shown.
+        path: of the file.
+        other: the same three of a second checkpoint, evaluated on the same source: its headline figures are shown
+            beside the first's, and its attention maps on the same pairs.
+    """
+    page = render(_evaluated(evaluation, model, processor), None if other is None else _evaluated(*other))
+    Path(path).write_text(page, encoding="utf-8", newline="\n")
+
+
+def _evaluated(evaluation: Evaluation, model: Any, processor: LatentActionProcessor) -> EvaluatedModel:
+    camera = next(iter(evaluation.pairs))
+    return EvaluatedModel(
+        evaluation.figures,
+        evaluation.pairs[camera],
+        evaluation.encoded[camera],
+        evaluation.instructions,
+        model.eval(),
+        processor,
+    )
+
+
+def render(model: EvaluatedModel, compared: EvaluatedModel | None = None) -> str:
+    """The report as HTML."""
+    codebook = model.figures.codebook
+    contents = {
+        "histograms": [] if codebook is None else _histograms(codebook),
+        "code_clips": code_clips(model),
+        "reconstructions": reconstructions(model),
+        "transfers": transfers(model),
+        "attention": attention(model, compared),
+        "plots": latent_plots(model),
+    }
+    # The style sheet is ours, so it is not escaped; all other text is.
+    style = Markup(_resource("report.css"))
+    page = _environment().get_template("page.html.j2")
+    return page.render(
+        model=model,
+        compared=compared,
+        report=model.figures,
+        **contents,
+        tables=tables,
+        style=style,
+        version=__version__,
+    )
+
+
+def _histograms(codebook: CodebookFigures) -> list[Histogram]:
+    """Use of the codes, all positions pooled, then of each position."""
+    counts_NK = np.asarray(codebook.counts)
+    of_positions = [
+        histogram(counts_K, f"Use of each code at position {position}") for position, counts_K in enumerate(counts_NK)
+    ]
+    return [histogram(counts_NK.sum(0), "Use of each code, all positions"), *of_positions]
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FunctionLoader(_resource),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals["bar_marks"] = bar_marks
+    environment.filters |= {
+        "format_number": tables.format_number,
+        "format_interval": tables.format_interval,
+        "format_estimate": tables.format_estimate,
+        "column_title": tables.column_title,
+    }
+    return environment
+
+
+def _resource(name: str) -> str:
+    """A file of this package, also from a wheel or a zip archive."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")

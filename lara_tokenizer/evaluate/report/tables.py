@@ -1,0 +1,177 @@
+"""Words and numbers of the report: headline figures with their comparisons, names of probe rows, formats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from lara_tokenizer.evaluate.figures import HEADLINE_PROBES, UNMEASURED, Estimate, ProbeRow, ProbeTable, Report
+from lara_tokenizer.evaluate.report.charts import Bar
+
+# The rows of a probe table, in the order in which they are shown.
+ROWS = {
+    "z": "z of this model",
+    "quantized": "its quantized z",
+    "codes": "its codes, one-hot",
+    "random_init": "random-init model",
+    "shuffled": "shuffled z",
+    "pixel_difference": "pixel difference",
+    "frame": "frame t alone",
+    "mean": "predicting the mean",
+}
+CONTROLS = ("random_init", "pixel_difference", "shuffled")
+HIGHER, LOWER = "higher is better", "lower is better"
+CODE_GROUP = "Are the codes in use?"
+MOVING = "The same, counting only pixels that change."
+
+
+@dataclass(frozen=True, slots=True)
+class HeadlineFigure:
+    """A headline figure in words."""
+
+    key: str
+    label: str
+    meaning: str
+    direction: str = HIGHER
+    digits: int = 3
+
+    def bars(self, report: Report) -> list[Bar]:
+        """This model's bar, then those to compare it with."""
+        return [Bar("this model", report.headline[self.key]), *_compared_with(self.key, report)]
+
+
+GROUPS: dict[str, tuple[HeadlineFigure, ...]] = {
+    "Does z encode the action?": (
+        HeadlineFigure(
+            "conditional_r2", "Conditional R²", "How well z predicts the actions beyond what frame t alone predicts."
+        ),
+        HeadlineFigure(
+            "conditional_r2_nuisance",
+            "Conditional R², disturbed",
+            "The same while the camera shakes and the light changes.",
+        ),
+        HeadlineFigure(
+            "nuisance_r2",
+            "Nuisance R²",
+            "How well z predicts shake, light and background, which a label should not encode.",
+            LOWER,
+        ),
+        HeadlineFigure("selectivity", "Selectivity", "R² of the actions minus nuisance R²: does z prefer the action?"),
+    ),
+    "Does the decoder use z?": (
+        HeadlineFigure(
+            "z_gain", "z gain", "Error saved by a pair's own codes over another pair's. 0: the decoder ignores z."
+        ),
+        HeadlineFigure("z_gain_moving", "z gain, moving pixels", MOVING),
+        HeadlineFigure(
+            "gain_over_copying",
+            "Gain over copying",
+            "Error saved over showing frame t again. Alone no evidence for z: motion can be guessed from frame t.",
+        ),
+        HeadlineFigure("gain_over_copying_moving", "Gain over copying, moving pixels", MOVING),
+    ),
+    CODE_GROUP: (
+        HeadlineFigure("perplexity", "Perplexity", "Codes in effective use, all positions pooled.", digits=1),
+        HeadlineFigure(
+            "perplexity_per_position",
+            "Perplexity per position",
+            "The mean over positions: is each token informative?",
+            digits=1,
+        ),
+        HeadlineFigure("dead_codes", "Dead codes", "Codes that never occur.", LOWER, 0),
+        HeadlineFigure("dead_positions", "Dead positions", "Tokens with nearly always the same code.", LOWER, 0),
+    ),
+    "Is z alive?": (
+        HeadlineFigure(
+            "spread", "Spread of z", "About 1 where z points in all directions, 0 where it always points in one."
+        ),
+        HeadlineFigure("effective_rank", "Effective rank of z", "Directions of z in effective use.", digits=1),
+    ),
+}
+# Headline gains: the baseline, which scores 0.
+BASELINES = {
+    "z_gain": "another pair's codes",
+    "z_gain_moving": "another pair's codes",
+    "gain_over_copying": "showing frame t again",
+    "gain_over_copying_moving": "showing frame t again",
+}
+
+
+def _compared_with(key: str, report: Report) -> list[Bar]:
+    """The bars beside a headline figure: its controls, its baseline, or its range."""
+    if key in HEADLINE_PROBES:
+        table, figure = HEADLINE_PROBES[key]
+        rows = getattr(report, table).rows
+        return [Bar(ROWS[name], getattr(rows[name], figure) or UNMEASURED) for name in CONTROLS if name in rows]
+    if key in BASELINES:
+        return [Bar(BASELINES[key], Estimate(0.0)), Bar("no error left", Estimate(1.0))]
+    size = Estimate(None if report.codebook is None else report.codebook.size)
+    random_init_spread = Estimate(report.latents.random_init_spread)
+    ranges = {
+        "perplexity": [Bar("all codes equally often", size)],
+        "perplexity_per_position": [Bar("all codes equally often", size)],
+        "dead_codes": [Bar("codes there are", size)],
+        "spread": [Bar(ROWS["random_init"], random_init_spread), Bar("all directions alike", Estimate(1.0))],
+        "effective_rank": [Bar("size of z", Estimate(report.model.latent_dim))],
+    }
+    return ranges.get(key, [])
+
+
+def ordered_rows(table: ProbeTable) -> list[tuple[str, str, ProbeRow]]:
+    """(key, label, row) of a probe table in the order of ROWS."""
+    return [(name, label, table.rows[name]) for name, label in ROWS.items() if name in table.rows]
+
+
+def flat_figures(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """(name, formatted value) of nested figures."""
+    for key, value in values.items():
+        name = f"{before}{key.replace('_', ' ')}"
+        if isinstance(value, dict):
+            yield from flat_figures(value, f"{name} · ")
+        elif isinstance(value, int | float):
+            yield name, format_number(value)
+        else:
+            yield name, "–" if value is None else str(value)
+
+
+def column_title(index: int, noun: str) -> str:
+    """A column's heading.
+
+    >>> column_title(3, "query")
+    'query 3'
+    """
+    return f"{noun} {index}"
+
+
+def format_number(value: float | None, digits: int = 3) -> str:
+    """A figure with a true minus, thin spaces in thousands, and a dash where nothing was measured.
+
+    >>> format_number(-0.25), format_number(None), format_number(12345)
+    ('−0.250', '–', '12\\u202f345')
+    """
+    if value is None:
+        return "–"
+    written = f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
+    # A minus before a zero would look like a finding.
+    if float(written.replace(",", "")) == 0:
+        written = written.lstrip("-")
+    return written.replace("-", "−").replace(",", "\u202f")
+
+
+def format_interval(estimate: Estimate, digits: int = 3) -> str:
+    """The 95 % interval in brackets; "" where there is none."""
+    bounds = estimate.bounds
+    return "" if bounds is None else f"[{format_number(bounds[0], digits)}, {format_number(bounds[1], digits)}]"
+
+
+def format_estimate(estimate: Estimate | None, digits: int = 3) -> Markup | str:
+    """The figure with its interval in small; a dash for None."""
+    estimate = estimate or UNMEASURED
+    if estimate.bounds is None:
+        return format_number(estimate.value, digits)
+    return Markup("{} <small>{}</small>").format(
+        format_number(estimate.value, digits), format_interval(estimate, digits)
+    )
