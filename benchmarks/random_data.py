@@ -34,6 +34,25 @@ def write_clip(file: Path, frames: Iterable[np.ndarray], size: tuple[int, int], 
     return file
 
 
+def join_clips(clips: Sequence[Path], file: Path) -> Path:
+    """Write the packets of several clips of equal format, end to end, without encoding them again."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(clips[0])) as first, av.open(str(file), "w") as target:
+        stream = target.add_stream_from_template(first.streams.video[0])
+        start = 0
+        for clip in clips:
+            with av.open(str(clip)) as source:
+                packets = [packet for packet in source.demux(source.streams.video[0]) if packet.size]
+                length = max(packet.pts + packet.duration for packet in packets)
+                for packet in packets:
+                    packet.pts += start
+                    packet.dts += start
+                    packet.stream = stream
+                    target.mux(packet)
+                start += length
+    return file
+
+
 @dataclass(frozen=True)
 class RandomTokens:
     """A generator of token tables with random codes. `columns` are optional ones: latents, text."""

@@ -20,9 +20,10 @@ Different, and why:
               theirs. A fresh z then varies by 2 % of its norm across pairs, as in theirs (2 to 3 %), not by 1 %
   shift       up to 3 of 64 pixels, whole ones as theirs
 
-Without code resets or a continuous start z is learned late, if at all: on moving squares (32 px, width 64, batch 32) one
-to four codes are in use and the decoder ignores z for the first 1,500 steps, at 1e-3 and at 3e-4; with a frozen random
-encoder perplexity (9) and z_gain (0.4) had risen at step 2,000. A shorter run measures this plateau, not the recipe.
+Without code resets or a continuous start z is learned late, if at all: on moving squares (32 px, width 64, batch 32)
+one to four codes are in use and the decoder ignores z for the first 1,500 steps, at 1e-3 and at 3e-4; with a frozen
+random encoder perplexity (9) and z_gain (0.4) had risen at step 2,000. A shorter run measures this plateau, not the
+recipe.
 
 Shape suffixes: B batch, F the two frames, C channels, H and W pixels.
 """
