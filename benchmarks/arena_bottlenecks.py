@@ -41,10 +41,10 @@ class FiniteScalarQuantizer(VectorQuantizer):
         return VectorQuantizerOutput(quantized_BND, codes_BN, torch.zeros_like(codes_BN).float(), zero_B, zero_B)
 
     def start_codebook(self, latents_BND: Tensor, iterations: int = 10, seed: int = 0) -> None:
-        """Do nothing: there is no codebook."""
+        """No-op: there is no codebook."""
 
     def revive_dead_codes(self, latents_BND: Tensor, seed: int = 0, share: float = 0.0) -> int:
-        """Do nothing: there is no codebook."""
+        """No-op: there is no codebook."""
         return 0
 
 

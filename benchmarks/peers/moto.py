@@ -64,7 +64,7 @@ class MotoModel(LatentActionModel):
         return out.loss, {name: value.detach() for name, value in out.losses.items()}
 
     def after_step(self, step: int, total_steps: int) -> None:
-        """Do nothing: Moto's codebook is trained by the gradient alone."""
+        """No-op: Moto's codebook is trained by the gradient alone."""
 
 
 def shift_pairs(frames_BFCHW: Tensor) -> Tensor:
