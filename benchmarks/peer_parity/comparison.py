@@ -32,7 +32,7 @@ def arguments(doc: str, project: str, golden: Path, *options: tuple[str, dict[st
     return parser.parse_args()
 
 
-def random_weights(shapes: Shapes, draw: DrawTensor | None = None, seed: int = SEED) -> dict[str, Tensor]:
+def random_weights(shapes: Shapes, seed: int = SEED, draw: DrawTensor | None = None) -> dict[str, Tensor]:
     """One tensor per name, drawn in the order of the names, with a spread that makes outputs differ between pairs."""
     generator = torch.Generator().manual_seed(seed)
     return {name: (draw or _draw)(name, shapes[name], generator) for name in sorted(shapes)}

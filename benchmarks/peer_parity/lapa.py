@@ -22,16 +22,8 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from peer_checkout import ROOT, Peer, check, stand_in
-from peer_parity.comparison import (
-    PAIRS,
-    SEED,
-    arguments,
-    compare,
-    compare_shapes,
-    random_weights,
-    shapes_of,
-    write_golden,
-)
+from peer_parity import comparison
+from peer_parity.comparison import PAIRS, SEED, Shapes, arguments, compare, compare_shapes, shapes_of, write_golden
 
 PEER = Peer(
     "LAPA",
@@ -56,8 +48,12 @@ PUBLISHED = _sizes(1024, 32, 8, 256, 32, 8, 8, 64, 16, 4)
 REPAIRED = {"key_value_input": "normalized", "temporal_layout": "grid", "latent_layout": "per_code"}
 
 
-def draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """One tensor of LAPA, scaled so that codes differ between pairs."""
+def random_weights(shapes: Shapes, seed: int = SEED) -> dict[str, Tensor]:
+    """One tensor per name, scaled so that codes differ between pairs."""
+    return comparison.random_weights(shapes, seed, _draw)
+
+
+def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     values = torch.randn(shape, generator=generator)
     if name == "vq.codebooks":
         return 0.5 * values
@@ -160,7 +156,7 @@ def main() -> None:
     compare_shapes("published size", published, lapa_shapes(LaqConfig()))
     golden: dict[str, Tensor] = {}
     for name, sizes in SIZES.items():
-        weights = random_weights(shapes_of(original(**sizes)), draw)
+        weights = random_weights(shapes_of(original(**sizes)))
         frames = random_frames(sizes["image_size"])
         for field in (None, *REPAIRED):
             model = original(**sizes).eval()

@@ -28,7 +28,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from peer_checkout import ROOT, Peer, check, stand_in_tux
-from peer_parity.comparison import SEED, arguments, random_weights, write_golden
+from peer_parity.comparison import SEED, Shapes, arguments, random_weights, write_golden
 
 from lara_tokenizer.vision_tokens import LwmVisionTokenizer, VqganSizes
 from lara_tokenizer.vision_tokens.lwm_weights import lwm_shapes
@@ -56,8 +56,12 @@ SIZES = {
 }
 
 
-def draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """One tensor of the VQGAN; entries of the codebook are spread like latents."""
+def random_arrays(shapes: Shapes, seed: int = SEED) -> dict[str, np.ndarray]:
+    """One array per name; entries of the codebook are spread like latents."""
+    return {name: tensor.numpy() for name, tensor in random_weights(shapes, seed, _draw).items()}
+
+
+def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     values = torch.randn(shape, generator=generator)
     if name.endswith("embeddings"):
         return values
@@ -213,7 +217,7 @@ def main() -> None:
         shapes = original_shapes(model, sizes.image_size)
         if shapes != lwm_shapes(sizes):
             raise SystemExit(f"{name}: other names or shapes, {set(shapes.items()) ^ set(lwm_shapes(sizes).items())}")
-        arrays = {key: tensor.numpy() for key, tensor in random_weights(shapes, draw).items()}
+        arrays = random_arrays(shapes)
         frames = random_frames(sizes.image_size)
         original, ours = Original(model, arrays), our_tokenizer(arrays, sizes)
         expected = original(frames)

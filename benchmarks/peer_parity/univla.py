@@ -152,16 +152,12 @@ def checkpoint(weights: dict[str, Tensor], name: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def our_outputs(weights: dict[str, Tensor], name: str, frames: Tensor) -> dict[str, Tensor]:
-    """The same through `convert_checkpoint`."""
-    from lara_tokenizer.convert import convert_checkpoint
+def our_outputs(folder: str | Path, frames: Tensor) -> dict[str, Tensor]:
+    """The same of a converted folder."""
     from lara_tokenizer.model import LatentActionProcessor, SpaceTimeVqModel
 
-    with tempfile.TemporaryDirectory() as scratch:
-        torch.save(checkpoint(weights, name), f"{scratch}/lam-stage-2.ckpt")
-        convert_checkpoint(f"{scratch}/lam-stage-2.ckpt", out=f"{scratch}/lam")
-        model = SpaceTimeVqModel.from_pretrained(f"{scratch}/lam").eval()
-        pixels = LatentActionProcessor.from_pretrained(f"{scratch}/lam")(frames[0], frames[1])
+    model = SpaceTimeVqModel.from_pretrained(folder).eval()
+    pixels = LatentActionProcessor.from_pretrained(folder)(frames[0], frames[1])
     now, future = (model.get_frame_features(each) for each in pixels.values())
     out = model.encode(frame_features=now, future_frame_features=future)
     nuisance = model.encode_nuisance(now, future)
@@ -192,6 +188,7 @@ def compare_dinov2(img_size: int) -> None:
 
 
 def main() -> None:
+    from lara_tokenizer.convert import convert_checkpoint
     from lara_tokenizer.convert.univla import univla_shapes
     from lara_tokenizer.model import SpaceTimeVqConfig
 
@@ -211,7 +208,10 @@ def main() -> None:
         weights = random_weights(shapes_of(model))
         model.load_state_dict(weights, strict=True)
         expected = original_outputs(model, frames)
-        compare(expected, our_outputs(weights, name, frames), name)
+        with tempfile.TemporaryDirectory() as scratch:
+            torch.save(checkpoint(weights, name), f"{scratch}/lam-stage-2.ckpt")
+            convert_checkpoint(f"{scratch}/lam-stage-2.ckpt", out=f"{scratch}/lam")
+            compare(expected, our_outputs(f"{scratch}/lam", frames), name)
         for key, value in expected.items():
             golden[f"{name}.{key}"] = thin(value) if key in ("features", "prediction") else value
     if options.write:
