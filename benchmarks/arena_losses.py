@@ -6,6 +6,8 @@
                      of the bundled `lara-lam`, frozen: it was trained before, on the same episodes, and far longer
     few-labels       a linear map from z to the actions, in 5 % of the episodes (as LAOM, arXiv 2502.00379). It uses
                      labels
+    direction        z of a pair and of the reversed pair must differ in every component; from the first release, which
+                     had neither the normal flow target nor the initialization from the frame difference
 
 Shape suffixes: B pairs, N latent tokens, D numbers of a token, C frames of the longest gap, A components of an action.
 """
@@ -33,6 +35,7 @@ from lara_tokenizer.train.pairs import PairDataset
 ZERO_MARGIN, ZERO_WEIGHT = 0.05, 1.0  # CD-LAM's own margin
 FEATURE_WEIGHT = 1.0
 LABELLED_SHARE, LABELLED_BATCH, LABEL_WEIGHT = 0.05, 8, 1.0
+DIRECTION_SPREAD, DIRECTION_WEIGHT = 0.9, 0.5  # z as a whole is standardized to 1
 
 
 def latents_of(model: LatentActionModel, now: Tensor, future: Tensor) -> Tensor:
@@ -53,6 +56,17 @@ def feature_loss(teacher: LatentActionModel, reconstruction: Tensor, future: Ten
     with torch.no_grad():
         target_BPV = teacher.get_frame_features(future)
     return (teacher.get_frame_features(reconstruction).float() - target_BPV.float()).square().mean()
+
+
+def direction_loss(latents_BND: Tensor) -> Tensor:
+    """Mean of max(0, 0.9 - spread of (z(a, b) - z(b, a)) / sqrt(2)), for pairs and then their reversals.
+
+    Appearance is the same in both directions of a pair, motion is not.
+    """
+    forward_BND, backward_BND = latents_BND.float().chunk(2)
+    # The epsilon keeps the root's gradient finite where z is equal in both directions.
+    spread_ND = ((forward_BND - backward_BND).square().mean(0) / 2 + 1e-6).sqrt()
+    return (DIRECTION_SPREAD - spread_ND).clamp(min=0).mean()
 
 
 def frozen_teacher() -> LatentActionModel:
@@ -150,7 +164,21 @@ class FewLabels(OneMoreLoss):
         return LABEL_WEIGHT * label_loss(self.head, latents_BND, batch["actions"], batch["action_mask"])
 
 
+class Direction(OneMoreLoss):
+    """Trainer on both directions of every pair, with the direction term."""
+
+    def _pixel_values(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        now, future = super()._pixel_values(pairs)
+        return torch.cat([now, future]), torch.cat([future, now])
+
+    def extra_loss(self, out: Any) -> Tensor:
+        """The term of the batch's latents."""
+        return DIRECTION_WEIGHT * direction_loss(out.latents)
+
+
 LOSSES: dict[str, type[OneMoreLoss]] = {
+    "no-flow-target": Direction,
+    "first-release": Direction,
     "zero-transition": ZeroTransition,
     "feature-target": FeatureTarget,
     "few-labels": FewLabels,
@@ -168,7 +196,10 @@ def extra_gflop_per_pair(name: str, config: LatentActionConfig, batch_size: int)
         model = LatentActionModel(config).train()
     now, future = torch.zeros(2, 1, 3, config.image_size, config.image_size)
     latents = torch.ones(1, config.num_latents, config.codebook_dim)
+    # The direction term needs the reversed pair, which costs as much as the pair itself.
+    reversed_pair: Callable[[], Tensor] = lambda: model(now, future).loss  # noqa: E731
     terms: dict[str, Callable[[], Tensor]] = {
+        **dict.fromkeys(("no-flow-target", "first-release"), reversed_pair),
         "zero-transition": lambda: zero_transition_loss(latents_of(model, now, now), latents),
         "feature-target": lambda: feature_loss(frozen_teacher(), now.requires_grad_(), future),
         "few-labels": lambda: latents_of(model, now, future).square().sum(),
