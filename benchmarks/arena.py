@@ -4,7 +4,7 @@
     python benchmarks/arena.py run moto --seed 0 --learning-rate 3e-4 --runs runs --out results/
 
 Data: the training episodes of `lara-tok simulate metaworld` (see docs/arena.md) under camera shake and changing light
-with known parameters (`lara_tokenizer.data.nuisance`); the moving background is not in training and is in every test.
+with known parameters (`lara_tokenizer.data.nuisance`); the moving background is in no training and in every test.
 Compute: the same floating-point operations for all, forward and backward, counted by torch. Recipes are "lara", the
 recipe of `hub_configs/training/lam.yaml`, "lara:NAME", a variant of it (see `arena_variants.py`), and the peers of
 `benchmarks/peers/`.
