@@ -1,13 +1,13 @@
-"""Recipes at equal data and equal compute: train one, measure it, write one JSON.
+"""Comparison of recipes at equal data and equal compute: train one, measure it, write one JSON.
 
     python benchmarks/arena.py run lara --seed 0 --learning-rate 1e-3 --runs runs --out results/
     python benchmarks/arena.py run moto --seed 0 --learning-rate 3e-4 --runs runs --out results/
 
-Data: the training episodes of `lara-tok simulate metaworld` (see docs/arena.md) as seen under camera shake and changing
-light whose numbers are known (`lara_tokenizer.evaluate.nuisance`); the moving background is kept out of training and is in
-every test. Compute: the same floating-point operations for all, forward and backward, counted by torch. Recipes are
-"lara", the recipe of `hub_configs/training/lam.yaml`, "lara:NAME", a variant of it (see `arena_variants.py`), and the
-peers of `benchmarks/peers/`.
+Data: the training episodes of `lara-tok simulate metaworld` (see docs/arena.md) under camera shake and changing light
+with known parameters (`lara_tokenizer.evaluate.nuisance`); the moving background is in no training and in every test.
+Compute: the same floating-point operations for all, forward and backward, counted by torch. Recipes are "lara", the
+recipe of `hub_configs/training/lam.yaml`, "lara:NAME", a variant of it (see `arena_variants.py`), and the peers of
+`benchmarks/peers/`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ import numpy as np
 import torch
 import typer
 from arena_variants import VARIANTS
-from lara_tokenizer.evaluate.nuisance import Nuisance, with_nuisance
 from peers import RECIPES, training_flops_per_pair
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -36,6 +35,7 @@ from lara_tokenizer import metrics
 from lara_tokenizer.data import load_episodes
 from lara_tokenizer.evaluate import evaluate_checkpoint, probes
 from lara_tokenizer.evaluate.encoding import decode_frames, encode_frames
+from lara_tokenizer.evaluate.nuisance import Nuisance, with_nuisance
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train.augment import normalise, to_unit_range
 from lara_tokenizer.train.frames import FrameCache
@@ -50,14 +50,14 @@ TRAINING_NUISANCE = Nuisance(("shake", "light"), seed=11)  # evaluation draws wi
 HELDOUT_SHARE, HELDOUT_PAIRS = 0.05, 256
 SETS = {"heldout": "mw-heldout", "unseen": "mw-unseen"}
 PEER_BATCH = 32
-CAMERA = "observation.images.corner2"  # the one that is measured; both are trained on
+CAMERA = "observation.images.corner2"  # measured; training uses both cameras
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @dataclass
 class Trained:
-    """A trained model, and what it cost."""
+    """A trained model and its cost."""
 
     model: Any
     processor: LatentActionProcessor
@@ -67,18 +67,18 @@ class Trained:
 
 
 def training_episodes(runs: Path) -> list[Any]:
-    """The episodes that every recipe is trained on, under the nuisance."""
+    """The training episodes of every recipe, under the nuisance."""
     return with_nuisance(load_episodes(runs / "mw-train", cameras="all"), TRAINING_NUISANCE)
 
 
 def train_lara(
     recipe: Recipe, *, seed: int, rate: float | None, tflop: float, runs: Path, out: Path, extra: float = 0.0
 ) -> Trained:
-    """Our own recipe by the library's own training, for as many steps as the operations allow.
+    """Train our own recipe by the library's own training, for as many steps as the operations allow.
 
-    `extra`: 10^9 operations a pair that a variant's own loss takes.
+    extra: 10^9 operations per pair of a variant's own loss.
     """
-    per_pair = plan_training(recipe)["training_gflop_per_pair"] * (2 if recipe.training.direction_weight else 1) + extra
+    per_pair = plan_training(recipe)["training_gflop_per_pair"] + extra
     steps = max(1, int(tflop * 1000 / (per_pair * recipe.training.batch_size)))
     # A short run keeps the recipe's own phases as far as they fit into half of it.
     continuous = min(recipe.build_config().continuous_steps, steps // 2)
@@ -103,8 +103,20 @@ def train_lara(
     )
 
 
+def train_variant(name: str, *, seed: int, rate: float | None, tflop: float, runs: Path, out: Path) -> Trained:
+    """Train a variant of our recipe; "" is the recipe itself."""
+    recipe = VARIANTS[name](Recipe.load(LAM_RECIPE))
+    extra = 0.0
+    if name in arena_bottlenecks.BOTTLENECKS:
+        arena_bottlenecks.use(name)
+    if name in arena_losses.LOSSES:
+        arena_losses.use(name, training_episodes(runs))
+        extra = arena_losses.extra_gflop_per_pair(name, recipe.build_config(), recipe.training.batch_size)
+    return train_lara(recipe, seed=seed, rate=rate, tflop=tflop, runs=runs, out=out, extra=extra)
+
+
 def train_peer(name: str, *, seed: int, rate: float, tflop: float, pairs: PairDataset) -> Trained:
-    """A peer's recipe: its loss, optimizer, schedule, clipping, augmentation and revival of codes."""
+    """Train a peer with its own loss, optimizer, schedule, clipping, augmentation and code resets."""
     recipe = RECIPES[name]
     torch.manual_seed(seed)
     model = recipe.build()
@@ -131,9 +143,9 @@ def train_peer(name: str, *, seed: int, rate: float, tflop: float, pairs: PairDa
 
 
 @torch.no_grad()
-def heldout_gain(trained: Trained, watched: torch.Tensor) -> float:
-    """Gain over copying on held-out pairs of the training data: what a learning rate is chosen by, for every recipe."""
-    now, future = watched.unbind(1)
+def heldout_gain(trained: Trained, monitored: torch.Tensor) -> float:
+    """Gain over copying on held-out pairs of the training data, by which every recipe's learning rate is chosen."""
+    now, future = monitored.unbind(1)
     future = trained.processor.steady_future(now, future)
     errors = []
     for rows in range(0, len(now), 64):
@@ -143,14 +155,14 @@ def heldout_gain(trained: Trained, watched: torch.Tensor) -> float:
 
 
 def measure(trained: Trained, runs: Path, pairs_per_episode: int, sets: list[str]) -> dict[str, Any]:
-    """The reports of the test sets, without what hangs on the machine, and the probes' errors by episode."""
-    found = {}
+    """The machine-independent parts of the test sets' reports, and the probes' errors by episode."""
+    results = {}
     for name in sets:
         evaluation = evaluate_checkpoint(
             trained.model, trained.processor, runs / SETS[name], pairs_per_episode=pairs_per_episode, cameras=[CAMERA]
         )
         report = evaluation.report
-        found[name] = {
+        results[name] = {
             **{key: report[key] for key in ("headline", "codebook", "latents", "nuisance", "probe")},
             "alarms": [alarm["name"] for alarm in report["alarms"]],
             "errors": {
@@ -161,16 +173,16 @@ def measure(trained: Trained, runs: Path, pairs_per_episode: int, sets: list[str
                 for part, by_target in evaluation.errors.items()
             },
         }
-        if found[name]["codebook"]:
-            found[name]["codebook"].pop("counts", None)
-    return found
+        if results[name]["codebook"]:
+            results[name]["codebook"].pop("counts", None)
+    return results
 
 
-def remember_components(folder: Path) -> None:
-    """Keep the PCAs of pixels on disk: every run is measured on the same pairs, and they take most of the time."""
+def cache_components(folder: Path) -> None:
+    """Cache the PCAs of pixels on disk: every run is measured on the same pairs, and they take most of the time."""
     compute = probes.principal_components
 
-    def remembered(values_PF: np.ndarray, train: np.ndarray, components: int = probes.COMPONENTS) -> np.ndarray:
+    def cached(values_PF: np.ndarray, train: np.ndarray, components: int = probes.COMPONENTS) -> np.ndarray:
         key = hashlib.sha256(np.ascontiguousarray(values_PF).tobytes() + train.tobytes() + bytes([components % 256]))
         path = folder / f"{key.hexdigest()}.npy"
         if not path.exists():
@@ -180,7 +192,7 @@ def remember_components(folder: Path) -> None:
             partial.replace(path)
         return np.load(path)
 
-    probes.principal_components = remembered
+    probes.principal_components = cached
 
 
 @app.callback()
@@ -205,31 +217,25 @@ def run(
     """Train one recipe once and write OUT/TAG-NAME-rateR-seedS.json."""
     logging.basicConfig(level=logging.ERROR)
     torch.set_num_threads(1)
-    begun = time.monotonic()
-    chosen = [part for part in sets.split(",") if part]
-    remember_components(runs / "cache-components")
+    start = time.monotonic()
+    test_sets = [name for name in sets.split(",") if name]
+    cache_components(runs / "cache-components")
     cache = FrameCache.build(
         training_episodes(runs), LatentActionProcessor(size={"height": 64, "width": 64}), runs / "cache-arena"
     )
-    kept, heldout = split_sequences(find_pairs(cache.sequences, ["0.5s"]), HELDOUT_SHARE, 0)
-    watched = PairDataset(cache, heldout).batch(range(HELDOUT_PAIRS))
+    training, heldout = split_sequences(find_pairs(cache.sequences, ["0.5s"]), HELDOUT_SHARE, 0)
+    monitored = PairDataset(cache, heldout).batch(range(HELDOUT_PAIRS))
     label = f"{tag}-{name.replace(':', '-')}-rate{learning_rate or 'own'}-seed{seed}"
     if name.startswith("lara"):
-        variant = name.partition(":")[2]
-        recipe = VARIANTS[variant](Recipe.load(LAM_RECIPE))
-        extra = 0.0
-        if variant in arena_bottlenecks.BOTTLENECKS:
-            arena_bottlenecks.use(variant)
-        if variant in arena_losses.LOSSES:
-            arena_losses.use(variant, training_episodes(runs))
-            extra = arena_losses.extra_gflop_per_pair(variant, recipe.build_config(), recipe.training.batch_size)
         folder = runs / "arena" / label
         shutil.rmtree(folder, ignore_errors=True)
-        trained = train_lara(recipe, seed=seed, rate=learning_rate, tflop=tflop, runs=runs, out=folder, extra=extra)
+        trained = train_variant(
+            name.partition(":")[2], seed=seed, rate=learning_rate, tflop=tflop, runs=runs, out=folder
+        )
     else:
         rate = learning_rate or RECIPES[name].published_learning_rate
-        trained = train_peer(name, seed=seed, rate=rate, tflop=tflop, pairs=PairDataset(cache, kept, seed))
-    trained_in = time.monotonic() - begun
+        trained = train_peer(name, seed=seed, rate=rate, tflop=tflop, pairs=PairDataset(cache, training, seed))
+    training_seconds = time.monotonic() - start
     result = {
         "name": name,
         "seed": seed,
@@ -238,14 +244,14 @@ def run(
         "steps": trained.steps,
         "pairs": trained.pairs,
         "parameters": sum(parameter.numel() for parameter in trained.model.parameters()),
-        "heldout_gain": round(heldout_gain(trained, watched), 4),
-        **measure(trained, runs, pairs_per_episode, chosen),
+        "heldout_gain": round(heldout_gain(trained, monitored), 4),
+        **measure(trained, runs, pairs_per_episode, test_sets),
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{label}.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
     line = {key: value for key, value in result.items() if key not in SETS}
-    line |= {key: {k: v["value"] for k, v in result[key]["headline"].items()} for key in chosen}
-    print(json.dumps(line), f"trained in {trained_in:.0f} s, {time.monotonic() - begun:.0f} s in all", flush=True)
+    line |= {key: {k: v["value"] for k, v in result[key]["headline"].items()} for key in test_sets}
+    print(json.dumps(line), f"trained in {training_seconds:.0f} s, {time.monotonic() - start:.0f} s in all", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Bottlenecks that `lara-lam` was tried with and does not have: finite scalar quantization, a light KL, and none.
+"""Bottlenecks of the ablation that `lara-lam` does not use: finite scalar quantization, a light KL, and none.
 
 Shape suffixes: B batch, N latent tokens, D numbers of a token, L scalars of a token.
 """
@@ -14,20 +14,21 @@ from lara_tokenizer.model import modeling_latent_action
 from lara_tokenizer.model.bottleneck_vq import VectorQuantizer, VectorQuantizerOutput
 
 LEVELS = 5  # of each scalar: 5^3 = 125 codes, where the codebook has 128
-KL_WEIGHT = 1e-5  # of the KL in nats a pair, summed over the 256 numbers of z
+KL_WEIGHT = 1e-5  # of the KL in nats per pair, summed over the 256 numbers of z
 FIRST_LOG_VARIANCE = -4.0  # noise starts small: variance 0.02, where a number of z has 1
 
 
 class FiniteScalarQuantizer(VectorQuantizer):
     """Each token becomes three scalars of five levels (Mentzer et al. 2023, arXiv 2309.15505), and D numbers again.
 
-    The codebook of the base class is not used; there is nothing to start and nothing to revive.
+    The codebook of the base class is not used, so it is neither initialized nor reset.
     """
 
     def __init__(self, codebook_size: int, codebook_dim: int) -> None:
         super().__init__(codebook_size, codebook_dim)
         self.scalars = 3
-        self.down, self.up = nn.Linear(codebook_dim, self.scalars), nn.Linear(self.scalars, codebook_dim)
+        self.down = nn.Linear(codebook_dim, self.scalars)
+        self.up = nn.Linear(self.scalars, codebook_dim)
 
     def forward(self, latents_BND: Tensor) -> VectorQuantizerOutput:
         half = LEVELS // 2
@@ -36,19 +37,19 @@ class FiniteScalarQuantizer(VectorQuantizer):
         weights_L = LEVELS ** torch.arange(self.scalars, device=latents_BND.device)
         codes_BN = ((bounded_BNL.round().long() + half) * weights_L).sum(-1)
         quantized_BND = self.up(rounded_BNL if not self.continuous else bounded_BNL)
-        nothing_B = latents_BND.new_zeros(len(latents_BND))
-        return VectorQuantizerOutput(quantized_BND, codes_BN, torch.zeros_like(codes_BN).float(), nothing_B, nothing_B)
+        zero_B = latents_BND.new_zeros(len(latents_BND))
+        return VectorQuantizerOutput(quantized_BND, codes_BN, torch.zeros_like(codes_BN).float(), zero_B, zero_B)
 
     def start_codebook(self, latents_BND: Tensor, iterations: int = 10, seed: int = 0) -> None:
-        """Nothing."""
+        """No-op: there is no codebook."""
 
     def revive_dead_codes(self, latents_BND: Tensor, seed: int = 0, share: float = 0.0) -> int:
-        """Nothing."""
+        """No-op: there is no codebook."""
         return 0
 
 
 class NoQuantizer(VectorQuantizer):
-    """z goes to the decoder as it is; codes are those of an untrained codebook and mean nothing."""
+    """Bottleneck that passes z to the decoder unchanged; its codes are meaningless, of an untrained codebook."""
 
     def forward(self, latents_BND: Tensor) -> VectorQuantizerOutput:
         self.continuous = True
@@ -56,9 +57,9 @@ class NoQuantizer(VectorQuantizer):
 
 
 class LightKL(NoQuantizer):
-    """A variational autoencoder's, as AdaWorld has it: in training the decoder reads a sample around z, the mean.
+    """Variational bottleneck as in AdaWorld: in training the decoder reads a sample around z, the mean.
 
-    The KL, weighted, takes the place of the codebook's loss, whose weight is 1.
+    The weighted KL takes the place of the codebook loss, whose weight is 1.
     """
 
     def __init__(self, codebook_size: int, codebook_dim: int) -> None:
@@ -77,7 +78,7 @@ class LightKL(NoQuantizer):
 
 
 def kl(mean_BND: Tensor, log_variance_BND: Tensor) -> Tensor:
-    """From the standard normal distribution, in nats a pair, (B,)."""
+    """KL divergence from the standard normal distribution, in nats per pair, (B,)."""
     return (mean_BND.square() + log_variance_BND.exp() - 1 - log_variance_BND).sum((1, 2)) / 2
 
 
@@ -85,5 +86,5 @@ BOTTLENECKS = {"fsq": FiniteScalarQuantizer, "no-quantizer": NoQuantizer, "kl": 
 
 
 def use(name: str) -> None:
-    """Build and load models with this bottleneck from now on."""
+    """Build and load models with this bottleneck from here on."""
     modeling_latent_action.VectorQuantizer = BOTTLENECKS[name]

@@ -1,7 +1,7 @@
-"""From the JSON of many runs of `arena.py` to one table with intervals, and to what is kept of each run.
+"""Tables with confidence intervals from the JSON files of `arena.py`, and a small copy of each file.
 
     python benchmarks/arena_table.py results/ --kept benchmarks/results/arena --page docs/arena.md
-    python benchmarks/arena_table.py benchmarks/results/arena --page docs/arena.md    # again, from what was kept
+    python benchmarks/arena_table.py benchmarks/results/arena --page docs/arena.md    # again, from the small copies
 
 The interval of a difference is a hierarchical bootstrap: seeds are drawn with replacement, and for each the episodes of
 the test set; both recipes of a pair have the same seed and the same episodes.
@@ -16,9 +16,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from lara_tokenizer.evaluate.probes import pooled_r2
 
 from lara_tokenizer.evaluate.bootstrap import resamples
+from lara_tokenizer.evaluate.probes import pooled_r2
 
 OURS = "lara"
 LABELLED = ("lara:few-labels",)  # of the ablation: they see actions, the others do not
@@ -50,57 +50,51 @@ Run = dict[str, Any]
 
 
 def load(folder: Path, tag: str) -> list[Run]:
-    """The runs of a tag, by name and seed."""
+    """The runs of a tag, sorted by name and seed."""
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"{tag}-*.json"))]
     return sorted(runs, key=lambda run: (run["name"], run["seed"]))
 
 
 def keep(run: Run) -> Run:
-    """What statistics need of a run: headline, and squared errors by episode of z and, of ours, the controls."""
+    """The parts of a run that statistics need: headline, and errors by episode of z and, of ours, the controls."""
     rows = ["z", *(name for name in CONTROLS if name not in ("mean", "frame"))] if run["name"] == OURS else ["z"]
-    kept = {key: value for key, value in run.items() if key not in SETS}
+    alone = ["", "frame", *rows]
+    actions = [*alone, *(f"frame+{row}" for row in rows)]
+    targets = {"plain": {"actions": actions}, "nuisance": {"actions": actions, **dict.fromkeys(FAMILIES, alone)}}
+    small = {key: value for key, value in run.items() if key not in SETS}
     for part in SETS:
-        if part not in run:
-            continue
-        errors = run[part]["errors"]
-        chosen = {
-            "plain": {"actions": ["", "frame", *rows, *(f"frame+{row}" for row in rows)]},
-            "nuisance": {"actions": ["", "frame", *rows, *(f"frame+{row}" for row in rows)]}
-            | {family: ["", "frame", *rows] for family in FAMILIES},
-        }
-        kept[part] = {
-            "headline": run[part]["headline"],
-            "alarms": run[part]["alarms"],
-            "errors": {
-                kind: {
-                    target: {
-                        key: np.array([float(f"{x:.4g}") for x in np.ravel(errors[kind][target][key])])
-                        .reshape(np.shape(errors[kind][target][key]))
-                        .tolist()
-                        for key in keys
-                        if key in errors[kind].get(target, {})
-                    }
-                    for target, keys in targets.items()
-                }
-                for kind, targets in chosen.items()
-            },
-        }
-    return kept
+        if part in run:
+            errors = run[part]["errors"]
+            small[part] = {
+                "headline": run[part]["headline"],
+                "alarms": run[part]["alarms"],
+                "errors": {
+                    kind: {target: _rounded(errors[kind].get(target, {}), keys) for target, keys in by_target.items()}
+                    for kind, by_target in targets.items()
+                },
+            }
+    return small
+
+
+def _rounded(errors: dict[str, Any], keys: list[str]) -> dict[str, list[Any]]:
+    """The errors of those of `keys` that there are, to four significant digits."""
+    digits = {key: [float(f"{x:.4g}") for x in np.ravel(errors[key])] for key in keys if key in errors}
+    return {key: np.reshape(values, np.shape(errors[key])).tolist() for key, values in digits.items()}
 
 
 class Statistics:
-    """Figures of one run's test set under any weights of its episodes."""
+    """Figures of one run on one test set, for any weights of its episodes."""
 
     def __init__(self, run: Run, part: str) -> None:
         self.errors = run[part]["errors"]
 
     def r2(self, kind: str, target: str, key: str, weights_RE: np.ndarray) -> np.ndarray:
-        """(R,): of the probe that reads `key` ("" the mean predictor)."""
+        """R2 (R,) of the probe on `key` ("" for the mean predictor)."""
         errors = self.errors[kind][target]
         return pooled_r2(np.array(errors[key]), np.array(errors[""]), weights_RE)
 
     def conditional(self, kind: str, row: str, weights_RE: np.ndarray) -> np.ndarray:
-        """What a row adds to frame t."""
+        """R2 of the actions that a row adds to frame t."""
         if row in ("mean", "frame"):
             return np.zeros(len(weights_RE))
         frame = self.r2(kind, "actions", "frame", weights_RE)
@@ -137,33 +131,33 @@ def margins(runs: list[Run]) -> Iterable[tuple[str, str, str, list[float]]]:
     ours = {run["seed"]: run for run in runs if run["name"] == OURS}
     peers = sorted({run["name"] for run in runs} - {OURS})
     for part in SETS:
-        mine = {seed: Statistics(run, part) for seed, run in ours.items()}
+        own = {seed: Statistics(run, part) for seed, run in ours.items()}
         for name, measure in MEASURES.items():
             for peer in peers:
-                theirs = {run["seed"]: Statistics(run, part) for run in runs if run["name"] == peer}
-                pairs = [(mine[seed], "z", theirs[seed], "z") for seed in sorted(mine) if seed in theirs]
+                other = {run["seed"]: Statistics(run, part) for run in runs if run["name"] == peer}
+                pairs = [(own[seed], "z", other[seed], "z") for seed in sorted(own) if seed in other]
                 yield part, name, peer, difference(pairs, measure)
             for control, label in CONTROLS.items():
-                yield part, name, label, difference([(one, "z", one, control) for one in mine.values()], measure)
+                yield part, name, label, difference([(one, "z", one, control) for one in own.values()], measure)
 
 
 def recipe_rows(runs: list[Run]) -> list[str]:
-    """One row a recipe and test set: means over seeds."""
+    """One row per recipe and test set: means over seeds."""
     lines = ["| recipe | test set | seeds | " + " | ".join(FIGURES) + " |", "|" + " --- |" * (len(FIGURES) + 3)]
     for name in sorted({run["name"] for run in runs}, key=lambda name: (name != OURS, name)):
         of_name = [run for run in runs if run["name"] == name]
         for part, label in SETS.items():
-            there = [run for run in of_name if part in run]
-            if not there:
+            measured = [run for run in of_name if part in run]
+            if not measured:
                 continue
-            values = [[run[part]["headline"][figure]["value"] for run in there] for figure in FIGURES]
-            shown = [_mean(each) for each in values]
-            lines.append(f"| {name} | {label} | {len(there)} | " + " | ".join(shown) + " |")
+            values = [[run[part]["headline"][figure]["value"] for run in measured] for figure in FIGURES]
+            cells = [_mean(each) for each in values]
+            lines.append(f"| {name} | {label} | {len(measured)} | " + " | ".join(cells) + " |")
     return lines
 
 
 def ablation_sections(runs: list[Run]) -> list[str]:
-    """One seed of every variant, those with labels apart; then every seed of those that were run with several."""
+    """One seed of every variant, those with labels apart; then every seed of variants run with several seeds."""
     first = [run for run in runs if run["seed"] == 0]
     lines = ["", "## One part at a time", "", *recipe_rows([run for run in first if run["name"] not in LABELLED])]
     if labelled := [run for run in first if run["name"] in LABELLED]:
@@ -175,8 +169,8 @@ def ablation_sections(runs: list[Run]) -> list[str]:
         for run in runs:
             for part, label in SETS.items():
                 if run["name"] in again and part in run:
-                    shown = [_mean([run[part]["headline"][figure]["value"]]) for figure in SCREENED]
-                    lines.append(f"| {run['name']} | {label} | {run['seed']} | " + " | ".join(shown) + " |")
+                    cells = [_mean([run[part]["headline"][figure]["value"]]) for figure in SCREENED]
+                    lines.append(f"| {run['name']} | {label} | {run['seed']} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -189,7 +183,7 @@ def _mean(values: list[float | None]) -> str:
 
 
 def page(finals: list[Run], ablation: list[Run], sweep: list[Run], head: str) -> str:
-    """docs/arena.md."""
+    """The text of docs/arena.md."""
     lines = [head.rstrip(), "", "## Recipes", ""]
     lines += recipe_rows(finals)
     cost = {run["name"]: run for run in finals}
@@ -218,9 +212,9 @@ def main(
     results: Annotated[Path, typer.Argument(help="Folder of JSON files of `arena.py`.")],
     to: Annotated[Path, typer.Option("--page", help="The page to write.")],
     head: Annotated[Path, typer.Option(help="Text of the page above its tables.")] = Path(__file__).parent / "arena.md",
-    kept: Annotated[Path | None, typer.Option(help="Folder for what is kept of each run.")] = None,
+    kept: Annotated[Path | None, typer.Option(help="Folder for a small copy of each file.")] = None,
 ) -> None:
-    """Write the page, and what is kept of each run."""
+    """Write the page, and a small copy of each run."""
     finals, ablation, sweep = (load(results, tag) for tag in ("final", "ablation", "sweep"))
     if kept is not None:
         kept.mkdir(parents=True, exist_ok=True)

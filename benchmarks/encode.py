@@ -1,14 +1,14 @@
-"""What encoding costs beyond decoding and the model: time and memory of `encode_dataset` on a clip of its own making.
+"""The overhead of encoding over decoding and the model: time and memory of `encode_dataset` on a generated clip.
 
     python benchmarks/encode.py                    # the ratios, median of 5 interleaved runs
     python benchmarks/encode.py --memory           # peak memory, a 1-minute against a 20-minute clip
-    python benchmarks/encode.py --flops            # FLOPs a pair of the paper's architecture
+    python benchmarks/encode.py --flops            # FLOPs per pair of the paper's architecture
 
-Prints JSON. The clip is 640x480 at 30 frames per second, noise over a moving pattern, h264. The baseline is what
-nobody can do without: a bare PyAV loop that converts the wanted frames to RGB, and the processor and the model on
-frames in memory, one thread, each frame through the vision encoder once, and once more for each pair in which the
-processor steadies it. Encoding is measured from the moment the
-workers have loaded the model (the first clip is opened then) to the end of the call (the table is renamed before).
+Prints JSON. The clip is 640x480 at 30 frames per second, noise over a moving pattern, H.264. The baseline is the
+unavoidable work: a bare PyAV loop that converts frames to RGB, and the processor and the model on frames in memory, one
+thread, each frame through the vision encoder once, and once more for each pair in which the processor compensates
+camera motion. Encoding is measured from the moment the workers have loaded the model (the first clip is opened then) to
+the end of the call (the table has its final name before).
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -33,6 +32,7 @@ import av
 import numpy as np
 import psutil
 import torch
+from random_data import join_clips, write_clip
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -52,7 +52,7 @@ BATCH = 64
 
 @dataclass
 class Cost:
-    """Seconds of CPU (this process and its children) and of the clock; peak resident bytes of all together."""
+    """CPU seconds (this process and its children), wall-clock seconds, and peak resident bytes of all together."""
 
     cpu: float = 0.0
     wall: float = 0.0
@@ -64,34 +64,20 @@ def make_clip(file: Path, seconds: int) -> Path:
     rng = np.random.default_rng(0)
     pattern = np.kron(rng.integers(40, 200, (HEIGHT // 20, WIDTH // 20, 3)), np.ones((20, 20, 1))).astype(np.int16)
     noise = rng.normal(0, 6, (32, HEIGHT, WIDTH, 3)).astype(np.int16)
-    with av.open(str(file), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(FPS), options={"preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+
+    def frames() -> Iterator[np.ndarray]:
         for t in range(seconds * FPS):
             frame = np.roll(pattern, (t // 2, t), axis=(0, 1))
             top, left = int(200 + 120 * np.sin(t / 20)), int(280 + 200 * np.cos(t / 20))
             frame[top : top + 80, left : left + 80] = (230, 60, 40)
-            pixels = np.clip(frame + noise[rng.integers(32)], 0, 255).astype(np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
-    return file
+            yield np.clip(frame + noise[rng.integers(32)], 0, 255).astype(np.uint8)
+
+    return write_clip(file, frames(), (WIDTH, HEIGHT), FPS, preset="veryfast")
 
 
 def repeat_clip(clip: Path, file: Path, times: int) -> Path:
     """A longer clip of the same packets, end to end."""
-    with av.open(str(clip)) as source, av.open(str(file), "w") as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        packets = [packet for packet in source.demux(source.streams.video[0]) if packet.size]
-        length = max(packet.pts + packet.duration for packet in packets)
-        for repetition in range(times):
-            if repetition:
-                source.seek(0)
-                packets = [packet for packet in source.demux(source.streams.video[0]) if packet.size]
-            for packet in packets:
-                packet.pts += repetition * length
-                packet.dts += repetition * length
-                packet.stream = stream
-                target.mux(packet)
+    join_clips([clip] * times, file)
     return file
 
 
@@ -100,7 +86,7 @@ def baseline(clip: Path, model: LatentActionModel, processor: LatentActionProces
     gap = Stride.parse(STRIDE).frames_at(FPS)
     decode_cpu = model_cpu = 0.0
     runner = ModelRunner(model, processor)
-    held: list[Frame] = []  # those that still have a pair to come
+    pending: list[Frame] = []  # frames whose pair is not complete
     with av.open(str(clip)) as container:
         container.streams.video[0].codec_context.thread_count = 1
         decoded = container.decode(video=0)
@@ -114,25 +100,25 @@ def baseline(clip: Path, model: LatentActionModel, processor: LatentActionProces
             start = time.process_time()
             with torch.inference_mode():
                 pixels = processor.resize_frames(in_memory)
-                held += map(Frame, pixels, runner.frame_features(pixels), pixels)
-                while len(held) > gap:
-                    count = min(len(held) - gap, BATCH)
-                    now, future = held[:count], held[gap:][:count]
+                pending += map(Frame, pixels, runner.frame_features(pixels), pixels)
+                while len(pending) > gap:
+                    count = min(len(pending) - gap, BATCH)
+                    now, future = pending[:count], pending[gap:][:count]
                     runner.encode([frame.features for frame in now], runner.future_features(now, future))
-                    held = held[count:]
+                    pending = pending[count:]
             model_cpu += time.process_time() - start
 
 
 @contextmanager
 def peak_memory(cost: Cost) -> Iterator[None]:
-    """Watch the resident memory of this process and its children."""
+    """Record the peak resident memory of this process and its children."""
     done = threading.Event()
-    me = psutil.Process()
+    this = psutil.Process()
 
     def watch() -> None:
         while not done.wait(0.05):
             total = 0
-            for process in [me, *me.children(recursive=True)]:
+            for process in [this, *this.children(recursive=True)]:
                 try:
                     total += process.memory_info().rss
                 except psutil.NoSuchProcess:
@@ -157,7 +143,7 @@ def encode(
     columns: Sequence[str] = (),
     out: Path | None = None,
 ) -> Cost:
-    """One run of `encode_dataset`, from the moment the engine is ready; `out`, where it is kept, is made anew."""
+    """Measure one run of `encode_dataset`, from the moment the engine is ready. out: where the table stays."""
     cost, marks = Cost(), {}
     start_engine: Callable[[LocalEngine], None] = LocalEngine.start
 
@@ -169,11 +155,11 @@ def encode(
 
     with tempfile.TemporaryDirectory() as folder:
         LocalEngine.start = start_and_mark  # type: ignore[method-assign]
-        target = out or Path(folder) / "t.parquet"
-        target.unlink(missing_ok=True)
+        table = out or Path(folder) / "t.parquet"
+        table.unlink(missing_ok=True)
         try:
             with peak_memory(cost) if watch_memory else nullcontext():
-                encode_dataset(source, model, out=target, strides=STRIDE, columns=columns, workers=workers)
+                encode_dataset(source, model, out=table, strides=STRIDE, columns=columns, workers=workers)
         finally:
             LocalEngine.start = start_engine  # type: ignore[method-assign]
         cost.wall = time.perf_counter() - marks["wall"]
@@ -187,7 +173,7 @@ def _reaped() -> float:
 
 
 def measure_ratios(folder: Path, model_name: str, runs: int, seconds: int, workers: int) -> dict:
-    """CPU and wall against the baseline, interleaved."""
+    """CPU and wall-clock time relative to the baseline, in interleaved runs."""
     torch.set_num_threads(1)
     clip = make_clip(folder / "clip.mp4", seconds)
     model = LatentActionModel.from_pretrained(model_name).eval()
@@ -214,13 +200,13 @@ def measure_memory(folder: Path, model_name: str, workers: int) -> dict:
     """Peak memory of a 20-minute clip over that of a 1-minute clip."""
     short = make_clip(folder / "one.mp4", 60)
     long = repeat_clip(short, folder / "twenty.mp4", 20)
-    # The first run only brings this process, the driver, up to its size: imports, buffers of the parquet writer.
+    # A first run fills this process, the driver: imports, buffers of the parquet writer.
     _, *peaks = [encode(clip, model_name, workers, watch_memory=True).memory for clip in (short, short, long)]
     return {"peak_bytes_1_min": peaks[0], "peak_bytes_20_min": peaks[1], "ratio": round(peaks[1] / peaks[0], 4)}
 
 
 class _FakeFrames:
-    """Frames without pixels."""
+    """A frame source without pixels."""
 
     def __init__(self, count: int, side: int) -> None:
         self.timestamps, self.signals = np.arange(count) / 10, Signals()
@@ -231,7 +217,7 @@ class _FakeFrames:
 
 
 class _FakeRunner(ModelRunner):
-    """Runs the model on tensors that have a shape and no numbers."""
+    """A runner of the model on tensors that have a shape and no values."""
 
     def __init__(self, config: LatentActionConfig) -> None:
         with torch.device("meta"):
@@ -257,7 +243,7 @@ class _FakeRunner(ModelRunner):
 
 
 def measure_flops() -> dict:
-    """FLOPs a pair (2 a multiply-add) of the paper's architecture, 64 frames, batch 32, by torch's counter."""
+    """FLOPs per pair (2 per multiply-add) of the paper's architecture, 64 frames, batch 32, by torch's counter."""
     config = LatentActionConfig.paper_exact()
     runner, totals = _FakeRunner(config), {}
     for strides in (["1f"], ["1f", "2f", "5f"]):
@@ -271,7 +257,6 @@ def measure_flops() -> dict:
 
 
 def main() -> None:
-    """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="lara-lam", help="checkpoint (default: the bundled one)")
     parser.add_argument("--runs", type=int, default=5)

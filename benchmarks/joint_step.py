@@ -1,10 +1,10 @@
-"""What a joint step costs beside a policy step and a tokenizer step, measured in turn in one run.
+"""The cost of a joint step relative to a policy step and a tokenizer step, measured in turn in one run.
 
     python benchmarks/joint_step.py demos --recipe hub_configs/training/metaworld.yaml
 
-Each step is forward, backward and AdamW on the same batches. The sum to compare with is that of a step of the policy
-alone (mode dit-only) and a step of the tokenizer alone on the same pairs, its vision encoder frozen as in stage 2.
-Apart, frame t goes through that encoder twice; in a joint step once. Gradients are not clipped in any of them.
+Each step is forward, backward and AdamW on the same batches. A joint step is compared with the sum of a step of the
+policy alone (mode dit-only) and a step of the tokenizer alone on the same pairs, its vision encoder frozen as in stage
+2. In separate steps frame t goes through that encoder twice, in a joint step once. Gradients are never clipped.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from lara_tokenizer.data import load_episodes
 
 def main(
     source: Annotated[str, typer.Argument(help="Episodes with actions.")],
-    recipe: Annotated[Path, typer.Option(help="Of lara-tok refine.")],
+    recipe: Annotated[Path, typer.Option(help="A recipe of lara-tok refine.")],
     rounds: Annotated[int, typer.Option(min=3, help="Of each kind of step; the median of all but two counts.")] = 12,
     threads: int = 2,
 ) -> None:
     """Print the medians and their ratio."""
     torch.set_num_threads(threads)
-    chosen = RefineRecipe.load(recipe)
+    loaded = RefineRecipe.load(recipe)
     with tempfile.TemporaryDirectory() as folder:
         models, batches = {}, {}
         for mode in ("dit-only", "joint"):
-            data = set_up(load_episodes(source, cameras="all"), replace(chosen, mode=mode), folder)
-            models[mode] = build_model(data, replace(chosen, mode=mode)).train()
-            size = chosen.training.batch_size
+            data = set_up(load_episodes(source, cameras="all"), replace(loaded, mode=mode), folder)
+            models[mode] = build_model(data, replace(loaded, mode=mode)).train()
+            size = loaded.training.batch_size
             batches[mode] = [data.samples.batch(range(k * size, (k + 1) * size)) for k in range(rounds)]
         lara = models["joint"]
         steps: dict[str, Callable[[int], torch.Tensor]] = {
@@ -48,9 +48,9 @@ def main(
             "tokenizer": lambda k: _tokenizer_loss(lara, batches["joint"][k]),
             "joint": lambda k: lara(**batches["joint"][k]).loss,
         }
-        kept = {"policy": models["dit-only"], "tokenizer": lara.lam, "joint": lara}
-        optimizers = {name: torch.optim.AdamW(_trainable(model), lr=1e-5) for name, model in kept.items()}
-        times = _measure(steps, optimizers, rounds, chosen.training.precision == "bf16")
+        trained = {"policy": models["dit-only"], "tokenizer": lara.lam, "joint": lara}
+        optimizers = {name: torch.optim.AdamW(_trainable(model), lr=1e-5) for name, model in trained.items()}
+        times = _measure(steps, optimizers, rounds, loaded.training.precision == "bf16")
     median = {name: statistics.median(seconds[2:]) for name, seconds in times.items()}
     for name, seconds in median.items():
         print(f"{name:12} {seconds * 1000:7.1f} ms")
@@ -69,17 +69,17 @@ def _trainable(model: Any) -> list[torch.nn.Parameter]:
 def _measure(
     steps: dict[str, Callable[[int], torch.Tensor]], optimizers: dict[str, Any], rounds: int, bf16: bool
 ) -> dict[str, list[float]]:
-    """Seconds of every step, the kinds taking turns, so that what else the machine does hits all alike."""
+    """Seconds of every step; the kinds take turns, so that other load of the machine affects all alike."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for k in range(rounds):
         for name, step in steps.items():
-            begun = time.perf_counter()
+            start = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16), sdpa_kernel(SDPBackend.MATH):
                 loss = step(k)
             loss.backward()
             optimizers[name].step()
             optimizers[name].zero_grad()
-            times[name].append(time.perf_counter() - begun)
+            times[name].append(time.perf_counter() - start)
     return times
 
 

@@ -1,10 +1,10 @@
-"""The figures of a model card: codebook, use of z, action probes, on held-out episodes and on unseen tasks.
+"""The figures of the model card of lara-lam: codebook, use of z, action probes, on held-out and on unseen tasks.
 
     python benchmarks/lara_lam_card.py lara-lam --heldout runs/mw-heldout --unseen runs/mw-unseen \\
         --card hub_configs/lara-lam/card.json --write-card hub_configs/lara-lam/README.md
 
-Without a checkpoint the figures are read from the card as it is, to print them or to write the page anew. The
-datasets come from `lara-tok simulate metaworld`; the page names the commands. One thread of a CPU needs two minutes.
+Without a checkpoint the figures are read from the existing card, to print them or to write the page again. The datasets
+come from `lara-tok simulate metaworld`; the page names the commands. One CPU thread needs two minutes.
 """
 
 from __future__ import annotations
@@ -21,14 +21,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from lara_tokenizer import LatentActionModel, LatentActionProcessor, __version__
 from lara_tokenizer.encode.checkpoint import Checkpoint
 from lara_tokenizer.evaluate import evaluate_checkpoint
-
-console, console_err = Console(), Console(stderr=True)
 
 PAGE = Path(__file__).with_name("lara_lam_page.md")
 SETS = {"heldout": "held-out episodes", "unseen": "unseen tasks"}
@@ -37,7 +32,7 @@ LIBRARIES = ("torch", "transformers", "numpy", "av")
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What `lara-lam` is to reach at least, on held-out episodes and on unseen tasks."""
+    """A minimum that `lara-lam` must reach, on held-out episodes and on unseen tasks."""
 
     figure: str
     heldout: float
@@ -47,19 +42,19 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What z is to beat: the whole 95 % interval of the difference in conditional R2 lies above 0."""
+    """A control that z must beat: the whole 95 % interval of the difference in conditional R2 is above 0."""
 
     figure: str
     row: str
 
 
 BARS = (
-    Bar("z_gain", 0.75, 0.60, lambda found: found["z_gain"]),
-    Bar("z_gain, moving pixels", 0.55, 0.40, lambda found: found["z_gain_moving"]),
-    Bar("gain over copying", 0.50, 0.30, lambda found: found["gain_over_copying"]),
-    Bar("perplexity, pooled", 104, 80, lambda found: found["perplexity"]),
-    Bar("perplexity, mean per position", 48, 32, lambda found: found["perplexity_per_position"]),
-    Bar("test episodes of the probe", 60, 60, lambda found: found["probe"]["test_episodes"]),
+    Bar("z_gain", 0.75, 0.60, lambda report: report["z_gain"]),
+    Bar("z_gain, moving pixels", 0.55, 0.40, lambda report: report["z_gain_moving"]),
+    Bar("gain over copying", 0.50, 0.30, lambda report: report["gain_over_copying"]),
+    Bar("perplexity, pooled", 104, 80, lambda report: report["perplexity"]),
+    Bar("perplexity, mean per position", 48, 32, lambda report: report["perplexity_per_position"]),
+    Bar("test episodes of the probe", 60, 60, lambda report: report["probe"]["test_episodes"]),
 )
 CONTROLS = (
     Control("z above the mean predictor", "mean"),
@@ -93,11 +88,11 @@ def main() -> None:
     card = json.loads(options.card.read_text(encoding="utf-8"))
     if options.write_card is not None:
         options.write_card.write_text(page(card), encoding="utf-8")
-    show(card)
+    print(page_tables(card))
 
 
 def measure(checkpoint: str, folders: dict[str, list[str]]) -> dict[str, Any]:
-    """The card: what was measured, on what, with what, and which bars it reaches."""
+    """The card: figures, datasets, versions, and the bars that are reached."""
     model = LatentActionModel.from_pretrained(checkpoint).eval()
     processor = LatentActionProcessor.from_pretrained(checkpoint)
     opened = Checkpoint.open(checkpoint)
@@ -115,22 +110,22 @@ def measure(checkpoint: str, folders: dict[str, list[str]]) -> dict[str, Any]:
         },
     }
     for name, paths in folders.items():
-        with console_err.status(f"{SETS[name]}: {' '.join(paths)}"):
-            report = evaluate_checkpoint(model, processor, paths).report
-            card[name] = {"data": [describe(Path(path)) for path in paths], **figures(report)}
+        print(f"{SETS[name]}: {' '.join(paths)}", file=sys.stderr)
+        report = evaluate_checkpoint(model, processor, paths).report
+        card[name] = {"data": [describe(Path(path)) for path in paths], **figures(report)}
     return card | {"bars": judge(card)}
 
 
 def figures(report: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a report that the card shows, without their intervals, and the whole probe."""
-    values = {name: found["value"] for name, found in report["headline"].items()}
+    """The figures of a report for the card, without their intervals, and the whole probe."""
+    values = {name: figure["value"] for name, figure in report["headline"].items()}
     counts = {name: report["data"][name] for name in ("episodes", "cameras", "frames", "pairs", "stride", "seed")}
-    said = {"alarms": [f"{alarm['name']} ({alarm['severity']})" for alarm in report["alarms"]]}
-    return counts | values | {"used_codes_share": report["codebook"]["used_share"], "probe": report["probe"]} | said
+    alarms = {"alarms": [f"{alarm['name']} ({alarm['severity']})" for alarm in report["alarms"]]}
+    return counts | values | {"used_codes_share": report["codebook"]["used_share"], "probe": report["probe"]} | alarms
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """A dataset folder by its size, and how it was simulated where it says so."""
+    """A dataset folder: its size, and the settings of its simulation where they are recorded."""
     info = json.loads((folder / "meta" / "info.json").read_text(encoding="utf-8"))
     described = {"folder": str(folder), **{name: info[name] for name in ("total_episodes", "total_frames", "fps")}}
     simulation = folder / "meta" / "simulation.json"
@@ -140,16 +135,16 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def judge(card: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every bar on both sets: the figure, what it should be at least, what it is, and whether that is enough."""
+    """Every bar on both sets: the figure, its minimum, its value, and whether it passes."""
     judged: list[dict[str, Any]] = []
     for name in SETS:
-        found = card[name]
+        measured = card[name]
         for bar in BARS:
-            least, measured = getattr(bar, name), bar.measured(found)
-            verdict = {"figure": bar.figure, "set": name, "least": least, "measured": measured}
-            judged.append(verdict | {"passed": measured >= least})
+            least, value = getattr(bar, name), bar.measured(measured)
+            verdict = {"figure": bar.figure, "set": name, "least": least, "measured": value}
+            judged.append(verdict | {"passed": value >= least})
         for control in CONTROLS:
-            margin = found["probe"]["margins"][control.row]
+            margin = measured["probe"]["margins"][control.row]
             verdict = {"figure": control.figure, "set": name, "least": "above 0", "measured": margin["difference"]}
             judged.append(verdict | {"interval": margin["interval"], "passed": margin["interval"][0] > 0})
     return judged
@@ -159,7 +154,7 @@ BAR_HEADER = ("figure", "held-out episodes", "bar", "", "unseen tasks", "bar", "
 
 
 def bar_rows(card: dict[str, Any]) -> list[list[str]]:
-    """The bars and what was measured, one figure a row, held-out beside unseen."""
+    """The bars and the measured values, one figure per row, held-out beside unseen."""
     by_figure: dict[str, list[str]] = {}
     for bar in card["bars"]:
         interval = _interval(bar["interval"]) if "interval" in bar else ""
@@ -201,28 +196,28 @@ OTHER_HEADER = ("figure", "held-out episodes", "unseen tasks")
 
 
 def other_rows(card: dict[str, Any]) -> list[list[str]]:
-    """What was measured and has no bar, then on how much."""
+    """The figures without a bar, then the amount of data."""
     rows = [[name.replace("_", " "), *(f"{card[kind][name]:.3g}" for kind in SETS)] for name in OTHERS]
     rows.append(["alarms and warnings", *(", ".join(card[kind]["alarms"]) or "none" for kind in SETS)])
     return rows + [[name, *(f"{card[kind][name]:,}" for kind in SETS)] for name in ("episodes", "frames", "pairs")]
 
 
 def misses(card: dict[str, Any]) -> str:
-    """One sentence that says which bars are missed."""
+    """One sentence with the bars that are missed."""
     missed = [f"{bar['figure']} ({SETS[bar['set']]})" for bar in card["bars"] if not bar["passed"]]
     total = len(card["bars"])
     return f"{len(missed)} of {total} bars missed: {'; '.join(missed)}." if missed else f"All {total} bars reached."
 
 
-def show(card: dict[str, Any]) -> None:
-    """The card on the terminal."""
-    console.print(_rich(BAR_HEADER, bar_rows(card), "Bars"))
-    console.print(_rich(OTHER_HEADER, other_rows(card), "Beside them"))
+def page_tables(card: dict[str, Any]) -> str:
+    """The card's tables in Markdown."""
+    tables = [("Bars", BAR_HEADER, bar_rows(card)), ("Other figures", OTHER_HEADER, other_rows(card))]
     for name, text in SETS.items():
         probe = card[name]["probe"]
         title = f"R2 of summed actions, {text}: {probe['test_episodes']} test episodes, {probe['pairs']} pairs"
-        console.print(_rich(PROBE_HEADER, probe_rows(probe), title))
-    console.print(misses(card))
+        tables.append((title, PROBE_HEADER, probe_rows(probe)))
+    parts = [f"{title}\n\n{_markdown(header, rows)}\n" for title, header, rows in tables]
+    return "\n".join([*parts, misses(card)])
 
 
 def page(card: dict[str, Any]) -> str:
@@ -262,13 +257,6 @@ def simulate_command(data: dict[str, Any]) -> str:
 
 def _interval(bounds: Sequence[float]) -> str:
     return "({:+.3f} to {:+.3f})".format(*bounds)
-
-
-def _rich(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> Table:
-    table = Table(*header, title=title)
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

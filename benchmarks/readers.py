@@ -1,11 +1,11 @@
-"""What reading a dataset costs beyond reading plain video files: time and memory of `encode_dataset` on LeRobotDataset.
+"""The overhead of a LeRobotDataset over plain video files: time and memory of `encode_dataset`.
 
     python benchmarks/readers.py                  # the ratio, median of 5 interleaved runs
     python benchmarks/readers.py --memory         # peak memory, a 1-hour against a 10-hour dataset (takes a while)
 
 Prints JSON. The dataset is a LeRobotDataset v3.0 made by repeating episodes of 20 s (256x256, 10 frames per second,
-h264, a group of pictures of 10), 100 to a video file, with actions and a task. Its rival in the first measurement is a
-folder with the same episodes, the same packets, as one mp4 file each. Both give the same codes, which is checked.
+H.264, a group of pictures of 10), 100 per video file, with actions and a task. The first measurement compares it with
+a folder of the same episodes, the same packets, as one mp4 file each. Both give the same codes, which is checked.
 """
 
 from __future__ import annotations
@@ -15,73 +15,52 @@ import json
 import os
 import statistics
 import tempfile
-from fractions import Fraction
+from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from encode import encode
+from random_data import join_clips, write_clip
 
 FPS, SIDE, SECONDS = 10, 256, 20
 FRAMES = FPS * SECONDS
-EPISODES_A_FILE = 100
+EPISODES_PER_FILE = 100
 CAMERA = "observation.images.top"
 
 
 def make_episodes(folder: Path, count: int) -> list[Path]:
-    """Some episodes: a square that wanders over a drifting pattern, with noise."""
-    files = []
-    for number in range(count):
-        rng = np.random.default_rng(number)
-        pattern = np.kron(rng.integers(40, 200, (16, 16, 3)), np.ones((16, 16, 1))).astype(np.int16)
-        places = (128 + 80 * np.sin(np.cumsum(rng.normal(0, 0.2, (FRAMES, 2)), 0))).astype(int)
-        file = folder / f"base-{number}.mp4"
-        with av.open(str(file), "w") as container:
-            stream = container.add_stream("libx264", rate=Fraction(FPS), options={"preset": "veryfast", "bf": "0"})
-            stream.width = stream.height = SIDE
-            stream.pix_fmt, stream.gop_size = "yuv420p", 10
-            for t, (top, left) in enumerate(places):
-                frame = np.roll(pattern, t // 2, axis=1) + rng.integers(-6, 7, pattern.shape, np.int16)
-                frame[top : top + 40, left : left + 40] = (230, 60, 40)
-                pixels = np.clip(frame, 0, 255).astype(np.uint8)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-            container.mux(stream.encode(None))
-        files.append(file)
-    return files
+    """Clips of a square that wanders over a drifting pattern, with noise."""
+    return [
+        write_clip(folder / f"base-{index}.mp4", wander(index), (SIDE, SIDE), FPS, preset="veryfast", bf="0", g="10")
+        for index in range(count)
+    ]
 
 
-def join(episodes: list[Path], file: Path) -> None:
-    """The packets of several files, end to end in one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(episodes[0])) as first, av.open(str(file), "w") as target:
-        stream = target.add_stream_from_template(first.streams.video[0])
-        for number, episode in enumerate(episodes):
-            with av.open(str(episode)) as source:
-                taken = source.streams.video[0]
-                assert taken.time_base is not None
-                start = round(number * SECONDS / taken.time_base)
-                for packet in source.demux(taken):
-                    if packet.size:
-                        packet.pts += start
-                        packet.dts += start
-                        packet.stream = stream
-                        target.mux(packet)
+def wander(seed: int) -> Iterator[np.ndarray]:
+    """The frames of one clip, uint8 (SIDE, SIDE, 3)."""
+    rng = np.random.default_rng(seed)
+    pattern = np.kron(rng.integers(40, 200, (16, 16, 3)), np.ones((16, 16, 1))).astype(np.int16)
+    corners = (128 + 80 * np.sin(np.cumsum(rng.normal(0, 0.2, (FRAMES, 2)), 0))).astype(int)
+    for t, (top, left) in enumerate(corners):
+        frame = np.roll(pattern, t // 2, axis=1) + rng.integers(-6, 7, pattern.shape, np.int16)
+        frame[top : top + 40, left : left + 40] = (230, 60, 40)
+        yield np.clip(frame, 0, 255).astype(np.uint8)
 
 
 def make_dataset(root: Path, base: list[Path], count: int) -> Path:
     """A LeRobotDataset v3.0 of `count` episodes, repeating those in `base`."""
-    order = [base[number % len(base)] for number in range(count)]
+    order = [base[index % len(base)] for index in range(count)]
     rows, entries = [], []
-    for first in range(0, count, EPISODES_A_FILE):
-        join(
-            order[first : first + EPISODES_A_FILE],
-            root / f"videos/{CAMERA}/chunk-000/file-{first // EPISODES_A_FILE:03d}.mp4",
+    for first in range(0, count, EPISODES_PER_FILE):
+        join_clips(
+            order[first : first + EPISODES_PER_FILE],
+            root / f"videos/{CAMERA}/chunk-000/file-{first // EPISODES_PER_FILE:03d}.mp4",
         )
-    for number in range(count):
-        file, place = divmod(number, EPISODES_A_FILE)
-        actions = np.random.default_rng(number % len(base)).normal(size=(FRAMES, 7)).astype(np.float32)
+    for index in range(count):
+        file, position = divmod(index, EPISODES_PER_FILE)
+        actions = np.random.default_rng(index % len(base)).normal(size=(FRAMES, 7)).astype(np.float32)
         frame = np.arange(FRAMES)
         rows.append(
             pa.table(
@@ -89,17 +68,17 @@ def make_dataset(root: Path, base: list[Path], count: int) -> Path:
                     "action": pa.FixedSizeListArray.from_arrays(actions.ravel(), 7),
                     "timestamp": (frame / FPS).astype(np.float32),
                     "frame_index": frame,
-                    "episode_index": np.full(FRAMES, number),
-                    "index": number * FRAMES + frame,
+                    "episode_index": np.full(FRAMES, index),
+                    "index": index * FRAMES + frame,
                     "task_index": np.zeros(FRAMES, np.int64),
                 }
             )
         )
-        entry = {"episode_index": number, "tasks": ["wander"], "length": FRAMES}
+        entry = {"episode_index": index, "tasks": ["wander"], "length": FRAMES}
         entry |= {"data/chunk_index": 0, "data/file_index": 0}
         entry |= {f"videos/{CAMERA}/chunk_index": 0, f"videos/{CAMERA}/file_index": file}
-        entry |= {f"videos/{CAMERA}/from_timestamp": float(place * SECONDS)}
-        entry |= {f"videos/{CAMERA}/to_timestamp": float((place + 1) * SECONDS)}
+        entry |= {f"videos/{CAMERA}/from_timestamp": float(position * SECONDS)}
+        entry |= {f"videos/{CAMERA}/to_timestamp": float((position + 1) * SECONDS)}
         entries.append(entry)
     for folder in ("data/chunk-000", "meta/episodes/chunk-000"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -120,15 +99,15 @@ def make_dataset(root: Path, base: list[Path], count: int) -> Path:
 
 
 def make_folder(root: Path, base: list[Path], count: int) -> Path:
-    """The same episodes as files of their own."""
+    """The same episodes, each as a file of its own."""
     root.mkdir()
-    for number in range(count):
-        os.link(base[number % len(base)], root / f"episode_{number:06d}.mp4")
+    for index in range(count):
+        os.link(base[index % len(base)], root / f"episode_{index:06d}.mp4")
     return root
 
 
 def measure_ratio(folder: Path, model: str, runs: int, episodes: int, workers: int) -> dict:
-    """Pairs a second of the dataset over those of the folder, interleaved; and that the codes are equal."""
+    """Pairs per second of the dataset over those of the folder, in interleaved runs, with equal codes."""
     base = make_episodes(folder, 6)
     sources = {
         "dataset": make_dataset(folder / "set", base, episodes),
@@ -136,7 +115,7 @@ def measure_ratio(folder: Path, model: str, runs: int, episodes: int, workers: i
     }
     rows = []
     for run in range(runs):
-        # Whoever goes second finds warm caches: take turns.
+        # The second finds warm caches: take turns.
         costs = {
             name: encode(sources[name], model, workers, out=folder / f"{name}.parquet")
             for name in sorted(sources, reverse=bool(run % 2))
@@ -160,16 +139,16 @@ def measure_ratio(folder: Path, model: str, runs: int, episodes: int, workers: i
 def measure_memory(folder: Path, model: str, workers: int, hours: int) -> dict:
     """Peak memory of all processes together, on one hour and on many."""
     base = make_episodes(folder, 6)
-    an_hour = 3600 // SECONDS
-    short, long = (make_dataset(folder / str(n), base, n * an_hour) for n in (1, hours))
-    warm_up = make_dataset(folder / "warm-up", base, EPISODES_A_FILE)
-    # The first run only brings this process, the driver, up to its size: imports, buffers of the parquet writer.
+    per_hour = 3600 // SECONDS
+    short, long = (make_dataset(folder / str(n), base, n * per_hour) for n in (1, hours))
+    warm_up = make_dataset(folder / "warm-up", base, EPISODES_PER_FILE)
+    # A first run fills this process, the driver: imports, buffers of the parquet writer.
     costs = [
         encode(each, model, workers, watch_memory=True, columns=["actions", "text"]) for each in (warm_up, short, long)
     ]
     return {
         "hours": hours,
-        "frames": hours * an_hour * FRAMES,
+        "frames": hours * per_hour * FRAMES,
         "workers": workers,
         "peak_bytes_1_hour": costs[1].memory,
         f"peak_bytes_{hours}_hours": costs[2].memory,
@@ -179,7 +158,6 @@ def measure_memory(folder: Path, model: str, workers: int, hours: int) -> dict:
 
 
 def main() -> None:
-    """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="lara-lam", help="checkpoint (default: the bundled one)")
     parser.add_argument("--runs", type=int, default=5)

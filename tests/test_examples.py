@@ -6,8 +6,6 @@ import json
 import runpy
 from pathlib import Path
 
-import pytest
-
 from lara_tokenizer import encode_dataset
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,18 +4,16 @@
     python benchmarks/peer_parity/adaworld.py path/to/DreamDojo
 
 Needs a checkout of github.com/Little-Podi/AdaWorld or of github.com/NVIDIA/DreamDojo at their commit in PEERS, and
-einops beside torch. `--write` renews tests/convert/golden/adaworld.safetensors; that is right when a size here changes,
-and never to make a test pass. Both projects must then still agree with it: run the other one as well.
+einops beside torch. `--write` renews tests/convert/golden/adaworld.safetensors: right when a size here changes, never
+to make a test pass. Both projects must then still agree with it: run the other one as well.
 
-The model is compared on frames of its own size. What the resize before it changes is measured after that: theirs keeps
-the fractions and the overshoots of its filter, ours gives uint8, which is what a table's frames are.
+The model is compared on frames of its own size. The effect of the resize before it is measured after that: AdaWorld
+keeps the fractions and the overshoots of its filter, ours gives uint8, as the frames of a table are.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -23,15 +21,25 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from peer_parity.checkout import Peer, check
-from peer_parity.drawn import PAIRS, SEED, compare, on_cpu, random_frames, random_weights
+from peer_checkout import ROOT, Peer, check
+from peer_parity.comparison import (
+    PAIRS,
+    SEED,
+    arguments,
+    compare,
+    compare_shapes,
+    on_cpu,
+    random_frames,
+    random_weights,
+    shapes_of,
+    write_golden,
+)
 
-# By the folder of their module.
+# By the folder of the module.
 PEERS = {
     "lam": Peer(
         "AdaWorld",
@@ -46,18 +54,11 @@ PEERS = {
         "ba469d78d70a4365fde696f0fb97aff7167d8318d4b15cddfdb66035f283f648",
     ),
 }
-GOLDEN = Path(__file__).resolve().parents[2] / "tests/convert/golden/adaworld.safetensors"
+GOLDEN = ROOT / "tests/convert/golden/adaworld.safetensors"
 
-# By their argument names; the depth says whose frames they are.
-SIZES: dict[str, dict[str, int]] = {
-    "adaworld": {
-        "model_dim": 48,
-        "latent_dim": 6,
-        "patch_size": 32,
-        "enc_blocks": 2,
-        "dec_blocks": 3,
-        "num_heads": 3,
-    },
+# The converter recognizes the project, and with it the size of frames, by the number of encoder blocks.
+SIZES = {
+    "adaworld": {"model_dim": 48, "latent_dim": 6, "patch_size": 32, "enc_blocks": 2, "dec_blocks": 3, "num_heads": 3},
     "dreamdojo": {
         "model_dim": 32,
         "latent_dim": 5,
@@ -69,20 +70,17 @@ SIZES: dict[str, dict[str, int]] = {
 }
 CLIP = (240, 320)  # height and width of the frames that are resized
 FRAMES = {"adaworld": (256, 256), "dreamdojo": (240, 320)}
-PUBLISHED_DEPTH = {
-    "adaworld": {"enc_blocks": 16, "dec_blocks": 16},
-    "dreamdojo": {"enc_blocks": 24, "dec_blocks": 24},
-}
-_PUBLISHED_SIZES = {"model_dim": 1024, "latent_dim": 32, "patch_size": 16, "num_heads": 16}
+PUBLISHED_DEPTH = {"adaworld": 16, "dreamdojo": 24}
+PUBLISHED_SIZES = {"model_dim": 1024, "latent_dim": 32, "patch_size": 16, "num_heads": 16}
 
 
 def thin(reconstruction: Tensor) -> Tensor:
-    """Every so many pixels: what of a frame is kept as golden values."""
-    return reconstruction[..., 5::16, 3::16].contiguous()
+    """A sparse grid of pixels: the golden values of a frame."""
+    return reconstruction[..., 5::16, 3::16]
 
 
 def load_original(checkout: Path) -> tuple[type[nn.Module], dict[str, str]]:
-    """Their class, and what was found of the checkout; the module around it, which needs a trainer, is left alone."""
+    """The original's class and the checkout's metadata; the trainer around the class is not imported."""
     folder = next((folder for folder in PEERS if (checkout / folder / "lam/modules/lam.py").is_file()), None)
     if folder is None:
         raise SystemExit(f"{checkout} has none of {', '.join(PEERS)}: it is neither AdaWorld nor DreamDojo")
@@ -113,7 +111,7 @@ def our_outputs(weights: dict[str, Tensor], frames: Tensor) -> dict[str, Tensor]
 
 
 def converted(weights: dict[str, Tensor]) -> tuple[Any, Any]:
-    """Our model and processor through `convert_checkpoint`, from a file as their trainer writes it."""
+    """Our model and processor through `convert_checkpoint`, from a file as the original's trainer writes it."""
     from lara_tokenizer.convert import convert_checkpoint
     from lara_tokenizer.model import LatentActionProcessor, load_model
 
@@ -125,15 +123,15 @@ def converted(weights: dict[str, Tensor]) -> tuple[Any, Any]:
 
 @torch.no_grad()
 def measure_resize(weights: dict[str, Tensor]) -> None:
-    """How far their frames and ours are apart where AdaWorld's bicubic filter works, and z of them by our model."""
+    """Print the difference of frames after AdaWorld's bicubic filter and ours, and of our model's z of them."""
     model, processor = converted(weights)
     noise = torch.randint(256, (2, PAIRS, 3, *CLIP), generator=torch.Generator().manual_seed(SEED)).to(torch.uint8)
-    clip = drawn_clip()
+    clip = random_clip()
     for title, now, future in (("noise", *noise), ("a clip", clip[:-2], clip[2:])):
         ours = [processor(each)["pixel_values"] for each in (now, future)]
-        theirs = [resized_as_theirs(each) for each in (now, future)]
-        pixels = max((one - other).abs().max().item() for one, other in zip(ours, theirs, strict=True))
-        latents = [model.encode(*each).latents.flatten(1) for each in (ours, theirs)]
+        original = [resized_by_adaworld(each) for each in (now, future)]
+        pixels = max((one - other).abs().max().item() for one, other in zip(ours, original, strict=True))
+        latents = [model.encode(*each).latents.flatten(1) for each in (ours, original)]
         share = (latents[0] - latents[1]).abs().mean() / latents[1].std(0).mean()
         print(
             f"{title} of {CLIP[1]} x {CLIP[0]} px through both resizes: pixels up to {pixels:.3f} of 1 apart, z on "
@@ -141,20 +139,20 @@ def measure_resize(weights: dict[str, Tensor]) -> None:
         )
 
 
-def drawn_clip() -> Tensor:
-    """uint8 (12, 3, H, W): a grainy picture that stays, and a square that moves over it, faster and faster."""
+def random_clip() -> Tensor:
+    """uint8 (12, 3, H, W): a grainy background, and a square that moves over it with growing speed."""
     generator = torch.Generator().manual_seed(SEED)
     grain = torch.randint(-30, 31, (3, *CLIP), generator=generator)
-    picture = (random_frames(*CLIP)[0, 0] + grain).clamp(0, 255).to(torch.uint8)
-    frames = picture.repeat(12, 1, 1, 1)
-    for number, frame in enumerate(frames):
-        left = 60 + number * (number + 1) // 2
+    background = (random_frames(*CLIP)[0, 0] + grain).clamp(0, 255).to(torch.uint8)
+    frames = background.repeat(12, 1, 1, 1)
+    for index, frame in enumerate(frames):
+        left = 60 + index * (index + 1) // 2
         frame[:, 100:140, left : left + 40] = 230
     return frames
 
 
-def resized_as_theirs(frames: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) as AdaWorld's lam/dataset.py prepares it: the square in the middle, bicubic, in floats."""
+def resized_by_adaworld(frames: Tensor) -> Tensor:
+    """uint8 (B, 3, H, W) as AdaWorld's lam/dataset.py prepares it: centre crop to a square, bicubic, in floats."""
     height, width = frames.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -162,51 +160,31 @@ def resized_as_theirs(frames: Tensor) -> Tensor:
     return F.interpolate(square, FRAMES["adaworld"], mode="bicubic")
 
 
-def compare_published_shapes(original: type[nn.Module]) -> None:
-    """Names and shapes of their module at the published sizes, which no weights are needed for."""
+def main() -> None:
     from lara_tokenizer.convert.adaworld import adaworld_shapes
     from lara_tokenizer.model import SpaceTimeVaeConfig
 
+    options = arguments(__doc__, "AdaWorld's or DreamDojo", GOLDEN)
+    original, found = load_original(options.checkout)
     for name, depth in PUBLISHED_DEPTH.items():
         with torch.device("meta"):
-            module = original(in_dim=3, **_PUBLISHED_SIZES, **depth)
-        theirs = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
-        equal = theirs == adaworld_shapes(getattr(SpaceTimeVaeConfig, name)())
-        numbers = sum(torch.Size(shape).numel() for shape in theirs.values())
-        said = "equal" if equal else "DIFFER"
-        print(f"{name}, published size: {len(theirs)} tensors of {numbers:,} numbers, names and shapes {said}")
-        if not equal:
-            raise SystemExit(f"{name}, published size: the converter expects other tensors")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path, help="where AdaWorld's or DreamDojo's repository lies")
-    parser.add_argument("--write", action="store_true", help=f"renew {GOLDEN.name}")
-    options = parser.parse_args()
-    original, found = load_original(options.checkout)
-    compare_published_shapes(original)
+            published = original(in_dim=3, enc_blocks=depth, dec_blocks=depth, **PUBLISHED_SIZES)
+        compare_shapes(f"{name}, published size", published, adaworld_shapes(getattr(SpaceTimeVaeConfig, name)()))
     golden: dict[str, Tensor] = {}
     for name, sizes in SIZES.items():
         model = original(in_dim=3, **sizes).eval()
-        weights = random_weights({key: tuple(tensor.shape) for key, tensor in model.state_dict().items()})
+        weights = random_weights(shapes_of(model))
         for key, tensor in model.state_dict().items():
-            assert not key.endswith("freqs") or torch.equal(tensor, weights[key]), "the constant is not theirs"
+            assert not key.endswith("freqs") or torch.equal(tensor, weights[key]), "the constant is not the original's"
         model.load_state_dict(weights, strict=True)
         frames = random_frames(*FRAMES[name])
-        theirs = original_outputs(model, frames)
-        compare(theirs, our_outputs(weights, frames), name)
-        golden |= {
-            f"{name}.latents": theirs["latents"].contiguous(),
-            f"{name}.reconstruction": thin(theirs["reconstruction"]),
-        }
+        expected = original_outputs(model, frames)
+        compare(expected, our_outputs(weights, frames), name)
+        golden |= {f"{name}.latents": expected["latents"], f"{name}.reconstruction": thin(expected["reconstruction"])}
         if name == "adaworld":
             measure_resize(weights)
     if options.write:
-        GOLDEN.parent.mkdir(exist_ok=True)
-        metadata = {**found, "seed": str(SEED), "script": "benchmarks/peer_parity/adaworld.py"}
-        save_file(golden, GOLDEN, metadata={**metadata, "sizes": json.dumps(SIZES)})
-        print(f"{GOLDEN}: {GOLDEN.stat().st_size / 1000:.0f} kB")
+        write_golden(GOLDEN, golden, __file__, SIZES, found)
 
 
 if __name__ == "__main__":

@@ -3,23 +3,19 @@
     python benchmarks/peer_parity/lwm_vqgan.py path/to/LAPA [--videos folder] [--write]
 
 Needs a checkout of github.com/LatentActionPretraining/LAPA at PEER's commit, and jax, flax, ml_collections and
-albumentations beside torch. `--write` renews tests/vision_tokens/golden/lwm_vqgan.safetensors; that is right when a
-size here changes, and never to make a test pass. `--videos` compares frames of real video in their own size as well,
-through LAPA's own preparation of pictures.
+albumentations beside torch. `--write` renews tests/vision_tokens/golden/lwm_vqgan.safetensors: right when a size here
+changes, never to make a test pass. `--videos` also compares frames of real video in their own size, through LAPA's own
+preparation of images.
 
-What stands in, from outside: one function of their helper library tux, which does not import with a jax of today.
+Stand-in: two functions of the library tux, which does not import with a current jax.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import inspect
-import json
 import pickle
 import sys
 import tempfile
-import types
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -27,12 +23,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from peer_parity.checkout import Peer, check
+from peer_checkout import ROOT, Peer, check, stand_in_tux
+from peer_parity.comparison import SEED, Shapes, arguments, random_weights, write_golden
 
 from lara_tokenizer.vision_tokens import LwmVisionTokenizer, VqganSizes
 from lara_tokenizer.vision_tokens.lwm_weights import lwm_shapes
@@ -44,13 +40,13 @@ PEER = Peer(
     ("latent_pretraining/data.py", "latent_pretraining/vqgan.py"),
     "ebf434de74f0830ba7fdbb95f2c98e56877fe6e62e5f22a938eed2da663e4172",
 )
-GOLDEN = Path(__file__).resolve().parents[2] / "tests/vision_tokens/golden/lwm_vqgan.safetensors"
-SEED = 0
-PICTURES = 4
+GOLDEN = ROOT / "tests/vision_tokens/golden/lwm_vqgan.safetensors"
+IMAGES = 4
 TOLERANCE = 1e-4  # of the largest latent
 EQUAL_CODES = 0.999
-# Heights and widths to be brought to 256 x 256; of the result only every few pixels are kept.
-RESIZED, KEPT = ((100, 201), (333, 410)), 6
+# Heights and widths to be resized to 256 x 256; golden values are every PIXEL_STEP-th pixel of the result.
+RESIZED = ((100, 201), (333, 410))
+PIXEL_STEP = 6
 
 SIZES = {
     "small": VqganSizes(
@@ -60,10 +56,9 @@ SIZES = {
 }
 
 
-def random_arrays(shapes: Mapping[str, tuple[int, ...]], seed: int = SEED) -> dict[str, np.ndarray]:
-    """One array a name, drawn in the order of the names; entries of the codebook lie where latents do."""
-    generator = torch.Generator().manual_seed(seed)
-    return {name: _draw(name, shapes[name], generator).numpy() for name in sorted(shapes)}
+def random_arrays(shapes: Shapes, seed: int = SEED) -> dict[str, np.ndarray]:
+    """One array per name; entries of the codebook are spread like latents."""
+    return {name: tensor.numpy() for name, tensor in random_weights(shapes, seed, _draw).items()}
 
 
 def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -76,16 +71,16 @@ def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tens
 
 
 def random_frames(side: int, seed: int = SEED) -> np.ndarray:
-    """uint8 (PICTURES, side, side, 3): coloured squares under noise."""
+    """uint8 (IMAGES, side, side, 3): coloured squares under noise."""
     generator = torch.Generator().manual_seed(seed + 1)
-    squares = torch.randint(256, (PICTURES, 8, 8, 3), generator=generator)
-    noise = torch.randint(-20, 21, (PICTURES, side, side, 3), generator=generator)
-    places = torch.arange(side) * 8 // side
-    return (squares[:, places][:, :, places] + noise).clamp(0, 255).to(torch.uint8).numpy()
+    squares = torch.randint(256, (IMAGES, 8, 8, 3), generator=generator)
+    noise = torch.randint(-20, 21, (IMAGES, side, side, 3), generator=generator)
+    square_index = torch.arange(side) * 8 // side
+    return (squares[:, square_index][:, :, square_index] + noise).clamp(0, 255).to(torch.uint8).numpy()
 
 
-def random_pictures(height: int, width: int, seed: int = SEED) -> np.ndarray:
-    """uint8 (1, height, width, 3), noise."""
+def random_noise(height: int, width: int, seed: int = SEED) -> np.ndarray:
+    """uint8 (1, height, width, 3) of noise."""
     generator = torch.Generator().manual_seed(seed + 2)
     return torch.randint(256, (1, height, width, 3), generator=generator).to(torch.uint8).numpy()
 
@@ -95,30 +90,22 @@ def nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for name, array in arrays.items():
         *parts, last = name.split("/")
-        where = tree
+        node = tree
         for part in parts:
-            where = where.setdefault(part, {})
-        where[last] = array
+            node = node.setdefault(part, {})
+        node[last] = array
     return tree
 
 
 def load_original(checkout: Path) -> Any:
-    """Their module vqgan, with the function of tux that it builds its config by."""
-    from ml_collections import ConfigDict
-
-    def function_args_to_config(function: Any) -> ConfigDict:
-        parameters = inspect.signature(function).parameters.items()
-        return ConfigDict({name: given.default for name, given in parameters if given.default is not given.empty})
-
-    tux: Any = types.ModuleType("tux")
-    tux.open_file, tux.function_args_to_config = open, function_args_to_config
-    sys.modules["tux"] = tux
+    """LAPA's module vqgan."""
+    stand_in_tux()
     sys.path.insert(0, str(checkout))
     return importlib.import_module("latent_pretraining.vqgan")
 
 
 def build_original(vqgan: Any, sizes: VqganSizes) -> Any:
-    """Their model; what `sizes` does not say stays as they have it."""
+    """LAPA's model; settings that are not in `sizes` keep LAPA's defaults."""
     updates = {
         "resolution": sizes.image_size,
         "hidden_channels": sizes.width,
@@ -132,7 +119,7 @@ def build_original(vqgan: Any, sizes: VqganSizes) -> Any:
 
 
 def original_shapes(model: Any, side: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what encoding uses, for which no weights are drawn."""
+    """Names and shapes of the tensors that encoding uses, without drawing any."""
     import jax
     from flax.traverse_util import flatten_dict
 
@@ -142,7 +129,7 @@ def original_shapes(model: Any, side: int) -> dict[str, tuple[int, ...]]:
 
 
 class Original:
-    """Their model with weights, a picture at a time."""
+    """LAPA's model with weights, applied to one image at a time."""
 
     def __init__(self, model: Any, arrays: Mapping[str, np.ndarray]) -> None:
         import jax
@@ -153,10 +140,10 @@ class Original:
         self._latents = jax.jit(lambda pixels: model.apply(params, pixels, method=before))
 
     def __call__(self, frames: np.ndarray) -> dict[str, Tensor]:
-        """Codes (n, h * w) and latents (n, D, h, w) of frames of the right size, scaled as their loader does."""
+        """Codes (n, h * w) and latents (n, D, h, w) of frames of the right size, scaled as by LAPA's loader."""
         pixels = (frames / 127.5 - 1.0).astype(np.float32)
-        codes = np.concatenate([np.asarray(self._encode(picture[None])) for picture in pixels])
-        latents = np.concatenate([np.asarray(self._latents(picture[None])) for picture in pixels])
+        codes = np.concatenate([np.asarray(self._encode(image[None])) for image in pixels])
+        latents = np.concatenate([np.asarray(self._latents(image[None])) for image in pixels])
         return {
             "codes": torch.from_numpy(codes.reshape(len(frames), -1).astype(np.int64)),
             "latents": torch.from_numpy(latents).permute(0, 3, 1, 2).contiguous(),
@@ -164,7 +151,7 @@ class Original:
 
 
 def our_tokenizer(arrays: Mapping[str, np.ndarray], sizes: VqganSizes) -> LwmVisionTokenizer:
-    """Ours from a pickle as flax has written it: dicts frozen, arrays those of jax."""
+    """Our tokenizer from a pickle as flax writes it: frozen dicts of jax arrays."""
     import jax.numpy as jnp
     from flax.core import freeze
 
@@ -175,15 +162,15 @@ def our_tokenizer(arrays: Mapping[str, np.ndarray], sizes: VqganSizes) -> LwmVis
         return LwmVisionTokenizer.from_pickle(file, sizes=sizes, device="cpu")
 
 
-def compare(title: str, theirs: Mapping[str, Tensor], ours: LwmVisionTokenizer, frames: np.ndarray) -> None:
-    """Print the differences; SystemExit where there are any that count. `frames` may be of any size."""
+def compare(title: str, original: Mapping[str, Tensor], ours: LwmVisionTokenizer, frames: np.ndarray) -> None:
+    """Print the differences; SystemExit where they exceed the tolerances. `frames` may have any size."""
     codes = torch.from_numpy(ours(frames))
     latents = torch.cat([ours.latents(frame[None]) for frame in frames])
-    apart = ((latents - theirs["latents"]).abs().max() / theirs["latents"].abs().max()).item()
-    equal = (codes == theirs["codes"]).double().mean().item()
+    apart = ((latents - original["latents"]).abs().max() / original["latents"].abs().max()).item()
+    equal = (codes == original["codes"]).double().mean().item()
     print(
         f"{title:44} {len(frames)} pictures, latents within {apart:.1e} of the largest, "
-        f"{equal:.4%} of {codes.numel()} codes equal ({theirs['codes'].unique().numel()} different ones)",
+        f"{equal:.4%} of {codes.numel()} codes equal ({original['codes'].unique().numel()} different ones)",
         flush=True,
     )
     if apart > TOLERANCE or equal < EQUAL_CODES:
@@ -191,23 +178,23 @@ def compare(title: str, theirs: Mapping[str, Tensor], ours: LwmVisionTokenizer, 
 
 
 def compare_resized() -> dict[str, Tensor]:
-    """Pictures of noise through their preparation and ours, equal to the last bit; returns some of theirs."""
+    """Resize noise by LAPA's preparation and by ours, which must be equal bit for bit; returns golden values."""
     from latent_pretraining.data import get_preprocessor
 
-    kept = {}
+    golden = {}
     for height, width in RESIZED:
-        picture = random_pictures(height, width)
-        theirs = torch.from_numpy(get_preprocessor(image_aug=False)(image=picture[0])["image"])
-        equal = torch.equal(square(torch.from_numpy(picture), 256)[0], theirs)
+        image = random_noise(height, width)
+        original = torch.from_numpy(get_preprocessor(image_aug=False)(image=image[0])["image"])
+        equal = torch.equal(square(torch.from_numpy(image), 256)[0], original)
         print(f"noise of {width} x {height}, resized: {'equal' if equal else 'DIFFERS'}")
         if not equal:
-            raise SystemExit("pictures are not resized as theirs")
-        kept[f"resized.{height}"] = theirs[::KEPT, ::KEPT].contiguous()
-    return kept
+            raise SystemExit("images are not resized as by LAPA")
+        golden[f"resized.{height}"] = original[::PIXEL_STEP, ::PIXEL_STEP]
+    return golden
 
 
 def compare_videos(original: Original, ours: LwmVisionTokenizer, videos: Path) -> None:
-    """Frames of real video in their own size, which LAPA's own preparation brings to 256 x 256."""
+    """Compare frames of real video in their own size; LAPA's own preparation resizes them to 256 x 256."""
     from latent_pretraining.data import get_preprocessor
 
     from lara_tokenizer.data import load_episodes
@@ -222,11 +209,7 @@ def compare_videos(original: Original, ours: LwmVisionTokenizer, videos: Path) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path, help="where LAPA's repository lies")
-    parser.add_argument("--videos", type=Path, help="a folder of real video")
-    parser.add_argument("--write", action="store_true", help=f"renew {GOLDEN.name}")
-    options = parser.parse_args()
+    options = arguments(__doc__, "LAPA", GOLDEN, ("--videos", {"type": Path, "help": "a folder of real video"}))
     found = check(options.checkout, PEER)
     vqgan = load_original(options.checkout)
     for name, sizes in SIZES.items():
@@ -234,24 +217,17 @@ def main() -> None:
         shapes = original_shapes(model, sizes.image_size)
         if shapes != lwm_shapes(sizes):
             raise SystemExit(f"{name}: other names or shapes, {set(shapes.items()) ^ set(lwm_shapes(sizes).items())}")
-        arrays, frames = random_arrays(shapes), random_frames(sizes.image_size)
+        arrays = random_arrays(shapes)
+        frames = random_frames(sizes.image_size)
         original, ours = Original(model, arrays), our_tokenizer(arrays, sizes)
-        theirs = original(frames)
-        compare(f"{name}, {len(shapes)} tensors with equal names", theirs, ours, frames)
+        expected = original(frames)
+        compare(f"{name}, {len(shapes)} tensors with equal names", expected, ours, frames)
         if name == "small":
-            golden = {**theirs, **compare_resized()}
+            golden = {**expected, **compare_resized()}
     if options.write:
-        write_golden(golden, SIZES["small"], found)
+        write_golden(GOLDEN, golden, __file__, asdict(SIZES["small"]), found)
     if options.videos is not None:
         compare_videos(original, ours, options.videos)
-
-
-def write_golden(golden: Mapping[str, Tensor], sizes: VqganSizes, found: Mapping[str, str]) -> None:
-    """What their code computed, and from what."""
-    GOLDEN.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {**found, "seed": str(SEED), "script": "benchmarks/peer_parity/lwm_vqgan.py"}
-    save_file(dict(golden), GOLDEN, metadata={**metadata, "sizes": json.dumps(asdict(sizes))})
-    print(f"{GOLDEN}: {GOLDEN.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

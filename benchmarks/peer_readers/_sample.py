@@ -1,79 +1,61 @@
-"""Two generated clips and a table of random codes that belongs to them; and whose file it is that reads them."""
+"""Small inputs of the exports that peers read: clips or a dataset, and a table of random codes that belongs to them."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from random_data import GAP, RandomTokens, write_clip
 
-from lara_tokenizer.encode.schema import FORMAT_VERSION, token_schema, with_metadata
+__all__ = ["GAP", "write_checkpoint", "write_clips", "write_table"]
 
-FPS, GAP, SIDE, CODEBOOK_DIM = 10, 5, 64, 4
+FPS, SIDE = 10, 64
 EPISODES = {"kitchen/a.mp4": (40, "Put the Cup on the plate"), "kitchen/b.mp4": (30, "open the drawer, slowly")}
+LABELS = RandomTokens(8, 4, 128, ("latents",))  # of LeRobotDatasets
 
 
-def write_sample(folder: Path, num_latents: int, codebook_size: int) -> tuple[Path, Path]:
-    """(tokens, source) in `folder`: a pair a frame of two clips, every code at least once where there are enough."""
+def write_clips(folder: Path, num_latents: int, codebook_size: int) -> tuple[Path, Path]:
+    """(tokens, source): two clips and a row per frame of them. Every code occurs where there are enough frames."""
     rng = np.random.default_rng(0)
-    schema = token_schema(num_latents, CODEBOOK_DIM, codebook_size, ("text",))
+    table = RandomTokens(num_latents, 4, codebook_size, ("text",))
     tables = []
-    for name, (num_frames, text) in EPISODES.items():
-        _write_clip(folder / "clips" / name, num_frames, rng)
-        frames = np.arange(num_frames, dtype=np.int32)
-        valid = frames + GAP < num_frames
-        first = rng.permutation(codebook_size)
-        codes = np.resize(first, (num_frames, num_latents)).astype(np.int16)
-        codes[~valid] = -1
-        columns: dict[str, Any] = {
-            "episode": pa.array([name] * num_frames).dictionary_encode(),
-            "episode_index": pa.nulls(num_frames, pa.int64()),
-            "camera": pa.array([""] * num_frames).dictionary_encode(),
-            "stride": pa.array([f"{GAP}f"] * num_frames).dictionary_encode(),
-            "frame_index": frames,
-            "future_frame_index": np.where(valid, frames + GAP, -1).astype(np.int32),
-            "timestamp": frames / FPS,
-            "future_timestamp": pa.array((frames + GAP) / FPS, mask=~valid),
-            "codes": pa.FixedSizeListArray.from_arrays(codes.reshape(-1), type=schema.field("codes").type),
-            "code_margin": pa.array(rng.random(num_frames, np.float32), mask=~valid),
-            "motion": pa.array(rng.random(num_frames, np.float32), mask=~valid),
-            "valid": valid,
-            "text": pa.array([text] * num_frames).dictionary_encode(),
-        }
-        tables.append(pa.table([columns[field] for field in schema.names], schema=schema))
-    table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
-    metadata = {
-        "format_version": FORMAT_VERSION,
-        "model": {"id": "random", "num_latents": num_latents, "codebook_dim": CODEBOOK_DIM}
-        | {"codebook_size": codebook_size, "revision": None, "weights_sha256": {}},
-        "strides": [f"{GAP}f"],
-        "source": [],
-        "load": {"decoder": "pyav"},
-    }
-    tokens = folder / "tokens.parquet"
-    pq.write_table(table.cast(with_metadata(schema, metadata)), tokens)
-    return tokens, folder / "clips"
+    for name, (length, text) in EPISODES.items():
+        background = np.kron(rng.integers(0, 200, (8, 8, 3)), np.ones((SIDE // 8, SIDE // 8, 1))).astype(np.uint8)
+        write_clip(
+            folder / "clips" / name, (np.roll(background, 2 * t, axis=1) for t in range(length)), (SIDE, SIDE), FPS
+        )
+        codes = np.resize(rng.permutation(codebook_size), (length, num_latents)).astype(np.int16)
+        tables.append(table.rows(rng, length, FPS, episode=name, text=text, codes=codes))
+    return table.write(folder / "tokens.parquet", tables), folder / "clips"
 
 
-def _write_clip(path: Path, num_frames: int, rng: np.random.Generator) -> None:
-    import av
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    background = np.kron(rng.integers(0, 200, (8, 8, 3)), np.ones((SIDE // 8, SIDE // 8, 1))).astype(np.uint8)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS)
-        stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv420p"
-        for number in range(num_frames):
-            pixels = np.roll(background, 2 * number, axis=1)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
+def write_checkpoint(folder: Path) -> np.ndarray:
+    """A file of weights with nothing but a codebook; float32 (K, D)."""
+    codebook = np.random.default_rng(1).standard_normal((LABELS.codebook_size, LABELS.codebook_dim)).astype("<f4")
+    entry = {"dtype": "F32", "shape": list(codebook.shape), "data_offsets": [0, codebook.nbytes]}
+    header = json.dumps({"bottleneck.codebook.weight": entry}).encode()
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + codebook.tobytes())
+    return codebook
 
 
-def check_file(checkout: Path, name: str, blob: str) -> str:
-    """`name` with a word on whether it is the file of the commit that was read; `blob` is git's hash of that one."""
-    content = (checkout / name).read_bytes()
-    is_same = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == blob
-    return f"{name} ({'as in that commit' if is_same else 'NOT as in that commit'})"
+def write_table(file: Path, lengths: Mapping[int, int], camera: str, fps: float, checkpoint: Path) -> Path:
+    """Random codes and latents for episodes of a LeRobotDataset, with the codebook of `checkpoint`.
+
+    lengths: episode index -> frames.
+    """
+
+    def episodes() -> Iterator[pa.Table]:
+        rng = np.random.default_rng(0)
+        for index, length in lengths.items():
+            name = f"episode_{index:06d}"
+            yield LABELS.rows(rng, length, fps, episode=name, episode_index=index, camera=camera)
+
+    weights = checkpoint / "model.safetensors"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    model = {"id": "random", "revision": None, "weights_sha256": {weights.name: digest}}
+    return LABELS.write(file, episodes(), model=model, camera=camera)

@@ -1,12 +1,12 @@
-"""Does GR00T's loader read `lara-tok export groot`? DreamZero's own classes, unmodified; z comes out as it went in.
+"""GR00T's loader, DreamZero's own classes, on `lara-tok export groot`: every z is read as it was written.
 
     python benchmarks/peer_readers/groot.py --checkout path/to/dreamzero [--tokens tokens.parquet --source gr1_sim/]
 
 Needs a checkout of github.com/dreamzero0/dreamzero at COMMIT, and what it imports: torch, torchvision, transformers,
 pandas, pydantic, albumentations, opencv-python-headless, h5py, ftfy, regex, dm-tree, hydra-core, omegaconf, matplotlib,
-imageio, einops. What runs of theirs: LeRobotSingleDataset on every step, LeRobotMixtureDataset.sample_step in training,
-and DreamTransform, which takes the tag away and puts `lapa_action` in the place of the action. Nothing stands in, but
-for the tokenizer's file: a WordLevel tokenizer of a few words where theirs is google/umt5-xxl.
+imageio, einops. DreamZero's own, unmodified: LeRobotSingleDataset on every step, LeRobotMixtureDataset.sample_step in
+training, and DreamTransform, which removes the tag and puts `lapa_action` in place of the action. The only stand-in is
+the tokenizer's file: a WordLevel tokenizer of a few words in place of google/umt5-xxl.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from _lerobot_sample import write_checkpoint, write_table
-from _sample import check_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from peer_checkout import describe_file
+from peer_readers._sample import write_checkpoint, write_table
+from random_data import write_lerobot
 
 from lara_tokenizer.data.lerobot.writer import encode_video
 from lara_tokenizer.encode import read_tokens
@@ -47,28 +49,28 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help="The LeRobotDataset v2.x of that table, with modality.json.")
     options = parser.parse_args()
     sys.path.insert(0, str(options.checkout.resolve()))
-    print(f"DreamZero {COMMIT}, {', '.join(check_file(options.checkout, *file) for file in FILES.items())}")
+    print(f"DreamZero {COMMIT}, {', '.join(describe_file(options.checkout, *file) for file in FILES.items())}")
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         tokens, source = options.tokens, options.source
         if tokens is None:
             source = write_dataset(scratch / "demos")
             write_checkpoint(scratch / "random")
-            lengths = {number: length for number, length in enumerate(LENGTHS) if number != UNLABELLED}
+            lengths = {index: length for index, length in enumerate(LENGTHS) if index != UNLABELLED}
             tokens = write_table(scratch / "tokens.parquet", lengths, CAMERA, FPS, scratch / "random")
         summary = export_groot(tokens, source, scratch / "out", min_motion=0.1 if options.tokens is None else 0.004)
         compare(options.checkout, tokens, scratch, summary.settings, summary.pairs)
 
 
 def compare(checkout: Path, tokens: Path, scratch: Path, settings: dict[str, Any], pairs: int) -> None:
-    """Every step that their dataset offers, and what their transform makes of some. Raises AssertionError."""
-    dataset = open_theirs(scratch / "out", settings)
+    """Check every step of GR00T's dataset, and the transform of some. Raises AssertionError where one differs."""
+    dataset = open_dataset(scratch / "out", settings)
     table = read_tokens(tokens)
     keys = zip(table["episode_index"].to_pylist(), table["frame_index"].to_pylist(), strict=True)
     latents = dict(zip(keys, table["latents"].to_pylist(), strict=True))
     assert len(dataset) == pairs, (len(dataset), pairs)
     seen = set()
-    for place, (episode, step) in enumerate(dataset.all_steps):
+    for index, (episode, step) in enumerate(dataset.all_steps):
         indices = {key: deltas + step for key, deltas in dataset.delta_indices.items() if not key.startswith("video")}
         data = dataset.get_step_data(episode, indices)
         z = np.array(latents[int(episode), int(step)], np.float32)
@@ -80,19 +82,19 @@ def compare(checkout: Path, tokens: Path, scratch: Path, settings: dict[str, Any
         assert not action[0, len(z) :].any()
         assert all(text.startswith("<LAPA>") for text in data[TASK]), data[TASK]
         seen.add((int(episode), int(step)))
-        if place % 97 == 0:
-            check_transform(checkout, dataset, place, scratch)
+        if index % 97 == 0:
+            check_transform(checkout, dataset, index, scratch)
     check_sampling(dataset, seen)
     print(
         f"{len(seen)} steps of {len({episode for episode, _ in seen})} episodes of {len(dataset.trajectory_ids)}, "
         f"{int(dataset.trajectory_lengths.sum())} frames: lapa_action * {settings['scale']:g} equals the table's "
-        "latents, <LAPA> is in every text, the transform gives action and embodiment as it should, and only these are "
+        "latents, <LAPA> is in every text, the transform gives the expected action and embodiment, and only these are "
         "sampled"
     )
 
 
-def open_theirs(root: Path, settings: dict[str, Any]) -> Any:
-    """Their dataset with the modality that the manifest names."""
+def open_dataset(root: Path, settings: dict[str, Any]) -> Any:
+    """GR00T's dataset with the modality that the manifest names."""
     from groot.vla.data.dataset.lerobot import LeRobotSingleDataset, ModalityConfig
 
     modality = json.loads((root / "meta/modality.json").read_text())
@@ -104,23 +106,23 @@ def open_theirs(root: Path, settings: dict[str, Any]) -> Any:
     return LeRobotSingleDataset(root, configs, embodiment_tag=TAG, use_global_metadata=False, video_backend="opencv")
 
 
-def check_transform(checkout: Path, dataset: Any, place: int, scratch: Path) -> None:
-    """One step with its frame through DreamTransform."""
+def check_transform(checkout: Path, dataset: Any, index: int, scratch: Path) -> None:
+    """Check one step with its frame through DreamTransform."""
     import yaml
     from groot.vla.model.dreamzero.transform.dreamzero_cotrain import DreamTransform
 
-    numbers = yaml.safe_load((checkout / INDICES).read_text())["embodiment_tag_to_projector_index"]
+    projectors = yaml.safe_load((checkout / INDICES).read_text())["embodiment_tag_to_projector_index"]
     transform = DreamTransform(
         default_instruction="",
         max_state_dim=64,
         max_action_dim=WIDTH,
         state_horizon=1,
         action_horizon=HORIZON,
-        embodiment_tag_mapping=numbers,
+        embodiment_tag_mapping=projectors,
         tokenizer_path=str(tokenizer(scratch / "tokenizer")),
     )
     transform.set_metadata(dataset.metadata)
-    raw = dataset[place]
+    raw = dataset[index]
     data = {key: value for key, value in raw.items() if not key.startswith(("video.", "state.", "action."))}
     for name in ("state", "action"):
         parts = [value for key, value in raw.items() if key.startswith(f"{name}.")]
@@ -128,7 +130,7 @@ def check_transform(checkout: Path, dataset: Any, place: int, scratch: Path) -> 
     frames = [value for key, value in raw.items() if key.startswith("video.")]
     data["video"] = np.stack(frames, axis=1)
     out = transform(data)
-    assert out["embodiment_id"] == numbers["lapa"] == 27
+    assert out["embodiment_id"] == projectors["lapa"] == 27
     assert out["action"].shape == (HORIZON, WIDTH)
     assert np.array_equal(out["action"].reshape(-1), raw["lapa_action"][0])
     assert out["action_mask"].all()
@@ -139,16 +141,16 @@ def check_transform(checkout: Path, dataset: Any, place: int, scratch: Path) -> 
 
 
 def check_sampling(dataset: Any, seen: set[tuple[int, int]]) -> None:
-    """Their training mixture draws only steps that have a pair."""
+    """Check that GR00T's training mixture draws only steps that have a pair."""
     from groot.vla.data.dataset.lerobot import LeRobotMixtureDataset
 
     mixture = LeRobotMixtureDataset([(dataset, 1.0)], training=True, allow_padding_at_end=True)
-    drawn = {mixture.sample_step(number)[1:] for number in range(500)}
+    drawn = {mixture.sample_step(index)[1:] for index in range(500)}
     assert {(int(episode), int(step)) for episode, step in drawn} <= seen
 
 
 def tokenizer(folder: Path) -> Path:
-    """A tokenizer on the disk, made once."""
+    """A tokenizer on disk, written once."""
     if not folder.exists():
         from tokenizers import Tokenizer, models, pre_tokenizers
         from transformers import PreTrainedTokenizerFast
@@ -160,52 +162,24 @@ def tokenizer(folder: Path) -> Path:
 
 
 def write_dataset(root: Path) -> Path:
-    """A LeRobotDataset v2.1 in GR00T's manner: three episodes, two tasks, modality.json."""
+    """A LeRobotDataset v2.1 as GR00T expects it: three episodes, two tasks, modality.json."""
     rng = np.random.default_rng(0)
-    info = {
-        "codebase_version": "v2.1",
-        "fps": FPS,
-        "chunks_size": 1000,
-        "total_episodes": len(LENGTHS),
-        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
-        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
-        "features": {
-            CAMERA: {
-                "dtype": "video",
-                "shape": [SIDE, SIDE, 3],
-                "names": ["height", "width", "channel"],
-                "video_info": {"video.fps": FPS},
-            },
-            "observation.state": {"dtype": "float32", "shape": [7]},
-            "action": {"dtype": "float32", "shape": [7]},
-        },
-    }
+    vector = {"dtype": "float32", "shape": [7]}
+    video = {"dtype": "video", "shape": [SIDE, SIDE, 3], "names": ["height", "width", "channel"]}
+    features = {CAMERA: {**video, "video_info": {"video.fps": FPS}}, "observation.state": vector, "action": vector}
+
+    def columns(episode: int, length: int) -> dict[str, Any]:
+        file = root / f"videos/chunk-000/{CAMERA}/episode_{episode:06d}.mp4"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        encode_video(file, rng.integers(0, 256, (length, SIDE, SIDE, 3)).astype(np.uint8), FPS)
+        state, action = (list(rng.standard_normal((length, 7)).astype(np.float32)) for _ in range(2))
+        return {"observation.state": state, "action": action, TASK: np.full(length, episode % 2)}
+
+    write_lerobot(root, FPS, LENGTHS, features, ("pick the pear", "open the drawer"), columns)
     parts = {"arm": {"start": 0, "end": 6}, "hand": {"start": 6, "end": 7}}
     modality = {"state": parts, "action": parts, "video": {"ego_view": {"original_key": CAMERA}}}
     modality["annotation"] = {"human.action.task_description": {}}
-    (root / "meta").mkdir(parents=True)
-    (root / "meta/info.json").write_text(json.dumps(info))
     (root / "meta/modality.json").write_text(json.dumps(modality))
-    tasks = ("pick the pear", "open the drawer")
-    lines = [json.dumps({"task_index": number, "task": task}) for number, task in enumerate(tasks)]
-    (root / "meta/tasks.jsonl").write_text("\n".join(lines) + "\n")
-    entries = []
-    for number, length in enumerate(LENGTHS):
-        entries.append({"episode_index": number, "tasks": [tasks[number % 2]], "length": length})
-        files = {
-            name: root / info[f"{name}_path"].format(episode_chunk=0, episode_index=number, video_key=CAMERA)
-            for name in ("data", "video")
-        }
-        for file in files.values():
-            file.parent.mkdir(parents=True, exist_ok=True)
-        encode_video(files["video"], rng.integers(0, 256, (length, SIDE, SIDE, 3)).astype(np.uint8), FPS)
-        numbers = {
-            key: list(rng.standard_normal((length, 7)).astype(np.float32)) for key in ("observation.state", "action")
-        }
-        numbers |= {"timestamp": np.arange(length) / FPS, TASK: np.full(length, number % 2)}
-        numbers |= {"task_index": np.full(length, number % 2), "episode_index": np.full(length, number)}
-        pq.write_table(pa.table(numbers), files["data"])
-    (root / "meta/episodes.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     return root
 
 

@@ -1,37 +1,40 @@
-"""Does LAPA read `lara-tok export lapa`? Their own loader, unmodified, on a small export; codes equal the table's.
+"""LAPA's own loader, unmodified, on a small `lara-tok export lapa`: codes equal the table's.
 
     python benchmarks/peer_readers/lapa.py --checkout path/to/LAPA [--tokens tokens.parquet --source videos/]
 
 Needs a checkout of github.com/LatentActionPretraining/LAPA at COMMIT, and jax, flax, ml_collections, albumentations
-below 2 (they call its crop as it was in 1), sentencepiece and datasets. What runs of theirs, from `latent_pretraining`:
-data.py (DatasetFactory, and by it DeltaVisionTextProcessor and JsonDeltaDataset with img_aug=True), and for the first
-pairs vqgan.py, at full size with random weights; the other pairs get the same 256 codes of a picture each, since a
-picture takes seconds.
+below 2 (LAPA calls its crop as it was in 1), sentencepiece and datasets. LAPA's own, from `latent_pretraining`: data.py
+(DatasetFactory, and through it DeltaVisionTextProcessor and JsonDeltaDataset with img_aug=True), and for the first
+pairs vqgan.py, at full size with random weights; the other pairs all get the same 256 image codes, since an image takes
+seconds.
 
-Then a few pairs with `vision` filled by our port of that VQGAN and img_aug=False, as the export says: the codes that
-their loader hands on are those that their own VQGAN makes of the pictures, and no picture is read.
+Then a few pairs with `vision` filled by our port of that VQGAN and img_aug=False, as the export's settings have it: the
+codes that the loader returns are those that LAPA's own VQGAN gives the images, and no image is read.
 
-What stands in, from outside: their helper library tux, of which two functions are used (it does not import with a jax
-of today); and their LLaMATokenizer, a wrapper of SentencePiece (its file wants flax classes that transformers 5
-dropped): here a SentencePiece model trained on the instructions, without begin and end as theirs.
+Stand-ins: the library tux, of which two functions are used (it does not import with a current jax); and
+LLaMATokenizer, a wrapper of SentencePiece (its file needs flax classes that transformers 5 dropped): here a
+SentencePiece model trained on the instructions, without begin and end as in LAPA.
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
+import importlib
 import json
 import pickle
 import shutil
 import sys
 import tempfile
-import types
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _sample import check_file, write_sample
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from peer_checkout import describe_file, stand_in_tux
+from peer_readers._sample import write_clips
 
 from lara_tokenizer.encode import read_tokens
 from lara_tokenizer.export import ExportSummary, export_lapa
@@ -40,7 +43,7 @@ from lara_tokenizer.vision_tokens import LwmVisionTokenizer
 
 COMMIT = "46aca51d7faebcec02d7d323bbb3820c2df07bc6"
 DATA, DATA_BLOB = "latent_pretraining/data.py", "ca3d36d861dc64720389f49ca0a65f3adc270543"
-SHAPES = ((4, 8), (8, 128))  # N, K: theirs and ours
+SHAPES = ((4, 8), (8, 128))  # N, K: of LAPA and of our checkpoint
 BATCH = 4
 END_OF_VISION = 8193
 PROCESSOR = "--train_dataset.delta_vision_text_processor."
@@ -53,58 +56,39 @@ def main() -> None:
     parser.add_argument("--source", help="The video of that table.")
     parser.add_argument("--pictures", type=int, default=8, help="Pairs whose picture goes through their VQGAN.")
     options = parser.parse_args()
-    data = import_theirs(options.checkout)
-    print(f"LAPA {COMMIT[:7]}, {check_file(options.checkout, DATA, DATA_BLOB)}")
+    stand_in_tux()
+    sys.path.insert(0, str(options.checkout))
+    data = importlib.import_module("latent_pretraining.data")
+    print(f"LAPA {COMMIT[:7]}, {describe_file(options.checkout, DATA, DATA_BLOB)}")
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         vqgan = write_random_vqgan(scratch / "vqgan.pickle")
         if options.tokens is not None:
-            compare(data, options.tokens, options.source, scratch / "real", vqgan, options.pictures)
-            compare_vision(data, options.tokens, options.source, scratch / "real", vqgan)
-        for num_latents, codebook_size in () if options.tokens else SHAPES:
-            folder = scratch / f"{num_latents}x{codebook_size}"
-            tokens, source = write_sample(folder, num_latents, codebook_size)
+            samples = [(scratch / "real", options.tokens, options.source)]
+        else:
+            folders = {scratch / f"{n}x{k}": (n, k) for n, k in SHAPES}
+            samples = [(folder, *write_clips(folder, *shape)) for folder, shape in folders.items()]
+        for folder, tokens, source in samples:
             compare(data, tokens, source, folder, vqgan, options.pictures)
-        if options.tokens is None:
-            compare_vision(data, tokens, source, folder, vqgan)
-
-
-def import_theirs(checkout: Path) -> Any:
-    """Their data.py, with the two functions of tux that it and vqgan.py use."""
-    from ml_collections import ConfigDict
-
-    tux: Any = types.ModuleType("tux")
-    tux.open_file = open
-    tux.function_args_to_config = lambda function: ConfigDict(
-        {
-            name: parameter.default
-            for name, parameter in inspect.signature(function).parameters.items()
-            if parameter.default is not parameter.empty
-        }
-    )
-    sys.modules["tux"] = tux
-    sys.path.insert(0, str(checkout))
-    from latent_pretraining import data
-
-    return data
+        compare_vision(data, tokens, source, folder, vqgan)
 
 
 def write_random_vqgan(path: Path) -> Path:
-    """Weights for the encoder of their VQGAN, as its constructor reads them."""
+    """Random weights for the encoder of LAPA's VQGAN, in the form its constructor reads."""
     import jax
     from latent_pretraining.vqgan import VQGANConfig, VQGANModel
 
     model = VQGANModel(VQGANConfig.get_default_config())
     weights = model.init(jax.random.PRNGKey(0), np.zeros((1, 256, 256, 3), np.float32), method=model.encode)
     params = jax.device_get(weights["params"])
-    # Drawn as they draw it, all entries lie within rounding of each other.
+    # LAPA's own initialization makes entries so alike that rounding would choose among them.
     codebook = np.random.default_rng(0).standard_normal(params["quantize"]["embeddings"].shape, np.float32)
     path.write_bytes(pickle.dumps({**params, "quantize": {"embeddings": codebook}}))
     return path
 
 
-class Words:
-    """What their loader asks of a tokenizer, by SentencePiece."""
+class LapaTokenizer:
+    """The methods that LAPA's loader calls on a tokenizer, by SentencePiece."""
 
     def __init__(self, texts: list[str], folder: Path) -> None:
         import sentencepiece
@@ -126,14 +110,14 @@ class Words:
 
 
 class SameCodes:
-    """In place of their VQGAN: 256 codes for any picture."""
+    """Replaces LAPA's VQGAN: the same 256 codes for any image."""
 
     def encode(self, images: np.ndarray) -> tuple[None, np.ndarray]:
         return None, np.full((len(images), 16, 16), 7)
 
 
 def rows_of(tokens: Path) -> dict[str, dict[str, Any]]:
-    """The table's valid rows, by the pictures that lines name."""
+    """The table's valid rows, by the image names in the exported lines."""
     return {
         picture_name(row["episode"], row["camera"], row["frame_index"]): row
         for row in read_tokens(tokens).to_pylist()
@@ -141,43 +125,45 @@ def rows_of(tokens: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def load(data: Any, summary: ExportSummary, vqgan: Path, scratch: Path) -> tuple[Any, list[dict[str, Any]], Words]:
-    """Their dataset of an export, its lines in the order in which it gives them, and the words it reads them by."""
+def load(
+    data: Any, summary: ExportSummary, vqgan: Path, scratch: Path
+) -> tuple[Any, list[dict[str, Any]], LapaTokenizer]:
+    """LAPA's dataset of an export, its lines in the order of the dataset, and its tokenizer."""
     out = Path(summary.out)
     lines = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
-    words = Words(sorted({line["instruction"] for line in lines}), scratch)
-    dataset = data.DatasetFactory.load_dataset(config_of(summary.settings, out, vqgan), words, node_info=None)
-    # They shuffle all lines at the start, and again when all were read: here what they hold is known.
+    tokenizer = LapaTokenizer(sorted({line["instruction"] for line in lines}), scratch)
+    dataset = data.DatasetFactory.load_dataset(config_of(summary.settings, out, vqgan), tokenizer, node_info=None)
+    # The dataset shuffles its lines at the start: their order is read from it.
     order = [json.loads(text) for text, _ in dataset._data]
     assert sorted(map(json.dumps, order)) == sorted(map(json.dumps, lines))
-    return dataset, order, words
+    return dataset, order, tokenizer
 
 
-def compare(data: Any, tokens: Path, source: Any, folder: Path, vqgan: Path, pictures: int) -> None:
+def compare(data: Any, tokens: Path, source: Any, folder: Path, vqgan: Path, num_images: int) -> None:
     """Export, read every line, and compare codes and instructions with the table's."""
     summary = export_lapa(tokens, source, folder / "export", workers=0, instruction="do something")
     rows = rows_of(tokens)
-    dataset, order, words = load(data, summary, vqgan, folder / "words")
+    dataset, order, tokenizer = load(data, summary, vqgan, folder / "words")
     batches = iter(dataset)
-    ends = []
-    for number in range(len(order) // BATCH):
-        if number * BATCH >= pictures:
+    last = []
+    for index in range(len(order) // BATCH):
+        if index * BATCH >= num_images:
             dataset.text_processor.vqgan = SameCodes()
         batch, _ = next(batches)
         for row in range(BATCH):
-            line = order[number * BATCH + row]
+            line = order[index * BATCH + row]
             example = {name: values[row] for name, values in batch.items()}
-            ends.append(check(example, line, rows[line["image"]], words))
+            last.append(check(example, line, rows[line["image"]], tokenizer))
     used = {code for row in rows.values() for code in row["codes"]}
     print(
-        f"  N {len(line['delta'])}, K {summary.settings['--llama.delta_vocab_size']}: {len(ends)} of {summary.pairs} "
+        f"  N {len(line['delta'])}, K {summary.settings['--llama.delta_vocab_size']}: {len(last)} of {summary.pairs} "
         f"pairs read, delta = the table's codes ({len(used)} different, up to {max(used)}); the last of them stands at "
-        f"place {max(ends)} of {dataset.seq_length}"
+        f"place {max(last)} of {dataset.seq_length}"
     )
 
 
 def compare_vision(data: Any, tokens: Path, source: Any, folder: Path, vqgan: Path) -> None:
-    """Export the pairs of most motion with `vision` filled, and read them with img_aug=False."""
+    """Export the pairs with the largest motion with `vision` filled, and read them with img_aug=False."""
     rows = rows_of(tokens)
     least = sorted(row["motion"] for row in rows.values())[-2 * BATCH :][0]
     summary = export_lapa(
@@ -189,18 +175,18 @@ def compare_vision(data: Any, tokens: Path, source: Any, folder: Path, vqgan: Pa
         min_motion=least,
         vision=LwmVisionTokenizer.from_pickle(vqgan, device="cpu"),
     )
-    dataset, order, words = load(data, summary, vqgan, folder / "vision-words")
-    theirs = {line["image"]: their_codes(data, Path(summary.out) / line["image"], vqgan) for line in order}
-    shutil.rmtree(Path(summary.out) / "images")  # none is looked at
+    dataset, order, tokenizer = load(data, summary, vqgan, folder / "vision-words")
+    expected = {line["image"]: lapa_codes(data, Path(summary.out) / line["image"], vqgan) for line in order}
+    shutil.rmtree(Path(summary.out) / "images")  # the loader must not need them
     equal = []
-    for number, (batch, _) in zip(range(len(order) // BATCH), dataset, strict=False):
+    for index, (batch, _) in zip(range(len(order) // BATCH), dataset, strict=False):
         for row in range(BATCH):
-            line = order[number * BATCH + row]
+            line = order[index * BATCH + row]
             example = {name: values[row] for name, values in batch.items()}
-            check(example, line, rows[line["image"]], words)
+            check(example, line, rows[line["image"]], tokenizer)
             vision = example["input_tokens"][example["input_vision_masks"]]
             assert vision.tolist() == [*line["vision"], END_OF_VISION], vision
-            equal.append(np.mean(vision[:-1] == theirs[line["image"]]))
+            equal.append(np.mean(vision[:-1] == expected[line["image"]]))
     different = len({code for line in order for code in line["vision"]})
     print(
         f"  vision stored, img_aug={summary.settings[f'{PROCESSOR}img_aug']}, without pictures: {len(equal)} of "
@@ -210,42 +196,42 @@ def compare_vision(data: Any, tokens: Path, source: Any, folder: Path, vqgan: Pa
     assert np.mean(equal) >= 0.999
 
 
-def their_codes(data: Any, picture: Path, vqgan: Path) -> np.ndarray:
-    """As their loader computes them where it does, but for its random crop and colours."""
-    pixels = data.process_images_batch([str(picture)], data.get_preprocessor(image_aug=False))
-    return data.encode_images(_their_vqgan(data, vqgan), pixels).reshape(-1)
+def lapa_codes(data: Any, image: Path, vqgan: Path) -> np.ndarray:
+    """An image's codes as LAPA's loader computes them, without its random crop and colours."""
+    pixels = data.process_images_batch([str(image)], data.get_preprocessor(image_aug=False))
+    return data.encode_images(_lapa_vqgan(data, vqgan), pixels).reshape(-1)
 
 
 @cache
-def _their_vqgan(data: Any, vqgan: Path) -> Any:
+def _lapa_vqgan(data: Any, vqgan: Path) -> Any:
     return data.VQGAN(str(vqgan), replicate=False)
 
 
-def check(example: dict[str, np.ndarray], line: dict[str, Any], row: dict[str, Any], words: Words) -> int:
-    """What their loader made of a line, and the table's row; returns the place of the last code."""
+def check(example: dict[str, np.ndarray], line: dict[str, Any], row: dict[str, Any], tokenizer: LapaTokenizer) -> int:
+    """Compare an example of LAPA's loader with its line and row; returns the position of the last code."""
     ids = example["input_tokens"]
     delta, vision = ids[example["input_delta_masks"]], ids[example["input_vision_masks"]]
     assert delta.dtype == np.int32, delta.dtype
     assert delta.tolist() == list(row["codes"]), (line["image"], delta, row["codes"])
-    assert len(vision) == 257, len(vision)  # 256 codes of the picture, and an end
-    prompt = words.encode(line["instruction"])
+    assert len(vision) == 257, len(vision)  # 256 codes of the image, and an end
+    prompt = tokenizer.encode(line["instruction"])
     assert ids[1 : 1 + len(prompt)].tolist() == prompt
-    assert (row.get("text") or "") in words.decode(prompt)
-    bears_loss = example["loss_masks"] * example["target_delta_masks"]
-    assert bears_loss.sum() == len(row["codes"]), bears_loss.sum()
+    assert (row.get("text") or "") in tokenizer.decode(prompt)
+    supervised = example["loss_masks"] * example["target_delta_masks"]
+    assert supervised.sum() == len(row["codes"]), supervised.sum()
     return int(np.flatnonzero(example["input_delta_masks"])[-1])
 
 
 def config_of(settings: dict[str, Any], out: Path, vqgan: Path) -> dict[str, Any]:
-    """The export's own settings as the config that their flags become."""
+    """The export's own settings as LAPA's config, in the way its flags are parsed."""
     config: dict[str, Any] = {}
     for name, value in settings.items():
         if name.startswith("--train_dataset."):
             *parts, last = name.removeprefix("--train_dataset.").split(".")
-            where = config
+            node = config
             for part in parts:
-                where = where.setdefault(part, {})
-            where[last] = value.replace("<this folder>", str(out)) if isinstance(value, str) else value
+                node = node.setdefault(part, {})
+            node[last] = value.replace("<this folder>", str(out)) if isinstance(value, str) else value
     if config["delta_vision_text_processor"]["img_aug"]:
         config["delta_vision_text_processor"]["vqgan_checkpoint_path"] = str(vqgan)
     config["json_delta_dataset"] |= {"use_data_sharded_loader": False, "batch_size": BATCH}  # one machine

@@ -1,7 +1,7 @@
-"""LeRobot's side of lerobot.py: runs where lerobot is installed, and knows nothing of lara_tokenizer.
+"""LeRobot's side of lerobot.py: runs where lerobot is installed, without lara_tokenizer.
 
-python lerobot_side.py read DATASET EXPECTED.npz     every row of the new columns, windows of codes, statistics
-python lerobot_side.py train DATASET                 lerobot's own training command, some steps of a tiny ACT
+python lerobot_side.py read DATASET EXPECTED.npz     check rows of the new columns, windows of codes, statistics
+python lerobot_side.py train DATASET                 run lerobot's own training command, some steps of a tiny ACT
 """
 
 from __future__ import annotations
@@ -26,29 +26,19 @@ COLUMNS = {
 }
 IDS = next(iter(COLUMNS))
 WINDOW = 3
-ACT = {
-    "chunk_size": 4,
-    "n_action_steps": 4,
-    "dim_model": 32,
-    "n_heads": 4,
-    "dim_feedforward": 64,
-    "n_encoder_layers": 1,
-    "n_decoder_layers": 1,
-    "n_vae_encoder_layers": 1,
-    "latent_dim": 8,
-    "pretrained_backbone_weights": "null",
-}
+ACT = {"chunk_size": 4, "n_action_steps": 4, "dim_model": 32, "n_heads": 4, "dim_feedforward": 64, "latent_dim": 8}
+ACT |= dict.fromkeys(("n_encoder_layers", "n_decoder_layers", "n_vae_encoder_layers"), 1)
 
 
 def read(root: Path, expected_file: Path) -> None:
-    """Raises AssertionError where a value differs."""
+    """Compare every row. Raises AssertionError where a value differs."""
     expected = np.load(expected_file)
     dataset = LeRobotDataset("acme/set", root=root, video_backend="pyav")
     rows = [dataset[i] for i in range(len(dataset))]
     for name, key in COLUMNS.items():
-        found = np.stack([np.asarray(row[name]) for row in rows])
-        assert found.shape == expected[key].shape or key == "valid", (name, found.shape)
-        assert np.array_equal(found.reshape(expected[key].shape), expected[key]), name
+        column = np.stack([np.asarray(row[name]) for row in rows])
+        assert column.shape == expected[key].shape or key == "valid", (name, column.shape)
+        assert np.array_equal(column.reshape(expected[key].shape), expected[key]), name
     check_windows(root, expected["ids"], np.array([int(row["episode_index"]) for row in rows]))
     check_datasets(root, expected)
     check_statistics(dataset, expected)
@@ -59,19 +49,19 @@ def read(root: Path, expected_file: Path) -> None:
 
 
 def check_windows(root: Path, ids: np.ndarray, episodes: np.ndarray) -> None:
-    """`delta_timestamps` on the codes: those of the next rows, of the last one past the end."""
+    """Check `delta_timestamps` on the codes: those of the next rows, of the last one past the end."""
     fps = LeRobotDataset("acme/set", root=root, video_backend="pyav").fps
     deltas = {IDS: [i / fps for i in range(WINDOW)]}
     dataset = LeRobotDataset("acme/set", root=root, video_backend="pyav", delta_timestamps=deltas)
-    for place in range(0, len(dataset), 7):
-        row, last = dataset[place], np.flatnonzero(episodes == episodes[place])[-1]
-        wanted = [min(place + i, last) for i in range(WINDOW)]
-        assert np.array_equal(np.asarray(row[IDS]), ids[wanted])
-        assert row[f"{IDS}_is_pad"].tolist() == [place + i > last for i in range(WINDOW)]
+    for index in range(0, len(dataset), 7):
+        row, last = dataset[index], np.flatnonzero(episodes == episodes[index])[-1]
+        window = [min(index + i, last) for i in range(WINDOW)]
+        assert np.array_equal(np.asarray(row[IDS]), ids[window])
+        assert row[f"{IDS}_is_pad"].tolist() == [index + i > last for i in range(WINDOW)]
 
 
 def check_datasets(root: Path, expected: np.lib.npyio.NpzFile) -> None:
-    """The parquet by itself, by what its own metadata says."""
+    """Read the parquet files alone, with the types that their own metadata records."""
     files = sorted(str(file) for file in (root / "data").glob("*/*.parquet"))
     with tempfile.TemporaryDirectory() as cache:
         table = datasets.Dataset.from_parquet(files, cache_dir=cache)
@@ -80,28 +70,29 @@ def check_datasets(root: Path, expected: np.lib.npyio.NpzFile) -> None:
 
 
 def check_statistics(dataset: LeRobotDataset, expected: np.lib.npyio.NpzFile) -> None:
-    """Those of the whole, and in lerobot 0.6 those of each episode beside what lerobot itself computes."""
+    """Check the statistics of the whole, and in lerobot 0.6 of each episode against those lerobot computes."""
     for name, key in COLUMNS.items():
-        found = {each: np.asarray(value) for each, value in dataset.meta.stats[name].items()}
+        stats = {each: np.asarray(value) for each, value in dataset.meta.stats[name].items()}
         width = expected[key].shape[-1] if expected[key].ndim > 1 else 1
         pooled = expected[key].reshape(-1, width).astype(float)
-        assert all(np.isfinite(value).all() for value in found.values()), name
-        assert found["count"] == len(dataset)
+        assert all(np.isfinite(value).all() for value in stats.values()), name
+        assert stats["count"] == len(dataset)
         for each, value in (("min", pooled.min(0)), ("max", pooled.max(0)), ("mean", pooled.mean(0))):
-            np.testing.assert_allclose(found[each], value, atol=1e-6, err_msg=f"{name} {each}")
-        np.testing.assert_allclose(found["std"], pooled.std(0), atol=1e-5)
+            np.testing.assert_allclose(stats[each], value, atol=1e-6, err_msg=f"{name} {each}")
+        np.testing.assert_allclose(stats["std"], pooled.std(0), atol=1e-5)
     if not hasattr(dataset.meta, "episodes_stats"):
         check_episodes(dataset, expected)
 
 
 def check_episodes(dataset: LeRobotDataset, expected: np.lib.npyio.NpzFile) -> None:
+    """Compare the statistics of each episode with those that lerobot computes."""
     table = datasets.Dataset.from_parquet([str(file) for file in (dataset.root / "meta/episodes").glob("*/*.parquet")])
     features = {name: {"dtype": "float32"} for name in COLUMNS}
     for row in table:
         rows = slice(row["dataset_from_index"], row["dataset_to_index"])
-        theirs = compute_episode_stats({name: expected[key][rows] for name, key in COLUMNS.items()}, features)
+        computed = compute_episode_stats({name: expected[key][rows] for name, key in COLUMNS.items()}, features)
         for name, key in COLUMNS.items():
-            for each, value in theirs[name].items():
+            for each, value in computed[name].items():
                 ours = np.array(row[f"stats/{name}/{each}"])
                 assert ours.shape == value.shape, (name, each)
                 if each.startswith("q"):
@@ -110,22 +101,23 @@ def check_episodes(dataset: LeRobotDataset, expected: np.lib.npyio.NpzFile) -> N
                     np.testing.assert_allclose(ours, value, atol=1e-5, err_msg=f"{name} {each}")
 
 
-def check_quantile(ours: np.ndarray, theirs: np.ndarray, share: float, values: np.ndarray) -> None:
-    """Ours is exact; theirs comes from a histogram, and lies within a number of it."""
+def check_quantile(ours: np.ndarray, binned: np.ndarray, share: float, values: np.ndarray) -> None:
+    """Check an exact quantile against one from lerobot's histogram, which may differ by neighbouring values."""
     pooled = values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1).astype(float)
     np.testing.assert_allclose(ours, np.quantile(pooled, share, axis=0), atol=1e-6)
-    near = [np.quantile(pooled, np.clip(share + step / len(pooled), 0, 1), axis=0) for step in (-2, 2)]
-    assert (near[0] - 0.1 <= theirs).all()
-    assert (theirs <= near[1] + 0.1).all()
+    low, high = [np.quantile(pooled, np.clip(share + step / len(pooled), 0, 1), axis=0) for step in (-2, 2)]
+    assert (low - 0.1 <= binned).all()
+    assert (binned <= high + 0.1).all()
 
 
 def train(root: Path) -> None:
-    """`lerobot-train`, as it is installed."""
+    """Run `lerobot-train` as it is installed."""
     with tempfile.TemporaryDirectory() as scratch:
         command = [
             str(Path(sys.executable).parent / "lerobot-train"),
             *("--policy.type=act", "--policy.device=cpu", "--policy.push_to_hub=false"),
             *(f"--policy.{name}={value}" for name, value in ACT.items()),
+            "--policy.pretrained_backbone_weights=null",
             *("--dataset.repo_id=acme/set", f"--dataset.root={root}", "--dataset.video_backend=pyav"),
             *(f"--output_dir={scratch}/out", "--steps=4", "--batch_size=4", "--num_workers=0", "--log_freq=1"),
             "--wandb.enable=false",
@@ -139,5 +131,5 @@ def train(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    what, *paths = sys.argv[1:]
-    {"read": read, "train": train}[what](*map(Path, paths))
+    command, *paths = sys.argv[1:]
+    {"read": read, "train": train}[command](*map(Path, paths))

@@ -1,8 +1,8 @@
-"""Our exports, read by Moto's own dataset classes: the same frames, actions, masks and codes?
+"""Moto's own dataset classes on our exports: equal frames, actions, masks and codes.
 
     python benchmarks/peer_readers/moto.py --checkout path/to/Moto --peer-python path/to/env/bin/python
 
-The exports are made here: videos of a moving picture, with actions and instructions, encoded by lara-lam. Moto runs in
+The exports are made here: videos of a moving image, with actions and instructions, encoded by lara-lam. Moto runs in
 its environment (transformers 4.38 to 4.46, torch, lmdb, opencv-python-headless, accelerate, tensorboard, omegaconf,
 hydra-core, pyrootutils, einops, timm): LMDBDataset_for_MotoGPT_{OXE,RT1,CALVIN} and JsonDataset_for_MotoGPT_Video
 through its `load_dataset`, and `calculate_loss` of its trainer with a small Moto-GPT.
@@ -15,40 +15,26 @@ import json
 import os
 import signal
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import moto_stand_ins
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from peer_readers._moto import run
 
 STYLES = ("oxe", "rt1", "calvin")
 LENGTHS = {"one": 70, "two": 83, "three": 3, "four": 91, "five": 60}  # "three" is shorter than a pair
 HEIGHT, WIDTH, FPS = 64, 80, 10
 GAP, SEQUENCE, CHUNK = 3, 2, 3
-FRAME_ERROR = 4.0  # of 255, on average over a frame; the frame before or after is off by far more, if it moved
-TIME_LIMIT = 300  # seconds; Moto's datasets try for ever where nothing can be read
+FRAME_ERROR = 4.0  # of 255, on average over a frame; the frame before or after differs far more, if it moved
+TIME_LIMIT = 300  # seconds; Moto's datasets retry for ever where nothing can be read
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--checkout", type=Path, required=True)
-    parser.add_argument("--peer-python", default=sys.executable)
-    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.read:
-        signal.alarm(TIME_LIMIT)
-        read(arguments.checkout, arguments.read)
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        make(Path(scratch))
-        command = [arguments.peer_python, __file__, "--checkout", arguments.checkout.resolve(), "--read", scratch]
-        moto_stand_ins.run(command)
-
-
-class Recorded:
-    """Frames, actions and an instruction, in memory; the reader of an episode."""
+class MemoryReader:
+    """The reader of an episode in memory: frames, actions and an instruction."""
 
     def __init__(self, frames: np.ndarray, actions: np.ndarray, text: str) -> None:
         self.pixels, self.actions, self.text = frames, actions, text
@@ -70,17 +56,17 @@ class Recorded:
         pass
 
 
-def make(scratch: Path) -> None:
-    """An export of each style, and what is to come out of them."""
+def make(scratch: Path, arguments: argparse.Namespace) -> None:
+    """An export of each style, and the frames, actions and codes that must be read from them."""
     from lara_tokenizer.data import Episode
     from lara_tokenizer.encode import encode_dataset, read_tokens
     from lara_tokenizer.export import export_moto
 
     rng = np.random.default_rng(0)
-    recorded = {name: _recorded(length, name, rng) for name, length in sorted(LENGTHS.items())}
+    readers = {name: _moving_image(length, name, rng) for name, length in sorted(LENGTHS.items())}
     episodes = [
         Episode(name, reader, text=reader.text, fps=FPS, available_signals=("actions", "text"))
-        for name, reader in recorded.items()
+        for name, reader in readers.items()
     ]
     options = {"strides": [f"{GAP}f"], "keep_tail": True, "columns": ["text"], "workers": 0}
     encode_dataset(episodes, "lara-lam", out=scratch / "tokens.parquet", **options)
@@ -97,23 +83,23 @@ def make(scratch: Path) -> None:
         frame=table["frame_index"].to_numpy(),
         codes=np.array(table["codes"].to_pylist()),
         valid=table["valid"].to_numpy() & (motion >= 0.02),
-        **{f"frames_{name}": reader.pixels for name, reader in recorded.items()},
-        **{f"actions_{name}": reader.actions for name, reader in recorded.items()},
+        **{f"frames_{name}": reader.pixels for name, reader in readers.items()},
+        **{f"actions_{name}": reader.actions for name, reader in readers.items()},
     )
 
 
-def _recorded(length: int, name: str, rng: np.random.Generator) -> Recorded:
-    """A grey picture that moves; every third of the time it stands, so that some pairs have little motion."""
-    picture = rng.integers(0, 256, (HEIGHT // 8, WIDTH // 8, 1), np.uint8).repeat(8, 0).repeat(8, 1).repeat(3, 2)
-    place = np.cumsum(rng.integers(3, 9, length) * (np.arange(length) // 8 % 3 > 0))
-    frames = np.stack([np.roll(picture, int(left), 1) for left in place])
+def _moving_image(length: int, name: str, rng: np.random.Generator) -> MemoryReader:
+    """A grey image that moves, but for a third of the time, so that some pairs have little motion."""
+    image = rng.integers(0, 256, (HEIGHT // 8, WIDTH // 8, 1), np.uint8).repeat(8, 0).repeat(8, 1).repeat(3, 2)
+    offsets = np.cumsum(rng.integers(3, 9, length) * (np.arange(length) // 8 % 3 > 0))
+    frames = np.stack([np.roll(image, int(offset), 1) for offset in offsets])
     actions = rng.uniform(-1, 1, (length, 7)).astype(np.float32)
-    return Recorded(frames, actions, f"Push the box {name}.")
+    return MemoryReader(frames, actions, f"Push the box {name}.")
 
 
 @dataclass
 class Expected:
-    """What the exports were made from, by step of the LMDB."""
+    """The data that the exports were made from, by step of the LMDB."""
 
     frames: np.ndarray
     actions: np.ndarray
@@ -124,17 +110,17 @@ class Expected:
 
     @classmethod
     def load(cls, scratch: Path) -> Expected:
-        told = np.load(scratch / "expected.npz")
+        saved = np.load(scratch / "expected.npz")
         names = sorted(LENGTHS)
         lengths = [LENGTHS[name] for name in names]
         first = dict(zip(names, np.cumsum([0, *lengths]).tolist(), strict=False))
-        codes = np.full((sum(lengths), told["codes"].shape[1]), -1)
+        codes = np.full((sum(lengths), saved["codes"].shape[1]), -1)
         valid = np.zeros(sum(lengths), bool)
-        steps = np.array([first[name] for name in told["episode"]]) + told["frame"]
-        codes[steps], valid[steps] = told["codes"], told["valid"]
+        steps = np.array([first[name] for name in saved["episode"]]) + saved["frame"]
+        codes[steps], valid[steps] = saved["codes"], saved["valid"]
         return cls(
-            frames=np.concatenate([told[f"frames_{name}"] for name in names]),
-            actions=np.concatenate([told[f"actions_{name}"] for name in names]),
+            frames=np.concatenate([saved[f"frames_{name}"] for name in names]),
+            actions=np.concatenate([saved[f"actions_{name}"] for name in names]),
             episode=np.repeat(np.arange(len(names)), lengths),
             names=names,
             codes=codes,
@@ -142,7 +128,7 @@ class Expected:
         )
 
     def futures(self, step: int) -> list[int | None]:
-        """The steps d, 2d, ... later, as long as they are of the same episode."""
+        """The steps d, 2d, ... later, None past the end of the episode."""
         steps: list[int | None] = [None] * SEQUENCE
         for i in range(SEQUENCE):
             future = step + (i + 1) * GAP
@@ -151,9 +137,9 @@ class Expected:
             steps[i] = future
         return steps
 
-    def error(self, seen: Any, step: int) -> float:
-        """How far a frame (3, H, W) is from that of a step; it is not that of the step before or after."""
-        pixels = seen.permute(1, 2, 0).numpy().astype(int)
+    def error(self, frame: Any, step: int) -> float:
+        """Mean error of a frame (3, H, W) against that of a step. It must not be that of the step before or after."""
+        pixels = frame.permute(1, 2, 0).numpy().astype(int)
         error = float(np.abs(pixels - self.frames[step]).mean())
         for other in (step - 1, step + 1):
             if 0 <= other < len(self.frames) and not np.array_equal(self.frames[other], self.frames[step]):
@@ -161,9 +147,9 @@ class Expected:
         return error
 
 
-def read(checkout: Path, scratch: Path) -> None:
-    """Moto's side."""
-    moto_stand_ins.enter(checkout)
+def read(scratch: Path) -> None:
+    """Read the exports in Moto's environment."""
+    signal.alarm(TIME_LIMIT)
     import cv2
     import torch
     import transformers
@@ -177,14 +163,14 @@ def read(checkout: Path, scratch: Path) -> None:
     for style in STYLES:
         os.chdir(scratch / style)
         with_actions = style != "oxe"
-        model_says = {
+        config = {
             "sequence_length": SEQUENCE,
             "chunk_size": CHUNK,
             "act_dim": 7,
             "do_extract_future_frames": True,
             "do_extract_action": with_actions,
         }
-        train, val = load_dataset("data_config.yaml", model_says)
+        train, val = load_dataset("data_config.yaml", config)
         if style == "oxe":
             print(f"oxe: load_dataset gives a mixture of {len(train)} and {len(val)} samples, resized: its ids")
             check("train", with_stored_codes(train), train.datasets[0].dataset, expected, frames=False)
@@ -194,27 +180,27 @@ def read(checkout: Path, scratch: Path) -> None:
                 split="train",
                 skip_frame=GAP,
                 rgb_shape=(HEIGHT, WIDTH),
-                **model_says,
+                **config,
             )
         check("train", with_stored_codes(train), train, expected, frames=True)
         check("val", with_stored_codes(val), val if style != "oxe" else val.datasets[0].dataset, expected, frames=False)
     os.chdir(scratch / "rt1")
     check_videos(datasets, expected)
-    check_trainer(with_stored_codes(load_dataset("data_config.yaml", model_says)[0]), scratch)
+    check_trainer(with_stored_codes(load_dataset("data_config.yaml", config)[0]), scratch)
 
 
 def check(split: str, wrapped: Any, dataset: Any, expected: Expected, frames: bool) -> None:
-    """Every sample of a dataset, through the wrapper."""
+    """Compare every sample of a dataset, read through our wrapper."""
     kind = type(dataset).__name__
     errors: list[float] = []
     own = actions = labels = masked = 0
     for index in range(len(wrapped)):
         sample = wrapped[index]
-        own += sample["idx"] == index  # where nothing can be learned, Moto takes another sample
+        own += sample["idx"] == index  # Moto draws another sample where one has no future frame
         step = dataset.start_step + sample["idx"]
         futures = expected.futures(step)
         name = expected.names[expected.episode[step]]
-        texts = (f"Push the box {name}.", f"push the box {name}")  # Moto lowers it, but for CALVIN
+        texts = (f"Push the box {name}.", f"push the box {name}")  # Moto lowers the case, but for CALVIN
         assert sample["lang"] in texts, sample["lang"]
         _check_codes(sample, [step, *futures], expected)
         labels += int(sample["latent_mask"].sum())
@@ -222,15 +208,15 @@ def check(split: str, wrapped: Any, dataset: Any, expected: Expected, frames: bo
         if dataset.do_extract_action:
             actions += _check_actions(sample, step, expected, "CALVIN" in kind)
         if frames:
-            pictures = [(sample["rgb_initial"][0], step), *zip(sample["rgb_future"], futures, strict=True)]
-            errors += [expected.error(seen, at) for seen, at in pictures if at is not None]
-    told = f"{kind}, {split}: {len(wrapped)} samples ({own} as asked), {labels} codes equal, {masked} masked"
+            images = [(sample["rgb_initial"][0], step), *zip(sample["rgb_future"], futures, strict=True)]
+            errors += [expected.error(image, at) for image, at in images if at is not None]
+    message = f"{kind}, {split}: {len(wrapped)} samples ({own} as asked), {labels} codes equal, {masked} masked"
     if dataset.do_extract_action:
-        told += f", {actions} actions equal"
+        message += f", {actions} actions equal"
     if errors:
         assert max(errors) < FRAME_ERROR, max(errors)
-        told += f", {len(errors)} frames within {max(errors):.2f} of 255 (mean {np.mean(errors):.2f})"
-    print(told)
+        message += f", {len(errors)} frames within {max(errors):.2f} of 255 (mean {np.mean(errors):.2f})"
+    print(message)
 
 
 def _check_codes(sample: dict[str, Any], steps: list[int | None], expected: Expected) -> None:
@@ -242,7 +228,7 @@ def _check_codes(sample: dict[str, Any], steps: list[int | None], expected: Expe
 
 
 def _check_actions(sample: dict[str, Any], step: int, expected: Expected, is_calvin: bool) -> int:
-    """Compares a sample's chunks of actions; how many there are."""
+    """Compare a sample's action chunks; returns how many actions there are."""
     there = 0
     for i in range(SEQUENCE):
         for j in range(CHUNK):
@@ -252,45 +238,45 @@ def _check_actions(sample: dict[str, Any], step: int, expected: Expected, is_cal
             if same:
                 action = expected.actions[at].copy()
                 if is_calvin:
-                    action[-1] = (action[-1] + 1) / 2  # as its class has it
+                    action[-1] = (action[-1] + 1) / 2  # as its class rescales the gripper
                 np.testing.assert_array_equal(sample["actions"][i, j].numpy(), action)
             there += int(same)
     return there
 
 
 def check_videos(datasets: Any, expected: Expected) -> None:
-    """The class that reads mp4 files alone, each at every frame."""
+    """Compare the class that reads only mp4 files, at every frame of each."""
     from lara_tokenizer.export.moto_wrapper import with_stored_codes
 
     video_dir = "video/lara/image"
-    index = json.loads(Path(video_dir, "video_metadata.json").read_text())["train"]
+    metadata = json.loads(Path(video_dir, "video_metadata.json").read_text())["train"]
     dataset = datasets.JsonDataset_for_MotoGPT_Video(
         split="train", skip_frame=GAP, sequence_length=SEQUENCE, video_dir=video_dir, rgb_shape=(HEIGHT, WIDTH)
     )
     wrapped = with_stored_codes(dataset, "lmdb/lara")
     errors = []
-    for place, (_, length, first) in enumerate(dataset.videos):
+    for video, (_, length, first) in enumerate(dataset.videos):
         for start in range(length - GAP):
-            sample = dataset.obtain_item(place, start_local_step=start)
+            sample = dataset.obtain_item(video, start_local_step=start)
             at = [first + start, *expected.futures(first + start)]
-            pictures = [sample["rgb_initial"][0], *sample["rgb_future"]]
+            images = [sample["rgb_initial"][0], *sample["rgb_future"]]
             assert sample["latent_mask"].tolist() == [float(step is not None) for step in at[1:]]
-            errors += [expected.error(seen, step) for seen, step in zip(pictures, at, strict=True) if step is not None]
+            errors += [expected.error(image, step) for image, step in zip(images, at, strict=True) if step is not None]
     assert max(errors) < FRAME_ERROR, max(errors)
     labels = 0
-    for place in range(200):
-        sample = wrapped[place]
+    for index in range(200):
+        sample = wrapped[index]
         step = dataset.videos[sample["idx"]][2] + sample["start_local_step"]
         _check_codes(sample, [step, *expected.futures(step)], expected)
         labels += int(sample["latent_mask"].sum())
     print(
-        f"JsonDataset_for_MotoGPT_Video: {len(dataset.videos)} of {len(index['videos'])} videos in train, "
+        f"JsonDataset_for_MotoGPT_Video: {len(dataset.videos)} of {len(metadata['videos'])} videos in train, "
         f"{len(errors)} frames within {max(errors):.2f} of 255, 200 samples with {labels} codes equal"
     )
 
 
 def check_trainer(wrapped: Any, scratch: Path) -> None:
-    """`calculate_loss` of their trainer, with a Moto-GPT of their code: it sees our codes, and learns from them."""
+    """Run `calculate_loss` of Moto's trainer with a small Moto-GPT: it gets our codes, and learns from them."""
     import torch
     from moto_gpt.src.trainers.moto_gpt_trainer import MotoGPT_Trainer
 
@@ -366,4 +352,4 @@ def _preprocessor() -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    run(__file__, make, read)

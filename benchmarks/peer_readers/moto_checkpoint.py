@@ -1,62 +1,41 @@
-"""Checkpoints of ours in Moto's layout, loaded by Moto's own `load_model`: the same codes?
+"""Checkpoints of ours in Moto's layout, loaded by Moto's own `load_model`: equal codes.
 
     python benchmarks/peer_readers/moto_checkpoint.py --checkout path/to/Moto --peer-python path/to/env/bin/python
 
-Two checkpoints: the bundled lara-lam, and a random one in Moto's own layout that was converted to ours and back. Codes
-of ours are computed here; Moto runs in its environment (transformers 4.38 to 4.46, torch, omegaconf, hydra-core,
-pyrootutils, einops, timm), on the same pixels. Its ViT-MAE shuffles patches on every call: our `keep_patch_order`
+Two checkpoints: the bundled lara-lam, and a random one in Moto's own layout that was converted to ours and back. Our
+codes are computed here; Moto runs in its environment (transformers 4.38 to 4.46, torch, omegaconf, hydra-core,
+pyrootutils, einops, timm), on the same pixels. Its ViT-MAE shuffles patches in every call: our `keep_patch_order`
 passes it an order from outside; without that, the share of equal codes is printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-import moto_stand_ins
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from peer_checkout import ROOT
+from peer_readers._moto import run
+
 PAIRS = 256
 BATCH = 32
-SIZES = {
-    "image": 32,
-    "patch": 8,
-    "vision_patch": 16,
-    "vision_width": 20,
-    "width": 24,
-    "queries": 3,
-    "codes": 18,
-    "code_dim": 6,
-    "decoder_width": 32,
-}
+SIZES = {"image": 32, "patch": 8, "vision_patch": 16, "vision_width": 20, "width": 24}
+SIZES |= {"queries": 3, "codes": 18, "code_dim": 6, "decoder_width": 32}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--checkout", type=Path, required=True)
-    parser.add_argument("--peer-python", default=sys.executable)
-    parser.add_argument("--clips", type=Path, help="A folder of videos. Default: pictures that move.")
-    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.read:
-        read(arguments.checkout, arguments.read)
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        make(Path(scratch), arguments.clips)
-        command = [arguments.peer_python, __file__, "--checkout", arguments.checkout.resolve(), "--read", scratch]
-        moto_stand_ins.run(command)
-
-
-def make(scratch: Path, clips: Path | None) -> None:
+def make(scratch: Path, arguments: argparse.Namespace) -> None:
     """Both checkpoints, pixels for each, and our codes of them."""
     from lara_tokenizer.convert import convert_checkpoint, export_to_moto
 
     export_to_moto("lara-lam", out=scratch / "bundled")
-    _record("lara-lam", scratch / "bundled", _clip_pairs(clips) if clips else _moving_pairs())
+    _record("lara-lam", scratch / "bundled", _clip_pairs(arguments.clips) if arguments.clips else _moving_pairs())
     random_moto(scratch / "random", scratch / "vision")
     convert_checkpoint(scratch / "random", vision_encoder=scratch / "vision", out=scratch / "ours")
     export_to_moto(scratch / "ours", out=scratch / "converted")
@@ -64,7 +43,7 @@ def make(scratch: Path, clips: Path | None) -> None:
 
 
 def _record(source: Any, folder: Path, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    """The processor's pixels of uint8 (P, H, W, 3) pairs and our codes, in `folder`."""
+    """Save the processor's pixels of uint8 (P, H, W, 3) pairs and our codes of them."""
     from lara_tokenizer import LatentActionModel, LatentActionProcessor
 
     model = LatentActionModel.from_pretrained(source, dtype="float32").eval()
@@ -78,7 +57,7 @@ def _record(source: Any, folder: Path, pairs: list[tuple[np.ndarray, np.ndarray]
 
 
 def _moving_pairs() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rough pictures, and the same moved by some pixels: uint8 (PAIRS, 64, 64, 3) each."""
+    """Coarse images, and the same moved by some pixels: uint8 (PAIRS, 64, 64, 3) each."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (PAIRS, 16, 16, 3), np.uint8)
     now = coarse.repeat(4, 1).repeat(4, 2)
@@ -96,17 +75,14 @@ def _clip_pairs(clips: Path) -> list[tuple[np.ndarray, np.ndarray]]:
         frames = episode.frames(episode.cameras[0], range(min(episode.num_frames(episode.cameras[0]), 120)))
         pairs += [(frames[i, None], frames[i + 5, None]) for i in range(len(frames) - 5)]
     order = np.random.default_rng(0).permutation(len(pairs))[:PAIRS]
-    return [pairs[place] for place in order]
+    return [pairs[index] for index in order]
 
 
 def random_moto(folder: Path, vision: Path) -> None:
-    """A checkpoint as Moto writes them, of random weights, made by the helpers of tests/convert."""
-    import importlib.util
-
+    """A checkpoint with random weights as Moto writes it, made by the helpers of tests/convert."""
     from transformers import ViTMAEConfig, ViTMAEModel
 
-    file = Path(__file__).resolve().parents[2] / "tests/convert/conftest.py"
-    spec = importlib.util.spec_from_file_location("convert_conftest", file)
+    spec = importlib.util.spec_from_file_location("convert_conftest", ROOT / "tests/convert/conftest.py")
     assert spec is not None
     assert spec.loader is not None
     helpers = importlib.util.module_from_spec(spec)
@@ -114,14 +90,8 @@ def random_moto(folder: Path, vision: Path) -> None:
     spec.loader.exec_module(helpers)
     sizes = helpers.Sizes(**SIZES)
     helpers.write_moto(folder, helpers.tensors_of(sizes), helpers.hydra_tree(sizes))
-    config = ViTMAEConfig(
-        hidden_size=sizes.vision_width,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=24,
-        image_size=sizes.image,
-        patch_size=sizes.vision_patch,
-    )
+    vision_sizes = {"hidden_size": sizes.vision_width, "image_size": sizes.image, "patch_size": sizes.vision_patch}
+    config = ViTMAEConfig(num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, **vision_sizes)
     torch.manual_seed(0)
     model = ViTMAEModel(config)
     with torch.no_grad():
@@ -130,11 +100,9 @@ def random_moto(folder: Path, vision: Path) -> None:
     model.save_pretrained(vision)
 
 
-def read(checkout: Path, scratch: Path) -> None:
-    """Moto's side."""
+def read(scratch: Path) -> None:
+    """Load both checkpoints in Moto's environment and compare its codes with ours."""
     import transformers
-
-    moto_stand_ins.enter(checkout)
     from common.models.model_utils import load_model
 
     from lara_tokenizer.export.moto_wrapper import keep_patch_order
@@ -162,14 +130,14 @@ def _share(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def _codes(tokenizer: Any, expected: dict[str, torch.Tensor]) -> torch.Tensor:
+    batches = zip(expected["now"].split(BATCH), expected["future"].split(BATCH), strict=True)
     with torch.no_grad():
-        return torch.cat(
-            [
-                tokenizer(cond_pixel_values=now, target_pixel_values=future, return_motion_token_ids_only=True)
-                for now, future in zip(expected["now"].split(BATCH), expected["future"].split(BATCH), strict=True)
-            ]
-        )
+        codes = [
+            tokenizer(cond_pixel_values=now, target_pixel_values=future, return_motion_token_ids_only=True)
+            for now, future in batches
+        ]
+    return torch.cat(codes)
 
 
 if __name__ == "__main__":
-    main()
+    run(__file__, make, read, ("--clips", {"type": Path, "help": "A folder of videos. Default: images that move."}))

@@ -1,19 +1,17 @@
-"""Does WebDataset read `lara-tok export webdataset`? The package itself, on a small export; codes equal the table's.
+"""The webdataset package on `lara-tok export webdataset`: codes of a small export equal the table's.
 
     python benchmarks/peer_readers/webdataset.py
     python benchmarks/peer_readers/webdataset.py --checkout path/to/webdataset --tokens tokens.parquet --source videos/
 
 Takes the installed package (github.com/webdataset/webdataset), or a checkout of it; nothing of it is replaced. Read in
 three ways: one process, sample by sample, with `.decode("rgb8")` and `.decode("pil")`; shuffled in a DataLoader with
-several workers; and as `torchrun` with two nodes would split the shards. Each time every sample comes just once.
+several workers; and as `torchrun` with two nodes would split the shards. Each time every sample occurs exactly once.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -23,12 +21,20 @@ from typing import Any
 
 import numpy as np
 
-# This file has the name of the package, and its folder comes first.
-sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+# This file has the name of the package: its folder must not be searched.
+sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from peer_checkout import head_commit
+from peer_readers._sample import write_clips
+
+from lara_tokenizer.data import load_episodes
+from lara_tokenizer.encode import read_tokens
+from lara_tokenizer.export import export_webdataset
 
 WORKERS, NODES = 2, 2
 SHAPES = ((8, 128), (1, 4096))  # N, K
-MOST_ERROR = 12.0  # of 255 on average: JPEG keeps colours at half size, and the clips are colourful
+MOST_ERROR = 12.0  # of 255 on average: JPEG stores colours at half size, and the clips are colourful
 
 
 def main() -> None:
@@ -45,32 +51,24 @@ def main() -> None:
         if options.tokens is not None:
             compare(options.tokens, options.source, scratch / "real")
             return
-        sys.path.insert(0, str(Path(__file__).parent))
-        write_sample = importlib.import_module("_sample").write_sample
-        sys.path.pop(0)
         for num_latents, codebook_size in SHAPES:
             folder = scratch / f"{num_latents}x{codebook_size}"
-            compare(*write_sample(folder, num_latents, codebook_size), folder / "export")
+            compare(*write_clips(folder, num_latents, codebook_size), folder / "export")
 
 
 def version_of(checkout: Path | None) -> str:
+    """The version and commit of the package that is imported."""
     import webdataset
 
-    place = Path(webdataset.__file__).resolve()
+    package = Path(webdataset.__file__).resolve()
     if checkout is None:
         return f"webdataset {webdataset.__version__}, as installed"
-    assert checkout.resolve() in place.parents, f"{place} is not in the checkout"
-    git = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    return f"webdataset {webdataset.__version__}, commit {commit or 'unknown'}"
+    assert checkout.resolve() in package.parents, f"{package} is not in the checkout"
+    return f"webdataset {webdataset.__version__}, commit {head_commit(checkout) or 'unknown'}"
 
 
 def compare(tokens: Path, source: Any, out: Path) -> None:
-    """Export in small shards, read in each way, and compare every sample that comes out."""
-    from lara_tokenizer.data import load_episodes
-    from lara_tokenizer.encode import read_tokens
-    from lara_tokenizer.export import export_webdataset
-
+    """Export in small shards, read in each way, and compare every sample."""
     summary = export_webdataset(tokens, source, out, workers=0, shard_size=16)
     rows = {
         f"{row['episode']}/{row['camera']}/{row['frame_index']:06d}".replace("//", "/"): row
@@ -81,13 +79,13 @@ def compare(tokens: Path, source: Any, out: Path) -> None:
     urls = summary.settings["urls"].replace("<this folder>", str(out))
     worst = 0.0
     for decode in ("rgb8", "pil"):
-        worst = max(worst, *(check_sample(sample, rows, episodes) for sample in once(plain(urls, decode), rows)))
+        worst = max(worst, *(check_sample(sample, rows, episodes) for sample in once(in_order(urls, decode), rows)))
     for sample in once(in_workers(urls, summary.settings), rows):
         check_codes(sample, rows)
-    parts = [list(on_node(urls, rank)) for rank in range(NODES)]
-    for sample in once((sample for part in parts for sample in part), rows):
+    by_node = [list(on_node(urls, rank)) for rank in range(NODES)]
+    for sample in once((sample for samples in by_node for sample in samples), rows):
         check_codes(sample, rows)
-    settings, nodes = summary.settings, " + ".join(str(len(part)) for part in parts)
+    settings, nodes = summary.settings, " + ".join(str(len(samples)) for samples in by_node)
     print(
         f"  {settings['urls']} ({settings['to_tuple']}): {summary.pairs} samples of {summary.episodes} episodes, each "
         f"once, in one process, with {WORKERS} workers, and on {NODES} nodes ({nodes}); codes equal the table's, "
@@ -95,14 +93,15 @@ def compare(tokens: Path, source: Any, out: Path) -> None:
     )
 
 
-def plain(urls: str, decode: str) -> Iterator[dict[str, Any]]:
+def in_order(urls: str, decode: str) -> Iterator[dict[str, Any]]:
+    """Samples in one process, unshuffled."""
     import webdataset
 
     yield from webdataset.WebDataset(urls, shardshuffle=False).decode(decode)
 
 
 def in_workers(urls: str, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """As the manifest's settings say, in batches of tensors."""
+    """Samples with the manifest's settings, from batches of tensors."""
     import torch
     import webdataset
 
@@ -121,7 +120,7 @@ def in_workers(urls: str, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def on_node(urls: str, rank: int) -> Iterator[dict[str, Any]]:
-    """The share of one of several nodes."""
+    """The samples of one of several nodes."""
     import webdataset
 
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(NODES)}
@@ -132,7 +131,7 @@ def on_node(urls: str, rank: int) -> Iterator[dict[str, Any]]:
 
 
 def once(samples: Iterable[dict[str, Any]], rows: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The samples, which must be one for each wanted row."""
+    """The samples, after which there must have been exactly one per row."""
     counts: Counter[str] = Counter()
     for sample in samples:
         counts[sample["__key__"]] += 1
@@ -141,7 +140,7 @@ def once(samples: Iterable[dict[str, Any]], rows: dict[str, Any]) -> Iterator[di
 
 
 def check_codes(sample: dict[str, Any], rows: dict[str, Any]) -> dict[str, Any]:
-    """The row that a sample is of."""
+    """Compare codes and latents of a sample with its row; returns the row."""
     row = rows[sample["__key__"]]
     assert np.asarray(sample["codes.npy"]).tolist() == sample["json"]["codes"] == row["codes"], sample["__key__"]
     if "latents.npy" in sample:
@@ -150,14 +149,14 @@ def check_codes(sample: dict[str, Any], rows: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_sample(sample: dict[str, Any], rows: dict[str, Any], episodes: dict[str, Any]) -> float:
-    """How far its pictures are from the frames, 0 to 255 on average."""
+    """Compare a whole sample with its row; returns the mean error of its images against the frames, of 255."""
     row = check_codes(sample, rows)
     for name, value in sample["json"].items():
         if name != "codes":
             assert value == (row.get(name) or "" if name == "text" else row[name]), (sample["__key__"], name)
     frames = episodes[row["episode"]].frames(row["camera"], [row["frame_index"], row["future_frame_index"]])
-    pictures = [np.asarray(sample[name], float) for name in ("jpg", "future.jpg")]
-    error = max(float(np.abs(picture - frame).mean()) for picture, frame in zip(pictures, frames, strict=True))
+    images = [np.asarray(sample[name], float) for name in ("jpg", "future.jpg")]
+    error = max(float(np.abs(image - frame).mean()) for image, frame in zip(images, frames, strict=True))
     assert error < MOST_ERROR, (sample["__key__"], error)
     return error
 

@@ -1,8 +1,8 @@
 """AdaWorld's latent action autoencoder (arXiv 2503.18938; github Little-Podi/AdaWorld, lam/, commit fe3701e).
 
-What it follows:
+As published:
   encoder     patches of both frames with a learned action token before each frame's, all in pixel numbers; norm,
-              linear, norm; sinusoidal positions; blocks of attention within a frame, attention over time at one place
+              linear, norm; sinusoidal positions; blocks of attention within a frame, attention over time per patch
               (rotary positions, both directions), and a feed-forward of 4 times the width, pre-norm
   z           the action token of the second frame -> mean and logarithm of the variance; sampled in training, the mean
               in evaluation. No codes
@@ -13,16 +13,15 @@ What it follows:
   training    AdamW (0.9, 0.999), weight decay 0.01 on everything, 2.5e-5 held constant, gradient norm 0.3, batch 480;
               both frames get the same brightness offset of up to 0.1
 
-What differs, and why:
+Different, and why:
   size        width 128, 4 heads, 4 + 4 blocks, 64 px in patches of 8 (theirs: 1024, 16, 16 + 16, 256 px, of 16)
-  z           256 numbers, given as 8 x 32 as everybody's here (theirs: 32), because figures of z compare only at equal
-              size. The KL stays a sum, so a number of z pays what it pays there; unused ones pay nothing
-  time        steps are set by compute, not by their 10 million pairs an epoch
+  z           256 numbers, given as 8 x 32 like every z here (theirs: 32), because figures of z are comparable only at
+              equal size. The KL stays a sum, so each number of z costs the same as there; unused ones cost nothing
+  time        the number of steps follows from compute, not from their 10 million pairs per epoch
 
 The published beta was set on game video, where much of the frame changes. On simulated robot video at 64 px and 0.5 s
-copying frame t costs about 0.001, and one nat of z costs 0.0002: the published weight lets z say little there.
-LIGHT_KL is the same recipe with beta 1e-6, the weight of DreamDojo, which trains this model with more layers on robot
-video. A comparison on robots owes AdaWorld both.
+copying frame t costs about 0.001, and one nat of z costs 0.0002: the published weight allows z little information.
+DreamDojo, which trains this model with more layers on robot video, has beta 1e-6: `build(beta=1e-6)`.
 
 Shape suffixes: B batch, T frames, P patches, L = 1 + P tokens of a frame, Q numbers of a patch, H width, A attention
 heads, E width of a head, N latent tokens, D numbers of a token.
@@ -31,8 +30,7 @@ heads, E width of a head, N latent tokens, D numbers of a token.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,7 +46,7 @@ ROTARY_BASE = 10_000.0
 
 @dataclass(frozen=True, kw_only=True)
 class AdaWorldConfig(PeerConfig):
-    """num_layers: blocks of the encoder and of the decoder, each. beta: weight of the KL."""
+    """Sizes of AdaWorld. num_layers: blocks of the encoder and of the decoder, each. beta: weight of the KL."""
 
     num_layers: int = 4
     beta: float = 2e-4
@@ -77,7 +75,7 @@ class Attention(nn.Module):
         return self.output(mixed.transpose(1, 2).flatten(2))
 
     def _rotate(self, part_MATE: Tensor) -> Tensor:
-        """Turn the second of two frames by one step; the first one stands at 0."""
+        """Rotate the second of two frames by one step; the first has position 0."""
         cos, sin = self.rotation.to(part_MATE.dtype)
         even, odd = part_MATE[:, :, 1, 0::2], part_MATE[:, :, 1, 1::2]
         turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2)
@@ -147,7 +145,7 @@ class AdaWorldModel(PeerModel):
         self.decoder = Blocks(config, patches, width, numbers, temporal=False)
 
     def encode(self, *, frame_features: Tensor, future_frame_features: Tensor) -> PeerOutput:
-        """Patches (B, P, Q) of both frames -> z, the mean, with no codes. What the decoder gets is z as well."""
+        """Patches (B, P, Q) of both frames -> z, the mean, also as the decoder's input; there are no codes."""
         mean_BND, _ = self._moments(frame_features, future_frame_features)
         return PeerOutput(mean_BND, None, mean_BND)
 
@@ -182,14 +180,14 @@ class AdaWorldModel(PeerModel):
 
 
 def _sinusoids(tokens: int, width: int) -> Tensor:
-    """(tokens, width): sines at even places, cosines at odd ones, wavelengths from 2 pi to 10,000 * 2 pi."""
+    """(tokens, width): sines at even positions, cosines at odd ones, wavelengths from 2 pi to 10,000 * 2 pi."""
     rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
     angles = torch.arange(tokens).unsqueeze(1) * rates
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
 
 
 def shift_brightness(frames_BFCHW: Tensor) -> Tensor:
-    """One offset a pair from -0.1 to 0.1, the same for both frames, cut to 0..1."""
+    """Add one offset per pair from -0.1 to 0.1, the same for both frames, and clip to 0..1."""
     offset_B = (2 * torch.rand(len(frames_BFCHW), device=frames_BFCHW.device) - 1) * BRIGHTNESS
     return (frames_BFCHW + offset_B.view(-1, 1, 1, 1, 1)).clamp(0, 1)
 
@@ -201,29 +199,11 @@ def build(**overrides: Any) -> AdaWorldModel:
 
 ADAWORLD = Recipe(
     name="adaworld",
-    source="AdaWorld (arXiv 2503.18938)",
     build=build,
     betas=(0.9, 0.999),
     weight_decay=1e-2,
+    published_learning_rate=2.5e-5,
     decays_vectors=True,
-    schedule="constant",
-    warmup_share=0.0,
-    warmup_start=1.0,
-    final_share=1.0,
     max_grad_norm=0.3,
     augment=shift_brightness,
-    published_learning_rate=2.5e-5,
-    published_batch_size=480,
-    differences=(
-        "2.0 M parameters at 64 px (474.7 M at 256 px)",
-        "z of 256 numbers (32), so that it has 8 x 32 as everybody's here; the KL stays a sum at beta 2e-4",
-    ),
-)
-
-LIGHT_KL = replace(
-    ADAWORLD,
-    name="adaworld-light-kl",
-    source="AdaWorld (arXiv 2503.18938) with DreamDojo's KL weight",
-    build=partial(build, beta=1e-6),
-    differences=(ADAWORLD.differences[0], "z of 256 numbers (32); beta 1e-6 instead of 2e-4"),
 )

@@ -1,4 +1,4 @@
-"""Frames between the processor's pixel space and the patches in 0..1 that LAPA and AdaWorld work on.
+"""Conversion between the processor's pixel values and the patches in 0..1 that LAPA and AdaWorld use.
 
 Shape suffixes: B batch, P patches, C channels, S side in pixels, Q numbers of a patch (3 * patch * patch).
 """
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Of LatentActionProcessor, the one that prepares the frames of every model here.
+# Of LatentActionProcessor, which prepares the frames of every model here.
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

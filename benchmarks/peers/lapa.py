@@ -1,9 +1,9 @@
 """LAPA's latent action quantizer (LAPA, arXiv 2410.11758; github LatentActionPretraining/LAPA, laq/, commit 46aca51).
 
-What it follows:
+As published:
   patches     norm, linear, norm; the same for both frames
-  encoder     spatial layers within a frame, then as many temporal layers at one place over both frames. A layer is a
-              depthwise convolution over space and past time that tells positions, attention of unit queries and keys
+  encoder     spatial layers within a frame, then as many temporal layers per patch over both frames. A layer is a
+              depthwise convolution over space and past time that encodes positions, attention of unit queries and keys
               at scale 8 without biases, and a gated feed-forward (GEGLU, 8/3 of the width). Spatial attention adds a
               bias computed from relative positions, one small network for encoder and decoder
   difference  both frames are projected to D numbers and shrunk by two convolutions; z is the last frame's less the
@@ -11,22 +11,22 @@ What it follows:
   quantizer   NSVQ with a codebook from N(0, 1) and replacement of unused codes in the early part of training
   decoder     the patch embedding of frame t, cut from the gradient, through spatial layers that also attend to the
               action tokens (and to two learned null tokens); a linear layer to pixels. Action tokens carry no
-              position: their reshape hands each of them a stripe of every code, which tells them apart. It is kept
+              position: LAPA's reshape gives each of them a stripe of every code, which makes them distinct. It is kept
   loss        mean squared error of pixels in 0..1
   training    Adam (0.9, 0.99), 1e-4 held constant, gradient norm 0.5, batch 64, 100k steps, no augmentation
 
-What differs, and why:
+Different, and why:
   size        width 128, 4 heads, 3 + 3 + 3 layers (theirs: 1024, 16, 8 + 8 + 8), 64 px in patches of 8 (256, of 32):
-              the grid is 8 x 8 as theirs, so that the convolutions around z stay as they are
-  z           8 tokens of 32 numbers with 128 codes as lara-lam has (theirs: 4 of 32 with 8 codes), because figures of
-              z compare only at equal size; the second convolution leaves 2 x 4 places instead of 2 x 2
+              the grid is 8 x 8 as theirs, so that the convolutions around z are unchanged
+  z           8 tokens of 32 numbers with 128 codes as in lara-lam (theirs: 4 of 32 with 8 codes), because figures of z
+              are comparable only at equal size; the second convolution leaves a grid of 2 x 4 instead of 2 x 2
   schedule    theirs replaces every 10 steps up to step 100, every 100 up to 1,000, every 500 up to 5,000, of 100k.
-              Runs of fewer than 10k steps shrink these numbers alike, so that the second half is left in peace
-  unused      a code met in fewer than a tenth of the batches since the last replacement, as NSVQ's authors have it;
+              Runs of fewer than 10k steps scale these numbers down, so that the second half has no replacements
+  unused      a code of fewer than a tenth of the batches since the last replacement, as in NSVQ's own code;
               LAPA's code divides by the pairs of a batch instead, which at other intervals means another threshold
   time        the temporal convolution gets its neighbours in space and time; their reshape for temporal layers mixes
-              places of the grid
-  third tap   of the convolution over time sees only padding when there are two frames, and is left out
+              patches of the grid
+  third tap   the third tap of the convolution over time would see only padding with two frames, and is left out
 
 Shape suffixes: B batch, T frames, P patches, Q numbers of a patch, H width, A attention heads, E width of a head,
 N latent tokens, D numbers of a token.
@@ -46,7 +46,7 @@ from .peer_model import PeerConfig, PeerModel, PeerOutput
 from .recipe import Recipe
 
 ATTENTION_SCALE = 8.0  # of unit queries and keys
-NULL_TOKENS = 2  # that action tokens compete with
+NULL_TOKENS = 2  # learned tokens beside the action tokens
 # (until this step, every so many steps), of a run of WHOLE_SCHEDULE steps or more.
 REPLACEMENTS = ((100, 10), (1000, 100), (5000, 500))
 WHOLE_SCHEDULE = 10_000
@@ -55,7 +55,7 @@ TOKEN_GRIDS = {1: (1, 1), 2: (2, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4)}
 
 @dataclass(frozen=True, kw_only=True)
 class LapaConfig(PeerConfig):
-    """num_layers: of the spatial encoder, of the temporal encoder and of the decoder, each."""
+    """Sizes of LAPA. num_layers: of the spatial encoder, of the temporal encoder and of the decoder, each."""
 
     codebook_size: int = 128
     num_layers: int = 3
@@ -67,7 +67,7 @@ class LapaConfig(PeerConfig):
 
 
 class RelativePositionBias(nn.Module):
-    """What spatial attention adds to its scores (A, P, P): a network of the signed logarithm of distances."""
+    """Bias of spatial attention scores (A, P, P): a network of the signed logarithm of distances."""
 
     distances: Tensor
 
@@ -80,8 +80,8 @@ class RelativePositionBias(nn.Module):
             nn.LeakyReLU(0.1),
             nn.Linear(hidden_size, heads),
         )
-        places_P2 = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
-        steps_PP2 = places_P2[:, None] - places_P2[None]
+        patches_P2 = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
+        steps_PP2 = patches_P2[:, None] - patches_P2[None]
         self.register_buffer("distances", steps_PP2.sign() * steps_PP2.abs().log1p(), persistent=False)
 
     def forward(self) -> Tensor:
@@ -89,9 +89,9 @@ class RelativePositionBias(nn.Module):
 
 
 class UnitAttention(nn.Module):
-    """Attention of unit queries and keys, each number of them with a learned scale; pre-norm, no biases.
+    """Attention with unit queries and keys, each component with a learned scale; pre-norm, no biases.
 
-    null_tokens: learned ones that another sequence, the context, competes with; 0 is attention to itself.
+    null_tokens: learned tokens beside those of another sequence, the context; 0 is self-attention.
     """
 
     def __init__(self, hidden_size: int, heads: int, null_tokens: int = 0) -> None:
@@ -138,7 +138,7 @@ class PositionConvolution(nn.Module):
 
     def forward(self, hidden_BTPH: Tensor) -> Tensor:
         batch, frames, _, width = hidden_BTPH.shape
-        # Channels are last already: the permuted view is what the convolution is quickest on.
+        # Channels are last already: the convolution is fastest on the permuted view.
         grid = hidden_BTPH.reshape(batch * frames, self.side, self.side, width).permute(0, 3, 1, 2)
         moved = F.conv2d(grid, self.kernels[0], self.bias, padding=1, groups=width).unflatten(0, (batch, frames))
         if frames > 1:
@@ -164,7 +164,7 @@ class GatedFeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """Positions, self-attention over space or over time, attention to action tokens where there are any, GEGLU."""
+    """Positions, self-attention over space or over time, optional attention to action tokens, GEGLU."""
 
     def __init__(self, config: LapaConfig, side: int, frames: int, over: str, attends_actions: bool = False) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ class LapaModel(PeerModel):
         for layer in self.temporal:
             hidden_BTPH = layer(hidden_BTPH)
         hidden_BTPH = self.temporal_norm(hidden_BTPH)
-        # A difference of two like numbers, and a choice among near codes: neither stands bfloat16.
+        # A difference of two similar numbers and a choice among close codes: bfloat16 is too coarse for both.
         with torch.autocast(hidden_BTPH.device.type, enabled=False):
             first_BND, last_BND = (self._shrink(frame_BPH.float()) for frame_BPH in hidden_BTPH.unbind(1))
             latents_BND = last_BND - first_BND
@@ -247,7 +247,7 @@ class LapaModel(PeerModel):
     def predict(self, now_BPQ: Tensor, quantized_BND: Tensor) -> Tensor:
         """Patches of frame t and action tokens -> patches of frame t+C."""
         hidden_BTPH = self.embed(now_BPQ).detach().unsqueeze(1)
-        # Each action token is handed a stripe of every code.
+        # Each action token gets a stripe of every code.
         stripes_BND = quantized_BND.reshape(len(quantized_BND), self.config.codebook_dim, -1).transpose(1, 2)
         actions_BNH = self.from_latents(stripes_BND)
         bias = self.position_bias()
@@ -264,7 +264,7 @@ class LapaModel(PeerModel):
         return loss, {"reconstruction": loss.detach()}
 
     def after_step(self, step: int, total_steps: int) -> None:
-        """Replace unused codes where the schedule has it."""
+        """Replace unused codes in the steps of the schedule."""
         if replaces_codes(step, total_steps):
             self.quantizer.replace_unused()
 
@@ -275,7 +275,7 @@ class LapaModel(PeerModel):
 
 
 def replaces_codes(step: int, total_steps: int) -> bool:
-    """Whether unused codes are replaced after `step` (from 1): often at first, rarely later, never in the second half.
+    """True if unused codes are replaced after `step` (from 1): often at first, rarely later, never in the second half.
 
     >>> [step for step in range(1, 401) if replaces_codes(step, 100_000)]
     [10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 200, 300, 400]
@@ -293,23 +293,5 @@ def build(**overrides: Any) -> LapaModel:
 
 
 LAPA = Recipe(
-    name="lapa",
-    source="LAPA (arXiv 2410.11758)",
-    build=build,
-    betas=(0.9, 0.99),
-    weight_decay=0.0,
-    decays_vectors=False,
-    schedule="constant",
-    warmup_share=0.0,
-    warmup_start=1.0,
-    final_share=1.0,
-    max_grad_norm=0.5,
-    augment=None,
-    published_learning_rate=1e-4,
-    published_batch_size=64,
-    differences=(
-        "2.0 M parameters at 64 px (343.8 M at 256 px)",
-        "8 codes of 128 a pair (4 of 8), so that z has 8 x 32 numbers as everybody's here",
-        "replacement of unused codes shrunk to the step budget",
-    ),
+    name="lapa", build=build, betas=(0.9, 0.99), weight_decay=0.0, published_learning_rate=1e-4, max_grad_norm=0.5
 )

@@ -1,28 +1,29 @@
 """Moto's latent motion tokenizer (arXiv 2412.04445; github TencentARC/Moto, latent_motion_tokenizer/, commit 4471f76).
 
-What it follows, through the preset `LatentActionConfig.moto`:
+As published, through the preset `LatentActionConfig.moto`:
   encoder     image features, then an M-Former whose 8 queries read [frame t | separator | frame t+C], both frames with
-              the same segment row (theirs by a slip, which the published weights have)
+              the same segment row (by a mistake in theirs, which the published weights contain)
   quantizer   nearest of 128 codes of 32 numbers from the first step on, straight-through; codebook started uniform in
-              +-1/128; codebook loss 0.25 and commitment loss 1 (their `legacy` form); no revival of unused codes
+              +-1/128; codebook loss 0.25 and commitment loss 1 (their `legacy` form); unused codes are not reset
   decoder     a ViT on frame t's patches with the latents fused and added; it predicts the frame, not its change
   loss        mean squared error of ImageNet-normalised pixels, every pixel alike
   training    AdamW (0.9, 0.99), weight decay 1e-4 on matrices, 1e-4 with 5 % linear warm-up from a half and a cosine
               to a half, no clipping, batch 256; both frames get the same random shift of up to 10 of 224 pixels
 
-What differs, and why:
+Different, and why:
   encoder     theirs is a frozen ViT-MAE-large (303 M parameters, 224 px), which has no counterpart at 64 px. Here it is
               the 2-layer ViT of `lara-lam`, trained jointly: a frozen random one would only handicap Moto. What frozen
               features do for the stability of Moto's codebook is therefore not tested here
-  LPIPS       theirs logs and adds an LPIPS term, but computes it without gradient, so it trains nothing; it is left out
+  LPIPS       theirs logs and adds an LPIPS term, but computes it without gradient; it is left out
   size        width 128, 4 heads, 3 + 3 layers (theirs: 768, 12, 4 + 12), 64 px in patches of 8 (224, of 16)
-  start       weights from 0.049 instead of 0.02: 0.02 * sqrt(768 / width), so that a layer passes on as much as theirs
-              does. A fresh z then varies by 2 % of its norm across pairs, as theirs does (2 to 3 %), not by 1 %
-  shift       3 of 64 pixels, whole ones as theirs
+  start       weights from 0.049 instead of 0.02: 0.02 * sqrt(768 / width), so that layers preserve as much variance as
+              theirs. A fresh z then varies by 2 % of its norm across pairs, as in theirs (2 to 3 %), not by 1 %
+  shift       up to 3 of 64 pixels, whole ones as theirs
 
-Without revival or a continuous start z wakes late, if at all: on moving squares (32 px, width 64, batch 32) one to four
-codes are in use and the decoder ignores z for the first 1,500 steps, at 1e-3 and at 3e-4; with a frozen random encoder
-perplexity (9) and z_gain (0.4) had risen at step 2,000. A run shorter than that measures this plateau, not the recipe.
+Without code resets or a continuous start z is learned late, if at all: on moving squares (32 px, width 64, batch 32)
+one to four codes are in use and the decoder ignores z for the first 1,500 steps, at 1e-3 and at 3e-4; with a frozen
+random encoder perplexity (9) and z_gain (0.4) had risen at step 2,000. A shorter run measures this plateau, not the
+recipe.
 
 Shape suffixes: B batch, F the two frames, C channels, H and W pixels.
 """
@@ -55,7 +56,7 @@ SIZES = {
 
 
 class MotoModel(LatentActionModel):
-    """The library's model with the calls of the training driver."""
+    """The library's model with the methods of the training loop."""
 
     def training_loss(self, now: Tensor, future: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Pairs (B, 3, S, S) from the processor -> the loss and its named terms, before their weights."""
@@ -63,11 +64,11 @@ class MotoModel(LatentActionModel):
         return out.loss, {name: value.detach() for name, value in out.losses.items()}
 
     def after_step(self, step: int, total_steps: int) -> None:
-        """Nothing: Moto leaves its codebook to the gradient."""
+        """No-op: Moto's codebook is trained by the gradient alone."""
 
 
 def shift_pairs(frames_BFCHW: Tensor) -> Tensor:
-    """Move the picture by up to 10/224 of its side, both frames alike; the edge is repeated."""
+    """Shift both frames of a pair alike by up to 10/224 of their side; the edge is repeated."""
     batch, _, _, height, width = frames_BFCHW.shape
     device, most = frames_BFCHW.device, round(SHIFT * height)
     down_B, right_B = torch.randint(-most, most + 1, (2, batch, 1), device=device)
@@ -87,22 +88,12 @@ def build(**overrides: Any) -> MotoModel:
 
 MOTO = Recipe(
     name="moto",
-    source="Moto (arXiv 2412.04445)",
     build=build,
     betas=(0.9, 0.99),
     weight_decay=1e-4,
-    decays_vectors=False,
-    schedule="cosine",
+    published_learning_rate=1e-4,
     warmup_share=0.05,
     warmup_start=0.5,
-    final_share=0.5,
-    max_grad_norm=None,
+    final_rate=0.5,
     augment=shift_pairs,
-    published_learning_rate=1e-4,
-    published_batch_size=256,
-    differences=(
-        "1.9 M parameters at 64 px (418 M at 224 px)",
-        "the image encoder is small and trained jointly (a frozen ViT-MAE-large)",
-        "no LPIPS, whose term carries no gradient in theirs",
-    ),
 )

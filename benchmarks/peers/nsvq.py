@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-USED_SHARE = 0.1  # of the batches since the last replacement: a code met in fewer is unused
+USED_SHARE = 0.1  # of the batches since the last replacement: a code of fewer batches is unused
 
 
 class NoiseSubstitutionQuantizer(nn.Module):
-    """In training z goes on as z plus noise as long as its distance to the nearest code; in evaluation as that code.
+    """Quantizer that adds noise as long as z's distance to the nearest code in training, and takes that code after it.
 
-    The length carries the gradient, to z and to the code, so no codebook loss is needed; no straight-through either.
+    The length has a gradient to z and to the code, so neither a codebook loss nor straight-through is needed.
 
     >>> quantizer = NoiseSubstitutionQuantizer(codebook_size=128, codebook_dim=32).eval()
     >>> quantized, codes = quantizer(torch.randn(4, 8, 32))
@@ -32,7 +32,7 @@ class NoiseSubstitutionQuantizer(nn.Module):
         self.register_buffer("batches", torch.zeros((), dtype=torch.long))
 
     def forward(self, latents_BND: Tensor) -> tuple[Tensor, Tensor]:
-        """z -> what the decoder gets (B, N, D), and the nearest codes (B, N)."""
+        """z -> the decoder's input (B, N, D), and the nearest codes (B, N)."""
         codes_BN = self._nearest(latents_BND)
         nearest_BND = self.codebook[codes_BN]
         if not self.training:
@@ -48,10 +48,10 @@ class NoiseSubstitutionQuantizer(nn.Module):
 
     @torch.no_grad()
     def replace_unused(self) -> int:
-        """Put every unused code where a used one is, spread evenly over those; count anew. Returns how many moved.
+        """Replace every unused code by a copy of a used one, spread evenly, and reset the counts; returns their number.
 
-        Nothing moves where no code counts as used. A copy and its original part once gradients move the one that is
-        chosen.
+        Nothing is replaced where no code counts as used. Copy and original separate as soon as gradients move the one
+        that is chosen.
         """
         used_K = self.batches_used >= USED_SHARE * self.batches
         used_K &= self.batches_used > 0

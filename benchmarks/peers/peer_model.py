@@ -1,4 +1,4 @@
-"""What every re-made model here answers to: the calls of the evaluation and of the training driver.
+"""The interface of every peer's model: the methods that evaluation and training call.
 
 Shape suffixes: B batch, P patches, Q numbers of a patch, N latent tokens, D numbers of a token.
 """
@@ -16,16 +16,19 @@ from .frames import PatchGrid
 
 @dataclass(frozen=True, slots=True)
 class PeerOutput:
-    """latents (B, N, D): z in float32. codes (B, N), or None for a continuous z. quantized_latents (B, N, D)."""
+    """An encoded pair."""
 
     latents: Tensor
+    """z, float32 (B, N, D)."""
     codes: Tensor | None
+    """(B, N), or None for a continuous z."""
     quantized_latents: Tensor
+    """The decoder's input (B, N, D)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PeerConfig:
-    """Sizes that the peers share with `lara-lam`. codebook_size None: z is continuous."""
+    """Sizes that the peers share with `lara-lam`. codebook_size: None for a continuous z."""
 
     image_size: int = 64
     patch_size: int = 8
@@ -39,13 +42,13 @@ class PeerConfig:
     def __post_init__(self) -> None:
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
-                f"hidden_size ({self.hidden_size}) must hold an even width for each of {self.num_attention_heads} "
-                "attention heads."
+                f"hidden_size ({self.hidden_size}) must be a multiple of twice the number of attention heads "
+                f"({self.num_attention_heads})."
             )
 
 
 class PeerModel(nn.Module):
-    """Base of the models whose encoder looks at both frames at once: a frame's features are its patches in 0..1."""
+    """Base of the models whose encoder sees both frames at once: a frame's features are its patches in 0..1."""
 
     config: Any
 
@@ -79,4 +82,4 @@ class PeerModel(nn.Module):
         raise NotImplementedError
 
     def after_step(self, step: int, total_steps: int) -> None:
-        """What the recipe does to its codebook after optimizer step `step` (from 1)."""
+        """Update the codebook by the recipe's own rule after optimizer step `step` (from 1)."""

@@ -1,7 +1,8 @@
-"""The model, its config and its processor: everything in this folder ships with the weights.
+"""Latent action models, their configs and their processor: the code that ships with the weights.
 
-The folder is flat and closed: only `from .file import Name`, and only torch, numpy, PIL and transformers, so
-that `AutoModel.from_pretrained(folder, trust_remote_code=True)` works where lara-tokenizer is not installed.
+The folder is flat and closed: files import each other only by `from .file import Name`, and nothing else but torch,
+numpy, PIL and transformers. So `AutoModel.from_pretrained(folder, trust_remote_code=True)` works where lara-tokenizer
+is not installed.
 """
 
 import os
@@ -47,7 +48,7 @@ __all__ = [
     "resolve_checkpoint",
 ]
 
-# Every family: its config and its model. All read frames through one processor.
+# The config and the model of every family. One processor prepares the frames of all.
 FAMILIES: dict[type[PretrainedConfig], type[LatentActionPreTrainedModel]] = {
     LatentActionConfig: LatentActionModel,
     LaqConfig: LaqModel,
@@ -67,7 +68,7 @@ LatentActionProcessor.register_for_auto_class("AutoImageProcessor")
 
 
 def load_model(name: str | os.PathLike[str], **kwargs: Any) -> LatentActionPreTrainedModel:
-    """A latent action model of whichever family: "lara-lam" (bundled), a folder, or a Hub id.
+    """Load a latent action model of any family from "lara-lam" (bundled), a folder, or a Hub id.
 
     `kwargs` are those of `from_pretrained`.
 

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class VectorQuantizerOutput:
-    """
-    Fields:
-        quantized_latents (B, N, D): the code vectors; while training, gradients pass straight through to the latents.
-        codes (B, N): int64 in [0, K). While the bottleneck is `continuous` they name the nearest code, unused.
+    """Output of the vector quantizer.
+
+    Attributes:
+        quantized_latents (B, N, D): the code vectors; in training with straight-through gradients to the latents.
+        codes (B, N): int64 in [0, K). While the bottleneck is `continuous` the decoder does not use them.
         code_margin (B, N): squared distance to the second-best code minus that to the best: confidence, >= 0.
-        codebook_loss (B,): mean squared distance, moves codes towards latents.
-        commitment_loss (B,): the same distance, moves latents towards codes.
+        codebook_loss (B,): mean squared distance, with gradients to the codes only.
+        commitment_loss (B,): the same distance, with gradients to the latents only.
     """
 
     quantized_latents: Tensor
@@ -28,14 +29,14 @@ class VectorQuantizerOutput:
 
 
 class Codebook(nn.Embedding):
-    """K vectors of D numbers. A class of its own, so that initialisation knows it from other embeddings."""
+    """K vectors of width D; a class of its own so that initialization can tell it from other embeddings."""
 
 
 class VectorQuantizer(nn.Module):
-    """A codebook of K vectors; each latent is replaced by its nearest one.
+    """Vector quantizer: replaces each latent by the nearest of K code vectors.
 
-    `code_usage` counts how often each code was chosen in training since the counters were last reset.
-    `continuous` (a plain switch of the training loop) lets latents pass unquantized, with no codebook loss.
+    `code_usage` counts the uses of each code in training since the last code reset. The training loop sets
+    `continuous` during VQ warm-up: latents then pass unquantized, without codebook loss.
 
     >>> quantizer = VectorQuantizer(codebook_size=128, codebook_dim=32)
     >>> quantizer(torch.randn(4, 8, 32)).codes.shape
@@ -60,6 +61,7 @@ class VectorQuantizer(nn.Module):
         codes_BN = distances_BNK.argmin(-1)
         best_two = distances_BNK.topk(2, dim=-1, largest=False).values
         nearest_BND = self.codebook(codes_BN)
+        # Evaluation must not change which codes the next reset counts as unused.
         if self.training:
             self._count(codes_BN)
         if self.continuous:
@@ -67,7 +69,7 @@ class VectorQuantizer(nn.Module):
             return VectorQuantizerOutput(latents_BND, codes_BN, best_two[..., 1] - best_two[..., 0], zeros_B, zeros_B)
         passes_gradient = torch.is_grad_enabled() and latents_BND.requires_grad
         return VectorQuantizerOutput(
-            # Adding and subtracting z costs a rounding: without a gradient to carry, the code vector is exact.
+            # The straight-through sum z + (e - z) rounds; where no gradient is needed the code vector is exact.
             quantized_latents=latents_BND + (nearest_BND - latents_BND).detach() if passes_gradient else nearest_BND,
             codes=codes_BN,
             code_margin=best_two[..., 1] - best_two[..., 0],
@@ -76,14 +78,18 @@ class VectorQuantizer(nn.Module):
         )
 
     def squared_distances(self, latents_BND: Tensor) -> Tensor:
-        """|z - e_k|^2 for every code, (B, N, K), in float32 whatever the autocast: near codes must not tie."""
+        """Squared distances |z - e_k|^2 to every code, (B, N, K), in float32 also under autocast.
+
+        In 16 bits the distances to close codes would be equal.
+        """
         with torch.autocast(latents_BND.device.type, enabled=False):
             z_BND, codebook_KD = latents_BND.float(), self.codebook.weight.float()
+            # Expanded square: no tensor of shape (B, N, K, D) is built.
             squares_BNK = z_BND.square().sum(-1, keepdim=True) + codebook_KD.square().sum(-1)
             return squares_BNK - 2 * z_BND @ codebook_KD.T
 
     def lookup(self, codes_BN: Tensor) -> Tensor:
-        """Code vectors (B, N, D) of integer codes; ValueError for a code outside [0, K)."""
+        """Code vectors (B, N, D) of integer codes. Raises ValueError for a code outside [0, K)."""
         size = self.codebook.num_embeddings
         if codes_BN.numel() and (codes_BN.min() < 0 or codes_BN.max() >= size):
             raise ValueError(
@@ -94,11 +100,12 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def start_codebook(self, latents_BND: Tensor, iterations: int = 10, seed: int = 0) -> None:
-        """Place the codes by k-means on (B, N, D) latents, pooled over positions, and clear the counters."""
+        """Initialize the codebook by k-means on latents (B, N, D), pooled over positions, and reset the counters."""
         points_MD = latents_BND.reshape(-1, latents_BND.shape[-1]).float()
         size = self.codebook.num_embeddings
         if points_MD.shape[0] < size:
             raise ValueError(f"k-means for {size} codes needs at least as many latents, got {points_MD.shape[0]}.")
+        # Drawn on the CPU, so that every device gets the same draws.
         generator = torch.Generator().manual_seed(seed)
         picks_K = torch.randperm(points_MD.shape[0], generator=generator)[:size].to(points_MD.device)
         centres_KD = points_MD[picks_K]
@@ -106,19 +113,23 @@ class VectorQuantizer(nn.Module):
             nearest_M = torch.cdist(points_MD, centres_KD).argmin(-1)
             sums_KD = torch.zeros_like(centres_KD).index_add_(0, nearest_M, points_MD)
             counts_K = torch.bincount(nearest_M, minlength=size).unsqueeze(-1)
+            # An empty cluster keeps its centre.
             centres_KD = torch.where(counts_K > 0, sums_KD / counts_K.clamp(min=1), centres_KD)
         self.codebook.weight.copy_(centres_KD)
         self.code_usage.zero_()
 
     @torch.no_grad()
     def revive_dead_codes(self, latents_BND: Tensor, seed: int = 0, share: float = 0.0) -> int:
-        """Move each code that was used for no more than `share` of an even use since the last call (0: never used) onto
-        a random latent; return how many."""
+        """Code reset: move each unused code onto a random latent; returns the number of codes moved.
+
+        A code is unused if its count since the last call is at most `share` of uniform use (0: it was never used).
+        """
         dead_K = self.code_usage <= share * self.code_usage.float().mean()
         self.code_usage.zero_()
         count = int(dead_K.sum())
         if count:
             points_MD = latents_BND.reshape(-1, latents_BND.shape[-1])
+            # With replacement: there may be fewer latents than unused codes.
             generator = torch.Generator().manual_seed(seed)
             picks = torch.randint(points_MD.shape[0], (count,), generator=generator).to(points_MD.device)
             self.codebook.weight[dead_K] = points_MD[picks].to(self.codebook.weight.dtype)
@@ -131,7 +142,7 @@ class VectorQuantizer(nn.Module):
 
 
 def perplexity(codes_BN: Tensor, codebook_size: int) -> Tensor:
-    """exp(entropy) of the codes pooled over batch and positions: 1 (one code) to K (all alike often)."""
+    """Perplexity, exp(entropy), of the codes pooled over batch and positions: 1 (one code) to K (uniform use)."""
     flat_M = codes_BN.flatten()
     counts_K = torch.zeros(codebook_size, device=codes_BN.device).scatter_add_(
         0, flat_M, torch.ones_like(flat_M, dtype=torch.float32)

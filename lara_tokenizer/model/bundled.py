@@ -1,4 +1,4 @@
-"""Where the bundled checkpoint lies: "lara-lam" works offline."""
+"""Location of the bundled checkpoint "lara-lam", which loads offline."""
 
 import os
 
@@ -8,8 +8,8 @@ BUNDLED = ("lara-lam",)
 def resolve_checkpoint(name: str | os.PathLike) -> str | os.PathLike:
     """The folder of a bundled checkpoint, or `name` unchanged (a local folder, a Hub id).
 
-    A folder of that name in the working directory wins, as it does for every Hub id. The bundled folder lies
-    inside an installed wheel, or under `hub_configs/` of a checkout.
+    A folder of that name in the working directory takes precedence, as with every Hub id. The bundled folder is inside
+    the installed wheel, or under `hub_configs/` of a checkout.
 
     >>> resolve_checkpoint("someone/their-lam")
     'someone/their-lam'

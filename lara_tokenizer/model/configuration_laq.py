@@ -1,4 +1,4 @@
-"""The configuration of LAPA's latent action quantizer: flat, JSON-native, checked at birth."""
+"""The configuration of LAPA's latent action quantizer: flat, JSON-serializable, validated on construction."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 from .configuration_base import LatentActionBaseConfig
 from .strides import checked_strides
 
-# What shrinks the grid of patches to one place a latent token: a 3 x 3 convolution of stride 2, then this one (kernel,
-# stride, padding), or none. LAPA publishes 4 tokens; its code knows these numbers of them.
+# The grid of patches is reduced to one cell per latent token by a 3 x 3 convolution of stride 2, then by this one
+# (kernel, stride, padding), if any. LAPA publishes weights with 4 tokens; its code supports these numbers.
 SECOND_CONVOLUTION: dict[int, tuple[tuple[int, int], int, int] | None] = {
     1: ((4, 4), 1, 0),
     2: ((3, 4), 1, 0),
@@ -16,7 +16,7 @@ SECOND_CONVOLUTION: dict[int, tuple[tuple[int, int], int, int] | None] = {
     64: None,
     256: None,
 }
-# Patches along a side of the frame that the numbers of tokens are meant for.
+# Patches per side of the frame for which LAPA designed each number of tokens.
 USUAL_SIDE = {1: 8, 2: 8, 4: 8, 16: 16, 64: 16, 256: 32}
 
 _CHOICES = {
@@ -27,7 +27,7 @@ _CHOICES = {
 
 
 class LaqConfig(LatentActionBaseConfig):
-    """Sizes and habits of a `LaqModel` (LAPA, arXiv 2410.11758). The defaults are those of LAPA's published weights.
+    """Sizes and layout options of a `LaqModel` (LAPA, arXiv 2410.11758). Defaults are those of the published weights.
 
     >>> LaqConfig(image_size=224, patch_size=16)
     Traceback (most recent call last):
@@ -37,19 +37,21 @@ class LaqConfig(LatentActionBaseConfig):
     Args:
         image_size, patch_size: side of the square frames and of their patches, in pixels.
         hidden_size, intermediate_size: width of the transformers, and of the gated half of their feed-forward.
-        num_attention_heads, attention_head_size: heads, and numbers of each.
-        num_spatial_layers: of the encoder within a frame, and as many of the decoder.
-        num_temporal_layers: of the encoder over both frames.
-        num_latents: N, the number of codes a pair: 1, 2, 4, 16, 64 or 256.
-        codebook_size, codebook_dim: K codes of D numbers.
-        key_value_input: what keys and values of self-attention are made from: "raw", the hidden states themselves, as
-            in published weights; or "normalized", as the queries.
-        temporal_layout: how the temporal layers' position convolution sees the tokens. "folded", as in published
-            weights: tokens in the order place, frame are read as if they came frame, place, so that its neighbours are
-            none in space or time. "grid": true neighbours.
-        latent_layout: what the decoder gets of N code vectors. "interleaved", as in published weights: token n holds
-            every N-th number of all vectors strung together. "per_code": one vector a token. Codes are the same.
-        strides: gaps the model was trained on, e.g. ["0.6s"]; the first is the default of `lara-tok encode`.
+        num_attention_heads, attention_head_size: number and width of the heads.
+        num_spatial_layers: layers of the encoder within a frame, and of the decoder.
+        num_temporal_layers: layers of the encoder over both frames.
+        num_latents: N, the number of codes per pair: 1, 2, 4, 16, 64 or 256.
+        codebook_size, codebook_dim: K, the number of codes, and D, their width.
+        key_value_input: input of the keys and values of self-attention: "raw", the hidden states before the layer norm,
+            as in published weights; or "normalized", like the queries.
+        temporal_layout: token order in the position convolution of temporal layers. "folded", as in published weights:
+            tokens ordered by (patch, frame) are reshaped as (frame, patch), so that its neighbours are neighbours
+            neither in space nor in time. "grid": true neighbours.
+        latent_layout: arrangement of the N code vectors for the decoder. "interleaved", as in published weights: token
+            n contains every N-th component of the concatenated vectors. "per_code": one vector per token. Codes are
+            the same.
+        strides: gaps between the frames of a training pair, e.g. ["0.6s"]; the first is the default of
+            `lara-tok encode`.
 
     Raises:
         ValueError: naming the fields that do not fit together.
@@ -96,12 +98,12 @@ class LaqConfig(LatentActionBaseConfig):
 
     @property
     def patches_per_side(self) -> int:
-        """Of the square frame; `num_patches` is its square."""
+        """Patches along one side of the square frame."""
         return self.image_size // self.patch_size
 
     @property
     def num_patches(self) -> int:
-        """P, the tokens of a frame."""
+        """P, the number of tokens of a frame."""
         return self.patches_per_side**2
 
     def _check(self) -> None:
@@ -134,7 +136,7 @@ class LaqConfig(LatentActionBaseConfig):
 
 
 def latent_places(side: int, num_latents: int) -> tuple[int, int]:
-    """(rows, columns) that the convolutions for `num_latents` leave of side x side patches; below 1: too few.
+    """Output (rows, columns) of the convolutions for `num_latents` on side x side patches; below 1 for too few patches.
 
     >>> latent_places(8, 4)
     (2, 2)

@@ -1,4 +1,4 @@
-"""The configuration of a latent action model: flat, JSON-native, checked at birth."""
+"""The configuration of a latent action model: flat, JSON-serializable, validated on construction."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from .bundled import resolve_checkpoint
 from .configuration_base import LatentActionBaseConfig
 from .strides import checked_strides
 
-# Special tokens before the patches where they are not one CLS (and registers, which the vision config counts).
+# Number of special tokens before the patches, for encoders without exactly one CLS token. Registers are counted apart.
 _SPECIAL_TOKENS = {"siglip_vision_model": 0, "ijepa": 0, "deit": 2}
 
 _SMALL_VIT_MAE = {
@@ -39,7 +39,7 @@ _PAPER_SCALE = {
     "intermediate_size": 3072,
     "num_m_former_layers": 4,
     "num_decoder_layers": 12,
-    # Eq. 3 as printed and as released: beta = 0.25 stands on the codebook term.
+    # Eq. 3 as printed and as released: beta = 0.25 weights the codebook term, not the commitment term of VQ-VAE.
     "codebook_loss_weight": 0.25,
     "commitment_loss_weight": 1.0,
     "reconstruction_loss_weight": 1.0,
@@ -53,7 +53,7 @@ _PAPER_SCALE = {
 
 
 class LatentActionConfig(LatentActionBaseConfig):
-    """Sizes, losses and training habits of a `LatentActionModel`.
+    """Sizes, loss weights and training schedule of a `LatentActionModel`.
 
     The defaults are those of the bundled `lara-lam`; `paper_exact()` and `moto()` are the paper's architecture.
 
@@ -63,25 +63,27 @@ class LatentActionConfig(LatentActionBaseConfig):
 
     Args:
         vision_config: config (or its dict, with `model_type`) of any transformers vision model.
-        freeze_vision_encoder: no gradient into the vision encoder, and no autograd graph through it.
-        patch_order: "row_major", or "shuffled" as transformers' ViT-MAE does on every call (published weights
-            were trained so; codes then change from call to call).
+        freeze_vision_encoder: train without gradients into the vision encoder, and without a graph through it.
+        patch_order: "row_major", or "shuffled" as in transformers' ViT-MAE on every call. Published weights were
+            trained with shuffled patches; codes then change from call to call.
         image_size, patch_size: side of the square frames and of the decoder's patches, in pixels.
-        hidden_size, num_attention_heads, intermediate_size, num_m_former_layers: the M-Former.
-        segment_embedding: "per_frame", or "shared": both frames get row 0, as published Moto and LARA weights do.
-        num_latents: N, the number of query tokens and of codes a pair.
-        codebook_size, codebook_dim: K codes of D numbers.
-        standardize_latents: batch norm without affine on z while training; folded into a linear layer on export.
-        continuous_steps: training steps without quantization before the codebook starts by k-means. 0: none.
-        dead_code_steps: unused codes are re-seeded every so many steps. 0: never.
-        dead_code_share: a code counts as unused up to this share of an even use. 0: only one that was never used.
-        decoder_hidden_size, decoder_num_attention_heads, decoder_intermediate_size: None takes the M-Former's.
+        hidden_size, num_attention_heads, intermediate_size, num_m_former_layers: sizes of the M-Former.
+        segment_embedding: "per_frame", or "shared": both frames get row 0, as in published Moto and LARA weights.
+        num_latents: N, the number of query tokens, and of codes per pair.
+        codebook_size, codebook_dim: K, the number of codes, and D, their width.
+        standardize_latents: apply batch norm without affine to z in training; folded into a linear layer on export.
+        continuous_steps: VQ warm-up: training steps without quantization, after which k-means initializes the
+            codebook. 0: no warm-up.
+        dead_code_steps: interval of the code reset, which moves unused codes onto latents. 0: never.
+        dead_code_share: a code counts as unused up to this share of uniform use. 0: only codes that were never used.
+        decoder_hidden_size, decoder_num_attention_heads, decoder_intermediate_size: None for those of the M-Former.
         num_decoder_layers: transformer layers of the frame decoder.
-        decoder_residual: the decoder predicts the change of frame t, not the frame.
-        decoder_warp: it also moves the pixels of frame t before it adds the change (needs decoder_residual).
-        motion_weight: the squared error is weighted by 1 + motion_weight * |change of the pixel|.
+        decoder_residual: predict the change from frame t to frame t+C, not frame t+C itself.
+        decoder_warp: warp frame t by a predicted flow before the change is added (needs decoder_residual).
+        motion_weight: weight the squared error by 1 + motion_weight * |change of the pixel|.
         reconstruction_loss_weight, codebook_loss_weight, commitment_loss_weight: the weights of Eq. 3.
-        strides: gaps the model was trained on, e.g. ["0.5s"]; the first is the default of `lara-tok encode`.
+        strides: gaps between the frames of a training pair, e.g. ["0.5s"]; the first is the default of
+            `lara-tok encode`.
 
     Raises:
         ValueError: naming the fields that do not fit together.
@@ -165,12 +167,12 @@ class LatentActionConfig(LatentActionBaseConfig):
 
     @classmethod
     def paper_exact(cls, **overrides: Any) -> "LatentActionConfig":
-        """The paper's model and Eq. 3 as printed: codebook 0.25, commitment 1.0, no perceptual term, no revival."""
+        """The paper's model and Eq. 3 as printed: codebook 0.25, commitment 1.0, no perceptual term, no code reset."""
         return cls(**{**_PAPER_SCALE, "strides": ["5f"], **overrides})
 
     @classmethod
     def moto(cls, **overrides: Any) -> "LatentActionConfig":
-        """Bit-compatible with published Moto and LARA weights: `paper_exact` with one segment row for both frames."""
+        """The configuration of published Moto and LARA weights: `paper_exact` with one segment row for both frames."""
         return cls(**{**_PAPER_SCALE, "segment_embedding": "shared", "strides": ["5f"], **overrides})
 
     @property
@@ -180,7 +182,7 @@ class LatentActionConfig(LatentActionBaseConfig):
 
     @property
     def num_frame_tokens(self) -> int:
-        """P, the tokens that the vision encoder gives for one frame (CLS and registers included)."""
+        """P, the number of tokens of one frame from the vision encoder, CLS and registers included."""
         vision = self.vision_config
         special = _SPECIAL_TOKENS.get(vision.model_type, 1) + getattr(vision, "num_register_tokens", 0)
         return (vision.image_size // vision.patch_size) ** 2 + special
@@ -258,7 +260,7 @@ def _vision_config(given: Mapping[str, Any] | PretrainedConfig | None, image_siz
             raise ValueError("vision_config needs a model_type, e.g. 'vit_mae' or 'dinov2'.")
         given = AutoConfig.for_model(given.pop("model_type"), **given)
     if given.model_type == "vit_mae":
-        # Published ViT-MAE configs store the pre-training ratio 0.75; a tokenizer looks at every patch.
+        # Published ViT-MAE configs store the pre-training ratio 0.75; a tokenizer needs every patch.
         given.mask_ratio = 0.0
     return given
 

@@ -1,4 +1,4 @@
-"""The configuration of AdaWorld's and DreamDojo's latent action model: flat, JSON-native, checked at birth."""
+"""The configuration of AdaWorld's and DreamDojo's model: flat, JSON-serializable, validated on construction."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from .strides import checked_strides
 
 
 class SpaceTimeVaeConfig(LatentActionBaseConfig):
-    """Sizes of a `SpaceTimeVaeModel`: the defaults are AdaWorld's as published, `dreamdojo()` has the other one's.
+    """Sizes of a `SpaceTimeVaeModel`. The defaults are those of published AdaWorld; `dreamdojo()` gives DreamDojo's.
 
     >>> SpaceTimeVaeConfig(image_size=[240, 320]).num_patches
     300
@@ -19,10 +19,10 @@ class SpaceTimeVaeConfig(LatentActionBaseConfig):
     Args:
         image_size: side of square frames, or [height, width], in pixels.
         patch_size: side of the patches, in pixels.
-        hidden_size, num_attention_heads: of encoder and decoder; their feed-forward layers are 4 times as wide.
+        hidden_size, num_attention_heads: sizes of encoder and decoder; feed-forward layers are 4 times as wide.
         num_encoder_layers: layers over space and time. num_decoder_layers: layers within a frame.
-        codebook_dim: numbers of z, the one continuous latent of a pair. There is no codebook: `codebook_size` is None.
-        strides: gaps the model was trained on, e.g. ["2f"]; the first is the default of `lara-tok encode`.
+        codebook_dim: width of z, the one continuous latent of a pair. There is no codebook: `codebook_size` is None.
+        strides: gaps between the frames of a training pair, e.g. ["2f"]; the first is the default of `lara-tok encode`.
 
     Raises:
         ValueError: naming the fields that do not fit together.
@@ -67,28 +67,28 @@ class SpaceTimeVaeConfig(LatentActionBaseConfig):
 
     @classmethod
     def adaworld(cls, **overrides: Any) -> "SpaceTimeVaeConfig":
-        """As published by AdaWorld (arXiv 2503.18938)."""
+        """The configuration published by AdaWorld (arXiv 2503.18938)."""
         return cls(**overrides)
 
     @classmethod
     def dreamdojo(cls, **overrides: Any) -> "SpaceTimeVaeConfig":
-        """As published by DreamDojo: deeper, on frames of 240 x 320."""
+        """The configuration published by DreamDojo: deeper, on frames of 240 x 320."""
         sizes = {"image_size": [240, 320], "num_encoder_layers": 24, "num_decoder_layers": 24}
         return cls(**{**sizes, "strides": ["1f", "2f", "3f", "4f"], **overrides})
 
     @property
     def image_height(self) -> int:
-        """Of the frames, in pixels."""
+        """Height of the frames in pixels."""
         return self.image_size if isinstance(self.image_size, int) else self.image_size[0]
 
     @property
     def image_width(self) -> int:
-        """Of the frames, in pixels."""
+        """Width of the frames in pixels."""
         return self.image_size if isinstance(self.image_size, int) else self.image_size[1]
 
     @property
     def num_patches(self) -> int:
-        """P, of a frame."""
+        """P, the number of patches of a frame."""
         return (self.image_height // self.patch_size) * (self.image_width // self.patch_size)
 
     def _check(self, sides: Sequence[int]) -> None:

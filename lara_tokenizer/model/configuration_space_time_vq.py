@@ -1,4 +1,4 @@
-"""The configuration of UniVLA's latent action model: flat, JSON-native, checked at birth."""
+"""The configuration of UniVLA's latent action model: flat, JSON-serializable, validated on construction."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,17 +29,17 @@ class SpaceTimeVqConfig(LatentActionBaseConfig):
     ValueError: vision_config.patch_size (14) must divide image_size (100).
 
     Args:
-        vision_config: config (or its dict, with `model_type`) of a DINOv2 with registers. Its image_size is that of
-            the stored positions; they are interpolated to `image_size`.
+        vision_config: config (or its dict, with `model_type`) of a DINOv2 with registers. Its image_size is that of the
+            stored position embeddings, which are interpolated to `image_size`.
         image_size: side of the square frames, in pixels.
-        hidden_size, num_attention_heads: of encoder and decoder; their feed-forward layers are 4 times as wide.
-        num_encoder_layers: layers over space and, looking back only, over time. num_decoder_layers: within a frame.
-        num_latents: N, task tokens and codes of a pair.
-        codebook_size, codebook_dim: K task codes of D numbers.
-        num_nuisance_latents: tokens for what is not the task. They share the encoder's sequence with the task tokens
-            and so change their codes; the decoder gets both.
-        nuisance_codebook_size: codes of those.
-        strides: gaps the model was trained on, e.g. ["9f"]; the first is the default of `lara-tok encode`.
+        hidden_size, num_attention_heads: sizes of encoder and decoder; feed-forward layers are 4 times as wide.
+        num_encoder_layers: layers over space and, causally, over time. num_decoder_layers: layers within a frame.
+        num_latents: N, the number of task tokens, and of codes per pair.
+        codebook_size, codebook_dim: K, the number of task codes, and D, their width.
+        num_nuisance_latents: number of tokens for changes other than the task. They are in the encoder's sequence with
+            the task tokens and so influence their codes; the decoder gets both.
+        nuisance_codebook_size: number of codes of the nuisance tokens.
+        strides: gaps between the frames of a training pair, e.g. ["9f"]; the first is the default of `lara-tok encode`.
 
     Raises:
         ValueError: naming the fields that do not fit together.
@@ -85,7 +85,7 @@ class SpaceTimeVqConfig(LatentActionBaseConfig):
 
     @property
     def num_patches(self) -> int:
-        """P, of a frame; a DINOv2 feature each."""
+        """P, the number of patches of a frame, with one DINOv2 feature each."""
         return (self.image_size // self.vision_config.patch_size) ** 2
 
     def _check(self) -> None:

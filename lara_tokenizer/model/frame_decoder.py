@@ -12,7 +12,7 @@ from .transformer import Transformer
 
 
 class PixelHead(nn.Conv2d):
-    """The 1x1 convolution to the pixels of a patch. `residual`: to their change, which starts at zero."""
+    """1x1 convolution to the pixels of a patch, or with `residual` to their change, which is initialized to zero."""
 
     def __init__(self, width: int, patch_size: int, residual: bool) -> None:
         super().__init__(width, 3 * patch_size * patch_size, kernel_size=1)
@@ -20,16 +20,16 @@ class PixelHead(nn.Conv2d):
 
 
 class FlowHead(nn.Conv2d):
-    """The 1x1 convolution to the flow (x, y) of a patch's pixels; it starts at zero: nothing moves."""
+    """1x1 convolution to the flow (x, y) of a patch's pixels, initialized to zero: no motion."""
 
     def __init__(self, width: int, patch_size: int) -> None:
         super().__init__(width, 2 * patch_size * patch_size, kernel_size=1)
 
 
 def warp(frames: Tensor, flow_B2HW: Tensor) -> Tensor:
-    """Each pixel's colour from where the flow points, in half sides of the frame: (B, C, H, W) -> (B, C, H, W).
+    """Sample each pixel at its position plus the flow: (B, C, H, W) -> (B, C, H, W).
 
-    Bilinear; past the edge lies the colour of the edge.
+    The flow is in half sides of the frame. Bilinear; positions outside the frame get the colour of its edge.
 
     >>> frames = torch.rand(1, 3, 8, 8)
     >>> torch.allclose(warp(frames, torch.zeros(1, 2, 8, 8)), frames, atol=1e-6)
@@ -45,11 +45,11 @@ def warp(frames: Tensor, flow_B2HW: Tensor) -> Tensor:
 
 
 class FrameDecoder(nn.Module):
-    """Patches of frame t plus one fused latent vector, a ViT, then pixels by 1x1 convolution and pixel shuffle.
+    """ViT on the patches of frame t plus one fused latent vector; 1x1 convolution and pixel shuffle give pixels.
 
-    `decoder_warp`: a second head says for each pixel from where in frame t its colour comes, and the pixel head adds
-    what cannot be found there. What moves keeps its detail, and the motion itself is what z has to tell.
-    No activation and no clamp: the reconstruction lives in the pixel space of the input.
+    With `decoder_warp` a second head predicts a flow field by which frame t is warped, and the pixel head adds a
+    residual: moving objects keep their detail, and z has to encode the motion itself.
+    There is no activation and no clamp: the reconstruction is in the pixel space of the input.
     """
 
     def __init__(self, config: LatentActionConfig) -> None:
@@ -72,7 +72,7 @@ class FrameDecoder(nn.Module):
         self.to_flow = FlowHead(width, patch) if config.decoder_warp else None
 
     def forward(self, pixel_values: Tensor, latents_BNH: Tensor) -> Tensor:
-        """(B, 3, size, size) and (B, N, H) -> (B, 3, size, size)."""
+        """Frame t (B, 3, size, size) and latents (B, N, H) -> frame t+C (B, 3, size, size)."""
         if pixel_values.shape[1:] != (3, self.image_size, self.image_size):
             raise ValueError(
                 f"pixel_values are {tuple(pixel_values.shape)}, expected (batch, 3, {self.image_size}, "

@@ -1,4 +1,6 @@
-"""Frames to `pixel_values` and back: the one and only resize, and the only place of pixel statistics.
+"""The image processor of all latent action models: frames to `pixel_values` and back.
+
+Frames are resized and normalized nowhere else.
 
 Shape suffixes: B frames, H height, W width, S sides of the model's frames (most are square).
 """
@@ -21,14 +23,15 @@ _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _FILTERS = ("bicubic", "bilinear")
 _CROPS = ("none", "center")
-# Options that came after the first tables were written, with what a processor did before.
+# Options added after the first tables were written, with the behaviour of processors before them.
 _YOUNGER = {"crop": "none", "antialias": True}
 
 
 class LatentActionProcessor(BaseImageProcessor):
-    """Resize to `size` (aspect ratio not kept, unless `crop` sees to it), then (x / 255 - mean) / std.
+    """Resize frames to `size`, then normalize: (x / 255 - mean) / std.
 
-    Frames are resized as uint8, so that a frame cached after the resize gives the same numbers as a fresh one.
+    The aspect ratio is kept only with `crop`. Frames are resized as uint8, so that a frame cached after the resize
+    gives the same values as the original.
 
     >>> processor = LatentActionProcessor(size={"height": 64, "width": 64})
     >>> clip = np.zeros((5, 240, 320, 3), np.uint8)
@@ -39,11 +42,10 @@ class LatentActionProcessor(BaseImageProcessor):
         size: {"height": S, "width": S} in pixels, config.image_size.
         resample: "bicubic" or "bilinear".
         image_mean, image_std: per RGB channel, for pixels in 0..1.
-        steady_pairs: of a pair's later frame the shift of the whole picture and the change of light are undone first
-            (see steady_pairs.py), so that latents do not tell them.
-        crop: "none", or "center": before the resize, frames lose what is too wide or too high for the shape of `size`,
-            the same on both sides.
-        antialias: smooth a frame before it shrinks; False for models that were trained without.
+        steady_pairs: compensate the later frame of a pair for camera motion and lighting (see steady_pairs.py), so that
+            latents do not encode them.
+        crop: "none", or "center": crop frames to the aspect ratio of `size` before the resize, evenly on both sides.
+        antialias: low-pass filter a frame before it is reduced; False for models that were trained without.
     """
 
     model_input_names = ["pixel_values", "future_pixel_values"]  # noqa: RUF012 (transformers reads this attribute)
@@ -82,19 +84,22 @@ class LatentActionProcessor(BaseImageProcessor):
         return super().from_pretrained(resolve_checkpoint(pretrained_model_name_or_path), *args, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as saved, but for those of `_YOUNGER` at their defaults: tables hold a hash of the fields."""
+        """The fields as saved, without those of `_YOUNGER` at their defaults.
+
+        Token tables contain a hash of these fields, which must not change when an option is added.
+        """
         fields = super().to_dict()
         return {name: value for name, value in fields.items() if name not in _YOUNGER or value != _YOUNGER[name]}
 
     def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:  # type: ignore[override]
-        """`preprocess`: transformers 4 would not take the second argument by position."""
+        """Call `preprocess`; transformers 4 would not accept the second argument by position."""
         return self.preprocess(images, *args, **kwargs)
 
     def preprocess(self, images: Any, future_images: Any = None, return_tensors: str | None = "pt") -> BatchFeature:
-        """Frames (and the later frames of pairs) to normalised tensors.
+        """Convert frames, and the later frames of pairs, to normalized tensors.
 
         Args:
-            images: one frame or several: PIL image; uint8 array or tensor (H, W, 3) or (B, H, W, 3), or with
+            images: one or several frames: PIL image; uint8 array or tensor (H, W, 3) or (B, H, W, 3), or with
                 channels first; float tensor or array in 0..1; or a list of those. Sizes may differ in a list.
             future_images: the later frame of each pair, in the same form, as many as `images`.
             return_tensors: "pt" or "np".
@@ -103,7 +108,7 @@ class LatentActionProcessor(BaseImageProcessor):
             `pixel_values` and, for pairs, `future_pixel_values`: float32 (B, 3, S, S).
 
         Raises:
-            ValueError: for frames of another kind, or unequal numbers of frames.
+            ValueError: for frames of another type, or if the numbers of frames differ.
         """
         frames = self.resize_frames(images)
         data = {"pixel_values": self.normalize_frames(frames)}
@@ -117,7 +122,7 @@ class LatentActionProcessor(BaseImageProcessor):
         return BatchFeature(data, tensor_type=return_tensors)
 
     def resize_frames(self, images: Any) -> Tensor:
-        """Frames of any accepted form to uint8 (B, 3, S, S): the resize alone, e.g. for a cache of frames."""
+        """Resize frames of any accepted form to uint8 (B, 3, S, S), without normalization, e.g. to cache them."""
         size = (self.size["height"], self.size["width"])
         parts = [_as_frames(part) for part in (images if isinstance(images, (list, tuple)) else [images])]
         if self.crop == "center":
@@ -132,24 +137,24 @@ class LatentActionProcessor(BaseImageProcessor):
     def _resize(self, frames_B3HW: Tensor, size: tuple[int, int]) -> Tensor:
         if self.antialias:
             return F.interpolate(frames_B3HW, size=size, mode=self.resample, antialias=True, align_corners=False)
-        # Without antialiasing torch cuts off the fractions of uint8, and bicubic overshoots wrap around.
+        # On uint8 without antialiasing torch truncates, and bicubic overshoots wrap around: resize in float32.
         exact = F.interpolate(frames_B3HW.float(), size=size, mode=self.resample, align_corners=False)
         return exact.round_().clamp_(0, 255).to(torch.uint8)
 
     def steady_future(self, frames_B3SS: Tensor, future_frames_B3SS: Tensor) -> Tensor:
-        """The later frames of pairs as the model is to see them: steadied where `steady_pairs` says so, uint8."""
+        """Stabilize the later frames of pairs if `steady_pairs` is set; uint8 in and out."""
         return steady_future(frames_B3SS, future_frames_B3SS) if self.steady_pairs else future_frames_B3SS
 
     def normalize_frames(self, frames_B3SS: Tensor) -> Tensor:
-        """uint8 (B, 3, S, S), on any device, to (x / 255 - mean) / std in float32."""
+        """Normalize uint8 (B, 3, S, S), on any device, to (x / 255 - mean) / std in float32."""
         mean = torch.tensor(self.image_mean, device=frames_B3SS.device).view(3, 1, 1)
         std = torch.tensor(self.image_std, device=frames_B3SS.device).view(3, 1, 1)
-        # One multiplication and one addition a pixel, contiguous whatever the memory format of the frames.
+        # One multiplication and one addition per pixel; contiguous whatever the memory format of the frames.
         scaled = frames_B3SS.to(torch.float32, memory_format=torch.contiguous_format)
         return scaled.mul_(1 / (255 * std)).sub_(mean / std)
 
     def postprocess(self, reconstruction: Tensor) -> np.ndarray:
-        """Normalised frames (B, 3, S, S) to uint8 (B, S, S, 3), clamped to 0..255."""
+        """Convert normalized frames (B, 3, S, S) to uint8 (B, S, S, 3), clamped to 0..255."""
         mean = torch.tensor(self.image_mean, device=reconstruction.device).view(3, 1, 1)
         std = torch.tensor(self.image_std, device=reconstruction.device).view(3, 1, 1)
         pixels = (reconstruction.detach().float() * std + mean).clamp(0, 1).mul(255).round()
@@ -157,11 +162,11 @@ class LatentActionProcessor(BaseImageProcessor):
 
 
 def _as_frames(image: Any) -> Tensor:
-    """One image or one batch of them to uint8 (B, 3, H, W) on the CPU."""
+    """Convert one image or one batch to uint8 (B, 3, H, W) on the CPU."""
     if isinstance(image, Image.Image):
         image = np.array(image.convert("RGB"))
     if isinstance(image, np.ndarray):
-        usable = image.flags.writeable and min(image.strides, default=0) >= 0  # torch takes no mirrored view
+        usable = image.flags.writeable and min(image.strides, default=0) >= 0  # torch does not support mirrored views
         image = torch.from_numpy(image if usable else image.copy())
     if not isinstance(image, Tensor) or image.ndim not in (3, 4):
         shape = f" of shape {tuple(image.shape)}" if isinstance(image, Tensor) else ""
@@ -177,7 +182,7 @@ def _as_frames(image: Any) -> Tensor:
         raise ValueError(f"frames of shape {tuple(image.shape)} have no axis of 3 colours, last or before the size.")
     if frames.dtype == torch.uint8:
         return frames
-    # Written so that NaN, which compares false with everything, is refused too.
+    # The condition is negated so that NaN, which compares false with everything, is refused too.
     if not frames.is_floating_point() or (frames.numel() and not (frames.min() >= 0 and frames.max() <= 1)):
         raise ValueError(
             f"frames of type {frames.dtype} run from {frames.min():g} to {frames.max():g}; they take uint8 in 0..255, "
@@ -187,10 +192,10 @@ def _as_frames(image: Any) -> Tensor:
 
 
 def _crop_center(frames_B3HW: Tensor, height: int, width: int) -> Tensor:
-    """The largest part around the centre that has the shape height : width, in whole pixels."""
+    """Crop to the largest centred region with the aspect ratio height : width, in whole pixels."""
     down, across = frames_B3HW.shape[-2:]
-    kept_down, kept_across = min(down, across * height // width), min(across, down * width // height)
-    # Frames of a pixel or two, and of another shape, would vanish.
-    kept_down, kept_across = max(1, kept_down), max(1, kept_across)
-    top, left = (down - kept_down) // 2, (across - kept_across) // 2
-    return frames_B3HW[..., top : top + kept_down, left : left + kept_across]
+    rows, columns = min(down, across * height // width), min(across, down * width // height)
+    # Tiny frames with another aspect ratio would otherwise become empty.
+    rows, columns = max(1, rows), max(1, columns)
+    top, left = (down - rows) // 2, (across - columns) // 2
+    return frames_B3HW[..., top : top + rows, left : left + columns]

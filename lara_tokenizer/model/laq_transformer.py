@@ -1,8 +1,8 @@
 """The transformers of LAPA's latent action quantizer (LAPA, arXiv 2410.11758, Appendix A; C-ViViT, arXiv 2210.02399).
 
 Shape suffixes: B batch, T frames (one or two), P patches of a frame, H width, A attention heads, E width of a head,
-N latent tokens. A transformer attends along Y of (B, X, Y, H): patches of a frame, or frames at a place. S sequences of
-L tokens are what one attention sees.
+N latent tokens. A transformer attends along Y of (B, X, Y, H): patches of a frame, or frames of a patch. S sequences of
+L tokens are the input of one attention.
 """
 
 import torch
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from .configuration_laq import LaqConfig
 
 ATTENTION_SCALE = 8.0  # of unit queries and keys
-NULL_TOKENS = 2  # that latent tokens compete with in the decoder
+NULL_TOKENS = 2  # learned keys and values beside the latent tokens in the decoder
 
 
 class RelativePositionBias(nn.Module):
-    """What spatial attention adds to its scores, (A, P, P): a network of the signed logarithm of both distances."""
+    """Bias of spatial attention scores, (A, P, P): a network of the signed logarithm of both distances."""
 
     def __init__(self, config: LaqConfig) -> None:
         super().__init__()
@@ -28,21 +28,21 @@ class RelativePositionBias(nn.Module):
 
     def forward(self) -> Tensor:
         weight, side = self.hidden_in.weight, self.side
-        # All pairs of patches share (2 side - 1)^2 distances: the network sees each of them once.
+        # Pairs of patches have only (2 side - 1)^2 different distances: the network is applied once to each.
         steps = torch.arange(1 - side, side, device=weight.device, dtype=torch.float32)
         logs = (steps.sign() * steps.abs().log1p()).to(weight.dtype)
         hidden = F.leaky_relu(self.hidden_in(torch.cartesian_prod(logs, logs)), 0.1)
         bias_A = self.output(F.leaky_relu(self.hidden(hidden), 0.1))
-        places = torch.arange(side, device=weight.device)
-        row, column = torch.cartesian_prod(places, places).unbind(-1)
-        apart = row[:, None] - row + side - 1, column[:, None] - column + side - 1
-        return bias_A[apart[0] * (2 * side - 1) + apart[1]].permute(2, 0, 1)
+        index = torch.arange(side, device=weight.device)
+        row, column = torch.cartesian_prod(index, index).unbind(-1)
+        down, across = row[:, None] - row + side - 1, column[:, None] - column + side - 1
+        return bias_A[down * (2 * side - 1) + across].permute(2, 0, 1)
 
 
 class UnitAttention(nn.Module):
-    """Attention of unit queries and keys, each number of them with a learned scale; no biases.
+    """Attention with unit queries and keys, each component with a learned scale; no biases.
 
-    To itself, or with `reads_context` to another sequence beside learned null tokens.
+    Self-attention, or with `reads_context` cross-attention to another sequence and learned null tokens.
     """
 
     def __init__(self, config: LaqConfig, reads_context: bool = False) -> None:
@@ -82,9 +82,9 @@ class UnitAttention(nn.Module):
 
 
 class PositionConvolution(nn.Module):
-    """What tells a token where it is: a depthwise convolution over space and past time, (B, X, Y, H) to the same.
+    """Position encoding: a depthwise convolution over space and past time, (B, X, Y, H) -> (B, X, Y, H).
 
-    layout: "frames" for X frames of Y patches; "grid" and "folded" for X places at Y frames, see
+    layout: "frames" for X frames of Y patches; "grid" and "folded" for X patches of Y frames, see
         `LaqConfig.temporal_layout`.
     """
 
@@ -103,8 +103,8 @@ class PositionConvolution(nn.Module):
 
     def _convolved(self, hidden_BTPH: Tensor) -> Tensor:
         batch, frames, _, width = hidden_BTPH.shape
-        # Padded by two frames before the first: of three taps over time the last sees the frame itself, the middle one
-        # the frame before, and the first, for two frames, padding alone.
+        # The input is padded by two frames before the first. Of three taps over time the last sees the frame itself,
+        # the middle one the previous frame, and the first, with two frames, only padding: it is skipped.
         taps, bias = self.convolution.weight, self.convolution.bias
         grid = hidden_BTPH.reshape(batch * frames, self.side, self.side, width).permute(0, 3, 1, 2)
         moved = F.conv2d(grid, taps[:, :, 2], bias, padding=1, groups=width).unflatten(0, (batch, frames))
@@ -116,7 +116,7 @@ class PositionConvolution(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Layer norm, then GELU of one half times the other, and back."""
+    """Gated feed-forward (GEGLU): layer norm, GELU of one half times the other half, projection back."""
 
     def __init__(self, config: LaqConfig) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class FeedForward(nn.Module):
 
 
 class LaqLayer(nn.Module):
-    """Positions, attention along Y, attention to the latent tokens (decoder), feed-forward: each adds to its input."""
+    """Residual layer: positions, attention along Y, attention to the latent tokens (decoder), feed-forward."""
 
     def __init__(self, config: LaqConfig, layout: str, reads_context: bool) -> None:
         super().__init__()

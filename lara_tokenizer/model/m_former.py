@@ -11,7 +11,7 @@ from .transformer import Transformer
 
 
 class MFormer(nn.Module):
-    """[N queries | frame t | separator | frame t+C] through a transformer; the first N outputs are the answer."""
+    """Transformer over [N queries | frame t | separator | frame t+C]; the outputs of the queries are returned."""
 
     def __init__(self, config: LatentActionConfig) -> None:
         super().__init__()
@@ -22,6 +22,7 @@ class MFormer(nn.Module):
         self.queries = nn.Parameter(torch.empty(1, config.num_latents, width))
         self.separator = nn.Parameter(torch.empty(1, 1, width))
         length = config.num_latents + 2 * config.num_frame_tokens + 1
+        # One position table for the whole sequence: the same patch has different positions in the two frames.
         self.positions = nn.Parameter(torch.empty(1, length, width))
         # Row 0: queries, frame t, separator. Row 1: frame t+C, unless both frames share row 0.
         self.segments = nn.Parameter(torch.empty(2, width))
@@ -37,7 +38,7 @@ class MFormer(nn.Module):
     def forward(
         self, frame_BPV: Tensor, future_BPV: Tensor, output_attentions: bool = False
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Features of both frames (B, P, V) -> queries (B, N, H) and, where asked for, each layer's (B, A, T, T)."""
+        """Features of both frames (B, P, V) -> queries (B, N, H) and, if requested, each layer's map (B, A, T, T)."""
         if frame_BPV.shape[1:] != (self.num_frame_tokens, self.projection.in_features):
             raise ValueError(
                 f"frame features are {tuple(frame_BPV.shape)}, expected (batch, {self.num_frame_tokens}, "
@@ -56,7 +57,7 @@ class MFormer(nn.Module):
         now, future = self.segments[0], self.segments[self.future_segment]
         past = self.num_latents + self.num_frame_tokens + 1
         offsets_TH = self.positions[0] + torch.cat([now.expand(past, -1), future.expand(self.num_frame_tokens, -1)])
-        # Only the queries are read, so the last layer computes only them; maps are wanted whole.
+        # Only the queries are used: the last layer computes no other rows, unless attention maps are requested.
         keep = None if output_attentions else self.num_latents
         hidden_BTH, attentions = self.transformer(sequence_BTH + offsets_TH, output_attentions, keep)
         return hidden_BTH[:, : self.num_latents], attentions

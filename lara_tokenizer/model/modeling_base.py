@@ -1,8 +1,8 @@
-"""What every latent action model has, whatever its family: loading, and pairs of frames to latents and codes.
+"""Base class of all latent action models: loading, and encoding of frame pairs to latents and codes.
 
 A family is a model type of its own: a config with `num_latents`, `codebook_dim`, `codebook_size` (None: continuous) and
 `strides`, and a subclass of `LatentActionPreTrainedModel` with `get_frame_features`, `infer_latents`, `quantize` and
-`decode`. What reads models (encode, evaluate, the command line) knows these names only.
+`decode`. Code that uses models (encode, evaluate, the command line) depends on these names only.
 
 Shape suffixes: B batch, P tokens of a frame, V their width, N latent tokens, D codebook dimension.
 """
@@ -21,14 +21,14 @@ from .configuration_base import LatentActionBaseConfig
 
 @dataclass
 class LatentActionEncoderOutput(ModelOutput):
-    """What `encode` and `quantize` say about a batch of pairs.
+    """Latent actions of a batch of pairs, from `encode` or `quantize`.
 
-    Fields:
-        latents (B, N, D): z, before quantization. This is what the LARA loss aligns.
+    Attributes:
+        latents (B, N, D): z, before quantization; the target of the LARA alignment loss.
         codes (B, N): int64 in [0, K). None for a continuous bottleneck.
         quantized_latents (B, N, D): the vectors of the codes; the latents themselves for a continuous bottleneck.
         code_margin (B, N): squared distance to the second-best code minus that to the best. None without codes.
-        attentions: of each layer (B, heads, T, T), with `output_attentions=True`; None otherwise.
+        attentions: maps (B, heads, T, T) of each layer with `output_attentions=True`; None otherwise.
     """
 
     latents: Tensor | None = None
@@ -45,8 +45,8 @@ class LatentActionPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     _supports_sdpa = True
     config_class: type[LatentActionBaseConfig]
-    predicts_frames = True  # False: `decode` raises, as what the decoder predicts is no frame
-    needs_float32 = False  # True: in 16 bits codes would be others
+    predicts_frames = True  # False: `decode` raises, because the decoder predicts features, not frames
+    needs_float32 = False  # True: 16-bit inference gives different codes
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
@@ -60,16 +60,16 @@ class LatentActionPreTrainedModel(PreTrainedModel):
         return loaded
 
     def freeze(self) -> None:
-        """Take the gradient from what the config keeps frozen."""
+        """Disable gradients of the parts that the config keeps frozen."""
 
     def get_frame_features(self, pixel_values: Tensor) -> Tensor:
-        """Frames (B, 3, H, W) from the processor -> (B, P, V): all that can be computed of a frame by itself."""
+        """Frames (B, 3, H, W) from the processor -> (B, P, V): the part of the encoder that sees one frame alone."""
         raise NotImplementedError
 
     def infer_latents(
         self, frame_features: Tensor, future_frame_features: Tensor, output_attentions: bool = False
     ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-        """Features of frame t and of frame t+C, each (B, P, V) -> z (B, N, D), and attention maps where asked for."""
+        """Features of frame t and of frame t+C, each (B, P, V) -> z (B, N, D), and attention maps where requested."""
         raise NotImplementedError
 
     def quantize(self, latents: Tensor) -> LatentActionEncoderOutput:
@@ -83,7 +83,7 @@ class LatentActionPreTrainedModel(PreTrainedModel):
         raise NotImplementedError
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The loss of a family that is trained here. Raises NotImplementedError for all but `LatentActionModel`."""
+        """Compute the training loss. Raises NotImplementedError for all families but `LatentActionModel`."""
         raise NotImplementedError(
             f"{type(self).__name__} gives labels and predictions of published weights and is not trained: call encode "
             f"or {'decode' if self.predicts_frames else 'predict_features'}. To train a latent action model take "
@@ -99,7 +99,7 @@ class LatentActionPreTrainedModel(PreTrainedModel):
         future_frame_features: Tensor | None = None,
         output_attentions: bool = False,
     ) -> LatentActionEncoderOutput:
-        """Pairs to latent actions; the decoder does not run.
+        """Encode pairs to latent actions, without running the decoder.
 
         Args:
             pixel_values, future_pixel_values: (B, 3, H, W) from the processor: frame t and frame t+C.
@@ -107,7 +107,7 @@ class LatentActionPreTrainedModel(PreTrainedModel):
             output_attentions: also return attention maps (slower: eager attention).
 
         Raises:
-            ValueError: when a frame comes in neither form, or in both.
+            ValueError: for a frame that is given in neither form, or in both.
         """
         frame_BPV = self._features("pixel_values", pixel_values, frame_features)
         future_BPV = self._features("future_pixel_values", future_pixel_values, future_frame_features)

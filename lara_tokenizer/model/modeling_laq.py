@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .bottleneck_vq import Codebook, VectorQuantizer
 
-# Imported so that the files travel with the weights: transformers 4 copies direct imports only.
+# Imported so that save_pretrained copies these files too: transformers 4 copies direct imports only.
 from .bundled import resolve_checkpoint  # noqa: F401
 from .configuration_base import LatentActionBaseConfig  # noqa: F401
 from .configuration_laq import SECOND_CONVOLUTION, LaqConfig
@@ -22,7 +22,7 @@ from .strides import checked_strides  # noqa: F401
 
 
 class LatentConvolutions(nn.Module):
-    """Tokens of frames (B, T, P, H) -> (B, T, N, D): to D numbers a patch, then the grid shrinks to N places."""
+    """Tokens of frames (B, T, P, H) -> (B, T, N, D): projection to D, then convolutions reduce the grid to N cells."""
 
     def __init__(self, config: LaqConfig) -> None:
         super().__init__()
@@ -35,10 +35,10 @@ class LatentConvolutions(nn.Module):
     def forward(self, tokens_BTPH: Tensor) -> Tensor:
         batch, frames = tokens_BTPH.shape[:2]
         grid = self.project(tokens_BTPH).flatten(0, 1).transpose(1, 2).unflatten(2, (self.side, self.side))
-        places = self.convolution(grid)
+        reduced = self.convolution(grid)
         if self.second_convolution is not None:
-            places = self.second_convolution(places.relu())
-        return places.flatten(2).transpose(1, 2).unflatten(0, (batch, frames))
+            reduced = self.second_convolution(reduced.relu())
+        return reduced.flatten(2).transpose(1, 2).unflatten(0, (batch, frames))
 
 
 class PatchEmbedding(nn.Module):
@@ -47,9 +47,9 @@ class PatchEmbedding(nn.Module):
     def __init__(self, config: LaqConfig) -> None:
         super().__init__()
         self.patch_size = config.patch_size
-        numbers = 3 * config.patch_size**2
-        self.norm_pixels = nn.LayerNorm(numbers)
-        self.project = nn.Linear(numbers, config.hidden_size)
+        values = 3 * config.patch_size**2
+        self.norm_pixels = nn.LayerNorm(values)
+        self.project = nn.Linear(values, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -62,9 +62,9 @@ class PatchEmbedding(nn.Module):
 class LaqModel(LatentActionPreTrainedModel):
     """Frame pairs to the codes and latents of LAPA, and codes to predicted frames, from published weights.
 
-    z is what two convolutions leave of the later frame, less what they leave of the earlier one. Latents carry no more
-    than that difference: there are no queries, so no attention maps either. The model is not trained here. Load it in
-    float32: what 16 bits round away of large numbers is much of a small difference.
+    z is the output of two convolutions on the later frame minus their output on the earlier one. There are no queries,
+    and so no attention maps. The model is not trained here. Load it in float32: 16 bits round away much of a small
+    difference of large numbers.
 
     >>> model = load_model("lapa-laq").eval()  # what lara-tok convert wrote  # doctest: +SKIP
     >>> out = model.encode(**processor(frames[:-5], frames[5:]))  # doctest: +SKIP
@@ -90,8 +90,10 @@ class LaqModel(LatentActionPreTrainedModel):
         self.post_init()
 
     def get_frame_features(self, pixel_values: Tensor) -> Tensor:
-        """Frames (B, 3, S, S) -> patch embeddings (B, P, H). Later layers see the frame before, so no more than that
-        can be computed of a frame by itself."""
+        """Frames (B, 3, S, S) -> patch embeddings (B, P, H).
+
+        Later layers see the previous frame, so nothing more can be computed of one frame alone.
+        """
         self._check_frames(pixel_values, self.config.image_size, self.config.image_size)
         return self.patches(pixel_values)
 
@@ -105,14 +107,14 @@ class LaqModel(LatentActionPreTrainedModel):
         tokens_BTPH = torch.stack([frame_features, future_frame_features], 1)
         tokens_BTPH = self.spatial_encoder(tokens_BTPH, self.position_bias())
         tokens_BTPH = self.temporal_encoder(tokens_BTPH.transpose(1, 2)).transpose(1, 2)
-        # A difference of two alike numbers: autocast would round more of it away here. Most is lost in the layers
-        # before, and that only float32 mends (`needs_float32`).
+        # Autocast would round away much of this difference of similar numbers. More is lost in the layers before, which
+        # only float32 weights avoid (`needs_float32`).
         with torch.autocast(tokens_BTPH.device.type, enabled=False):
             now_BND, future_BND = self.to_latents(tokens_BTPH.to(self.from_latents.weight.dtype)).unbind(1)
         return future_BND - now_BND, None
 
     def quantize(self, latents: Tensor) -> LatentActionEncoderOutput:
-        """z (B, N, D) -> the nearest codes and their vectors (NSVQ, without the noise of its training)."""
+        """z (B, N, D) -> the nearest codes and their vectors (NSVQ without its training noise)."""
         self._check_latents(latents, self.config.num_latents)
         return self._quantized(latents, self.bottleneck(latents))
 
@@ -134,6 +136,7 @@ class LaqModel(LatentActionPreTrainedModel):
     def _action_tokens(self, quantized_BND: Tensor) -> Tensor:
         if self.config.latent_layout == "per_code":
             return quantized_BND
+        # LAPA's published reshape: it distributes every code vector over all tokens.
         return quantized_BND.reshape(len(quantized_BND), self.config.codebook_dim, -1).transpose(1, 2)
 
     def _frames(self, pixels_BPp: Tensor) -> Tensor:
@@ -143,7 +146,7 @@ class LaqModel(LatentActionPreTrainedModel):
         return patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Each module starts its own tensors, as the original's do.
+        """Initialize the tensors of one module, as in the original.
 
         | tensor                                                    | start                                    |
         | weights and biases of linear layers and of convolutions   | PyTorch's: uniform, 1 / sqrt(numbers in) |

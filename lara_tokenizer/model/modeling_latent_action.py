@@ -1,4 +1,4 @@
-"""The latent action model: two frames to a few codes and a continuous z, and back (LARA, arXiv 2606.07100, Eq. 3).
+"""LARA's latent action model: two frames to a few codes and a continuous z, and back (arXiv 2606.07100, Eq. 3).
 
 Shape suffixes: B batch, P tokens of a frame, V width of the vision encoder, N latent tokens, D codebook dimension,
 H width of the decoder.
@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 
 from .bottleneck_vq import Codebook, VectorQuantizer, VectorQuantizerOutput, perplexity
 
-# Imported so that the files travel with the weights: transformers 4 copies direct imports only.
+# Imported so that save_pretrained copies these files too: transformers 4 copies direct imports only.
 from .bundled import resolve_checkpoint  # noqa: F401
 from .configuration_base import LatentActionBaseConfig  # noqa: F401
 from .configuration_latent_action import LatentActionConfig
@@ -29,11 +29,11 @@ from .transformer import Transformer, TransformerLayer  # noqa: F401
 
 @dataclass
 class LatentActionOutput(ModelOutput):
-    """What `forward` says: the loss, its named terms, and the fields of the encoder and decoder.
+    """Output of `forward`: the loss, its named terms, and the outputs of encoder and decoder.
 
-    Fields:
+    Attributes:
         loss (): the weighted sum of `losses`.
-        losses: {"reconstruction", "codebook", "commitment"}, each a scalar before its weight.
+        losses: scalars "reconstruction", "codebook" and "commitment", unweighted.
         perplexity (): of the codes of this batch, pooled over positions.
         reconstruction (B, 3, S, S): the predicted frame t+C, in the space of `pixel_values`.
         latents, codes, quantized_latents, code_margin: as in `LatentActionEncoderOutput`.
@@ -50,11 +50,11 @@ class LatentActionOutput(ModelOutput):
 
 
 class ResamplerLinear(nn.Linear):
-    """A linear layer with PyTorch's own initialisation, as both resamplers around the codebook have it."""
+    """A linear layer with PyTorch's own initialization: the type of the layers around the codebook."""
 
 
 class Standardizer(nn.BatchNorm1d):
-    """Batch norm without affine over the D numbers of every latent, (M, D) -> (M, D)."""
+    """Batch norm without affine over the D components of every latent, (M, D) -> (M, D)."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -70,18 +70,18 @@ class InverseDynamicsModel(nn.Module):
     def __init__(self, config: LatentActionConfig) -> None:
         super().__init__()
         width, dim = config.hidden_size, config.codebook_dim
-        # The reference's middle width is the decoder's; at the paper's scale all three are 768.
+        # The reference implementation uses the decoder's width here; at the paper's scale all three are 768.
         middle = config.decoder_hidden_size
         self.m_former = MFormer(config)
         self.to_latents = nn.Sequential(ResamplerLinear(width, middle), nn.Tanh(), ResamplerLinear(middle, dim))
-        # Without it z starts nearly constant and the decoder never learns to read it.
+        # Without batch norm z starts nearly constant, and the decoder never learns to use it.
         self.standardize = Standardizer(dim) if config.standardize_latents else None
 
     def forward(
         self, frame_BPV: Tensor, future_BPV: Tensor, output_attentions: bool = False
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         queries_BNH, attentions = self.m_former(frame_BPV, future_BPV, output_attentions)
-        # A young z varies by a thousandth of its mean: bfloat16 autocast would round just that away.
+        # Early in training z varies by a thousandth of its mean, which bfloat16 autocast would round away.
         with torch.autocast(queries_BNH.device.type, enabled=False):
             latents_BND = self.to_latents(queries_BNH.to(self.to_latents[0].weight.dtype))
         if self.standardize is not None:
@@ -95,6 +95,7 @@ class InverseDynamicsModel(nn.Module):
             return
         last, norm = self.to_latents[-1], self.standardize
         assert isinstance(last, ResamplerLinear)
+        # (W x + b - mean) * scale is again a linear layer: W * scale, (b - mean) * scale.
         scale_D = (norm.running_var + norm.eps).rsqrt()
         last.weight.mul_(scale_D.unsqueeze(1))
         last.bias.sub_(norm.running_mean).mul_(scale_D)
@@ -136,25 +137,27 @@ class LatentActionModel(LatentActionPreTrainedModel):
         self.post_init()
 
     def freeze(self) -> None:
-        """Take the gradient from the vision encoder where the config keeps it frozen."""
+        """Disable gradients of the vision encoder where the config keeps it frozen."""
         if self.config.freeze_vision_encoder:
             self.vision_encoder.requires_grad_(False)
 
     @classmethod
     def from_vision_pretrained(cls, vision_encoder: str, **config_overrides: Any) -> "LatentActionModel":
-        """A fresh latent action model around a pretrained vision encoder, or that of a two-tower model.
+        """Build a new latent action model around a pretrained vision encoder, or that of a two-tower model.
 
         >>> LatentActionModel.from_vision_pretrained("facebook/dinov2-base", image_size=224)  # doctest: +SKIP
         """
         vision_config = AutoConfig.from_pretrained(vision_encoder)
         vision_config = getattr(vision_config, "vision_config", vision_config)
         encoder = AutoModel.from_pretrained(vision_encoder, config=vision_config)
+        # The constructor initializes all weights, so the pretrained ones are loaded afterwards.
         model = cls(LatentActionConfig(vision_config=vision_config, **config_overrides))
         model.vision_encoder.load_state_dict(encoder.state_dict())
         return model
 
     def get_frame_features(self, pixel_values: Tensor) -> Tensor:
         """Frames (B, 3, S, S) -> tokens (B, P, V) of the vision encoder, in a fixed patch order."""
+        # A frozen encoder needs no graph: without it training takes much less memory.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision_encoder):
             return frame_features(self.vision_encoder, pixel_values, self.config.patch_order)
 
@@ -192,13 +195,14 @@ class LatentActionModel(LatentActionPreTrainedModel):
 
         Args:
             pixel_values, future_pixel_values: (B, 3, S, S) from the processor.
-            views: the two frames as the inverse model sees them, where that is not what the decoder gets and is asked
-                for (cross augmentation); each (B, 3, S, S).
-            features: of the two frames, where they are known already; each (B, P, V) from `get_frame_features`.
-            pair_mask: bool (B,); pairs that are False (say, without a true future frame) do not enter the losses.
+            views: the two frames for the inverse model, where they differ from the decoder's input and target (cross
+                augmentation); each (B, 3, S, S).
+            features: of the two frames, if already computed; each (B, P, V) from `get_frame_features`.
+            pair_mask: bool (B,); pairs that are False (e.g. without a real future frame) are left out of the losses.
         """
         if features is None:
             seen = (pixel_values, future_pixel_values) if views is None else views
+            # Both frames as one batch: one pass of the vision encoder.
             frame_BPV, future_BPV = self.get_frame_features(torch.cat(seen)).chunk(2)
         else:
             frame_BPV, future_BPV = features
@@ -229,7 +233,7 @@ class LatentActionModel(LatentActionPreTrainedModel):
         self.config.standardize_latents = False
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Each module starts its own tensors, so that one lost from a checkpoint starts as documented too.
+        """Initialize the tensors of one module; tensors that are missing in a checkpoint get the same values.
 
         | tensor                                             | start                               |
         | linear and convolution weights                     | truncated normal, initializer_range |
@@ -238,7 +242,7 @@ class LatentActionModel(LatentActionPreTrainedModel):
         | resamplers (`ResamplerLinear`), weight and bias    | PyTorch's: uniform, 1 / sqrt(in)    |
         | layer norms                                        | 1 and 0                             |
         | codebook                                           | uniform in +-1 / K                  |
-        | heads of a residual decoder                        | 0: it starts by copying frame t     |
+        | heads of a residual decoder                        | 0: it initially copies frame t      |
         | counters, batch norm statistics                    | 0; mean 0, variance 1               |
         """
         std = self.config.initializer_range
@@ -247,6 +251,7 @@ class LatentActionModel(LatentActionPreTrainedModel):
             nn.init.uniform_(module.weight, -bound, bound)
             nn.init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, (nn.Linear, nn.Conv2d)):
+            # A residual decoder starts as the identity, and learns the change from there.
             if isinstance(module, FlowHead) or (isinstance(module, PixelHead) and module.residual):
                 nn.init.zeros_(module.weight)
             else:
@@ -274,9 +279,11 @@ class LatentActionModel(LatentActionPreTrainedModel):
     def _reconstruction_loss(
         self, reconstruction: Tensor, now: Tensor, future: Tensor, pair_mask: Tensor | None
     ) -> Tensor:
-        """Squared error of each pair (B,), more where pixels change: weights average 1 over the kept pairs' pixels."""
+        """Squared error per pair (B,), weighted by pixel change; weights average 1 over pixels of unmasked pairs."""
+        # Squares of bfloat16 differences would lose small errors.
         error = (reconstruction.float() - future.float()).square()
         if self.config.motion_weight:
+            # Most pixels of a robot video do not move: unweighted, the decoder would learn to copy frame t.
             change = (future - now).abs().mean(1, keepdim=True).float()
             weight = 1 + self.config.motion_weight * change
             # Every weight is at least 1; the clamp matters only where all pairs are masked.
@@ -286,7 +293,7 @@ class LatentActionModel(LatentActionPreTrainedModel):
 
 
 def _mean_over_processes(value: Tensor) -> Tensor:
-    """For what has no gradient."""
+    """Mean of a value without gradient over the processes of distributed training."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(value)
         value = value / dist.get_world_size()
@@ -294,16 +301,18 @@ def _mean_over_processes(value: Tensor) -> Tensor:
 
 
 def _masked_mean(values_B: Tensor, mask_B: Tensor | None) -> Tensor:
-    """Over the kept pairs. With several processes over those of all, times the share that makes their mean just that:
-    one may hold more masked pairs than another."""
+    """Mean over unmasked pairs; with several processes scaled so that their average is the mean over all pairs.
+
+    Processes may hold different numbers of masked pairs, so a plain average of their means would weight them unevenly.
+    """
     if mask_B is None:
         return values_B.mean()
-    kept_B = mask_B.to(values_B.dtype)
+    used_B = mask_B.to(values_B.dtype)
     processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    count = kept_B.sum()
+    count = used_B.sum()
     if processes > 1:
         dist.all_reduce(count)
-    return (values_B * kept_B).sum() * processes / count.clamp(min=1)
+    return (values_B * used_B).sum() * processes / count.clamp(min=1)
 
 
 __all__ = [

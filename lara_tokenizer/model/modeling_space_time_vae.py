@@ -1,18 +1,18 @@
 """The latent action model of AdaWorld (arXiv 2503.18938) and DreamDojo: two frames to one continuous z, and back.
 
-Both are one model of two depths (github Little-Podi/AdaWorld, lam/; NVIDIA/DreamDojo, external/lam_project/):
+The two differ only in depth (github Little-Podi/AdaWorld, lam/; NVIDIA/DreamDojo, external/lam_project/):
 
-  encoder   patches of both frames, in pixels, with a learned token before each frame's; space and time by turns
-  z         the second frame's token -> mean and logarithm of the variance. z is the mean: nothing is sampled here
+  encoder   patches of both frames, in pixels, after a learned token for each frame; alternating over space and time
+  z         the second frame's token -> mean and log variance. z is the mean: there is no sampling here
   decoder   patches of frame t, plus z at every patch, through layers within the frame; a sigmoid gives pixels in 0..1
 
-Shape suffixes: B batch, P patches of a frame, Q numbers of a patch, H width, N = 1 latent token, D its numbers.
+Shape suffixes: B batch, P patches of a frame, Q values of a patch, H width, N = 1 latent token, D its width.
 """
 
 import torch
 from torch import Tensor, nn
 
-# Imported so that the files travel with the weights: transformers 4 copies direct imports only.
+# Imported so that save_pretrained copies these files too: transformers 4 copies direct imports only.
 from .bottleneck_vq import VectorQuantizerOutput  # noqa: F401
 from .bundled import resolve_checkpoint  # noqa: F401
 from .configuration_base import LatentActionBaseConfig  # noqa: F401
@@ -37,19 +37,21 @@ class SpaceTimeVaeModel(LatentActionPreTrainedModel):
     def __init__(self, config: SpaceTimeVaeConfig) -> None:
         super().__init__(config)
         width, heads, eps = config.hidden_size, config.num_attention_heads, config.layer_norm_eps
-        numbers = 3 * config.patch_size**2
-        self.action_token = nn.Parameter(torch.empty(numbers))
-        self.encoder = SpaceTimeTransformer(numbers, width, heads, config.num_encoder_layers, "rotary", eps)
+        values = 3 * config.patch_size**2
+        self.action_token = nn.Parameter(torch.empty(values))
+        self.encoder = SpaceTimeTransformer(values, width, heads, config.num_encoder_layers, "rotary", eps)
         self.encoder_output = nn.Linear(width, width)
         self.to_moments = nn.Linear(width, 2 * config.codebook_dim)
-        self.embed_patches = nn.Linear(numbers, width)
+        self.embed_patches = nn.Linear(values, width)
         self.embed_latents = nn.Linear(config.codebook_dim, width)
         self.decoder = SpaceTimeTransformer(width, width, heads, config.num_decoder_layers, None, eps)
-        self.to_pixels = nn.Linear(width, numbers)
+        self.to_pixels = nn.Linear(width, values)
         self.post_init()
 
     def get_frame_features(self, pixel_values: Tensor) -> Tensor:
-        """Frames (B, 3, height, width), pixels in 0..1 -> patches (B, P, Q), row by row; in one: row, column, colour.
+        """Frames (B, 3, height, width), pixels in 0..1 -> patches (B, P, Q), row by row.
+
+        The values of a patch are in the order row, column, colour.
 
         Raises ValueError for frames of another size.
         """
@@ -63,7 +65,7 @@ class SpaceTimeVaeModel(LatentActionPreTrainedModel):
     ) -> tuple[Tensor, None]:
         """Patches of frame t and of frame t+C, each (B, P, Q) -> z (B, 1, D), and no attention maps.
 
-        Raises ValueError where maps are asked for: within frames and over time they are not one map.
+        Raises ValueError for output_attentions: attention within frames and over time has no single map.
         """
         if output_attentions:
             raise ValueError(f"{type(self).__name__} gives no attention maps: it attends within frames and over time.")
@@ -71,11 +73,12 @@ class SpaceTimeVaeModel(LatentActionPreTrainedModel):
         patches_B2PQ = torch.stack([frame_features, future_frame_features], 1)
         token = self.action_token.to(patches_B2PQ.dtype).expand(len(patches_B2PQ), 2, 1, -1)
         hidden_B2LH = self.encoder(torch.cat([token, patches_B2PQ], 2))
+        # As in AdaWorld, z comes from the second frame's token; log variances, the second half, are not used here.
         moments_BD = self.to_moments(self.encoder_output(hidden_B2LH[:, 1, 0]))
         return moments_BD[:, : self.config.codebook_dim].unsqueeze(1), None
 
     def quantize(self, latents: Tensor) -> LatentActionEncoderOutput:
-        """z (B, 1, D) as it is: there are no codes."""
+        """Return z (B, 1, D) unchanged: there are no codes."""
         self._check_latents(latents, 1)
         return LatentActionEncoderOutput(latents=latents, quantized_latents=latents)
 
@@ -96,7 +99,7 @@ class SpaceTimeVaeModel(LatentActionPreTrainedModel):
         return grid.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Each module starts its own tensors, so that one lost from a checkpoint starts as documented too.
+        """Initialize the tensors of one module; tensors that are missing in a checkpoint get the same values.
 
         | tensor         | start                               |
         | linear weights | truncated normal, initializer_range |

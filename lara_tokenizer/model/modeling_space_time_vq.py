@@ -1,13 +1,13 @@
 """UniVLA's task-centric latent action model (arXiv 2505.06111, second stage): two frames to a few task codes.
 
-What it does (github OpenDriveLab/UniVLA, latent_action_model/, commit 0ab9e9d):
+Its parts (github OpenDriveLab/UniVLA, latent_action_model/, commit 0ab9e9d):
 
   features   patch tokens of a frozen DINOv2 with registers, after its last norm
-  encoder    [task tokens | nuisance tokens | patches] of each frame; within frames, and back in time, by turns
+  encoder    [task tokens | nuisance tokens | patches] of each frame; alternating within frames and back in time
   codes      the task tokens of the second frame -> z -> nearest of K codes. The nuisance tokens have codes of their
-             own, which are not the action
+             own, which are not part of the action
   decoder    [task codes | nuisance codes | patches of frame t] -> the DINOv2 features of frame t+C. It predicts
-             features, not pixels: there is `predict_features`, and `decode` says so
+             features, not pixels: call `predict_features`; `decode` raises
 
 Shape suffixes: B batch, P patches of a frame, V width of DINOv2, H width, N task tokens, M nuisance tokens,
 D codebook dimension.
@@ -19,7 +19,7 @@ from transformers import AutoModel
 
 from .bottleneck_vq import Codebook, VectorQuantizer
 
-# Imported so that the files travel with the weights: transformers 4 copies direct imports only.
+# Imported so that save_pretrained copies these files too: transformers 4 copies direct imports only.
 from .bundled import resolve_checkpoint  # noqa: F401
 from .configuration_base import LatentActionBaseConfig  # noqa: F401
 from .configuration_space_time_vq import SpaceTimeVqConfig
@@ -61,7 +61,7 @@ class SpaceTimeVqModel(LatentActionPreTrainedModel):
         self.post_init()
 
     def freeze(self) -> None:
-        """Take the gradient from DINOv2."""
+        """Disable gradients of DINOv2."""
         self.vision_encoder.requires_grad_(False)
 
     @torch.no_grad()
@@ -79,7 +79,7 @@ class SpaceTimeVqModel(LatentActionPreTrainedModel):
     ) -> tuple[Tensor, None]:
         """Features of frame t and of frame t+C, each (B, P, V) -> z of the task (B, N, D), and no attention maps.
 
-        Raises ValueError where maps are asked for: within frames and over time they are not one map.
+        Raises ValueError for output_attentions: attention within frames and over time has no single map.
         """
         if output_attentions:
             raise ValueError(f"{type(self).__name__} gives no attention maps: it attends within frames and over time.")
@@ -92,7 +92,7 @@ class SpaceTimeVqModel(LatentActionPreTrainedModel):
         return self._quantized(latents, self.bottleneck(latents))
 
     def encode_nuisance(self, frame_features: Tensor, future_frame_features: Tensor) -> LatentActionEncoderOutput:
-        """As `encode`, of the nuisance tokens: what changes between the frames (B, P, V) and is not the task."""
+        """Encode the nuisance tokens: changes between the frames (B, P, V) that are not the task."""
         tokens_BLH = self._encode(frame_features, future_frame_features)
         latents = self.to_nuisance(tokens_BLH[:, self.config.num_latents :])
         return self._quantized(latents, self.nuisance_bottleneck(latents))
@@ -100,7 +100,7 @@ class SpaceTimeVqModel(LatentActionPreTrainedModel):
     def decode(
         self, pixel_values: Tensor, *, codes: Tensor | None = None, quantized_latents: Tensor | None = None
     ) -> Tensor:
-        """Raises ValueError: no frame comes out of this decoder."""
+        """Raise ValueError: this decoder predicts features, not frames."""
         raise ValueError(
             f"{type(self).__name__} predicts the DINOv2 features of the later frame, not its pixels: there is no frame "
             "to show or to measure. predict_features gives the features."
@@ -117,7 +117,7 @@ class SpaceTimeVqModel(LatentActionPreTrainedModel):
         """Features of frame t (B, P, V) and a latent action -> features of frame t+C (B, P, V).
 
         Args:
-            codes, quantized_latents: the task's, (B, N) or (B, N, D); one of the two.
+            codes, quantized_latents: of the task, (B, N) or (B, N, D); one of the two.
             nuisance_codes: (B, M) from `encode_nuisance`: the decoder was trained with them and has no default.
         """
         if (codes is None) == (quantized_latents is None):
@@ -140,7 +140,7 @@ class SpaceTimeVqModel(LatentActionPreTrainedModel):
         self._check_features(self.config.num_patches, self.config.vision_config.hidden_size, *features)
 
     def _encode(self, frame_BPV: Tensor, future_BPV: Tensor) -> Tensor:
-        """The task and nuisance tokens of the second frame, (B, N + M, H)."""
+        """Task and nuisance tokens of the second frame, (B, N + M, H)."""
         self._check_frame_features(frame_BPV, future_BPV)
         frames_B2PV = torch.stack([frame_BPV, future_BPV], 1)
         tokens = torch.cat([self.task_tokens, self.nuisance_tokens]).to(frames_B2PV.dtype)
@@ -148,7 +148,7 @@ class SpaceTimeVqModel(LatentActionPreTrainedModel):
         return self.encoder(sequence_B2LV)[:, 1, : len(tokens)]
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Each module starts its own tensors, so that one lost from a checkpoint starts as documented too.
+        """Initialize the tensors of one module; tensors that are missing in a checkpoint get the same values.
 
         | tensor                    | start                               |
         | linear weights            | truncated normal, initializer_range |

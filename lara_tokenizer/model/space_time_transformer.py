@@ -1,8 +1,8 @@
-"""Transformers over the tokens of two frames, by turns within a frame and, at each place, over time.
+"""Transformers over the tokens of two frames, alternating within a frame and, per token, over time.
 
 The layers of AdaWorld and DreamDojo (github Little-Podi/AdaWorld, lam/; NVIDIA/DreamDojo, external/lam_project/) and of
-UniVLA (github OpenDriveLab/UniVLA, latent_action_model/). They differ in time: the first two turn queries and keys by
-their frame's number (rotary) and look both ways, UniVLA knows no number and looks back only (causal).
+UniVLA (github OpenDriveLab/UniVLA, latent_action_model/). They differ in attention over time: the first two have rotary
+position embeddings by frame index and are bidirectional, UniVLA has no positions over time and is causal.
 
 Shape suffixes: B batch, T frames, L tokens of a frame, H width, M batch of attention, S tokens of its sequences,
 A attention heads, E width of a head.
@@ -23,8 +23,8 @@ class SpaceTimeAttention(nn.Module):
     """Self-attention (M, S, H) -> (M, S, H); queries, keys and values have no bias.
 
     Args:
-        time: None for attention within a frame; "rotary": both ways, positions by rotation; "causal": no positions,
-            and no look at later frames.
+        time: None for attention within a frame; "rotary": bidirectional, with rotary positions; "causal": without
+            positions, and without attention to later frames.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, time: str | None = None) -> None:
@@ -44,7 +44,7 @@ class SpaceTimeAttention(nn.Module):
 
 
 class SpaceTimeLayer(nn.Module):
-    """Attention within each frame, attention over time where `time` says how, feed-forward; all pre-norm, residual."""
+    """Pre-norm residual layer: attention within each frame, attention over time unless `time` is None, feed-forward."""
 
     def __init__(self, hidden_size: int, num_heads: int, time: str | None, eps: float) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class SpaceTimeLayer(nn.Module):
 
 
 class SpaceTimeTransformer(nn.Module):
-    """norm, linear, norm, sinusoidal positions within a frame, then layers; (B, T, L, in) -> (B, T, L, H)."""
+    """Input embedding, sinusoidal positions within a frame, then layers; (B, T, L, in) -> (B, T, L, H)."""
 
     def __init__(
         self, input_size: int, hidden_size: int, num_heads: int, num_layers: int, time: str | None, eps: float
@@ -90,9 +90,9 @@ class SpaceTimeTransformer(nn.Module):
 
 
 def sinusoids(length: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Positions (length, width), float32: sines at even places, cosines at odd ones (arXiv 1706.03762, Sec. 3.5).
+    """Positions (length, width), float32: sines at even indices, cosines at odd ones (arXiv 1706.03762, Sec. 3.5).
 
-    Made anew on each call: a table that is no parameter would come back as garbage from `from_pretrained`.
+    Computed on each call: `from_pretrained` would leave a non-persistent buffer uninitialized.
     """
     rates = torch.exp(torch.arange(0, width, 2, device=device).float() * -(math.log(_SLOWEST) / width))
     angles = torch.arange(length, device=device).float().unsqueeze(1) * rates
@@ -100,12 +100,12 @@ def sinusoids(length: int, width: int, device: torch.device | None = None) -> Te
 
 
 def rotary_frequencies(head_width: int, device: torch.device | None = None) -> Tensor:
-    """How far a step in time turns each pair of numbers of a head: float32 (head_width / 2,), in radians."""
+    """Rotation per step in time of each pair of components of a head: float32 (head_width / 2,), in radians."""
     return 1.0 / _SLOWEST ** (torch.arange(0, head_width, 2, device=device).float() / head_width)
 
 
 def rotate(part_MASE: Tensor) -> Tensor:
-    """Turn each pair of neighbouring numbers by position times frequency (arXiv 2104.09864, Eq. 34), in float32."""
+    """Rotate each pair of adjacent components by position times frequency (arXiv 2104.09864, Eq. 34), in float32."""
     positions = torch.arange(part_MASE.shape[2], device=part_MASE.device).float()
     angles_SE = positions.unsqueeze(1) * rotary_frequencies(part_MASE.shape[3], part_MASE.device)
     cos, sin = angles_SE.cos(), angles_SE.sin()

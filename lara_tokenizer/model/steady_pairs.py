@@ -1,9 +1,9 @@
-"""Frame t+C as the camera of frame t would have seen it: the shift of the whole picture and its light are undone.
+"""Global motion and lighting compensation of frame pairs (video stabilization of frame t+C against frame t).
 
-Where the camera shakes, most of what changes is the background, and a latent action that tells that tells little else.
-The shift is found by phase correlation (Kuglin and Hines 1975), between pixels by the larger neighbour of the peak
-(Foroosh et al. 2002), then made exact by least squares on the slopes of the picture (Lucas and Kanade 1981), in which
-what moves by itself counts little. The light is one gain a colour.
+With a shaking camera most of the change in a pair is background motion, and latent actions would encode little else.
+The translation of the whole image is estimated by phase correlation (Kuglin and Hines 1975), to subpixel accuracy from
+the larger neighbour of the peak (Foroosh et al. 2002), then refined by robust least squares on image gradients (Lucas
+and Kanade 1981), in which independently moving objects have little weight. Lighting is one gain per colour channel.
 
 Shape suffixes: B pairs, S side in pixels.
 """
@@ -13,19 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _LUMA = (0.299, 0.587, 0.114)
-_FARTHEST = 1 / 6  # of the side: a peak beyond it is a moving object, or chance
-_LEAST_PEAK = 0.01  # of 1, where all moved alike: below it there is nothing to see, in one frame or both
-_MOST_LIGHT = 2.0  # a gain beyond this, or its inverse, is a change of scene: no more than this is undone
+_FARTHEST = 1 / 6  # of the side: a peak beyond it comes from a moving object, or from noise
+_LEAST_PEAK = 0.01  # a pure translation gives 1; below this at least one frame has no texture to match
+_MOST_LIGHT = 2.0  # gains are clamped to this and its inverse: more is a change of scene, not of lighting
 _REFINEMENTS = 5
-_UNUSUAL = 30  # times the median change: what changes so much moves by itself
-_WORTH = 0.95  # of the difference that may be left; else nothing is undone
+_UNUSUAL = 30  # times the median change: a pixel that changes so much belongs to an independently moving object
+_WORTH = 0.95  # of the original difference: a pair that is not improved below this is left unchanged
 
 
 def steady_future(frames: Tensor, future_frames: Tensor) -> Tensor:
-    """The later frames of pairs, moved and lit as the earlier ones are: uint8 (B, 3, S, S) each.
+    """Compensate the later frames of pairs for camera motion and lighting: uint8 (B, 3, S, S) each.
 
-    A pair whose difference that does not make smaller stays as it is. What would have to come from outside the later
-    frame is taken from the earlier one.
+    A pair whose difference does not shrink by it is left unchanged. Regions outside the later frame are filled from the
+    earlier one.
 
     >>> still = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     >>> torch.equal(steady_future(still, still), still)
@@ -34,7 +34,7 @@ def steady_future(frames: Tensor, future_frames: Tensor) -> Tensor:
     now, future = frames.float() / 255, future_frames.float() / 255
     shift_B2 = find_shift(now, future)
     guess = _undone(now, future, shift_B2)
-    # Where the camera stands still and the light is the same there is nothing to undo, and most cameras do.
+    # Most cameras do not move: only the pairs that the first estimate improves are refined.
     rows = (_difference(guess, now) < _difference(future, now)).nonzero().flatten()
     if not len(rows):
         return future_frames
@@ -50,44 +50,47 @@ def steady_future(frames: Tensor, future_frames: Tensor) -> Tensor:
 
 
 def find_shift(now: Tensor, future: Tensor) -> Tensor:
-    """(B, 2): by how many pixels (x, y) the picture moved from one frame (B, 3, S, S) in 0..1 to the other."""
+    """Estimate the translation (B, 2) in pixels (x, y) from one frame (B, 3, S, S) in 0..1 to the other."""
     side = now.shape[-1]
+    # The window hides the border, whose discontinuity would itself correlate best at shift 0.
     hann_S = torch.hann_window(side, periodic=False, device=now.device)
     spectra = []
     for frames in (now, future):
         grey_BSS = _grey(frames)[:, 0]
         spectra.append(torch.fft.rfft2((grey_BSS - grey_BSS.mean((1, 2), keepdim=True)) * torch.outer(hann_S, hann_S)))
+    # Only the phase is kept: it contains the shift, the magnitude only the content.
     cross = spectra[1] * spectra[0].conj()
     peaks_BSS = torch.fft.irfft2(cross / cross.abs().clamp(min=1e-6), s=(side, side))
-    # Shift 0 in the middle, and one pixel more at every edge, so that each peak has its neighbours beside it.
+    # Shift 0 is in the middle; one extra pixel at every edge gives each peak its neighbours.
     far, middle = max(1, round(_FARTHEST * side)), side // 2
     window = slice(middle - far - 1, middle + far + 2)
-    near = torch.fft.fftshift(peaks_BSS, dim=(1, 2))[:, window, window]
-    highest_B, best_B = near[:, 1:-1, 1:-1].flatten(1).max(1)
+    nearby = torch.fft.fftshift(peaks_BSS, dim=(1, 2))[:, window, window]
+    highest_B, best_B = nearby[:, 1:-1, 1:-1].flatten(1).max(1)
     y_B, x_B = best_B // (2 * far + 1) + 1, best_B % (2 * far + 1) + 1
-    beyond_B2 = torch.stack([_beyond(near, y_B, x_B, 0, 1), _beyond(near, y_B, x_B, 1, 0)], 1)
+    beyond_B2 = torch.stack([_beyond(nearby, y_B, x_B, 0, 1), _beyond(nearby, y_B, x_B, 1, 0)], 1)
     shift_B2 = torch.stack([x_B, y_B], 1) - (far + 1) + beyond_B2
     return torch.where((highest_B > _LEAST_PEAK)[:, None], shift_B2, 0.0)
 
 
 def _grey(frames: Tensor) -> Tensor:
-    """(B, 3, S, S) -> (B, 1, S, S)."""
+    """Luma of RGB frames: (B, 3, S, S) -> (B, 1, S, S)."""
     return (frames * torch.tensor(_LUMA, device=frames.device).view(3, 1, 1)).sum(1, keepdim=True)
 
 
 def _difference(frames: Tensor, others: Tensor) -> Tensor:
-    """(B,): mean absolute difference."""
+    """Mean absolute difference of each pair of frames, (B,)."""
     return (frames - others).abs().mean((1, 2, 3))
 
 
 def _undone(now: Tensor, future: Tensor, shift_B2: Tensor) -> Tensor:
-    """The later frame without a shift, in the light of the earlier one; what came in from outside is as it was."""
+    """Shift the later frame back and match the earlier one's lighting; uncovered regions are copied from the latter."""
     side = now.shape[-1]
     theta_B23 = torch.eye(2, 3, device=now.device).repeat(len(now), 1, 1)
     theta_B23[:, :, 2] = 2 * shift_B2 / side
     grid_BSS2 = F.affine_grid(theta_B23, list(now.shape), align_corners=False)
     moved = F.grid_sample(future, grid_BSS2, padding_mode="border", align_corners=False)
-    # The median: a bright thing that comes into the picture is no light on the rest of it.
+    # The median ratio: a bright object that enters the frame must not change the gain of the rest.
+    # The offset keeps the ratio of black pixels finite.
     ratio = (now.flatten(2) + 0.01) / (moved.flatten(2) + 0.01)
     gain = ratio.median(2).values[..., None, None].clamp(1 / _MOST_LIGHT, _MOST_LIGHT)
     inside_BSS = (grid_BSS2.abs() <= 1 - 1 / side).all(-1)
@@ -103,26 +106,28 @@ def slopes(frames: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _left_over(now: Tensor, future: Tensor) -> Tensor:
-    """(B, 2): the shift (x, y) in pixels that is left between two frames less than a pixel apart; at most one pixel."""
+    """Residual translation (B, 2) in pixels (x, y) of frames less than a pixel apart, clamped to one pixel."""
     change = future - now
     slope_x, slope_y = slopes((now + future) / 2)
+    # Relative to the median change, so that the weight does not depend on contrast.
     usual = change.abs().flatten(1).median(1).values.view(-1, 1, 1, 1) + 1e-3
     trust = 1 / (1 + (change / (_UNUSUAL * usual)).square()).square()  # Geman and McClure's weight
     xx, xy, yy, xt, yt = (
         (trust * product).sum((1, 2, 3))
         for product in (slope_x**2, slope_x * slope_y, slope_y**2, slope_x * change, slope_y * change)
     )
+    # A frame without texture has determinant 0: the clamp gives it a shift of 0.
     determinant = (xx * yy - xy**2).clamp(min=1e-6)
     left = -torch.stack([yy * xt - xy * yt, xx * yt - xy * xt], 1) / determinant[:, None]
     return left.clamp(-1, 1)
 
 
-def _beyond(near: Tensor, y_B: Tensor, x_B: Tensor, down: int, right: int) -> Tensor:
-    """How far beyond the highest pixel the shift lies, -0.5..0.5: the larger neighbour's share of the two together."""
-    rows = torch.arange(len(near), device=near.device)
+def _beyond(peaks: Tensor, y_B: Tensor, x_B: Tensor, down: int, right: int) -> Tensor:
+    """Subpixel offset of the peak, -0.5..0.5: the larger neighbour's share of the two together."""
+    rows = torch.arange(len(peaks), device=peaks.device)
 
     def at(step: int) -> Tensor:
-        return near[rows, y_B + step * down, x_B + step * right].clamp(min=0)
+        return peaks[rows, y_B + step * down, x_B + step * right].clamp(min=0)
 
     before, peak, after = at(-1), at(0), at(1)
     share = torch.maximum(before, after)

@@ -1,10 +1,10 @@
-"""The gaps that a latent action model was trained on, as its config names them."""
+"""Validation of `strides`, the gaps between the frames of a pair that a latent action model was trained on."""
 
 from collections.abc import Sequence
 
 
 def checked_strides(strides: str | Sequence[str]) -> list[str]:
-    """`strides` as a list. Raises ValueError where there is none, or one has no unit.
+    """Strides as a list. Raises ValueError for an empty list, or a stride without a unit.
 
     >>> checked_strides("0.5s")
     ['0.5s']

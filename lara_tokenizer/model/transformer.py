@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Full self-attention, (B, T, H) -> (B, T, H). Scaled dot product kernels; eager where maps are asked for."""
+    """Full self-attention, (B, T, H) -> (B, T, H), by fused kernels; eager where attention maps are requested."""
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
@@ -20,12 +20,13 @@ class Attention(nn.Module):
     def forward(
         self, hidden_BTH: Tensor, output_attentions: bool = False, keep: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """All T rows, or only the first `keep` of them: those attend to all tokens, the rest is not computed."""
+        """Compute all T rows, or only the first `keep`, which attend to all tokens."""
         batch, tokens, width = hidden_BTH.shape
         rows = tokens if keep is None else keep
         if rows == tokens:
             query, key, value = self.qkv(hidden_BTH).split(width, dim=-1)
         else:
+            # Keys and values are needed of all tokens, queries only of the first rows.
             query = F.linear(hidden_BTH[:, :rows], self.qkv.weight[:width], self.qkv.bias[:width])
             key, value = F.linear(hidden_BTH, self.qkv.weight[width:], self.qkv.bias[width:]).split(width, dim=-1)
         query_BATE, key_BATE, value_BATE = (
@@ -33,6 +34,7 @@ class Attention(nn.Module):
         )
         attention_BATT = None
         if output_attentions:
+            # Fused kernels do not return the attention map.
             scores_BATT = query_BATE @ key_BATE.transpose(-1, -2) * query_BATE.shape[-1] ** -0.5
             attention_BATT = scores_BATT.softmax(-1, dtype=torch.float32).to(value_BATE.dtype)
             mixed_BATE = attention_BATT @ value_BATE
@@ -42,7 +44,7 @@ class Attention(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """h + attention(norm(h)), then h + mlp(norm(h)), with GELU."""
+    """Pre-norm layer: h + attention(norm(h)), then h + mlp(norm(h)), with GELU."""
 
     def __init__(self, hidden_size: int, num_heads: int, intermediate_size: int, eps: float) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ class TransformerLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Layers and a final layer norm."""
+    """Pre-norm transformer layers and a final layer norm."""
 
     def __init__(self, hidden_size: int, num_heads: int, intermediate_size: int, num_layers: int, eps: float) -> None:
         super().__init__()
@@ -74,7 +76,7 @@ class Transformer(nn.Module):
     def forward(
         self, hidden_BTH: Tensor, output_attentions: bool = False, keep: int | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The outputs (B, T, H), or only the first `keep` rows (B, keep, H): the last layer computes no others."""
+        """Outputs (B, T, H), or only the first `keep` rows (B, keep, H), and attention maps where requested."""
         attentions: tuple[Tensor, ...] = ()
         for index, layer in enumerate(self.layers, start=1):
             is_last = index == len(self.layers)

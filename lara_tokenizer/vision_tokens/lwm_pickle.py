@@ -1,8 +1,8 @@
-"""Weights out of LWM's file `vqgan`: a pickle of nested dicts of arrays, read without running anything it names.
+"""A safe reader of LWM's weights file `vqgan`, a pickle of nested dicts of arrays.
 
-A pickle may name any function to be called while it is read. Here the few names that arrays and dicts are made of stand
-for functions of this file, and any other is an error. Arrays are built from shape, type and bytes, not by numpy's own
-readers, so an array of objects, which could hold all sorts, has no way in. No jax and no flax are needed.
+A pickle can call any function by name while it is read. Here the few names that arrays and dicts need are mapped to
+functions of this file, and every other name is an error. Arrays are built from shape, type and bytes, not by numpy's
+own readers, so that no array of arbitrary objects can be read. Neither jax nor flax is needed.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 _TYPES = {"f2": np.float16, "f4": np.float32, "f8": np.float64}
-_DEEPEST = 16  # dicts within each other; theirs are 6, and one that holds itself has no end
+_DEEPEST = 16  # nested dicts; LWM has 6, and a dict that contains itself would never end
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a pickle of nested dicts, read-only, by their keys: {"encoder/Conv_0/bias": ...}.
+    """Read the arrays of a pickle of nested dicts by their joined keys: {"encoder/Conv_0/bias": ...}.
 
     Raises:
-        ValueError: no such file, no pickle, or one that names or holds anything else than dicts and arrays of floats.
+        ValueError: for a missing file, and for anything but a pickle of dicts and arrays of floats.
     """
     try:
         with path.open("rb") as stream:
@@ -37,10 +37,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 class _Refused(Exception):
-    """What a pickle holds that is not taken."""
+    """Content of a pickle that is refused."""
 
 
 class _OnlyArrays(pickle.Unpickler):
+    """An unpickler that resolves only the names in `_TAKEN`."""
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _TAKEN:
             raise _Refused(f"names {module}.{name}, and only plain arrays and dicts are taken")
@@ -51,11 +53,11 @@ class _OnlyArrays(pickle.Unpickler):
 
 
 class _Marker:
-    """Stands for a class that is named and not used."""
+    """Placeholder for a class that is named and not used."""
 
 
 class _Type:
-    """An array's type: what numpy writes of one is a short name, and then the order of bytes."""
+    """A numpy dtype, pickled as a short name and then the byte order."""
 
     def __init__(self, name: object, *_: object) -> None:
         if not isinstance(name, str) or name not in _TYPES:
@@ -69,7 +71,7 @@ class _Type:
 
 
 class _Array:
-    """An array: what numpy writes of one is an empty array, and then its shape, type and bytes."""
+    """A numpy array, pickled as an empty array and then its shape, type and bytes."""
 
     values: np.ndarray | None = None
 
@@ -95,7 +97,7 @@ def _of_buffer(data: Any, kind: Any, shape: Any, order: Any) -> _Array:
 
 
 def _jax_array(make: Any, arguments: Any, state: Any, of_jax: object) -> _Array:
-    """A jax array is written as numpy's would be, in pieces."""
+    """Rebuild a jax array, which is pickled like the numpy array in parts."""
     if make is not _empty_array:
         raise _Refused("holds a jax array of another kind")
     array = _Array()
@@ -107,7 +109,7 @@ def _dict(content: Any = ()) -> dict[Any, Any]:
     return dict(content)
 
 
-# By the names that versions of numpy, jax and flax have written.
+# Keys: the names that different versions of numpy, jax and flax write.
 _TAKEN: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Marker,
     ("numpy", "dtype"): _Type,

@@ -1,9 +1,9 @@
-"""The encoder of LWM's VQGAN: a picture to a grid of codes. LAPA's policy sees pictures through it.
+"""The encoder of LWM's VQGAN, which encodes images for LAPA's policy: an image to a grid of codes.
 
-A convolutional pyramid in the manner of VQGAN (arXiv 2012.09841), without attention, as LWM (arXiv 2402.08268) trained
-it and LAPA ships it (`latent_pretraining/vqgan.py`, flax). Its weights have channels last; here they come first.
+A convolutional pyramid as in VQGAN (arXiv 2012.09841), without attention, as trained by LWM (arXiv 2402.08268) and
+shipped by LAPA (`latent_pretraining/vqgan.py`, flax). Flax weights have channels last; here they come first.
 
-Shape suffixes: B pictures, C channels, H rows, W columns, D width of the codebook, K codes.
+Shape suffixes: B images, C channels, H rows, W columns, D width of the codebook, K codes.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_GROUPS, _EPSILON = 32, 1e-6  # flax's defaults, which its GroupNorm is left at
+_GROUPS, _EPSILON = 32, 1e-6  # defaults of flax's GroupNorm
 
 
 @dataclass(frozen=True, slots=True)
 class VqganSizes:
-    """What decides the shapes; the defaults are those of the published weights.
+    """Sizes of the VQGAN encoder; the defaults are those of the published weights.
 
-    Fields:
-        image_size: pixels of a side.
+    Attributes:
+        image_size: side of the square image in pixels.
         width: channels of the first level.
-        multipliers: of `width`, a level each; between two levels sides are halved.
-        blocks: residual blocks a level.
-        latent_width: channels that the pyramid ends in.
+        multipliers: channels of each level as a multiple of `width`; between two levels sides are halved.
+        blocks: residual blocks per level.
+        latent_width: channels of the pyramid's output.
         codebook_size, codebook_dim: K and D.
     """
 
@@ -47,12 +47,12 @@ class VqganSizes:
 
     @property
     def num_codes(self) -> int:
-        """Of one picture."""
+        """Number of codes per image."""
         return (self.image_size >> len(self.multipliers) - 1) ** 2
 
 
 class LwmVqgan(nn.Module):
-    """Pictures to codes.
+    """VQGAN encoder and codebook: images to codes.
 
     >>> sizes = VqganSizes(image_size=16, width=32, multipliers=(1, 2), codebook_size=8)
     >>> LwmVqgan(sizes)(torch.zeros(1, 3, 16, 16)).shape
@@ -65,8 +65,8 @@ class LwmVqgan(nn.Module):
         widths = [sizes.width * multiplier for multiplier in sizes.multipliers]
         self.first = nn.Conv2d(3, sizes.width, 3, padding=1)
         self.levels = nn.ModuleList(
-            _Level(before, width, sizes.blocks, shrinks=number + 1 < len(widths))
-            for number, (before, width) in enumerate(pairwise([sizes.width, *widths]))
+            _Level(before, width, sizes.blocks, shrinks=level + 1 < len(widths))
+            for level, (before, width) in enumerate(pairwise([sizes.width, *widths]))
         )
         self.middle = nn.Sequential(_Residual(widths[-1], widths[-1]), _Residual(widths[-1], widths[-1]))
         self.last_norm = _norm(widths[-1])
@@ -75,7 +75,7 @@ class LwmVqgan(nn.Module):
         self.codebook = nn.Parameter(torch.zeros(sizes.codebook_size, sizes.codebook_dim))
 
     def latents(self, pixels_BCHW: Tensor) -> Tensor:
-        """Before quantization: (B, D, h, w), of pixels in -1 to 1."""
+        """Latents before quantization, (B, D, h, w), of pixels in -1 to 1."""
         hidden_BCHW = self.first(pixels_BCHW)
         for level in self.levels:
             hidden_BCHW = level(hidden_BCHW)
@@ -83,15 +83,15 @@ class LwmVqgan(nn.Module):
         return self.to_codebook(self.last(F.silu(self.last_norm(hidden_BCHW))))
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        """Codes int64 (B, h * w), row by row: of each place the nearest entry of the codebook, of equals the first."""
-        places_XD = self.latents(pixels_BCHW).permute(0, 2, 3, 1).reshape(-1, self.sizes.codebook_dim)
-        # Squared distances but for |z|^2, which all codes share.
-        distances_XK = self.codebook.square().sum(1) - 2 * places_XD @ self.codebook.T
+        """Codes int64 (B, h * w), row by row: the nearest codebook entry of each cell, the first of equal ones."""
+        latents_XD = self.latents(pixels_BCHW).permute(0, 2, 3, 1).reshape(-1, self.sizes.codebook_dim)
+        # Squared distances without |z|^2, which is the same for all codes.
+        distances_XK = self.codebook.square().sum(1) - 2 * latents_XD @ self.codebook.T
         return distances_XK.argmin(1).reshape(len(pixels_BCHW), -1)
 
 
 class _Level(nn.Module):
-    """Residual blocks, and where `shrinks` a convolution that halves both sides."""
+    """Residual blocks, followed with `shrinks` by a convolution that halves both sides."""
 
     def __init__(self, width_before: int, width: int, blocks: int, shrinks: bool) -> None:
         super().__init__()
@@ -103,11 +103,11 @@ class _Level(nn.Module):
         hidden_BCHW = self.blocks(hidden_BCHW)
         if self.shrink is None:
             return hidden_BCHW
-        return self.shrink(F.pad(hidden_BCHW, (0, 1, 0, 1)))  # a column at the right and a row below, none before
+        return self.shrink(F.pad(hidden_BCHW, (0, 1, 0, 1)))  # pad right and bottom only, as in VQGAN
 
 
 class _Residual(nn.Module):
-    """Two convolutions added to what came in, which is brought to their width where that is another."""
+    """Residual block of two convolutions; a 1x1 convolution on the shortcut where widths differ."""
 
     def __init__(self, width_before: int, width: int) -> None:
         super().__init__()

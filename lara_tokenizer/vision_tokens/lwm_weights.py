@@ -1,4 +1,4 @@
-"""The pickle's names and shapes to those of our module."""
+"""Conversion of LWM's weights: names and shapes of the pickle to those of our module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from lara_tokenizer.vision_tokens.lwm_pickle import read_arrays
 from lara_tokenizer.vision_tokens.lwm_vqgan import LwmVqgan, VqganSizes
 
-# Of a name of ours, one after the other. flax numbers the parts of a module by kind, in the order of their making.
+# Replacements in a name of ours, applied in order. Flax numbers the parts of a module by type, in order of creation.
 _NAMES = (
     (r"^(?!codebook|to_codebook)", "encoder/"),
     (r"levels\.(\d+)\.", r"DownsamplingBlock_\1/"),
@@ -32,28 +32,28 @@ _NAMES = (
     (r"^codebook$", "quantize/embeddings"),
     (r"weight$", "kernel"),
 )
-# Only what makes codes is read; the rest makes pictures of them again.
+# Only the encoder is read; the rest of the file is the decoder.
 _OURS = ("encoder/", "quant_conv/", "quantize/")
 
 
 def load_lwm(path: Path, sizes: VqganSizes) -> LwmVqgan:
-    """The encoder with the weights of LWM's pickle.
+    """Load the encoder from LWM's pickle.
 
     Raises:
-        ValueError: see `read_arrays`; a tensor is missing, not known, or of another shape.
+        ValueError: as in `read_arrays`, and for a tensor that is missing, unknown or of another shape.
     """
     arrays = {name: array for name, array in read_arrays(path).items() if name.startswith(_OURS)}
     with torch.device("meta"):
         model = LwmVqgan(sizes)
     state = {}
-    for name, wanted in model.state_dict().items():
-        theirs = their_name(name)
-        if theirs not in arrays:
-            raise ValueError(f"{path} has no tensor {theirs!r}: it is not LWM's VQGAN. Take its own file vqgan.")
-        array, shape = arrays.pop(theirs), _their_shape(wanted)
+    for name, expected in model.state_dict().items():
+        source = their_name(name)
+        if source not in arrays:
+            raise ValueError(f"{path} has no tensor {source!r}: it is not LWM's VQGAN. Take its own file vqgan.")
+        array, shape = arrays.pop(source), _their_shape(expected)
         if array.shape != shape:
             raise ValueError(
-                f"{path}: tensor {theirs!r} has shape {array.shape}, LWM's VQGAN has {shape}. Take its own file vqgan."
+                f"{path}: tensor {source!r} has shape {array.shape}, LWM's VQGAN has {shape}. Take its own file vqgan."
             )
         ordered = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
         state[name] = torch.from_numpy(np.array(ordered, np.float32, order="C"))
@@ -64,24 +64,24 @@ def load_lwm(path: Path, sizes: VqganSizes) -> LwmVqgan:
 
 
 def lwm_shapes(sizes: VqganSizes) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the pickle's tensors that make codes."""
+    """Names and shapes of the pickle's tensors of the encoder."""
     with torch.device("meta"):
         state = LwmVqgan(sizes).state_dict()
     return {their_name(name): _their_shape(tensor) for name, tensor in state.items()}
 
 
 def their_name(name: str) -> str:
-    """The pickle's name of a tensor of ours, without the leading "params".
+    """LWM's name of a tensor of ours, without the leading "params".
 
     >>> their_name("levels.1.blocks.0.conv_2.weight")
     'encoder/DownsamplingBlock_1/ResnetBlock_0/Conv_1/kernel'
     """
-    for ours, theirs in _NAMES:
-        name = re.sub(ours, theirs, name)
+    for pattern, replacement in _NAMES:
+        name = re.sub(pattern, replacement, name)
     return name
 
 
 def _their_shape(tensor: Tensor) -> tuple[int, ...]:
-    """Kernels are (rows, columns, in, out) there."""
+    """Shape of a tensor in LWM's file, where kernels are (rows, columns, in, out)."""
     shape = tuple(tensor.shape)
     return (*shape[2:], shape[1], shape[0]) if len(shape) == 4 else shape

@@ -7,7 +7,15 @@ import arena_losses
 import numpy as np
 import pytest
 import torch
-from arena_losses import LOSSES, extra_gflop_per_pair, feature_loss, label_loss, labelled_pairs, zero_transition_loss
+from arena_losses import (
+    LOSSES,
+    direction_loss,
+    extra_gflop_per_pair,
+    feature_loss,
+    label_loss,
+    labelled_pairs,
+    zero_transition_loss,
+)
 from arena_variants import VARIANTS
 from torch import nn
 
@@ -155,10 +163,19 @@ def test_a_label_that_is_not_there_teaches_nothing():
     assert label_loss(head, latents, actions, torch.zeros_like(mask)) == 0
 
 
+# Both directions of time
+
+
+def test_the_direction_loss_is_zero_for_an_antisymmetric_z_and_largest_for_a_symmetric_one():
+    latents = _latents(64, 8, 32)
+    assert direction_loss(torch.cat([latents, -latents])) == 0
+    assert direction_loss(torch.cat([latents, latents])) == pytest.approx(0.9 - 1e-3)
+
+
 # All of them
 
 
-@pytest.mark.parametrize("name", ["zero-transition", "few-labels", "kl", "fsq"])
+@pytest.mark.parametrize("name", ["zero-transition", "few-labels", "no-flow-target", "kl", "fsq"])
 def test_a_variant_trains_and_its_checkpoint_loads_without_leftovers(name, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "LatentActionTrainer", trainer.LatentActionTrainer)
     monkeypatch.setattr(modeling_latent_action, "VectorQuantizer", modeling_latent_action.VectorQuantizer)

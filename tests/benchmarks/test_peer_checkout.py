@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from peer_parity.checkout import Peer, check, digest
+from peer_checkout import Peer, check, digest
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from peer_parity.adaworld import FRAMES, GOLDEN, SIZES, thin
-from peer_parity.drawn import PAIRS, TOLERANCE, random_frames, random_weights
+from peer_parity.comparison import PAIRS, TOLERANCE, random_frames, random_weights
 from remote_code import encode_with_remote_code
 from safetensors.torch import load_file, save_file
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peer_parity.drawn import TOLERANCE
-from peer_parity.lapa import GOLDEN, GOLDEN_PICTURES, REPAIRED, SIZES, random_frames, random_weights
+from peer_parity.comparison import TOLERANCE
+from peer_parity.lapa import GOLDEN, GOLDEN_IMAGES, REPAIRED, SIZES, random_frames, random_weights
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -85,7 +85,7 @@ def test_codes_latents_and_reconstructions_are_the_original_s(converted, golden,
     pixels = LatentActionProcessor.from_pretrained(converted[size])(now, future)
     with torch.no_grad():
         out = model.encode(**pixels)
-        seen = model.decode(pixels["pixel_values"][:GOLDEN_PICTURES], codes=out.codes[:GOLDEN_PICTURES])
+        seen = model.decode(pixels["pixel_values"][:GOLDEN_IMAGES], codes=out.codes[:GOLDEN_IMAGES])
     assert torch.equal(out.codes, golden[f"{size}.{field}.codes"])
     torch.testing.assert_close(out.latents, golden[f"{size}.{field}.latents"], rtol=0, atol=TOLERANCE)
     torch.testing.assert_close(seen, golden[f"{size}.{field}.reconstruction"], rtol=0, atol=TOLERANCE)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peer_parity.drawn import PAIRS, TOLERANCE, random_frames, random_weights
+from peer_parity.comparison import PAIRS, TOLERANCE, random_frames, random_weights
 from peer_parity.univla import GOLDEN, IMAGE_SIZE, SIZES, VISION, checkpoint, our_outputs, thin
 from remote_code import encode_with_remote_code
 from safetensors.torch import load_file

@@ -16,14 +16,14 @@ import pytest
 import torch
 from peer_parity.lwm_vqgan import (
     GOLDEN,
-    KEPT,
+    PIXEL_STEP,
     RESIZED,
     SIZES,
     TOLERANCE,
     nested,
     random_arrays,
     random_frames,
-    random_pictures,
+    random_noise,
 )
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -80,15 +80,15 @@ def test_the_golden_file_says_what_it_is_of():
 
 @pytest.mark.parametrize(("height", "width"), RESIZED)
 def test_pictures_are_resized_as_lapa_s_loader_does_to_the_last_bit(golden, height, width):
-    resized = square(torch.from_numpy(random_pictures(height, width)), 256)
-    assert torch.equal(resized[0, ::KEPT, ::KEPT], golden[f"resized.{height}"])
+    resized = square(torch.from_numpy(random_noise(height, width)), 256)
+    assert torch.equal(resized[0, ::PIXEL_STEP, ::PIXEL_STEP], golden[f"resized.{height}"])
 
 
 def test_a_square_of_the_right_size_stays_and_half_of_one_is_its_mean():
-    picture = torch.from_numpy(random_pictures(64, 64))
-    assert torch.equal(square(picture, 64), picture)
-    four = picture.reshape(1, 32, 2, 32, 2, 3).int().sum((2, 4))
-    assert torch.equal(square(picture, 32).int(), (four + 2) // 4)
+    image = torch.from_numpy(random_noise(64, 64))
+    assert torch.equal(square(image, 64), image)
+    four = image.reshape(1, 32, 2, 32, 2, 3).int().sum((2, 4))
+    assert torch.equal(square(image, 32).int(), (four + 2) // 4)
 
 
 def test_codes_do_not_turn_on_how_many_frames_come_at_once(small):
