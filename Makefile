@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart test check format test-transformers4 test-lerobot test-tfds clean
+.PHONY: help quickstart test quality check format test-golden test-transformers4 test-lerobot test-tfds clean
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 24
@@ -26,19 +26,19 @@ quickstart: $(VENV)/.base  ## Install, tokenize the sample videos, show the resu
 	$(BIN)/lara-tok encode samples --out quickstart/tokens.parquet
 	$(BIN)/lara-tok info quickstart/tokens.parquet
 
-# A file's tests stay in one worker: they share what is slow to make.
-TESTS := $(BIN)/python -m pytest -q -n auto --dist loadfile
+# The tests of a file stay in one worker, because they share fixtures that are slow to make. The packages are named for
+# their doctests.
+test: $(VENV)/.dev  ## Run the tests and the doctests
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --doctest-modules tests lara_tokenizer policy/lara_policy cli/lara_tok
 
-test: $(VENV)/.dev  ## Run the test suite
-	$(TESTS)
-
-check: $(VENV)/.dev  ## Format, lint, types and tests: what CI runs
+quality: $(VENV)/.dev  ## Check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(TESTS)
 
-format: $(VENV)/.dev  ## Rewrite the code in the house format
+check: quality test  ## Quality and tests: what CI runs
+
+format: $(VENV)/.dev  ## Format the code
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format .
 

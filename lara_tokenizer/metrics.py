@@ -1,4 +1,4 @@
-"""The numbers that say whether a latent action is alive and whether the decoder uses it. Torch only.
+"""Measures of latent actions and of decoded frames, as formulas on torch tensors.
 
 Shape suffixes: B pairs, N latent tokens, D codebook width, K codes, C channels, H and W pixels.
 Each function is one formula, on whatever device its input lives, and returns a tensor without waiting for it.
@@ -9,12 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# A pixel moves when its colour, averaged over the channels, changes by more than this share of the full range.
-MOVING_THRESHOLD = 0.05
+from lara_tokenizer.thresholds import MOVING_PIXEL
 
 
 def code_counts(codes: Tensor, codebook_size: int) -> Tensor:
-    """How often each code occurs: int64 (K,), for `codes` of any shape; negative codes (invalid rows) are left out.
+    """Occurrences of each code: int64 (K,), for `codes` of any shape; negative codes (invalid rows) are left out.
 
     >>> code_counts(torch.tensor([[0, 2], [2, -1]]), 3)
     tensor([1, 0, 2])
@@ -26,14 +25,14 @@ def code_counts(codes: Tensor, codebook_size: int) -> Tensor:
 def perplexity(codes: Tensor, codebook_size: int) -> Tensor:
     """exp(-sum_k p_k log p_k) of all codes pooled: the number of codes in effective use, 1 to K.
 
-    >>> perplexity(torch.tensor([[0, 1], [2, 3]]), 8)
-    tensor(4.0000)
+    >>> round(float(perplexity(torch.tensor([[0, 1], [2, 3]]), 8)), 4)
+    4.0
     """
     return _perplexity_of(code_counts(codes, codebook_size))
 
 
 def perplexity_per_position(codes: Tensor, codebook_size: int) -> Tensor:
-    """Perplexity of each latent token on its own: (B, N) -> (N,). Pooled use can be high while each token says nothing.
+    """Perplexity of each latent token on its own: (B, N) -> (N,). Pooled use can be high while each token is constant.
 
     >>> perplexity_per_position(torch.tensor([[0, 1], [0, 2]]), 8)
     tensor([1., 2.])
@@ -47,14 +46,14 @@ def _perplexity_of(counts: Tensor) -> Tensor:
 
 
 def dead_codes(codes: Tensor, codebook_size: int) -> Tensor:
-    """How many codes never occur, of K."""
+    """Number of codes that never occur, of K."""
     return (code_counts(codes, codebook_size) == 0).sum()
 
 
 def spread(latents: Tensor) -> Tensor:
     """sqrt(D) * mean_d std_B(z / |z|), z flattened to (B, D): about 1 for isotropic z, 0 where all point one way.
 
-    A healthy z lies near 1; below .5 deserves a look, below .25 it has collapsed to one direction.
+    See `thresholds.py` for the limits.
     """
     directions = torch.nn.functional.normalize(latents.flatten(1).float(), dim=1)
     return directions.shape[1] ** 0.5 * directions.std(0, correction=0).mean()
@@ -68,8 +67,8 @@ def effective_rank(latents: Tensor) -> Tensor:
     return torch.exp(-torch.xlogy(share, share).sum())
 
 
-def moving_mask(frames: Tensor, future_frames: Tensor, threshold: float = MOVING_THRESHOLD) -> Tensor:
-    """Which pixels move: bool (B, 1, H, W) from frames (B, 3, H, W) in 0..1."""
+def moving_mask(frames: Tensor, future_frames: Tensor, threshold: float = MOVING_PIXEL) -> Tensor:
+    """Mask of moving pixels: bool (B, 1, H, W) from frames (B, 3, H, W) in 0..1."""
     return (future_frames - frames).abs().mean(1, keepdim=True) > threshold
 
 
@@ -88,7 +87,7 @@ def gain(error: Tensor, baseline_error: Tensor) -> Tensor:
 
 
 def gain_over_copying(prediction: Tensor, frames: Tensor, future_frames: Tensor, mask: Tensor | None = None) -> Tensor:
-    """1 - MSE(decoded future) / MSE(frame t): what the decoder adds to showing frame t again.
+    """1 - MSE(decoded future) / MSE(frame t): the decoder's advantage over showing frame t again.
 
     A decoder can guess an expert's next motion from frame t, so this alone is no evidence for z: see `z_gain`.
     """
@@ -98,7 +97,7 @@ def gain_over_copying(prediction: Tensor, frames: Tensor, future_frames: Tensor,
 def z_gain(
     prediction: Tensor, shuffled_prediction: Tensor, future_frames: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """1 - MSE(with the pair's own codes) / MSE(with another pair's codes): what z itself tells the decoder."""
+    """1 - MSE(with the pair's own codes) / MSE(with another pair's codes): the decoder's use of z."""
     return gain(squared_error(prediction, future_frames, mask), squared_error(shuffled_prediction, future_frames, mask))
 
 
@@ -146,8 +145,8 @@ def ssim(prediction: Tensor, target: Tensor, window: int = 11, sigma: float = 1.
     variances and covariance under a Gaussian window; c1 = .01^2, c2 = .03^2.
     """
     channels = prediction.shape[1]
-    places = torch.arange(window, device=prediction.device, dtype=torch.float32) - window // 2
-    line = torch.exp(-places.square() / (2 * sigma**2))
+    offsets = torch.arange(window, device=prediction.device, dtype=torch.float32) - window // 2
+    line = torch.exp(-offsets.square() / (2 * sigma**2))
     kernel = (line / line.sum()).outer(line / line.sum()).expand(channels, 1, window, window)
 
     def blurred(images: Tensor) -> Tensor:

@@ -1,0 +1,201 @@
+"""Files and folders: atomic replacement, folder swap, locks, digests, and the header of a safetensors file.
+
+The rule for everything this package writes: a reader sees the old file or the new one, whole, and what was reported as
+written survives a power cut. So new content is written beside the target, synced to disk, renamed over it (`os.replace`
+is one step of the file system), and the folder that holds the name is synced too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+import struct
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks; there the caller must take care
+    fcntl = None  # type: ignore[assignment]
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+_RENAME_SWAP = 2  # sys/stdio.h of macOS
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Write a small UTF-8 text file, whole or not at all.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_atomically(folder / "job.json", "{}")
+    >>> [path.name for path in folder.iterdir()]
+    ['job.json']
+    """
+    unfinished = file.with_name(file.name + ".tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    replace(unfinished, file)
+
+
+def replace(unfinished: Path, target: Path, *, durable: bool = True) -> None:
+    """Give a finished file or folder its name, replacing a file (or an empty folder) of that name.
+
+    Args:
+        unfinished: on the same file system as `target`; files in an unfinished folder are synced by who wrote them.
+        target: its name from now on.
+        durable: sync file and name to disk first; False for the many small files of a folder that is not yet in use.
+    """
+    if durable and unfinished.is_file():
+        sync(unfinished)
+    os.replace(unfinished, target)
+    if durable:
+        sync(target.parent)
+
+
+def replace_folder(new: Path, target: Path, previous: Path) -> None:
+    """Put folder `new` in the place of `target`, which may hold files; those pass through `previous` and are removed.
+
+    Two renames: for a moment there is no `target`. Where that matters, use `swap_folders`.
+    """
+    shutil.rmtree(previous, ignore_errors=True)
+    if target.exists():
+        os.replace(target, previous)
+    replace(new, target)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def swap_folders(one: Path, other: Path) -> None:
+    """Exchange the names of two folders of one file system atomically: renameat2 on Linux, renamex_np on macOS.
+
+    Raises:
+        OSError: the system, or the file system, cannot do it in one step. There is no fallback: two renames would
+            leave no folder of that name for a moment, and for good after a kill in between.
+    """
+    names = os.fsencode(one), os.fsencode(other)
+    library = ctypes.CDLL(None, use_errno=True)
+    if sys.platform == "linux" and hasattr(library, "renameat2"):
+        failed = library.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], ctypes.c_uint(_RENAME_EXCHANGE))
+    elif sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        failed = library.renamex_np(*names, ctypes.c_uint(_RENAME_SWAP))
+    else:
+        raise OSError(f"{sys.platform} cannot exchange two folders in one step")
+    if failed:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(one), None, str(other))
+
+
+def check_swap(parent: Path) -> None:
+    """Try `swap_folders` on two empty folders in `parent`. Raises ValueError where it cannot be done there."""
+    try:
+        with (
+            tempfile.TemporaryDirectory(dir=parent, prefix=".exchange-") as one,
+            tempfile.TemporaryDirectory(dir=parent, prefix=".exchange-") as other,
+        ):
+            swap_folders(Path(one), Path(other))
+    except OSError as error:
+        raise ValueError(
+            f"{parent}: two folders cannot exchange their names in one step there ({error}), and in two steps a kill "
+            "could leave no dataset. Write a new dataset with --out."
+        ) from error
+
+
+@contextmanager
+def exclusive(file: Path, what: str) -> Iterator[None]:
+    """An exclusive lock on an existing `file` while the block runs; the system releases it if the process is killed.
+
+    Raises OSError, naming `what`, where another process holds the lock, or has replaced or removed the file meanwhile.
+    """
+    with file.open("rb") as stream:
+        if fcntl is not None:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BlockingIOError(f"{what} is being written by another process. Wait for it.") from None
+        # The other process may have finished, and replaced the file, between our open and our lock.
+        if not file.exists() or not os.path.samestat(os.fstat(stream.fileno()), file.stat()):
+            raise OSError(f"{what} was just written by another process.")
+        yield
+
+
+@contextmanager
+def new_folder(out: str | Path) -> Iterator[Path]:
+    """A scratch folder beside `out` that takes its name when the block ends without an error, else is removed.
+
+    Raises ValueError where `out` is a file or a folder with files.
+    """
+    out = Path(out)
+    if out.exists() and not is_empty_folder(out):
+        raise ValueError(f"{out} exists already and is not an empty folder. Name a new one with --out.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = out.parent / f".{out.name}.{os.getpid()}.partial"
+    scratch.mkdir()
+    try:
+        yield scratch
+        if out.exists():
+            out.rmdir()
+        replace(scratch, out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def is_empty_folder(path: Path) -> bool:
+    """Whether `path` is a folder without entries."""
+    return path.is_dir() and not any(path.iterdir())
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to disk (fsync)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_sha256(file: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def folder_sha256(root: Path, files: Iterable[Path]) -> str:
+    """Hex SHA-256 over names (relative to `root`) and contents of `files`, in sorted order."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+        digest.update(bytes.fromhex(file_sha256(path)))
+    return digest.hexdigest()
+
+
+def safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
+    """Entries of a safetensors file ({name: {dtype, shape, data_offsets}}) and the offset of its first data byte.
+
+    The format is a length (8 bytes, little endian), a JSON header of that length, then the numbers.
+    """
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    header.pop("__metadata__", None)
+    return header, 8 + length
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use (its affinity mask, where the system has one)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def summarize_names(names: Iterable[str] | Mapping[str, object], shown: int = 4) -> str:
+    """The first names of a list and the count of the others, for messages.
+
+    >>> summarize_names("abcdef", 3), summarize_names("ab")
+    ('a, b, c and 3 more', 'a, b')
+    """
+    names = list(names)
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
