@@ -8,9 +8,9 @@ The names below load on first use, so that importing the package costs no torch.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from lara_tokenizer._lazy import lazy
 from lara_tokenizer.version import __version__
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _HOME = {
     "load_model": "model",
     "TokenTable": "table",
     "read_tokens": "table",
+    "__version__": "version",
 }
 
 __all__ = [
@@ -56,11 +57,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"lara_tokenizer has no attribute {name!r}; it offers {', '.join(__all__)}")
-    return getattr(import_module(f"lara_tokenizer.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(__name__, _HOME)

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lara_tokenizer.checkpoint import checkpoint_folder, file_sha256
+from lara_tokenizer._files import file_sha256
+from lara_tokenizer.checkpoint import checkpoint_folder
 from lara_tokenizer.table.reader import TokenTable
 
 _CODEBOOK = "bottleneck.codebook.weight"  # in every family of ours

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
-from lara_tokenizer.checkpoint import file_sha256
+from lara_tokenizer._files import file_sha256
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.export.folder import ExportFolder, export_folder
 from lara_tokenizer.export.hub import check_push, push_dataset

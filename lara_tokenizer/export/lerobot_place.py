@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lara_tokenizer.checkpoint import file_sha256
+from lara_tokenizer._files import file_sha256
 from lara_tokenizer.data.files import LocalFiles
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.export.exchange import check_exchange, exchange

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from lara_tokenizer.checkpoint import file_sha256
+from lara_tokenizer._files import file_sha256
 from lara_tokenizer.export.folder import check_new
 from lara_tokenizer.export.matching import Matched
 from lara_tokenizer.table.metadata import FRAMES, differences, token_files

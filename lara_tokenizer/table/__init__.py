@@ -1,4 +1,8 @@
-"""The token table: schema, metadata, reader, writer, statistics, diff and merge. Imports no torch.
+"""The token table: its format, reader and writer, statistics, diff and merge, without torch and without encoding.
+
+`docs/table.md` specifies the format. From the bottom up: `schema` (columns and key), `metadata` (the JSON in the
+parquet schema), `reader` (`TokenTable`), `statistics`, `health`, `write`, then `description`, `diff`, `merge`, and
+`source`, which reopens the videos that a table was made from.
 
 >>> from lara_tokenizer.table import read_tokens
 >>> read_tokens("tokens.parquet", ["codes"]).num_rows  # doctest: +SKIP
@@ -9,8 +13,9 @@ The names below load on first use.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from lara_tokenizer._lazy import lazy
 
 if TYPE_CHECKING:
     from lara_tokenizer.table.description import describe
@@ -18,18 +23,6 @@ if TYPE_CHECKING:
     from lara_tokenizer.table.merge import MergeSummary, merge_tokens
     from lara_tokenizer.table.metadata import read_metadata
     from lara_tokenizer.table.reader import TokenSequence, TokenTable, read_tokens
-
-_HOME = {
-    "MergeSummary": "merge",
-    "TokenSequence": "reader",
-    "TokenTable": "reader",
-    "TokensDiff": "diff",
-    "describe": "description",
-    "diff_tokens": "diff",
-    "merge_tokens": "merge",
-    "read_metadata": "metadata",
-    "read_tokens": "reader",
-}
 
 __all__ = [
     "MergeSummary",
@@ -43,12 +36,16 @@ __all__ = [
     "read_tokens",
 ]
 
+_HOME = {
+    "MergeSummary": "merge",
+    "TokenSequence": "reader",
+    "TokenTable": "reader",
+    "TokensDiff": "diff",
+    "describe": "description",
+    "diff_tokens": "diff",
+    "merge_tokens": "merge",
+    "read_metadata": "metadata",
+    "read_tokens": "reader",
+}
 
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"lara_tokenizer.table has no attribute {name!r}; it offers {', '.join(__all__)}")
-    return getattr(import_module(f"lara_tokenizer.table.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(__name__, _HOME)

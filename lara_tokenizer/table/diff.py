@@ -1,4 +1,4 @@
-"""What differs between two tables of tokens, say before and after a refinement (`lara-tok tokens diff`). No torch.
+"""`diff_tokens`: differences between two token tables, e.g. before and after joint training (`lara-tok tokens diff`).
 
 Shape suffixes: P pairs, N latent tokens.
 """
@@ -18,37 +18,39 @@ import pyarrow.parquet as pq
 
 from lara_tokenizer.table.metadata import differences, read_metadata, token_files
 from lara_tokenizer.table.reader import check_frames, iter_runs, iter_tables, matrix
-from lara_tokenizer.table.schema import KEY
+from lara_tokenizer.table.schema import KEY, SEQUENCE_KEY
 
-_TRACK = KEY[:3]
-_READ = (*KEY, "future_frame_index", "valid", "codes", "latents")
+_COLUMNS = (*KEY, "future_frame_index", "valid", "codes", "latents")
 _SIZES = ("num_latents", "codebook_size", "codebook_dim")
 _IDENTITY = ("weights_sha256", "config_sha256", "processor_sha256")
-_OF_ROWS = ("both", "only_a", "only_b", "validity_changed", "other_future", "pairs")
-# What may decide the codes beside the model and the video. "versions" differ between any two machines.
+_ROW_COUNTS = ("both", "only_a", "only_b", "validity_changed", "other_future", "pairs")
+# Settings that may change codes, besides the model and the video. "versions" is left out: it differs between any two
+# machines.
 _SETTINGS = ("strides", "every", "columns", "keep_tail", "min_motion", "batch_size", "dtype", "device", "load")
-_COMMONEST_MOVES = 10
+_REPORTED_MOVES = 10
+# Moves are sorted and counted once this many are pending; a pending move takes 8 bytes.
+_PENDING_MOVES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class TokensDiff:
-    """What differs. Rows belong together when episode, camera, stride and frame are the same.
+    """Differences between table a and table b. Rows are matched by episode, camera, stride and frame.
 
-    Fields:
-        a, b: of each table: path, model (id), revision, weights_sha256.
+    Attributes:
+        a, b: path, model (id), revision and weights_sha256 of each table.
         same_model: weights, config and processor are the same.
-        made_differently: the settings that the tables were not made with alike, a line each, with both values.
+        made_differently: one line per setting in which the tables differ, with both values.
         rows: "both", "only_a" and "only_b".
-        validity_changed: rows of both that are valid in one of them.
-        other_future: rows valid in both, whose pair has another later frame in b (as after a corrected rate); they are
-            not compared.
-        codes: "pairs" compared, "pairs_changed" with any code changed, "codes_changed" of all single codes, both as
-            "share", "position_shares" of each of the N codes. None for a continuous bottleneck.
+        validity_changed: matched rows that are valid in one table only.
+        other_future: matched rows, valid in both, whose pair has another future frame in b (e.g. after a corrected
+            frame rate); they are not compared.
+        codes: "pairs" compared, "pairs_changed" with any code changed, "codes_changed" of all single codes, shares of
+            both, and "position_shares" of each of the N codes. None for a continuous bottleneck.
         latents: "pairs", "pairs_changed", mean "cosine" of z before and after, "relative_l2" = |b - a| / |a| over all;
-            None where one of the tables has none.
-        by_stride, by_episode: the same counts by stride, and by episode; episodes with the largest share of changed
+            None if one of the tables has none.
+        by_stride, by_episode: the same counts by stride, and by episode. Episodes with the largest share of changed
             codes come first, then those with rows in one table only.
-        moves: the codes that changed most often: "position", "before", "after", "count".
+        moves: the most frequent code changes: "position", "before", "after", "count".
     """
 
     a: dict[str, Any]
@@ -66,45 +68,102 @@ class TokensDiff:
 
     @property
     def is_equal(self) -> bool:
-        """The same rows with the same validity, codes and, where both have them, latents."""
-        moved = [part["pairs_changed"] for part in (self.codes, self.latents) if part is not None]
-        return not any((self.rows["only_a"], self.rows["only_b"], self.validity_changed, self.other_future, *moved))
+        """Same rows with the same validity, codes and, if both have them, latents."""
+        changed = [part["pairs_changed"] for part in (self.codes, self.latents) if part is not None]
+        return not any((self.rows["only_a"], self.rows["only_b"], self.validity_changed, self.other_future, *changed))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """The fields and `is_equal` as JSON-native values."""
         return {**asdict(self), "is_equal": self.is_equal}
 
 
 def diff_tokens(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> TokensDiff:
-    """Compare two tables row by row; memory does not grow with their length.
+    """Compare two tables row by row, in memory that does not grow with their length.
 
     Args:
-        a, b: tables, files or folders; of models with the same number and size of codes and latents.
+        a, b: tables, files or folders, of models with the same number and size of codes and latents.
 
     Raises:
-        ValueError: not tables of tokens, not sorted, or what they hold cannot be compared.
+        ValueError: not token tables, not sorted, or of models whose codes cannot be compared.
 
     >>> diff_tokens("before.parquet", "after.parquet").codes["codes_changed_share"]  # doctest: +SKIP
     0.183
     """
     paths = Path(a), Path(b)
-    said = [read_metadata(path) for path in paths]
-    _check_comparable(paths, said)
-    columns = set.intersection(*(set(pq.read_schema(token_files(path)[0]).names) for path in paths))
-    read = [name for name in _READ if name in columns]
-    num_latents, codebook_size = said[0]["model"]["num_latents"], said[0]["model"]["codebook_size"]
-    sums = _Sums("codes" in columns, "latents" in columns, num_latents, codebook_size)
-    for (episode, _, stride), rows_a, rows_b in _joined(paths, read):
+    metadata = read_metadata(paths[0]), read_metadata(paths[1])
+    _check_comparable(paths, metadata)
+    shared = set.intersection(*(set(pq.read_schema(token_files(path)[0]).names) for path in paths))
+    columns = [name for name in _COLUMNS if name in shared]
+    model = metadata[0]["model"]
+    sums = _Sums("codes" in columns, "latents" in columns, model["num_latents"], model["codebook_size"])
+    for (episode, _, stride), rows_a, rows_b in _matched_sequences(paths, columns):
         for path, rows in zip(paths, (rows_a, rows_b), strict=True):
             if rows is not None:
                 check_frames(rows, episode, path)
-        sums.add(episode, stride, _compare(rows_a, rows_b))
-    return sums.report([_told(path, metadata["model"]) for path, metadata in zip(paths, said, strict=True)], said)
+        sums.add(episode, stride, *_compare(rows_a, rows_b))
+    identities = [{name: each["model"][name] for name in _IDENTITY} for each in metadata]
+    settings = [{name: each.get(name) for name in _SETTINGS} for each in metadata]
+    return TokensDiff(
+        a=_table_identity(paths[0], metadata[0]["model"]),
+        b=_table_identity(paths[1], metadata[1]["model"]),
+        same_model=identities[0] == identities[1],
+        made_differently=differences(settings[0], settings[1]),
+        **sums.report(),
+    )
+
+
+class CodeMoves:
+    """Counts of (position, code before, code after) of the codes that changed.
+
+    >>> moves = CodeMoves(codebook_size=16)
+    >>> moves.add(np.array([[3, 1], [3, 2]]), np.array([[5, 1], [5, 2]]))
+    >>> moves.most_common(1)
+    [{'position': 0, 'before': 3, 'after': 5, 'count': 2}]
+    """
+
+    def __init__(self, codebook_size: int) -> None:
+        self._size = codebook_size
+        self._moves = np.empty(0, np.int64)
+        self._counts = np.empty(0, np.int64)
+        self._pending: list[np.ndarray] = []
+        self._num_pending = 0
+
+    def add(self, before: np.ndarray, after: np.ndarray) -> None:
+        """Codes (P, N) of the same pairs."""
+        pairs, positions = np.nonzero(before != after)
+        # A move as one integer: position, before and after are its digits in base K.
+        moves = (positions * self._size + before[pairs, positions]) * self._size + after[pairs, positions]
+        self._pending.append(moves)
+        self._num_pending += len(moves)
+        if self._num_pending > _PENDING_MOVES:
+            self._count()
+
+    def most_common(self, count: int) -> list[dict[str, int]]:
+        """The most frequent moves, most frequent first; ties by position and codes."""
+        self._count()
+        first = np.lexsort((self._moves, -self._counts))[:count]
+        return [
+            {
+                "position": move // self._size**2,
+                "before": move // self._size % self._size,
+                "after": move % self._size,
+                "count": occurrences,
+            }
+            for move, occurrences in zip(self._moves[first].tolist(), self._counts[first].tolist(), strict=True)
+        ]
+
+    def _count(self) -> None:
+        moves = np.concatenate([self._moves, *self._pending])
+        counts = np.concatenate([self._counts, np.ones(self._num_pending, np.int64)])
+        self._moves, inverse = np.unique(moves, return_inverse=True)
+        self._counts = np.bincount(inverse.reshape(-1), counts, len(self._moves)).astype(np.int64)
+        self._pending = []
+        self._num_pending = 0
 
 
 @dataclass(slots=True)
 class _Counts:
-    """Sums over rows; of `codes_changed` a sum for each position (N,)."""
+    """Sums over rows; `codes_changed` is an array (N,), one sum per position."""
 
     both: int = 0
     only_a: int = 0
@@ -116,7 +175,7 @@ class _Counts:
     codes_changed: np.ndarray | int = 0
     latents_changed: int = 0
     cosine: float = 0.0
-    squared_move: float = 0.0
+    squared_change: float = 0.0
     squared_length: float = 0.0
 
     def add(self, other: _Counts) -> None:
@@ -124,8 +183,8 @@ class _Counts:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def summary(self, has_codes: bool, num_latents: int) -> dict[str, Any]:
-        """As plain JSON, for a stride or an episode."""
-        counts = {name: getattr(self, name) for name in _OF_ROWS}
+        """The counts of a stride or an episode as JSON-native values."""
+        counts = {name: getattr(self, name) for name in _ROW_COUNTS}
         if not has_codes:
             return {**counts, "pairs_changed": self.latents_changed}
         changed = int(np.sum(self.codes_changed))
@@ -137,50 +196,41 @@ class _Counts:
         }
 
 
-@dataclass(slots=True)
-class _Compared:
-    """A track in both tables: its counts, and codes int16 (P, N) before and after of the pairs that were compared."""
-
-    counts: _Counts
-    before: np.ndarray | None = None
-    after: np.ndarray | None = None
-
-
 class _Sums:
-    """All that is counted, in all, by stride and by episode."""
+    """Counts in total, by stride and by episode."""
 
     def __init__(self, has_codes: bool, has_latents: bool, num_latents: int, codebook_size: int | None) -> None:
-        self._has_codes, self._has_latents, self._num_latents = has_codes, has_latents, num_latents
+        self._has_codes = has_codes
+        self._has_latents = has_latents
+        self._num_latents = num_latents
         self._total = _Counts()
         self._by_stride: dict[str, _Counts] = {}
         self._by_episode: dict[str, _Counts] = {}
         self._moves = CodeMoves(codebook_size or 1)
 
-    def add(self, episode: str, stride: str, compared: _Compared) -> None:
-        self._total.add(compared.counts)
-        self._by_stride.setdefault(stride, _Counts()).add(compared.counts)
-        self._by_episode.setdefault(episode, _Counts()).add(compared.counts)
-        if compared.before is not None and compared.after is not None:
-            self._moves.add(compared.before, compared.after)
+    def add(
+        self, episode: str, stride: str, counts: _Counts, before: np.ndarray | None, after: np.ndarray | None
+    ) -> None:
+        self._total.add(counts)
+        self._by_stride.setdefault(stride, _Counts()).add(counts)
+        self._by_episode.setdefault(episode, _Counts()).add(counts)
+        if before is not None and after is not None:
+            self._moves.add(before, after)
 
-    def report(self, told: list[dict[str, Any]], said: list[dict[str, Any]]) -> TokensDiff:
+    def report(self) -> dict[str, Any]:
+        """The fields of a `TokensDiff` that are counted."""
         total = self._total
         by_episode = {name: self._summary(counts) for name, counts in sorted(self._by_episode.items())}
-        models = [{name: said_by["model"][name] for name in _IDENTITY} for said_by in said]
-        return TokensDiff(
-            a=told[0],
-            b=told[1],
-            same_model=models[0] == models[1],
-            made_differently=differences(_settings(said[0]), _settings(said[1])),
-            rows={"both": total.both, "only_a": total.only_a, "only_b": total.only_b},
-            validity_changed=total.validity_changed,
-            other_future=total.other_future,
-            codes=self._codes() if self._has_codes else None,
-            latents=self._latents() if self._has_latents else None,
-            by_stride={stride: self._summary(counts) for stride, counts in sorted(self._by_stride.items())},
-            by_episode=dict(sorted(by_episode.items(), key=lambda entry: _how_much(entry[1]), reverse=True)),
-            moves=self._moves.commonest(_COMMONEST_MOVES),
-        )
+        return {
+            "rows": {"both": total.both, "only_a": total.only_a, "only_b": total.only_b},
+            "validity_changed": total.validity_changed,
+            "other_future": total.other_future,
+            "codes": self._codes() if self._has_codes else None,
+            "latents": self._latents() if self._has_latents else None,
+            "by_stride": {stride: self._summary(counts) for stride, counts in sorted(self._by_stride.items())},
+            "by_episode": dict(sorted(by_episode.items(), key=lambda entry: _change(entry[1]), reverse=True)),
+            "moves": self._moves.most_common(_REPORTED_MOVES),
+        }
 
     def _summary(self, counts: _Counts) -> dict[str, Any]:
         return counts.summary(self._has_codes, self._num_latents)
@@ -204,57 +254,58 @@ class _Sums:
             "pairs": total.pairs,
             "pairs_changed": total.latents_changed,
             "cosine": total.cosine / total.pairs if total.pairs else None,
-            "relative_l2": (total.squared_move / total.squared_length) ** 0.5 if total.squared_length else None,
+            "relative_l2": (total.squared_change / total.squared_length) ** 0.5 if total.squared_length else None,
         }
 
 
-def _check_comparable(paths: tuple[Path, Path], said: list[dict[str, Any]]) -> None:
-    sizes = [tuple(metadata["model"][name] for name in _SIZES) for metadata in said]
+def _check_comparable(paths: tuple[Path, Path], metadata: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    sizes = [tuple(each["model"][name] for name in _SIZES) for each in metadata]
     if sizes[0] != sizes[1]:
-        told = [
-            f"{path} holds {'no codes' if size is None else f'codes of {size}'}, {count} a pair, of dimension {width}"
+        contents = [
+            f"{path} holds {'no codes' if size is None else f'codes of {size}'}, {count} per pair, of dimension {width}"
             for path, (count, size, width) in zip(paths, sizes, strict=True)
         ]
-        raise ValueError(f"{'; '.join(told)}: of models that differ in these sizes nothing can be compared")
+        raise ValueError(f"{'; '.join(contents)}: models that differ in these sizes cannot be compared")
 
 
-def _joined(
-    paths: tuple[Path, Path], read: list[str]
+def _matched_sequences(
+    paths: tuple[Path, Path], columns: list[str]
 ) -> Iterator[tuple[tuple[str, ...], pa.Table | None, pa.Table | None]]:
-    """The tracks of both tables in their order; None where one of them does not have it."""
-    runs_a, runs_b = (iter_runs(iter_tables(path, read), _TRACK, path) for path in paths)
+    """The sequences of both tables in their order, as (key, rows of a, rows of b); None if a table lacks one."""
+    runs_a, runs_b = (iter_runs(iter_tables(path, columns), SEQUENCE_KEY, path) for path in paths)
     run_a, run_b = next(runs_a, None), next(runs_b, None)
     while run_a is not None or run_b is not None:
-        if run_b is None or (run_a is not None and run_a[0] < run_b[0]):
-            assert run_a is not None
-            yield run_a[0], run_a[1], None
-            run_a = next(runs_a, None)
-        elif run_a is None or run_b[0] < run_a[0]:
-            yield run_b[0], None, run_b[1]
-            run_b = next(runs_b, None)
-        else:
-            yield run_a[0], run_a[1], run_b[1]
-            run_a, run_b = next(runs_a, None), next(runs_b, None)
+        key = min(run[0] for run in (run_a, run_b) if run is not None)
+        rows_a = rows_b = None
+        if run_a is not None and run_a[0] == key:
+            rows_a, run_a = run_a[1], next(runs_a, None)
+        if run_b is not None and run_b[0] == key:
+            rows_b, run_b = run_b[1], next(runs_b, None)
+        yield key, rows_a, rows_b
 
 
-def _compare(rows_a: pa.Table | None, rows_b: pa.Table | None) -> _Compared:
+def _compare(rows_a: pa.Table | None, rows_b: pa.Table | None) -> tuple[_Counts, np.ndarray | None, np.ndarray | None]:
+    """Compare a sequence: counts, and the codes int16 (P, N) before and after of the compared pairs."""
     if rows_a is None or rows_b is None:
-        return _Compared(_Counts(only_a=_length(rows_a), only_b=_length(rows_b)))
-    _, places_a, places_b = np.intersect1d(
+        return _Counts(only_a=_length(rows_a), only_b=_length(rows_b)), None, None
+    _, indices_a, indices_b = np.intersect1d(
         rows_a["frame_index"].to_numpy(), rows_b["frame_index"].to_numpy(), assume_unique=True, return_indices=True
     )
-    counts = _Counts(both=len(places_a), only_a=_length(rows_a) - len(places_a), only_b=_length(rows_b) - len(places_b))
-    rows_a, rows_b = rows_a.take(places_a), rows_b.take(places_b)
+    both = len(indices_a)
+    counts = _Counts(both=both, only_a=rows_a.num_rows - both, only_b=rows_b.num_rows - both)
+    rows_a, rows_b = rows_a.take(indices_a), rows_b.take(indices_b)
     valid_a, valid_b = rows_a["valid"].to_numpy(), rows_b["valid"].to_numpy()
     counts.validity_changed = int((valid_a != valid_b).sum())
     same_future = pc.equal(rows_a["future_frame_index"], rows_b["future_frame_index"]).to_numpy()
     counts.other_future = int((valid_a & valid_b & ~same_future).sum())
-    compared = pa.array(valid_a & valid_b & same_future)
-    return _compare_pairs(rows_a.filter(compared), rows_b.filter(compared), counts)
+    comparable = pa.array(valid_a & valid_b & same_future)
+    return _compare_pairs(rows_a.filter(comparable), rows_b.filter(comparable), counts)
 
 
-def _compare_pairs(rows_a: pa.Table, rows_b: pa.Table, counts: _Counts) -> _Compared:
-    """Fill `counts` with what differs between the same pairs."""
+def _compare_pairs(
+    rows_a: pa.Table, rows_b: pa.Table, counts: _Counts
+) -> tuple[_Counts, np.ndarray | None, np.ndarray | None]:
+    """Complete `counts` by what differs between the same pairs."""
     counts.pairs = rows_a.num_rows
     before, after = matrix(rows_a, "codes"), matrix(rows_b, "codes")
     if before is not None and after is not None:
@@ -267,12 +318,12 @@ def _compare_pairs(rows_a: pa.Table, rows_b: pa.Table, counts: _Counts) -> _Comp
         z_a, z_b = z_a.astype(np.float32), z_b.astype(np.float32)
         lengths = np.linalg.norm(z_a, axis=1) * np.linalg.norm(z_b, axis=1)
         counts.cosine = float(((z_a * z_b).sum(1) / np.maximum(lengths, 1e-12)).sum(dtype=np.float64))
-        counts.squared_move = float(np.square(z_b - z_a).sum(dtype=np.float64))
+        counts.squared_change = float(np.square(z_b - z_a).sum(dtype=np.float64))
         counts.squared_length = float(np.square(z_a).sum(dtype=np.float64))
-    return _Compared(counts, before, after)
+    return counts, before, after
 
 
-def _told(path: Path, model: dict[str, Any]) -> dict[str, Any]:
+def _table_identity(path: Path, model: dict[str, Any]) -> dict[str, Any]:
     return {
         "path": str(path),
         "model": model["id"],
@@ -281,12 +332,8 @@ def _told(path: Path, model: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _settings(metadata: dict[str, Any]) -> dict[str, Any]:
-    return {name: metadata.get(name) for name in _SETTINGS}
-
-
-def _how_much(summary: dict[str, Any]) -> tuple[float, int]:
-    """By what episodes are ordered: share of changed codes, or pairs; then rows that are in one table only."""
+def _change(summary: dict[str, Any]) -> tuple[float, int]:
+    """Sort key of episodes: share of changed codes, or pairs; then rows that are in one table only."""
     share = summary.get("codes_changed_share", _share(summary["pairs_changed"], summary["pairs"]))
     return share, summary["only_a"] + summary["only_b"] + summary["validity_changed"]
 
@@ -296,56 +343,5 @@ def _length(rows: pa.Table | None) -> int:
 
 
 def _share(part: float, whole: float) -> float:
-    """0 to 1; 0 of nothing."""
+    """0 to 1; 0 if `whole` is 0."""
     return part / whole if whole else 0.0
-
-
-# Moves are sorted and counted when so many wait: a move takes 8 bytes until then.
-_WAITING = 1_000_000
-
-
-class CodeMoves:
-    """Counts (position, code before, code after) where they differ. Memory: the different moves, and those that wait.
-
-    >>> moves = CodeMoves(codebook_size=16)
-    >>> moves.add(np.array([[3, 1], [3, 2]]), np.array([[5, 1], [5, 2]]))
-    >>> moves.commonest(1)
-    [{'position': 0, 'before': 3, 'after': 5, 'count': 2}]
-    """
-
-    def __init__(self, codebook_size: int) -> None:
-        self._size = codebook_size
-        self._moves, self._counts = np.empty(0, np.int64), np.empty(0, np.int64)
-        self._waiting: list[np.ndarray] = []
-        self._num_waiting = 0
-
-    def add(self, before: np.ndarray, after: np.ndarray) -> None:
-        """Codes (P, N) of the same pairs."""
-        pairs, positions = np.nonzero(before != after)
-        # A move as one number: position, before and after are its digits in base K.
-        moves = (positions * self._size + before[pairs, positions]) * self._size + after[pairs, positions]
-        self._waiting.append(moves)
-        self._num_waiting += len(moves)
-        if self._num_waiting > _WAITING:
-            self._count()
-
-    def commonest(self, number: int) -> list[dict[str, int]]:
-        """The most frequent moves, the most frequent first; of equals the one of the lower position and codes."""
-        self._count()
-        first = np.lexsort((self._moves, -self._counts))[:number]
-        return [
-            {
-                "position": move // self._size**2,
-                "before": move // self._size % self._size,
-                "after": move % self._size,
-                "count": count,
-            }
-            for move, count in zip(self._moves[first].tolist(), self._counts[first].tolist(), strict=True)
-        ]
-
-    def _count(self) -> None:
-        moves = np.concatenate([self._moves, *self._waiting])
-        counts = np.concatenate([self._counts, np.ones(self._num_waiting, np.int64)])
-        self._moves, places = np.unique(moves, return_inverse=True)
-        self._counts = np.bincount(places.reshape(-1), counts, len(self._moves)).astype(np.int64)
-        self._waiting, self._num_waiting = [], 0

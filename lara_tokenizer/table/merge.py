@@ -1,4 +1,4 @@
-"""Several tables of tokens of one model as one (`lara-tok tokens merge`). No torch, nothing is computed anew."""
+"""`merge_tokens`: join token tables of one model into one (`lara-tok tokens merge`). Nothing is encoded again."""
 
 from __future__ import annotations
 
@@ -15,33 +15,39 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lara_tokenizer.table.metadata import FRAMES, differences, episodes_digest, read_metadata, token_files
-from lara_tokenizer.table.reader import check_frames, iter_runs, iter_tables
-from lara_tokenizer.table.schema import KEY
-from lara_tokenizer.table.statistics import (
+from lara_tokenizer.table.metadata import (
+    FRAMES,
     MOVING_PAIRS,
-    MotionCounts,
-    motion_counts_from_metadata,
-    motion_counts_to_metadata,
+    differences,
+    episodes_digest,
+    read_metadata,
+    token_files,
 )
+from lara_tokenizer.table.reader import check_frames, iter_runs, iter_tables
+from lara_tokenizer.table.schema import KEY, SEQUENCE_KEY
+from lara_tokenizer.table.statistics import MotionCounts, motion_counts_from_metadata, motion_counts_to_metadata
 from lara_tokenizer.table.write import OutputPath, write_tokens
 
-_TRACK = KEY[:3]
 _UNEVEN = (
-    "not all episodes have all strides: lara-tok verify would miss rows that are not there; verify the parts instead"
+    "not all episodes have all strides: lara-tok verify would report rows that were never made as missing; verify the "
+    "parts instead"
 )
+# Metadata in which the tables may differ. All the rest decides the codes, or how the source is found again.
+_MAY_DIFFER = ("strides", "source", "versions", "episodes", FRAMES, MOVING_PAIRS)
+# A model may have another name in another place; its hashes identify it.
+_MODEL_NAMES = ("id", "revision")
 
 
 @dataclass(frozen=True, slots=True)
 class MergeSummary:
-    """What was joined.
+    """Result of `merge_tokens`.
 
-    Fields:
+    Attributes:
         out: the table.
-        rows: in it; of each of the tables in `rows_of`, by path.
-        episodes: with rows.
+        rows, rows_of: number of rows in it, and in each of the tables, by path.
+        episodes: number of episodes with rows.
         strides: of all tables.
-        notes: sentences that a user must know.
+        notes: remarks for the user.
     """
 
     out: str
@@ -60,17 +66,17 @@ def merge_tokens(
     tables: Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
 ) -> MergeSummary:
-    """Join tables of other episodes, cameras or strides, made by one model in one way, into one.
+    """Join tables of different episodes, cameras or strides, made by one model with the same options, into one.
 
     Everything is checked before anything is written; memory does not grow with the number of rows.
 
     Args:
-        tables: files or folders, two at least. Episodes keep their names: encode sources whose names differ.
+        tables: at least two files or folders. Episodes keep their names, which must be unique.
         out: "tokens.parquet" for one file, "tokens/" for a folder of shards; it must not exist.
 
     Raises:
         ValueError: the tables were made differently (another model, `every`, frame rate, ...), a row is in two of
-            them, one is no table of tokens, or `out` exists.
+            them, one is not a token table, or `out` exists.
 
     >>> merge_tokens(["left.parquet", "right.parquet"], "tokens.parquet").rows  # doctest: +SKIP
     2408
@@ -80,12 +86,12 @@ def merge_tokens(
         raise ValueError(f"{len(paths)} tables to join: name two at least")
     if target.path.exists():
         raise ValueError(f"{target.path} exists already. Name a new --out, or delete it.")
-    said = [read_metadata(path) for path in paths]
-    check_joinable(paths, said)
+    parts = [read_metadata(path) for path in paths]
+    _check_joinable(paths, parts)
     schema = _common_schema(paths)
     episodes = _check_keys(paths)
     rows_of = {str(path): sum(pq.read_metadata(file).num_rows for file in token_files(path)) for path in paths}
-    metadata = joined_metadata(said, episodes)
+    metadata = _joined_metadata(parts, episodes)
     target.make_parent()
     with TemporaryDirectory(prefix=f"{target.path.name}.merge-", dir=target.path.parent) as scratch:
         write_tokens(_joined_rows(paths, schema), schema, metadata, target, Path(scratch), sum(rows_of.values()))
@@ -95,7 +101,7 @@ def merge_tokens(
         rows_of=rows_of,
         episodes=episodes["count"],
         strides=metadata["strides"],
-        notes=[] if strides_are_even(said) else [_UNEVEN],
+        notes=[] if _strides_are_even(parts) else [_UNEVEN],
     )
 
 
@@ -115,28 +121,28 @@ def _columns(schema: pa.Schema) -> list[str]:
 
 
 def _check_keys(paths: Sequence[Path]) -> dict[str, Any]:
-    """How many episodes have rows, and the hash of their names. Raises ValueError for a row in two tables."""
+    """The digest of the episodes that have rows. Raises ValueError if a row is in two tables."""
     names: set[str] = set()
-    for key, runs in _tracks(paths, KEY):
+    for key, runs in _matched_sequences(paths, KEY):
         names.add(key[0])
-        where = np.concatenate([np.full(rows.num_rows, place) for place, rows in runs])
+        tables = np.concatenate([np.full(rows.num_rows, table) for table, rows in runs])
         frames = np.concatenate([rows["frame_index"].to_numpy() for _, rows in runs])
         order = np.argsort(frames, kind="stable")
-        twice = np.flatnonzero(np.diff(frames[order]) == 0)
-        if len(twice):
-            one, other = (paths[where[order[twice[0] + step]]] for step in (0, 1))
-            told = " ".join(part for part in key if part)
+        duplicates = np.flatnonzero(np.diff(frames[order]) == 0)
+        if len(duplicates):
+            one, other = (paths[tables[order[duplicates[0] + offset]]] for offset in (0, 1))
+            sequence = " ".join(part for part in key if part)
             raise ValueError(
-                f"{told} frame {frames[order[twice[0]]]} is in {one} and in {other}: a table has each row once. "
-                "Leave one of them out, or encode sources whose episodes have names of their own."
+                f"{sequence} frame {frames[order[duplicates[0]]]} is in {one} and in {other}: a table has each row "
+                "once. Leave one of them out, or encode sources whose episodes have names of their own."
             )
     return episodes_digest(names)
 
 
 def _joined_rows(paths: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
-    for _, runs in _tracks(paths, schema.names):
-        # The names of a run alone, not of all that its row group held: equal rows then give equal bytes.
-        tables = [_with_own_names(rows, schema) for _, rows in runs]
+    for _, runs in _matched_sequences(paths, schema.names):
+        # Dictionaries with the names of this run alone, not of its whole row group: equal rows then give equal bytes.
+        tables = [_with_own_dictionaries(rows, schema) for _, rows in runs]
         if len(tables) == 1:
             yield tables[0]
         else:
@@ -144,24 +150,24 @@ def _joined_rows(paths: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]
             yield joined.take(np.argsort(joined["frame_index"].to_numpy(), kind="stable"))
 
 
-def _tracks(
+def _matched_sequences(
     paths: Sequence[Path], columns: Sequence[str]
 ) -> Iterator[tuple[tuple[str, ...], list[tuple[int, pa.Table]]]]:
-    """Each (episode, camera, stride) of any table, with its rows in those that have it and the tables' numbers."""
-    everything = heapq.merge(
-        *(_numbered_runs(number, path, columns) for number, path in enumerate(paths)), key=lambda run: run[0]
+    """Each sequence (episode, camera, stride) of any table, with (index of the table, rows) for those that have it."""
+    runs = heapq.merge(
+        *(_indexed_runs(index, path, columns) for index, path in enumerate(paths)), key=lambda run: run[0]
     )
-    for key, runs in groupby(everything, key=lambda run: run[0]):
-        yield key, [(number, rows) for _, number, rows in runs]
+    for key, same in groupby(runs, key=lambda run: run[0]):
+        yield key, [(index, rows) for _, index, rows in same]
 
 
-def _numbered_runs(number: int, path: Path, columns: Sequence[str]) -> Iterator[tuple[tuple[str, ...], int, pa.Table]]:
-    for key, rows in iter_runs(iter_tables(path, columns), _TRACK, path):
+def _indexed_runs(index: int, path: Path, columns: Sequence[str]) -> Iterator[tuple[tuple[str, ...], int, pa.Table]]:
+    for key, rows in iter_runs(iter_tables(path, columns), SEQUENCE_KEY, path):
         check_frames(rows, key[0], path)
-        yield key, number, rows
+        yield key, index, rows
 
 
-def _with_own_names(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+def _with_own_dictionaries(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     columns = []
     for each in schema:
         column = rows[each.name]
@@ -171,22 +177,16 @@ def _with_own_names(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-# What tables that belong together may differ in; the rest decides the codes, or how the source is found again.
-_JOINED = ("strides", "source", "versions", "episodes", FRAMES, MOVING_PAIRS)
-# Names of one model in two places: what it is, its hashes say.
-_NAMES = ("id", "revision")
-
-
-def check_joinable(paths: Sequence[Path], said: Sequence[Mapping[str, Any]]) -> None:
-    """Raises ValueError where the tables do not belong together, with what the first two such differ in."""
-    for path, metadata in zip(paths[1:], said[1:], strict=True):
-        if changed := differences(_must_agree(said[0]), _must_agree(metadata)):
+def _check_joinable(paths: Sequence[Path], parts: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError, with the differences, for the first table that was made differently from the first one."""
+    for path, metadata in zip(paths[1:], parts[1:], strict=True):
+        if changed := differences(_must_agree(parts[0]), _must_agree(metadata)):
             raise ValueError(
                 f"{paths[0]} and {path} were made differently, and cannot be one table: {'; '.join(changed)}. "
                 "Encode one of them again."
             )
     revisions: dict[tuple[str, str], str | None] = {}
-    for source in (each for metadata in said for each in metadata["source"]):
+    for source in (each for metadata in parts for each in metadata["source"]):
         before = revisions.setdefault((source["name"], source["format"]), source["revision"])
         if before != source["revision"]:
             raise ValueError(
@@ -195,76 +195,74 @@ def check_joinable(paths: Sequence[Path], said: Sequence[Mapping[str, Any]]) -> 
             )
 
 
-def joined_metadata(said: Sequence[Mapping[str, Any]], episodes: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata of the joined table.
+def _must_agree(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    common = {name: value for name, value in metadata.items() if name not in _MAY_DIFFER}
+    common["model"] = {name: value for name, value in metadata["model"].items() if name not in _MODEL_NAMES}
+    common["load"] = dict(metadata["load"])
+    if common["load"].get("cameras"):
+        # Cameras requested by name add up; a table of the default camera has no entry here, and differs.
+        common["load"]["cameras"] = "by name"
+    return common
+
+
+def _joined_metadata(parts: Sequence[Mapping[str, Any]], episodes: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of the joined table; the model keeps the name that it has in the first one.
 
     Args:
-        said: of tables that `check_joinable` let pass. The model keeps the name that the first one gives it.
-        episodes: how many have rows in the joined table, and the hash of their names.
+        parts: metadata of tables that passed `_check_joinable`.
+        episodes: digest of the episodes that have rows in the joined table.
     """
+    sources = {(source["name"], source["format"]): source for metadata in parts for source in metadata["source"]}
     metadata = {
-        **said[0],
-        "strides": sorted({stride for each in said for stride in each["strides"]}),
-        "source": _sources(said),
-        "load": _load(said),
-        "versions": _versions(said),
-        "episodes": _episodes(said, episodes),
+        **parts[0],
+        "strides": sorted({stride for each in parts for stride in each["strides"]}),
+        "source": [sources[key] for key in sorted(sources)],
+        "load": _load(parts),
+        "versions": _versions(parts),
+        "episodes": _episodes(parts, episodes),
     }
     metadata.pop(MOVING_PAIRS, None)
-    return {**metadata, **motion_counts_to_metadata(_moving_pairs(said))}
+    return {**metadata, **motion_counts_to_metadata(_motion_counts(parts))}
 
 
-def strides_are_even(said: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether each set of episodes comes with the same strides, as if one job had made the table."""
+def _strides_are_even(parts: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether each set of episodes has the same strides, as if one job had made the table."""
     by_episodes: dict[str, set[str]] = {}
-    for metadata in said:
+    for metadata in parts:
         by_episodes.setdefault(metadata["episodes"]["ids_sha256"], set()).update(metadata["strides"])
     return len({frozenset(strides) for strides in by_episodes.values()}) == 1
 
 
-def _must_agree(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in metadata.items() if name not in _JOINED}
-    kept["model"] = {name: value for name, value in metadata["model"].items() if name not in _NAMES}
-    kept["load"] = dict(metadata["load"])
-    if kept["load"].get("cameras"):  # those that were asked for by name add up; the first of a dataset has none here
-        kept["load"]["cameras"] = "by name"
-    return kept
-
-
-def _sources(said: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    found = {(source["name"], source["format"]): source for metadata in said for source in metadata["source"]}
-    return [found[key] for key in sorted(found)]
-
-
-def _load(said: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    load = dict(said[0]["load"])
+def _load(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    load = dict(parts[0]["load"])
     if "cameras" in load:
-        names = sorted({name for metadata in said for name in metadata["load"]["cameras"]})
+        names = sorted({name for metadata in parts for name in metadata["load"]["cameras"]})
         load["cameras"] = ["all"] if "all" in names else names
     return load
 
 
-def _versions(said: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
-    """Of packages; where tables were made with several, all of them: "2.13.0, 2.14.1"."""
+def _versions(parts: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
+    """Versions of packages; all of them where tables were made with several: "2.13.0, 2.14.1"."""
     joined: dict[str, str | None] = {}
-    for package in sorted({name for metadata in said for name in metadata["versions"]}):
-        there = [metadata["versions"].get(package) for metadata in said]
-        joined[package] = ", ".join(sorted({one for text in there if text for one in text.split(", ")})) or None
+    for package in sorted({name for metadata in parts for name in metadata["versions"]}):
+        versions = [metadata["versions"].get(package) for metadata in parts]
+        # A part may be a merged table itself, with several versions in one string.
+        joined[package] = ", ".join(sorted({one for text in versions if text for one in text.split(", ")})) or None
     return joined
 
 
-def _episodes(said: Sequence[Mapping[str, Any]], episodes: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables of the same episodes keep what they say of them. Otherwise only those with rows are known by name."""
-    parts = [metadata["episodes"] for metadata in said]
-    if len({part["ids_sha256"] for part in parts}) == 1:
-        return {**parts[0], "failed": max(part["failed"] for part in parts)}
-    return {**episodes, "failed": sum(part["failed"] for part in parts)}
+def _episodes(parts: Sequence[Mapping[str, Any]], episodes: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables of the same episodes keep their entry; otherwise only the episodes with rows are known by name."""
+    entries = [metadata["episodes"] for metadata in parts]
+    if len({entry["ids_sha256"] for entry in entries}) == 1:
+        return {**entries[0], "failed": max(entry["failed"] for entry in entries)}
+    return {**episodes, "failed": sum(entry["failed"] for entry in entries)}
 
 
-def _moving_pairs(said: Sequence[Mapping[str, Any]]) -> dict[str, MotionCounts] | None:
-    """The sums by camera; None where one of the tables does not know."""
+def _motion_counts(parts: Sequence[Mapping[str, Any]]) -> dict[str, MotionCounts] | None:
+    """Sums by camera; None if one of the tables has no counts."""
     sums: dict[str, MotionCounts] = {}
-    for metadata in said:
+    for metadata in parts:
         by_camera = motion_counts_from_metadata(metadata)
         if by_camera is None:
             return None

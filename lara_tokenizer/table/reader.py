@@ -1,6 +1,6 @@
-"""A table of tokens, opened for export: the rows that are wanted, an episode and camera at a time.
+"""Reading a token table: whole, by row group, or as the sequences of one stride (`TokenTable`).
 
-Shape suffixes: R rows of a track, N latent tokens, D codebook dimension.
+Shape suffixes: R rows of a sequence, N latent tokens, D codebook dimension.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from lara_tokenizer.table.metadata import read_metadata, token_files
 
-_ALWAYS = (
+# Columns that a `TokenSequence` is made of, besides those that the caller requests.
+_BASE_COLUMNS = (
     "episode",
     "episode_index",
     "camera",
@@ -29,12 +30,14 @@ _ALWAYS = (
     "future_frame_index",
     "timestamp",
     "future_timestamp",
+    "code_margin",
+    "motion",
+    "valid",
 )
-_JUDGED_BY = ("code_margin", "motion", "valid")
 
 
 def read_tokens(tokens: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The whole table, or some of its columns. Raises ValueError for a table that is not ours.
+    """Read the whole table, or some of its columns. Raises ValueError if it is not a token table.
 
     >>> read_tokens("tokens.parquet", ["codes"]).num_rows  # doctest: +SKIP
     1204
@@ -44,7 +47,7 @@ def read_tokens(tokens: str | Path, columns: Sequence[str] | None = None) -> pa.
 
 
 def iter_tables(tokens: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The table in pieces of one row group."""
+    """Iterate over the row groups of a table, in order."""
     for path in token_files(tokens):
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
@@ -52,40 +55,50 @@ def iter_tables(tokens: str | Path, columns: Sequence[str] | None = None) -> Ite
 
 
 def iter_runs(
-    pieces: Iterable[pa.Table], names: Sequence[str], source: str | Path
+    tables: Iterable[pa.Table], names: Sequence[str], source: str | Path
 ) -> Iterator[tuple[tuple[str, ...], pa.Table]]:
-    """Rows of a table that agree in `names`, all of them together, with what they agree in; in the table's order.
+    """Group rows by `names`: each run of equal rows as (values, rows), in the table's order.
 
     Args:
-        pieces: of a table that is sorted by `names`, as `iter_tables` gives them; a run may go over several.
-        names: columns of text: the first of the table's key.
+        tables: consecutive chunks of a table that is sorted by `names`, e.g. of `iter_tables`; a run may span several.
+        names: text columns, the first of the table's key.
         source: the table, for the error.
 
     Raises ValueError for rows that are not in the table's order.
     """
-    waiting: list[pa.Table] = []
+    pending: list[pa.Table] = []
     before: tuple[str, ...] = ()
-    for piece in pieces:
-        for key, rows in _runs(piece, names):
-            if waiting and key < before:
-                raise ValueError(f"{source} is not sorted by {', '.join(names)}: it was edited.")
-            if waiting and key != before:
-                yield before, _one_table(waiting)
-                waiting = []
-            waiting.append(rows)
+    for table in tables:
+        for key, rows in _runs_of_table(table, names):
+            if pending and key < before:
+                raise ValueError(
+                    f"{source} is not sorted by {', '.join(names)}: the file was modified after it was written."
+                )
+            if pending and key != before:
+                yield before, combine(pending)
+                pending = []
+            pending.append(rows)
             before = key
-    if waiting:
-        yield before, _one_table(waiting)
+    if pending:
+        yield before, combine(pending)
+
+
+def combine(tables: Sequence[pa.Table]) -> pa.Table:
+    """Concatenate tables into a single chunk, with one dictionary per column."""
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
 
 
 def check_frames(run: pa.Table, episode: str, source: str | Path) -> None:
-    """Raises ValueError where the frames of a run of one episode, camera and stride do not increase."""
+    """Raise ValueError if the frames of one episode, camera and stride do not increase."""
     if not (np.diff(run["frame_index"].to_numpy()) > 0).all():
-        raise ValueError(f"{source}: rows of episode {episode!r} are out of order, or there twice: it was edited.")
+        raise ValueError(
+            f"{source}: rows of episode {episode!r} are unsorted or duplicated; the file was modified after it was "
+            "written."
+        )
 
 
 def matrix(table: pa.Table, name: str) -> np.ndarray | None:
-    """A column of lists of one length as (rows, length); None where the table has no such column."""
+    """A column of fixed-size lists as an array (rows, length); None if the table has no such column."""
     if name not in table.column_names:
         return None
     values = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
@@ -103,16 +116,16 @@ class SelectOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """The rows of one episode, camera and stride, in the order of frames; R may be less than the episode has frames.
+    """The rows of one episode, camera and stride, in the order of frames; R may be less than the number of frames.
 
-    Fields:
-        frames, futures: int32 (R,), numbers within the episode; futures -1 where the row is invalid.
-        timestamps, future_timestamps: float64 (R,), seconds of `frames` and `futures`; of the latter NaN where invalid.
-        codes: int16 (R, N), -1 where invalid; None for a continuous bottleneck, or where they were not asked for.
-        latents: float16 (R, N * D), z before quantization; None where the table has none, or they were not asked for.
-        margins, motions: float32 (R,), `code_margin` and `motion`; NaN where there is none.
-        selected: bool (R,), the pairs to train on: valid, and above the thresholds that were given.
-        texts: R instructions, None where there is none; None where the table has no such column, or was not asked.
+    Attributes:
+        frames, futures: int32 (R,), frame indices within the episode; `futures` is -1 where the row is invalid.
+        timestamps, future_timestamps: float64 (R,), seconds; `future_timestamps` is NaN where the row is invalid.
+        codes: int16 (R, N), -1 where invalid; None for a continuous bottleneck, or if not requested.
+        latents: float16 (R, N * D), z before quantization; None if the table has none, or if not requested.
+        margins, motions: float32 (R,), `code_margin` and `motion`; NaN where missing.
+        selected: bool (R,), mask of the pairs to train on: valid, and above the given thresholds.
+        texts: R instructions, each may be None; None if the table has no such column, or if not requested.
     """
 
     episode: str
@@ -132,15 +145,15 @@ class TokenSequence:
 
 @dataclass(slots=True)
 class TokenTable:
-    """What of a table is exported.
+    """A token table opened for reading one stride of some cameras, with thresholds for the pairs to train on.
 
-    Fields:
-        path, metadata: the table, and what it says of itself.
-        stride: the one stride, as the table spells it.
+    Attributes:
+        path, metadata: the table and its metadata.
+        stride: the stride, spelled as in the table.
         cameras: in the table's order.
-        min_margin, min_motion: pairs below are not wanted.
+        min_margin, min_motion: pairs below are not selected.
         columns: names of the table's columns.
-        left_out: why and how many rows of this stride and these cameras are not wanted; filled by `sequences`.
+        left_out: for each reason, the number of rows that are not selected; filled by `sequences`.
     """
 
     path: Path
@@ -162,17 +175,17 @@ class TokenTable:
         min_margin: float = 0.0,
         min_motion: float = 0.0,
     ) -> TokenTable:
-        """Look at a table and settle what of it is exported.
+        """Open a table and check the selection.
 
         Args:
             tokens: the table, file or folder.
-            stride: of those in the table; none given takes the only one.
-            cameras: of those in the table, or "all"; none given takes the only one.
+            stride: one of the table's strides; may be omitted if there is only one.
+            cameras: some of the table's cameras, or "all"; may be omitted if there is only one.
             min_margin: leave out pairs whose `code_margin` is smaller.
             min_motion: leave out pairs whose pixels change by less on average, 0 to 1 (the column `motion`).
 
         Raises:
-            ValueError: not a table of tokens; a stride or camera that it does not have, or must be chosen.
+            ValueError: not a token table; a stride or camera that it does not have, or that must be chosen.
 
         >>> TokenTable.open("tokens.parquet").stride  # doctest: +SKIP
         '0.6s'
@@ -182,7 +195,7 @@ class TokenTable:
         columns = tuple(pq.read_schema(token_files(path)[0]).names)
         if not 0 <= min_motion < 1:
             raise ValueError(f"min_motion {min_motion}: takes a mean change of the pixels, 0 (keep all) to 1")
-        if not min_margin >= 0:  # nan too
+        if not min_margin >= 0:  # written so that nan is refused too
             raise ValueError(f"min_margin {min_margin}: takes a squared distance, 0 (keep all) or more")
         if min_margin and "codes" not in columns:
             raise ValueError(f"min_margin {min_margin}: {path} was made by a continuous bottleneck, it has no margins")
@@ -198,10 +211,12 @@ class TokenTable:
 
     @property
     def num_latents(self) -> int:
+        """N."""
         return self.metadata["model"]["num_latents"]
 
     @property
     def codebook_dim(self) -> int:
+        """D."""
         return self.metadata["model"]["codebook_dim"]
 
     @property
@@ -210,32 +225,31 @@ class TokenTable:
         return self.metadata["model"]["codebook_size"]
 
     def require(self, column: str, used_for: str) -> None:
-        """Raises ValueError where the table has no `column`, with what to do."""
+        """Raise ValueError, with what to do, if the table has no `column`."""
         if column in self.columns:
             return
         if column == "codes":
-            cure = "Take a format for continuous latents (lerobot, groot, webdataset), or a model with a codebook"
+            hint = "Take a format for continuous latents (lerobot, groot, webdataset), or a model with a codebook"
         else:
-            cure = f"Encode again with --with {column}"
-        raise ValueError(f"{self.path} has no column {column!r}, needed for {used_for}. {cure}.")
+            hint = f"Encode again with --with {column}"
+        raise ValueError(f"{self.path} has no column {column!r}, needed for {used_for}. {hint}.")
 
     def sequences(self, *columns: str) -> Iterator[TokenSequence]:
-        """The rows of this stride and these cameras, in the table's order: by episode, camera and frame.
+        """Iterate over the episodes and cameras of the selection, in the table's order.
 
         Args:
-            columns: what to read beside what is always read: "codes", "latents", "text". One that the table
-                does not have is None in the track.
+            columns: "codes", "latents" or "text", to be read too; those that the table does not have are None.
 
         Raises:
-            ValueError: for codes outside 0 .. K - 1 in a valid row, and rows that are not in the table's order.
+            ValueError: codes outside 0 .. K - 1 in a valid row, or rows that are not in the table's order.
         """
         self.left_out.clear()
-        read = [name for name in self.columns if name in (*_ALWAYS, *_JUDGED_BY, *columns)]
-        pieces = map(self._of_selection, iter_tables(self.path, read))
-        for key, rows in iter_runs(pieces, ("episode", "camera"), self.path):
+        read = [name for name in self.columns if name in (*_BASE_COLUMNS, *columns)]
+        tables = map(self._select_rows, iter_tables(self.path, read))
+        for key, rows in iter_runs(tables, ("episode", "camera"), self.path):
             yield self._sequence(key, rows)
 
-    def _of_selection(self, table: pa.Table) -> pa.Table:
+    def _select_rows(self, table: pa.Table) -> pa.Table:
         of_stride = pc.equal(table["stride"].cast(pa.string()), self.stride)
         of_camera = pc.is_in(table["camera"].cast(pa.string()), value_set=pa.array(self.cameras, pa.string()))
         return table.filter(pc.and_(of_stride, of_camera))
@@ -258,23 +272,22 @@ class TokenTable:
             latents=matrix(table, "latents"),
             margins=table["code_margin"].to_numpy(),
             motions=table["motion"].to_numpy(),
-            selected=self._selected(table, valid),
+            selected=self._selection_mask(table, valid),
             texts=table["text"].to_pylist() if "text" in table.column_names else None,
         )
 
-    def _selected(self, table: pa.Table, valid: np.ndarray) -> np.ndarray:
+    def _selection_mask(self, table: pa.Table, valid: np.ndarray) -> np.ndarray:
         reasons = {"invalid: the future frame lies past the end": ~valid}
+        # `~(x >= limit)`, not `x < limit`: a missing value (NaN) is below every limit.
         if self.min_margin:
-            margin = table["code_margin"].to_numpy()
-            reasons[f"code_margin below {self.min_margin:g}"] = ~(margin >= self.min_margin)
+            reasons[f"code_margin below {self.min_margin:g}"] = ~(table["code_margin"].to_numpy() >= self.min_margin)
         if self.min_motion:
-            motion = table["motion"].to_numpy()
-            reasons[f"motion below {self.min_motion:g}"] = ~(motion >= self.min_motion)
-        wanted = np.ones(len(valid), bool)
+            reasons[f"motion below {self.min_motion:g}"] = ~(table["motion"].to_numpy() >= self.min_motion)
+        selected = np.ones(len(valid), bool)
         for reason, applies in reasons.items():
-            self.left_out[reason] += int((wanted & applies).sum())
-            wanted &= ~applies
-        return wanted
+            self.left_out[reason] += int((selected & applies).sum())
+            selected &= ~applies
+        return selected
 
     def _check_range(self, codes: np.ndarray, key: tuple[str, ...]) -> None:
         size = self.codebook_size
@@ -286,51 +299,49 @@ class TokenTable:
             )
 
 
-def _choose_stride(path: Path, there: Sequence[str], asked: str | None) -> str:
-    if asked is None and len(there) == 1:
-        return there[0]
-    if asked is None:
-        raise ValueError(f"{path} holds strides {', '.join(there)}: one export has one. Choose with --stride.")
-    if asked not in there:
-        raise ValueError(f"stride {asked!r}: {path} holds {', '.join(there)}. Choose one, or encode with --stride.")
-    return asked
-
-
-def _choose_cameras(path: Path, asked: str | Sequence[str]) -> tuple[str, ...]:
-    names: set[str] = set()
-    for table in iter_tables(path, ["camera"]):
-        names |= set(table["camera"].unique().to_pylist())
-    there = sorted(names)
-    if not there:
-        raise ValueError(f"{path} has no rows: there is nothing to export.")
-    wanted = [asked] if isinstance(asked, str) else list(asked)
-    if wanted == ["all"] or (not wanted and len(there) < 2):
-        return tuple(there)
-    if not wanted:
-        raise ValueError(f"{path} holds cameras {', '.join(there)}. Choose with --camera, or take all of them: all.")
-    if unknown := [name for name in wanted if name not in there]:
-        raise ValueError(f"camera {unknown[0]!r}: {path} holds {', '.join(map(repr, there))}.")
-    return tuple(name for name in there if name in wanted)
-
-
-def _runs(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[tuple[str, ...], pa.Table]]:
-    """Neighbouring rows that agree, with what they agree in."""
+def _runs_of_table(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[tuple[str, ...], pa.Table]]:
     if not table.num_rows:
         return
     table = table.unify_dictionaries().combine_chunks()
-    columns = [_dictionary(table, name) for name in names]
+    columns = [_as_dictionary(table, name) for name in names]
     changes = np.zeros(table.num_rows - 1, bool)
     for column in columns:
         changes |= np.diff(column.indices.to_numpy()) != 0
-    edges = [0, *(np.flatnonzero(changes) + 1).tolist(), table.num_rows]
-    for start, stop in pairwise(edges):
+    for start, stop in pairwise([0, *(np.flatnonzero(changes) + 1).tolist(), table.num_rows]):
         yield tuple(column[start].as_py() for column in columns), table.slice(start, stop - start)
 
 
-def _dictionary(table: pa.Table, name: str) -> pa.DictionaryArray:
+def _as_dictionary(table: pa.Table, name: str) -> pa.DictionaryArray:
     column = table[name].combine_chunks()
     return column if isinstance(column, pa.DictionaryArray) else column.dictionary_encode()
 
 
-def _one_table(pieces: Sequence[pa.Table]) -> pa.Table:
-    return pa.concat_tables(pieces).unify_dictionaries().combine_chunks()
+def _choose_stride(path: Path, available: Sequence[str], requested: str | None) -> str:
+    if requested is None and len(available) == 1:
+        return available[0]
+    if requested is None:
+        raise ValueError(f"{path} holds strides {', '.join(available)}: one export has one. Choose with --stride.")
+    if requested not in available:
+        raise ValueError(
+            f"stride {requested!r}: {path} holds {', '.join(available)}. Choose one, or encode with --stride."
+        )
+    return requested
+
+
+def _choose_cameras(path: Path, requested: str | Sequence[str]) -> tuple[str, ...]:
+    names: set[str] = set()
+    for table in iter_tables(path, ["camera"]):
+        names |= set(table["camera"].unique().to_pylist())
+    available = sorted(names)
+    if not available:
+        raise ValueError(f"{path} has no rows: there is nothing to export.")
+    chosen = [requested] if isinstance(requested, str) else list(requested)
+    if chosen == ["all"] or (not chosen and len(available) < 2):
+        return tuple(available)
+    if not chosen:
+        raise ValueError(
+            f"{path} holds cameras {', '.join(available)}. Choose with --camera, or take all of them: all."
+        )
+    if unknown := [name for name in chosen if name not in available]:
+        raise ValueError(f"camera {unknown[0]!r}: {path} holds {', '.join(map(repr, available))}.")
+    return tuple(name for name in available if name in chosen)

@@ -1,15 +1,18 @@
-"""The table of tokens: its columns, and the JSON in its metadata that says where it came from.
+"""Columns, types and row order of a token table.
 
-Key, unique and sorted: (episode, camera, stride, frame_index).
+Rows are sorted by their key (episode, camera, stride, frame_index), which is unique.
 """
 
 from __future__ import annotations
 
 import pyarrow as pa
 
+# Raised when an older release would misread a new table. Readers refuse every version but their own.
 FORMAT_VERSION = 2
 KEY = ("episode", "camera", "stride", "frame_index")
-# What may be asked for beside the rest. "actions" is two columns, action_chunk and action_sum.
+# Rows that agree in these form a sequence: the pairs of one camera at one stride, in the order of frames.
+SEQUENCE_KEY = KEY[:3]
+# Names for `columns=`. "actions" adds two columns, action_chunk and action_sum.
 OPTIONAL_COLUMNS = ("actions", "latents", "text")
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
@@ -18,15 +21,15 @@ _NAME = pa.dictionary(pa.int32(), pa.string())
 def token_schema(
     num_latents: int, codebook_dim: int, codebook_size: int | None, columns: tuple[str, ...] = ()
 ) -> pa.Schema:
-    """The columns of a table of tokens.
+    """Arrow schema of a token table, without metadata.
 
     Args:
         num_latents, codebook_dim: N and D.
-        codebook_size: K; None for a continuous bottleneck: there are no codes then, and always latents.
+        codebook_size: K; None for a continuous bottleneck, whose table has no codes and always has latents.
         columns: of `OPTIONAL_COLUMNS`.
 
     Raises:
-        ValueError: for a code that int16 cannot hold.
+        ValueError: K exceeds the range of int16.
 
     >>> token_schema(8, 32, 128).field("codes").type
     FixedSizeListType(fixed_size_list<element: int16>[8])
@@ -53,7 +56,8 @@ def token_schema(
         pa.field("valid", pa.bool_(), nullable=False),
     ]
     if "actions" in columns:
-        # Episodes of a mixture have actions of several widths, or none; chunks have as many rows as the gap has frames.
+        # Lists of any length: the width differs between the datasets of a mixture, and a chunk has one row per frame
+        # of the gap.
         row = pa.list_(pa.field("element", pa.float32(), nullable=False))
         fields += [pa.field("action_chunk", pa.list_(pa.field("element", row))), pa.field("action_sum", row)]
     if "text" in columns:

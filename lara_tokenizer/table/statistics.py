@@ -1,4 +1,7 @@
-"""Counting tokens: how many pairs, which codes, how much stood still."""
+"""Statistics of a token table: pairs, code histograms, idle pairs, and pairs with camera motion.
+
+All of them are sums over rows, so they do not depend on the chunks that a table is read in.
+"""
 
 from __future__ import annotations
 
@@ -12,45 +15,53 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# A pair is idle when a pixel changes by less than one of 255 steps on average: nothing but noise.
-IDLE_MOTION = 1 / 255
-# Rows at most that are looked at for the codes that occur together; memory stays flat however long a table is.
-_SAMPLE = 65_536
-MOVING_PAIRS = "moving_pairs"  # in the metadata of a table of tokens
+from lara_tokenizer.table.metadata import MOVING_PAIRS
+from lara_tokenizer.table.reader import matrix
+from lara_tokenizer.thresholds import IDLE_MOTION
+
+# In the metadata of one unit's rows, where a job keeps its results.
 _UNIT_KEY = b"lara_tokenizer.moving_pairs"
+# Maximum number of rows sampled for the most frequent tuple of codes, so that memory does not grow with the table.
+_SAMPLE = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class MotionCounts:
-    """`pairs` are not idle; `whole_picture` of them move as a whole picture (see whole_picture.py)."""
+    """Moving pairs, and those of them in which the whole image moves, as under a moving camera.
+
+    Only the encoder sees the pixels, so it counts. Each unit's rows carry their counts in the schema's metadata, and
+    the finished table the sums by camera (`moving_pairs`): the same numbers however often a job was stopped.
+    """
 
     pairs: int = 0
+    """Pairs that are not idle."""
     whole_picture: int = 0
+    """Those of them with camera motion (see `encode/camera_motion.py`); the name is a key on disk."""
 
     def __add__(self, other: MotionCounts) -> MotionCounts:
         return MotionCounts(self.pairs + other.pairs, self.whole_picture + other.whole_picture)
 
     @property
-    def whole_picture_share(self) -> float:
-        """Of the moving pairs, 0 to 1."""
+    def camera_motion_share(self) -> float:
+        """Share of the moving pairs with camera motion, 0 to 1."""
         return self.whole_picture / max(self.pairs, 1)
 
 
-def with_motion_counts(rows: pa.Table, moving: MotionCounts) -> pa.Table:
-    """The rows of a unit, with their counts."""
-    return rows.replace_schema_metadata({_UNIT_KEY: json.dumps(asdict(moving), sort_keys=True)})
+def with_motion_counts(rows: pa.Table, counts: MotionCounts) -> pa.Table:
+    """The rows of a unit, with their counts in the schema's metadata."""
+    return rows.replace_schema_metadata({_UNIT_KEY: json.dumps(asdict(counts), sort_keys=True)})
 
 
 def motion_counts_of(rows: pa.Table) -> MotionCounts | None:
-    """The counts of a unit; None for one that an earlier release encoded."""
-    found = (rows.schema.metadata or {}).get(_UNIT_KEY)
-    return None if found is None else MotionCounts(**json.loads(found))
+    """The counts of a unit; None if an earlier release encoded it."""
+    raw = (rows.schema.metadata or {}).get(_UNIT_KEY)
+    return None if raw is None else MotionCounts(**json.loads(raw))
 
 
 def motion_counts_by_camera(
     counts: Iterable[tuple[str, MotionCounts | None]],
 ) -> dict[str, MotionCounts] | None:
-    """Sum (camera, counts) over units; None where the counts of one of them are unknown."""
+    """Sums of (camera, counts) by camera; None if any of the counts is unknown."""
     sums: dict[str, MotionCounts] = {}
     for camera, moving in counts:
         if moving is None:
@@ -60,49 +71,56 @@ def motion_counts_by_camera(
 
 
 def motion_counts_to_metadata(by_camera: Mapping[str, MotionCounts] | None) -> dict[str, Any]:
-    """The entry of a table's metadata; nothing for what is not known."""
+    """The entry of a table's metadata; no entry for unknown counts."""
     if by_camera is None:
         return {}
     return {MOVING_PAIRS: {camera: asdict(moving) for camera, moving in sorted(by_camera.items())}}
 
 
 def motion_counts_from_metadata(metadata: Mapping[str, Any]) -> dict[str, MotionCounts] | None:
-    """The counts in a table's metadata; None for a table of an earlier release."""
-    found = metadata.get(MOVING_PAIRS)
-    return None if found is None else {camera: MotionCounts(**counts) for camera, counts in found.items()}
+    """The counts by camera in a table's metadata; None for a table of an earlier release."""
+    entry = metadata.get(MOVING_PAIRS)
+    return None if entry is None else {camera: MotionCounts(**counts) for camera, counts in entry.items()}
 
 
 @dataclass(slots=True)
 class TokenCounts:
-    """Sums over the rows of a table, filled by `add`. They do not depend on the pieces that the table comes in.
+    """Sums over the rows of a table, filled by `add`.
 
-    `histogram` is int64 (N, K): how often each code occurs at each position; None for a continuous bottleneck.
-    `moving_histogram`, `samples` and `directions` are of the pairs that are not idle. `moving_by_camera` is what the
-    encoder counted; None where nobody did.
+    Attributes:
+        num_latents, codebook_size: N and K; K is None for a continuous bottleneck.
+        rows: number of rows, valid or not.
+        pairs, cameras: valid rows by stride, and by camera.
+        idle_of_camera: valid rows by camera whose motion is below `IDLE_MOTION`.
+        histogram: int64 (N, K), occurrences of each code at each position; None without codes.
+        moving_histogram: the same for the pairs that are not idle.
+        samples: sample of the codes of those pairs; None without codes.
+        directions: of the z of those pairs; None where there are codes.
+        moving_by_camera: the encoder's counts; None if unknown.
     """
 
     num_latents: int
     codebook_size: int | None
     rows: int = 0
-    pairs: Counter[str] = field(default_factory=Counter)  # valid rows of each stride
-    cameras: Counter[str] = field(default_factory=Counter)  # valid rows of each camera
+    pairs: Counter[str] = field(default_factory=Counter)
+    cameras: Counter[str] = field(default_factory=Counter)
     idle_of_camera: Counter[str] = field(default_factory=Counter)
     histogram: np.ndarray | None = None
     moving_histogram: np.ndarray | None = None
-    samples: CodeSample | None = None  # None for a continuous bottleneck
-    directions: Directions | None = None  # of z; None where there are codes
+    samples: CodeSample | None = None
+    directions: DirectionMoments | None = None
     moving_by_camera: Mapping[str, MotionCounts] | None = None
 
     def __post_init__(self) -> None:
         if self.codebook_size is None:
-            self.directions = Directions()
+            self.directions = DirectionMoments()
             return
         self.histogram = np.zeros((self.num_latents, self.codebook_size), np.int64)
         self.moving_histogram = np.zeros_like(self.histogram)
         self.samples = CodeSample(self.num_latents)
 
     def add(self, table: pa.Table) -> None:
-        """Count the rows of a piece of the table."""
+        """Count the rows of a chunk of the table."""
         self.rows += table.num_rows
         valid = table.filter(table["valid"])
         self.pairs.update(_occurrences(valid["stride"]))
@@ -111,18 +129,20 @@ class TokenCounts:
         self.idle_of_camera.update(_occurrences(valid["camera"].filter(pa.array(~moves))))
         if self.histogram is None or self.moving_histogram is None or self.samples is None:
             assert self.directions is not None
-            self.directions.add(_lists(valid, "latents")[moves])
+            latents = matrix(valid, "latents")
+            assert latents is not None
+            self.directions.add(latents[moves])
             return
         codes = codes_array(valid)
         _add_codes(self.histogram, codes)
         _add_codes(self.moving_histogram, codes[moves])
         self.samples.add(codes[moves])
 
-    def watch(self, pieces: Iterator[pa.Table]) -> Iterator[pa.Table]:
-        """The same pieces, counted as they pass."""
-        for piece in pieces:
-            self.add(piece)
-            yield piece
+    def count_through(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The same tables, counted as they pass."""
+        for table in tables:
+            self.add(table)
+            yield table
 
     @property
     def num_pairs(self) -> int:
@@ -141,7 +161,7 @@ class TokenCounts:
 
     @property
     def codes_used(self) -> int | None:
-        """How many of the K codes occur."""
+        """Number of distinct codes that occur, of K."""
         return None if self.histogram is None else int((self.histogram.sum(0) > 0).sum())
 
     @property
@@ -151,39 +171,44 @@ class TokenCounts:
 
     @property
     def perplexity_per_position(self) -> list[float] | None:
-        """The same for each position by itself."""
+        """Perplexity of each position on its own."""
         return None if self.histogram is None else [perplexity(counts) for counts in self.histogram]
 
 
 @dataclass(slots=True)
 class CodeSample:
-    """The codes of every 2^k-th pair, with the smallest k that keeps them within `_SAMPLE`: all of a small table's."""
+    """The codes of every 2^k-th pair, with the smallest k that keeps at most `_SAMPLE` rows: all of a small table."""
 
     num_latents: int
     _seen: int = 0
     _step: int = 1
-    _kept: np.ndarray = field(init=False)
+    _codes: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        self._kept = np.empty((0, self.num_latents), np.int16)
+        self._codes = np.empty((0, self.num_latents), np.int16)
 
     def add(self, codes: np.ndarray) -> None:
         """int16 (rows, N), in the order of the table."""
-        self._kept = np.concatenate([self._kept, codes[-self._seen % self._step :: self._step]])
+        # Pair number i of the whole table is sampled if i % step == 0; `_seen` pairs came before this chunk.
+        self._codes = np.concatenate([self._codes, codes[-self._seen % self._step :: self._step]])
         self._seen += len(codes)
-        while len(self._kept) > _SAMPLE:
-            self._kept, self._step = self._kept[::2], 2 * self._step
+        while len(self._codes) > _SAMPLE:
+            self._codes = self._codes[::2]
+            self._step *= 2
 
-    def commonest(self) -> tuple[list[int], float]:
-        """The N codes that occur together most often, and their share of the pairs, of which there must be one."""
-        together, counts = np.unique(self._kept, axis=0, return_counts=True)
+    def most_common(self) -> tuple[list[int], float]:
+        """The most frequent tuple of N codes, and its share of the pairs. Needs at least one pair."""
+        tuples, counts = np.unique(self._codes, axis=0, return_counts=True)
         most = int(counts.argmax())
-        return together[most].tolist(), float(counts[most] / len(self._kept))
+        return tuples[most].tolist(), float(counts[most] / len(self._codes))
 
 
 @dataclass(slots=True)
-class Directions:
-    """Moments of z / |z|, in whole steps of 2^-15: sums of whole numbers are the same in any order."""
+class DirectionMoments:
+    """First and second moments of z / |z|.
+
+    They are kept in whole steps of 2^-15: sums of integers are the same in any order, sums of floats are not.
+    """
 
     pairs: int = 0
     _sums: np.ndarray | int = 0
@@ -208,23 +233,24 @@ class Directions:
 
 
 def codes_array(table: pa.Table) -> np.ndarray:
-    """The codes of a table: int16 (rows, N)."""
-    return _lists(table, "codes")
+    """The codes of a table that has some: int16 (rows, N)."""
+    codes = matrix(table, "codes")
+    assert codes is not None
+    return codes
 
 
 def perplexity(counts: np.ndarray) -> float:
-    """exp(entropy) of how often each code occurs."""
+    """exp(entropy) of a histogram: 1 for a single code, K for K codes used alike.
+
+    >>> round(perplexity(np.array([5, 5, 0, 5])), 6)
+    3.0
+    """
     share = counts[counts > 0] / max(counts.sum(), 1)
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def _occurrences(names: pa.ChunkedArray) -> dict[str, int]:
     return {entry["values"]: entry["counts"] for entry in pc.value_counts(names.cast(pa.string())).to_pylist()}
-
-
-def _lists(table: pa.Table, name: str) -> np.ndarray:
-    column = table[name]
-    return column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
 
 
 def _add_codes(histogram: np.ndarray, codes: np.ndarray) -> None:

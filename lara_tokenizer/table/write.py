@@ -1,4 +1,4 @@
-"""The last step: rows in order, in fixed row groups, into files that appear whole or not at all."""
+"""Writing a token table: where it goes, its row groups and shards, and the atomic finish."""
 
 from __future__ import annotations
 
@@ -14,20 +14,28 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lara_tokenizer._files import is_empty_folder, replace, replace_folder, sync
 from lara_tokenizer.errors import JobMismatchError
-from lara_tokenizer.table.metadata import FRAMES, differences, episodes_digest, read_metadata, with_metadata
-from lara_tokenizer.table.statistics import MOVING_PAIRS
+from lara_tokenizer.table.metadata import (
+    FRAMES,
+    MOVING_PAIRS,
+    differences,
+    episodes_digest,
+    read_metadata,
+    with_metadata,
+)
+from lara_tokenizer.table.reader import combine
 
 ROW_GROUP = 65_536
 ROWS_PER_SHARD = 16 * ROW_GROUP
 
-# Readers other than Arrow meet these encodings everywhere; small whole numbers and names repeat, floats do not.
+# Small integers and names repeat, floats do not: a dictionary would only add to their size.
 _DICTIONARY_COLUMNS = ["episode", "episode_index", "camera", "stride", "codes.list.element", "valid", "text"]
 
 
 @dataclass(frozen=True, slots=True)
 class OutputPath:
-    """One parquet file, or a folder of shards; beside it `<out>.job` and `<out>.failed.jsonl`.
+    """Path of a table to write: one parquet file or a folder of shards, with `<out>.job` and `<out>.failed.jsonl`.
 
     >>> OutputPath.parse("runs/tokens.parquet").job_folder.name
     'tokens.parquet.job'
@@ -38,8 +46,9 @@ class OutputPath:
 
     @classmethod
     def parse(cls, out: str | os.PathLike[str]) -> OutputPath:
-        """`tokens.parquet` is a file, `tokens` or `tokens/` a folder. Raises ValueError for another ending."""
+        """`tokens.parquet` is a file, `tokens` or `tokens/` a folder. Raises ValueError for another file extension."""
         text = os.fspath(out)
+        # "." and ".." have no name that a sibling such as <out>.job could be derived from.
         path = Path(text) if Path(text).name not in ("", "..") else Path(text).resolve()
         is_folder = text.endswith(("/", os.sep)) or path.suffix == ""
         if not is_folder and path.suffix != ".parquet":
@@ -48,16 +57,16 @@ class OutputPath:
 
     @property
     def job_folder(self) -> Path:
-        """The state of a job that is not finished."""
+        """State of an unfinished job."""
         return self.path.with_name(self.path.name + ".job")
 
     @property
     def failed_file(self) -> Path:
-        """The episodes that failed, with reasons."""
+        """List of the episodes that failed, with reasons."""
         return self.path.with_name(self.path.name + ".failed.jsonl")
 
     def make_parent(self) -> None:
-        """Make the folder that will hold the target. Raises OSError in one line where that cannot be."""
+        """Make the folder that will hold the table. Raises OSError in one line if it is not writable."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if not os.access(self.path.parent, os.W_OK):
@@ -66,17 +75,17 @@ class OutputPath:
             raise OSError(f"cannot write to {self.path.parent}: {error.strerror}. Name another --out.") from error
 
     def is_complete(self, fingerprint: Mapping[str, Any], episodes: Iterable[str]) -> bool:
-        """Whether there is nothing left to do.
+        """Whether this job has written its table already, with all episodes.
 
-        Raises JobMismatchError where something is there that this job must not replace.
+        Raises JobMismatchError if something is there that this job must not replace.
         """
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        if not self.path.exists() or is_empty_folder(self.path):
             return False
         try:
             made_by = read_metadata(self.path)
         except (ValueError, OSError) as error:
             raise JobMismatchError(
-                f"{self.path} exists and is not a table of tokens ({error}). Name another --out, or move it away."
+                f"{self.path} exists and is not a token table ({error}). Name another --out, or move it away."
             ) from None
         made_from = made_by.pop("episodes")
         for no_option in (FRAMES, MOVING_PAIRS):
@@ -97,70 +106,59 @@ class OutputPath:
 
 
 def write_tokens(
-    pieces: Iterable[pa.Table],
+    tables: Iterable[pa.Table],
     schema: pa.Schema,
     metadata: dict[str, Any],
-    target: OutputPath,
+    out: OutputPath,
     scratch: Path,
     num_rows: int,
 ) -> None:
-    """Write a table of tokens; the target changes at the very end, in one step.
+    """Write a token table; what is at `out` is replaced at the very end, in one step.
+
+    Equal rows and metadata give equal bytes, however the rows are cut into `tables`.
 
     Args:
-        pieces: tables of `schema`, in the table's order.
-        metadata: what `read_metadata` will give back.
-        target: the file or folder; what is there is replaced.
-        scratch: a folder on the same disk for what is unfinished.
-        num_rows: of all pieces together; it decides the number of shards.
-
-    Equal pieces and metadata give equal bytes.
+        tables: consecutive chunks of `schema`, in the table's order.
+        metadata: see `read_metadata`.
+        out: the file or folder.
+        scratch: a folder on the same file system for unfinished files.
+        num_rows: total number of rows, from which follows the number of shards.
     """
     schema = with_metadata(schema, metadata)
-    groups = row_groups(pieces, schema)
-    if not target.is_folder:
-        unfinished = scratch / f"{target.path.name}.tmp"
+    groups = row_groups(tables)
+    if not out.is_folder:
+        unfinished = scratch / f"{out.path.name}.tmp"
         _write_file(groups, schema, unfinished)
-        os.replace(unfinished, target.path)
-        _sync(target.path.parent)
+        replace(unfinished, out.path)
         return
     unfinished = scratch / "table"
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "data").mkdir(parents=True)
     shards = max(1, -(-num_rows // ROWS_PER_SHARD))
     for shard in range(shards):
+        # The naming of the Hub's dataset viewer, so that a folder can be uploaded as it is.
         file = unfinished / "data" / f"train-{shard:05d}-of-{shards:05d}.parquet"
         _write_file(islice(groups, ROWS_PER_SHARD // ROW_GROUP), schema, file)
     provenance = json.dumps({**metadata, "rows": num_rows}, indent=2, sort_keys=True) + "\n"
     (unfinished / "provenance.json").write_text(provenance)
-    _replace_folder(unfinished, target.path, scratch / "previous")
+    replace_folder(unfinished, out.path, scratch / "previous")
 
 
-def row_groups(pieces: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Pieces of any length to tables of exactly `ROW_GROUP` rows, and a last one with the rest."""
-    waiting: list[pa.Table] = []
+def row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Regroup tables of any length into tables of exactly `ROW_GROUP` rows, and a last one with the rest."""
+    pending: list[pa.Table] = []
     missing = ROW_GROUP
-    for piece in pieces:
-        # Pieces are cut before they are joined: the dictionary of a group then names its own episodes only.
-        while piece.num_rows >= missing:
-            yield _joined([*waiting, piece.slice(0, missing)])
-            piece = piece.slice(missing)
-            waiting, missing = [], ROW_GROUP
-        if piece.num_rows:
-            waiting.append(piece)
-            missing -= piece.num_rows
-    if waiting:
-        yield _joined(waiting)
-
-
-def write_text_atomically(file: Path, text: str) -> None:
-    """Write a small file, whole or not at all."""
-    unfinished = file.with_name(file.name + ".tmp")
-    unfinished.write_text(text)
-    os.replace(unfinished, file)
-
-
-def _joined(pieces: list[pa.Table]) -> pa.Table:
-    return pa.concat_tables(pieces).unify_dictionaries().combine_chunks()
+    for table in tables:
+        # Tables are cut before they are joined: the dictionary of a group then contains its own episodes only.
+        while table.num_rows >= missing:
+            yield combine([*pending, table.slice(0, missing)])
+            table = table.slice(missing)
+            pending, missing = [], ROW_GROUP
+        if table.num_rows:
+            pending.append(table)
+            missing -= table.num_rows
+    if pending:
+        yield combine(pending)
 
 
 def _write_file(groups: Iterable[pa.Table], schema: pa.Schema, file: Path) -> None:
@@ -176,22 +174,4 @@ def _write_file(groups: Iterable[pa.Table], schema: pa.Schema, file: Path) -> No
     ):
         for group in groups:
             writer.write_table(group.replace_schema_metadata(schema.metadata), row_group_size=ROW_GROUP)
-    _sync(file)
-
-
-def _replace_folder(new: Path, target: Path, previous: Path) -> None:
-    shutil.rmtree(previous, ignore_errors=True)
-    if target.exists():
-        os.replace(target, previous)
-    os.replace(new, target)
-    _sync(target.parent)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Ask the disk to keep a file, or the names in a folder, before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(file)

@@ -251,7 +251,7 @@ def test_z_of_a_still_pair_is_zero_only_where_no_layer_sees_the_frame_before(fou
 
 def test_in_bfloat16_codes_of_near_still_pairs_would_be_others(converted, pairs, four):
     pytest.importorskip("pyarrow")
-    from lara_tokenizer.encode.encode import ModelRunner
+    from lara_tokenizer.encode.model_runner import ModelRunner
 
     now = pairs["pixel_values"]
     near = now.clone()

@@ -156,13 +156,13 @@ def test_a_target_of_another_model_is_refused(encode, tiny_config, tiny_processo
         encode(out, model=tmp_path / "other")
 
 
-def test_what_is_no_table_of_tokens_is_never_replaced(encode, tmp_path):
+def test_a_file_that_is_not_a_token_table_is_never_replaced(encode, tmp_path):
     (tmp_path / "notes.parquet").write_text("my notes")
-    with pytest.raises(JobMismatchError, match="exists and is not a table of tokens"):
+    with pytest.raises(JobMismatchError, match="exists and is not a token table"):
         encode(tmp_path / "notes.parquet")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.tex").write_text("years of work")
-    with pytest.raises(JobMismatchError, match="exists and is not a table of tokens"):
+    with pytest.raises(JobMismatchError, match="exists and is not a token table"):
         encode(tmp_path / "folder")
     assert (tmp_path / "folder" / "thesis.tex").exists()
 
@@ -268,7 +268,7 @@ def test_a_full_disk_at_the_end_loses_nothing(encode, reference, tmp_path, monke
         ):
             encode(tmp_path / "tokens.parquet")
     # Nothing is computed again.
-    monkeypatch.setattr("lara_tokenizer.encode.prepare.Preparation.engine", None)
+    monkeypatch.setattr("lara_tokenizer.encode.job.EncodeJob.engine", None)
     encode(tmp_path / "tokens.parquet")
     assert (tmp_path / "tokens.parquet").read_bytes() == reference
 
@@ -294,7 +294,7 @@ def test_unwritable_targets_are_one_line(encode, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "no/such-model-here"}, "model 'no/such-model-here': no such folder"),
+        ({"model": "no/such-model-here"}, "model 'no/such-model-here': neither a local folder nor a Hub"),
         ({"on_error": "explode"}, "on_error 'explode': takes 'skip' or 'fail'"),
         ({"device": "toaster"}, "device 'toaster' cannot be used here"),
         ({"decoder": "vlc"}, "decoder 'vlc'"),
@@ -400,7 +400,7 @@ def test_the_moving_camera_of_two_is_found(encode, two_cameras, tmp_path):
     assert [(each.name, each.camera) for each in summary.health if each.name == "camera-driven"] == [
         ("camera-driven", "pans")
     ]
-    assert "100% of the moving pairs of camera pans move as a whole picture" in summary.health[-1].sentence
+    assert "camera motion in 100% of the moving pairs of camera pans" in summary.health[-1].sentence
 
 
 def test_pairs_that_are_left_out_or_invalid_are_not_counted(encode, two_cameras, tmp_path):

@@ -152,15 +152,15 @@ def test_units_that_lost_idle_pairs_verify_as_they_were_cut(stop_and_go, tiny_ch
     planned, encoded = [], []
     plan, encode = worker.plan_episode, worker.encode_unit
 
-    def watch_plan(episode, job):
-        planned.append(plan(episode, job).units)
-        return plan(episode, job)
+    def recording_plan(episode, options):
+        planned.append(plan(episode, options).units)
+        return plan(episode, options)
 
     def watch_unit(unit, *others):
         encoded.append(unit)
         return encode(unit, *others)
 
-    monkeypatch.setattr(worker, "plan_episode", watch_plan)
+    monkeypatch.setattr(worker, "plan_episode", recording_plan)
     monkeypatch.setattr(worker, "encode_unit", watch_unit)
     out = tmp_path / "t.parquet"
     encode_dataset(stop_and_go, tiny_checkpoint, out=out, strides="0.5s", min_motion=0.01, workers=0)
@@ -188,7 +188,7 @@ def test_a_table_from_a_list_wants_its_list_to_verify(clip_folder, tiny_checkpoi
     (tmp_path / "clips.csv").write_text("path,start,end\none.mp4,0.2,1.9\n")
     out = tmp_path / "t.parquet"
     encode_dataset(clip_folder, tiny_checkpoint, out=out, strides="0.5s", from_list=tmp_path / "clips.csv", workers=0)
-    with pytest.raises(ValueError, match=r"made from the list 'clips.csv': give it too \(--from\)"):
+    with pytest.raises(ValueError, match=r"made from the list 'clips.csv': pass it too \(--from\)"):
         verify_tokens(out, clip_folder, model=tiny_checkpoint, workers=0)
     report = verify_tokens(
         out, clip_folder, sample=1.0, model=tiny_checkpoint, workers=0, from_list=tmp_path / "clips.csv"

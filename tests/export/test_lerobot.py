@@ -510,7 +510,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(plain, table, chec
         ((both, dataset, out), {"cameras": "all"}, "has one set of labels"),
         ((clip, dataset, out), {}, "is not in the source"),
         ((none, dataset, out), {}, r"has no rows: there is nothing to export"),
-        ((table, bad, out), {}, "out of order, or there twice"),
+        ((table, bad, out), {}, "unsorted or duplicated"),
         ((table, dataset, out), {"push": "me"}, "takes a dataset repository"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -61,9 +61,9 @@ def test_moved_codes_are_counted_by_position_stride_episode_and_move(tmp_path, t
     assert {episode: part["codes_changed"] for episode, part in diff.by_episode.items()} == by_episode
     shares = [part["codes_changed_share"] for part in diff.by_episode.values()]
     assert shares == sorted(shares, reverse=True)
-    commonest = sorted(moves.items(), key=lambda entry: (-entry[1], entry[0]))[:10]
+    expected = sorted(moves.items(), key=lambda entry: (-entry[1], entry[0]))[:10]
     names = ("position", "before", "after")
-    assert diff.moves == [{**dict(zip(names, move, strict=True)), "count": count} for move, count in commonest]
+    assert diff.moves == [{**dict(zip(names, move, strict=True)), "count": count} for move, count in expected]
 
 
 def test_rows_of_one_table_only_and_changed_validity_are_counted(tmp_path):
@@ -134,7 +134,7 @@ def test_other_weights_are_said_and_other_sizes_refused(tmp_path, table):
     assert diff.is_equal
     for sizes in ((2, 3, 16), (4, 3, 8), (4, 3, None)):
         other = write_table(tmp_path / "other.parquet", TRACKS, sizes=sizes)
-        with pytest.raises(ValueError, match=r"codes of 16, 4 a pair, of dimension 3; .* nothing can be compared"):
+        with pytest.raises(ValueError, match=r"codes of 16, 4 per pair, of dimension 3; .* cannot be compared"):
             diff_tokens(table, other)
 
 
@@ -151,7 +151,7 @@ def test_other_settings_are_said_and_other_versions_are_not(tmp_path, table):
 def test_a_table_out_of_order_is_refused(tmp_path, table):
     frames = [row["frame_index"] for row in read_tokens(table).to_pylist()]
     twice = edited(table, tmp_path / "b.parquet", {"frame_index": [frames[1], *frames[1:]]})
-    with pytest.raises(ValueError, match="are out of order, or there twice: it was edited"):
+    with pytest.raises(ValueError, match="are unsorted or duplicated; the file was modified"):
         diff_tokens(table, twice)
     names = [row["episode"] for row in read_tokens(table).to_pylist()]
     unsorted = edited(table, tmp_path / "c.parquet", {"episode": names[::-1]})
@@ -160,11 +160,11 @@ def test_a_table_out_of_order_is_refused(tmp_path, table):
 
 
 def test_moves_are_counted_the_same_in_any_pieces(monkeypatch):
-    monkeypatch.setattr("lara_tokenizer.table.diff._WAITING", 50)
+    monkeypatch.setattr("lara_tokenizer.table.diff._PENDING_MOVES", 50)
     before, after = np.random.default_rng(0).integers(0, 5, (2, 200, 3)).astype(np.int16)
     whole, pieces = CodeMoves(5), CodeMoves(5)
     whole.add(before, after)
     for start in range(0, 200, 7):
         pieces.add(before[start : start + 7], after[start : start + 7])
-    assert whole.commonest(100) == pieces.commonest(100)
-    assert sum(move["count"] for move in whole.commonest(100)) == (before != after).sum()
+    assert whole.most_common(100) == pieces.most_common(100)
+    assert sum(move["count"] for move in whole.most_common(100)) == (before != after).sum()

@@ -9,10 +9,11 @@ import torch
 
 from lara_tokenizer import metrics
 from lara_tokenizer.data import Signals
-from lara_tokenizer.encode.plan import Job, Pairs, Unit
-from lara_tokenizer.encode.rows import EncodedPairs, Rows
+from lara_tokenizer.encode.encode import Rows
+from lara_tokenizer.encode.model_runner import EncodedPairs
+from lara_tokenizer.encode.plan import EncodeOptions, Pairs, Unit
 from lara_tokenizer.table.health import health_of
-from lara_tokenizer.table.statistics import CodeSample, Directions, MotionCounts, TokenCounts
+from lara_tokenizer.table.statistics import CodeSample, DirectionMoments, MotionCounts, TokenCounts
 
 N, K, PAIRS = 4, 16, 200
 RNG = np.random.default_rng(0)
@@ -23,8 +24,8 @@ def table_of(codes=None, latents=None, motion=0.1, camera="") -> pa.Table:
     """A table of pairs with these codes, or with these latents and no codes."""
     count = len(codes if codes is not None else latents)
     anchors = np.arange(count)
-    job = Job(("1f",), N, 2, None if codes is None else K)
-    rows = Rows(Pairs(np.zeros(count, np.int64), anchors, anchors + 1, np.arange(count + 1)), job)
+    options = EncodeOptions(("1f",), N, 2, None if codes is None else K)
+    rows = Rows(Pairs(np.zeros(count, np.int64), anchors, anchors + 1, np.arange(count + 1)), options)
     rows.set_motion(anchors, np.broadcast_to(np.float32(motion), count))
     z = np.zeros((count, 2 * N), np.float16) if latents is None else latents.astype(np.float16)
     whole = None if codes is None else np.asarray(codes, np.int16)
@@ -106,7 +107,7 @@ def test_a_camera_that_shows_nothing_is_named():
 def test_a_moving_camera_is_told_by_its_share():
     found = health(table_of(RANDOM), moving={"": MotionCounts(200, 142)})
     assert names(found) == ["camera-driven"]
-    assert found.warnings[0].sentence.startswith("71% of the moving pairs move as a whole picture: codes may name")
+    assert found.warnings[0].sentence.startswith("camera motion in 71% of the moving pairs: codes may encode")
     found = health(table_of(RANDOM), moving={"top": MotionCounts(100, 2), "wrist": MotionCounts(100, 98)})
     assert [warning.camera for warning in found.warnings] == ["wrist"]
     assert found.figures.whole_picture_share == 0.5
@@ -141,7 +142,7 @@ def test_a_continuous_z_is_judged_by_its_spread():
 
 def test_the_spread_is_that_of_the_metrics_in_any_order():
     z = RNG.normal(0.3, 1, (300, 12)).astype(np.float16)
-    whole, cut = Directions(), Directions()
+    whole, cut = DirectionMoments(), DirectionMoments()
     whole.add(z)
     for piece in np.array_split(z[::-1], 7):
         cut.add(piece)
@@ -158,6 +159,6 @@ def test_the_sample_of_a_long_table_does_not_depend_on_its_pieces(monkeypatch, c
     for piece in np.array_split(codes, cuts):
         sample.add(piece)
     expected, counts = np.unique(codes[::16], axis=0, return_counts=True)
-    assert sample.commonest() == (expected[counts.argmax()].tolist(), counts.max() / len(codes[::16]))
-    assert sample.commonest()[0] == [1, 2, 3, 4]
-    assert sample.commonest()[1] == pytest.approx(0.4, abs=0.12)
+    assert sample.most_common() == (expected[counts.argmax()].tolist(), counts.max() / len(codes[::16]))
+    assert sample.most_common()[0] == [1, 2, 3, 4]
+    assert sample.most_common()[1] == pytest.approx(0.4, abs=0.12)

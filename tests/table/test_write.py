@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from lara_tokenizer.data import Signals
-from lara_tokenizer.encode.plan import Job, Pairs, Unit
-from lara_tokenizer.encode.rows import EncodedPairs, Rows
+from lara_tokenizer.encode.encode import Rows
+from lara_tokenizer.encode.model_runner import EncodedPairs
+from lara_tokenizer.encode.plan import EncodeOptions, Pairs, Unit
 from lara_tokenizer.table.metadata import METADATA_KEY, read_metadata
 from lara_tokenizer.table.reader import iter_tables, read_tokens
 from lara_tokenizer.table.schema import FORMAT_VERSION, token_schema
@@ -24,14 +25,14 @@ from lara_tokenizer.table.statistics import (
 from lara_tokenizer.table.write import OutputPath, row_groups, write_tokens
 
 METADATA = {"format_version": FORMAT_VERSION, "model": {"num_latents": 4, "codebook_size": 16, "codebook_dim": 2}}
-JOB = Job(("1f",), 4, 2, 16, columns=("latents",))
+OPTIONS = EncodeOptions(("1f",), 4, 2, 16, columns=("latents",))
 SCHEMA = token_schema(4, 2, 16, ("latents",))
 
 
 def piece(episode: str, count: int, seed: int = 0) -> pa.Table:
     rng = np.random.default_rng(seed)
     anchors = np.arange(count)
-    rows = Rows(Pairs(np.zeros(count, np.int64), anchors, anchors + 1, np.arange(count + 1)), JOB)
+    rows = Rows(Pairs(np.zeros(count, np.int64), anchors, anchors + 1, np.arange(count + 1)), OPTIONS)
     codes = rng.integers(0, 16, (count, 4)).astype(np.int16)
     latents = rng.normal(size=(count, 8)).astype(np.float16)
     rows.set_motion(anchors, rng.random(count).astype(np.float32))
@@ -50,7 +51,7 @@ def table_file(tmp_path_factory):
 def test_row_groups_have_a_fixed_size_and_name_their_own_episodes_only(monkeypatch):
     monkeypatch.setattr("lara_tokenizer.table.write.ROW_GROUP", 100)
     pieces = [piece(f"episode {k}", 30 + k) for k in range(20)]
-    groups = list(row_groups(pieces, SCHEMA))
+    groups = list(row_groups(pieces))
     assert [group.num_rows for group in groups[:-1]] == [100] * (len(groups) - 1)
     together = pa.concat_tables(groups)
     assert together.to_pylist() == pa.concat_tables(pieces).to_pylist()
@@ -113,7 +114,7 @@ def test_a_table_that_is_not_ours_is_refused(tmp_path):
     (tmp_path / "text.parquet").write_text("hello")
     with pytest.raises(ValueError, match="not a parquet file"):
         read_metadata(tmp_path / "text.parquet")
-    with pytest.raises(FileNotFoundError, match="no such table of tokens"):
+    with pytest.raises(FileNotFoundError, match="no such token table"):
         read_metadata(tmp_path / "absent")
 
 

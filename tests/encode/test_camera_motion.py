@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lara_tokenizer.encode.whole_picture import moved_share, moves_as_whole, picture_cells
+from lara_tokenizer.encode.camera_motion import image_cells, is_global_motion, moving_cell_share
 
 SIDE = 64
 
@@ -28,7 +28,7 @@ def view(picture: torch.Tensor, dx: float = 0, dy: float = 0, zoom: float = 1, t
 
 
 def share(now: torch.Tensor, future: torch.Tensor) -> float:
-    return float(moved_share(picture_cells(now), picture_cells(future))[0])
+    return float(moving_cell_share(image_cells(now), image_cells(future))[0])
 
 
 def frames_of(array: np.ndarray) -> torch.Tensor:
@@ -43,7 +43,7 @@ def frames_of(array: np.ndarray) -> torch.Tensor:
 def test_a_camera_that_moves_in_any_way_moves_the_whole_picture(motion):
     picture = scene()
     assert share(view(picture), view(picture, **motion)) > 0.75
-    assert moves_as_whole(picture_cells(view(picture)), picture_cells(view(picture, **motion))).all()
+    assert is_global_motion(image_cells(view(picture)), image_cells(view(picture, **motion))).all()
 
 
 def test_a_square_before_a_still_camera_moves_its_own_cells():
@@ -52,7 +52,7 @@ def test_a_square_before_a_still_camera_moves_its_own_cells():
         frame[:, 20:36, 3 * step : 3 * step + 16] = torch.tensor([230, 90, 40])[:, None, None]
     # 3 rows of the columns of cells, of 8, where the square was and is.
     for gap, most in ((1, 3 * 4), (5, 3 * 5)):
-        shares = moved_share(picture_cells(frames[:-gap]), picture_cells(frames[gap:]))
+        shares = moving_cell_share(image_cells(frames[:-gap]), image_cells(frames[gap:]))
         assert 0 < shares.max() <= most / 60  # some cells have no pattern
 
 
@@ -95,16 +95,16 @@ def test_the_size_of_the_frames_hardly_counts():
 
 def test_a_pair_does_not_depend_on_its_batch():
     frames = torch.cat([view(scene(), dx=step) for step in range(20)])
-    together = moved_share(picture_cells(frames[:-3]), picture_cells(frames[3:]))
+    together = moving_cell_share(image_cells(frames[:-3]), image_cells(frames[3:]))
     alone = [share(frames[k : k + 1], frames[k + 3 : k + 4]) for k in range(17)]
     assert together.tolist() == alone
 
 
 def test_a_cell_moves_where_less_than_four_fifths_of_its_pattern_are_explained():
-    now, future = picture_cells(view(scene())), picture_cells(view(scene(), dx=1.5))
+    now, future = image_cells(view(scene())), image_cells(view(scene(), dx=1.5))
     x, y = now[0].numpy(), future[0].numpy()
     patterned = np.maximum(x.std(1), y.std(1)) > 4
     correlation = np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(x, y, strict=True)])
     moved = patterned & ((correlation < 0) | (correlation**2 < 0.8))
     assert 0 < moved.sum() < patterned.sum()
-    assert moved_share(now, future)[0] == moved.sum() / patterned.sum()
+    assert moving_cell_share(now, future)[0] == moved.sum() / patterned.sum()
