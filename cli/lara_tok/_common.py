@@ -1,4 +1,4 @@
-"""What every command shares: consoles, option types, output as text or JSON. Imports no torch."""
+"""Shared by all commands: consoles, option types, output as text or JSON. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ModelOption = Annotated[
 ]
 
 
-def say(text: str) -> None:
-    """Print a line on stdout as it is: no markup, no colours, not wrapped."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+def say(text: str, *, err: bool = False, style: str | None = None) -> None:
+    """Print a line on stdout (or stderr) verbatim: no markup, no highlighting, not wrapped."""
+    (console_err if err else console).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def emit(result: dict[str, Any], as_json: bool, render: Callable[[dict[str, Any]], None]) -> None:
-    """Print `result` on stdout: as one JSON document, or through `render` for people."""
+    """Print `result` on stdout, as one JSON document or as text by `render`."""
     if as_json:
         print(json.dumps(result, indent=2))
     else:
@@ -32,7 +32,7 @@ def emit(result: dict[str, Any], as_json: bool, render: Callable[[dict[str, Any]
 
 
 def without_loading_bars() -> None:
-    """Keep transformers' bars for reading and writing local weights off the terminal; downloads keep theirs."""
+    """Disable transformers' progress bars for local weights; those of downloads stay."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""`lara-tok info`: what a checkpoint or a table of tokens is."""
+"""`lara-tok info`: contents of a checkpoint or a token table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lara_tok._common import JsonOption, console, emit
+from lara_tok._common import JsonOption, emit, say
 from lara_tok._health import render_health
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -17,7 +17,7 @@ def info(
     target: Annotated[str, typer.Argument(help="tokens.parquet, a folder of shards, or a checkpoint.")],
     json_: JsonOption = False,
 ) -> None:
-    """Say what a checkpoint or a table of tokens is: sizes, provenance, which codes occur.
+    """Describe a checkpoint or a token table: sizes, provenance, use of the codes.
 
     Examples:
 
@@ -32,7 +32,7 @@ def info(
 
 
 def _line(name: str, text: object) -> None:
-    console.print(f"{name:19} {text}", markup=False, highlight=False, soft_wrap=True)
+    say(f"{name:19} {text}")
 
 
 def _render_checkpoint(result: dict[str, Any]) -> None:
@@ -92,9 +92,9 @@ def _render_histogram(result: dict[str, Any], codebook_size: int) -> None:
 
 
 def _bars(counts: list[int]) -> str:
-    """One line of bars; neighbouring codes share a bar where there are more codes than characters."""
-    share = -(-len(counts) // _WIDTH)
-    bins = [sum(counts[start : start + share]) for start in range(0, len(counts), share)]
+    """A histogram in one line; neighbouring codes share a bar if there are more codes than characters."""
+    per_bar = -(-len(counts) // _WIDTH)
+    bins = [sum(counts[start : start + per_bar]) for start in range(0, len(counts), per_bar)]
     highest = max(bins) or 1
-    # Any count at all shows: rounding is upward.
+    # Rounded up, so that every code that occurs is visible.
     return "".join(_BLOCKS[-(-count * (len(_BLOCKS) - 1) // highest)] for count in bins)

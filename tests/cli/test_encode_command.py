@@ -35,7 +35,7 @@ def test_a_summary_for_people(lara_tok, clip_folder, options, tmp_path):
     for word in (
         "stride 0.5s",
         "of 16 used, perplexity",
-        "a position",
+        "per position",
         "idle pairs",
         "s decoding",
         "s model",
@@ -74,11 +74,13 @@ def test_it_ends_with_what_the_labels_look_like(lara_tok, panning_clip, options,
         assert ran.code == 0
         assert "\x1b" not in ran.out
         *_, positions, idle, camera, first, second, verdict = ran.out.splitlines()
-        assert re.fullmatch(r"  per position   perplexity [\d.]+ to [\d.]+.*; commonest codes \[.*\] in .*", positions)
+        assert re.fullmatch(
+            r"  per position   perplexity [\d.]+ to [\d.]+.*; most frequent codes \[.*\] in .*", positions
+        )
         assert re.fullmatch(r"  idle pairs     \d\d\.\d%", idle)
-        assert re.fullmatch(r"  camera         \d+\.\d% of the moving pairs move as a whole picture", camera)
+        assert re.fullmatch(r"  camera motion  \d+\.\d% of the moving pairs", camera)
         assert re.match(r"warning: \d+% of the pairs are idle: .*--min-motion", first)
-        assert re.match(r"warning: \d+% of the moving pairs move as a whole picture: .*lara-tok eval", second)
+        assert re.match(r"warning: camera motion in \d+% of the moving pairs: .*lara-tok eval", second)
         assert verdict == "  verdict        labels look idle and camera-driven"
 
 
@@ -104,7 +106,7 @@ def test_a_dry_run_counts_and_writes_nothing(lara_tok, clip_folder, options, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupt_says_how_to_go_on_and_the_next_run_says_that_it_does(
+def test_an_interrupt_says_how_to_continue_and_the_next_run_resumes(
     lara_tok, clip_folder, options, tmp_path, monkeypatch
 ):
     from lara_tokenizer.encode.store import Store
@@ -120,11 +122,11 @@ def test_an_interrupt_says_how_to_go_on_and_the_next_run_says_that_it_does(
     monkeypatch.setattr(Store, "commit", interrupted)
     ran = lara_tok("encode", clip_folder, "--out", out, "--stride", "0.5s", *options)
     assert ran.code == 130
-    assert "nothing done is lost, the same command goes on from there" in ran.err
+    assert "no finished work is lost, the same command continues from there" in ran.err
     monkeypatch.setattr(Store, "commit", commit)
     ran = lara_tok("encode", clip_folder, "--out", out, "--stride", "0.5s", *options)
     assert ran.code == 0
-    assert "going on: 1 of 2 episodes were done before" in ran.err
+    assert "resuming: 1 of 2 episodes were done before" in ran.err
 
 
 def test_progress_is_quiet_where_nobody_watches(lara_tok, clip_folder, options, tmp_path):
@@ -325,7 +327,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(lara_tok, clip_fol
         assert "No space left on device" in one_line(lara_tok(*arguments))
     ran = lara_tok(*arguments)
     assert ran.code == 0
-    assert "going on: 2 of 2 episodes" in ran.err
+    assert "resuming: 2 of 2 episodes" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -341,7 +343,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(lara_tok, clip_fol
         (["--dtype", "int8"], "dtype 'int8'"),
         (["--on-error", "cry"], "on_error 'cry'"),
         (["--out", "t.csv"], "name a file ending in .parquet"),
-        (["--model", "/nowhere/at/all"], "no such folder"),
+        (["--model", "/nowhere/at/all"], "neither a local folder nor a Hub repository"),
     ],
 )
 def test_wrong_options_are_one_line(lara_tok, clip_folder, options, tmp_path, monkeypatch, flags, message):

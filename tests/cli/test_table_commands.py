@@ -128,7 +128,7 @@ def test_info_says_what_a_table_is(lara_tok, tokens):
         "decoder pyav",
         "position 3",
         "of 16 used",
-        "of the moving pairs move as a whole picture",
+        "camera motion       0.0% of the moving pairs",
         "verdict             labels look",
     ):
         assert text in ran.out
@@ -201,7 +201,7 @@ def test_decode_draws_an_animation(lara_tok, shelf, clip_folder, tmp_path):
         (["--out", "f.bmp"], "takes a name ending in .png or .gif"),
         (["--out", "f.png", "--episode", "three.mp4"], "There are: one.mp4, two.mp4"),
         (["--out", "f.png", "--frames", "0,900"], "frame 900: no valid pair starts there"),
-        (["--out", "f.png", "--frames", "some"], "takes numbers"),
+        (["--out", "f.png", "--frames", "some"], "takes frame indices"),
     ],
 )
 def test_wrong_wishes_for_a_picture_are_one_line(lara_tok, shelf, clip_folder, tmp_path, monkeypatch, flags, message):

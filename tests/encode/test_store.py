@@ -53,7 +53,7 @@ def test_what_is_committed_is_there_for_the_next_run(tmp_path, episodes):
         assert (store.seconds().decode, store.seconds().model) == (0.5, 1.5)
 
 
-def test_a_failed_episode_loses_all_its_units_and_is_tried_again_by_the_next_run(tmp_path, episodes):
+def test_a_failed_episode_loses_its_units_and_is_retried_by_the_next_run(tmp_path, episodes):
     with Store(tmp_path / "job", FINGERPRINT, episodes) as store:
         first, second = (task.unit for task in store.commit(plan("a")))
         store.commit(rows(first))
