@@ -6,7 +6,7 @@ Shape suffixes: P pairs, N latent tokens.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lara_tokenizer.table.metadata import differences, read_metadata, token_files
-from lara_tokenizer.table.reader import check_frames, iter_runs, iter_tables, matrix
-from lara_tokenizer.table.schema import KEY, SEQUENCE_KEY
+from lara_tokenizer.table.reader import matched_sequences, matrix
+from lara_tokenizer.table.schema import KEY
 
 _COLUMNS = (*KEY, "future_frame_index", "valid", "codes", "latents")
 _SIZES = ("num_latents", "codebook_size", "codebook_dim")
@@ -93,14 +93,9 @@ def diff_tokens(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> TokensD
     metadata = read_metadata(paths[0]), read_metadata(paths[1])
     _check_comparable(paths, metadata)
     shared = set.intersection(*(set(pq.read_schema(token_files(path)[0]).names) for path in paths))
-    columns = [name for name in _COLUMNS if name in shared]
-    model = metadata[0]["model"]
-    sums = _Sums("codes" in columns, "latents" in columns, model["num_latents"], model["codebook_size"])
-    for (episode, _, stride), rows_a, rows_b in _matched_sequences(paths, columns):
-        for path, rows in zip(paths, (rows_a, rows_b), strict=True):
-            if rows is not None:
-                check_frames(rows, episode, path)
-        sums.add(episode, stride, *_compare(rows_a, rows_b))
+    sums = _Sums(metadata[0]["model"], has_codes="codes" in shared, has_latents="latents" in shared)
+    for (episode, _, stride), rows in matched_sequences(paths, [name for name in _COLUMNS if name in shared]):
+        sums.add(episode, stride, rows.get(0), rows.get(1))
     identities = [{name: each["model"][name] for name in _IDENTITY} for each in metadata]
     settings = [{name: each.get(name) for name in _SETTINGS} for each in metadata]
     return TokensDiff(
@@ -161,70 +156,74 @@ class CodeMoves:
         self._num_pending = 0
 
 
-@dataclass(slots=True)
-class _Counts:
-    """Sums over rows; `codes_changed` is an array (N,), one sum per position."""
-
-    both: int = 0
-    only_a: int = 0
-    only_b: int = 0
-    validity_changed: int = 0
-    other_future: int = 0
-    pairs: int = 0
-    pairs_changed: int = 0
-    codes_changed: np.ndarray | int = 0
-    latents_changed: int = 0
-    cosine: float = 0.0
-    squared_change: float = 0.0
-    squared_length: float = 0.0
-
-    def add(self, other: _Counts) -> None:
-        for name in self.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    def summary(self, has_codes: bool, num_latents: int) -> dict[str, Any]:
-        """The counts of a stride or an episode as JSON-native values."""
-        counts = {name: getattr(self, name) for name in _ROW_COUNTS}
-        if not has_codes:
-            return {**counts, "pairs_changed": self.latents_changed}
-        changed = int(np.sum(self.codes_changed))
-        return {
-            **counts,
-            "pairs_changed": self.pairs_changed,
-            "codes_changed": changed,
-            "codes_changed_share": _share(changed, self.pairs * num_latents),
-        }
-
-
 class _Sums:
-    """Counts in total, by stride and by episode."""
+    """Counts in total, by stride and by episode. A `Counter` here has the keys of `_ROW_COUNTS` and those of pairs."""
 
-    def __init__(self, has_codes: bool, has_latents: bool, num_latents: int, codebook_size: int | None) -> None:
+    def __init__(self, model: dict[str, Any], *, has_codes: bool, has_latents: bool) -> None:
+        self._num_latents = model["num_latents"]
         self._has_codes = has_codes
         self._has_latents = has_latents
-        self._num_latents = num_latents
-        self._total = _Counts()
-        self._by_stride: dict[str, _Counts] = {}
-        self._by_episode: dict[str, _Counts] = {}
-        self._moves = CodeMoves(codebook_size or 1)
+        self._total: Counter[str] = Counter()
+        self._by_stride: dict[str, Counter[str]] = defaultdict(Counter)
+        self._by_episode: dict[str, Counter[str]] = defaultdict(Counter)
+        self._changed_by_position = np.zeros(self._num_latents, np.int64)
+        self._moves = CodeMoves(model["codebook_size"] or 1)
+        self._cosine = 0.0
+        self._squared_change = 0.0
+        self._squared_length = 0.0
 
-    def add(
-        self, episode: str, stride: str, counts: _Counts, before: np.ndarray | None, after: np.ndarray | None
-    ) -> None:
-        self._total.add(counts)
-        self._by_stride.setdefault(stride, _Counts()).add(counts)
-        self._by_episode.setdefault(episode, _Counts()).add(counts)
+    def add(self, episode: str, stride: str, rows_a: pa.Table | None, rows_b: pa.Table | None) -> None:
+        """Compare a sequence; None if a table does not have it."""
+        counts: Counter[str] = Counter()
+        if rows_a is None or rows_b is None:
+            counts["only_a" if rows_b is None else "only_b"] = _length(rows_a) + _length(rows_b)
+        else:
+            self._compare_rows(rows_a, rows_b, counts)
+        for sums in (self._total, self._by_stride[stride], self._by_episode[episode]):
+            sums.update(counts)
+
+    def _compare_rows(self, rows_a: pa.Table, rows_b: pa.Table, counts: Counter[str]) -> None:
+        _, indices_a, indices_b = np.intersect1d(
+            rows_a["frame_index"].to_numpy(), rows_b["frame_index"].to_numpy(), assume_unique=True, return_indices=True
+        )
+        counts["both"] = both = len(indices_a)
+        counts["only_a"] = rows_a.num_rows - both
+        counts["only_b"] = rows_b.num_rows - both
+        rows_a, rows_b = rows_a.take(indices_a), rows_b.take(indices_b)
+        valid_a, valid_b = rows_a["valid"].to_numpy(), rows_b["valid"].to_numpy()
+        counts["validity_changed"] = int((valid_a != valid_b).sum())
+        same_future = pc.equal(rows_a["future_frame_index"], rows_b["future_frame_index"]).to_numpy()
+        counts["other_future"] = int((valid_a & valid_b & ~same_future).sum())
+        comparable = pa.array(valid_a & valid_b & same_future)
+        self._compare_pairs(rows_a.filter(comparable), rows_b.filter(comparable), counts)
+
+    def _compare_pairs(self, rows_a: pa.Table, rows_b: pa.Table, counts: Counter[str]) -> None:
+        counts["pairs"] = rows_a.num_rows
+        before, after = matrix(rows_a, "codes"), matrix(rows_b, "codes")
         if before is not None and after is not None:
+            changed_PN = before != after
+            counts["pairs_changed"] = int(changed_PN.any(1).sum())
+            counts["codes_changed"] = int(changed_PN.sum())
+            self._changed_by_position += changed_PN.sum(0)
             self._moves.add(before, after)
+        z_a, z_b = matrix(rows_a, "latents"), matrix(rows_b, "latents")
+        if z_a is not None and z_b is not None:
+            counts["latents_changed"] = int((z_a != z_b).any(1).sum())
+            # float32, summed in float64: in float16 a squared length overflows, and a sum over many rows is inexact.
+            z_a, z_b = z_a.astype(np.float32), z_b.astype(np.float32)
+            lengths = np.linalg.norm(z_a, axis=1) * np.linalg.norm(z_b, axis=1)
+            self._cosine += float(((z_a * z_b).sum(1) / np.maximum(lengths, 1e-12)).sum(dtype=np.float64))
+            self._squared_change += float(np.square(z_b - z_a).sum(dtype=np.float64))
+            self._squared_length += float(np.square(z_a).sum(dtype=np.float64))
 
     def report(self) -> dict[str, Any]:
         """The fields of a `TokensDiff` that are counted."""
         total = self._total
         by_episode = {name: self._summary(counts) for name, counts in sorted(self._by_episode.items())}
         return {
-            "rows": {"both": total.both, "only_a": total.only_a, "only_b": total.only_b},
-            "validity_changed": total.validity_changed,
-            "other_future": total.other_future,
+            "rows": {name: total[name] for name in ("both", "only_a", "only_b")},
+            "validity_changed": total["validity_changed"],
+            "other_future": total["other_future"],
             "codes": self._codes() if self._has_codes else None,
             "latents": self._latents() if self._has_latents else None,
             "by_stride": {stride: self._summary(counts) for stride, counts in sorted(self._by_stride.items())},
@@ -232,29 +231,31 @@ class _Sums:
             "moves": self._moves.most_common(_REPORTED_MOVES),
         }
 
-    def _summary(self, counts: _Counts) -> dict[str, Any]:
-        return counts.summary(self._has_codes, self._num_latents)
+    def _summary(self, counts: Counter[str]) -> dict[str, Any]:
+        summary: dict[str, Any] = {name: counts[name] for name in _ROW_COUNTS}
+        if not self._has_codes:
+            return {**summary, "pairs_changed": counts["latents_changed"]}
+        summary |= {name: counts[name] for name in ("pairs_changed", "codes_changed")}
+        return {**summary, "codes_changed_share": _share(counts["codes_changed"], counts["pairs"] * self._num_latents)}
 
     def _codes(self) -> dict[str, Any]:
-        total = self._total
-        by_position = np.broadcast_to(total.codes_changed, self._num_latents)
-        changed = int(by_position.sum())
+        pairs, pairs_changed, changed = (self._total[name] for name in ("pairs", "pairs_changed", "codes_changed"))
         return {
-            "pairs": total.pairs,
-            "pairs_changed": total.pairs_changed,
-            "pairs_changed_share": _share(total.pairs_changed, total.pairs),
+            "pairs": pairs,
+            "pairs_changed": pairs_changed,
+            "pairs_changed_share": _share(pairs_changed, pairs),
             "codes_changed": changed,
-            "codes_changed_share": _share(changed, total.pairs * self._num_latents),
-            "position_shares": [_share(count, total.pairs) for count in by_position.tolist()],
+            "codes_changed_share": _share(changed, pairs * self._num_latents),
+            "position_shares": [_share(count, pairs) for count in self._changed_by_position.tolist()],
         }
 
     def _latents(self) -> dict[str, Any]:
-        total = self._total
+        pairs = self._total["pairs"]
         return {
-            "pairs": total.pairs,
-            "pairs_changed": total.latents_changed,
-            "cosine": total.cosine / total.pairs if total.pairs else None,
-            "relative_l2": (total.squared_change / total.squared_length) ** 0.5 if total.squared_length else None,
+            "pairs": pairs,
+            "pairs_changed": self._total["latents_changed"],
+            "cosine": self._cosine / pairs if pairs else None,
+            "relative_l2": (self._squared_change / self._squared_length) ** 0.5 if self._squared_length else None,
         }
 
 
@@ -266,61 +267,6 @@ def _check_comparable(paths: tuple[Path, Path], metadata: tuple[dict[str, Any], 
             for path, (count, size, width) in zip(paths, sizes, strict=True)
         ]
         raise ValueError(f"{'; '.join(contents)}: models that differ in these sizes cannot be compared")
-
-
-def _matched_sequences(
-    paths: tuple[Path, Path], columns: list[str]
-) -> Iterator[tuple[tuple[str, ...], pa.Table | None, pa.Table | None]]:
-    """The sequences of both tables in their order, as (key, rows of a, rows of b); None if a table lacks one."""
-    runs_a, runs_b = (iter_runs(iter_tables(path, columns), SEQUENCE_KEY, path) for path in paths)
-    run_a, run_b = next(runs_a, None), next(runs_b, None)
-    while run_a is not None or run_b is not None:
-        key = min(run[0] for run in (run_a, run_b) if run is not None)
-        rows_a = rows_b = None
-        if run_a is not None and run_a[0] == key:
-            rows_a, run_a = run_a[1], next(runs_a, None)
-        if run_b is not None and run_b[0] == key:
-            rows_b, run_b = run_b[1], next(runs_b, None)
-        yield key, rows_a, rows_b
-
-
-def _compare(rows_a: pa.Table | None, rows_b: pa.Table | None) -> tuple[_Counts, np.ndarray | None, np.ndarray | None]:
-    """Compare a sequence: counts, and the codes int16 (P, N) before and after of the compared pairs."""
-    if rows_a is None or rows_b is None:
-        return _Counts(only_a=_length(rows_a), only_b=_length(rows_b)), None, None
-    _, indices_a, indices_b = np.intersect1d(
-        rows_a["frame_index"].to_numpy(), rows_b["frame_index"].to_numpy(), assume_unique=True, return_indices=True
-    )
-    both = len(indices_a)
-    counts = _Counts(both=both, only_a=rows_a.num_rows - both, only_b=rows_b.num_rows - both)
-    rows_a, rows_b = rows_a.take(indices_a), rows_b.take(indices_b)
-    valid_a, valid_b = rows_a["valid"].to_numpy(), rows_b["valid"].to_numpy()
-    counts.validity_changed = int((valid_a != valid_b).sum())
-    same_future = pc.equal(rows_a["future_frame_index"], rows_b["future_frame_index"]).to_numpy()
-    counts.other_future = int((valid_a & valid_b & ~same_future).sum())
-    comparable = pa.array(valid_a & valid_b & same_future)
-    return _compare_pairs(rows_a.filter(comparable), rows_b.filter(comparable), counts)
-
-
-def _compare_pairs(
-    rows_a: pa.Table, rows_b: pa.Table, counts: _Counts
-) -> tuple[_Counts, np.ndarray | None, np.ndarray | None]:
-    """Complete `counts` by what differs between the same pairs."""
-    counts.pairs = rows_a.num_rows
-    before, after = matrix(rows_a, "codes"), matrix(rows_b, "codes")
-    if before is not None and after is not None:
-        changed_PN = before != after
-        counts.pairs_changed = int(changed_PN.any(1).sum())
-        counts.codes_changed = changed_PN.sum(0)
-    z_a, z_b = matrix(rows_a, "latents"), matrix(rows_b, "latents")
-    if z_a is not None and z_b is not None:
-        counts.latents_changed = int((z_a != z_b).any(1).sum())
-        z_a, z_b = z_a.astype(np.float32), z_b.astype(np.float32)
-        lengths = np.linalg.norm(z_a, axis=1) * np.linalg.norm(z_b, axis=1)
-        counts.cosine = float(((z_a * z_b).sum(1) / np.maximum(lengths, 1e-12)).sum(dtype=np.float64))
-        counts.squared_change = float(np.square(z_b - z_a).sum(dtype=np.float64))
-        counts.squared_length = float(np.square(z_a).sum(dtype=np.float64))
-    return counts, before, after
 
 
 def _table_identity(path: Path, model: dict[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,8 +21,8 @@ from lara_tokenizer.table.metadata import (
     read_metadata,
     token_files,
 )
-from lara_tokenizer.table.reader import check_frames, iter_runs, iter_tables
-from lara_tokenizer.table.schema import KEY, SEQUENCE_KEY
+from lara_tokenizer.table.reader import matched_sequences
+from lara_tokenizer.table.schema import KEY
 from lara_tokenizer.table.statistics import MotionCounts, motion_counts_from_metadata, motion_counts_to_metadata
 from lara_tokenizer.table.write import OutputPath, write_tokens
 
@@ -123,10 +121,10 @@ def _columns(schema: pa.Schema) -> list[str]:
 def _check_keys(paths: Sequence[Path]) -> dict[str, Any]:
     """The digest of the episodes that have rows. Raises ValueError if a row is in two tables."""
     names: set[str] = set()
-    for key, runs in _matched_sequences(paths, KEY):
+    for key, runs in matched_sequences(paths, KEY):
         names.add(key[0])
-        tables = np.concatenate([np.full(rows.num_rows, table) for table, rows in runs])
-        frames = np.concatenate([rows["frame_index"].to_numpy() for _, rows in runs])
+        tables = np.concatenate([np.full(rows.num_rows, table) for table, rows in runs.items()])
+        frames = np.concatenate([rows["frame_index"].to_numpy() for rows in runs.values()])
         order = np.argsort(frames, kind="stable")
         duplicates = np.flatnonzero(np.diff(frames[order]) == 0)
         if len(duplicates):
@@ -140,31 +138,14 @@ def _check_keys(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def _joined_rows(paths: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
-    for _, runs in _matched_sequences(paths, schema.names):
+    for _, runs in matched_sequences(paths, schema.names):
         # Dictionaries with the names of this run alone, not of its whole row group: equal rows then give equal bytes.
-        tables = [_with_own_dictionaries(rows, schema) for _, rows in runs]
+        tables = [_with_own_dictionaries(rows, schema) for rows in runs.values()]
         if len(tables) == 1:
             yield tables[0]
         else:
             joined = pa.concat_tables(tables).unify_dictionaries()
             yield joined.take(np.argsort(joined["frame_index"].to_numpy(), kind="stable"))
-
-
-def _matched_sequences(
-    paths: Sequence[Path], columns: Sequence[str]
-) -> Iterator[tuple[tuple[str, ...], list[tuple[int, pa.Table]]]]:
-    """Each sequence (episode, camera, stride) of any table, with (index of the table, rows) for those that have it."""
-    runs = heapq.merge(
-        *(_indexed_runs(index, path, columns) for index, path in enumerate(paths)), key=lambda run: run[0]
-    )
-    for key, same in groupby(runs, key=lambda run: run[0]):
-        yield key, [(index, rows) for _, index, rows in same]
-
-
-def _indexed_runs(index: int, path: Path, columns: Sequence[str]) -> Iterator[tuple[tuple[str, ...], int, pa.Table]]:
-    for key, rows in iter_runs(iter_tables(path, columns), SEQUENCE_KEY, path):
-        check_frames(rows, key[0], path)
-        yield key, index, rows
 
 
 def _with_own_dictionaries(rows: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -5,11 +5,13 @@ Shape suffixes: R rows of a sequence, N latent tokens, D codebook dimension.
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -19,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lara_tokenizer.table.metadata import read_metadata, token_files
+from lara_tokenizer.table.schema import SEQUENCE_KEY
 
 # Columns that a `TokenSequence` is made of, besides those that the caller requests.
 _BASE_COLUMNS = (
@@ -81,6 +84,26 @@ def iter_runs(
             before = key
     if pending:
         yield before, combine(pending)
+
+
+def matched_sequences(
+    paths: Sequence[Path], columns: Sequence[str]
+) -> Iterator[tuple[tuple[str, ...], dict[int, pa.Table]]]:
+    """Merge-join sorted tables by `SEQUENCE_KEY`: each sequence of any table as (key, {index of the table: its rows}).
+
+    Memory does not grow with the length of the tables. `columns` contain the table's key.
+
+    Raises ValueError for rows that are not in the table's order.
+    """
+    runs = heapq.merge(*(_indexed_runs(index, path, columns) for index, path in enumerate(paths)), key=itemgetter(0))
+    for key, same in groupby(runs, key=itemgetter(0)):
+        yield key, {index: rows for _, index, rows in same}
+
+
+def _indexed_runs(index: int, path: Path, columns: Sequence[str]) -> Iterator[tuple[tuple[str, ...], int, pa.Table]]:
+    for key, rows in iter_runs(iter_tables(path, columns), SEQUENCE_KEY, path):
+        check_frames(rows, key[0], path)
+        yield key, index, rows
 
 
 def combine(tables: Sequence[pa.Table]) -> pa.Table:
