@@ -82,6 +82,7 @@ def encode_dataset(
     if on_error not in ("skip", "fail"):
         raise ValueError(f"on_error {on_error!r}: takes 'skip' or 'fail'")
     with open_job(source, model, processor, **options) as job:
+        # Before the store is opened: a complete or foreign table leaves no job folder behind.
         if target.is_complete(job.fingerprint, job.episodes):
             return _summary_of_table(target, job.options, len(job.episodes))
         target.make_parent()
@@ -105,6 +106,7 @@ def encode_dataset(
                 model_seconds=seconds.model,
                 wall_seconds=time.monotonic() - started,
             )
+            # With failures the store stays, so that the next run only retries the failed episodes.
             if not summary.failed:
                 store.discard()
         return summary
@@ -118,6 +120,7 @@ def _run(store: Store, job: EncodeJob, state: Progress, *, stop_on_failure: bool
     tasks = TaskQueue(pending)
     with running(job.engine(len(pending))) as engine:
         for event in engine.run(tasks):
+            # Committed before anything else happens: a kill after this line loses nothing of it.
             tasks.add(store.commit(event))
             state.update(event)
             if isinstance(event, Failure):
@@ -136,9 +139,11 @@ def _write_results(store: Store, job: EncodeJob, target: OutputPath) -> TokenCou
         write_atomically(target.failed_file, "\n".join(lines) + "\n")
     else:
         target.failed_file.unlink(missing_ok=True)
+    # An empty table would hide that nothing was encoded.
     if not plans:
         return counts
     tables = (rows for plan in plans.values() for rows in ordered_rows(plan.units, store.rows, options.strides))
+    # A first pass for the metadata, which a parquet writer needs before the first row.
     units = (unit for plan in plans.values() for unit in plan.units)
     counts.moving_by_camera = motion_counts_by_camera(
         (unit.camera, motion_counts_of(store.rows(unit))) for unit in units
@@ -190,6 +195,7 @@ class Progress:
         """The state at the start of a run, from the plans and results of earlier ones."""
         progress = cls(episodes)
         for plan in plans.values():
+            # Units of an episode are of nearly equal size, so the share of units is the share of frames.
             done = sum(unit in done_units for unit in plan.units)
             progress._frames_before += plan.frames * done / max(len(plan.units), 1)
             progress._add(plan, len(plan.units) - done)
@@ -317,6 +323,8 @@ def _summarize(
     **others: Any,
 ) -> EncodeSummary:
     """The summary of a job, from its plans and counts; `others` are the remaining fields."""
+    # Without plans an earlier run made the table: then what it left out is not known.
+    planned = sum(sum(plan.pairs.values()) for plan in plans.values()) if plans else None
     health = health_of(counts)
     too_short = [name for name, plan in plans.items() if not plan.units]
     short: dict[str, int] = {}
@@ -333,7 +341,7 @@ def _summarize(
         notes={name: list(plan.notes) for name, plan in plans.items() if plan.notes},
         rows=counts.rows,
         pairs=dict(sorted(counts.pairs.items())),
-        idle_left_out=sum(sum(plan.pairs.values()) for plan in plans.values()) - counts.num_pairs if plans else None,
+        idle_left_out=None if planned is None else planned - counts.num_pairs,
         codebook_size=counts.codebook_size,
         codes_used=counts.codes_used,
         perplexity=counts.perplexity,

@@ -71,6 +71,7 @@ def encode_episode(
     with in_eval_mode(model):
         runner = ModelRunner(model, processor)
         tables = {}
+        # The same units as in a job, so that an episode gets the same rows either way.
         for unit in plan_episode(episode, resolved).units:
             frames = EpisodeFrames(episode, unit.camera, processor, with_signals=resolved.needs_signals)
             tables[unit] = encode_unit(unit, frames, runner, resolved)
@@ -96,6 +97,7 @@ def encode_unit(unit: Unit, frames: UnitFrames, model: Runner, options: EncodeOp
     for indices, pixels_B3SS in _rebatch(pairs.needed, frames.read(pairs.needed), options.batch_size):
         held.add(indices, pixels_B3SS, model.frame_features(pixels_B3SS))
         for complete in queue.completed_by(indices[-1]):
+            # Motion needs pixels only, so idle pairs are left out before the model sees them.
             now, future = held.get(pairs.anchor[complete]), held.get(pairs.future[complete])
             motion = _motion(now, future)
             rows.set_motion(complete, motion)
@@ -130,6 +132,7 @@ def _motion(now: list[Frame], future: list[Frame]) -> np.ndarray:
 
 def _rebatch(indices: np.ndarray, chunks: Iterable[Tensor], batch_size: int) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Regroup chunks of any length into batches of `batch_sizes`, each with its frame indices."""
+    # The reader's chunks depend on the size of its frames. Batches must not, or rounding in the model would.
     sizes, start, pending = batch_sizes(len(indices), batch_size), 0, torch.empty(0, dtype=torch.uint8)
     for chunk in chunks:
         pending = torch.cat([pending, chunk]) if len(pending) else chunk
@@ -146,6 +149,8 @@ class _HeldFrames:
     def __init__(self, pairs: Pairs) -> None:
         self._pairs = pairs
         used = np.concatenate([pairs.anchor[pairs.valid], pairs.future[pairs.valid]])
+        # Number of pairs that still need each frame; at 0 the frame is dropped, which bounds memory by the longest
+        # stride and a batch.
         self._uses = dict(zip(*(array.tolist() for array in np.unique(used, return_counts=True)), strict=True))
         self._frames: dict[int, Frame] = {}
 
@@ -169,6 +174,7 @@ class _PairQueue:
 
     def __init__(self, pairs: Pairs, batch_size: int) -> None:
         order = np.flatnonzero(pairs.valid)
+        # Stable: pairs with the same future frame stay in row order, so every run forms the same batches.
         self._order = order[np.argsort(pairs.future[order], kind="stable")]
         self._future = pairs.future[self._order]
         self._batch_size = batch_size
@@ -206,6 +212,7 @@ class Rows:
         self._pairs = pairs
         self._strides = options.strides
         self._schema = _schema(options)
+        # -1 and NaN are the values of invalid rows.
         self._codes = np.full((count, options.num_latents), -1, np.int16)
         self._has_latents = "latents" in self._schema.names
         width = options.num_latents * options.codebook_dim if self._has_latents else 0
@@ -239,6 +246,7 @@ class Rows:
 
     def table(self, unit: Unit, timestamps: np.ndarray, signals: Signals) -> pa.Table:
         pairs, count = self._pairs, len(self._pairs.anchor)
+        # The dictionary of strides is that of the job, also where a unit lacks one: equal units give equal bytes.
         columns = {
             "episode": _constant(unit.episode, count),
             "episode_index": pa.array([unit.episode_index] * count, pa.int64()),
@@ -281,6 +289,7 @@ def _signal_columns(names: list[str], pairs: Pairs, signals: Signals) -> dict[st
             None if future < 0 or signals.actions is None else signals.actions[frame:future]
             for frame, future in zip(pairs.anchor.tolist(), pairs.future.tolist(), strict=True)
         ]
+        # Sums in float64, stored as float32: rounded once, not once per frame.
         columns["action_chunk"] = pa.array([None if chunk is None else list(chunk) for chunk in chunks])
         columns["action_sum"] = pa.array([None if chunk is None else chunk.sum(0, np.float64) for chunk in chunks])
     return columns

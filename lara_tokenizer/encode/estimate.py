@@ -86,6 +86,7 @@ def estimate_dataset(
 
 def _probe(engine: Engine, episodes: Mapping[str, Episode], plans: Mapping[str, EpisodePlan]) -> float | None:
     """Worker seconds per frame, measured with all workers busy; None if there is no unit."""
+    # One unit per worker, cut short: workers share memory bandwidth, so the probe must keep all of them busy.
     units = [unit for plan in plans.values() for unit in plan.units][: engine.workers]
     tasks = TaskQueue(
         UnitTask(episodes[unit.episode], replace(unit, last=min(unit.last, unit.first + _PROBE_FRAMES - 1)))

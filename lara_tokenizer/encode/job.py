@@ -75,6 +75,7 @@ class EncodeJob:
             return InProcessEngine(setup, self._load_runner)
         if self.device == "cpu":
             return LocalEngine(setup, workers)
+        # One model on the GPU, fed by workers that only decode.
         return LocalEngine(replace(setup, encodes=False), workers, self._load_runner)
 
     def check_made(self, table: Path, recorded: Mapping[str, Any]) -> None:
@@ -93,6 +94,7 @@ class EncodeJob:
 
     def _fitting_workers(self, num_tasks: int) -> int:
         weights = self.checkpoint.weights_bytes if self.device == "cpu" else 0
+        # A GPU's memory does not limit the workers: they hold no weights then.
         fitting = int(0.8 * psutil.virtual_memory().total / (_WORKER_BYTES + weights))
         return max(1, min(available_cores(), fitting, _WORKERS_PER_EPISODE * num_tasks))
 
@@ -118,6 +120,9 @@ def open_job(
     """
     rows, load = _split(keywords)
     loaded, episodes = find_episodes(source, load)
+    # Only now, as it imports torch: errors of the source come at once.
+    from lara_tokenizer.encode.model_runner import in_eval_mode
+
     dtype, device = keywords.get("dtype"), keywords.get("device")
     with tempfile.TemporaryDirectory(prefix="lara-tokenizer-") as scratch:
         in_memory = None
@@ -130,11 +135,12 @@ def open_job(
             checkpoint = Checkpoint.from_model(model, processor, Path(scratch))
             own_dtype, own_device = str(model.dtype).removeprefix("torch."), str(model.device)
             dtype, device = dtype or own_dtype, _device(device or own_device)
+            # On the CPU the workers load a copy each, and the model itself is not used.
             in_memory = model if (dtype, device) == (own_dtype, own_device) and device != "cpu" else None
         options = resolve_options(checkpoint, dtype=dtype, **rows)
         _check_dtype(checkpoint, options.dtype)
         _check_columns(options.columns, episodes.values())
-        with _eval_mode(in_memory):
+        with nullcontext() if in_memory is None else in_eval_mode(in_memory):
             yield EncodeJob(
                 options=options,
                 checkpoint=checkpoint,
@@ -179,6 +185,7 @@ def job_fingerprint(
         "dtype": options.dtype,
         "device": device,
         "source": [{"name": each.name, "format": each.format, "revision": each.revision} for each in sources],
+        # Without defaults, so that a new option of a later release does not change the fingerprint of older jobs.
         "load": {name: value for name, value in load.items() if value not in (None, [])},
         "versions": {name: _version(name) for name in packages},
     }
@@ -200,14 +207,6 @@ def _check_dtype(checkpoint: Checkpoint, dtype: str) -> None:
     from lara_tokenizer.model import FAMILIES
 
     check_dtype(FAMILIES[type(AutoConfig.from_pretrained(checkpoint.folder))], dtype)
-
-
-@contextmanager
-def _eval_mode(model: LatentActionPreTrainedModel | None) -> Iterator[None]:
-    from lara_tokenizer.encode.model_runner import in_eval_mode
-
-    with nullcontext() if model is None else in_eval_mode(model):
-        yield
 
 
 def _check_columns(columns: Sequence[str], episodes: Iterable[Episode]) -> None:

@@ -6,7 +6,8 @@ S side of the model's frames.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -61,27 +62,40 @@ class UnitFrames(Protocol):
 
 
 class EpisodeFrames:
-    """`UnitFrames` of an episode in this process.
+    """`UnitFrames` of an episode in this process, with the seconds spent on reading and resizing them.
 
     Raises EpisodeReadError if the episode has not as many signals as frames.
     """
 
     def __init__(
-        self, episode: Episode, camera: str, processor: LatentActionProcessor, *, with_signals: bool = False
+        self,
+        episode: Episode,
+        camera: str,
+        processor: LatentActionProcessor,
+        *,
+        with_signals: bool = False,
+        on_chunk: Callable[[int], object] | None = None,
     ) -> None:
         self.timestamps = episode.timestamps(camera)
         self.signals = episode.signals() if with_signals else Signals()
         self.signals.check_length(len(self.timestamps), episode.id)
+        self.decode_seconds = 0.0
         self._episode = episode
         self._camera = camera
         self._processor = processor
+        self._on_chunk = on_chunk
 
     def read(self, indices: np.ndarray) -> Iterator[Tensor]:
-        """The requested frames, in order, resized by the processor: chunks of uint8 (any number, 3, S, S)."""
+        """As in `UnitFrames`; `on_chunk` is called with the length of each chunk."""
         start, count = 0, _FIRST_CHUNK
         while start < len(indices):
+            began = time.perf_counter()
             frames = self._episode.frames(self._camera, indices[start : start + count])
-            yield self._processor.resize_frames(frames)
+            resized = self._processor.resize_frames(frames)
+            self.decode_seconds += time.perf_counter() - began
+            if self._on_chunk is not None:
+                self._on_chunk(len(resized))
+            yield resized
             start += len(frames)
             count = max(1, _CHUNK_BYTES // frames[0].nbytes)
 
@@ -148,6 +162,7 @@ class ModelRunner:
         latents = out.latents.flatten(1).to("cpu", torch.float16).numpy()
         if out.codes is None or out.code_margin is None:
             return EncodedPairs(latents, None, None)
+        # The mean in float32, also where the model runs in 16 bits.
         margin = out.code_margin.float().mean(1).cpu().numpy()
         return EncodedPairs(latents, out.codes.to("cpu", torch.int16).numpy(), margin)
 
@@ -192,6 +207,7 @@ def batch_sizes(count: int, largest: int) -> list[int]:
 @contextmanager
 def in_eval_mode(model: LatentActionPreTrainedModel) -> Iterator[None]:
     """Put a model into eval mode for the block; each module then returns to the mode that it was in."""
+    # Per module: a frozen part may be in eval mode while the rest trains.
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

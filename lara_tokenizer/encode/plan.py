@@ -112,6 +112,7 @@ def resolve_options(sizes: ModelSizes, *, dtype: str = "float32", **keywords: Un
         raise TypeError(f"unexpected keyword {min(unknown)!r}; there is {', '.join(RowKeywords.__annotations__)}")
     requested, columns = keywords.get("strides"), keywords.get("columns", ())
     requested = [requested] if isinstance(requested, str) else requested or sizes.strides[:1]
+    # A dict, as one stride may be given twice.
     strides = {Stride.parse(text).text: Stride.parse(text) for text in requested}
     options = EncodeOptions(
         strides=tuple(sorted(strides)),
@@ -209,6 +210,7 @@ def plan_episode(episode: Episode, options: EncodeOptions) -> EpisodePlan:
         index = episode.frame_index(camera)
         if index.num_frames == 0:
             raise EpisodeReadError(episode.id, "no frames")
+        # All anchors of the camera at once; units are cut from those that have a row.
         pairs = _pairs(Stride.parse(options.every).anchors(index.timestamps), index.timestamps, options)
         units += split_units(episode.id, camera, pairs.anchor, episode.index)
         for stride_index, stride in enumerate(options.strides):
@@ -224,6 +226,7 @@ def split_units(episode: str, camera: str, anchors: np.ndarray, episode_index: i
     >>> [(unit.first, unit.last) for unit in split_units("a", "", np.arange(1500))]
     [(0, 749), (750, 1499)]
     """
+    # Once each: an anchor has a row per stride.
     anchors = np.unique(anchors)
     if not len(anchors):
         return []
@@ -255,6 +258,7 @@ def ordered_rows(
 
 
 def _pairs(anchors: np.ndarray, timestamps: np.ndarray, options: EncodeOptions) -> Pairs:
+    # (strides, anchors): np.nonzero then gives rows sorted by stride, and by anchor within it.
     futures = np.stack([Stride.parse(text).future_indices(timestamps, anchors) for text in options.strides])
     has_row = np.full(futures.shape, True) if options.keep_tail else futures >= 0
     stride, position = np.nonzero(has_row)

@@ -77,12 +77,14 @@ class WorkerProcess:
         if self._is_closed:
             raise WorkerDied("stopped")
         self._connection, remote = Pipe()
+        # A file, not a pipe: a pipe that nobody reads would block a worker that writes much.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
         self._process = subprocess.Popen(
+            # -P: the working directory is no place to import from.
             [sys.executable, "-P", "-c", _BOOTSTRAP, str(remote.fileno()), json.dumps(sys.path)],
             pass_fds=[remote.fileno()],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # ours may be the JSON of a command
             stderr=self._errors,
             env={**_KEEP_MEMORY, **os.environ, **_ONE_THREAD},
             process_group=0,  # Ctrl-C reaches the driver only, which stops its workers itself
@@ -144,6 +146,7 @@ class WorkerProcess:
             raise WorkerDied(self._post_mortem()) from None
 
     def _check_memory(self) -> None:
+        # Resident memory, not a limit on the address space, of which torch reserves far more than it uses.
         assert self._process is not None
         try:
             used = psutil.Process(self._process.pid).memory_info().rss

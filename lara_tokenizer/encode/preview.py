@@ -149,6 +149,7 @@ def _predict(job: EncodeJob, rows: list[dict[str, Any]]) -> list[Prediction]:
         )
     columns = [
         now.permute(0, 2, 3, 1).numpy(),
+        # The decoder predicts the stabilized future frame, so that is the one to compare with.
         processor.steady_future(now, future).permute(0, 2, 3, 1).numpy(),
         processor.postprocess(predicted),
     ]

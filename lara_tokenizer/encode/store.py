@@ -63,6 +63,7 @@ class Store:
         self._episodes = episodes
         folder.mkdir(parents=True, exist_ok=True)
         with _translated_errors(folder):
+            # Explicit transactions, and no waiting for the lock of another run.
             self._database = sqlite3.connect(folder / "units.sqlite", isolation_level=None, timeout=0)
         try:
             with _translated_errors(folder):
@@ -86,6 +87,7 @@ class Store:
                 f"{self.folder} was begun with other options: {'; '.join(changed)}. "
                 f"Repeat those options to go on, name another --out, or delete {self.folder} to start over."
             )
+        # What failed in an earlier run is tried again.
         with self._transaction():
             execute("DELETE FROM units WHERE episode IN (SELECT id FROM episodes WHERE status = 'failed')")
             execute("DELETE FROM episodes WHERE status = 'failed'")

@@ -117,6 +117,7 @@ class TaskQueue:
 
     def __init__(self, tasks: Iterable[Task]) -> None:
         self._tasks = deque(tasks)
+        # Waiting tasks and those that are worked on: while there is one, more may be added.
         self._open = len(self._tasks)
         self._changed = Condition()
 

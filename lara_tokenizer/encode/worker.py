@@ -5,14 +5,12 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Protocol
 
-import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from lara_tokenizer.data import Episode
 from lara_tokenizer.encode.encode import encode_unit
@@ -54,14 +52,18 @@ class Worker:
                     send(Planned(plan_episode(episode, self._options)))
                 case UnitTask(unit=unit):
                     frames = EpisodeFrames(
-                        episode, unit.camera, self._processor, with_signals=self._options.needs_signals
+                        episode,
+                        unit.camera,
+                        self._processor,
+                        with_signals=self._options.needs_signals,
+                        on_chunk=lambda count: send(Heartbeat(count)),
                     )
-                    timed = _TimedFrames(frames, send)
                     if self._runner is None:
-                        self._send_frames(unit, timed, send)
+                        self._send_frames(unit, frames, send)
                     else:
-                        send(encode_and_time(unit, timed, self._runner, self._options))
+                        send(encode_and_time(unit, frames, self._runner, self._options))
         except Exception as error:  # a bad episode must not end the job
+            # A reader that failed may be in any state; the next task of the episode opens it again.
             self.close()
             send(Failure(task.episode.id, reason_of(error, task.episode.id)))
 
@@ -77,33 +79,11 @@ class Worker:
             self._open = episode
         return self._open
 
-    def _send_frames(self, unit: Unit, frames: _TimedFrames, send: Send) -> None:
+    def _send_frames(self, unit: Unit, frames: EpisodeFrames, send: Send) -> None:
         send(FrameChunk(timestamps=frames.timestamps, signals=frames.signals))
         for pixels in frames.read(unit_pairs(unit, frames.timestamps, self._options).needed):
             send(FrameChunk(pixels=pixels.numpy()))
         send(FrameChunk(decode_seconds=frames.decode_seconds))
-
-
-class _TimedFrames:
-    """Frames that measure their own decoding time and send a heartbeat with each chunk."""
-
-    def __init__(self, frames: EpisodeFrames, send: Send) -> None:
-        self._frames = frames
-        self._send = send
-        self.timestamps = frames.timestamps
-        self.signals = frames.signals
-        self.decode_seconds = 0.0
-
-    def read(self, indices: np.ndarray) -> Iterator[Tensor]:
-        chunks = self._frames.read(indices)
-        while True:
-            start = time.perf_counter()
-            chunk = next(chunks, None)
-            self.decode_seconds += time.perf_counter() - start
-            if chunk is None:
-                return
-            self._send(Heartbeat(len(chunk)))
-            yield chunk
 
 
 def load_processor(setup: WorkerSetup) -> LatentActionProcessor:
@@ -156,6 +136,7 @@ def reason_of(error: Exception, episode: str = "") -> str:
 
 def main(connection: Connection) -> None:
     """Run a worker process: receive the setup, send a heartbeat when ready, then answer tasks until the pipe closes."""
+    # As in `InProcessEngine`: rows must not depend on the number of threads.
     torch.set_num_threads(1)
     try:
         setup = connection.recv()

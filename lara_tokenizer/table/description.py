@@ -28,6 +28,7 @@ def describe(target: str | Path) -> dict[str, Any]:
     >>> describe("tokens.parquet")["pairs"]  # doctest: +SKIP
     {'0.6s': 1204}
     """
+    # A checkpoint's folder has no data/, and a Hub id no .parquet.
     path = Path(target)
     if path.suffix == ".parquet" or (path / "data").is_dir():
         return _describe_tokens(path)

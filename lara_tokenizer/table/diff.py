@@ -183,6 +183,7 @@ class _Sums:
             sums.update(counts)
 
     def _compare_rows(self, rows_a: pa.Table, rows_b: pa.Table, counts: Counter[str]) -> None:
+        # Frames are unique within a sequence, `matched_sequences` has checked it.
         _, indices_a, indices_b = np.intersect1d(
             rows_a["frame_index"].to_numpy(), rows_b["frame_index"].to_numpy(), assume_unique=True, return_indices=True
         )

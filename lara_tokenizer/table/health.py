@@ -141,6 +141,7 @@ def _code_figures(counts: TokenCounts) -> CodeFigures | None:
 def _camera_motion(by_camera: Mapping[str, MotionCounts] | None) -> tuple[float | None, dict[str, float] | None]:
     if by_camera is None:
         return None, None
+    # Cameras without a moving pair have no share.
     total = sum(by_camera.values(), MotionCounts())
     shares = {camera: moving.camera_motion_share for camera, moving in sorted(by_camera.items()) if moving.pairs}
     return total.camera_motion_share if total.pairs else None, shares
@@ -176,7 +177,9 @@ def _collapsed(figures: HealthFigures, codebook_size: int | None) -> Iterator[He
 def _collapsed_codes(codes: CodeFigures, codebook_size: int, pairs: int) -> str | None:
     per_position = codes.perplexity_per_position
     positions = len(per_position)
+    # A position has one code per pair, so with few pairs it cannot use the whole codebook.
     uses = [_log_use(perplexity_there, codebook_size, pairs) for perplexity_there in per_position]
+    # From the most to the least specific symptom.
     if codes.commonest_share >= DOMINANT_SHARE:
         tuple_ = " ".join(map(str, codes.commonest))
         return f"{codes.commonest_share:.0%} of the moving pairs have the codes [{tuple_}]"

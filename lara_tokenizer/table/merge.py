@@ -125,6 +125,7 @@ def _check_keys(paths: Sequence[Path]) -> dict[str, Any]:
         names.add(key[0])
         tables = np.concatenate([np.full(rows.num_rows, table) for table, rows in runs.items()])
         frames = np.concatenate([rows["frame_index"].to_numpy() for rows in runs.values()])
+        # Stable: of two equal frames the earlier table comes first, and is named first.
         order = np.argsort(frames, kind="stable")
         duplicates = np.flatnonzero(np.diff(frames[order]) == 0)
         if len(duplicates):
@@ -202,12 +203,14 @@ def _joined_metadata(parts: Sequence[Mapping[str, Any]], episodes: Mapping[str, 
         "versions": _versions(parts),
         "episodes": _episodes(parts, episodes),
     }
+    # Of the first table only; the sums follow, or nothing if one table has no counts.
     metadata.pop(MOVING_PAIRS, None)
     return {**metadata, **motion_counts_to_metadata(_motion_counts(parts))}
 
 
 def _strides_are_even(parts: Sequence[Mapping[str, Any]]) -> bool:
     """Whether each set of episodes has the same strides, as if one job had made the table."""
+    # The digest of the episodes' names stands for the set of episodes.
     by_episodes: dict[str, set[str]] = {}
     for metadata in parts:
         by_episodes.setdefault(metadata["episodes"]["ids_sha256"], set()).update(metadata["strides"])

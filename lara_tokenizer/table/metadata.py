@@ -61,6 +61,7 @@ def read_metadata(tokens: str | Path | pa.Schema) -> dict[str, Any]:
 
 def episodes_digest(ids: Iterable[str]) -> dict[str, Any]:
     """Number of episodes and a hash of their names, to detect that a source has changed."""
+    # Sorted: the order in which a source lists its episodes does not matter.
     names = sorted(ids)
     return {"count": len(names), "ids_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest()}
 

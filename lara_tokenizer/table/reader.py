@@ -77,6 +77,7 @@ def iter_runs(
                 raise ValueError(
                     f"{source} is not sorted by {', '.join(names)}: the file was modified after it was written."
                 )
+            # The last run of a table may continue in the next one, so it is only yielded when another key follows.
             if pending and key != before:
                 yield before, combine(pending)
                 pending = []
@@ -266,6 +267,7 @@ class TokenTable:
         Raises:
             ValueError: codes outside 0 .. K - 1 in a valid row, or rows that are not in the table's order.
         """
+        # Each pass counts anew.
         self.left_out.clear()
         read = [name for name in self.columns if name in (*_BASE_COLUMNS, *columns)]
         tables = map(self._select_rows, iter_tables(self.path, read))
@@ -325,6 +327,7 @@ class TokenTable:
 def _runs_of_table(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[tuple[str, ...], pa.Table]]:
     if not table.num_rows:
         return
+    # Chunks have dictionaries of their own: only when unified do equal indices mean equal names.
     table = table.unify_dictionaries().combine_chunks()
     columns = [_as_dictionary(table, name) for name in names]
     changes = np.zeros(table.num_rows - 1, bool)
@@ -352,6 +355,7 @@ def _choose_stride(path: Path, available: Sequence[str], requested: str | None) 
 
 
 def _choose_cameras(path: Path, requested: str | Sequence[str]) -> tuple[str, ...]:
+    # A dictionary column alone: this reads a few bytes per row group.
     names: set[str] = set()
     for table in iter_tables(path, ["camera"]):
         names |= set(table["camera"].unique().to_pylist())

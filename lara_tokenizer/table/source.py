@@ -39,6 +39,7 @@ def find_episodes(source: Source, load: LoadOptions) -> tuple[Episodes, dict[str
     if limit is not None and limit < 1:
         raise ValueError(f"limit {limit}: must be at least 1 episode")
     if isinstance(source, Episodes):
+        # A slice of `Episodes` keeps its sources and options, a plain list has none.
         loaded = source[:limit]
     else:
         loaded = Episodes(sorted(given, key=lambda episode: episode.id)[:limit])

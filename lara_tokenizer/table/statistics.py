@@ -125,6 +125,7 @@ class TokenCounts:
         valid = table.filter(table["valid"])
         self.pairs.update(_occurrences(valid["stride"]))
         self.cameras.update(_occurrences(valid["camera"]))
+        # `motion` is never null in a valid row.
         moves = valid["motion"].to_numpy() >= IDLE_MOTION
         self.idle_of_camera.update(_occurrences(valid["camera"].filter(pa.array(~moves))))
         if self.histogram is None or self.moving_histogram is None or self.samples is None:
@@ -228,6 +229,7 @@ class DirectionMoments:
         if not self.pairs:
             return None
         mean = self._sums / self.pairs
+        # E[x^2] - E[x]^2 may round to just below 0.
         variance = np.maximum(self._squares / self.pairs - mean**2, 0)
         return float(np.sqrt(variance.size) * np.sqrt(variance).mean() / 2**15)
 
@@ -245,6 +247,7 @@ def perplexity(counts: np.ndarray) -> float:
     >>> round(perplexity(np.array([5, 5, 0, 5])), 6)
     3.0
     """
+    # Codes that do not occur contribute lim p log p = 0.
     share = counts[counts > 0] / max(counts.sum(), 1)
     return float(np.exp(-(share * np.log(share)).sum()))
 

@@ -87,6 +87,7 @@ class OutputPath:
             raise JobMismatchError(
                 f"{self.path} exists and is not a token table ({error}). Name another --out, or move it away."
             ) from None
+        # What is left is the fingerprint of the job that wrote the table.
         made_from = made_by.pop("episodes")
         for no_option in (FRAMES, MOVING_PAIRS):
             made_by.pop(no_option, None)
@@ -134,6 +135,7 @@ def write_tokens(
     unfinished = scratch / "table"
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "data").mkdir(parents=True)
+    # At least one, as a table without rows still has columns and metadata.
     shards = max(1, -(-num_rows // ROWS_PER_SHARD))
     for shard in range(shards):
         # The naming of the Hub's dataset viewer, so that a folder can be uploaded as it is.
@@ -174,4 +176,5 @@ def _write_file(groups: Iterable[pa.Table], schema: pa.Schema, file: Path) -> No
     ):
         for group in groups:
             writer.write_table(group.replace_schema_metadata(schema.metadata), row_group_size=ROW_GROUP)
+    # Shards are renamed with their folder, so each is synced on its own.
     sync(file)

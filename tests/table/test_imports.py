@@ -1,4 +1,4 @@
-"""The room of the token table imports neither torch nor the encoder."""
+"""Imports of `lara_tokenizer.table`: neither torch nor the encoder."""
 
 from __future__ import annotations
 
