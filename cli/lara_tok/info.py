@@ -47,7 +47,7 @@ def _render_checkpoint(result: dict[str, Any]) -> None:
     pixels = size if isinstance(size, int) else " x ".join(map(str, size))
     _line("frames", f"{pixels} px{encoder}")
     codes = "continuous" if result["codebook_size"] is None else f"codes of {result['codebook_size']}"
-    _line("latent action", f"{result['num_latents']} {codes}, {result['codebook_dim']} numbers each")
+    _line("latent action", f"{result['num_latents']} {codes}, of dimension {result['codebook_dim']}")
     _line("trained strides", ", ".join(result["strides"]))
 
 

@@ -78,22 +78,22 @@ def encode_dataset(
     {'0.6s': 1204}
     """
     started = time.monotonic()
-    target = OutputPath.parse(out)
+    output = OutputPath.parse(out)
     if on_error not in ("skip", "fail"):
         raise ValueError(f"on_error {on_error!r}: takes 'skip' or 'fail'")
     with open_job(source, model, processor, **options) as job:
         # Before the store is opened: a complete or foreign table leaves no job folder behind.
-        if target.is_complete(job.fingerprint, job.episodes):
-            return _summary_of_table(target, job.options, len(job.episodes))
-        target.make_parent()
-        with Store(target.job_folder, job.fingerprint, job.episodes) as store:
+        if output.is_complete(job.fingerprint, job.episodes):
+            return _summary_of_table(output, job.options, len(job.episodes))
+        output.make_parent()
+        with Store(output.job_folder, job.fingerprint, job.episodes) as store:
             state = Progress.begin(len(job.episodes), store.plans(), store.done_units())
             if progress is not None:
                 progress(state)
             for _ in _run(store, job, state, stop_on_failure=on_error == "fail"):
                 if progress is not None:
                     progress(state)
-            counts = _write_results(store, job, target)
+            counts = _write_results(store, job, output)
             seconds = store.seconds()
             summary = _summarize(
                 os.fspath(out),
@@ -113,7 +113,7 @@ def encode_dataset(
 
 
 def _run(store: Store, job: EncodeJob, state: Progress, *, stop_on_failure: bool) -> Iterator[None]:
-    """Do the pending tasks, one event at a time. Each is on disk before the next one is handled."""
+    """Run the pending tasks, one event at a time. Each is on disk before the next one is handled."""
     pending = store.pending()
     if not pending:
         return
@@ -130,15 +130,15 @@ def _run(store: Store, job: EncodeJob, state: Progress, *, stop_on_failure: bool
             yield
 
 
-def _write_results(store: Store, job: EncodeJob, target: OutputPath) -> TokenCounts:
+def _write_results(store: Store, job: EncodeJob, output: OutputPath) -> TokenCounts:
     """Write the table and the list of failures."""
     options, failures, plans = job.options, store.failures(), store.plans()
     counts = TokenCounts(options.num_latents, options.codebook_size)
     if failures:
         lines = [json.dumps({"episode": episode, "reason": reason}) for episode, reason in failures.items()]
-        write_atomically(target.failed_file, "\n".join(lines) + "\n")
+        write_atomically(output.failed_file, "\n".join(lines) + "\n")
     else:
-        target.failed_file.unlink(missing_ok=True)
+        output.failed_file.unlink(missing_ok=True)
     # An empty table would hide that nothing was encoded.
     if not plans:
         return counts
@@ -156,10 +156,10 @@ def _write_results(store: Store, job: EncodeJob, target: OutputPath) -> TokenCou
     }
     schema = token_schema(options.num_latents, options.codebook_dim, options.codebook_size, options.columns)
     try:
-        write_tokens(counts.count_through(tables), schema, metadata, target, store.folder, store.num_rows())
+        write_tokens(counts.count_through(tables), schema, metadata, output, store.folder, store.num_rows())
     except OSError as error:
         raise OSError(
-            f"{target.path} cannot be written ({error.strerror or error}). All that is encoded is kept in "
+            f"{output.path} cannot be written ({error.strerror or error}). All that is encoded is kept in "
             f"{store.folder}: make room and run the same command again."
         ) from error
     return counts
@@ -238,7 +238,7 @@ class Progress:
 
     @property
     def is_resumed(self) -> bool:
-        """Whether earlier runs left results."""
+        """True if earlier runs left results."""
         return self.episodes_resumed > 0 or self._frames_before > 0
 
     @property
@@ -354,16 +354,16 @@ def _summarize(
     )
 
 
-def _summary_of_table(target: OutputPath, options: EncodeOptions, num_episodes: int) -> EncodeSummary:
+def _summary_of_table(output: OutputPath, options: EncodeOptions, num_episodes: int) -> EncodeSummary:
     """The summary of a table that was complete before."""
     counts = TokenCounts(
         options.num_latents,
         options.codebook_size,
-        moving_by_camera=motion_counts_from_metadata(read_metadata(target.path)),
+        moving_by_camera=motion_counts_from_metadata(read_metadata(output.path)),
     )
     names: set[str] = set()
-    for table in counts.count_through(iter_tables(target.path)):
+    for table in counts.count_through(iter_tables(output.path)):
         names |= set(table["episode"].unique().to_pylist())
     no_time = dict.fromkeys(("decode_seconds", "model_seconds", "wall_seconds"), 0.0)
-    summary = _summarize(str(target.path), num_episodes, counts, plans={}, failed={}, resumed=num_episodes, **no_time)
+    summary = _summarize(str(output.path), num_episodes, counts, plans={}, failed={}, resumed=num_episodes, **no_time)
     return replace(summary, encoded=len(names), already_complete=True)

@@ -83,7 +83,7 @@ class EncodeOptions:
 
     @property
     def needs_signals(self) -> bool:
-        """Whether rows contain actions or text of the episode."""
+        """True if rows contain actions or text of the episode."""
         return bool({"actions", "text"} & set(self.columns))
 
 

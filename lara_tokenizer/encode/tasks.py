@@ -103,7 +103,7 @@ Message = Event | FrameChunk
 
 
 def is_answer(message: Message) -> bool:
-    """Whether this is the last message about a task."""
+    """True for the last message about a task."""
     if isinstance(message, FrameChunk):
         return message.decode_seconds is not None
     return not isinstance(message, Heartbeat)
@@ -123,7 +123,7 @@ class TaskQueue:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all tasks are answered."""
+        """True if all tasks are answered."""
         return self._open == 0
 
     def add(self, tasks: Iterable[Task]) -> None:

@@ -52,7 +52,7 @@ class VerifyReport:
 
     @property
     def is_equal(self) -> bool:
-        """Whether nothing differs, and all could be read."""
+        """True if nothing differs, and all could be read."""
         return not self.rows_differing and not self.unreadable
 
     def to_dict(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Worker:
         self._open: Episode | None = None
 
     def answer(self, task: Task, send: Send) -> None:
-        """Do a task and send messages; whatever the data holds, the last one is an answer (`tasks.is_answer`)."""
+        """Run a task and send messages; whatever the data contains, the last one is an answer (`tasks.is_answer`)."""
         try:
             episode = self._episode(task.episode)
             match task:

@@ -79,20 +79,20 @@ def merge_tokens(
     >>> merge_tokens(["left.parquet", "right.parquet"], "tokens.parquet").rows  # doctest: +SKIP
     2408
     """
-    paths, target = [Path(table) for table in tables], OutputPath.parse(out)
+    paths, output = [Path(table) for table in tables], OutputPath.parse(out)
     if len(paths) < 2:
         raise ValueError(f"{len(paths)} tables to join: name two at least")
-    if target.path.exists():
-        raise ValueError(f"{target.path} exists already. Name a new --out, or delete it.")
+    if output.path.exists():
+        raise ValueError(f"{output.path} exists already. Name a new --out, or delete it.")
     parts = [read_metadata(path) for path in paths]
     _check_joinable(paths, parts)
     schema = _common_schema(paths)
     episodes = _check_keys(paths)
     rows_of = {str(path): sum(pq.read_metadata(file).num_rows for file in token_files(path)) for path in paths}
     metadata = _joined_metadata(parts, episodes)
-    target.make_parent()
-    with TemporaryDirectory(prefix=f"{target.path.name}.merge-", dir=target.path.parent) as scratch:
-        write_tokens(_joined_rows(paths, schema), schema, metadata, target, Path(scratch), sum(rows_of.values()))
+    output.make_parent()
+    with TemporaryDirectory(prefix=f"{output.path.name}.merge-", dir=output.path.parent) as scratch:
+        write_tokens(_joined_rows(paths, schema), schema, metadata, output, Path(scratch), sum(rows_of.values()))
     return MergeSummary(
         out=os.fspath(out),
         rows=sum(rows_of.values()),
@@ -209,7 +209,7 @@ def _joined_metadata(parts: Sequence[Mapping[str, Any]], episodes: Mapping[str, 
 
 
 def _strides_are_even(parts: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether each set of episodes has the same strides, as if one job had made the table."""
+    """True if each set of episodes has the same strides, as if one job had made the table."""
     # The digest of the episodes' names stands for the set of episodes.
     by_episodes: dict[str, set[str]] = {}
     for metadata in parts:

@@ -75,7 +75,7 @@ class OutputPath:
             raise OSError(f"cannot write to {self.path.parent}: {error.strerror}. Name another --out.") from error
 
     def is_complete(self, fingerprint: Mapping[str, Any], episodes: Iterable[str]) -> bool:
-        """Whether this job has written its table already, with all episodes.
+        """True if this job has written its table already, with all episodes.
 
         Raises JobMismatchError if something is there that this job must not replace.
         """

@@ -1,4 +1,4 @@
-"""`lara-tok encode`: what it prints, how it ends, and what bad input does to it."""
+"""`lara-tok encode`: output, exit codes, and bad input."""
 
 from __future__ import annotations
 
@@ -163,20 +163,20 @@ def test_on_error_fail_ends_with_one(lara_tok, clip_folder, options, tmp_path):
 
 
 def write_frames(path, frames, codec="libx264", pix_fmt="yuv420p", rotation=0, pts=None, streams=1):
-    """A video with all that `write_video` has not: rotation, own times, several streams."""
+    """A video with what `write_video` lacks: rotation, custom times, several streams."""
     with av.open(str(path), "w") as container:
         made = []
-        for number in range(streams):
+        for index in range(streams):
             stream = container.add_stream(codec, rate=Fraction(10))
-            stream.height, stream.width = (side // (number + 1) for side in frames.shape[1:3])
+            stream.height, stream.width = (side // (index + 1) for side in frames.shape[1:3])
             stream.pix_fmt = pix_fmt
             if rotation:
                 stream.set_display_rotation(rotation)
             made.append(stream)
-        for place, pixels in enumerate(frames):
-            for number, stream in enumerate(made):
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:: number + 1, :: number + 1]))
-                frame.pts, frame.time_base = (place if pts is None else pts[place]), Fraction(1, 10)
+        for position, pixels in enumerate(frames):
+            for index, stream in enumerate(made):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:: index + 1, :: index + 1]))
+                frame.pts, frame.time_base = (position if pts is None else pts[position]), Fraction(1, 10)
                 container.mux(stream.encode(frame))
         for stream in made:
             container.mux(stream.encode(None))

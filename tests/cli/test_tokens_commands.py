@@ -1,4 +1,4 @@
-"""`lara-tok tokens diff` and `merge`, and `lara-tok export webdataset`: what they print, and how they end."""
+"""`lara-tok tokens diff` and `merge`, and `lara-tok export webdataset`: output and exit codes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lara_tokenizer.table import read_tokens
 
 @pytest.fixture
 def table(tmp_path):
-    return write_table(tmp_path / "a.parquet", {(f"{number}.mp4", "", "2f"): 12 for number in range(12)})
+    return write_table(tmp_path / "a.parquet", {(f"{index}.mp4", "", "2f"): 12 for index in range(12)})
 
 
 def test_equal_tables_end_with_0_and_say_so(lara_tok, table):
@@ -64,7 +64,7 @@ def test_merged_tables_are_one_that_info_reads(lara_tok, tmp_path, table):
 
 
 def test_a_merged_table_verifies(lara_tok, tmp_path, tokens, clip_folder, tiny_checkpoint):
-    """Two tables, of a clip each, as of two machines."""
+    """Two tables of one clip each, as if from two machines."""
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         shutil.copyfile(clip_folder / f"{name}.mp4", tmp_path / name / f"{name}.mp4")

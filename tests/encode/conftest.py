@@ -12,17 +12,17 @@ from lara_tokenizer.data import Episode, FrameIndex
 
 
 class ArrayReader:
-    """A `FrameReader` of frames in memory; it keeps the numbers it was asked for."""
+    """A `FrameReader` of frames in memory; it records the requested indices."""
 
     def __init__(self, frames: np.ndarray, timestamps: np.ndarray) -> None:
         self.array, self.timestamps = frames, timestamps
-        self.asked: list[int] = []
+        self.requested: list[int] = []
 
     def index(self, camera: str) -> FrameIndex:
         return FrameIndex(self.timestamps, fps=10.0)
 
     def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        self.asked += list(indices)
+        self.requested += list(indices)
         return self.array[np.asarray(indices)]
 
     def close(self) -> None:

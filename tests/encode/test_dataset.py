@@ -23,7 +23,7 @@ from lara_tokenizer.table.statistics import IDLE_MOTION
 
 @pytest.fixture
 def encode(clips, tiny_checkpoint):
-    """encode(out, source=clips, **options): `encode_dataset` with the tiny model, without child processes."""
+    """encode(out, source=clips, **options): `encode_dataset` with the tiny model, without worker processes."""
 
     def run(out, source=clips, model=tiny_checkpoint, processor=None, **options):
         options = {"strides": "0.5s", "workers": 0, **options}
@@ -45,7 +45,7 @@ class Stop(Exception):
 
 
 def stop_after(units):
-    """A progress callback that ends the run when so many units are done."""
+    """A progress callback that ends the run after this many units."""
     calls = []
 
     def progress(state):
@@ -368,13 +368,13 @@ class TwoCameras:
     def __init__(self, moving_square):
         texture = np.kron(np.random.default_rng(0).integers(0, 200, (40, 80, 3)), np.ones((5, 5, 1))).astype(np.uint8)
         pan = [texture[40:104, 3 * t : 3 * t + 64] for t in range(45)]
-        self.pictures = {"fixed": moving_square(45, step=3), "pans": np.stack(pan)}
+        self.frames = {"fixed": moving_square(45, step=3), "pans": np.stack(pan)}
 
     def index(self, camera):
         return FrameIndex(np.arange(50) / 10, fps=10.0)
 
     def frames(self, camera, indices):
-        return self.pictures[camera][np.maximum(np.asarray(indices) - 5, 0)]
+        return self.frames[camera][np.maximum(np.asarray(indices) - 5, 0)]
 
     def close(self):
         pass

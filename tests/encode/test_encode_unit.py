@@ -25,7 +25,7 @@ def one_thread():
 
 
 class CountingRunner(ModelRunner):
-    """Counts what goes through the model."""
+    """Counts the frames and pairs that pass the model."""
 
     def __init__(self, model, processor):
         super().__init__(model, processor)
@@ -64,7 +64,7 @@ def test_every_frame_is_read_and_encoded_once_for_all_strides(array_episode, mov
     runner = CountingRunner(tiny_model, tiny_processor)
     options = resolve_options(tiny_model.config, strides=["1f", "2f", "5f"], batch_size=8)
     table = encode_unit(Unit("clip", "", 0, 38), EpisodeFrames(episode, "", tiny_processor), runner, options)
-    assert episode.reader.asked == list(range(40))
+    assert episode.reader.requested == list(range(40))
     assert runner.frames == 40
     assert runner.pairs == table.num_rows == 39 + 38 + 35
 

@@ -1,4 +1,4 @@
-"""Worker processes: they may crash, hang and eat memory; and the driver may be killed."""
+"""Worker processes may crash, hang and exhaust memory, and the driver may be killed."""
 
 from __future__ import annotations
 
@@ -148,18 +148,18 @@ def test_decoding_workers_and_a_model_in_the_driver_give_the_same_rows(clips, ti
         here = WorkerSetup(tiny_checkpoint, job.options)
         engine = LocalEngine(replace(here, encodes=False), 2, lambda: load_runner(here))
         tasks = TaskQueue(PlanTask(episode) for episode in job.episodes.values())
-        found = Counter()
+        counts = Counter()
         rows = {}
         with running(engine):
             for event in engine.run(tasks):
-                found[type(event)] += 1
+                counts[type(event)] += 1
                 if isinstance(event, Planned):
                     episode = job.episodes[event.plan.episode]
                     tasks.add(UnitTask(episode, unit) for unit in event.plan.units)
                 if isinstance(event, Encoded):
                     rows[event.unit.episode] = event.rows
-        assert (found[Planned], found[Encoded], found[Failure]) == (2, 2, 1)
-        assert found[Heartbeat] > 0
+        assert (counts[Planned], counts[Encoded], counts[Failure]) == (2, 2, 1)
+        assert counts[Heartbeat] > 0
         alone = Worker(here, load_runner(here))
         for name, blob in rows.items():
             events = []
@@ -222,14 +222,14 @@ def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 def run(when):
-    child = os.fork()
-    if child == 0:
+    process = os.fork()
+    if process == 0:
         if when == "rename":
             write.os.replace = die
         progress = None if when == "rename" else lambda state: state.episodes_done == when and die()
         encode_dataset(source, model, out=out, strides="0.5s", workers=0, progress=progress)
         os._exit(0)
-    return os.waitpid(child, 0)[1], os.path.exists(out)
+    return os.waitpid(process, 0)[1], os.path.exists(out)
 
 print(json.dumps([run(1), run(2), run("rename")]))
 """

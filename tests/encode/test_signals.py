@@ -20,7 +20,7 @@ TOP = "observation.images.top"
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory, moving_square, write_lerobot):
-    """Two episodes of 21 and 18 frames, ten a second, with three actions a frame and two tasks."""
+    """Two episodes of 21 and 18 frames, ten per second, with three actions per frame and two tasks."""
     clips = [moving_square(21, seed=1, step=3), moving_square(18, seed=2, step=5)]
     return write_lerobot(tmp_path_factory.mktemp("set") / "set", {TOP: clips}, tasks=["push it", "pull it"])
 
@@ -79,7 +79,7 @@ def clip_folder(tmp_path_factory, moving_square, write_video):
 
 
 class Labelled:
-    """A reader of one's own, with signals that may not match its frames."""
+    """A custom reader, with signals that may not match its frames."""
 
     def __init__(self, frames, actions):
         self.array, self.actions = frames, actions

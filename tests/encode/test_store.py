@@ -1,4 +1,4 @@
-"""The store: what is committed survives, one run at a time, one job a folder."""
+"""The store: committed results survive, one run at a time, one job per folder."""
 
 from __future__ import annotations
 

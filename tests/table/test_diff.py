@@ -1,4 +1,4 @@
-"""What differs between two tables: every count against one made row by row in Python."""
+"""Differences between two tables: every count equals one made row by row in Python."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from token_tables import edited, write_table
 from lara_tokenizer.table import diff_tokens, read_tokens
 from lara_tokenizer.table.diff import CodeMoves
 
-TRACKS = {("a.mp4", "", "2f"): 12, ("a.mp4", "", "5f"): 12, ("b.mp4", "", "2f"): 30, ("b.mp4", "", "5f"): 30}
+SEQUENCES = {("a.mp4", "", "2f"): 12, ("a.mp4", "", "5f"): 12, ("b.mp4", "", "2f"): 30, ("b.mp4", "", "5f"): 30}
 
 
 @pytest.fixture
 def table(tmp_path):
-    return write_table(tmp_path / "a.parquet", TRACKS)
+    return write_table(tmp_path / "a.parquet", SEQUENCES)
 
 
 def test_a_table_is_equal_to_itself_however_it_is_cut(tmp_path, table):
@@ -96,26 +96,27 @@ def test_a_pair_with_another_later_frame_is_not_compared(tmp_path, table):
 
 def test_the_movement_of_latents(tmp_path, table):
     rows = read_tokens(table)["latents"].to_pylist()
-    turned = [[2 * number for number in row] for row in rows]
+    turned = [[2 * value for value in row] for row in rows]
     diff = diff_tokens(table, edited(table, tmp_path / "b.parquet", {"latents": turned}))
     assert diff.codes["codes_changed"] == 0
     assert diff.latents["pairs_changed"] == diff.latents["pairs"] == 70
     assert diff.latents["cosine"] == pytest.approx(1)
     assert diff.latents["relative_l2"] == pytest.approx(1)
     assert not diff.is_equal
-    opposite = [[-number for number in row] for row in rows]
+    opposite = [[-value for value in row] for row in rows]
     diff = diff_tokens(table, edited(table, tmp_path / "c.parquet", {"latents": opposite}))
     assert diff.latents["cosine"] == pytest.approx(-1)
     assert diff.latents["relative_l2"] == pytest.approx(2)
 
 
 def test_latents_of_one_table_only_are_not_compared(tmp_path, table):
-    assert diff_tokens(table, write_table(tmp_path / "b.parquet", TRACKS, columns=())).latents is None
+    assert diff_tokens(table, write_table(tmp_path / "b.parquet", SEQUENCES, columns=())).latents is None
 
 
 def test_continuous_tables_are_compared_by_latents(tmp_path):
     paths = [
-        write_table(tmp_path / f"{seed}.parquet", TRACKS, sizes=(2, 5, None), columns=(), seed=seed) for seed in (0, 1)
+        write_table(tmp_path / f"{seed}.parquet", SEQUENCES, sizes=(2, 5, None), columns=(), seed=seed)
+        for seed in (0, 1)
     ]
     diff = diff_tokens(*paths)
     assert diff.codes is None
@@ -133,7 +134,7 @@ def test_other_weights_are_said_and_other_sizes_refused(tmp_path, table):
     assert (diff.a["model"], diff.b["model"]) == ("tiny", "refined")
     assert diff.is_equal
     for sizes in ((2, 3, 16), (4, 3, 8), (4, 3, None)):
-        other = write_table(tmp_path / "other.parquet", TRACKS, sizes=sizes)
+        other = write_table(tmp_path / "other.parquet", SEQUENCES, sizes=sizes)
         with pytest.raises(ValueError, match=r"codes of 16, 4 per pair, of dimension 3; .* cannot be compared"):
             diff_tokens(table, other)
 
@@ -162,9 +163,9 @@ def test_a_table_out_of_order_is_refused(tmp_path, table):
 def test_moves_are_counted_the_same_in_any_pieces(monkeypatch):
     monkeypatch.setattr("lara_tokenizer.table.diff._PENDING_MOVES", 50)
     before, after = np.random.default_rng(0).integers(0, 5, (2, 200, 3)).astype(np.int16)
-    whole, pieces = CodeMoves(5), CodeMoves(5)
+    whole, chunks = CodeMoves(5), CodeMoves(5)
     whole.add(before, after)
     for start in range(0, 200, 7):
-        pieces.add(before[start : start + 7], after[start : start + 7])
-    assert whole.most_common(100) == pieces.most_common(100)
+        chunks.add(before[start : start + 7], after[start : start + 7])
+    assert whole.most_common(100) == chunks.most_common(100)
     assert sum(move["count"] for move in whole.most_common(100)) == (before != after).sum()

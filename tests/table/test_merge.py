@@ -104,8 +104,8 @@ def test_counts_of_moving_pairs_are_left_out_where_one_table_has_none(tmp_path, 
 
 def test_rows_of_one_track_in_two_tables_are_interleaved(tmp_path, left):
     table = pq.read_table(left)
-    for number in (0, 1):
-        pq.write_table(table.take(list(range(number, table.num_rows, 2))), tmp_path / f"{number}.parquet")
+    for index in (0, 1):
+        pq.write_table(table.take(list(range(index, table.num_rows, 2))), tmp_path / f"{index}.parquet")
     merge_tokens([tmp_path / "1.parquet", tmp_path / "0.parquet"], tmp_path / "out.parquet")
     assert str(read_tokens(tmp_path / "out.parquet").to_pylist()) == str(read_tokens(left).to_pylist())
 
