@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure() -> None:
-    """One thread for each of several workers: torch, imported later, would take all cores in every one of them."""
+    """Give each of several test workers one thread: torch, imported later, would take all cores in each of them."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -41,7 +41,7 @@ def shared_fixtures() -> Path:
 
 @pytest.fixture(scope="session")
 def moving_square() -> Callable[..., np.ndarray]:
-    """moving_square(num_frames, size=64, step=2) -> uint8 (T, size, size, 3): a square moves `step` px a frame."""
+    """moving_square(num_frames, size=64, step=2) -> uint8 (T, size, size, 3): a square moves `step` px per frame."""
 
     def make(num_frames: int, size: int = 64, step: int = 2, seed: int = 0) -> np.ndarray:
         rng = np.random.default_rng(seed)
@@ -165,113 +165,7 @@ def tiny_processor(tiny_checkpoint):
 
 @pytest.fixture(scope="session")
 def write_lerobot(write_video) -> Callable[..., Path]:
-    """write_lerobot(root, clips, version="v3.0", ...) -> root: a LeRobotDataset as the format's specification has it.
+    """`lerobot_files.write_lerobot(root, clips, version="v3.0", ...)`, with this suite's video writer."""
+    from lerobot_files import write_lerobot
 
-    `clips[camera][episode]` is uint8 (T, H, W, 3), or the path of an mp4 to copy. v3.0 keeps all episodes of a camera
-    in one mp4, encoded in one go (copied clips in one each); "image" keeps PNG in the data.
-    """
-    import json
-    import shutil
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    def write(
-        root: Path,
-        clips: dict[str, list],
-        *,
-        version: str = "v3.0",
-        fps: float = 10,
-        kind: str = "video",
-        lengths: list[int] | None = None,
-        actions: list[np.ndarray] | None = None,
-        tasks: list[str] | None = None,
-        **video: object,
-    ) -> Path:
-        first = next(iter(clips.values()))
-        lengths = lengths or [len(clip) for clip in first]
-        actions = actions or [np.random.default_rng(e).normal(size=(n, 3)).astype("f4") for e, n in enumerate(lengths)]
-        tasks = tasks or ["push"] * len(lengths)
-        known = list(dict.fromkeys(tasks))
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        rows = [_lerobot_rows(e, n, offsets[e], fps, actions[e], known.index(tasks[e])) for e, n in enumerate(lengths)]
-        entries = [
-            {"episode_index": e, "tasks": [tasks[e]], "length": n, "data/chunk_index": 0, "data/file_index": 0}
-            for e, n in enumerate(lengths)
-        ]
-        is_v3, meta = version == "v3.0", root / "meta"
-        meta.mkdir(parents=True)
-        for camera, episodes in clips.items():
-            if kind == "image":
-                for table, frames in zip(rows, episodes, strict=True):
-                    table[camera] = [{"bytes": _png(frame), "path": None} for frame in frames]
-                continue
-            copied = isinstance(episodes[0], Path)
-            if is_v3 and not copied:
-                file = root / f"videos/{camera}/chunk-000/file-000.mp4"
-                write_video(file, np.concatenate(episodes), fps=fps, **video)
-            for e, clip in enumerate(episodes):
-                number = e if copied else 0
-                start = 0.0 if copied else offsets[e] / fps
-                if is_v3:
-                    file = root / f"videos/{camera}/chunk-000/file-{number:03d}.mp4"
-                    entries[e] |= {f"videos/{camera}/chunk_index": 0, f"videos/{camera}/file_index": number}
-                    entries[e] |= {f"videos/{camera}/from_timestamp": start}
-                    entries[e] |= {f"videos/{camera}/to_timestamp": start + lengths[e] / fps}
-                else:
-                    file = root / f"videos/chunk-000/{camera}/episode_{e:06d}.mp4"
-                if copied:
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(clip, file)
-                elif not is_v3:
-                    write_video(file, clip, fps=fps, **video)
-        features = {camera: {"dtype": kind, "shape": [48, 64, 3], "names": None} for camera in clips}
-        features |= {"action": {"dtype": "float32", "shape": [3], "names": None}, "task_index": {"dtype": "int64"}}
-        if is_v3:
-            data_path = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-            video_path = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-            (root / "data/chunk-000").mkdir(parents=True)
-            pq.write_table(
-                pa.concat_tables([pa.table(table) for table in rows]), root / "data/chunk-000/file-000.parquet"
-            )
-            (meta / "episodes/chunk-000").mkdir(parents=True)
-            pq.write_table(pa.Table.from_pylist(entries), meta / "episodes/chunk-000/file-000.parquet")
-            pq.write_table(pa.table({"task_index": range(len(known)), "task": known}), meta / "tasks.parquet")
-        else:
-            data_path = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
-            video_path = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
-            (root / "data/chunk-000").mkdir(parents=True)
-            for e, table in enumerate(rows):
-                pq.write_table(pa.table(table), root / f"data/chunk-000/episode_{e:06d}.parquet")
-            keys = ("episode_index", "tasks", "length")
-            lines = [json.dumps({key: entry[key] for key in keys}) for entry in entries]
-            (meta / "episodes.jsonl").write_text("\n".join(lines) + "\n")
-            tasks_lines = [json.dumps({"task_index": i, "task": task}) for i, task in enumerate(known)]
-            (meta / "tasks.jsonl").write_text("\n".join(tasks_lines) + "\n")
-        info = {"codebase_version": version, "fps": fps, "total_episodes": len(lengths), "chunks_size": 1000}
-        info |= {"data_path": data_path, "video_path": video_path, "features": features}
-        (meta / "info.json").write_text(json.dumps(info))
-        return root
-
-    return write
-
-
-def _lerobot_rows(episode: int, length: int, first: int, fps: float, actions: np.ndarray, task: int) -> dict:
-    return {
-        "action": list(actions),
-        "timestamp": (np.arange(length) / fps).astype("f4"),
-        "frame_index": np.arange(length),
-        "episode_index": np.full(length, episode),
-        "index": first + np.arange(length),
-        "task_index": np.full(length, task),
-    }
-
-
-def _png(frame: np.ndarray) -> bytes:
-    from io import BytesIO
-
-    from PIL import Image
-
-    sink = BytesIO()
-    Image.fromarray(frame).save(sink, "PNG")
-    return sink.getvalue()
+    return lambda root, clips, **options: write_lerobot(root, clips, write_video, **options)
