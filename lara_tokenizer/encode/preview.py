@@ -6,8 +6,7 @@ Used by `lara-tok decode`.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +27,6 @@ _MARGIN = 4
 _CAPTION = 16
 _TITLES = ("frame t", "true future", "predicted future")
 _COLUMNS = ["episode", "camera", "stride", "frame_index", "future_frame_index", "codes", "valid"]
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One pair in the image: current, true future and predicted frame, uint8 (S, S, 3) as the model sees them."""
-
-    frame_index: int
-    future_frame_index: int
-    codes: list[int]
-    frames: tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def draw_predictions(
@@ -84,8 +73,7 @@ def draw_predictions(
     load = recorded_load_options(metadata, source, from_list)
     with open_job(source, model or metadata["model"]["id"], device=device, **load) as job:
         job.check_made(path, metadata)
-        predictions = _predict(job, rows)
-    images = [_draw(prediction) for prediction in predictions]
+        images = [_draw(row, frames_of_row) for row, frames_of_row in zip(rows, _predict(job, rows), strict=True)]
     file.parent.mkdir(parents=True, exist_ok=True)
     if kind == ".png":
         _stack([_header(images[0].width), *images]).save(file)
@@ -128,7 +116,8 @@ def _choose(rows: list[dict[str, Any]], frames: Sequence[int] | None, most: int)
     return [by_frame[frame] for frame in frames]
 
 
-def _predict(job: EncodeJob, rows: list[dict[str, Any]]) -> list[Prediction]:
+def _predict(job: EncodeJob, rows: list[dict[str, Any]]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Current, true future and predicted frame of each row: uint8 (S, S, 3), as the model sees them."""
     import torch
 
     from lara_tokenizer.model import LatentActionProcessor, load_model
@@ -147,26 +136,23 @@ def _predict(job: EncodeJob, rows: list[dict[str, Any]]) -> list[Prediction]:
             processor.normalize_frames(now).to(model.device),
             codes=torch.tensor([row["codes"] for row in rows], device=model.device),
         )
-    columns = [
+    return zip(
         now.permute(0, 2, 3, 1).numpy(),
         # The decoder predicts the stabilized future frame, so that is the one to compare with.
         processor.steady_future(now, future).permute(0, 2, 3, 1).numpy(),
         processor.postprocess(predicted),
-    ]
-    return [
-        Prediction(row["frame_index"], row["future_frame_index"], row["codes"], (shown[0], shown[1], shown[2]))
-        for row, *shown in zip(rows, *columns, strict=True)
-    ]
+        strict=True,
+    )
 
 
-def _draw(prediction: Prediction) -> Image.Image:
+def _draw(row: dict[str, Any], frames: Sequence[np.ndarray]) -> Image.Image:
     """The three frames side by side, and the codes below."""
     image = Image.new("RGB", (3 * _SIDE + 4 * _MARGIN, _SIDE + _CAPTION + _MARGIN), "white")
-    for index, frame in enumerate(prediction.frames):
+    for index, frame in enumerate(frames):
         resized = Image.fromarray(frame).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
         image.paste(resized, (_MARGIN + index * (_SIDE + _MARGIN), 0))
-    codes = " ".join(map(str, prediction.codes))
-    caption = f"frame {prediction.frame_index} to {prediction.future_frame_index}   codes {codes}"
+    codes = " ".join(map(str, row["codes"]))
+    caption = f"frame {row['frame_index']} to {row['future_frame_index']}   codes {codes}"
     ImageDraw.Draw(image).text((_MARGIN, _SIDE + 2), caption, fill="black")
     return image
 
