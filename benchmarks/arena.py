@@ -39,10 +39,10 @@ from lara_tokenizer.evaluate.encoding import decode_frames, encode_frames
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train.augment import normalise, to_unit_range
 from lara_tokenizer.train.frames import FrameCache
-from lara_tokenizer.train.mixture import find_pairs, split_streams
+from lara_tokenizer.train.mixture import find_pairs, split_sequences
 from lara_tokenizer.train.pairs import PairDataset
 from lara_tokenizer.train.recipe import Recipe
-from lara_tokenizer.train.stage_one import plan_training, train_latent_action_model
+from lara_tokenizer.train.train import plan_training, train_latent_action_model
 
 ROOT = Path(__file__).resolve().parent.parent
 LAM_RECIPE = ROOT / "hub_configs" / "training" / "lam.yaml"
@@ -211,7 +211,7 @@ def run(
     cache = FrameCache.build(
         training_episodes(runs), LatentActionProcessor(size={"height": 64, "width": 64}), runs / "cache-arena"
     )
-    kept, heldout = split_streams(find_pairs(cache.streams, ["0.5s"]), HELDOUT_SHARE, 0)
+    kept, heldout = split_sequences(find_pairs(cache.sequences, ["0.5s"]), HELDOUT_SHARE, 0)
     watched = PairDataset(cache, heldout).batch(range(HELDOUT_PAIRS))
     label = f"{tag}-{name.replace(':', '-')}-rate{learning_rate or 'own'}-seed{seed}"
     if name.startswith("lara"):

@@ -24,8 +24,8 @@ from lara_tokenizer.data import Episode
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel
 from lara_tokenizer.train import trainer
 from lara_tokenizer.train.actions import EpisodeActions
-from lara_tokenizer.train.augment import augment_pairs, own_views, steady_pairs, to_unit_range
-from lara_tokenizer.train.mixture import PairedStream, find_pairs, split_streams
+from lara_tokenizer.train.augment import augment_pairs, jitter_encoder_inputs, stabilize_pairs, to_unit_range
+from lara_tokenizer.train.mixture import PairedSequence, find_pairs, split_sequences
 from lara_tokenizer.train.pairs import PairDataset
 
 ZERO_MARGIN, ZERO_WEIGHT = 0.05, 1.0  # CD-LAM's own margin
@@ -65,13 +65,15 @@ def label_loss(head: nn.Linear, latents_BND: Tensor, actions_BCA: Tensor, mask_B
         return (error_BCA * mask_BCA).sum() / mask_BCA.sum().clamp(min=1)
 
 
-def labelled_pairs(frames: Any, streams: Sequence[PairedStream], episodes: Sequence[Episode], seed: int) -> PairDataset:
+def labelled_pairs(
+    frames: Any, streams: Sequence[PairedSequence], episodes: Sequence[Episode], seed: int
+) -> PairDataset:
     """Pairs of 5 % of the streams' episodes, with actions. Those of other episodes are not read."""
-    names = sorted({each.stream.episode for each in streams})
+    names = sorted({each.sequence.episode for each in streams})
     count = max(1, round(LABELLED_SHARE * len(names)))
     chosen = set(np.random.default_rng(seed).permutation(names)[:count].tolist())
     actions = EpisodeActions.read([episode for episode in episodes if episode.id in chosen])
-    return PairDataset(frames, [each for each in streams if each.stream.episode in chosen], seed, actions=actions)
+    return PairDataset(frames, [each for each in streams if each.sequence.episode in chosen], seed, actions=actions)
 
 
 class OneMoreLoss(trainer.LatentActionTrainer):
@@ -81,8 +83,8 @@ class OneMoreLoss(trainer.LatentActionTrainer):
         super().__init__(*args, **keywords)
         self.shown: tuple[Tensor, Tensor] | None = None
 
-    def _pairs(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        self.shown = super()._pairs(frames)
+    def _augment(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        self.shown = super()._augment(frames)
         return self.shown
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
@@ -119,8 +121,8 @@ class FeatureTarget(OneMoreLoss):
 class FewLabels(OneMoreLoss):
     def __init__(self, *args: Any, episodes: Sequence[Episode] = (), **keywords: Any) -> None:
         super().__init__(*args, **keywords)
-        found = find_pairs(self.pairs.frames.streams, self.lam.config.strides)
-        kept, _ = split_streams(found, self.options.heldout_share, self.options.seed)  # the training's own split
+        found = find_pairs(self.pairs.frames.sequences, self.lam.config.strides)
+        kept, _ = split_sequences(found, self.options.heldout_share, self.options.seed)  # the training's own split
         self.labelled = labelled_pairs(self.pairs.frames, kept, episodes, self.options.seed)
         size = self.labelled[0]["actions"].numel()
         self.head = nn.Linear(self.lam.config.num_latents * self.lam.config.codebook_dim, size)
@@ -137,7 +139,7 @@ class FewLabels(OneMoreLoss):
         batch = self.labelled.__getitems__(range(first, first + LABELLED_BATCH))
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             pairs = augment_pairs(to_unit_range(batch["frames"]), replace(self.augmentation, reverse=0.0))
-            seen = steady_pairs(own_views(pairs, self.augmentation), self.processor)
+            seen = stabilize_pairs(jitter_encoder_inputs(pairs, self.augmentation), self.processor)
         latents_BND = latents_of(self.lam, *self._pixel_values(seen))
         return LABEL_WEIGHT * label_loss(self.head, latents_BND, batch["actions"], batch["action_mask"])
 

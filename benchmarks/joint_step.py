@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from lara_policy.refine import RefineRecipe
-from lara_policy.refine.prepare import build_model, prepare
+from lara_policy.refine.setup import build_model, set_up
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lara_tokenizer.data import load_episodes
@@ -38,7 +38,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         models, batches = {}, {}
         for mode in ("dit-only", "joint"):
-            data = prepare(load_episodes(source, cameras="all"), replace(chosen, mode=mode), folder)
+            data = set_up(load_episodes(source, cameras="all"), replace(chosen, mode=mode), folder)
             models[mode] = build_model(data, replace(chosen, mode=mode)).train()
             size = chosen.training.batch_size
             batches[mode] = [data.samples.batch(range(k * size, (k + 1) * size)) for k in range(rounds)]

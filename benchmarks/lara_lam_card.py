@@ -250,7 +250,7 @@ def page(card: dict[str, Any]) -> str:
 
 def simulate_command(data: dict[str, Any]) -> str:
     """The command that makes a simulated dataset."""
-    from lara_policy.simulation.tasks import TASK_SETS
+    from lara_policy.simulation.metaworld.tasks import TASK_SETS
 
     made = data["simulation"]
     tasks = next(([name] for name, tasks in TASK_SETS.items() if list(tasks) == made["tasks"]), made["tasks"])

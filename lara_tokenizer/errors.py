@@ -1,21 +1,22 @@
-"""Errors that people see. Each says what came, what is taken and what to do; none needs a traceback."""
+"""Exceptions with messages for users: what was given, what is accepted, what to do. None needs a traceback."""
 
 from __future__ import annotations
 
 
 class LaraTokenizerError(Exception):
-    """Base of this package's own errors."""
+    """Base class of this package's exceptions."""
 
 
 class EpisodeReadError(LaraTokenizerError):
-    """Something of one episode cannot be read: its frames, its actions, its text. Other episodes are unharmed.
+    """Frames, actions or text of one episode cannot be read; other episodes are unaffected.
 
     >>> str(EpisodeReadError("clip.mp4", "no video stream"))
     'clip.mp4: no video stream'
     """
 
     def __init__(self, path: object, reason: str) -> None:
-        # Both go to Exception's args, so that the error survives the trip from a worker process.
+        # Pickling rebuilds an exception from Exception's args, so both arguments must be among them: errors of worker
+        # processes reach the main process that way.
         super().__init__(str(path), reason)
         self.path = str(path)
         self.reason = reason
@@ -25,15 +26,15 @@ class EpisodeReadError(LaraTokenizerError):
 
 
 class VideoDecodeError(EpisodeReadError):
-    """A video, or one frame of it, cannot be read."""
+    """A video or image sequence, or one frame of it, cannot be decoded."""
 
 
 class JobMismatchError(LaraTokenizerError):
-    """The target belongs to another job (other weights, other options, another source)."""
+    """The output was begun by another job: other weights, other options or another source."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line: without the stack traces that native libraries add.
+    """The first line of an error's message, without the stack traces that native libraries append.
 
     >>> first_line(OSError("disk full\\n  at write()")), first_line(KeyError())
     ('disk full', 'KeyError')

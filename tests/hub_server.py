@@ -29,7 +29,7 @@ _RESOLVE = re.compile(r"/(?P<kind>datasets/)?(?P<id>[^/]+/[^/]+)/resolve/(?P<rev
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asked for and got: `sent` counts the bytes of the body, `range` is the header's value."""
+    """One request and its response: `sent` counts the bytes of the body, `range` is the header's value."""
 
     method: str
     path: str
@@ -63,14 +63,14 @@ class HubServer:
 
     def environment(self, home: Path) -> dict[str, str]:
         """The variables for a client process: this Hub, its caches below `home`, nothing of the user's."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE_"))}
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE_"))}
         own = {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
-        return kept | own
+        return inherited | own
 
     def sent(self, ending: str = "") -> int:
         """Bytes sent so far of files whose names end so."""
@@ -131,8 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if what == "revision":
             commit = self.hub.commit(kind, repo_id)
-            facts = {"id": repo_id, "sha": commit, "private": False, "gated": False, "disabled": False, "tags": []}
-            self._json(facts | {"siblings": [{"rfilename": name} for name in files]})
+            info = {"id": repo_id, "sha": commit, "private": False, "gated": False, "disabled": False, "tags": []}
+            self._json(info | {"siblings": [{"rfilename": name} for name in files]})
         elif what == "tree" and below and not any(name.startswith(f"{below}/") for name in files):
             self._error("EntryNotFound")
         else:

@@ -1,4 +1,4 @@
-"""Writing RLDS by hand, as TFDS does it: records, tf.train.Example, and the entries of features.json."""
+"""RLDS files as TFDS writes them: records, tf.train.Example, and the entries of features.json."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import google_crc32c
 import numpy as np
 from PIL import Image
 
-from lara_tokenizer.data.tf_example import example_class
+from lara_tokenizer.data.rlds.tfrecord import example_class
 
 TFDS = "tensorflow_datasets.core.features."
 

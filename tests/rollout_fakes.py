@@ -1,4 +1,4 @@
-"""Policies and an environment for the tests of roll-outs. A module, because worker processes import it by name."""
+"""Fake policies and a fake environment for roll-outs. A module of its own: worker processes import it by name."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lara_policy.simulation.environment import ImageSizes, Outcome
+from lara_policy.simulation.protocol import ImageSizes, StepResult
 
 
 class FakePolicy:
-    """Predicts noise that its seed decides, and notes what it was shown."""
+    """Predicts noise determined by the seed, and records its observations."""
 
     def __init__(self, horizon: int = 16, executed_steps: int = 8, action_size: int = 4, size: int | None = 32) -> None:
         self.horizon, self.executed_steps, self.action_size = horizon, executed_steps, action_size
@@ -30,7 +30,7 @@ class FakePolicy:
 
 
 class Expert(FakePolicy):
-    """Meta-World's scripted expert. It cheats: it reads from the environment where the objects are."""
+    """Meta-World's scripted expert, which reads the full state from the environment."""
 
     def __init__(self, environment: Any, task: str) -> None:
         from metaworld.policies import ENV_POLICY_MAP
@@ -41,37 +41,37 @@ class Expert(FakePolicy):
     def predict(self, observation: Mapping[str, Any], *, seed: int) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return self._expert.get_action(self._environment._seen)[None].astype(np.float32)
+            return self._expert.get_action(self._environment._observation)[None].astype(np.float32)
 
 
 class FakeEnvironment:
-    """Succeeds at a step that the test chooses, and remembers the actions."""
+    """Succeeds at a given step, and records the actions."""
 
     name, text, action_size, fps, max_steps = "metaworld:fake", "do it", 4, 10.0, 40
 
     def __init__(self, success_step: int = 0, near_step: int = 0) -> None:
-        self.success_step, self.near_step, self.looks = success_step, near_step, 0
+        self.success_step, self.near_step, self.observe_calls = success_step, near_step, 0
         self.actions: list[np.ndarray] = []
 
     def reset(self, episode: int) -> None:
         self.actions.clear()
 
     def observe(self) -> dict[str, Any]:
-        self.looks += 1
-        picture = np.full((32, 32, 3), len(self.actions), np.uint8)
-        images = {"observation.images.corner2": picture}
+        self.observe_calls += 1
+        image = np.full((32, 32, 3), len(self.actions), np.uint8)
+        images = {"observation.images.corner2": image}
         return {"images": images, "state": np.zeros(4, np.float32), "task": self.text}
 
-    def step(self, action: np.ndarray) -> Outcome:
+    def step(self, action: np.ndarray) -> StepResult:
         self.actions.append(action)
         step = len(self.actions)
-        return Outcome(step == self.success_step, {"near_object": step == self.near_step})
+        return StepResult(step == self.success_step, {"near_object": step == self.near_step})
 
     def close(self) -> None: ...
 
 
 def write_policy(folder: Path) -> Path:
-    """A folder that looks like a policy's."""
+    """A folder with a file of weights, as a policy's has."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").write_bytes(b"no weights")
     return folder

@@ -1,4 +1,4 @@
-"""Hand-written policies of a few hundred parameters, each with one habit that real ones have."""
+"""Hand-written policies of a few hundred parameters, each with one trait of real ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class FlowPolicy(nn.Module):
         return self.action_out_proj(self.norm(state)[:, -CHUNK:])
 
     def run_block(self, block: nn.Module, state: Tensor) -> Tensor:
-        """As it is called, or part by part, or inside a checkpoint."""
+        """Call the block, or its parts one by one, or inside a checkpoint."""
         if not self.calls_blocks:
             return state + block.mlp(block.input_layernorm(state))
         if self.checkpointing != "none":
@@ -72,7 +72,7 @@ def make_batch(size: int = 5, seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-def make_policy(seed: int = 0, **habits: str | bool) -> FlowPolicy:
-    """The same weights for the same seed, whatever its habits."""
+def make_policy(seed: int = 0, **traits: str | bool) -> FlowPolicy:
+    """A policy whose weights depend only on the seed, not on its traits."""
     torch.manual_seed(seed)
-    return FlowPolicy(**habits)  # type: ignore[arg-type]
+    return FlowPolicy(**traits)  # type: ignore[arg-type]

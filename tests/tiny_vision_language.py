@@ -21,7 +21,7 @@ PLAIN = ["<pad>", "<unk>", "go", "stop", "now", "User", "user", ":"]
 
 
 def smolvlm(folder: Path) -> Path:
-    """One picture is 4 tokens."""
+    """One image is 4 tokens."""
     from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMImageProcessor
 
     special = {
@@ -31,7 +31,7 @@ def smolvlm(folder: Path) -> Path:
         "end_of_utterance_token": "<end_of_utterance>",
     }
     words = _save_tokenizer(folder, special)
-    pictures = SmolVLMImageProcessor(
+    image_processor = SmolVLMImageProcessor(
         size={"longest_edge": 32}, max_image_size={"longest_edge": 32}, do_image_splitting=False
     )
     vision = {**TEXT, "image_size": 32, "patch_size": 8}
@@ -44,18 +44,23 @@ def smolvlm(folder: Path) -> Path:
         pad_token_id=0,
     )
     _save(
-        folder, SmolVLMForConditionalGeneration(config), pictures, "SmolVLMProcessor", "<image>", {"image_seq_len": 4}
+        folder,
+        SmolVLMForConditionalGeneration(config),
+        image_processor,
+        "SmolVLMProcessor",
+        "<image>",
+        {"image_seq_len": 4},
     )
     return folder
 
 
 def qwen2_vl(folder: Path) -> Path:
-    """One picture of 64 pixels is 4 tokens."""
+    """One image of 64 pixels is 4 tokens."""
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor
 
     special = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
     words = _save_tokenizer(folder, special, ["<|vision_start|>", "<|vision_end|>"])
-    pictures = Qwen2VLImageProcessor(size={"shortest_edge": 28 * 28, "longest_edge": 4 * 28 * 28})
+    image_processor = Qwen2VLImageProcessor(size={"shortest_edge": 28 * 28, "longest_edge": 4 * 28 * 28})
     rope = {"type": "default", "rope_type": "default", "mrope_section": [1, 1, 2]}
     config = Qwen2VLConfig(
         vision_config={"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2},
@@ -71,14 +76,14 @@ def qwen2_vl(folder: Path) -> Path:
         vision_start_token_id=words.index("<|vision_start|>"),
         vision_end_token_id=words.index("<|vision_end|>"),
     )
-    picture = "<|vision_start|><|image_pad|><|vision_end|>"
-    _save(folder, Qwen2VLForConditionalGeneration(config), pictures, "Qwen2VLProcessor", picture, {})
+    image_text = "<|vision_start|><|image_pad|><|vision_end|>"
+    _save(folder, Qwen2VLForConditionalGeneration(config), image_processor, "Qwen2VLProcessor", image_text, {})
     return folder
 
 
 def _save_tokenizer(folder: Path, special: dict[str, str], more: list[str] | None = None) -> list[str]:
     words = [*PLAIN, *special.values(), *(more or [])]
-    vocabulary = {word: number for number, word in enumerate(words)}
+    vocabulary = {word: index for index, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(
@@ -94,15 +99,20 @@ def _save_tokenizer(folder: Path, special: dict[str, str], more: list[str] | Non
 
 
 def _save(
-    folder: Path, model: torch.nn.Module, pictures: Any, processor: str, picture: str, settings: dict[str, Any]
+    folder: Path,
+    model: torch.nn.Module,
+    image_processor: Any,
+    processor: str,
+    image_text: str,
+    settings: dict[str, Any],
 ) -> None:
     torch.manual_seed(0)
     model.save_pretrained(folder)
-    pictures.save_pretrained(folder)
+    image_processor.save_pretrained(folder)
     described = {"processor_class": processor, **settings}
     (folder / "processor_config.json").write_text(json.dumps(described), encoding="utf-8")
     template = (
-        "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}" + picture + "{% else %} "
+        "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}" + image_text + "{% else %} "
         "{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}"
     )
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")

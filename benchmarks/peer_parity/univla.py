@@ -202,7 +202,7 @@ def compare_published_shapes(build: Any) -> None:
 @torch.no_grad()
 def compare_dinov2(img_size: int) -> None:
     """DINOv2 alone, in a narrow size: the patch tokens of its own code and of transformers'."""
-    from lara_tokenizer.convert.dinov2 import dinov2_config, dinov2_encoder
+    from lara_tokenizer.convert.univla import dinov2_config, dinov2_encoder
 
     vits = importlib.import_module("dinov2.models.vision_transformer")
     model = build_dinov2(vits, img_size, depth=3, width=128).eval()

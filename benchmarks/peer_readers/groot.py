@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from _lerobot_sample import write_checkpoint, write_table
 from _sample import check_file
 
-from lara_tokenizer.data.lerobot_writer import encode_video
+from lara_tokenizer.data.lerobot.writer import encode_video
 from lara_tokenizer.export import export_groot
 from lara_tokenizer.table import read_tokens
 

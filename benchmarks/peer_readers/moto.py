@@ -80,7 +80,7 @@ def make(scratch: Path) -> None:
     rng = np.random.default_rng(0)
     recorded = {name: _recorded(length, name, rng) for name, length in sorted(LENGTHS.items())}
     episodes = [
-        Episode(name, reader, text=reader.text, fps=FPS, offers=("actions", "text"))
+        Episode(name, reader, text=reader.text, fps=FPS, available_signals=("actions", "text"))
         for name, reader in recorded.items()
     ]
     options = {"strides": [f"{GAP}f"], "keep_tail": True, "columns": ["text"], "workers": 0}

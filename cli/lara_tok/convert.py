@@ -1,4 +1,4 @@
-"""`lara-tok convert`: published checkpoints of other projects to ours, and ours to Moto's layout."""
+"""`lara-tok convert`: convert checkpoints of other projects to this package's format, or to Moto's layout."""
 
 from __future__ import annotations
 
@@ -23,28 +23,30 @@ def convert(
         str,
         typer.Argument(
             help="A folder of Moto or LARA; a file of weights of LAPA, AdaWorld, DreamDojo or UniVLA; with --to moto, "
-            "a checkpoint of ours."
+            "a checkpoint of this package."
         ),
     ],
     out: Annotated[Path, typer.Option(help="A new folder for the converted checkpoint.")],
     vision_encoder: Annotated[
         str | None,
         typer.Option(
-            help="The frozen vision encoder of Moto and LARA, which their files leave out: a transformers folder or "
-            "Hub id."
+            help="The frozen vision encoder of Moto and LARA, which their files do not contain: a transformers folder "
+            "or Hub id."
         ),
     ] = None,
     image_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Side of LAPA's frames in pixels, which its files leave out. Default: its scripts'."),
+        typer.Option(
+            min=1, help="Side of LAPA's frames in pixels, which its files do not record. Default: its scripts'."
+        ),
     ] = None,
     to: Annotated[Target, typer.Option(help="The layout to write.")] = Target.OURS,
     json_: JsonOption = False,
 ) -> None:
-    """Convert a published checkpoint to this package's, or one of this package's to Moto's layout.
+    """Convert a published checkpoint to this package's format, or a checkpoint of this package to Moto's layout.
 
-    Whose it is shows in the names of its tensors; every one is checked. What was assumed, because the files do not say
-    it, is told in notes.
+    The model family is detected from tensor names; names and shapes of all tensors are checked. Assumptions about what
+    the files do not record are printed as notes.
 
     Examples:
 
@@ -57,9 +59,9 @@ def convert(
     from lara_tokenizer.convert import convert_checkpoint, export_to_moto
 
     if to is Target.MOTO and vision_encoder is not None:
-        raise ValueError("--vision-encoder goes with converting from Moto or LARA; --to moto writes the model's own.")
+        raise ValueError("--vision-encoder applies to conversion from Moto or LARA; --to moto writes the model's own.")
     if to is Target.MOTO and image_size is not None:
-        raise ValueError("--image-size goes with converting from LAPA; --to moto writes the model's own.")
+        raise ValueError("--image-size applies to conversion from LAPA; --to moto writes the model's own.")
     without_loading_bars()
     if to is Target.MOTO:
         summary = export_to_moto(source, out=out)

@@ -1,4 +1,4 @@
-"""`lara-tok refine`: stages 2 and 3, tokenizer and policy trained together."""
+"""`lara-tok refine`: joint training of tokenizer and policy (stages 2 and 3)."""
 
 from __future__ import annotations
 
@@ -7,52 +7,80 @@ from typing import Annotated, Any
 
 import typer
 
-from lara_tok._common import JsonOption, console, console_err, emit, without_loading_bars
+from lara_tok._common import JsonOption, emit, without_loading_bars
 from lara_tok._source import CameraOption, EpisodesOption, FpsOption, SplitOption, TaskOption, load, parse_fps
+from lara_tok._training import (
+    BatchSizeOption,
+    DryRunOption,
+    FramesOption,
+    LearningRateOption,
+    LimitOption,
+    PrecisionOption,
+    ResumeOption,
+    SeedOption,
+    StepsOption,
+    WorkersOption,
+    print_figure,
+    progress_printer,
+)
 
 RECIPES = (".yaml", ".yml")
+MEASURES = {  # label of a progress line -> key of the log
+    "loss": "loss",
+    "action": "heldout_action",
+    "codes": "heldout_codes",
+    "alignment": "heldout_alignment",
+    "centred cosine": "heldout_alignment_centered_cosine",
+    "perplexity": "heldout_perplexity",
+    "spread": "heldout_spread",
+    "z gain": "heldout_z_gain",
+}
 
 
 def refine(
     recipe_and_sources: Annotated[
-        list[str] | None, typer.Argument(help="A recipe (.yaml) first, if any; then sources with actions.")
+        list[str] | None, typer.Argument(help="An optional recipe (.yaml) first, then sources with actions.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for policy, tokenizer and log.")] = None,
     mode: Annotated[
         str | None,
-        typer.Option(help="joint, dit-only, frozen-lam, frozen-policy or codes, instead of the recipe's."),
+        typer.Option(help="joint, dit-only, frozen-lam, frozen-policy or codes; overrides the recipe."),
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="'lara-lam', a folder or a Hub id, instead of the recipe's.")
+        str | None, typer.Option(help="'lara-lam', a folder or a Hub id; overrides the recipe.")
     ] = None,
-    policy: Annotated[str | None, typer.Option(help="Go on from this policy (stage 3); default: a fresh one.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Continue from this policy (stage 3). [default: a fresh one]")
+    ] = None,
     pretrain: Annotated[
-        Path | None, typer.Option(help="A token table: learn to predict its codes from its videos' frames.")
+        Path | None, typer.Option(help="A token table: first train the policy to predict its codes.")
     ] = None,
-    lam_camera: Annotated[str | None, typer.Option(help="The camera that the tokenizer sees.")] = None,
+    lam_camera: Annotated[str | None, typer.Option(help="The tokenizer's camera. [default: the first]")] = None,
     camera: CameraOption = None,
-    frames: Annotated[Path | None, typer.Option(help="Folder of decoded frames, to share between runs.")] = None,
+    frames: FramesOption = None,
     fps: FpsOption = None,
     split: SplitOption = None,
     episodes: EpisodesOption = None,
     task: TaskOption = None,
-    limit: Annotated[int | None, typer.Option(help="Use at most this many episodes.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Instead of the recipe's.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16, instead of the recipe's.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Loader processes, instead of the recipe's.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
-    no_stop: Annotated[bool, typer.Option("--no-stop", help="Go on where the tokenizer collapses.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained; needs no data.")] = False,
+    limit: LimitOption = None,
+    steps: StepsOption = None,
+    batch_size: BatchSizeOption = None,
+    learning_rate: LearningRateOption = None,
+    precision: PrecisionOption = None,
+    workers: WorkersOption = None,
+    seed: SeedOption = None,
+    resume: ResumeOption = False,
+    no_stop: Annotated[
+        bool, typer.Option("--no-stop", help="Warn instead of stopping if the tokenizer collapses.")
+    ] = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a tokenizer and a policy together by the LARA loss (stages 2 and 3).
+    """Train a tokenizer and a policy together with the LARA loss (stages 2 and 3).
 
-    Sources are what `lara-tok encode` reads, of episodes that have actions. OUT/policy is for `lara-tok rollout`,
-    OUT/tokenizer for `lara-tok encode --model`. With --pretrain the policy first learns to tell the codes of a table
-    from all its episodes, then also actions from those that have any.
+    Sources are those of `lara-tok encode`, with actions. OUT/policy is for `lara-tok rollout`, OUT/tokenizer for
+    `lara-tok encode --model`. With --pretrain the policy first learns to predict the codes of a table from all its
+    episodes, then also actions from the episodes that have them.
 
     Examples:
 
@@ -65,11 +93,11 @@ def refine(
     from dataclasses import replace
 
     from lara_policy.refine import RefineRecipe, plan_refinement
-    from lara_policy.refine import refine as train_together
+    from lara_policy.refine import refine as train_jointly
 
     without_loading_bars()
-    given = list(recipe_and_sources or ())
-    path = given.pop(0) if given and given[0].endswith(RECIPES) else None
+    sources = list(recipe_and_sources or ())
+    path = sources.pop(0) if sources and sources[0].endswith(RECIPES) else None
     recipe = (RefineRecipe.load(path) if path else RefineRecipe()).override(
         mode=mode,
         lam_camera=lam_camera,
@@ -84,10 +112,10 @@ def refine(
     if dry_run:
         emit(plan_refinement(recipe), as_json, _render)
         return
-    if not (given or recipe.sources) or out is None:
+    if not (sources or recipe.sources) or out is None:
         raise ValueError("refine needs SOURCE and --out; with --dry-run neither.")
-    found = load(
-        given or recipe.sources,
+    loaded = load(
+        sources or recipe.sources,
         fps=parse_fps(fps or []),
         cameras=camera or "all",
         split=split,
@@ -95,41 +123,18 @@ def refine(
         tasks=task or (),
         limit=limit,
     )
-    common: dict[str, Any] = {"out": out, "policy": policy, "frames": frames, "resume": resume, "progress": _progress}
+    common: dict[str, Any] = {"out": out, "policy": policy, "frames": frames, "resume": resume}
+    common["progress"] = progress_printer(MEASURES)
     if pretrain is not None:
-        from lara_policy.refine.pretrain import pretrain as train_on_codes
+        from lara_policy.refine.refine import pretrain as train_from_codes
 
-        summary = train_on_codes(pretrain, found, recipe, **common)
+        summary = train_from_codes(pretrain, loaded, recipe, **common)
     else:
-        summary = train_together(found, recipe, **common, stop=not no_stop)
+        summary = train_jointly(loaded, recipe, **common, stop=not no_stop)
     emit({**summary, "out": str(out)}, as_json, _render)
-
-
-def _progress(phase: str, done: int, total: int, logs: dict[str, float]) -> None:
-    if phase == "frames":
-        if done % 100 == 0 or done == total:
-            console_err.print(f"decoded {done} of {total} streams", highlight=False)
-        return
-    if "loss" not in logs:
-        return
-    names = {
-        "loss": "loss",
-        "action": "heldout_action",
-        "codes": "heldout_codes",
-        "alignment": "heldout_alignment",
-        "centred cosine": "heldout_alignment_centered_cosine",
-        "perplexity": "heldout_perplexity",
-        "spread": "heldout_spread",
-        "z gain": "heldout_z_gain",
-    }
-    shown = {name: logs[key] for name, key in names.items() if key in logs}
-    text = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
-    console_err.print(f"step {done} of {total}  {text}", highlight=False)
 
 
 def _render(result: dict[str, Any]) -> None:
     for name, value in result.items():
-        if isinstance(value, dict):
-            continue
-        shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
-        console.print(f"{name.replace('_', ' '):38} {shown}", highlight=False)
+        if not isinstance(value, dict):
+            print_figure(name, value)

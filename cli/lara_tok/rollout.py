@@ -1,4 +1,4 @@
-"""`lara-tok rollout`: let a policy act in simulators, and count its successes."""
+"""`lara-tok rollout`: run a policy in simulators and count its successes."""
 
 from __future__ import annotations
 
@@ -22,32 +22,31 @@ def rollout(
     ],
     episodes: Annotated[int, typer.Option(help="Episodes in each environment.")] = 50,
     seed: Annotated[
-        int, typer.Option(help="Decides placements and the policy's noise; never shares one with demonstrations.")
+        int, typer.Option(help="Of initial states and the policy's noise; no state occurs in demonstrations.")
     ] = 0,
-    embodiment: Annotated[
-        str | None, typer.Option(help="Which of the policy's robots acts, where it knows several.")
-    ] = None,
+    embodiment: Annotated[str | None, typer.Option(help="The robot that acts, if the policy has several.")] = None,
     executed_steps: Annotated[
-        int | None, typer.Option(help="Actions of a predicted chunk to execute. [default: the policy's own]")
+        int | None,
+        typer.Option(help="Actions executed per predicted chunk (n_action_steps). [default: the policy's own]"),
     ] = None,
     max_steps: Annotated[
-        int | None, typer.Option(help="The longest episode. [default: the simulator's; Meta-World 200]")
+        int | None, typer.Option(help="Length limit of an episode. [default: the simulator's; Meta-World 200]")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes. [default: one a core]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes. [default: one per core]")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder where each episode is noted as it ends; a second run continues there.")
+        Path | None, typer.Option(help="Folder that records each episode as it ends; a second run continues there.")
     ] = None,
     videos: Annotated[Path | None, typer.Option(help="Folder for videos of the first episodes.")] = None,
-    video_episodes: Annotated[int, typer.Option(help="Videos of each environment.")] = 2,
+    video_episodes: Annotated[int, typer.Option(help="Videos per environment.")] = 2,
     tokenizer: Annotated[
         str | None, typer.Option(help="Draw this checkpoint's codes into the videos: 'lara-lam' or a folder.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Let a policy act in simulators; count its successes, with Wilson 95 % intervals.
+    """Run a policy in simulators and count its successes, with Wilson 95 % intervals.
 
-    Equal commands give equal results, to the byte. Two policies with the same seed meet the same placements, which no
-    demonstration of `lara-tok simulate` has. Meta-World needs the extra sim, LIBERO the extra libero.
+    Equal commands give equal results, to the byte. Two policies with the same seed get the same initial states, none of
+    which occurs in demonstrations of `lara-tok simulate`. Meta-World needs the extra sim, LIBERO the extra libero.
 
     Example: lara-tok rollout policy/ --env metaworld:drawer-open-v3 --episodes 50 --videos videos/
     """
@@ -55,7 +54,7 @@ def rollout(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     if tokenizer is not None and videos is None:
-        raise ValueError("--tokenizer draws codes into videos: say where to, with --videos DIR")
+        raise ValueError("--tokenizer draws codes into videos: give their folder, --videos DIR")
     columns = (BarColumn(), MofNCompleteColumn(), "episodes", TimeRemainingColumn())
     with Progress(*columns, console=console_err, transient=True) as bar:
         line = bar.add_task("episodes", total=None)
@@ -75,7 +74,7 @@ def rollout(
             progress=lambda done, total: bar.update(line, completed=done, total=total),
         )
     if videos is not None:
-        console_err.print(f"{videos}: the videos", markup=False, highlight=False, soft_wrap=True)
+        console_err.print(f"videos written to {videos}", markup=False, highlight=False, soft_wrap=True)
     emit(result, json, _render)
     if result["broken"]:
         raise typer.Exit(1)
@@ -83,9 +82,9 @@ def rollout(
 
 def _render(result: dict[str, Any]) -> None:
     table = Table("environment", "success", "mean step", title=f"{result['policy']}, seed {result['seed']}")
-    for found in result["environments"]:
-        _add(table, found["environment"], found)
-        for stage, counts in found["stages"].items():
+    for environment in result["environments"]:
+        _add(table, environment["environment"], environment)
+        for stage, counts in environment["stages"].items():
             table.add_row(f"  reached {stage}", counts["reached"]["text"])
             table.add_row("    of those, success", counts["success_given_reached"]["text"])
     if len(result["environments"]) > 1:
@@ -101,6 +100,6 @@ def _render(result: dict[str, Any]) -> None:
         )
 
 
-def _add(table: Table, name: str, found: dict[str, Any]) -> None:
-    step = found["mean_success_step"]
-    table.add_row(name, found["success"]["text"], "-" if step is None else f"{step:.0f}")
+def _add(table: Table, name: str, summary: dict[str, Any]) -> None:
+    step = summary["mean_success_step"]
+    table.add_row(name, summary["success"]["text"], "-" if step is None else f"{step:.0f}")

@@ -1,4 +1,4 @@
-"""`lara-tok simulate`: demonstrations by scripted experts, as a LeRobot dataset."""
+"""`lara-tok simulate`: demonstrations of scripted experts, as a LeRobotDataset."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ def simulate(
     task: Annotated[
         list[str] | None, typer.Option(help="A task, e.g. push-v3, or all, train, unseen. Repeatable. [default: all]")
     ] = None,
-    episodes: Annotated[int, typer.Option(help="Episodes of each task.")] = 10,
+    episodes: Annotated[int, typer.Option(help="Episodes per task.")] = 10,
     camera: Annotated[
         list[str] | None, typer.Option(help="A camera of the scene. Repeatable. [default: corner2, corner]")
     ] = None,
-    size: Annotated[int, typer.Option(help="Side of the pictures, in pixels.")] = 128,
+    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 128,
     action_noise: Annotated[
-        float, typer.Option(help="Standard deviation of noise on the actions of every second episode.")
+        float, typer.Option(help="Standard deviation of the noise on the actions of every second episode.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Decides placements and noise; another seed shares no episode.")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes. [default: one a core]")] = None,
+    seed: Annotated[
+        int, typer.Option(help="Of placements and noise; datasets of different seeds share no episode.")
+    ] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes. [default: one per core]")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Let scripted experts play, and write video, actions, states and arm masks.
+    """Record scripted experts: video, actions, states and arm masks.
 
-    The experts move about eight times faster than real arms, so the stamped 10 frames a second are nominal.
+    The experts move about eight times faster than real arms, so the recorded 10 fps are nominal.
     A second run with the same options continues where the first stopped.
 
     Example: lara-tok simulate metaworld --out demos/ --task drawer-open-v3 --task push-v3 --episodes 20
     """
     from lara_policy.simulation import simulate_metaworld
-    from lara_policy.simulation.dataset import DEFAULT_CAMERAS
+    from lara_policy.simulation.metaworld.dataset import DEFAULT_CAMERAS
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     if simulator != "metaworld":

@@ -1,4 +1,4 @@
-"""A published checkpoint of another project -> a whole checkpoint of ours, whosever it is."""
+"""Convert published checkpoints (LAPA, Moto, ...) to this package's format."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
+from lara_tokenizer._files import new_folder, summarize_names
 from lara_tokenizer.convert.adaworld import ADAWORLD
-from lara_tokenizer.convert.family import Converted, Family, Given
+from lara_tokenizer.convert.base import ConversionOptions, ConversionSummary, ConvertedModel, Family, refuse_villa_x
 from lara_tokenizer.convert.lapa import LAPA
-from lara_tokenizer.convert.layouts import PICKLE, POLICY_FOLDER, SAFETENSORS, SAFETENSORS_INDEX
-from lara_tokenizer.convert.moto import convert_moto
-from lara_tokenizer.convert.names import listed
-from lara_tokenizer.convert.state_file import SUFFIXES, StateFile, read_state_file, safetensors_names
-from lara_tokenizer.convert.summary import ConversionSummary, new_folder
+from lara_tokenizer.convert.moto.layouts import PICKLE, POLICY_FOLDER, SAFETENSORS, SAFETENSORS_INDEX
+from lara_tokenizer.convert.moto.read import convert_moto
+from lara_tokenizer.convert.state_dict import SUFFIXES, StateDictFile, read_state_dict_file, safetensors_names
 from lara_tokenizer.convert.univla import UNIVLA
-from lara_tokenizer.convert.villa_x import is_villa_x, refuse_villa_x
 from lara_tokenizer.errors import first_line
 from lara_tokenizer.model import MODEL_TYPES, resolve_checkpoint
 
-# Those that are published as one file of weights; Moto and LARA publish folders.
+# Published as one file of weights each; Moto and LARA publish folders.
 FAMILIES: tuple[Family, ...] = (LAPA, ADAWORLD, UNIVLA)
 
 
@@ -32,39 +30,42 @@ def convert_checkpoint(
     vision_encoder: str | Path | None = None,
     image_size: int | None = None,
 ) -> ConversionSummary:
-    """Write `out`: model and processor, ready for `lara_tokenizer.load_model(out)` and `lara-tok encode --model out`.
+    """Convert a checkpoint of another project and write model and processor to `out`.
+
+    The model family is detected from tensor names. `lara_tokenizer.load_model(out)` loads the result, and
+    `lara-tok encode --model out` encodes with it.
 
     Args:
         source: a folder of Moto or LARA (see `convert_moto`), or one file of weights of LAPA, AdaWorld, DreamDojo or
             UniVLA, or the folder that holds it.
         out: a new folder.
-        vision_encoder: transformers folder or Hub id of the frozen encoder, where the files leave it out.
-        image_size: side of LAPA's frames in pixels, which its files leave out; None takes that of its scripts.
+        vision_encoder: transformers folder or Hub id of the frozen encoder, for checkpoints without it.
+        image_size: side of LAPA's frames in pixels, which its files do not record; None takes that of its scripts.
 
     Raises:
         ValueError: naming the file, the tensors or the sizes that do not fit, and what to do.
 
     >>> convert_checkpoint("lapa/laq_openx.pt", out="lapa-laq")  # doctest: +SKIP
     """
-    _refuse_ours(source)
+    _refuse_own_checkpoint(source)
     if not Path(source).exists():
         raise ValueError(
-            f"{source}: no such file or folder. Download a published checkpoint first, with hf download say, and name "
-            "its file of weights, or the folder of Moto or LARA."
+            f"{source}: no such file or folder. Download a published checkpoint first, for example with hf download, "
+            "and name its file of weights, or the folder of Moto or LARA."
         )
-    given = Given(vision_encoder, image_size)
-    state = _state_of_a_family(Path(source))
+    options = ConversionOptions(vision_encoder, image_size)
+    state = _find_state_dict(Path(source))
     if state is None:
-        given.refuse(Path(source), "image_size", "checkpoints of Moto and LARA say how large frames are")
+        options.refuse(Path(source), "image_size", "checkpoints of Moto and LARA record the size of frames")
         return convert_moto(source, out=out, vision_encoder=vision_encoder)
-    converted = _converted(state, given)
+    converted = _convert(state, options)
     with new_folder(out) as scratch:
         converted.model.save_pretrained(scratch)
         converted.processor.save_pretrained(scratch)
     return _summary(converted, source, out)
 
 
-def _refuse_ours(source: str | Path) -> None:
+def _refuse_own_checkpoint(source: str | Path) -> None:
     """Raise ValueError for a checkpoint that needs no conversion."""
     folder = Path(resolve_checkpoint(os.fspath(source)))
     folder = folder.parent if folder.name == SAFETENSORS else folder
@@ -72,7 +73,7 @@ def _refuse_ours(source: str | Path) -> None:
         return
     try:
         model_type = PretrainedConfig.get_config_dict(folder)[0].get("model_type")
-    except (OSError, ValueError):  # not ours, then; Moto's reader says what it is
+    except (OSError, ValueError):  # of another project; Moto's reader reports what is wrong
         return
     if model_type in MODEL_TYPES:
         raise ValueError(
@@ -81,39 +82,43 @@ def _refuse_ours(source: str | Path) -> None:
         )
 
 
-def _state_of_a_family(source: Path) -> StateFile | None:
-    """The file of weights that `source` is, or holds; None for a folder of Moto or LARA, or with no weights at all.
+def _find_state_dict(source: Path) -> StateDictFile | None:
+    """The file of weights at `source`; None for a folder of Moto or LARA, or without weights.
 
-    Raises ValueError for a folder with several files, none by the name that a Hub checkpoint's has.
+    Raises ValueError for a folder with several files, none of them named as in a Hub checkpoint.
     """
     if source.is_file():
-        return read_state_file(source)
+        return read_state_dict_file(source)
     if not source.is_dir() or (source / SAFETENSORS_INDEX).is_file() or (source / POLICY_FOLDER).is_dir():
         return None
     files = sorted(file for file in source.iterdir() if file.suffix in SUFFIXES and file.is_file())
     usual = [file for file in files if file.name in (SAFETENSORS, PICKLE)]
     if len(files) > 1 and not usual:
-        raise ValueError(f"{source} holds {listed(file.name for file in files)}: several files of weights. Name one.")
+        names = summarize_names(file.name for file in files)
+        raise ValueError(f"{source} holds {names}: several files of weights. Name one.")
     if not files:
         return None
     file = (usual or files)[0]
+    # Names alone first: the folder may hold a whole policy of LARA, with many GB of other tensors.
     if file.name == SAFETENSORS and _family_of(safetensors_names(file)) is None:
         return None
-    state = read_state_file(file)
+    state = read_state_dict_file(file)
+    # Moto's and LARA's own file names are left to their reader, which also looks for settings beside them.
     return None if usual and _family_of(state.tensors) is None else state
 
 
-def _converted(state: StateFile, given: Given) -> Converted:
+def _convert(state: StateDictFile, options: ConversionOptions) -> ConvertedModel:
     family = _family_of(state.tensors)
     if family is None:
         raise _unknown(state)
     try:
-        return family.convert(state, given)
+        return family.convert(state, options)
     except ValueError:
         raise
+    # Sizes that no check foresaw end up as errors of torch or Python; users need the file and what to do.
     except (ArithmeticError, LookupError, TypeError, RuntimeError) as error:
         raise ValueError(
-            f"{state.file}: its tensors have names of {family.example}, and shapes that cannot be of one "
+            f"{state.file}: its tensors have names of {family.example}, but shapes that do not fit any such model "
             f"({type(error).__name__}: {first_line(error)}). Download it again."
         ) from error
 
@@ -122,17 +127,16 @@ def _family_of(names: Collection[str]) -> Family | None:
     return next((family for family in FAMILIES if family.recognises(names)), None)
 
 
-def _unknown(state: StateFile) -> ValueError:
-    if is_villa_x(state.tensors):
-        refuse_villa_x(state.file)
+def _unknown(state: StateDictFile) -> ValueError:
+    refuse_villa_x(state.tensors, state.file)
     known = ", ".join(family.example for family in FAMILIES)
     return ValueError(
-        f"{state.file} is no checkpoint that is known here: {known} are, and folders of Moto and LARA. It holds "
-        f"{listed(sorted(state.tensors)) or 'nothing'}."
+        f"{state.file} is not a known checkpoint. Known are {known}, and folders of Moto and LARA. It holds "
+        f"{summarize_names(sorted(state.tensors)) or 'nothing'}."
     )
 
 
-def _summary(converted: Converted, source: str | Path, out: str | Path) -> ConversionSummary:
+def _summary(converted: ConvertedModel, source: str | Path, out: str | Path) -> ConversionSummary:
     return ConversionSummary(
         source=str(source),
         out=str(out),

@@ -1,4 +1,7 @@
-"""Readers: each yields `Episode`s with uint8 frames. Nothing here knows of models, and nothing imports torch.
+"""Datasets and videos as lists of `Episode`s with exact uint8 frames. Imports neither models nor torch.
+
+`load_episodes` resolves sources by the registry of formats in `sources`. Each format lists its episodes with a reader
+of its own, and all readers get their pixels from `video`.
 
 >>> from lara_tokenizer.data import load_episodes
 >>> for episode in load_episodes("videos/", fps={"rt1_*": 3}):  # doctest: +SKIP
@@ -8,12 +11,11 @@
 from __future__ import annotations
 
 from lara_tokenizer.data.episode import Episode, FrameIndex, FrameReader, SignalReader, Signals
-from lara_tokenizer.data.found import SourceFacts
-from lara_tokenizer.data.images import ImageFolderReader
+from lara_tokenizer.data.listing import SourceInfo
 from lara_tokenizer.data.load import Episodes, LoadOptions, load_episodes
 from lara_tokenizer.data.statistics import ActionStatistics, action_statistics
 from lara_tokenizer.data.stride import Stride
-from lara_tokenizer.data.video import VideoReader
+from lara_tokenizer.data.video import ImageFolderReader, VideoReader
 
 __all__ = [
     "ActionStatistics",
@@ -25,7 +27,7 @@ __all__ = [
     "LoadOptions",
     "SignalReader",
     "Signals",
-    "SourceFacts",
+    "SourceInfo",
     "Stride",
     "VideoReader",
     "action_statistics",

@@ -1,7 +1,8 @@
-"""What every reader of every format yields: an `Episode`, whose pixels come through a `FrameReader`."""
+"""`Episode`, the record that all formats yield, and the protocols of its readers."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan
@@ -11,48 +12,42 @@ import numpy as np
 
 from lara_tokenizer.errors import EpisodeReadError
 
+# Per-frame data that a source may have beside pixels.
+SIGNALS = ("actions", "states", "text")
+
 
 @dataclass(frozen=True, slots=True)
 class FrameIndex:
-    """The frames of one camera, in presentation order, as known without decoding one.
-
-    `timestamps` is float64 (n,): seconds from the episode's start (its first frame; for a segment of a longer
-    recording, the second at which it was cut), strictly increasing. `fps` is the nominal rate in frames per second,
-    NaN where the source knows none. `note` says what a person should know ("2 video streams, took stream 1 (320x180)").
+    """Frame count and times of one camera, in presentation order, known without decoding.
 
     >>> FrameIndex(np.array([0.0, 0.1, 0.2]), fps=10.0).num_frames
     3
     """
 
     timestamps: np.ndarray
-    fps: float
-    note: str = ""
+    """float64 (n,), strictly increasing: seconds from the first frame, or from the start of a segment."""
+    fps: float  # nominal rate in frames per second; NaN where the source states none
+    note: str = ""  # A remark for the user, such as "2 video streams, took stream 1 (320x180)"
 
     @property
     def num_frames(self) -> int:
         return len(self.timestamps)
 
 
-# What an episode may have beside its pixels.
-SIGNALS = ("actions", "states", "text")
-
-
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What was recorded beside the pixels, a row a frame; None for what the source does not have.
-
-    `actions` is float32 (n, A), row t is what was done at frame t; `states` float32 (n, S); `texts` n instructions.
+    """Actions, states and instructions of an episode, one row per frame; None for each that the source lacks.
 
     >>> Signals(actions=np.zeros((3, 7), np.float32)).window(1, 3).actions.shape
     (2, 7)
     """
 
-    actions: np.ndarray | None = None
-    states: np.ndarray | None = None
-    texts: tuple[str, ...] | None = None
+    actions: np.ndarray | None = None  # float32 (n, A); row t is the action taken at frame t
+    states: np.ndarray | None = None  # float32 (n, S)
+    texts: tuple[str, ...] | None = None  # n instructions
 
     def window(self, first: int, stop: int) -> Signals:
-        """Frames `first` to `stop - 1`."""
+        """Rows of frames `first` to `stop - 1`."""
         return Signals(
             actions=None if self.actions is None else self.actions[first:stop],
             states=None if self.states is None else self.states[first:stop],
@@ -60,77 +55,114 @@ class Signals:
         )
 
     def check_length(self, num_frames: int, source: object) -> None:
-        """Raises EpisodeReadError, naming `source`, where a column has another number of rows than there are frames."""
+        """Raise EpisodeReadError, naming `source`, unless each signal has one row per frame."""
         for name, column in (("actions", self.actions), ("states", self.states), ("texts", self.texts)):
             if column is not None and len(column) != num_frames:
                 raise EpisodeReadError(source, f"{len(column)} {name} for {num_frames} frames: rows must match frames")
 
 
 def check_indices(indices: Sequence[int] | np.ndarray, num_frames: int, source: object) -> np.ndarray:
-    """`indices` as int64. Raises IndexError, naming `source`, where one lies outside 0 .. num_frames - 1."""
-    numbers = np.asarray(indices, np.int64)
-    if len(numbers) and (numbers.min() < 0 or numbers.max() >= num_frames):
-        raise IndexError(f"{source}: frames {numbers.min()} to {numbers.max()} asked for, it has 0 to {num_frames - 1}")
-    return numbers
+    """`indices` as int64. Raises IndexError, naming `source`, for an index outside 0 .. num_frames - 1."""
+    indices = np.asarray(indices, np.int64)
+    if len(indices) and (indices.min() < 0 or indices.max() >= num_frames):
+        raise IndexError(f"{source}: frames {indices.min()} to {indices.max()} requested, it has 0 to {num_frames - 1}")
+    return indices
 
 
 class FrameReader(Protocol):
-    """Pixels of one episode. A new source of data is one class with these three methods.
+    """Random access to the pixels of one episode: the interface that a new kind of source implements.
 
-    A reader is picklable and opens nothing before the first call of `index` or `frames`, so that a worker
-    process opens it for itself. Whatever is wrong with the data ends as an `EpisodeReadError` (of which
-    `VideoDecodeError` is one).
+    A reader is picklable and opens no file before the first call of `index` or `frames`, so that each worker process
+    opens its own. Whatever is wrong with the data is raised as `EpisodeReadError` or `VideoDecodeError`.
     """
 
     def index(self, camera: str) -> FrameIndex:
-        """Count and time the frames: cheap (headers, packets, a folder listing), no decoding."""
+        """Count and time the frames from headers, packets or a folder listing, without decoding."""
 
     def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """uint8 (n, H, W, 3) in RGB at full size: exactly the frames asked for, in the order asked.
+        """uint8 (n, H, W, 3) in RGB at full size: exactly the frames requested, in the order of `indices`.
 
-        Called again with larger indices it goes on where it stopped. An index outside the episode raises
-        IndexError.
+        A later call with larger indices continues from the current position. Raises IndexError for an index outside
+        the episode.
         """
 
     def close(self) -> None:
-        """Let go of open files; the next call opens them again."""
+        """Close open files; the next call opens them again."""
 
 
 @runtime_checkable
 class SignalReader(Protocol):
-    """A `FrameReader` that also has actions, states or text."""
+    """A `FrameReader` that also reads actions, states or text."""
 
     def signals(self) -> Signals:
-        """All of the episode's. Raises EpisodeReadError."""
+        """Signals of the whole episode. Raises EpisodeReadError."""
+
+
+@runtime_checkable
+class StatedDuration(Protocol):
+    """A `FrameReader` whose metadata or file header states the episode's duration."""
+
+    def stated_duration(self, fps: float | None) -> float | None:
+        """Seconds, at `fps` frames per second where given; None if only counting the frames can answer.
+
+        Raises EpisodeReadError.
+        """
+
+
+class CameraReaders(ABC):
+    """Base of `FrameReader`s that open each camera with another reader, of a video or of a sequence of images.
+
+    Readers are made when first needed. They are pickled along, with the frame counts they have already determined.
+    """
+
+    def __init__(self) -> None:
+        self._readers: dict[str, FrameReader] = {}
+
+    @abstractmethod
+    def open_camera(self, camera: str) -> FrameReader:
+        """The reader of one camera, which that reader calls "". Raises EpisodeReadError."""
+
+    def index(self, camera: str = "") -> FrameIndex:
+        """Count and time the camera's frames. Raises EpisodeReadError."""
+        return self._reader(camera).index("")
+
+    def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """uint8 (n, H, W, 3) in RGB, in the order of `indices`. Raises EpisodeReadError and IndexError."""
+        return self._reader(camera).frames("", indices)
+
+    def close(self) -> None:
+        """Close open files; the next call opens them again."""
+        for reader in self._readers.values():
+            reader.close()
+
+    def _reader(self, camera: str) -> FrameReader:
+        if camera not in self._readers:
+            self._readers[camera] = self.open_camera(camera)
+        return self._readers[camera]
 
 
 @dataclass(slots=True)
 class Episode:
-    """One recorded episode: a name, one or more cameras, and a reader for the pixels.
-
-    `id` is unique within its source (a path relative to the source's root, "/" between folders). `index` is
-    the dataset's own number for it. `fps` overrides the rate that the file claims: frame i is then at i / fps
-    seconds. `text` is the instruction as far as it is known without opening the episode; `offers` names those of
-    `SIGNALS` that the source has for it. `dataset` names the source it came from, for balanced sampling and statistics.
+    """One recorded episode: an id, one or more cameras, and a reader for pixels and signals.
 
     >>> episode = load_episodes("videos/", fps={"rt1_*": 3})[0]  # doctest: +SKIP
     >>> episode.frames("", [0, 2]).shape                         # doctest: +SKIP
     (2, 256, 320, 3)
     """
 
-    id: str
-    reader: FrameReader
-    cameras: tuple[str, ...] = ("",)
-    index: int | None = None
-    fps: float | None = None
-    text: str | None = None
-    offers: tuple[str, ...] = ()
-    dataset: str = ""
+    id: str  # unique within its source: a path relative to the source's root, with "/" between folders
+    reader: FrameReader  # reads the frames; signals too if it is a `SignalReader`
+    cameras: tuple[str, ...] = ("",)  # camera names; plain video has one camera, named ""
+    index: int | None = None  # the dataset's own index of the episode
+    fps: float | None = None  # overrides the rate stated by the source: frame i is then at i / fps seconds
+    text: str | None = None  # instruction, if it is known without opening the episode
+    available_signals: tuple[str, ...] = ()  # those of `SIGNALS` that the source has for this episode
+    dataset: str = ""  # name of the source, for balanced sampling and per-dataset statistics
 
     def frame_index(self, camera: str = "") -> FrameIndex:
-        """The camera's frames and their times, with this episode's `fps` in force.
+        """The camera's frame count and times, with this episode's `fps` applied.
 
-        Raises VideoDecodeError.
+        Raises VideoDecodeError, and EpisodeReadError where neither the source nor `fps` gives a rate.
         """
         index = self.reader.index(camera)
         if self.fps is None:
@@ -144,22 +176,22 @@ class Episode:
         return self.frame_index(camera).timestamps
 
     def num_frames(self, camera: str = "") -> int:
-        """How many frames the camera recorded."""
+        """Number of frames that the camera recorded."""
         return self.reader.index(camera).num_frames
 
     def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """uint8 (n, H, W, 3) in RGB at full size, in the order asked.
+        """uint8 (n, H, W, 3) in RGB at full size, in the order of `indices`.
 
-        Raises VideoDecodeError where one cannot be had, and IndexError for one outside the episode.
+        Raises VideoDecodeError where a frame cannot be decoded, and IndexError for an index outside the episode.
         """
         return self.reader.frames(camera, indices)
 
     def signals(self) -> Signals:
-        """Actions, states and texts, a row a frame, as far as the source has them. Raises EpisodeReadError."""
+        """Actions, states and texts, one row per frame, as far as the source has them. Raises EpisodeReadError."""
         if isinstance(self.reader, SignalReader):
             return self.reader.signals()
         return Signals(texts=None if self.text is None else (self.text,) * self.num_frames(self.cameras[0]))
 
     def close(self) -> None:
-        """Let go of open files; the episode stays usable."""
+        """Close open files; the episode stays usable."""
         self.reader.close()

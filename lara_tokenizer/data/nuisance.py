@@ -123,7 +123,7 @@ def with_nuisance(episodes: Sequence[Episode], nuisance: Nuisance) -> list[Episo
             picture_cameras(episode),
             episode.index,
             text=episode.text,
-            offers=episode.offers,
+            available_signals=episode.available_signals,
             dataset=f"{episode.dataset} {name}".strip(),
         )
         for episode in episodes

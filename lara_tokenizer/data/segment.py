@@ -1,57 +1,55 @@
-"""Pieces of long recordings as episodes of their own: no pair reaches from one into the next."""
+"""Segments of long recordings as episodes of their own; no pair of frames crosses from one segment into the next."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-import av
 import numpy as np
 
-from lara_tokenizer.data.episode import Episode, FrameIndex, Signals, check_indices
-from lara_tokenizer.data.lerobot_reader import LeRobotReader
-from lara_tokenizer.data.open_videos import SharedVideo
-from lara_tokenizer.data.packets import open_video
+from lara_tokenizer.data.episode import Episode, FrameIndex, Signals, StatedDuration, check_indices
 from lara_tokenizer.data.stride import Stride
-from lara_tokenizer.data.video import VideoReader
+from lara_tokenizer.data.video import SharedVideo, VideoReader
 from lara_tokenizer.errors import LaraTokenizerError
 
-# Times in containers are rounded to milliseconds or worse: a frame stamped 9.9996 s belongs to what starts at 10 s.
+# Containers round times to milliseconds or worse: a frame stamped 9.9996 s belongs to the segment that starts at 10 s.
 _ROUNDING = 0.001
-# A header that promises more pieces than this may be damaged: then the frames are counted.
+# A header that promises more segments than this may be damaged: then the frames are counted.
 _MOST_BY_HEADER = 10_000
 
 
 class SegmentReader:
-    """A `FrameReader` and `SignalReader` for the frames of an episode from `start` (included) to `stop` (excluded).
+    """A `FrameReader` and `SignalReader` for the frames of an episode from `start` to `stop` seconds, `stop` excluded.
 
-    Seconds; `stop` None is the episode's end. Frame 0 is the segment's first frame, its time is counted from `start`.
+    `stop` None is the end of the episode. Frame 0 is the first frame of the segment, and times are relative to `start`.
     """
 
     def __init__(self, whole: Episode, start: float, stop: float | None) -> None:
-        self.whole, self.start, self.stop = whole, start, stop
+        self.whole = whole
+        self.start = start
+        self.stop = stop
 
     def index(self, camera: str) -> FrameIndex:
-        """The frames of the segment: none where it lies past the end. Raises what the whole episode's reader raises."""
+        """Frames of the segment; none if it is past the end. Raises what the whole episode's reader raises."""
         index = self.whole.frame_index(camera)
         window = self._window(index)
-        # A hair before the start would be a negative time.
+        # Because of rounding, a frame may be up to a millisecond before the start, which would be a negative time.
         timestamps = np.maximum(index.timestamps[window] - self.start, 0.0)
         return FrameIndex(timestamps, index.fps, index.note)
 
     def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """uint8 (n, H, W, 3) in RGB, in the order asked."""
+        """uint8 (n, H, W, 3) in RGB, in the order of `indices`."""
         window = self._window(self.whole.frame_index(camera))
-        numbers = check_indices(indices, window.stop - window.start, self.whole.id)
-        return self.whole.frames(camera, window.start + numbers)
+        indices = check_indices(indices, window.stop - window.start, self.whole.id)
+        return self.whole.frames(camera, window.start + indices)
 
     def signals(self) -> Signals:
-        """The whole episode's, cut as its first camera's frames are."""
+        """Signals of the whole episode, cut at the frames of its first camera."""
         window = self._window(self.whole.frame_index(self.whole.cameras[0]))
         return self.whole.signals().window(window.start, window.stop)
 
     def close(self) -> None:
-        """Let go of open files."""
+        """Close open files."""
         self.whole.close()
 
     def _window(self, index: FrameIndex) -> slice:
@@ -61,27 +59,27 @@ class SegmentReader:
 
 
 def cut(whole: Episode, start: float, stop: float | None, *, text: str | None = None) -> Episode:
-    """The segment of an episode from `start` to `stop` seconds; its id is the episode's and "#t=start,stop".
+    """The segment of an episode from `start` to `stop` seconds; its id is the episode's plus "#t=start,stop".
 
     `text` replaces the episode's instruction.
 
     >>> cut(Episode("a.mp4", VideoReader("a.mp4")), 10, 20).id
     'a.mp4#t=10,20'
     """
-    name = f"{whole.id}#t={_number(start)}" + ("" if stop is None else f",{_number(stop)}")
+    name = f"{whole.id}#t={_format_seconds(start)}" + ("" if stop is None else f",{_format_seconds(stop)}")
     return Episode(
         name,
-        SegmentReader(_shared(whole, text), start, stop),
+        SegmentReader(_with_shared_reader(whole, text), start, stop),
         whole.cameras,
         whole.index,
         text=text or whole.text,
-        offers=tuple(dict.fromkeys([*whole.offers, *(["text"] if text else [])])),
+        available_signals=tuple(dict.fromkeys([*whole.available_signals, *(["text"] if text else [])])),
         dataset=whole.dataset,
     )
 
 
 def override_rate(episode: Episode, fps: float) -> None:
-    """Give an episode its true rate. Of a segment the recording gets it, so that it is cut by the true times."""
+    """Set the true rate of an episode; for a segment that of the whole recording, which is cut by true times then."""
     if isinstance(episode.reader, SegmentReader):
         override_rate(episode.reader.whole, fps)
     else:
@@ -89,25 +87,25 @@ def override_rate(episode: Episode, fps: float) -> None:
 
 
 def segments(whole: Episode, length: str) -> list[Episode]:
-    """An episode cut into pieces of `length` ("10s"); the last one goes to the end, however long that really is.
+    """Cut an episode into segments of `length` ("10s"); the last one extends to the actual end.
 
-    A file's stated length decides how many there are: a long film is read through only where its rate is overridden.
-    Pieces that lie past the real end are empty. An episode that cannot be opened stays one piece, and fails by itself
-    later.
+    Their count follows from the stated duration, so that a long film is read through only where its rate is overridden.
+    Segments past the actual end are empty. An episode that cannot be opened stays whole, and fails when it is read.
     """
     seconds = segment_seconds(length)
     try:
-        duration = _duration(whole)
+        stated = whole.reader.stated_duration(whole.fps) if isinstance(whole.reader, StatedDuration) else None
+        duration = _counted_duration(whole) if stated is None else stated
         if duration > _MOST_BY_HEADER * seconds:
-            duration = _listed_duration(whole)
-    except (LaraTokenizerError, OSError, av.error.FFmpegError):
+            duration = _counted_duration(whole)
+    except (LaraTokenizerError, OSError):
         return [whole]
     count = max(1, math.ceil((duration - _ROUNDING) / seconds))
     return [cut(whole, k * seconds, (k + 1) * seconds if k < count - 1 else None) for k in range(count)]
 
 
 def segment_seconds(length: str) -> float:
-    """ "10s" as 10.0. Raises ValueError for what is no number of seconds."""
+    """ "10s" as 10.0. Raises ValueError for anything but a number of seconds."""
     try:
         parsed = Stride.parse(length)
     except ValueError:
@@ -117,27 +115,14 @@ def segment_seconds(length: str) -> float:
     return parsed.value
 
 
-def _duration(whole: Episode) -> float:
-    """In seconds: from metadata, or a video's header, where they say it; else the frames have to be listed."""
-    if isinstance(whole.reader, LeRobotReader):
-        return whole.reader.length / (whole.fps or whole.reader.fps)
-    if isinstance(whole.reader, VideoReader) and whole.fps is None:
-        container, stream = open_video(whole.reader.path)
-        with container:
-            if stream.duration and stream.time_base:
-                return float(stream.duration * stream.time_base)
-            if container.duration:
-                return container.duration / av.time_base
-    return _listed_duration(whole)
-
-
-def _listed_duration(whole: Episode) -> float:
+def _counted_duration(whole: Episode) -> float:
+    """Seconds from the first frame to the end of the last one, by listing all frames."""
     index = whole.frame_index(whole.cameras[0])
     whole.close()
     return float(index.timestamps[-1]) + 1 / index.fps if index.num_frames else 0.0
 
 
-def _shared(whole: Episode, text: str | None) -> Episode:
+def _with_shared_reader(whole: Episode, text: str | None) -> Episode:
     """The episode with a reader that all its segments share."""
     reader = whole.reader
     if isinstance(reader, VideoReader):
@@ -145,5 +130,5 @@ def _shared(whole: Episode, text: str | None) -> Episode:
     return Episode(whole.id, reader, whole.cameras, whole.index, whole.fps, text or whole.text)
 
 
-def _number(seconds: float) -> str:
+def _format_seconds(seconds: float) -> str:
     return f"{seconds:.6f}".rstrip("0").rstrip(".")

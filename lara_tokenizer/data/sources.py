@@ -1,222 +1,363 @@
-"""One source after the other: what it is, which reader takes it, and what its episodes are called among others."""
+"""Registry of dataset formats, and resolution of what a user names into listings with unique episode ids.
+
+A new format is one module (or folder) with `LOOKED_FOR`, `detect` and `list_episodes`, and one line in `FORMATS`.
+"""
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Protocol, cast
 
-from lara_tokenizer.data.clip_list import find_list
-from lara_tokenizer.data.decoders import video_reader_class
-from lara_tokenizer.data.discover import LOOKED_FOR, READABLE, Place, dataset_around, discover
 from lara_tokenizer.data.episode import Episode
-from lara_tokenizer.data.found import Found
-from lara_tokenizer.data.hf_datasets import find_datasets
-from lara_tokenizer.data.images import ImageFolderReader
-from lara_tokenizer.data.lerobot import find_lerobot, is_hub_id
-from lara_tokenizer.data.something_something import find_something_something
-from lara_tokenizer.data.video import VideoReader
-from lara_tokenizer.data.webdataset import find_webdataset
+from lara_tokenizer.data.listing import Listing, ListOptions
+from lara_tokenizer.data.video import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    ImageFolderReader,
+    VideoReader,
+    is_numbered_image,
+    video_reader_class,
+)
+from lara_tokenizer.errors import missing_extra
 
-SCHEMES = ("video", "lerobot", "rlds", "datasets", "webdataset", "ssv2", "list")
+READABLE = (
+    "a video file, a folder of videos, a folder of numbered images, a dataset's folder (LeRobotDataset, RLDS, "
+    "Hugging Face datasets, WebDataset tars, Something-Something), a glob, a list of clips as 'list:clips.csv', or a "
+    "dataset of the Hub as 'lerobot:user/name' or 'datasets:user/name'"
+)
 
 
-@dataclass(slots=True)
-class RootedSource:
-    """A source and where it lies: `base` was named, `root` is the dataset's own folder; both None on the Hub.
+class FormatModule(Protocol):
+    """The interface of a format's module."""
 
-    `is_file` marks a video, or a tar, that was named by itself: all of those together are one dataset.
-    """
+    LOOKED_FOR: str  # files by which the format is detected, for errors; "" for a format that must be named
 
-    found: Found
-    base: Path | None
-    root: Path | None
-    is_file: bool = False
+    def detect(self, folder: Path, names: Set[str]) -> bool:
+        """Whether a folder, whose entries are `names`, is a dataset of this format."""
 
-    def origin(self, episode: Episode) -> object:
-        """What tells an episode from another of the same id: its file, or its dataset."""
-        if isinstance(episode.reader, VideoReader):
-            return episode.reader.path, episode.text
-        return self.root, self.found.format, self.found.name, self.found.revision
+    def list_episodes(self, source: str, options: ListOptions) -> Listing:
+        """List the episodes of a path, or of a Hub repository. Raises ValueError."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finder:
-    """The options that readers take, and one source at a time."""
+class Format:
+    """One entry of the registry."""
 
-    decoder: str
-    cameras: tuple[str, ...]
-    split: str | None
-    subset: str | None
-    streaming: bool
+    name: str  # prefix that selects the format explicitly, as in "rlds:oxe/viola"
+    module: str  # module below `lara_tokenizer.data`; imported when first needed, as some import large libraries
+    on_hub: bool = False  # whether a name that is no path is a repository on the Hub
+    ignores_other_files: bool = False
+    """Whether other files in a dataset's folder are not part of it, and are searched too."""
+    extra: str | None = None  # the extra to install for it, if it needs optional packages
 
-    def find(self, source: str | Path) -> list[RootedSource]:
-        text = os.fspath(source)
-        scheme, name = _scheme(text)
-        if scheme == "list":
-            return [self.find_list(name, [])]
-        if scheme in ("lerobot", "datasets") and not os.path.exists(name):
-            return [RootedSource(self._dataset(scheme, name), None, None)]
-        if scheme is None and re.search(r"[*?{\[].*\.tar$", name):
-            scheme = "webdataset"
-        if scheme == "webdataset":
-            return [RootedSource(self._dataset(scheme, name), *_folders(name))]
-        if scheme not in (None, "video"):
-            path = Path(os.path.abspath(name))
-            if not path.exists():
-                raise ValueError(f"source {text!r}: no such folder {name!r}")
-            return [RootedSource(self._dataset(scheme, path), path, path)]
-        if scheme is None and not os.path.exists(name) and is_hub_id(name) and "*" not in name:
-            hint = f". If it is on the Hub, write 'lerobot:{name}' or 'datasets:{name}'"
-            raise ValueError(f"source {text!r}: no such file or folder{hint}. Readable is {READABLE}")
-        places, base = discover(name)
-        return self._places(places, base, text, only_video=scheme == "video")
-
-    def find_list(self, file: str | Path, sources: Sequence[str | Path]) -> RootedSource:
-        if len(sources) > 1:
-            raise ValueError(f"a list of clips takes one folder that its paths are relative to, got {len(sources)}")
-        root = Path(sources[0]) if sources else None
-        if root is not None and not root.is_dir():
-            raise ValueError(f"source {str(root)!r}: no such folder; the paths of {file} are relative to it")
-        base = Path(file).absolute().parent if root is None else root.absolute()
-        return RootedSource(find_list(file, root=root, decoder=self.decoder), base, base)
-
-    def _places(self, places: Sequence[Place], base: Path, text: str, *, only_video: bool) -> list[RootedSource]:
-        videos = [place for place in places if place.kind in ("video", "images")]
-        datasets = [] if only_video else [place for place in places if place.kind not in ("video", "images")]
-        if only_video and not videos:
-            raise ValueError(f"source {text!r}: no video in it. {LOOKED_FOR}")
-        is_one_video = os.path.isfile(text.removeprefix("video:"))
-        roots = [RootedSource(self._videos(videos, base, text), base, base, is_one_video)] if videos else []
-        left_out: list[ValueError] = []
-        for place in datasets:
-            is_tar = place.path.is_file()
-            folder = place.path.parent if is_tar else place.path
-            try:
-                roots.append(RootedSource(self._dataset(place.kind, place.path), base, folder, is_tar))
-            except ValueError as error:
-                left_out.append(error)
-        if left_out and not roots:
-            raise left_out[0]
-        # One among many that cannot be read is no reason to read none.
-        roots[0].found.notes += [f"left out: {error}" for error in left_out]
-        return roots
-
-    def _videos(self, videos: Sequence[Place], base: Path, text: str) -> Found:
-        if named := [camera for camera in self.cameras if camera != "all"]:
-            raise ValueError(f"camera {named[0]!r}: source {text!r} is plain video, with one camera that has no name")
-        reader_class = video_reader_class(self.decoder)
-        episodes = [
-            Episode(
-                video.path.relative_to(base).as_posix(),
-                ImageFolderReader(video.path) if video.kind == "images" else reader_class(video.path),
-            )
-            for video in videos
-        ]
-        kinds = Counter(video.kind for video in videos)
-        names = {"video": "video files", "images": "folders of images"}
-        found = Found(
-            " and ".join(names[kind] for kind in names if kinds[kind]), Path(text).name or base.name, episodes
-        )
-        if (inside := dataset_around(base)) is not None:
-            found.notes.append(
-                f"it lies inside the dataset {inside}, whose videos may hold several episodes each: name the dataset's "
-                "folder, or pairs may reach from one episode into the next"
-            )
-        return found
-
-    def _dataset(self, scheme: str, name: str | Path) -> Found:
-        if self.subset is not None and scheme != "datasets":
-            raise ValueError(f"subset {self.subset!r}: only Hugging Face datasets have subsets; this is {scheme}")
-        if self.streaming and scheme != "datasets":
-            raise ValueError(f"streaming: only Hugging Face datasets ('datasets:user/name') stream; this is {scheme}")
-        match scheme:
-            case "lerobot":
-                return find_lerobot(name, cameras=self.cameras, decoder=self.decoder)
-            case "rlds":
-                from lara_tokenizer.data.rlds import find_rlds  # late: protobuf is for those who have RLDS
-
-                return find_rlds(Path(name), cameras=self.cameras, split=self.split)
-            case "datasets":
-                return find_datasets(
-                    str(name),
-                    cameras=self.cameras,
-                    split=self.split,
-                    subset=self.subset,
-                    streaming=self.streaming,
-                    decoder=self.decoder,
-                )
-            case "webdataset":
-                return find_webdataset(name, cameras=self.cameras, decoder=self.decoder)
-            case _:
-                return find_something_something(name, split=self.split, decoder=self.decoder)
+    def load(self) -> FormatModule:
+        """The format's module. Raises ImportError, naming the extra, where a package is missing."""
+        try:
+            return cast(FormatModule, import_module(f"lara_tokenizer.data.{self.module}"))
+        except ModuleNotFoundError as error:
+            if self.extra is None or error.name is None:
+                raise
+            raise missing_extra(error.name, self.extra) from error
 
 
-def _scheme(text: str) -> tuple[str | None, str]:
-    """ "lerobot:a/b" -> ("lerobot", "a/b"); a path that exists is a path, whatever its name."""
-    # Two letters at least: one would be a Windows drive.
-    prefix = None if os.path.exists(text) else re.match(r"([a-z][a-z0-9]+):", text)
-    if prefix is None:
-        return None, text
-    if prefix[1] not in SCHEMES:
-        raise ValueError(f"source {text!r}: there is no format {prefix[1]!r}. There are {', '.join(SCHEMES)}")
-    return prefix[1], text[prefix.end() :]
+# In the order of detection: a LeRobotDataset contains parquet files too, so it comes before Hugging Face datasets.
+FORMATS = {
+    entry.name: entry
+    for entry in (
+        Format("lerobot", "lerobot.dataset", on_hub=True),
+        Format("rlds", "rlds.dataset"),
+        Format("ssv2", "something_something"),
+        Format("webdataset", "webdataset.dataset", ignores_other_files=True),
+        Format("datasets", "huggingface.dataset", on_hub=True),
+        Format("list", "clip_list"),
+    )
+}
 
 
-def _folders(name: str) -> tuple[Path, Path]:
-    """Base and root of tars: the folder before the first brace or glob."""
-    path = Path(os.path.abspath(re.split(r"[*?{\[]", name)[0]))
-    folder = path if path.is_dir() else path.parent
-    return folder, folder
+@dataclass(slots=True)
+class ResolvedSource:
+    """One listed source and its position on disk, from which ids that are unique among all sources are made."""
+
+    listing: Listing
+    base: Path | None  # the folder that the user named; None on the Hub
+    root: Path | None  # the dataset's own folder; None on the Hub
+    is_file: bool = False  # whether a single video or tar was named: all of those together form one dataset
+
+    def origin(self, episode: Episode) -> object:
+        """The file or dataset of an episode, which distinguishes it from another episode of the same id."""
+        if isinstance(episode.reader, VideoReader):
+            return episode.reader.path, episode.text
+        return self.root, self.listing.format, self.listing.name, self.listing.revision
 
 
-def merged(roots: Sequence[RootedSource]) -> list[Found]:
-    """One `Found` a dataset, by name, with ids that are unique among all of them.
+def resolve_source(source: str | Path, options: ListOptions) -> list[ResolvedSource]:
+    """Detect the formats of one source, explicit by prefix or from its files, and list its episodes.
 
-    What was named twice is read once. Raises ValueError where two different episodes would have one id.
+    Raises ValueError for an unknown prefix, and where nothing readable is found, with all that was looked for.
     """
-    common = _common_folder(roots)
-    founds: list[tuple[str, Found]] = []
-    files: dict[str, Found] = {}  # by format
+    text = os.fspath(source)
+    prefix, name = _split_prefix(text)
+    entry = FORMATS.get(prefix or "")
+    if prefix is None and re.search(r"[*?{\[].*\.tar$", name):
+        entry = FORMATS["webdataset"]
+    if entry is None:
+        return _resolve_by_detection(name, text, options, only_video=prefix == "video")
+    if entry.on_hub and not os.path.exists(name):
+        return [ResolvedSource(_list(entry, name, options), None, None)]
+    if entry.name == "list":
+        return [resolve_list(name, [], options)]
+    if entry.name == "webdataset":
+        # The folder before the first brace or glob.
+        path = Path(os.path.abspath(re.split(r"[*?{\[]", name)[0]))
+        folder = path if path.is_dir() else path.parent
+        return [ResolvedSource(_list(entry, name, options), folder, folder)]
+    path = Path(os.path.abspath(name))
+    if not path.exists():
+        raise ValueError(f"source {text!r}: no such folder {name!r}")
+    return [ResolvedSource(_list(entry, str(path), options), path, path)]
+
+
+def resolve_list(file: str | Path, folders: Sequence[str | Path], options: ListOptions) -> ResolvedSource:
+    """List the clips of a list; the one folder, if any is given, is the one that its paths are relative to."""
+    if len(folders) > 1:
+        raise ValueError(f"a list of clips takes one folder that its paths are relative to, got {len(folders)}")
+    root = Path(folders[0]) if folders else None
+    if root is not None and not root.is_dir():
+        raise ValueError(f"source {str(root)!r}: no such folder; the paths of {file} are relative to it")
+    base = Path(file).absolute().parent if root is None else root.absolute()
+    listing = FORMATS["list"].load().list_episodes(os.fspath(file), ListOptions(decoder=options.decoder, root=root))
+    return ResolvedSource(listing, base, base)
+
+
+def merge_listings(sources: Sequence[ResolvedSource]) -> list[Listing]:
+    """The listings sorted by name, with episode ids and dataset names that are unique among all of them.
+
+    An episode of a source that was named twice is listed once. Raises ValueError where two different episodes would
+    have the same id.
+    """
+    common = _common_folder(sources)
+    listings: list[tuple[str, Listing]] = []
+    files: dict[str, Listing] = {}  # by format: the dataset that single files form together
     seen: dict[str, object] = {}
-    for rooted in roots:
-        found = rooted.found
-        prefix = rooted.root.relative_to(common).as_posix() if rooted.root else found.name if len(roots) > 1 else "."
-        found.episodes = list(_new_episodes(rooted, "" if prefix == "." else f"{prefix}/", seen))
-        if rooted.is_file and (others := files.setdefault(found.format, found)) is not found:
-            others.episodes += found.episodes
-            others.notes += [note for note in found.notes if note not in others.notes]
+    for source in sources:
+        listing = source.listing
+        prefix = "."
+        if source.root is not None:
+            prefix = source.root.relative_to(common).as_posix()
+        elif len(sources) > 1:
+            prefix = listing.name
+        listing.episodes = list(_new_episodes(source, "" if prefix == "." else f"{prefix}/", seen))
+        if source.is_file and (others := files.setdefault(listing.format, listing)) is not listing:
+            others.episodes += listing.episodes
+            others.notes += [note for note in listing.notes if note not in others.notes]
             others.name = common.name
             continue
-        founds.append((prefix, found))
-    names = Counter(found.name for _, found in founds)
-    for prefix, found in founds:
-        for episode in found.episodes:
-            episode.dataset = found.name if names[found.name] == 1 else f"{found.name} ({prefix})"
-    return sorted((found for _, found in founds), key=lambda found: (found.name, found.format))
+        listings.append((prefix, listing))
+    names = Counter(listing.name for _, listing in listings)
+    for prefix, listing in listings:
+        for episode in listing.episodes:
+            episode.dataset = listing.name if names[listing.name] == 1 else f"{listing.name} ({prefix})"
+    return sorted((listing for _, listing in listings), key=lambda listing: (listing.name, listing.format))
 
 
-def _common_folder(roots: Sequence[RootedSource]) -> Path:
-    """The folder that local ids are relative to."""
-    local = [rooted.base for rooted in roots if rooted.base is not None]
+def is_hub_id(text: str) -> bool:
+    """Whether a text has the form of a Hub id, "user/name" with an optional "@revision".
+
+    >>> is_hub_id("lerobot/pusht"), is_hub_id("a/b@v2.1"), is_hub_id("data/sets/x"), is_hub_id("pusht")
+    (True, True, False, False)
+    """
+    parts = text.partition("@")[0].split("/")
+    return len(parts) == 2 and all(part and part[0] not in ".~" for part in parts)
+
+
+def _split_prefix(text: str) -> tuple[str | None, str]:
+    """ "lerobot:a/b" as ("lerobot", "a/b"). A path that exists is a path, whatever its name."""
+    # Two letters at least: a single one would be a Windows drive.
+    match = None if os.path.exists(text) else re.match(r"([a-z][a-z0-9]+):", text)
+    if match is None:
+        return None, text
+    prefixes = ("video", *FORMATS)
+    if match[1] not in prefixes:
+        raise ValueError(f"source {text!r}: there is no format {match[1]!r}. There are {', '.join(prefixes)}")
+    return match[1], text[match.end() :]
+
+
+def _list(entry: Format, source: str, options: ListOptions) -> Listing:
+    """The listing of a format, after refusing options that it would ignore."""
+    if options.subset is not None and entry.name != "datasets":
+        raise ValueError(f"subset {options.subset!r}: only Hugging Face datasets have subsets; this is {entry.name}")
+    if options.streaming and entry.name != "datasets":
+        raise ValueError(f"streaming: only Hugging Face datasets ('datasets:user/name') stream; this is {entry.name}")
+    return entry.load().list_episodes(source, options)
+
+
+def _resolve_by_detection(name: str, text: str, options: ListOptions, *, only_video: bool) -> list[ResolvedSource]:
+    """List what a path or a glob contains: videos and folders of images as one dataset, and each dataset."""
+    found, base = _discover(name, only_video=only_video)
+    videos = [(kind, path) for kind, path in found if kind in ("video", "images")]
+    if only_video and not videos:
+        raise ValueError(f"source {text!r}: no video in it. {_looked_for()}")
+    is_file = os.path.isfile(name)
+    sources = [ResolvedSource(_list_videos(videos, base, text, options), base, base, is_file)] if videos else []
+    unreadable: list[ValueError] = []
+    for kind, path in found:
+        if only_video or kind not in FORMATS:
+            continue
+        is_tar = path.is_file()
+        try:
+            listing = _list(FORMATS[kind], str(path), options)
+        except ValueError as error:
+            unreadable.append(error)
+            continue
+        sources.append(ResolvedSource(listing, base, path.parent if is_tar else path, is_tar))
+    if unreadable and not sources:
+        raise unreadable[0]
+    # One unreadable dataset among several does not keep the others from being read.
+    sources[0].listing.notes += [f"left out: {error}" for error in unreadable]
+    return sources
+
+
+def _list_videos(videos: Sequence[tuple[str, Path]], base: Path, text: str, options: ListOptions) -> Listing:
+    if named := [camera for camera in options.cameras if camera != "all"]:
+        raise ValueError(f"camera {named[0]!r}: source {text!r} is plain video, with one camera that has no name")
+    reader_class = video_reader_class(options.decoder)
+    episodes = [
+        Episode(path.relative_to(base).as_posix(), ImageFolderReader(path) if kind == "images" else reader_class(path))
+        for kind, path in videos
+    ]
+    kinds = {kind for kind, _ in videos}
+    names = {"video": "video files", "images": "folders of images"}
+    listing = Listing(
+        " and ".join(names[kind] for kind in names if kind in kinds), Path(text).name or base.name, episodes
+    )
+    if (dataset := _dataset_around(base)) is not None:
+        listing.notes.append(
+            f"it lies inside the dataset {dataset}, whose videos may hold several episodes each: name the dataset's "
+            "folder, or pairs may reach from one episode into the next"
+        )
+    return listing
+
+
+def _discover(name: str, *, only_video: bool) -> tuple[list[tuple[str, Path]], Path]:
+    """Everything that a path or a glob contains, as (kind, path), and the folder that ids are relative to.
+
+    `kind` is "video" (a file), "images" (a folder) or a name in `FORMATS`. Raises ValueError where nothing is found.
+    """
+    path = Path(os.path.abspath(name))
+    if path.is_dir():
+        found = list(_walk(path))
+        # A folder of images is itself an episode, so its id has to contain its name.
+        base = path.parent if ("images", path) in found else path
+    elif path.exists():
+        return [(_file_kind(path, name), path)], path.parent
+    elif glob.has_magic(name):
+        found = list(_match(name))
+        base = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
+    else:
+        hint = ""
+        if not only_video and is_hub_id(name):
+            hint = f". If it is on the Hub, write 'lerobot:{name}' or 'datasets:{name}'"
+        raise ValueError(f"source {name!r}: no such file or folder{hint}. Readable is {READABLE}")
+    if not found:
+        dataset = _dataset_around(path)
+        hint = f" It lies inside the dataset {dataset}: name that folder." if dataset else ""
+        raise ValueError(f"source {name!r}: nothing readable in it.{hint} {_looked_for()}")
+    return found, base
+
+
+def _looked_for() -> str:
+    """The files by which each format is detected, for errors."""
+    markers = [marker for entry in FORMATS.values() if (marker := entry.load().LOOKED_FOR)]
+    return (
+        f"Looked for {', '.join(markers)}, files ending in {', '.join(VIDEO_SUFFIXES)}, and folders with numbered "
+        f"images ending in {', '.join(IMAGE_SUFFIXES)}"
+    )
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Everything readable below a folder, as (kind, path). Hidden names are skipped.
+
+    Images in a folder with videos are taken for thumbnails and skipped too.
+    """
+    seen = set()
+    stack = [folder]
+    while stack:
+        here = stack.pop()
+        # Symbolic links are followed, but not in circles.
+        if (real := os.path.realpath(here)) in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = sorted((e for e in os.scandir(here) if not e.name.startswith(".")), key=lambda e: e.name)
+        except OSError as error:
+            raise ValueError(f"folder {here} cannot be listed: {error.strerror}. Is it readable?") from error
+        names = {e.name for e in entries}
+        if (dataset := next((each for each in FORMATS.values() if each.load().detect(here, names)), None)) is not None:
+            yield dataset.name, here
+            if not dataset.ignores_other_files:
+                continue
+        videos = [Path(e.path) for e in entries if e.name.lower().endswith(VIDEO_SUFFIXES) and not e.is_dir()]
+        yield from (("video", path) for path in videos)
+        if not videos and any(is_numbered_image(name) for name in names):
+            yield "images", here
+        stack += [Path(e.path) for e in entries if e.is_dir()]
+
+
+def _match(pattern: str) -> Iterator[tuple[str, Path]]:
+    """Everything that a glob matches: videos, files of any suffix that the glob spells out, and contents of folders."""
+    suffix = Path(pattern).suffix.lower()
+    for hit in sorted(glob.glob(pattern, recursive=True)):
+        path = Path(os.path.abspath(hit))
+        if path.is_dir():
+            yield from _walk(path)
+        elif path.suffix.lower() in {*VIDEO_SUFFIXES, suffix} - {*IMAGE_SUFFIXES}:
+            yield "video", path
+
+
+def _file_kind(path: Path, text: str) -> str:
+    """The kind of a single file. Raises ValueError for one that is not an episode by itself."""
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        raise ValueError(f"source {text!r}: one image is not an episode. Name the folder that holds the sequence")
+    if suffix in (".csv", ".tsv", ".txt"):
+        raise ValueError(f"source {text!r}: no video. If it is a list of clips, write 'list:{text}' (or --from {text})")
+    if suffix in (".json", ".jsonl", ".parquet", ".npz", ".npy", ".h5", ".hdf5"):
+        raise ValueError(f"source {text!r}: no video. Name the folder of the dataset that it belongs to")
+    return "webdataset" if suffix == ".tar" else "video"
+
+
+def _dataset_around(folder: Path) -> Path | None:
+    """The LeRobotDataset that a folder is part of, whose videos may each contain several episodes."""
+    return next(
+        (parent for parent in list(folder.parents)[:3] if FORMATS["lerobot"].load().detect(parent, {"meta"})), None
+    )
+
+
+def _common_folder(sources: Sequence[ResolvedSource]) -> Path:
+    """The folder that ids of local episodes are relative to."""
+    local = [source.base for source in sources if source.base is not None]
     common = Path(os.path.commonpath(local)) if local else Path()
-    # Beside datasets of the Hub, which are called by their names, a folder is called by its name too.
-    return common.parent if local and len(local) < len(roots) else common
+    # Next to datasets of the Hub, whose ids begin with their names, ids of a folder begin with its name too.
+    return common.parent if local and len(local) < len(sources) else common
 
 
-def _new_episodes(rooted: RootedSource, prefix: str, seen: dict[str, object]) -> Iterator[Episode]:
-    """The episodes under their ids among all sources, less those that an earlier source gave; `seen` is added to."""
-    for episode in rooted.found.episodes:
+def _new_episodes(source: ResolvedSource, prefix: str, seen: dict[str, object]) -> Iterator[Episode]:
+    """Episodes with their final ids, except those that an earlier source has listed; `seen` is extended."""
+    for episode in source.listing.episodes:
         episode.id = prefix + episode.id
-        origin = rooted.origin(episode)
+        origin = source.origin(episode)
         if episode.id not in seen:
             seen[episode.id] = origin
             yield episode
         elif seen[episode.id] != origin:
             raise ValueError(
-                f"two different episodes are called {episode.id!r}, one of them in {rooted.found.name}: encode these "
+                f"two different episodes are called {episode.id!r}, one of them in {source.listing.name}: encode these "
                 "sources one by one"
             )

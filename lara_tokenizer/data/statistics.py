@@ -1,4 +1,4 @@
-"""Statistics of actions, a dataset each: what brings units and ranges of many robots to one scale."""
+"""Per-dataset action statistics, which bring the units and ranges of different robots to one scale."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from lara_tokenizer.errors import LaraTokenizerError
 
 logger = logging.getLogger(__name__)
 
-# A dimension whose spread is below this counts as constant: its std is 1, so that it is only centred.
+# A dimension with a smaller standard deviation counts as constant. Its std is set to 1: dividing by almost zero would
+# blow rounding noise up to the size of real motion.
 SMALLEST_STD = 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ActionStatistics:
-    """Of `count` actions of width A, each number float64 (A,); `q01` and `q99` are quantiles.
-
-    `std` divides by `count`; it is 1 for a dimension that never changes (spread below 1e-6).
+    """Mean, standard deviation, range and quantiles of actions of width A, each float64 (A,).
 
     >>> statistics = ActionStatistics.of(np.array([[0.0, 5.0], [2.0, 5.0]]))
     >>> statistics.standardise(np.array([[2.0, 5.0]])).tolist()
@@ -30,16 +29,16 @@ class ActionStatistics:
     """
 
     mean: np.ndarray
-    std: np.ndarray
+    std: np.ndarray  # divides by `count`; 1 for a dimension that never changes (below 1e-6)
     min: np.ndarray
     max: np.ndarray
-    q01: np.ndarray
-    q99: np.ndarray
-    count: int
+    q01: np.ndarray  # 1 % quantile
+    q99: np.ndarray  # 99 % quantile
+    count: int  # number of actions
 
     @classmethod
     def of(cls, actions: np.ndarray) -> ActionStatistics:
-        """Of (n, A), in float64. Raises ValueError for no action, and for NaN or infinity among them."""
+        """Statistics of actions (n, A), in float64. Raises ValueError for n = 0, NaN and infinity."""
         actions = np.asarray(actions, np.float64)
         if actions.ndim != 2 or not len(actions):
             raise ValueError(f"actions of shape {actions.shape}: takes (n, A), with n at least 1.")
@@ -66,22 +65,22 @@ class ActionStatistics:
         return np.asarray(standardised, np.float64) * self.std + self.mean
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as JSON takes it; `from_dict` gives the same numbers back."""
+        """JSON-serializable values, from which `from_dict` restores the same statistics."""
         return {"count": self.count} | {
             entry.name: getattr(self, entry.name).tolist() for entry in fields(self) if entry.name != "count"
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ActionStatistics:
-        """What `to_dict` gave."""
+        """The inverse of `to_dict`."""
         arrays = {name: np.asarray(value, np.float64) for name, value in values.items() if name != "count"}
         return cls(**arrays, count=int(values["count"]))
 
 
 def action_statistics(episodes: Iterable[Episode]) -> dict[str, ActionStatistics]:
-    """Of each dataset, over all actions of its episodes; a dataset without any is not there.
+    """Statistics by dataset name, over all actions of its episodes; datasets without actions are omitted.
 
-    Raises ValueError where actions of one dataset have several widths, or are not finite.
+    Raises ValueError where actions of one dataset differ in width or are not finite.
 
     >>> action_statistics(load_episodes("lerobot:lerobot/pusht"))["pusht"].mean.shape  # doctest: +SKIP
     (2,)
@@ -90,9 +89,10 @@ def action_statistics(episodes: Iterable[Episode]) -> dict[str, ActionStatistics
 
 
 def read_actions(episodes: Iterable[Episode]) -> dict[str, dict[str, np.ndarray]]:
-    """float32 (n, A) by dataset and episode id, for the episodes that have actions.
+    """Actions, float32 (n, A), by dataset name and episode id, for the episodes that have any.
 
-    One whose actions cannot be read is logged and left out. Raises ValueError as `action_statistics`.
+    An episode whose actions cannot be read is logged and omitted. Raises ValueError where actions of one dataset differ
+    in width.
     """
     found: dict[str, dict[str, np.ndarray]] = {}
     for episode in episodes:
@@ -117,7 +117,7 @@ def read_actions(episodes: Iterable[Episode]) -> dict[str, dict[str, np.ndarray]
 
 
 def statistics_of(dataset: str, rows: Mapping[str, np.ndarray]) -> ActionStatistics:
-    """Of the actions of a dataset's episodes. Raises ValueError, naming it."""
+    """Statistics of a dataset from actions (n, A) by episode id. Raises ValueError, naming the dataset."""
     try:
         return ActionStatistics.of(np.concatenate(list(rows.values())))
     except ValueError as error:

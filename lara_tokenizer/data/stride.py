@@ -1,4 +1,4 @@
-"""Strides: the gap between the two frames of a pair, in seconds ("0.6s") or in frames ("5f")."""
+"""Stride: the gap between the two frames of a pair, in seconds ("0.6s") or in frames ("5f")."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# A pair may miss the stride asked for by this share of it. 0.6 s at 3 Hz becomes 0.667 s: 11 %.
+# Largest relative deviation of a pair's actual gap from the stride. 0.6 s at 3 Hz becomes 0.667 s: 11 %.
 TOLERANCE = 0.25
 
-# Containers round times to milliseconds. Two frames whose distances differ by less than the rounding can
-# make up (half a tick in each of four terms) count as equally near, and the later one is taken, at every
-# anchor alike.
+# Containers round times to milliseconds. Two frames whose distances differ by less than that rounding can explain (half
+# a tick in each of four terms) count as equally near, and the later one is taken. Without this, rounding noise would
+# choose a different gap from anchor to anchor.
 _ROUNDING = 0.002
 
 _PATTERN = re.compile(r"(?P<value>\d+\.?\d*|\.\d+)(?P<unit>[sf])")
@@ -20,7 +20,7 @@ _PATTERN = re.compile(r"(?P<value>\d+\.?\d*|\.\d+)(?P<unit>[sf])")
 
 @dataclass(frozen=True, slots=True)
 class Stride:
-    """A gap in time or in frames.
+    """A gap in seconds or in frames.
 
     >>> Stride.parse("0.6s").frames_at(fps=3)
     2
@@ -42,18 +42,19 @@ class Stride:
             )
         value, unit = float(match["value"]), match["unit"]
         if unit == "f" and not value.is_integer():
-            raise ValueError(f"stride {text!r}: there is no part of a frame. Write whole frames, or seconds: '0.6s'")
+            raise ValueError(f"stride {text!r}: a frame cannot be divided. Write whole frames, or seconds: '0.6s'")
         if value == 0:
             raise ValueError(f"stride {text!r}: must be at least one frame. Write seconds, '0.6s', or frames, '5f'")
         return cls(text.strip(), value, unit)
 
     def frames_at(self, fps: float) -> int:
-        """The number of frames this stride means at `fps` frames per second.
+        """Number of frames in this stride at `fps` frames per second.
 
-        Raises ValueError, naming the nearest gap there is, where that misses the stride by over 25 %.
+        Raises ValueError, naming the nearest possible gap, where that deviates from the stride by over 25 %.
         """
         if self.unit == "f":
             return int(self.value)
+        # The epsilon keeps 0.3 s at 10 Hz at 3 frames although the product is 2.9999....
         below = max(int(self.value * fps + 1e-9), 1)
         later = (below + 1) / fps - self.value <= self.value - below / fps + _ROUNDING
         frames = below + 1 if later else below
@@ -66,12 +67,17 @@ class Stride:
         return frames
 
     def future_indices(self, timestamps: np.ndarray, anchors: np.ndarray) -> np.ndarray:
-        """The future frame of each anchor frame: int64, as long as `anchors`.
+        """The future frame of each anchor frame: int64, same length as `anchors`; -1 for an anchor without one.
 
-        `timestamps` is float64 (n,), all the episode's frames in seconds; `anchors` are frame numbers. In
-        seconds the future frame is the one nearest to anchor + stride. It is -1 where it would lie past the
-        episode's end (never the last frame in its place), and where the frames around it are further than
-        25 % off the stride. Raises ValueError, as `frames_at`, where the episode's own rate cannot meet it.
+        A stride in seconds takes the frame nearest to anchor + stride. The result is -1 past the end of the episode
+        (the last frame is never substituted) and where no frame is within 25 % of the stride.
+
+        Args:
+            timestamps: float64 (n,), times of all frames of the episode in seconds.
+            anchors: int64, indices of frames.
+
+        Raises:
+            ValueError: the episode's own rate cannot meet the stride, see `frames_at`.
         """
         timestamps, anchors = np.asarray(timestamps, np.float64), np.asarray(anchors, np.int64)
         n = len(timestamps)
@@ -82,16 +88,16 @@ class Stride:
             return np.full(len(anchors), -1, np.int64)
         period = float(np.median(np.diff(timestamps)))
         self.frames_at(1 / period)
-        # The frame that would come after the last one: what is nearer to it lies past the end.
+        # A virtual frame after the last one: a target nearer to it than to the last frame is past the end.
         padded = np.append(timestamps, timestamps[-1] + period)
         future = np.maximum(_nearest(padded, timestamps[anchors] + self.value), anchors + 1)
         close = _close_enough(padded[future] - timestamps[anchors], self.value)
         return np.where((future < n) & close, future, -1)
 
     def anchors(self, timestamps: np.ndarray) -> np.ndarray:
-        """The frames met when going through an episode at this pace: int64, increasing, from frame 0 on.
+        """Indices of frames sampled at this interval from frame 0 on: int64, increasing.
 
-        In seconds these are the frames nearest to 0, s, 2s, ..., each once; a pace above the rate takes all.
+        In seconds these are the frames nearest to 0, s, 2s, ..., each once; an interval below 1 / fps takes all.
 
         >>> Stride.parse("2f").anchors(np.arange(5) / 10)
         array([0, 2, 4])
@@ -106,19 +112,19 @@ class Stride:
 
 
 def _nearest(timestamps: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """The frame nearest in time to each of `times`; the later one of two that are equally near."""
+    """Index of the frame nearest to each of `times`; the later of two that are equally near."""
     later = np.clip(np.searchsorted(timestamps, times), 1, len(timestamps) - 1) if len(timestamps) > 1 else 0
     earlier = np.maximum(later - 1, 0)
     is_later = timestamps[later] - times <= times - timestamps[earlier] + _ROUNDING
     return np.where(is_later, later, earlier)
 
 
-def _close_enough(gap: np.ndarray | float, asked: float) -> np.ndarray | bool:
-    return np.abs(gap - asked) <= TOLERANCE * asked + _ROUNDING / 2
+def _close_enough(gap: np.ndarray | float, requested: float) -> np.ndarray | bool:
+    return np.abs(gap - requested) <= TOLERANCE * requested + _ROUNDING / 2
 
 
 def _suggestion(text: object) -> str:
-    """What a bare number may have meant; nothing for anything else."""
+    """Advice for a bare number; empty for anything else."""
     try:
         value = float(str(text))
     except ValueError:

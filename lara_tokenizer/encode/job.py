@@ -18,7 +18,7 @@ import psutil
 
 from lara_tokenizer._files import available_cores
 from lara_tokenizer.checkpoint import Checkpoint
-from lara_tokenizer.data import Episode, LoadOptions, SignalReader, SourceFacts
+from lara_tokenizer.data import Episode, LoadOptions, SignalReader, SourceInfo
 from lara_tokenizer.encode.engines import Engine, InProcessEngine, LocalEngine
 from lara_tokenizer.encode.plan import EncodeKeywords, EncodeOptions, RowKeywords, resolve_options
 from lara_tokenizer.encode.tasks import WorkerSetup
@@ -57,7 +57,7 @@ class EncodeJob:
     options: EncodeOptions
     checkpoint: Checkpoint
     episodes: dict[str, Episode]
-    sources: tuple[SourceFacts, ...]
+    sources: tuple[SourceInfo, ...]
     fingerprint: dict[str, Any]
     device: str
     processor: LatentActionProcessor | None
@@ -159,7 +159,7 @@ def open_job(
 def job_fingerprint(
     options: EncodeOptions,
     checkpoint: Checkpoint,
-    sources: Sequence[SourceFacts],
+    sources: Sequence[SourceInfo],
     load: Mapping[str, Any],
     device: str,
 ) -> dict[str, Any]:
@@ -211,9 +211,9 @@ def _check_dtype(checkpoint: Checkpoint, dtype: str) -> None:
 
 def _check_columns(columns: Sequence[str], episodes: Iterable[Episode]) -> None:
     """Raise ValueError for a column that would be empty throughout."""
-    available = {signal for episode in episodes for signal in episode.offers}
+    available = {signal for episode in episodes for signal in episode.available_signals}
     # Custom readers need not declare their signals.
-    is_declared = all(episode.offers or not isinstance(episode.reader, SignalReader) for episode in episodes)
+    is_declared = all(episode.available_signals or not isinstance(episode.reader, SignalReader) for episode in episodes)
     if is_declared and (missing := sorted({"actions", "text"} & set(columns) - available)):
         has = f"it has {', '.join(sorted(available))}" if available else "it has nothing but frames"
         raise ValueError(f"column {missing[0]!r}: no episode of the source has {missing[0]}; {has}")

@@ -194,7 +194,7 @@ class _Wanted:
 
 
 def _actions_and_text(episode: Episode) -> tuple[np.ndarray | None, str]:
-    if not {"actions", "text"} & set(episode.offers):
+    if not {"actions", "text"} & set(episode.available_signals):
         return None, episode.text or ""
     signals = episode.signals()
     text = episode.text or (signals.texts[0] if signals.texts else "")

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lara_tokenizer.data.files import LocalFiles
+from lara_tokenizer.data.dataset_files import LocalFiles
 from lara_tokenizer.errors import first_line
 
 INFO = "meta/info.json"

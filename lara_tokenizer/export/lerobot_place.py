@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from lara_tokenizer._files import file_sha256
-from lara_tokenizer.data.files import LocalFiles
+from lara_tokenizer.data.dataset_files import LocalFiles
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.export.exchange import check_exchange, exchange
 from lara_tokenizer.export.lock import locked

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lara_tokenizer.data.lerobot_writer import QUANTILES
+from lara_tokenizer.data.lerobot.writer import QUANTILES
 from lara_tokenizer.export.lerobot_folder import DataFile
 
 Statistics = dict[str, np.ndarray]  # by name: min, max, mean, std, count, q01, ...

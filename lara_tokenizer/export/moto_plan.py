@@ -88,7 +88,7 @@ def check_actions(matched: Matched, style: str) -> bool:
 
     They are read once more for that: 0.2 to 1.5 ms an episode.
     """
-    without = [episode.id for episode in matched.episodes.values() if "actions" not in episode.offers]
+    without = [episode.id for episode in matched.episodes.values() if "actions" not in episode.available_signals]
     if len(without) == len(matched.episodes):
         if style == "rt1":
             raise ValueError("style rt1 is Moto's dataset with actions, and the source has none. Take --style oxe.")

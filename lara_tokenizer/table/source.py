@@ -8,7 +8,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
-from lara_tokenizer.data import Episode, Episodes, LoadOptions, SourceFacts, load_episodes
+from lara_tokenizer.data import Episode, Episodes, LoadOptions, SourceInfo, load_episodes
 from lara_tokenizer.errors import JobMismatchError
 
 Source = str | Path | Sequence[str | Path] | Sequence[Episode]
@@ -65,7 +65,7 @@ def recorded_load_options(
     return cast(LoadOptions, options)
 
 
-def check_revisions(metadata: Mapping[str, Any], sources: Iterable[SourceFacts]) -> None:
+def check_revisions(metadata: Mapping[str, Any], sources: Iterable[SourceInfo]) -> None:
     """Raise JobMismatchError if a dataset of the Hub, or a list of clips, changed since the table was made."""
     now = {source.name: source.revision for source in sources}
     for source in metadata["source"]:

@@ -1,6 +1,6 @@
-"""The actions beside a pair: what was done from frame t until frame t + C, on its dataset's own scale.
+"""Actions of a frame pair: those executed from frame t up to frame t + C, standardised per dataset.
 
-Shape suffixes: B pairs, C frames of the longest gap, A numbers of the widest action.
+Shape suffixes: B pairs, C frames of the longest gap, A width of the widest action.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from lara_tokenizer.data.statistics import ActionStatistics, read_actions, statistics_of
-from lara_tokenizer.train.mixture import Draws
-from lara_tokenizer.train.streams import Stream, check_ids
+from lara_tokenizer.train.mixture import SampleIndices
+from lara_tokenizer.train.sequences import FrameSequence, check_ids
 
 if TYPE_CHECKING:
     from lara_tokenizer.data import Episode
@@ -23,22 +23,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeActions:
-    """`rows` float32 (n, A) by dataset and episode id, as recorded, and the `statistics` of each dataset.
-
-    All are held in memory: beside frames, actions are small.
-    """
+    """Recorded actions of many episodes, held in memory, with the statistics of each dataset."""
 
     rows: Mapping[str, Mapping[str, np.ndarray]]
+    """float32 (n, A) by dataset and episode id, as recorded."""
     statistics: Mapping[str, ActionStatistics]
 
     @classmethod
     def read(
         cls, episodes: Iterable[Episode], statistics: Mapping[str, ActionStatistics] | None = None
     ) -> EpisodeActions:
-        """Of those episodes that have actions; their statistics are measured unless given (held-out data).
+        """Read the actions of those episodes that have any.
 
-        Raises ValueError where none has any, for several widths within one dataset, and for a dataset that
-        `statistics` does not know.
+        Args:
+            episodes: their ids must be unique within a dataset.
+            statistics: of the training data, for held-out episodes; None measures them on these episodes.
+
+        Raises:
+            ValueError: no episode has actions, a dataset has actions of several widths, or `statistics` lacks it.
         """
         episodes = list(episodes)
         check_ids(episodes)
@@ -53,46 +55,48 @@ class EpisodeActions:
 
 
 class PairActions:
-    """Windows of the standardised actions of some streams, by `Stream.number`.
+    """Standardised actions of frame pairs, looked up by `FrameSequence.index`.
 
-    Raises ValueError where an episode has not as many actions as frames, and where no stream has actions.
+    Raises ValueError if an episode's numbers of actions and frames differ, or no sequence has actions.
     """
 
-    def __init__(self, actions: EpisodeActions, streams: Sequence[Stream], longest_gap: int) -> None:
+    def __init__(self, actions: EpisodeActions, sequences: Sequence[FrameSequence], longest_gap: int) -> None:
         self.longest_gap = longest_gap
         width = max(statistics.mean.size for statistics in actions.statistics.values())
-        self._start = np.full(1 + max(stream.number for stream in streams), -1, np.int64)
+        self._start = np.full(1 + max(sequence.index for sequence in sequences), -1, np.int64)
         self._width = np.zeros(len(self._start), np.int64)
-        placed: dict[tuple[str, str], int] = {}
+        starts: dict[tuple[str, str], int] = {}
         parts: list[np.ndarray] = []
         filled = 0
-        for stream in streams:
-            rows = actions.rows.get(stream.dataset, {}).get(stream.episode)
+        for sequence in sequences:
+            rows = actions.rows.get(sequence.dataset, {}).get(sequence.episode)
             if rows is None:
                 continue
-            if len(rows) != len(stream.timestamps):
+            if len(rows) != len(sequence.timestamps):
                 raise ValueError(
-                    f"episode {stream.episode!r} has {len(rows)} actions and {len(stream.timestamps)} frames of camera "
-                    f"{stream.camera!r}: there must be an action a frame."
+                    f"episode {sequence.episode!r} has {len(rows)} actions and {len(sequence.timestamps)} frames of "
+                    f"camera {sequence.camera!r}: there must be one action per frame."
                 )
-            if (stream.dataset, stream.episode) not in placed:
-                placed[stream.dataset, stream.episode] = filled
+            # The cameras of an episode share its rows.
+            if (sequence.dataset, sequence.episode) not in starts:
+                starts[sequence.dataset, sequence.episode] = filled
                 part = np.zeros((len(rows), width), np.float32)
-                part[:, : rows.shape[1]] = actions.statistics[stream.dataset].standardise(rows)
+                part[:, : rows.shape[1]] = actions.statistics[sequence.dataset].standardise(rows)
                 parts.append(part)
                 filled += len(rows)
-            self._start[stream.number] = placed[stream.dataset, stream.episode]
-            self._width[stream.number] = rows.shape[1]
+            self._start[sequence.index] = starts[sequence.dataset, sequence.episode]
+            self._width[sequence.index] = rows.shape[1]
         if not parts:
             raise ValueError("none of the episodes that are drawn from has actions: train without them.")
-        # A tensor: torch shares it with loader processes, where an array would be copied into each.
+        # A tensor: torch shares its memory with loader processes, where an array would be copied into each.
         self._rows = torch.from_numpy(np.concatenate(parts))
 
-    def of(self, draws: Draws) -> tuple[Tensor, Tensor]:
-        """actions float32 (B, C, A) and mask bool (B, C, A)."""
+    def read(self, indices: SampleIndices) -> tuple[Tensor, Tensor]:
+        """Actions float32 (B, C, A), 0 where there are none, and their mask bool (B, C, A)."""
         rows = self._rows.numpy()
-        start_B, steps_C = self._start[draws.stream], np.arange(self.longest_gap)
-        there_BC = (steps_C < (draws.future - draws.now)[:, None]) & (start_B >= 0)[:, None]
-        mask_BCA = there_BC[:, :, None] & (np.arange(rows.shape[1]) < self._width[draws.stream][:, None, None])
-        at_BC = np.where(there_BC, (start_B + draws.now)[:, None] + steps_C, 0)
-        return torch.from_numpy(np.where(mask_BCA, rows[at_BC], np.float32(0))), torch.from_numpy(mask_BCA)
+        start_B = self._start[indices.sequence]
+        steps_C = np.arange(self.longest_gap)
+        in_gap_BC = (steps_C < (indices.future - indices.now)[:, None]) & (start_B >= 0)[:, None]
+        mask_BCA = in_gap_BC[:, :, None] & (np.arange(rows.shape[1]) < self._width[indices.sequence][:, None, None])
+        row_BC = np.where(in_gap_BC, (start_B + indices.now)[:, None] + steps_C, 0)
+        return torch.from_numpy(np.where(mask_BCA, rows[row_BC], np.float32(0))), torch.from_numpy(mask_BCA)

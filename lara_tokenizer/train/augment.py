@@ -1,6 +1,9 @@
-"""Batched augmentation of frame pairs on the device: one draw a pair, the same for both frames.
+"""Batched augmentation of frame pairs on the device.
 
-Shape suffixes: B pairs, F the two frames, C channels, H and W pixels.
+Each pair gets random parameters of its own, shared by its two frames, so that augmentation adds no apparent motion;
+only `jitter_encoder_inputs` changes the frames of a pair independently.
+
+Shape suffixes: B pairs, F the two frames, M = B F frames, C channels, H and W pixels.
 """
 
 from __future__ import annotations
@@ -8,31 +11,36 @@ from __future__ import annotations
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
 from lara_tokenizer.model import LatentActionProcessor
 from lara_tokenizer.train.recipe import AugmentationOptions
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: what a grey version of a colour is
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: weights of the channels in the grey value of a colour
 RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
 def to_unit_range(frames_BFCHW: Tensor) -> Tensor:
-    """uint8 -> float32 in 0..1."""
+    """Convert uint8 frames to float32 in 0..1."""
     return frames_BFCHW.float().div(255)
 
 
-def steady_pairs(frames_BFCHW: Tensor, processor: LatentActionProcessor) -> Tensor:
-    """(B, 2, 3, H, W) in 0..1 -> the same, the later frames as the processor would show them to the model."""
+def stabilize_pairs(frames_BFCHW: Tensor, processor: LatentActionProcessor) -> Tensor:
+    """Global motion compensation: the later frames as the processor shows them to the model.
+
+    Frames (B, 2, 3, H, W) are in 0..1, before and after; without `processor.steady_pairs` they are returned unchanged.
+    """
     if not processor.steady_pairs:
         return frames_BFCHW
+    # The processor works on uint8, and training must show the model what it sees in use.
     now, future = frames_BFCHW.mul(255).round().to(torch.uint8).unbind(1)
     return to_unit_range(torch.stack([now, processor.steady_future(now, future)], 1))
 
 
 def normalise(frames_BFCHW: Tensor, mean: list[float], std: list[float]) -> tuple[Tensor, Tensor]:
-    """0..1 -> (pixel_values, future_pixel_values), each (B, 3, H, W), by the processor's statistics."""
+    """Normalise frames in 0..1 by the processor's statistics: pixel_values, future_pixel_values (B, 3, H, W)."""
     mean_C11 = torch.tensor(mean, device=frames_BFCHW.device).view(-1, 1, 1)
     std_C11 = torch.tensor(std, device=frames_BFCHW.device).view(-1, 1, 1)
     now, future = ((frames_BFCHW - mean_C11) / std_C11).unbind(1)
@@ -40,7 +48,7 @@ def normalise(frames_BFCHW: Tensor, mean: list[float], std: list[float]) -> tupl
 
 
 def augment_pairs(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tensor:
-    """One random crop, mirror, colour change and time reversal a pair, from torch's own random state on that device.
+    """Crop, mirror, recolour and reverse each pair at random, by torch's random state of the frames' device.
 
     >>> frames = torch.rand(4, 2, 3, 8, 8)
     >>> torch.equal(augment_pairs(frames, AugmentationOptions()), frames)
@@ -56,25 +64,26 @@ def augment_pairs(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tensor:
     return frames_BFCHW
 
 
-def own_views(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tensor:
-    """Each frame shifted by up to `view_shift` of its side and relit by `view_light`, by a draw of its own.
+def jitter_encoder_inputs(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tensor:
+    """Shift and relight each frame independently, for the inputs of the encoder (cross augmentation).
 
-    Gains of red, green and blue are exp(view_light * (a + b_c / 2)), a and b_c standard normal: brighter or darker, and
-    a little off in colour.
+    Shifts are up to `view_shift` of the frame's side. Gains of red, green and blue are exp(view_light * (a + b_c / 2)),
+    a and b_c standard normal: brighter or darker, and slightly off in colour.
     """
-    views_MCHW = frames_BFCHW.flatten(0, 1)
-    count, device = len(views_MCHW), views_MCHW.device
+    frames_MCHW = rearrange(frames_BFCHW, "b f c h w -> (b f) c h w")
+    count, device = len(frames_MCHW), frames_MCHW.device
     theta_M23 = torch.eye(2, 3, device=device).repeat(count, 1, 1)
+    # affine_grid's coordinates span the frame from -1 to 1: its side is 2.
     theta_M23[:, :, 2] = 2 * options.view_shift * (2 * torch.rand(count, 2, device=device) - 1)
-    grid = F.affine_grid(theta_M23, list(views_MCHW.shape), align_corners=False)
-    views_MCHW = F.grid_sample(views_MCHW, grid, padding_mode="border", align_corners=False)
+    grid = F.affine_grid(theta_M23, list(frames_MCHW.shape), align_corners=False)
+    frames_MCHW = F.grid_sample(frames_MCHW, grid, padding_mode="border", align_corners=False)
     exponents_M3 = torch.randn(count, 1, device=device) + torch.randn(count, 3, device=device) / 2
-    views_MCHW = (views_MCHW * (options.view_light * exponents_M3).exp()[:, :, None, None]).clamp(0, 1)
-    return views_MCHW.view_as(frames_BFCHW)
+    frames_MCHW = (frames_MCHW * (options.view_light * exponents_M3).exp()[:, :, None, None]).clamp(0, 1)
+    return frames_MCHW.view_as(frames_BFCHW)
 
 
 def _crop_and_mirror(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tensor:
-    """A square crop of side `crop_scale`..1, anywhere inside the frame, scaled back to full size."""
+    """Random square crops of side `crop_scale`..1, anywhere inside the frame, scaled back to full size."""
     batch, frames, channels, height, width = frames_BFCHW.shape
     device = frames_BFCHW.device
     scale = 1 - (1 - options.crop_scale) * torch.rand(batch, device=device)
@@ -84,15 +93,15 @@ def _crop_and_mirror(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tens
     theta = torch.stack(
         [torch.stack([scale * mirror, zero, offset[0]], 1), torch.stack([zero, scale, offset[1]], 1)], 1
     )
-    # Both frames ride as channels of one image, so that they cannot get different crops.
-    stacked = frames_BFCHW.reshape(batch, frames * channels, height, width)
+    # Both frames as channels of one image, so that they cannot get different crops.
+    stacked = rearrange(frames_BFCHW, "b f c h w -> b (f c) h w")
     grid = F.affine_grid(theta, [batch, frames * channels, height, width], align_corners=False)
     cropped = F.grid_sample(stacked, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return cropped.reshape(frames_BFCHW.shape)
 
 
 def _recolour(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tensor:
-    """Brightness, contrast, saturation and hue are all affine in RGB: one 3 x 3 matrix and one offset a pair."""
+    """Brightness, contrast, saturation and hue: all affine in RGB, so one 3 x 3 matrix and one offset per pair."""
     batch, device = len(frames_BFCHW), frames_BFCHW.device
 
     def factor(amount: float) -> Tensor:
@@ -112,7 +121,7 @@ def _recolour(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tensor:
 
 
 def _hue_rotation(turns_B: Tensor) -> Tensor:
-    """(B, 3, 3) in RGB: a turn of the two colour axes of YIQ, which leaves the grey one alone."""
+    """Hue rotations (B, 3, 3) on RGB: rotations of the two colour axes of YIQ, which leave the grey axis alone."""
     to_yiq = torch.tensor(RGB_TO_YIQ, device=turns_B.device)
     angle = 2 * math.pi * turns_B
     rotation = torch.zeros(len(turns_B), 3, 3, device=turns_B.device)

@@ -1,10 +1,11 @@
-"""Every training frame, decoded once through the processor's own resize into one memory-mapped file.
+"""Sources of training frames: `FrameCache` decodes every frame once into a file, `ReaderFrames` decodes on demand.
 
-Training reads each frame hundreds of times; decoding it each time would starve the device.
+Both return the same pixels, resized by the model's own processor. A run reads each frame hundreds of times, so
+decoding it each time would starve the device; the cache is one memory-mapped file:
 
-    <folder>/frames.u8    uint8 (frames, 3, S, S), stream after stream
-    <folder>/done.u8      uint8 (streams,): 0 to do, 1 decoded, 2 failed
-    <folder>/index.json   what lies where, and the fingerprint of what it was made from
+    <folder>/frames.u8    uint8 (frames, 3, S, S), sequence after sequence
+    <folder>/done.u8      uint8 (sequences,): 0 to do, 1 decoded, 2 failed
+    <folder>/index.json   offset, episode, camera and timestamps of each sequence; a fingerprint of episodes and resize
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from lara_tokenizer._files import write_atomically
 from lara_tokenizer.errors import LaraTokenizerError
-from lara_tokenizer.train.streams import Stream, list_streams, nothing_readable
+from lara_tokenizer.train.sequences import FrameSequence, list_sequences, nothing_readable
 
 if TYPE_CHECKING:
     from lara_tokenizer.data import Episode
@@ -34,17 +38,34 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 2
 DONE, FAILED = 1, 2
 CHUNK = 64  # frames decoded and resized together: bounds the memory of a worker
+MAX_OPEN_EPISODES = 8  # per process: each may hold a decoder, or a whole record
+
+
+class FrameSource(Protocol):
+    """Random access to resized frames: a `FrameCache` or `ReaderFrames`."""
+
+    sequences: list[FrameSequence]
+    start_method: str | None
+    """Start method that loader processes need; None for any."""
+
+    def read(self, sequences: np.ndarray, frames: np.ndarray) -> Tensor:
+        """Read frames (B, F) of `sequences` (B,), each a `FrameSequence.index`: uint8 (B, F, 3, S, S)."""
+
+    def close(self) -> None:
+        """Close open files; the next read opens them again."""
 
 
 class FrameCache:
-    """The frames of many episodes as one array. Opens its file lazily, so that it travels to loader processes by path.
+    """Decoded frames of many episodes in one memory-mapped file.
+
+    The file is opened lazily, so that a cache is pickled to loader processes by its path.
 
     >>> cache = FrameCache.build(load_episodes("videos/"), processor, "run/frames")  # doctest: +SKIP
     >>> cache.read(np.array([0]), np.array([[3, 8]])).shape  # doctest: +SKIP
     torch.Size([1, 2, 3, 64, 64])
     """
 
-    start_method: str | None = None  # loader processes may start any way: nothing is open that they must not share
+    start_method: str | None = None  # nothing is open that a fork would share
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -54,31 +75,31 @@ class FrameCache:
         self.shape: tuple[int, int, int, int] = tuple(index["shape"])
         done = np.fromfile(self.folder / "done.u8", np.uint8)
         entries = [entry for entry, state in zip(index["streams"], done, strict=True) if state == DONE]
-        self.streams = [
-            Stream(number, entry["dataset"], entry["episode"], entry["camera"], np.asarray(entry["timestamps"]))
-            for number, entry in enumerate(entries)
+        self.sequences = [
+            FrameSequence(i, entry["dataset"], entry["episode"], entry["camera"], np.asarray(entry["timestamps"]))
+            for i, entry in enumerate(entries)
         ]
-        self.offsets = np.array([entry["offset"] for entry in entries], np.int64)  # rows of the streams' first frames
+        self.offsets = np.array([entry["offset"] for entry in entries], np.int64)  # rows of the first frames
         self._frames: np.memmap | None = None
 
     @property
     def frames(self) -> np.memmap:
-        """uint8 (frames, 3, S, S), read only."""
+        """All frames: uint8 (frames, 3, S, S), read only."""
         if self._frames is None:
             self._frames = np.memmap(self.folder / "frames.u8", np.uint8, "r", shape=self.shape)
         return self._frames
 
-    def read(self, streams: np.ndarray, frames: np.ndarray) -> torch.Tensor:
-        """uint8 (B, F, 3, S, S): frames (B, F) of `streams` (B,), each a `Stream.number`."""
-        return torch.from_numpy(np.take(self.frames, self.offsets[streams][:, None] + frames, axis=0))
+    def read(self, sequences: np.ndarray, frames: np.ndarray) -> Tensor:
+        """Read frames (B, F) of `sequences` (B,), each a `FrameSequence.index`: uint8 (B, F, 3, S, S)."""
+        return torch.from_numpy(np.take(self.frames, self.offsets[sequences][:, None] + frames, axis=0))
 
     def close(self) -> None:
-        """Let go of the file; the next read maps it again."""
+        """Close the file; the next read maps it again."""
         self._frames = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # What the streams are is for planning; a loader process reads by number.
-        return {**self.__dict__, "_frames": None, "streams": []}
+        # Sequences are for planning only; a loader process reads by index and need not receive all timestamps.
+        return {**self.__dict__, "_frames": None, "sequences": []}
 
     @classmethod
     def build(
@@ -90,25 +111,34 @@ class FrameCache:
         workers: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> FrameCache:
-        """Decode what the folder does not hold yet: a call after a kill goes on where the first stopped.
+        """Decode the frames that the folder does not hold yet; a call after a kill continues where it stopped.
 
-        An episode that cannot be read is logged and left out. `progress(streams done, streams)` is called after each.
-        Raises ValueError where the folder holds other episodes or another resize, or where no episode can be read.
+        A sequence that cannot be read is logged and left out.
+
+        Args:
+            episodes: all of their cameras are decoded.
+            processor: defines the resize.
+            folder: created if needed; several runs may share it.
+            workers: decoding processes.
+            progress: called as progress(sequences done, sequences) after each.
+
+        Raises:
+            ValueError: the folder holds other episodes or another resize, or no episode can be read.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         plan = _plan(episodes, processor)
-        _prepare(folder, plan)
+        _create_files(folder, plan)
         done = np.memmap(folder / "done.u8", np.uint8, "r+", shape=(len(plan["streams"]),))
         by_id = {(episode.dataset, episode.id): episode for episode in episodes}
-        open_ = [number for number, state in enumerate(done) if state != DONE]
-        finished = len(done) - len(open_)
-        if open_ and finished:
-            logger.info("%s: %d of %d streams are already decoded", folder, finished, len(done))
-        todo = [(number, plan["streams"][number]) for number in open_]
-        jobs = [(number, by_id[stream["dataset"], stream["episode"]], stream) for number, stream in todo]
-        for number, error in _run(jobs, processor, folder, tuple(plan["shape"]), workers):
-            done[number] = DONE if error is None else FAILED
+        # Failed ones are tried again: the cause may have been a full disk or a network drive.
+        todo = [(i, plan["streams"][i]) for i, state in enumerate(done) if state != DONE]
+        finished = len(done) - len(todo)
+        if todo and finished:
+            logger.info("%s: %d of %d camera sequences are already decoded", folder, finished, len(done))
+        jobs = [(i, by_id[entry["dataset"], entry["episode"]], entry) for i, entry in todo]
+        for i, error in _decode_all(jobs, processor, folder, tuple(plan["shape"]), workers):
+            done[i] = DONE if error is None else FAILED
             if error is not None:
                 logger.warning("left out: %s", error)
             finished += 1
@@ -116,25 +146,102 @@ class FrameCache:
                 progress(finished, len(done))
         done.flush()
         cache = cls(folder)
-        if not cache.streams:
+        if not cache.sequences:
             raise nothing_readable(episodes)
         return cache
 
 
+class ReaderFrames:
+    """Frames decoded on demand, for data too large for a `FrameCache`: the same pixels, no disk, slower reads.
+
+    A copy that is pickled to a loader process opens its episodes itself. Start such processes with "spawn", or call
+    `close()` before they fork: two processes must not read through one open file.
+
+    Episodes whose frames cannot be listed are logged and left out; ValueError if none remains.
+
+    >>> frames = ReaderFrames(load_episodes("videos/"), processor)  # doctest: +SKIP
+    >>> frames.read(np.array([0]), np.array([[3, 8]])).shape        # doctest: +SKIP
+    torch.Size([1, 2, 3, 64, 64])
+    """
+
+    start_method: str | None = "spawn"  # a fork would share the readers' open files
+
+    def __init__(self, episodes: Sequence[Episode], processor: LatentActionProcessor) -> None:
+        self.sequences = list_sequences(episodes)
+        by_id = {(episode.dataset, episode.id): episode for episode in episodes}
+        self._sources = [(by_id[each.dataset, each.episode], each.camera) for each in self.sequences]
+        self.processor = processor
+        self._open: OrderedDict[int, Episode] = OrderedDict()  # least recently used first
+        self._process = os.getpid()
+
+    def read(self, sequences: np.ndarray, frames: np.ndarray) -> Tensor:
+        """Read frames (B, F) of `sequences` (B,), each a `FrameSequence.index`: uint8 (B, F, 3, S, S).
+
+        Raises LaraTokenizerError, naming the episode, for frames that cannot be decoded.
+        """
+        size = (3, self.processor.size["height"], self.processor.size["width"])
+        out = torch.empty(*frames.shape, *size, dtype=torch.uint8)
+        # One decoding call per sequence, each frame once, however many pairs of the batch share it.
+        for sequence in np.unique(sequences).tolist():
+            rows = np.flatnonzero(sequences == sequence)
+            requested, slots = np.unique(frames[rows], return_inverse=True)
+            pixels = self._decode(sequence, requested)
+            out[torch.from_numpy(rows)] = pixels[torch.from_numpy(slots.reshape(len(rows), -1))]
+        return out
+
+    def close(self) -> None:
+        """Close open files; the next read opens them again."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def _decode(self, sequence: int, indices: np.ndarray) -> Tensor:
+        """uint8 (n, 3, S, S)."""
+        episode, camera = self._opened(sequence), self._sources[sequence][1]
+        chunks = [indices[first : first + CHUNK] for first in range(0, len(indices), CHUNK)]
+        try:
+            return torch.cat([self.processor.resize_frames(episode.frames(camera, chunk)) for chunk in chunks])
+        except (LaraTokenizerError, OSError) as error:
+            # An error of one argument: unpickled from a loader process, it keeps its type.
+            raise LaraTokenizerError(
+                f"episode {episode.id!r} cannot be read at frames {indices[0]} to {indices[-1]}: {error}. Leave it out "
+                "of the source, or train with cache_frames: true, which skips what cannot be read."
+            ) from error
+
+    def _opened(self, sequence: int) -> Episode:
+        """The sequence's episode, kept open while it is among the last few used."""
+        if self._open and self._process != os.getpid():
+            raise RuntimeError(
+                "this process was forked from one that had episodes open: start loader processes with "
+                "multiprocessing_context='spawn', or call close() before they start."
+            )
+        self._process = os.getpid()
+        episode, _ = self._sources[sequence]
+        key = id(episode)  # cameras of one episode share its reader
+        self._open[key] = episode
+        self._open.move_to_end(key)
+        while len(self._open) > MAX_OPEN_EPISODES:
+            self._open.popitem(last=False)[1].close()
+        return episode
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Open readers stay here; sequences are for planning only (see FrameCache).
+        return {**self.__dict__, "_open": OrderedDict(), "sequences": []}
+
+
 def _plan(episodes: Sequence[Episode], processor: LatentActionProcessor) -> dict[str, Any]:
-    """Where each stream will lie. Only containers are opened here, nothing is decoded."""
-    streams, offset = [], 0
-    for stream in list_streams(episodes):
-        named = {"dataset": stream.dataset, "episode": stream.episode, "camera": stream.camera}
-        streams.append({**named, "offset": offset, "timestamps": stream.timestamps.tolist()})
-        offset += len(stream.timestamps)
+    """Contents of index.json: the offset of each sequence. Opens containers, decodes nothing."""
+    entries, offset = [], 0
+    for each in list_sequences(episodes):
+        names = {"dataset": each.dataset, "episode": each.episode, "camera": each.camera}
+        entries.append({**names, "offset": offset, "timestamps": each.timestamps.tolist()})
+        offset += len(each.timestamps)
     shape = (offset, 3, processor.size["height"], processor.size["width"])
-    # What concerns pairs changes no frame.
-    other = ("_", "auto_map", "steady_pairs")
-    settings = {name: value for name, value in processor.to_dict().items() if not name.startswith(other)}
-    described = json.dumps([FORMAT_VERSION, streams, shape, settings], sort_keys=True, default=str)
-    fingerprint = hashlib.sha256(described.encode()).hexdigest()
-    return {"format_version": FORMAT_VERSION, "fingerprint": fingerprint, "shape": shape, "streams": streams}
+    # Options of pairs change no frame, so runs with and without them share a cache.
+    skipped = ("_", "auto_map", "steady_pairs")
+    settings = {name: value for name, value in processor.to_dict().items() if not name.startswith(skipped)}
+    content = json.dumps([FORMAT_VERSION, entries, shape, settings], sort_keys=True, default=str)
+    fingerprint = hashlib.sha256(content.encode()).hexdigest()
+    return {"format_version": FORMAT_VERSION, "fingerprint": fingerprint, "shape": shape, "streams": entries}
 
 
 def _check_version(folder: Path, index: dict[str, Any]) -> None:
@@ -145,13 +252,13 @@ def _check_version(folder: Path, index: dict[str, Any]) -> None:
         )
 
 
-def _prepare(folder: Path, plan: dict[str, Any]) -> None:
-    """Create the files, or check that those there are this plan's."""
+def _create_files(folder: Path, plan: dict[str, Any]) -> None:
+    """Create the cache's files, or check that existing ones belong to this plan."""
     index = folder / "index.json"
     if index.exists():
-        there = json.loads(index.read_text(encoding="utf-8"))
-        _check_version(folder, there)
-        if there["fingerprint"] != plan["fingerprint"]:
+        existing = json.loads(index.read_text(encoding="utf-8"))
+        _check_version(folder, existing)
+        if existing["fingerprint"] != plan["fingerprint"]:
             raise ValueError(
                 f"{folder} holds the frames of other episodes or of another resize. Give another folder, or delete it."
             )
@@ -160,49 +267,45 @@ def _prepare(folder: Path, plan: dict[str, Any]) -> None:
         with open(folder / name, "wb") as file:
             file.truncate(size)
     # The index comes last: a folder with an index has its files.
-    temporary = folder / "index.json.tmp"
-    temporary.write_text(json.dumps(plan), encoding="utf-8")
-    os.replace(temporary, index)
+    write_atomically(index, json.dumps(plan))
 
 
-def _run(
+def _decode_all(
     jobs: list[tuple[int, Episode, dict[str, Any]]],
     processor: LatentActionProcessor,
     folder: Path,
     shape: tuple[int, ...],
     workers: int,
-) -> Any:
-    """Yield (stream number, error or None), in whatever order the streams finish."""
+) -> Iterator[tuple[int, str | None]]:
+    """Yield (sequence index, error or None) as sequences finish, in any order."""
     if workers <= 1 or len(jobs) < 2:
-        for number, episode, stream in jobs:
-            yield number, _decode(episode, stream, processor, folder, shape)
+        for i, episode, entry in jobs:
+            yield i, _decode_sequence(episode, entry, processor, folder, shape)
         return
-    with ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn"), initializer=_one_thread) as pool:
+    # One thread of torch per process: the resizes would otherwise compete for all cores.
+    with ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         futures: dict[Future[str | None], int] = {
-            pool.submit(_decode, episode, stream, processor, folder, shape): number for number, episode, stream in jobs
+            pool.submit(_decode_sequence, episode, entry, processor, folder, shape): i for i, episode, entry in jobs
         }
         for future in as_completed(futures):
             yield futures[future], future.result()
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def _decode(
-    episode: Episode, stream: dict[str, Any], processor: LatentActionProcessor, folder: Path, shape: tuple[int, ...]
+def _decode_sequence(
+    episode: Episode, entry: dict[str, Any], processor: LatentActionProcessor, folder: Path, shape: tuple[int, ...]
 ) -> str | None:
-    """Fill one stream's slice of the file; the reason where it cannot be read."""
-    target = np.memmap(folder / "frames.u8", np.uint8, "r+", shape=shape)
+    """Decode one sequence into its slice of the file; the reason if it cannot be read."""
+    out = np.memmap(folder / "frames.u8", np.uint8, "r+", shape=shape)
+    count = len(entry["timestamps"])
     try:
-        for first in range(0, len(stream["timestamps"]), CHUNK):
-            wanted = range(first, min(first + CHUNK, len(stream["timestamps"])))
-            frames = episode.frames(stream["camera"], list(wanted))
-            start = stream["offset"] + first
-            target[start : start + len(wanted)] = processor.resize_frames(frames).numpy()
+        for first in range(0, count, CHUNK):
+            indices = list(range(first, min(first + CHUNK, count)))
+            frames = episode.frames(entry["camera"], indices)
+            start = entry["offset"] + first
+            out[start : start + len(indices)] = processor.resize_frames(frames).numpy()
     except (LaraTokenizerError, OSError) as error:
         return str(error)
     finally:
         episode.close()
-        target.flush()
+        out.flush()
     return None

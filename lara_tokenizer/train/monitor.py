@@ -1,9 +1,8 @@
-"""Is z alive? Measured on one fixed batch of held-out pairs; training stops with a sentence when it is not."""
+"""Health of z and the codebook on held-out pairs: `HeldOutMonitor` measures, `CollapseMonitor` stops training."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,86 +10,83 @@ from torch import Tensor
 from lara_tokenizer import metrics
 from lara_tokenizer.errors import LaraTokenizerError
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
+from lara_tokenizer.thresholds import PERPLEXITY_FLOOR, PERPLEXITY_SHARE_OF_BEST, SPREAD_ALARM, STAGE_ONE_PATIENCE
 from lara_tokenizer.train.augment import normalise, to_unit_range
 
 CHUNK = 256  # pairs through the model at a time
 
 
 class CollapseError(LaraTokenizerError):
-    """z or the codebook died: further steps would train the decoder alone."""
+    """Collapse of z or the codebook: further steps would train the decoder alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class CollapseThresholds:
-    """Below these, at `patience` checks in a row, training stops.
+class CollapseMonitor:
+    """Raises `CollapseError` if z or the codebook is collapsed at several checks in a row.
 
-    spread: z points one way for every pair (1 is healthy). perplexity: as good as a single code is in use.
-    perplexity_of_best: the share of the best perplexity so far that may be lost.
-    """
+    The limits are those of `lara_tokenizer/thresholds.py`.
 
-    spread: float = 0.25
-    perplexity: float = 2.0
-    perplexity_of_best: float = 0.25
-    patience: int = 3
+    Args:
+        grace_steps: checks before this step raise nothing.
+        patience: checks in a row; one bad batch is no collapse.
 
-
-class CollapseWatch:
-    """Raises `CollapseError` once z or the codebook has been dead for some checks after the grace period.
-
-    >>> watch = CollapseWatch(grace_steps=0, thresholds=CollapseThresholds(patience=1))
-    >>> watch.check(100, {"spread": 0.1, "perplexity": 40.0}, codebook=True)  # doctest: +IGNORE_EXCEPTION_DETAIL
+    >>> monitor = CollapseMonitor(grace_steps=0, patience=1)
+    >>> monitor.check(100, {"spread": 0.1, "perplexity": 40.0}, codebook=True)  # doctest: +IGNORE_EXCEPTION_DETAIL
     Traceback (most recent call last):
-    CollapseError: stopped at step 100: z died: ...
+    CollapseError: stopped at step 100: z collapsed: ...
     """
 
-    def __init__(self, grace_steps: int, thresholds: CollapseThresholds | None = None) -> None:
+    def __init__(self, grace_steps: int, patience: int = STAGE_ONE_PATIENCE) -> None:
         self.grace_steps = grace_steps
-        self.thresholds = thresholds or CollapseThresholds()
+        self.patience = patience
         self.best_perplexity = 0.0
         self.strikes = 0
 
     def check(self, step: int, measured: dict[str, float], codebook: bool) -> None:
-        """`measured` holds `spread` and `perplexity`; the latter counts only where the `codebook` is in use."""
+        """Judge `measured`, which holds `spread` and `perplexity`; the latter only if the `codebook` is in use."""
         if codebook:
             self.best_perplexity = max(self.best_perplexity, measured["perplexity"])
         if step < self.grace_steps:
             return
         reason = self._reason(measured, codebook)
         self.strikes = self.strikes + 1 if reason else 0
-        if reason and self.strikes >= self.thresholds.patience:
+        if reason and self.strikes >= self.patience:
             raise CollapseError(
                 f"stopped at step {step}: {reason}. Lower the learning rate, lengthen continuous_steps, set "
-                "standardize_latents and dead_code_steps in the recipe, or go on from an earlier checkpoint."
+                "standardize_latents and dead_code_steps in the recipe, or resume from an earlier checkpoint."
             )
 
     def _reason(self, measured: dict[str, float], codebook: bool) -> str | None:
-        limits = self.thresholds
-        if not measured["spread"] >= limits.spread:  # so that NaN counts as dead
-            return f"z died: its spread is {measured['spread']:.3f} (healthy is about 1, the limit {limits.spread})"
-        lowest = max(limits.perplexity, limits.perplexity_of_best * self.best_perplexity)
+        # Negated comparisons, so that NaN counts as collapsed.
+        if not measured["spread"] >= SPREAD_ALARM:
+            return f"z collapsed: its spread is {measured['spread']:.3f} (about 1 is healthy, the limit {SPREAD_ALARM})"
+        lowest = max(PERPLEXITY_FLOOR, PERPLEXITY_SHARE_OF_BEST * self.best_perplexity)
         if codebook and not measured["perplexity"] >= lowest:
             return (
-                f"the codebook died: perplexity {measured['perplexity']:.1f}, best so far {self.best_perplexity:.1f}, "
-                f"the limit {lowest:.1f}"
+                f"the codebook collapsed: perplexity {measured['perplexity']:.1f}, best so far "
+                f"{self.best_perplexity:.1f}, the limit {lowest:.1f}"
             )
         return None
 
 
 class HeldOutMonitor:
-    """Measures a model on `frames`, uint8 (B, 2, 3, S, S): the same pairs, shuffled the same way, at every check.
+    """Measures of a model on the same held-out pairs, shuffled the same way, at every check.
 
-    Where the processor steadies pairs, the steady later frame is also what the decoder is measured by.
+    Args:
+        frames: uint8 (B, 2, 3, S, S). With `processor.steady_pairs` the decoder is compared to the stabilized later
+            frame, which is its target in training.
+        processor: the model's.
     """
 
     def __init__(self, frames: Tensor, processor: LatentActionProcessor) -> None:
         now, future = frames.unbind(1)
         self.frames = torch.stack([now, processor.steady_future(now, future)], 1)
-        self.image_mean, self.image_std = processor.image_mean, processor.image_std
+        self.image_mean = processor.image_mean
+        self.image_std = processor.image_std
         self.order = metrics.derangement(len(frames), torch.Generator().manual_seed(0))
 
     @torch.no_grad()
     def measure(self, model: LatentActionModel, autocast: AbstractContextManager) -> dict[str, float]:
-        """Spread and rank of z, perplexity, gain over copying and z_gain (all and moving pixels), in eval mode."""
+        """Measure z, codebook and decoder in eval mode; keys start with `heldout_` (see `metrics.py`)."""
         was_training = model.training
         model.eval()
         with autocast:
@@ -114,12 +110,11 @@ class HeldOutMonitor:
         return {f"heldout_{name}": float(value) for name, value in measured.items()}
 
     def _forward(self, model: LatentActionModel) -> dict[str, Tensor]:
-        """Latents, codes and pixels in 0..1, of all pairs, a chunk at a time."""
-        device = model.device
+        """Latents, codes and frames in 0..1 of all pairs, computed in chunks."""
         pixels: list[tuple[Tensor, Tensor]] = []
         latents, codes, quantized = [], [], []
         for frames in self.frames.split(CHUNK):
-            now, future = normalise(to_unit_range(frames.to(device)), self.image_mean, self.image_std)
+            now, future = normalise(to_unit_range(frames.to(model.device)), self.image_mean, self.image_std)
             encoded = model.encode(now, future)
             assert encoded.latents is not None
             assert encoded.codes is not None
@@ -128,21 +123,23 @@ class HeldOutMonitor:
             latents.append(encoded.latents.float())
             codes.append(encoded.codes)
             quantized.append(encoded.quantized_latents)
-        order = self.order.to(device)
-        shuffled = torch.cat(quantized)[order].split(CHUNK)
-        own = [model.decode(now, quantized_latents=z) for (now, _), z in zip(pixels, quantized, strict=True)]
-        other = [model.decode(now, quantized_latents=z) for (now, _), z in zip(pixels, shuffled, strict=True)]
+
+        def decode(z_BND: Tensor) -> Tensor:
+            chunks = zip(pixels, z_BND.split(CHUNK), strict=True)
+            return self._unit(torch.cat([model.decode(now, quantized_latents=z) for (now, _), z in chunks]))
+
+        z_BND = torch.cat(quantized)
         return {
             "latents": torch.cat(latents),
             "codes": torch.cat(codes),
             "now": self._unit(torch.cat([now for now, _ in pixels])),
             "future": self._unit(torch.cat([future for _, future in pixels])),
-            "own": self._unit(torch.cat(own)),
-            "shuffled": self._unit(torch.cat(other)),
+            "own": decode(z_BND),
+            "shuffled": decode(z_BND[self.order.to(model.device)]),
         }
 
     def _unit(self, pixel_values: Tensor) -> Tensor:
-        """The processor's pixel space -> 0..1, where errors of the channels weigh the same."""
+        """Undo the normalisation: in 0..1 the errors of all channels have the same weight."""
         mean = torch.tensor(self.image_mean, device=pixel_values.device).view(-1, 1, 1)
         std = torch.tensor(self.image_std, device=pixel_values.device).view(-1, 1, 1)
         return pixel_values.float() * std + mean

@@ -1,4 +1,4 @@
-"""A training recipe: plain numbers in a YAML file, checked at birth."""
+"""`Recipe`: the options of a stage-1 run, parsed from a YAML file and validated on construction."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lara_tokenizer.train.plain import field_names, load_yaml, refuse_unknown, section, texts
+from lara_tokenizer.train.yaml_config import field_names, load_yaml, parse_section, parse_strings, refuse_unknown
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionConfig
@@ -19,15 +19,19 @@ PRECISIONS = ("fp32", "bf16")
 
 @dataclass(frozen=True, slots=True)
 class AugmentationOptions:
-    """One draw a pair, the same for both frames; every default is "off".
+    """Random augmentation of frame pairs; every default means "off".
 
-    crop_scale: the smallest share of the frame's side that a random crop keeps (1 = no crop).
-    brightness, contrast, saturation: factors drawn from 1 +- this. hue: a turn of the colour circle, up to this share.
-    flip: probability of a left-right mirror. reverse: probability of swapping the two frames (time runs backwards),
-    so that the direction of a motion cannot be guessed from one frame.
+    Both frames of a pair are augmented alike, except by `view_shift` and `view_light`.
 
-    view_shift, view_light: the inverse model sees each frame moved by up to this share of its side and lit by factors
-    of about 1 +- this, by a draw of its own, and the decoder is asked for the frame without (cross augmentation).
+    Attributes:
+        crop_scale: smallest share of the frame's side that a random crop keeps; 1 is no crop.
+        brightness, contrast, saturation: factors are drawn from 1 +- this.
+        hue: rotation of the colour circle, up to this share of it.
+        flip: probability of a left-right mirror.
+        reverse: probability of swapping the two frames, so that the direction of a motion cannot be guessed from one.
+        view_shift: the encoder sees each frame shifted independently by up to this share of its side, while the
+            decoder predicts the unshifted frame (cross augmentation).
+        view_light: the same with colour gains of about 1 +- this.
     """
 
     crop_scale: float = 1.0
@@ -53,51 +57,42 @@ class AugmentationOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingOptions:
-    """How long, how fast, how often to look.
+class LoopOptions:
+    """Options that the training loops of all stages share.
 
-    batch_size: pairs that one device takes in one optimiser step. workers: processes that decode frames and load
-    batches (0: none beside this one). cache_frames: decode every frame once, before the first step, into a file (a
-    frame takes 3 x image_size x image_size bytes); false decodes what is drawn when it is drawn, for data too large for
-    that, and then workers are what feeds the device. grace_steps: how long after the codebook's start z may look dead.
-    heldout_share: of the episodes, kept from training; heldout_pairs: how many of their pairs each log looks at.
-    direction_weight: above 0, a batch holds its pairs in both directions and this weighs the loss that keeps the
-    direction of time visible in z (see direction.py). flow_weight: of the loss that asks z to tell where
-    what moves which way (see normal_flow.py). start_at_change: the first layer of the M-Former starts as the
-    difference of the two frames (see change_start.py).
+    Attributes:
+        steps: optimiser steps of the run.
+        batch_size: samples per device and optimiser step.
+        learning_rate: peak of the cosine schedule.
+        weight_decay: of AdamW.
+        max_grad_norm: gradients are clipped to this norm.
+        precision: fp32 or bf16 (autocast; weights stay in float32).
+        workers: processes that decode frames and load batches; 0 loads in the training process.
+        cache_frames: decode every frame once, before the first step, into a file of 3 x image_size^2 bytes per frame.
+            False decodes on demand, for data too large for that; then `workers` limits the speed.
+        log_steps: steps between logs, each with a measurement on held-out samples.
+        save_steps: steps between checkpoints.
+        heldout_share: share of the episodes that is not trained on.
+        seed: of initial weights and samples.
     """
 
     steps: int = 1000
     batch_size: int = 64
     learning_rate: float = 3e-4
-    warmup_steps: int = 100
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     precision: str = "fp32"
-    compile: bool = False
     workers: int = 2
     cache_frames: bool = True
     log_steps: int = 50
     save_steps: int = 1000
-    grace_steps: int = 500
     heldout_share: float = 0.05
-    heldout_pairs: int = 256
-    direction_weight: float = 0.0
-    flow_weight: float = 0.0
-    start_at_change: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "log_steps", "save_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training {name} {getattr(self, name)}: takes at least 1.")
-        if self.heldout_pairs < 2:
-            raise ValueError(
-                f"training heldout_pairs {self.heldout_pairs}: takes at least 2, so that codes can be shuffled."
-            )
-        for name in ("direction_weight", "flow_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"training {name} {getattr(self, name)}: takes 0 (off) or more.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"training precision '{self.precision}': takes one of {', '.join(PRECISIONS)}.")
         if not 0 < self.heldout_share < 1:
@@ -105,16 +100,51 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingOptions(LoopOptions):
+    """Options of the stage-1 training loop, beside those of `LoopOptions`.
+
+    Attributes:
+        warmup_steps: steps over which the learning rate rises.
+        compile: use torch.compile.
+        grace_steps: steps after the start of the codebook before a collapse of z stops training.
+        heldout_pairs: held-out pairs that each log measures.
+        flow_weight: weight of the loss that regresses the normal flow from z, 0 for none (see losses.py).
+        start_at_change: initialise the first layer of the M-Former as the difference of the two frames
+            (see difference_init.py).
+    """
+
+    warmup_steps: int = 100
+    compile: bool = False
+    grace_steps: int = 500
+    heldout_pairs: int = 256
+    flow_weight: float = 0.0
+    start_at_change: bool = False
+
+    def __post_init__(self) -> None:
+        LoopOptions.__post_init__(self)  # super() does not work in a dataclass with slots
+        if self.heldout_pairs < 2:
+            raise ValueError(
+                f"training heldout_pairs {self.heldout_pairs}: takes at least 2, so that codes can be shuffled."
+            )
+        if self.flow_weight < 0:
+            raise ValueError(f"training flow_weight {self.flow_weight}: takes 0 (off) or more.")
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything a stage-1 run is; its data too where it names `sources`.
+    """The options of a stage-1 run, and its data too if it names `sources`.
+
+    Attributes:
+        preset: the `LatentActionConfig` to start from.
+        model: keywords of the config that differ from the preset.
+        vision_encoder: folder or Hub id of pretrained weights of the vision encoder; None starts from random weights.
+        steady_pairs: global motion compensation of pairs by the processor; saved with the model.
+        augmentation: see `AugmentationOptions`.
+        training: see `TrainingOptions`.
+        sources: as `load_episodes` takes them, used if a run is given no other; each dataset is sampled equally often.
 
     >>> Recipe.parse({"preset": "default", "model": {"image_size": 64}, "training": {"steps": 10}}).training.steps
     10
-
-    preset: which `LatentActionConfig` to start from; model: its keywords that differ. steady_pairs: the processor's
-    option of that name, which is saved with the model. vision_encoder: a folder or
-    Hub id whose weights the vision encoder starts from; None starts from random weights. sources: what `load_episodes`
-    takes, for a run that is given no other; each dataset among them is drawn equally often.
     """
 
     preset: str = "default"
@@ -127,18 +157,19 @@ class Recipe:
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
-        """Read a YAML file as plain data. Raises ValueError for what is no recipe, naming the file and the key."""
+        """Read a recipe from a YAML file. Raises ValueError, naming the file and the key, for an invalid one."""
         return load_yaml(path, cls.parse)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Recipe:
-        """A recipe from nested mappings. Raises ValueError for an unknown key or a wrong type."""
+        """Build a recipe from nested mappings. Raises ValueError for an unknown key or a wrong type."""
         refuse_unknown("recipe", values, field_names(cls))
         values = dict(values)
         values["model"] = dict(values.get("model") or {})
-        values["augmentation"] = section(AugmentationOptions, "augmentation", values.get("augmentation"))
-        values["training"] = section(TrainingOptions, "training", values.get("training"))
-        values["sources"] = texts("sources", values.get("sources"))
+        values["augmentation"] = parse_section(AugmentationOptions, "augmentation", values.get("augmentation"))
+        training = _without_direction_weight(values.get("training"))
+        values["training"] = parse_section(TrainingOptions, "training", training)
+        values["sources"] = parse_strings("sources", values.get("sources"))
         recipe = cls(**values)
         if not isinstance(recipe.steady_pairs, bool):
             raise ValueError(f"steady_pairs: takes true or false, got {recipe.steady_pairs!r}.")
@@ -152,12 +183,12 @@ class Recipe:
         return recipe
 
     def override(self, **options: Any) -> Recipe:
-        """The same recipe with some of its training numbers replaced; None leaves a number as it is."""
+        """A copy with some training options replaced; None leaves an option unchanged."""
         changed = {name: value for name, value in options.items() if value is not None}
         return replace(self, training=replace(self.training, **changed))
 
     def build_config(self) -> LatentActionConfig:
-        """The model's config: the preset with `model` on top. Raises ValueError for a keyword it does not have."""
+        """Build the model's config: the preset updated by `model`. Raises ValueError for an unknown keyword."""
         from lara_tokenizer.model import LatentActionConfig
 
         refuse_unknown("model", self.model, config_keywords())
@@ -165,13 +196,25 @@ class Recipe:
         return build(**self.model)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data that `parse` takes."""
+        """Nested mappings that `parse` accepts."""
         return asdict(self)
 
 
 def config_keywords() -> list[str]:
-    """The keywords of `LatentActionConfig`: what a recipe's `model` may hold."""
+    """Keywords of `LatentActionConfig`, the allowed keys of a recipe's `model`."""
     from lara_tokenizer.model import LatentActionConfig
 
     parameters = inspect.signature(LatentActionConfig.__init__).parameters.values()
     return [p.name for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD]
+
+
+def _without_direction_weight(training: Any) -> Any:
+    """Refuse a removed option; recipes in the logs of earlier runs may still carry it as 0."""
+    if not isinstance(training, Mapping) or "direction_weight" not in training:
+        return training
+    if training["direction_weight"]:
+        raise ValueError(
+            "training direction_weight was removed: z learned to separate the directions of a pair without learning "
+            "its motion. Use flow_weight, with augmentation reverse: 0.5 (see docs/lara-lam.md)."
+        )
+    return {name: value for name, value in training.items() if name != "direction_weight"}

@@ -1,14 +1,22 @@
-"""Policies beside latent actions: joint training by the LARA loss, the loss for other people's policies, roll-outs.
+"""Policies and the LARA loss: a flow-matching policy, joint training, the loss for existing policies, roll-outs.
 
 >>> from lara_policy import FlowMatchingPolicy, LaraAlignment, attach_lara
 
 The names below load on first use.
+
+    alignment.py                        L_LARA (Eq. 6)
+    flow_matching.py                    L_ACT (Eq. 1 and 2)
+    modeling_flow_matching_policy.py    the policy; its parts are diffusion_transformer.py, context.py, embodiment.py
+    attach.py                           L_LARA for an existing policy, read by hidden_state_hook.py and tap_presets.py
+    refine/                             joint training; refine/model.py adds up Eq. 7
+    rollout/, simulation/               evaluation in simulators, and demonstrations from them
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from lara_tokenizer._lazy import lazy
 
 if TYPE_CHECKING:
     from lara_policy.alignment import AlignmentOptions, LaraAlignment
@@ -40,12 +48,4 @@ __all__ = [
     "attach_lara",
 ]
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"lara_policy has no attribute {name!r}; it offers {', '.join(__all__)}")
-    return getattr(import_module(f"lara_policy.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(__name__, _HOME)

@@ -1,4 +1,4 @@
-"""The configuration of a flow-matching policy: flat, JSON-native, checked at birth."""
+"""The configuration of a flow-matching policy: flat, JSON-serializable, validated on construction."""
 
 from __future__ import annotations
 
@@ -20,24 +20,27 @@ class FlowMatchingPolicyConfig(PretrainedConfig):
 
     Args:
         hidden_size, num_layers, num_heads, output_size, dropout: the diffusion transformer.
-        horizon: C, actions of a chunk. executed_steps: how many of them a roll-out executes before the next look.
-        num_inference_steps: Euler steps.
-        max_state_dim, max_action_dim: what states and actions are padded to.
-        state_hidden_size: the middle of the state encoder.
-        embodiments: what `Embodiment.to_dict` gives, each in the place of its weights; only those here have any.
-        max_embodiments: how many there may ever be.
-        context: "frames", the tokenizer's frozen frame features and a learned vector a task; or "vision_language", a
-            frozen transformers vision-language model's hidden states of the images and the instruction.
+        horizon: the chunk size C, actions per predicted chunk (`chunk_size` in LeRobot).
+        executed_steps: actions of a chunk executed before the next prediction (`n_action_steps` in LeRobot).
+        num_inference_steps: Euler steps of the sampler.
+        max_state_dim, max_action_dim: widths to which states and actions are padded.
+        state_hidden_size: hidden width of the state encoder.
+        embodiments: `Embodiment.to_dict` of each robot, in the order of their weights.
+        max_embodiments: the largest number of embodiments.
+        context: "frames": the tokenizer's frozen frame features and a learned vector per task. "vision_language":
+            hidden states of a frozen transformers vision-language model for the images and the instruction.
         context_size, num_adapter_layers, num_adapter_heads: the trainable adapter between context and transformer.
-        image_size: side of the square frames, in pixels. num_cameras: "frames": how many each look has.
-        vision_config, patch_order: "frames": of the frozen encoder. keypoint_stem: add a token of a small trainable
-            convolution: a tokenizer's features tell what moves better than where exactly it is. tasks: instructions
-            in the order of their vectors.
-        vision_language_model: "vision_language": a folder or Hub id. vision_language_layer: whose hidden states are
-            read; None for the last.
+        image_size: side of the square frames in pixels.
+        num_cameras: ("frames") cameras per observation.
+        vision_config, patch_order: ("frames") of the frozen vision encoder.
+        keypoint_stem: ("frames") add the token of a small trainable convolution: features of a frozen encoder locate
+            objects less precisely than they recognize them.
+        tasks: ("frames") instructions in the order of their vectors.
+        vision_language_model: ("vision_language") a folder or Hub id.
+        vision_language_layer: ("vision_language") index of the hidden states that are read; None for the last.
         num_codes, codebook_size: query tokens that predict the tokenizer's codes, for pre-training on pseudo-labels;
             0 for none.
-        initializer_range: of linear layers and tables.
+        initializer_range: standard deviation of initial weights.
     """
 
     model_type = "lara_flow_matching_policy"
@@ -75,27 +78,40 @@ class FlowMatchingPolicyConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.hidden_size, self.num_layers, self.num_heads = hidden_size, num_layers, num_heads
-        self.output_size, self.dropout = output_size, dropout
-        self.horizon, self.executed_steps, self.num_inference_steps = horizon, executed_steps, num_inference_steps
-        self.max_state_dim, self.max_action_dim = max_state_dim, max_action_dim
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.output_size = output_size
+        self.dropout = dropout
+        self.horizon = horizon
+        self.executed_steps = executed_steps
+        self.num_inference_steps = num_inference_steps
+        self.max_state_dim = max_state_dim
+        self.max_action_dim = max_action_dim
         self.state_hidden_size = state_hidden_size
-        self.embodiments = [dict(values) for values in embodiments]  # a list: JSON files of configs are sorted by key
+        # A list, not a mapping by name: JSON files of configs are sorted by key, and the order is that of the weights.
+        self.embodiments = [dict(values) for values in embodiments]
         self.max_embodiments = max_embodiments
-        self.context, self.context_size = context, context_size
-        self.num_adapter_layers, self.num_adapter_heads = num_adapter_layers, num_adapter_heads
-        self.image_size, self.num_cameras = image_size, num_cameras
+        self.context = context
+        self.context_size = context_size
+        self.num_adapter_layers = num_adapter_layers
+        self.num_adapter_heads = num_adapter_heads
+        self.image_size = image_size
+        self.num_cameras = num_cameras
         self.vision_config = _vision(vision_config)
         self.patch_order = patch_order
-        self.keypoint_stem, self.tasks = keypoint_stem, list(tasks)
-        self.vision_language_model, self.vision_language_layer = vision_language_model, vision_language_layer
-        self.num_codes, self.codebook_size = num_codes, codebook_size
+        self.keypoint_stem = keypoint_stem
+        self.tasks = list(tasks)
+        self.vision_language_model = vision_language_model
+        self.vision_language_layer = vision_language_layer
+        self.num_codes = num_codes
+        self.codebook_size = codebook_size
         self.initializer_range = initializer_range
         self._check()
 
     @classmethod
     def small(cls, **changes: Any) -> FlowMatchingPolicyConfig:
-        """For a CPU and a few tasks: 6 blocks 192 wide, about 5 million parameters."""
+        """The config for a CPU and a few tasks: 6 blocks of width 192, about 5 million parameters."""
         sizes = {
             "hidden_size": 192,
             "num_layers": 6,
@@ -125,7 +141,7 @@ class FlowMatchingPolicyConfig(PretrainedConfig):
             raise ValueError(f"{len(self.embodiments)} embodiments: there are {self.max_embodiments} slots.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, the vision config among it."""
+        """The fields as JSON types, including the vision config."""
         values = super().to_dict()
         if self.vision_config is not None:
             values["vision_config"] = self.vision_config.to_dict()
@@ -133,13 +149,17 @@ class FlowMatchingPolicyConfig(PretrainedConfig):
 
 
 def policy_keywords() -> list[str]:
-    """The keywords of `FlowMatchingPolicyConfig`: what a recipe's `policy` may hold."""
+    """Keywords of `FlowMatchingPolicyConfig`, the keys of a recipe's `policy` section."""
     parameters = inspect.signature(FlowMatchingPolicyConfig.__init__).parameters.values()
-    return [each.name for each in parameters if each.name != "self" and each.kind is not each.VAR_KEYWORD]
+    return [
+        parameter.name
+        for parameter in parameters
+        if parameter.name != "self" and parameter.kind is not parameter.VAR_KEYWORD
+    ]
 
 
 def _vision(config: Any) -> Any:
-    """A config as it is, a mapping with `model_type` as the config it describes."""
+    """A config unchanged; a mapping with `model_type` as the config that it describes."""
     if not isinstance(config, Mapping):
         return config
     values = dict(config)

@@ -1,21 +1,22 @@
-"""The diffusion transformer: blocks that attend to the context and to each other in turn, told the flow time by AdaLN.
+"""The diffusion transformer: alternating cross- and self-attention blocks, conditioned on the flow time by AdaLN.
 
-Shape suffixes: B samples, T tokens, X context tokens, H width, N heads, E width of a head.
+Shape suffixes: B samples, T tokens, X context tokens, H width, N heads, E head width.
 """
 
 from __future__ import annotations
 
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from lara_policy.timestep import sinusoid
+from lara_policy.flow_matching import sinusoid
 
 TIME_SIZE = 256
 
 
 class Attention(nn.Module):
-    """Queries from (B, T, H); keys and values from the same tokens or from a context (B, X, C)."""
+    """Multi-head attention: queries from (B, T, H), keys and values from the same tokens or a context (B, X, C)."""
 
     def __init__(self, hidden_size: int, num_heads: int, context_size: int | None = None) -> None:
         super().__init__()
@@ -26,20 +27,21 @@ class Attention(nn.Module):
         self.output = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, hidden_BTH: Tensor, context_BXC: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`mask` is true where a query may look: (B, 1, 1, X) or (B, 1, T, X); None for everywhere."""
+        """(B, T, H). `mask` is true where a query may attend: (B, 1, 1, X) or (B, 1, T, X); None for everywhere."""
         query_BNTE, key_BNXE, value_BNXE = (
-            projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            rearrange(projected, "b t (n e) -> b n t e", n=self.num_heads)
             for projected in (self.query(hidden_BTH), self.key(context_BXC), self.value(context_BXC))
         )
         mixed_BNTE = F.scaled_dot_product_attention(query_BNTE, key_BNXE, value_BNXE, attn_mask=mask)
-        return self.output(mixed_BNTE.transpose(1, 2).flatten(2))
+        return self.output(rearrange(mixed_BNTE, "b n t e -> b t (n e)"))
 
 
 class AdaLayerNorm(nn.Module):
-    """norm(h) (1 + scale) + shift, with scale and shift told by the time embedding."""
+    """Adaptive layer norm: norm(h) (1 + scale) + shift, with scale and shift predicted from the time embedding."""
 
     def __init__(self, hidden_size: int, eps: float) -> None:
         super().__init__()
+        # Without weights of its own: scale and shift come from the time embedding.
         self.norm = nn.LayerNorm(hidden_size, eps=eps, elementwise_affine=False)
         self.modulation = nn.Linear(hidden_size, 2 * hidden_size)
 
@@ -49,7 +51,10 @@ class AdaLayerNorm(nn.Module):
 
 
 class DiffusionTransformerBlock(GradientCheckpointingLayer):
-    """h + attention(AdaLN(h)), then h + mlp(norm(h)); one attention, to the context or among the tokens."""
+    """A pre-norm block: h + attention(AdaLN(h)), then h + mlp(norm(h)).
+
+    The one attention is cross-attention to the context, or self-attention if `context_size` is None.
+    """
 
     def __init__(self, hidden_size: int, num_heads: int, context_size: int | None, dropout: float) -> None:
         super().__init__()
@@ -80,7 +85,7 @@ class DiffusionTransformerBlock(GradientCheckpointingLayer):
 
 
 class DiffusionTransformer(nn.Module):
-    """Blocks 1, 3, 5, ... attend to the context, 2, 4, 6, ... among the tokens; then AdaLN and a linear layer.
+    """Blocks 1, 3, 5, ... cross-attend to the context, 2, 4, 6, ... self-attend; then AdaLN and a linear layer.
 
     Table S.1 of LARA: 16 blocks of 32 heads x 48 = 1536, context 2048 wide, outputs 1024 wide.
     """
@@ -108,8 +113,9 @@ class DiffusionTransformer(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Outputs (B, T, output_size), and the tokens after each block, each (B, T, H).
 
-        `context_mask_BX` is true for real context tokens; `token_mask`, (B, 1, T, T) or (B, 1, 1, T), where tokens may
-        look.
+        Args:
+            context_mask_BX: true for real context tokens, false for padding.
+            token_mask: (B, 1, T, T) or (B, 1, 1, T), true where self-attention may attend.
         """
         time_BH = self.time_out(F.silu(self.time_in(sinusoid(tau_B, TIME_SIZE).to(tokens_BTH.dtype))))
         context_mask = None if context_mask_BX is None else context_mask_BX[:, None, None]
@@ -122,9 +128,9 @@ class DiffusionTransformer(nn.Module):
 
 
 class ContextAdapter(nn.Module):
-    """What is trained between a frozen backbone and the policy: a layer norm and self-attention, (B, X, C) -> same.
+    """The trainable adapter between a frozen backbone and the policy: layer norm and self-attention, (B, X, C) -> same.
 
-    Masked tokens (padding) are looked at by none.
+    No token attends to masked ones (padding).
     """
 
     def __init__(self, context_size: int, num_layers: int, num_heads: int, dropout: float) -> None:
@@ -141,7 +147,7 @@ class ContextAdapter(nn.Module):
 
 
 class AdapterLayer(GradientCheckpointingLayer):
-    """Pre-norm self-attention and a 4-fold GELU layer."""
+    """Pre-norm self-attention and a GELU MLP of four times the width."""
 
     def __init__(self, context_size: int, num_heads: int, dropout: float) -> None:
         super().__init__()

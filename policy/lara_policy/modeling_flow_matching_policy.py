@@ -1,7 +1,7 @@
-"""The policy: images, an instruction and a state in, a chunk of actions out, by flow matching (LARA Sec. 3, Table S.1).
+"""The flow-matching policy: images, an instruction and a state to a chunk of actions (LARA Sec. 3, Table S.1).
 
-Shape suffixes: B samples, C steps of a chunk, A and S padded widths of actions and states, H width, X context tokens,
-K codes.
+Shape suffixes: B samples, V cameras, C steps of a chunk, A and S padded widths of actions and states, H width,
+X context tokens, N latent tokens, K codes.
 """
 
 from __future__ import annotations
@@ -17,28 +17,26 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from lara_policy.alignment import processes, sum_over_processes
 from lara_policy.configuration_flow_matching_policy import FlowMatchingPolicyConfig
+from lara_policy.context import FrameContext, KeypointStem, VisionLanguageEncoder
 from lara_policy.diffusion_transformer import ContextAdapter, DiffusionTransformer
-from lara_policy.embodiment import Embodiment
-from lara_policy.embodiment_layers import ActionDecoder, ActionEncoder, EmbodimentLinear, StateEncoder
+from lara_policy.distributed import process_count, sum_over_processes
+from lara_policy.embodiment import ActionDecoder, ActionEncoder, Embodiment, EmbodimentLinear, StateEncoder
 from lara_policy.flow_matching import FlowMatching
-from lara_policy.frame_context import FrameContext, KeypointStem
-from lara_policy.vision_language import VisionLanguageEncoder
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 
 
 @dataclass
 class FlowMatchingPolicyOutput(ModelOutput):
-    """What `forward` says.
+    """The output of `FlowMatchingPolicy.forward`.
 
-    Fields:
-        loss (): the sum of `losses`.
-        losses: {"action": L_ACT of Eq. 2} where actions came, {"codes": cross-entropy} where codes came.
-        velocity (B, C, A): the prediction, padded, standardised; None without actions.
-        hidden_states: of the action tokens after each block, L tensors (B, C, H); what the LARA loss taps.
-        tau (B,): the flow times of the samples.
-        code_logits (B, N, K): with code queries; None otherwise.
+    Attributes:
+        loss: scalar, the sum of `losses`.
+        losses: {"action": L_ACT of Eq. 2} if actions were given, {"codes": cross-entropy} if codes were given.
+        velocity: (B, C, A), the prediction, padded and standardized; None without actions.
+        hidden_states: of the action tokens after each block, L tensors (B, C, H); the LARA loss reads one of them.
+        tau: (B,), the flow times of the samples.
+        code_logits: (B, N, K) with code queries; else None.
     """
 
     loss: Tensor | None = None
@@ -50,7 +48,7 @@ class FlowMatchingPolicyOutput(ModelOutput):
 
 
 class FlowMatchingPolicy(PreTrainedModel):
-    """A diffusion transformer over [code queries | state | actions] that attends to a context of images and text.
+    """A diffusion transformer over [code queries | state | actions] with cross-attention to images and text.
 
     >>> policy = FlowMatchingPolicy.from_pretrained("runs/lara/policy")              # doctest: +SKIP
     >>> policy.predict({"images": {"front": frame}, "state": state, "task": "open the drawer"}, seed=0).shape
@@ -83,15 +81,15 @@ class FlowMatchingPolicy(PreTrainedModel):
         self.code_head = nn.Linear(config.output_size, config.codebook_size) if config.num_codes else None
         self.flow = FlowMatching(num_steps=config.num_inference_steps)
         self.processor: LatentActionProcessor | None = None
-        self.embodiment: str | None = None  # whose numbers `predict` takes and gives, where it knows several
+        self.embodiment: str | None = None  # the robot that `predict` acts for, if the policy has several
         self._vision_language: VisionLanguageEncoder | None = None
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Each module starts its own tensors.
+        """Initialize one module's own tensors.
 
-        | tensor                                                       | start                     |
+        | tensor                                                       | initial value             |
         | linear and convolution weights, tasks                        | normal, initializer_range |
         | positions, cameras, code queries                             | normal, initializer_range |
         | convolutions of the stem                                     | Kaiming normal            |
@@ -123,7 +121,7 @@ class FlowMatchingPolicy(PreTrainedModel):
     def from_tokenizer(
         cls, lam: LatentActionModel, processor: LatentActionProcessor, config: FlowMatchingPolicyConfig
     ) -> FlowMatchingPolicy:
-        """A fresh policy that sees a tokenizer's frozen frame features; `config` keeps all else."""
+        """A fresh policy whose context is a tokenizer's frozen frame features; all else is `config`'s."""
         values = config.to_dict() | {
             "context": "frames",
             "vision_config": lam.config.vision_config,
@@ -138,10 +136,7 @@ class FlowMatchingPolicy(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> FlowMatchingPolicy:
-        """Load from a folder or a Hub id, with the processor of its frames.
-
-        Raises ValueError where another kind of model lies there.
-        """
+        """Load from a folder or a Hub id, with the image processor. Raises ValueError for another kind of model."""
         values, _ = FlowMatchingPolicyConfig.get_config_dict(pretrained_model_name_or_path)
         if (kind := values.get("model_type")) != FlowMatchingPolicyConfig.model_type:
             raise ValueError(
@@ -155,18 +150,18 @@ class FlowMatchingPolicy(PreTrainedModel):
         return loaded
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
-        """Save weights, config and the processor of its frames."""
+        """Save weights, config and the image processor."""
         assert self.processor is not None
         self.processor.save_pretrained(save_directory)
         return super().save_pretrained(save_directory, *args, **kwargs)
 
     def freeze(self) -> None:
-        """Take the gradient from the vision encoder, which transformers 5 makes trainable when it loads it."""
+        """Freeze the vision encoder, which transformers 5 makes trainable when it loads it."""
         if self.context is not None:
             self.context.vision_encoder.requires_grad_(False)
 
     def train(self, mode: bool = True) -> FlowMatchingPolicy:
-        """As ever, but the frozen vision encoder stays in evaluation mode."""
+        """Set the mode of all modules except the frozen vision encoder, which stays in evaluation mode."""
         super().train(mode)
         if self.context is not None:
             self.context.vision_encoder.eval()
@@ -174,7 +169,7 @@ class FlowMatchingPolicy(PreTrainedModel):
 
     @property
     def vision_language(self) -> VisionLanguageEncoder:
-        """The frozen vision-language model, loaded at first use; it is not part of the checkpoint."""
+        """The frozen vision-language model, loaded on first use; not part of the checkpoint."""
         if self._vision_language is None:
             self._vision_language = VisionLanguageEncoder.load(
                 self.config.vision_language_model, self.config.vision_language_layer, self.config.context_size
@@ -183,15 +178,16 @@ class FlowMatchingPolicy(PreTrainedModel):
 
     @property
     def embodiments(self) -> dict[str, Embodiment]:
-        """The robots it has weights for, in the order of their numbers."""
+        """The robots that the policy has weights for, in the order of their indices."""
         return {values["name"]: Embodiment.from_dict(values) for values in self.config.embodiments}
 
     def add_embodiment(self, embodiment: Embodiment) -> None:
-        """A free slot starts afresh; all else carries over (Sec. 5.4). One of that name stays as it is, statistics too:
-        its weights are trained for them.
+        """Add a robot with fresh weights; all other weights carry over (Sec. 5.4).
+
+        A known robot of that name keeps its weights and the statistics that they were trained with.
 
         Raises:
-            ValueError: No slot is free, its actions or states are too wide, or not as wide as those of that name.
+            ValueError: no free slot, actions or states too wide, or widths that differ from the known robot's.
         """
         config = self.config
         embodiment.check_fits(config.max_action_dim, config.max_state_dim)
@@ -207,22 +203,22 @@ class FlowMatchingPolicy(PreTrainedModel):
                 module.grow(len(config.embodiments))
 
     def add_tasks(self, tasks: Sequence[str]) -> None:
-        """Fresh vectors for the instructions not known yet; nothing where a vision-language model reads them."""
+        """Add fresh vectors for unknown instructions; nothing to do for a policy with a vision-language model."""
         new = [task for task in dict.fromkeys(tasks) if task not in self.config.tasks]
         if self.context is None or not new:
             return
         self.config.tasks = [*self.config.tasks, *new]
         self.context.grow_tasks(len(self.config.tasks), self.config.initializer_range)
 
-    def embodiment_number(self, name: str) -> int:
-        """Raises ValueError, listing those there are."""
+    def embodiment_index(self, name: str) -> int:
+        """Index of a robot's weights. Raises ValueError, listing the known robots."""
         names = [values["name"] for values in self.config.embodiments]
         if name not in names:
             raise ValueError(f"unknown embodiment {name!r}: the policy knows {', '.join(map(repr, names)) or 'none'}.")
         return names.index(name)
 
-    def task_number(self, text: str) -> int:
-        """Raises ValueError, listing those there are."""
+    def task_index(self, text: str) -> int:
+        """Index of an instruction's vector. Raises ValueError, listing the known instructions."""
         if text not in self.config.tasks:
             known = ", ".join(map(repr, self.config.tasks))
             raise ValueError(
@@ -242,9 +238,10 @@ class FlowMatchingPolicy(PreTrainedModel):
         """Context tokens (B, X, context_size) through the trained adapter, and their mask (B, X) or None.
 
         Args:
-            pixel_values: "frames": (B, V, 3, S, S), normalised. tasks: int64 (B,). frame_features: (B, V, P, W) where
-                they are known already.
-            vision_language: "vision_language": hidden states (B, X, context_size) and mask (B, X) from
+            pixel_values: ("frames") (B, V, 3, S, S), normalized.
+            tasks: ("frames") int64 (B,).
+            frame_features: ("frames") (B, V, P, W) if already computed.
+            vision_language: ("vision_language") hidden states (B, X, context_size) and mask (B, X) from
                 `self.vision_language`.
         """
         if self.context is None:
@@ -269,15 +266,16 @@ class FlowMatchingPolicy(PreTrainedModel):
         codes: Tensor | None = None,
         code_mask: Tensor | None = None,
     ) -> FlowMatchingPolicyOutput:
-        """Eq. 2 on a batch; with `codes` also their cross-entropy.
+        """Losses of a batch: Eq. 2, and with `codes` their cross-entropy.
 
         Args:
             context: from `encode_context`.
-            state: (B, S), standardised and padded. embodiment: int64 (B,).
-            actions: (B, C, A), standardised and padded; action_mask: bool (B, C, A), true for real numbers. Steps
-                without any are neither trained on nor looked at. None: no action loss, noise in their place.
-            noise: (B, C, A) and tau: (B,), instead of random ones.
-            codes: int64 (B, N) with code_mask bool (B,), for a policy with code queries.
+            state: (B, S), standardized and padded.
+            embodiment: int64 (B,).
+            actions: (B, C, A), standardized and padded. None: no action loss, and pure noise in their place.
+            action_mask: bool (B, C, A), false for padding. Fully padded steps are neither trained on nor attended to.
+            noise, tau: (B, C, A) and (B,); random by default.
+            codes, code_mask: int64 (B, N) and bool (B,), for a policy with code queries.
         """
         batch, device = len(state), state.device
         shape = (batch, self.config.horizon, self.config.max_action_dim)
@@ -288,6 +286,7 @@ class FlowMatchingPolicy(PreTrainedModel):
         else:
             if action_mask is None or actions.shape != shape or action_mask.shape != shape:
                 raise ValueError(f"actions of shape {tuple(actions.shape)} and their mask: this policy takes {shape}.")
+            # Padded dimensions must not reach the noisy actions, not even as NaN.
             actions = torch.where(action_mask, actions, 0)
             tau = self.flow.sample_time(batch, device) if tau is None else tau
             noisy, step_mask = self.flow.path(actions, noise, tau), action_mask.any(-1)
@@ -317,6 +316,8 @@ class FlowMatchingPolicy(PreTrainedModel):
         embodiment_B: Tensor,
         step_mask_BC: Tensor | None,
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
+        """Velocity (B, C, A), hidden states of the action tokens after each block, code logits (B, N, K) or None."""
+        # Tokens in the order [code queries | state | actions]: both ends can be sliced off by their lengths.
         context_BXH, context_mask_BX = context
         action_BCH = self.action_encoder(noisy_BCA.to(context_BXH.dtype), tau_B, embodiment_B) + self.positions
         parts = [self.state_encoder(state_BS.to(context_BXH.dtype), embodiment_B), action_BCH]
@@ -331,8 +332,10 @@ class FlowMatchingPolicy(PreTrainedModel):
         return velocity_BCA, tuple(hidden[:, -chunk:] for hidden in hidden_states), logits
 
     def _token_mask(self, tokens: int, step_mask_BC: Tensor | None) -> Tensor | None:
-        """Where tokens may look: not at padded steps, and code queries only at each other, so that what they predict
-        at a flow time is the same with and without actions and state."""
+        """The self-attention mask: no token attends to padded steps, and code queries attend only to each other.
+
+        So the predicted codes do not depend on actions and state, which are absent in pre-training.
+        """
         codes = self.config.num_codes
         if not codes and (step_mask_BC is None or bool(step_mask_BC.all())):
             return None
@@ -347,7 +350,7 @@ class FlowMatchingPolicy(PreTrainedModel):
     def sample_actions(
         self, context: tuple[Tensor, Tensor | None], state: Tensor, embodiment: Tensor, noise: Tensor
     ) -> Tensor:
-        """Chunks (B, C, A), standardised and padded, from noise of that shape by Euler steps."""
+        """Sample chunks (B, C, A), standardized and padded, from noise of that shape by Euler steps."""
 
         def velocity(noisy_BCA: Tensor, tau_B: Tensor) -> Tensor:
             return self._transform(context, noisy_BCA, tau_B, state, embodiment, None)[0].float()
@@ -356,30 +359,31 @@ class FlowMatchingPolicy(PreTrainedModel):
 
     @torch.no_grad()
     def predict(self, observation: Mapping[str, Any], *, seed: int = 0, embodiment: str | None = None) -> np.ndarray:
-        """What to do next: float32 (C, A) in raw units; the same for the same seed.
+        """Predict a chunk of actions, float32 (C, A) in raw units; equal seeds give equal actions.
 
         Args:
             observation: "images": {camera: uint8 (H, W, 3)}, "state": (S,), "task": an instruction.
-            seed: of the noise that the actions come from.
-            embodiment: whose; may be left out where the policy knows one.
+            seed: of the initial noise.
+            embodiment: the robot's name; optional if the policy has only one.
 
         Raises:
-            ValueError: An unknown embodiment or task, a missing camera, a state of another width or with NaN in it.
+            ValueError: an unknown embodiment or task, a missing camera, a state of another width or with NaN.
         """
         robot = self._robot(embodiment)
-        number = torch.tensor([self.embodiment_number(robot.name)], device=self.device)
-        context = self._observe(observation, robot)
+        index = torch.tensor([self.embodiment_index(robot.name)], device=self.device)
+        context = self._encode_observation(observation, robot)
         state = np.asarray(observation.get("state", ()), np.float64)
         if state.shape != (robot.state_dim,) or not np.isfinite(state).all():
             raise ValueError(
                 f"state of shape {state.shape}{'' if np.isfinite(state).all() else ' with NaN or infinity in it'}: "
                 f"embodiment {robot.name!r} has {robot.state_dim} finite numbers. Give them as (S,)."
             )
-        padded = torch.from_numpy(robot.normalise_states(state[None], self.config.max_state_dim)).to(self.device)
+        padded = torch.from_numpy(robot.normalize_states(state[None], self.config.max_state_dim)).to(self.device)
         shape = (1, self.config.horizon, self.config.max_action_dim)
+        # Drawn on the CPU: a seed gives the same noise on every device.
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
-        actions = self.sample_actions(context, padded, number, noise)
-        return robot.restore_actions(actions[0].float().cpu().numpy())
+        actions = self.sample_actions(context, padded, index, noise)
+        return robot.unnormalize_actions(actions[0].float().cpu().numpy())
 
     def _robot(self, embodiment: str | None) -> Embodiment:
         robots = self.embodiments
@@ -389,10 +393,10 @@ class FlowMatchingPolicy(PreTrainedModel):
                 known = f"name one of {', '.join(robots)}" if robots else "train it on some robot's actions first"
                 raise ValueError(f"this policy knows {len(robots)} embodiments: {known}.")
             embodiment = next(iter(robots))
-        self.embodiment_number(embodiment)
+        self.embodiment_index(embodiment)
         return robots[embodiment]
 
-    def _observe(self, observation: Mapping[str, Any], robot: Embodiment) -> tuple[Tensor, Tensor | None]:
+    def _encode_observation(self, observation: Mapping[str, Any], robot: Embodiment) -> tuple[Tensor, Tensor | None]:
         images = observation["images"]
         if missing := [camera for camera in robot.cameras if camera not in images]:
             raise ValueError(f"no image of camera {missing[0]!r}: this policy sees {', '.join(robot.cameras)}.")
@@ -401,34 +405,34 @@ class FlowMatchingPolicy(PreTrainedModel):
         if self.context is None:
             return self.encode_context(vision_language=self.vision_language(frames[None], [observation["task"]]))
         pixels = self.processor.normalize_frames(frames.to(self.device))[None]
-        tasks = torch.tensor([self.task_number(observation["task"])], device=self.device)
+        tasks = torch.tensor([self.task_index(observation["task"])], device=self.device)
         return self.encode_context(pixel_values=pixels, tasks=tasks)
 
-    # What a roll-out asks (see rollout.py).
+    # The interface of rollout.RolloutPolicy.
 
     @property
     def horizon(self) -> int:
-        """Steps of a predicted chunk."""
+        """The chunk size C, actions per predicted chunk."""
         return self.config.horizon
 
     @property
     def executed_steps(self) -> int:
-        """How many of them are executed before the next prediction."""
+        """Actions of a chunk executed before the next prediction."""
         return self.config.executed_steps
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """Images that `embodiment`, or the only one, sees."""
+        """Cameras of `embodiment`, or of the only one."""
         return self._robot(None).cameras
 
     @property
     def image_sizes(self) -> dict[str, tuple[int, int]]:
-        """Their (height, width) as recorded."""
+        """(height, width) of each camera as recorded."""
         return dict(self._robot(None).image_sizes)
 
 
 def parameter_counts(policy: nn.Module) -> dict[str, int]:
-    """Trainable and frozen parameters, and those of each part.
+    """Number of trainable and frozen parameters, and of each top-level module's.
 
     >>> parameter_counts(nn.Linear(2, 3))
     {'trainable': 9, 'frozen': 0, 'weight': 6, 'bias': 3}
@@ -442,12 +446,12 @@ def parameter_counts(policy: nn.Module) -> dict[str, int]:
 
 
 def _code_loss(logits_BNK: Tensor, codes_BN: Tensor, mask_B: Tensor | None) -> Tensor:
-    """Mean cross-entropy over positions and kept pairs; 0 where none is kept."""
+    """Mean cross-entropy over positions and over the pairs of `mask_B`; 0 if there are none."""
     if codes_BN.shape != logits_BNK.shape[:2]:
         raise ValueError(f"codes of shape {tuple(codes_BN.shape)}: this policy predicts {tuple(logits_BNK.shape[:2])}.")
-    kept_B = torch.ones(len(codes_BN), dtype=torch.bool, device=codes_BN.device) if mask_B is None else mask_B
+    valid_B = torch.ones(len(codes_BN), dtype=torch.bool, device=codes_BN.device) if mask_B is None else mask_B
     # A masked pair's codes are -1, which cross_entropy would refuse.
-    targets = torch.where(kept_B[:, None], codes_BN, 0)
+    targets = torch.where(valid_B[:, None], codes_BN, 0)
     loss_BN = F.cross_entropy(logits_BNK.float().transpose(1, 2), targets, reduction="none")
-    count = sum_over_processes(kept_B.sum().float()).clamp(min=1) * codes_BN.shape[1]
-    return torch.where(kept_B[:, None], loss_BN, 0).sum() * processes() / count
+    count = sum_over_processes(valid_B.sum().float()).clamp(min=1) * codes_BN.shape[1]
+    return torch.where(valid_B[:, None], loss_BN, 0).sum() * process_count() / count

@@ -1,12 +1,13 @@
-"""Where known policies keep the hidden state of their action tokens.
+"""Tap presets: the modules of known policies that hold the hidden state of their action tokens.
 
-k counts transformer blocks that were applied, from 1 to L. Policies that call their blocks are read behind block k.
-Those of the pi0 family call the parts of a block one by one, so that a hook on the block stays silent: they are read
-where the state enters the norm of the next block, which is the same tensor.
+Layers are counted in applied transformer blocks, from 1 to L. Policies that call their blocks are read at the output of
+block k. Those of the pi0 family call the parts of a block one by one, so that a hook on the block never runs: they are
+read at the input of the norm of the next block, which is the same tensor.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import reduce
@@ -14,23 +15,24 @@ from typing import Any
 
 from torch import nn
 
-from lara_policy.hidden_state_hook import Tap
-from lara_policy.layers import is_layer, resolve_layer
-from lara_policy.module_paths import find_module, has_module, unwrap
+from lara_policy.hidden_state_hook import Tap, find_module, has_module, unwrap
+
+_LAYER = re.compile(r"L(?:-(\d+))?|(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class TapPreset:
-    """One family of policies.
+    """Module paths of one family of policies.
 
-    roots: what may stand before all paths: that of LeRobot's policy class, then of others. The first that fits counts.
-    last: what "L" reads, the state that the action head gets; by default what comes out of the last block.
-    blocks: the list of transformer blocks; None where depth is no number (a U-Net).
-    block_norm, end_norm: the norm at a block's entrance and the one behind the last block, for policies that do not
-        call their blocks.
-    layer: the depth that is read where none is asked for.
-    layout, tokens: as in `Tap`.
-    chunk: where the number of action tokens stands, from the root or else from the policy; the first that exists.
+    Attributes:
+        roots: prefixes of all paths: that of LeRobot's policy class, then of others; the first that fits is used.
+        chunk: attribute paths of the number of action tokens, from the root or else the policy; the first that exists.
+        blocks: the list of transformer blocks; None for networks without numbered depth (a U-Net).
+        last: what "L" reads, the action head's input; by default the output of the last block.
+        block_norm, end_norm: the norm at a block's entrance and the one after the last block, for policies that do not
+            call their blocks.
+        layer: the default layer.
+        layout, tokens: see `Tap`.
     """
 
     roots: tuple[str, ...]
@@ -44,13 +46,13 @@ class TapPreset:
     tokens: str = "all"
 
     def depth(self, root_path: str, policy: nn.Module) -> int:
-        """L, the number of transformer blocks."""
+        """Number L of transformer blocks."""
         assert self.blocks is not None
         blocks = find_module(policy, root_path + self.blocks)
         return len(list(blocks.children()))
 
     def site(self, layer: int | None, depth: int) -> str:
-        """Where the state after `layer` of `depth` blocks is, from the root; None for what "L" reads."""
+        """Path, from the root, of the state after `layer` of `depth` blocks; None for what "L" reads."""
         if layer is None and self.last is not None:
             return self.last
         layer = depth if layer is None else layer
@@ -65,7 +67,7 @@ _PI0 = TapPreset(
     block_norm="input_layernorm",
     end_norm="paligemma_with_expert.gemma_expert.model.norm",
     last="action_out_proj:input",
-    tokens="last",  # before the action tokens stands one of the robot's state
+    tokens="last",  # the first token is the robot's state
     chunk=("config.chunk_size", "config.action_horizon"),
 )
 _GROOT = TapPreset(
@@ -113,18 +115,18 @@ PRESETS: dict[str, TapPreset] = {
 
 
 def resolve_tap(policy: nn.Module, preset: str, layer: int | str | None = None, *, keep: int | None = None) -> Tap:
-    """Where in this policy the state of a preset lies.
+    """The tap of a preset in this policy.
 
     Args:
-        policy: the policy; DDP and compiled ones are looked into.
+        policy: the policy; DDP and compiled ones are unwrapped.
         preset: one of `PRESETS`.
-        layer: how many blocks to apply, 1 to L; "L-2"; "L" for what the action head gets, which some policies
-            norm; a module path, "model.norm" or "model.norm:input"; None for the preset's own.
-        keep: of the chunk's action tokens only the first so many. By default as many as the policy has actions for, by
-            its `config.action_delta_indices`.
+        layer: number of applied blocks, 1 to L; "L-2"; "L" for the action head's input, which some policies normalize;
+            a module path, "model.norm" or "model.norm:input"; None for the preset's default.
+        keep: read only the first `keep` action tokens of the chunk. By default as many as the policy has actions for,
+            by its `config.action_delta_indices`.
 
     Raises:
-        ValueError: for an unknown preset or layer, a policy of another kind, or a chunk that is not to be found.
+        ValueError: an unknown preset or layer, a policy of another family, or no chunk size found.
     """
     policy, known = unwrap(policy), find_preset(preset)
     root = _root(policy, preset, known)
@@ -134,13 +136,39 @@ def resolve_tap(policy: nn.Module, preset: str, layer: int | str | None = None, 
         site = root + known.site(*_block_number(policy, preset, known, root, known.layer if layer is None else layer))
     chunk = _chunk(policy, preset, known, root)
     actions = getattr(getattr(policy, "config", None), "action_delta_indices", None)
+    # Some action heads (GR00T's) predict a longer chunk than the policy has actions for.
     if keep is None and actions is not None and len(actions) < chunk:
         keep = len(actions)
     return Tap.at(site, layout=known.layout, tokens=known.tokens, chunk=chunk, keep=keep)
 
 
+def is_layer(layer: int | str) -> bool:
+    """True for a block's index, "L" or "L-k"; False for a module path."""
+    return _LAYER.fullmatch(str(layer)) is not None
+
+
+def resolve_layer(layer: int | str, num_layers: int) -> int:
+    """The 1-based index of a block: "L" and "L-k" count from the last.
+
+    Raises:
+        ValueError: neither a number nor "L" or "L-k", or outside 1..num_layers.
+
+    >>> resolve_layer("L-2", 16), resolve_layer("L", 16), resolve_layer(3, 16)
+    (14, 16, 3)
+    """
+    match = _LAYER.fullmatch(str(layer))
+    if match is None:
+        raise ValueError(f"layer {layer!r}: takes a number from 1 to {num_layers}, 'L' or 'L-2'.")
+    index = int(match[2]) if match[2] else num_layers - int(match[1] or 0)
+    if not 1 <= index <= num_layers:
+        raise ValueError(
+            f"layer {layer!r}: the policy has {num_layers} blocks, so from 1 (or 'L-{num_layers - 1}') to 'L'."
+        )
+    return index
+
+
 def find_preset(name: str) -> TapPreset:
-    """The preset of that name; ValueError lists those there are."""
+    """The preset of that name. Raises ValueError, listing all names."""
     if name not in PRESETS:
         close = get_close_matches(name, PRESETS, n=1)
         raise ValueError(
@@ -156,10 +184,10 @@ def _root(policy: nn.Module, name: str, preset: TapPreset) -> str:
     for root in preset.roots:
         if has_module(policy, root + anchor):
             return root
-    looked = " or ".join(f"'{root}{anchor}'" for root in preset.roots)
-    held = ", ".join(child for child, _ in policy.named_children())
+    paths = " or ".join(f"'{root}{anchor}'" for root in preset.roots)
+    children = ", ".join(child for child, _ in policy.named_children())
     raise ValueError(
-        f"the tap preset {name!r} looks for {looked}, but {type(policy).__name__} holds {held}. "
+        f"the tap preset {name!r} looks for {paths}, but {type(policy).__name__} holds {children}. "
         "Is it another policy? Give its preset, a Tap, or a module path."
     )
 
@@ -167,7 +195,7 @@ def _root(policy: nn.Module, name: str, preset: TapPreset) -> str:
 def _block_number(
     policy: nn.Module, name: str, preset: TapPreset, root: str, layer: int | str
 ) -> tuple[int | None, int]:
-    """(blocks to apply, or None for "L"; L)."""
+    """(number of applied blocks, or None for "L"; L)."""
     if preset.blocks is None:
         if layer != "L":
             raise ValueError(f"layer {layer!r}: {name!r} has no numbered blocks. Take 'L', or a module path.")
@@ -179,10 +207,10 @@ def _block_number(
 
 
 def _chunk(policy: nn.Module, name: str, preset: TapPreset, root: str) -> int:
-    start: Any = policy.get_submodule(root.rstrip("."))
-    for holder in (start, policy):
+    inner: Any = policy.get_submodule(root.rstrip("."))
+    for holder in (inner, policy):
         for path in preset.chunk:
-            value = reduce(lambda thing, part: getattr(thing, part, None), path.split("."), holder)
+            value = reduce(lambda value, part: getattr(value, part, None), path.split("."), holder)
             if isinstance(value, int):
                 return value
     raise ValueError(

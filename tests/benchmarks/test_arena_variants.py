@@ -17,7 +17,7 @@ from lara_tokenizer.train import trainer
 from lara_tokenizer.train.frames import FrameCache
 from lara_tokenizer.train.mixture import find_pairs
 from lara_tokenizer.train.recipe import Recipe
-from lara_tokenizer.train.stage_one import train_latent_action_model
+from lara_tokenizer.train.train import train_latent_action_model
 
 RECIPE = {
     "steady_pairs": True,
@@ -134,9 +134,9 @@ def test_actions_of_unlabelled_episodes_are_never_read(tmp_path):
     processor = LatentActionProcessor(size={"height": 32, "width": 32})
     cache = FrameCache.build(episodes, processor, tmp_path)
     asked.clear()
-    streams = find_pairs(cache.streams, ["0.5s"])[10:]  # the first ten are held out
+    streams = find_pairs(cache.sequences, ["0.5s"])[10:]  # the first ten are held out
     pairs = labelled_pairs(cache, streams, episodes, seed=0)
-    labelled = {int(each.episode) for each in cache.streams if each.number in pairs.mixture._number}
+    labelled = {int(each.episode) for each in cache.sequences if each.index in pairs.mixture._sequence_index}
     assert len(labelled) == 2  # 5 % of 30, rounded
     assert set(asked) == labelled
     assert min(labelled) >= 10

@@ -1,4 +1,4 @@
-"""`lara-tok refine` on a LeRobotDataset: joint training, then pseudo-labels, and what it refuses."""
+"""`lara-tok refine` on a LeRobotDataset: joint training, pseudo-labels, refused arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 from labelled_squares import TINY_POLICY
 from square_models import LENGTH, square_episode
 
-from lara_tokenizer.data.lerobot_writer import LeRobotWriter
+from lara_tokenizer.data.lerobot.writer import LeRobotWriter
 
 KEY = "observation.images.front"
 
@@ -25,14 +25,14 @@ def demos(tmp_path_factory):
         column_names={"action": ("x", "y", "z"), "observation.state": ("x", "y"), "next.success": ()},
         robot_type="square",
     )
-    for number in range(6):
-        frames, actions = square_episode(number)
+    for index in range(6):
+        frames, actions = square_episode(index)
         columns = {
             "action": actions,
             "observation.state": np.cumsum(actions[:, :2], 0).astype(np.float32),
             "next.success": np.arange(LENGTH) == LENGTH - 1,
         }
-        writer.add_episode(number, "go", columns, {KEY: frames}, {})
+        writer.add_episode(index, "go", columns, {KEY: frames}, {})
     writer.finalize()
     return writer.root
 
@@ -97,7 +97,7 @@ def test_a_dry_run_needs_nothing(lara_tok, recipe):
     assert json.loads(ran.out)["mode"] == "frozen-lam"
 
 
-def test_what_is_missing_is_said(lara_tok, recipe, demos, tmp_path):
+def test_missing_arguments_are_named(lara_tok, recipe, demos, tmp_path):
     assert "needs SOURCE and --out" in lara_tok("refine", recipe).err
     ran = lara_tok("refine", demos, "--mode", "apart", "--out", tmp_path)
     assert ran.code == 2

@@ -2,8 +2,8 @@
 # Opt-in (make test-lerobot): we read what lerobot writes, and lerobot reads what we write, equal to the last bit; its
 # policies train with the LARA loss.
 #
-#   1. lerobot 0.6.1 writes LeRobotDatasets v3.0, lerobot 0.3.3 v2.1, videos and pictures; each says what it reads;
-#   2. `lara-tok simulate` writes a dataset, and stock lerobot 0.6.1 opens it and says what it reads;
+#   1. lerobot 0.6.1 writes LeRobotDatasets v3.0, lerobot 0.3.3 v2.1, videos and images; each prints the values it reads;
+#   2. `lara-tok simulate` writes a dataset, and stock lerobot 0.6.1 opens it and prints the values it reads;
 #   3. our reader, which knows nothing of lerobot, gives the same frames, actions, states, tasks and episodes;
 #   4. each reads what `lara-tok export lerobot` adds to its datasets, trains on it, and --undo restores every byte;
 #   5. on tiny instances of lerobot's own policy classes every tap gives the state that is meant;

@@ -1,4 +1,4 @@
-"""`--policy.type=lara` in LeRobot: its own commands train, go on, evaluate; the base comes out as a plain checkpoint.
+"""`--policy.type=lara` in LeRobot: its commands train, resume and evaluate; the base is exported as a checkpoint.
 
     python lerobot_plugin.py FOLDER
 
@@ -71,47 +71,49 @@ def make_config(root: Path, base_type: str, fields: dict[str, Any]) -> LARAConfi
 
 
 def check_batches(root: Path, config: LARAConfig) -> None:
-    """The base gets what it would get without us, and the tokenizer the raw frames of t and of the last action."""
+    """The base gets the same batch as without the plugin, the tokenizer the raw frames of t and of the last action."""
     offset = config.pair_offset
     rows = [3, LENGTH - offset - 1, LENGTH - offset, LENGTH - 1]
     config.validate_features()
-    ours, theirs, plain = (
+    lara_dataset, base_dataset, raw = (
         load_dataset(root, config),
         load_dataset(root, config.base),
         LeRobotDataset("acme/push", root=root),
     )
     batches = []
-    for dataset, settings in ((ours, config), (theirs, config.base)):
+    for dataset, settings in ((lara_dataset, config), (base_dataset, config.base)):
         before, _ = make_pre_post_processors(settings, dataset_stats=dataset.meta.stats)
         batches.append(before(default_collate([dataset[row] for row in rows])))
-    mine, base = batches
+    wrapped, base = batches
     for name, value in base.items():
         if isinstance(value, torch.Tensor) and not (name.startswith("observation.") and name.endswith("_is_pad")):
-            assert torch.equal(mine[name], value), f"{config.base_type}: {name} differs"
-    assert mine[FUTURE_IS_PAD].tolist() == [False, False, True, True]
-    for number, row in enumerate(rows):
+            assert torch.equal(wrapped[name], value), f"{config.base_type}: {name} differs"
+    assert wrapped[FUTURE_IS_PAD].tolist() == [False, False, True, True]
+    for index, row in enumerate(rows):
         future = min(row + offset, LENGTH - 1)
-        assert torch.equal(mine[FRAME][number], plain[row]["observation.image"]), "frame t"
-        assert torch.equal(mine[FUTURE_FRAME][number], plain[future]["observation.image"]), "the future frame"
+        assert torch.equal(wrapped[FRAME][index], raw[row]["observation.image"]), "frame t"
+        assert torch.equal(wrapped[FUTURE_FRAME][index], raw[future]["observation.image"]), "the future frame"
     rollout = {"observation.image": torch.rand(3, SIDE, SIDE), "observation.state": torch.rand(2), "task": "push"}
-    found = [
-        make_pre_post_processors(settings, dataset_stats=ours.meta.stats)[0](dict(rollout))
+    processed = [
+        make_pre_post_processors(settings, dataset_stats=lara_dataset.meta.stats)[0](dict(rollout))
         for settings in (config, config.base)
     ]
-    assert torch.equal(found[0]["observation.state"], found[1]["observation.state"]), "a roll-out passes unchanged"
+    assert torch.equal(processed[0]["observation.state"], processed[1]["observation.state"]), (
+        "a roll-out passes unchanged"
+    )
 
 
 def check_optimizer(config: LARAConfig) -> None:
     """Every trainable parameter of base, tokenizer and projector is in one group, and in one alone."""
     policy = LARAPolicy(config)
     optimizer = config.get_optimizer_preset().build(policy.get_optim_params())
-    held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
-    assert len(held) == len(set(held)), "a parameter is in two groups"
-    assert {id(parameter) for parameter in policy.parameters() if parameter.requires_grad} <= set(held)
+    trained = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    assert len(trained) == len(set(trained)), "a parameter is in two groups"
+    assert {id(parameter) for parameter in policy.parameters() if parameter.requires_grad} <= set(trained)
 
 
 def run(*command: str, **environment: str) -> str:
-    """One of LeRobot's commands; what it said."""
+    """Run one of LeRobot's commands; its output."""
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
@@ -120,17 +122,17 @@ def run(*command: str, **environment: str) -> str:
 
 def train(root: Path, out: Path, steps: int, *options: str) -> dict[str, float]:
     """`lerobot-train`; the numbers of its last log line."""
-    said = run(
+    output = run(
         str(BIN / "lerobot-train"),
         *("--policy.type=lara", "--policy.device=cpu", "--policy.push_to_hub=false", *options),
         *("--dataset.repo_id=acme/push", f"--dataset.root={root}", f"--output_dir={out}"),
         *(f"--steps={steps}", "--batch_size=4", "--num_workers=0", "--log_freq=1", "--wandb.enable=false"),
     )
-    return last_log(said)
+    return last_log(output)
 
 
-def last_log(said: str) -> dict[str, float]:
-    line = [line for line in said.splitlines() if "step:" in line and "loss_lara:" in line][-1]
+def last_log(output: str) -> dict[str, float]:
+    line = [line for line in output.splitlines() if "step:" in line and "loss_lara:" in line][-1]
     return {name: float(value) for name, value in re.findall(r"(\w+):([-+.\de]+)\b", line)}
 
 
@@ -168,10 +170,10 @@ def check_act(root: Path, work: Path) -> Path:
     checkpoint = out / "checkpoints/last/pretrained_model"
     first = LARAPolicy.from_pretrained(checkpoint)
     assert first.steps == 3
-    said = run(
+    output = run(
         str(BIN / "lerobot-train"), f"--config_path={checkpoint}/train_config.json", "--resume=true", "--steps=5"
     )
-    assert last_log(said)["step"] == 5
+    assert last_log(output)["step"] == 5
     second = LARAPolicy.from_pretrained(checkpoint)
     assert second.steps == 5
     evaluate(checkpoint, work / "eval")

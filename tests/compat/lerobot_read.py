@@ -20,11 +20,11 @@ def compare(root: Path) -> None:
     theirs = np.load(root.with_name(root.name + ".npz"))
     cameras = sorted(key.removeprefix("camera/") for key in theirs.files if key.startswith("camera/"))
     episodes = load_episodes(root, cameras=cameras)
-    numbers = theirs["episode_index"]
-    assert [episode.index for episode in episodes] == sorted(set(numbers.tolist())), "episodes"
+    episode_indices = theirs["episode_index"]
+    assert [episode.index for episode in episodes] == sorted(set(episode_indices.tolist())), "episodes"
     frames = 0
     for episode in episodes:
-        rows = numbers == episode.index
+        rows = episode_indices == episode.index
         signals = episode.signals()
         assert np.array_equal(signals.actions, theirs["action"][rows].reshape(rows.sum(), -1)), "actions"
         assert np.array_equal(signals.states, theirs["observation.state"][rows].reshape(rows.sum(), -1)), "states"
@@ -38,8 +38,8 @@ def compare(root: Path) -> None:
             assert np.array_equal(episode.frames(camera, [index.num_frames - 1, 0]), ours[[-1, 0]]), "single frames"
             frames += index.num_frames
         episode.close()
-    (facts,) = episodes.sources
-    print(f"{root.name}: {facts.format}, {len(episodes)} episodes, {frames} frames of {len(cameras)} cameras: equal")
+    (info,) = episodes.sources
+    print(f"{root.name}: {info.format}, {len(episodes)} episodes, {frames} frames of {len(cameras)} cameras: equal")
 
 
 def main() -> None:

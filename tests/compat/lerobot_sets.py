@@ -62,7 +62,7 @@ def write(root: Path, kind: str, lengths: tuple[int, ...] = LENGTHS) -> None:
 
 
 def dump(root: Path, out: Path) -> None:
-    """What lerobot's own reader gives, row by row: pictures as uint8, actions, states, tasks, episode numbers."""
+    """Rows of lerobot's own reader: images as uint8, actions, states, tasks, episode indices."""
     # torchcodec, the default, needs FFmpeg's shared libraries on the machine.
     dataset = LeRobotDataset("acme/set", root=root, video_backend="pyav")
     cameras = [key for key, feature in dataset.meta.features.items() if feature["dtype"] in ("video", "image")]
@@ -76,9 +76,9 @@ def dump(root: Path, out: Path) -> None:
     print(f"{root.name}: lerobot reads {len(rows)} frames of {dataset.num_episodes} episodes, {len(cameras)} cameras")
 
 
-def to_uint8(picture) -> np.ndarray:
+def to_uint8(image) -> np.ndarray:
     """float (3, H, W) in 0..1 -> uint8 (H, W, 3)."""
-    return (picture.numpy() * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    return (image.numpy() * 255).round().astype(np.uint8).transpose(1, 2, 0)
 
 
 def main() -> None:

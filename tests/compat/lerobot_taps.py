@@ -1,4 +1,4 @@
-"""Taps on the real policy classes of LeRobot, tiny and randomly initialised: is the state the one that is meant?
+"""Taps on the real policy classes of LeRobot, tiny and randomly initialized: each reads the intended state.
 
     python lerobot_taps.py [preset...]
 
@@ -22,7 +22,7 @@ from lara_policy.tap_presets import PRESETS, resolve_tap
 from lerobot_tiny import BATCH, BUILDERS, CHUNK, DEPTH
 from torch import Tensor, nn
 
-# What comes behind the last block, and what it takes: the state after L blocks, seen from the other side.
+# The module after the last block, whose input is the state after L blocks.
 BEHIND_LAST_BLOCK = {
     "act": Tap("model.decoder.norm", "input", "tbd"),
     "groot_n1_7": Tap("_groot_model.action_head.model.norm_out", "input", tokens="last", chunk=12, keep=CHUNK),
@@ -74,13 +74,13 @@ def check_depth(name: str, policy: nn.Module, batch: dict[str, Any], layer: int 
     if before is not None:
         blocks = policy.get_submodule(f"{PRESETS[name].roots[0]}{PRESETS[name].blocks}")
         reached = [moved(block) for block in blocks]
-        assert reached == [number < before for number in range(DEPTH)], (layer, reached)
+        assert reached == [index < before for index in range(DEPTH)], (layer, reached)
     lara.detach()
 
 
 def check(name: str, folder: Path) -> str:
     policy, batch = BUILDERS[name](folder)
-    plain = loss_of(policy, batch)
+    expected = loss_of(policy, batch)
     depths: list[tuple[int | str, int | None]] = [("L", None)]
     if name in BEHIND_LAST_BLOCK:
         depths = [("L", DEPTH), ("L-1", DEPTH - 1), *((layer, layer) for layer in range(1, DEPTH + 1))]
@@ -88,7 +88,7 @@ def check(name: str, folder: Path) -> str:
         assert torch.equal(ours, state_at(policy, batch, BEHIND_LAST_BLOCK[name])), "the state after L blocks"
     for layer, before in depths:
         check_depth(name, policy, batch, layer, before)
-    assert torch.equal(loss_of(policy, batch), plain), "a removed hook leaves a trace"
+    assert torch.equal(loss_of(policy, batch), expected), "a removed hook leaves a trace"
     tap = resolve_tap(policy, name)
     return f"{type(policy).__name__}: {tap}, {tap.tokens} {tap.chunk} tokens; {len(depths)} depths"
 
@@ -106,7 +106,7 @@ def check_checkpointing(folder: Path) -> str:
             loss = loss_of(policy, batch)
         (loss + lara(*frames())).backward()
         found.append([parameter.grad for parameter in policy.parameters() if parameter.grad is not None])
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
     return "pi05: gradients with and without gradient checkpointing are equal to the last bit"
 
 

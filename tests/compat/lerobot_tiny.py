@@ -1,6 +1,6 @@
-"""Tiny, randomly initialised instances of LeRobot's real policy classes, and a batch for each. No downloads.
+"""Tiny, randomly initialized instances of LeRobot's real policy classes, and a batch for each. No downloads.
 
-Each builder takes a folder for what it must write (configurations, tokenizers) and gives (policy, batch).
+Each builder takes a folder for the files it writes (configurations, tokenizers) and returns (policy, batch).
 """
 
 from __future__ import annotations
@@ -137,9 +137,7 @@ def smolvlm_folder(folder: Path) -> Path:
         "Assistant",
         ":",
     ]
-    vocabulary = {word: number for number, word in enumerate(words)} | {
-        f"w{number}": number for number in range(15, 64)
-    }
+    vocabulary = {word: index for index, word in enumerate(words)} | {f"w{index}": index for index in range(15, 64)}
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(

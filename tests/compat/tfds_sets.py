@@ -93,7 +93,7 @@ def plain() -> Any:
     return f.FeaturesDict({"steps": f.Sequence(step), "episode_metadata": {"language_instruction": f.Text()}})
 
 
-def picture(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+def random_image(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Smooth colour with an edge: noise would say little about JPEG."""
     height, width, channels = shape
     y, x = np.mgrid[:height, :width]
@@ -109,16 +109,16 @@ def random_step(rng: np.random.Generator, number: int) -> dict[str, Any]:
 
     return {
         "observation": {
-            "png": picture(rng, (24, 32, 3)),
-            "default": picture(rng, (24, 32, 3)),
-            "rgba": picture(rng, (24, 32, 4)),
-            "cameras": {"jpeg": picture(rng, (48, 64, 3))},
-            "any_size": picture(rng, (11, 13, 3)),
+            "png": random_image(rng, (24, 32, 3)),
+            "default": random_image(rng, (24, 32, 3)),
+            "rgba": random_image(rng, (24, 32, 4)),
+            "cameras": {"jpeg": random_image(rng, (48, 64, 3))},
+            "any_size": random_image(rng, (11, 13, 3)),
             "depth": numbers(24, 32, 1).astype(np.float32),
             "depth16": rng.integers(0, 65536, (24, 32, 1), dtype=np.uint16),
-            "raw": picture(rng, (8, 10, 3)),
-            "raw_zlib": picture(rng, (8, 10, 3)),
-            "raw_bytes": picture(rng, (8, 10, 3)),
+            "raw": random_image(rng, (8, 10, 3)),
+            "raw_zlib": random_image(rng, (8, 10, 3)),
+            "raw_bytes": random_image(rng, (8, 10, 3)),
             "state": numbers(3, 2),
         },
         "action": {
@@ -147,7 +147,10 @@ def random_episode(name: str, rng: np.random.Generator, number: int) -> dict[str
     return {
         "steps": [
             {
-                "observation": {"image": picture(rng, (24, 32, 3)), "proprio": rng.normal(size=4).astype(np.float32)},
+                "observation": {
+                    "image": random_image(rng, (24, 32, 3)),
+                    "proprio": rng.normal(size=4).astype(np.float32),
+                },
                 "action": rng.normal(size=7).astype(np.float32),
             }
             for _ in range(count)
@@ -262,11 +265,12 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def check(sets: Path, folder: Path) -> None:
-    from lara_tokenizer.data.rlds import find_rlds
+    from lara_tokenizer.data.listing import ListOptions
+    from lara_tokenizer.data.rlds.dataset import list_episodes
 
     assert "tensorflow" not in sys.modules
     for name, root in roots(sets):
-        episodes = {episode.id: episode for episode in find_rlds(root, cameras=["all"]).episodes}
+        episodes = {episode.id: episode for episode in list_episodes(str(root), ListOptions(cameras=("all",))).episodes}
         files = sorted((folder / name).rglob("*-accurate.npz"))
         assert len(files) == len(episodes) > 0, f"{name}: TFDS read {len(files)} episodes, we {len(episodes)}"
         rough: dict[str, int] = {}
@@ -297,7 +301,7 @@ def compare_frames(episode: Any, columns: dict[str, np.ndarray], default: Any, r
         ours = episode.frames(camera, range(len(theirs)))
         np.testing.assert_array_equal(ours, theirs, err_msg=f"{episode.id} {camera}")
         difference = int(np.abs(ours.astype(int) - default[key][..., :3]).max())
-        if episode.reader.plan.cameras[camera].encoding == "jpeg":
+        if episode.reader.layout.cameras[camera].encoding == "jpeg":
             rough[camera] = max(rough.get(camera, 0), difference)
         else:
             assert difference == 0, f"{episode.id} {camera}: {difference}"
@@ -306,14 +310,14 @@ def compare_frames(episode: Any, columns: dict[str, np.ndarray], default: Any, r
 
 
 def compare_signals(episode: Any, columns: dict[str, np.ndarray]) -> int:
-    ours, plan = episode.signals(), episode.reader.plan.signals
+    ours, layout = episode.signals(), episode.reader.layout.signals
     compared = 0
-    for values, parts in ((ours.actions, plan.actions), (ours.states, plan.states)):
+    for values, parts in ((ours.actions, layout.actions), (ours.states, layout.states)):
         rows = [columns[part.feature.key] for part in parts]
         theirs = np.concatenate([row.reshape(len(row), -1).astype(np.float32) for row in rows], 1)
         np.testing.assert_array_equal(values, theirs, err_msg=episode.id)
         compared += theirs.size
-    text = columns[plan.text.key]
+    text = columns[layout.text.key]
     expected = [text] * len(ours.texts) if text.ndim == 0 else text
     assert ours.texts == tuple(_text(each) for each in expected), f"{episode.id}: {ours.texts[:2]}"
     return compared

@@ -167,7 +167,7 @@ def write_lara(folder: Path, tensors: dict[str, Tensor], tree: dict[str, Any]) -
 
 
 class Reference:
-    """What the tests build checkpoints from; a fixture hands it out, as test folders are no packages."""
+    """Builders of checkpoints for the tests; a fixture passes them on, since test folders are not packages."""
 
     Sizes = Sizes
     tensors_of = staticmethod(tensors_of)

@@ -16,8 +16,8 @@ import pytest
 import torch
 from peer_parity.adaworld import FRAMES, GOLDEN, SIZES, thin
 from peer_parity.drawn import PAIRS, TOLERANCE, random_frames, random_weights
+from remote_code import encode_with_remote_code
 from safetensors.torch import load_file, save_file
-from strangers import encode_as_a_stranger
 
 from lara_tokenizer.convert import convert_checkpoint
 from lara_tokenizer.convert.adaworld import adaworld_shapes
@@ -119,12 +119,12 @@ def test_the_summary_says_what_was_assumed(tmp_path):
     torch.save(_weights("dreamdojo"), tmp_path / "LAM_400k.ckpt")  # names without the wrapper's prefix do as well
     summary = convert_checkpoint(tmp_path, out=tmp_path / "lam")
     assert (summary.layout, summary.vision_encoder, summary.tensors) == ("dreamdojo", "", len(_weights("dreamdojo")))
-    assert "240 x 320 px are taken, cut to 4 : 3 around the centre" in summary.notes[0]
+    assert "240 x 320 px, cropped to 4 : 3 around the centre" in summary.notes[0]
     assert "1 to 4 frames" in summary.notes[1]
-    assert "Frames are kept as uint8, rounded after the resize" in summary.notes[2]
+    assert "Frames are uint8, rounded after the resize" in summary.notes[2]
 
 
-def test_the_compiled_model_s_names_are_taken_and_adaworld_s_overshoots_are_told_of(tmp_path):
+def test_names_of_a_compiled_model_are_accepted_and_a_note_names_adaworld_s_overshoots(tmp_path):
     torch.save(_file({f"_orig_mod.{name}": each for name, each in _weights().items()}), tmp_path / "lam.ckpt")
     summary = convert_checkpoint(tmp_path / "lam.ckpt", out=tmp_path / "lam")
     assert summary.layout == "adaworld"
@@ -152,7 +152,7 @@ def test_frames_of_another_shape_are_cut_around_the_centre(converted, moving_squ
         (lambda t: t.update({"fc.bias": torch.zeros(7)}), r"bias is \(7,\), expected \(12,\)"),
         (lambda t: t.update({"fc.weight": t["fc.weight"].long()}), "1 not floating point"),
         (lambda t: t[FREQUENCIES].mul_(0.5), r"freqs is not 10000\^\(-2i/16\), the rotation"),
-        (lambda t: t.update({"encoder.ffn.0.weight": torch.ones(50)}), "50 numbers, which is no square"),
+        (lambda t: t.update({"encoder.ffn.0.weight": torch.ones(50)}), "50 values, which is not a square"),
         (lambda t: t.update({"encoder.ffn.0.weight": torch.ones(3 * 60**2)}), r"patch_size \(60\) must divide"),
     ],
     ids=["missing", "size", "constant", "extra", "shape", "integers", "rotation", "patch", "grid"],
@@ -173,23 +173,23 @@ def test_a_vision_encoder_is_refused(tmp_path):
 
 
 def _resaved(folder: Path, content: object) -> Path:
-    """What the command in the refusal writes."""
+    """The file that the command in the refusal writes."""
     torch.save(content, folder / "lam's.ckpt")
     with pytest.raises(ValueError, match="holds more than tensors and is refused") as refusal:
         convert_checkpoint(folder / "lam's.ckpt", out=folder / "lam")
-    command = str(refusal.value).split("what it holds): ")[1]
+    command = str(refusal.value).split("what it contains): ")[1]
     subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True, cwd="/")
     return folder / "lam's-weights.pt"
 
 
-def test_a_checkpoint_with_objects_is_refused_and_the_command_given_brings_its_weights(tmp_path):
+def test_a_checkpoint_with_objects_is_refused_with_a_command_that_saves_its_weights(tmp_path):
     settings = {"lam_num_heads": 3, "optimizer": argparse.Namespace(lr=1e-4)}
     file = _resaved(tmp_path, _file(_weights(), hyper_parameters=settings))
     assert torch.load(file, weights_only=True)["hyper_parameters"] == {"lam_num_heads": 3}
     assert convert_checkpoint(file, out=tmp_path / "lam").layout == "adaworld"
 
 
-def test_the_command_knows_checkpoints_without_settings_or_with_a_namespace_and_whole_modules(tmp_path):
+def test_the_command_handles_missing_settings_namespaces_and_whole_modules(tmp_path):
     class_of_theirs = torch.nn.Linear(2, 2)
     for number, (content, settings) in enumerate(
         [
@@ -304,7 +304,7 @@ def test_a_clip_s_table_has_its_latents_and_no_codes(
 
 def test_a_converted_folder_loads_where_this_package_is_not_installed(converted, tmp_path, monkeypatch):
     frames = random_frames(*FRAMES["adaworld"])[:, :2].permute(0, 1, 3, 4, 2).numpy()
-    found = encode_as_a_stranger(converted["adaworld"], frames, tmp_path, monkeypatch)
+    found = encode_with_remote_code(converted["adaworld"], frames, tmp_path, monkeypatch)
     assert (found["codes"], found["num_latents"]) == (None, 1)
     golden = load_file(GOLDEN)["adaworld.latents"][:2]
     torch.testing.assert_close(torch.tensor(found["latents"]), golden, rtol=0, atol=TOLERANCE)

@@ -31,7 +31,7 @@ def _refused(source, vision, out, match):
         (lambda t: t.update(extra=torch.zeros(1)), r"1 unexpected \(extra\)"),
         (lambda t: t.update({"m_former.layernorm.bias": torch.zeros(25)}), r"bias is \(25,\), expected \(24,\)"),
         (lambda t: t.update({CODEBOOK: t[CODEBOOK].long()}), "1 not floating point"),
-        (lambda t: t.update({f"decoder.x{i}": torch.zeros(1) for i in range(9)}), r"9 unexpected .*, and 5 more"),
+        (lambda t: t.update({f"decoder.x{i}": torch.zeros(1) for i in range(9)}), r"9 unexpected .* and 5 more"),
     ],
     ids=["missing", "missing size", "extra", "shape", "integers", "many extra"],
 )
@@ -133,16 +133,16 @@ def test_a_checkpoint_of_this_package_is_no_source(tiny_checkpoint, tmp_path):
 
 
 def test_a_frame_size_goes_with_lapa_only(moto, vision, tmp_path):
-    with pytest.raises(ValueError, match=r"say how large frames are\. Leave the image size out"):
+    with pytest.raises(ValueError, match=r"record the size of frames\. Leave the image size out"):
         convert_checkpoint(moto, vision_encoder=vision, out=tmp_path / "lam", image_size=224)
 
 
 def test_a_nested_training_state_is_no_state_dict(moto, vision, tmp_path):
     tensors = torch.load(moto / "pytorch_model.bin", weights_only=True)
     torch.save({"model": tensors, "epoch": 3}, moto / "pytorch_model.bin")
-    _refused(moto, vision, tmp_path / "lam", "is no plain state dict")
+    _refused(moto, vision, tmp_path / "lam", "is not a plain state dict")
     torch.save({1: torch.zeros(1)}, tmp_path / "numbered.pt")
-    _refused(tmp_path / "numbered.pt", None, tmp_path / "lam", "is no plain state dict")
+    _refused(tmp_path / "numbered.pt", None, tmp_path / "lam", "is not a plain state dict")
 
 
 def test_a_source_that_does_not_exist_says_how_to_get_one(vision, tmp_path):
@@ -190,7 +190,7 @@ def test_settings_that_are_no_table_are_refused(moto, vision, tmp_path):
             {"hidden_size": 24, "num_attention_heads": 2},
             r"has width 24, but this tokenizer's M-Former reads 20.*config.yaml names 'somebody/vit-mae-tiny'",
         ),
-        ({"patch_size": 8}, r"gives 17 tokens a frame \(32 px, patch 8\), .* has positions for 5"),
+        ({"patch_size": 8}, r"gives 17 tokens per frame \(32 px, patch 8\), .* has positions for 5"),
         ({"image_size": 64, "patch_size": 32}, r"vision_config.image_size \(64\) and image_size \(32\) differ"),
     ],
     ids=["width", "tokens", "image"],
@@ -221,7 +221,7 @@ def test_a_folder_without_an_encoder_is_no_encoder(moto, tmp_path):
 def test_another_kind_of_model_is_no_encoder(moto, tmp_path):
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    _refused(moto, tmp_path / "text", tmp_path / "lam", "a bert is no vision transformer: it has no image_size")
+    _refused(moto, tmp_path / "text", tmp_path / "lam", "a bert is not a vision transformer: it has no image_size")
 
 
 @pytest.mark.parametrize(
@@ -251,9 +251,9 @@ def test_an_empty_target_is_taken(moto, vision, tmp_path):
 
 def test_shapes_that_no_check_foresaw_are_refused_with_the_file(monkeypatch, tmp_path):
     import lara_tokenizer.convert.convert as module
-    from lara_tokenizer.convert.family import Family
+    from lara_tokenizer.convert.base import Family
 
-    monkeypatch.setattr(module, "FAMILIES", (Family("somebody's model", bool, lambda state, given: 1 // 0),))
+    monkeypatch.setattr(module, "FAMILIES", (Family("somebody's model", bool, lambda state, options: 1 // 0),))
     torch.save({"x": torch.zeros(1)}, tmp_path / "odd.pt")
-    match = r"odd\.pt: its tensors have names of somebody's model, and shapes that cannot be of one \(ZeroDivisionError"
+    match = r"odd\.pt: its tensors have names of somebody's model, but shapes that do not fit .* \(ZeroDivisionError"
     _refused(tmp_path / "odd.pt", None, tmp_path / "lam", match)

@@ -95,8 +95,8 @@ def test_what_each_quirk_changes(golden):
     for field, changes_codes in (("key_value_input", True), ("temporal_layout", True), ("latent_layout", False)):
         same = torch.equal(golden["four.published.codes"], golden[f"four.{field}.codes"])
         assert same != changes_codes
-    pictures = golden["four.published.reconstruction"] - golden["four.latent_layout.reconstruction"]
-    assert pictures.abs().max() > 0.1
+    images = golden["four.published.reconstruction"] - golden["four.latent_layout.reconstruction"]
+    assert images.abs().max() > 0.1
 
 
 def test_the_published_file_has_493_tensors():
@@ -117,11 +117,11 @@ def test_the_summary_says_what_was_assumed(tmp_path):
     torch.save(_weights(), tmp_path / "laq_openx.pt")
     summary = convert_checkpoint(tmp_path, out=tmp_path / "laq")
     assert (summary.layout, summary.vision_encoder) == ("lapa", "")
-    unread = 3 * (2 * SIZES["four"]["spatial_depth"] + SIZES["four"]["temporal_depth"])
-    assert summary.tensors == len(_weights()) - unread
-    assert "32 px are taken, 8 x 8 patches of 4" in summary.notes[0]
-    assert "which makes 4 codes a pair" in summary.notes[0]
-    assert "The file fits 16 codes of 64 px as well. If it was trained on another size" in summary.notes[0]
+    unused = 3 * (2 * SIZES["four"]["spatial_depth"] + SIZES["four"]["temporal_depth"])
+    assert summary.tensors == len(_weights()) - unused
+    assert "32 px, 8 x 8 patches of 4" in summary.notes[0]
+    assert "so 4 codes per pair" in summary.notes[0]
+    assert "The file also fits 16 codes of 64 px. If it was trained on another size" in summary.notes[0]
     assert "strides is 0.6s" in summary.notes[1]
     assert summary.sizes["num_latents"] == 4
 
@@ -170,7 +170,7 @@ def test_a_size_that_is_said_decides(tmp_path, number, patch, size):
         (lambda t: t.update({CODEBOOK: torch.zeros(16)}), rf"{CODEBOOK} is \(16,\), a tensor of 2 dimensions"),
         (lambda t: t.update({CODEBOOK: t[CODEBOOK].long()}), "1 not floating point"),
         (lambda t: t.update({SECOND_CONVOLUTION: torch.zeros(6, 6, 2, 4)}), r"kernel of \(2, 4\), .*1, 2, 4 and 16"),
-        (lambda t: t.update({"to_patch_emb_first_frame.1.weight": torch.ones(50)}), "50 numbers, which is no square"),
+        (lambda t: t.update({"to_patch_emb_first_frame.1.weight": torch.ones(50)}), "50 values, which is not a square"),
         (lambda t: t.update({CODEBOOK: torch.zeros(1, 6)}), r"codebook_size \(1\) must be at least 2"),
     ],
     ids=[
@@ -237,7 +237,7 @@ def test_a_pair_s_latents_do_not_depend_on_its_batch(four, pairs):
     torch.testing.assert_close(torch.cat([out.latents for out in alone]), whole.latents, rtol=0, atol=1e-5)
 
 
-def test_z_of_a_still_pair_is_zero_only_where_no_layer_sees_the_frame_before(four, pairs):
+def test_z_of_a_still_pair_is_zero_only_without_layers_that_see_both_frames(four, pairs):
     """The two frames' tokens differ by what the convolutions over time add to the later one's."""
     still = {"pixel_values": pairs["pixel_values"], "future_pixel_values": pairs["pixel_values"]}
     blind = LaqModel(LaqConfig(**{**four.config.to_dict(), "temporal_layout": "grid"})).eval()

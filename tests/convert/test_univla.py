@@ -13,8 +13,8 @@ import pytest
 import torch
 from peer_parity.drawn import PAIRS, TOLERANCE, random_frames, random_weights
 from peer_parity.univla import GOLDEN, IMAGE_SIZE, SIZES, VISION, checkpoint, our_outputs, thin
+from remote_code import encode_with_remote_code
 from safetensors.torch import load_file
-from strangers import encode_as_a_stranger
 
 from lara_tokenizer.convert import convert_checkpoint
 from lara_tokenizer.convert.univla import univla_shapes
@@ -128,7 +128,7 @@ def test_the_summary_says_what_was_assumed(tmp_path):
     for part in ("task tokens", "predicts DINOv2 features", "stretched to 224 px", "1 for Ego4D"):
         assert sum(part in note for note in summary.notes) == 1, part
     torch.save(weights, tmp_path / "plain.pt")
-    assert "1 are taken, 64 wide" in convert_checkpoint(tmp_path / "plain.pt", out=tmp_path / "plain").notes[-1]
+    assert "assumed 1, each 64 wide" in convert_checkpoint(tmp_path / "plain.pt", out=tmp_path / "plain").notes[-1]
 
 
 @pytest.mark.parametrize("heads", ["2", True, 0])
@@ -148,8 +148,8 @@ def test_frames_are_fed_with_imagenet_statistics(converted):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda t: t.update({"lang_proj.weight": torch.zeros(64, 768)}), "first stage, which reads the instruction"),
-        (lambda t: t.pop("action_latent_controllable"), r"first stage.*Convert the second stage, lam-stage-2\.ckpt"),
+        (lambda t: t.update({"lang_proj.weight": torch.zeros(64, 768)}), "stage 1, which also reads the instruction"),
+        (lambda t: t.pop("action_latent_controllable"), r"stage 1.*Convert stage 2, lam-stage-2\.ckpt"),
         (lambda t: t.pop("action_up_uncontrol.bias"), r"1 of \d+ tensors are missing \(action_up_uncontrol.bias\)"),
         (lambda t: t.pop("dino_encoder.mask_token"), "missing .*dino_encoder.mask_token"),
         (lambda t: t.pop("dino_encoder.pos_embed"), "pos_embed is missing"),
@@ -264,7 +264,7 @@ def test_a_clip_is_labelled_as_its_pairs_are(small, model, moving_square, write_
 
 def test_a_converted_folder_loads_where_this_package_is_not_installed(small, model, tmp_path, monkeypatch):
     frames = random_frames(IMAGE_SIZE, IMAGE_SIZE)[:, :2]
-    found = encode_as_a_stranger(small, frames.permute(0, 1, 3, 4, 2).numpy(), tmp_path, monkeypatch)
+    found = encode_with_remote_code(small, frames.permute(0, 1, 3, 4, 2).numpy(), tmp_path, monkeypatch)
     with torch.no_grad():
         expected = model.encode(**LatentActionProcessor.from_pretrained(small)(*frames))
     assert found["codes"] == expected.codes.tolist()

@@ -1,4 +1,4 @@
-"""Frames that all differ."""
+"""Fixtures: frames that all differ, and a film of them."""
 
 from __future__ import annotations
 
@@ -23,3 +23,9 @@ def numbered_frames() -> Callable[..., np.ndarray]:
         return frames.astype(np.uint8)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory, numbered_frames, write_video):
+    """45 frames at 10 fps, in a folder of their own."""
+    return write_video(tmp_path_factory.mktemp("films") / "day one/film.mp4", numbered_frames(45))

@@ -1,4 +1,4 @@
-"""What a person points at becomes a sorted list of episodes, without a file being opened."""
+"""Sources resolve to a sorted list of episodes, without a file being opened."""
 
 import os
 import subprocess
@@ -128,7 +128,9 @@ def test_an_empty_folder_lists_what_was_looked_for(tmp_path):
 
 
 def test_an_unknown_format_lists_those_there_are():
-    with pytest.raises(ValueError, match=r"there is no format 'ftp'. There are video, lerobot, rlds, datasets"):
+    with pytest.raises(
+        ValueError, match=r"there is no format 'ftp'. There are video, lerobot, rlds, ssv2, webdataset, datasets, list"
+    ):
         load_episodes("ftp:lerobot/pusht")
 
 
@@ -145,7 +147,7 @@ def test_an_unreadable_folder_is_named(tree, monkeypatch):
             raise PermissionError(13, "Permission denied")
         return scandir(folder)
 
-    monkeypatch.setattr("lara_tokenizer.data.discover.os.scandir", refuse)
+    monkeypatch.setattr("lara_tokenizer.data.sources.os.scandir", refuse)
     with pytest.raises(ValueError, match=r"kitchen/deep cannot be listed: Permission denied"):
         load_episodes(tree)
 
@@ -174,7 +176,7 @@ def test_images_without_a_rate_ask_for_one(runs):
 
 
 def test_one_image_is_no_episode(runs):
-    with pytest.raises(ValueError, match=r"one image is no episode\. Name the folder"):
+    with pytest.raises(ValueError, match=r"one image is not an episode\. Name the folder"):
         load_episodes(runs / "one/000.png")
     with pytest.raises(ValueError, match="folders with numbered images"):
         load_episodes(f"{runs}/one/*.png")

@@ -1,4 +1,4 @@
-"""A stride is a gap in seconds or frames; what it means at each rate, and where it ends."""
+"""Strides in seconds and frames: their meaning at each rate, and at the end of an episode."""
 
 import numpy as np
 import pytest

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lara_tokenizer import encode_dataset, encode_episode
-from lara_tokenizer.data import Episode, FrameIndex, Signals, SourceFacts, load_episodes
+from lara_tokenizer.data import Episode, FrameIndex, Signals, SourceInfo, load_episodes
 from lara_tokenizer.encode import verify_tokens, worker
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.table import read_metadata
@@ -199,9 +199,9 @@ def test_a_table_from_a_list_wants_its_list_to_verify(clip_folder, tiny_checkpoi
 
 def test_another_commit_of_the_hub_is_not_compared():
     made = {"source": [{"name": "acme/set", "format": "LeRobotDataset v2.1", "revision": "a1"}]}
-    check_revisions(made, [SourceFacts("acme/set", "LeRobotDataset v2.1", 3, "a1")])
+    check_revisions(made, [SourceInfo("acme/set", "LeRobotDataset v2.1", 3, "a1")])
     with pytest.raises(JobMismatchError, match="Name the source with its commit: acme/set@a1"):
-        check_revisions(made, [SourceFacts("acme/set", "LeRobotDataset v2.1", 3, "b2")])
+        check_revisions(made, [SourceInfo("acme/set", "LeRobotDataset v2.1", 3, "b2")])
 
 
 def test_kept_tails_are_not_idle(stop_and_go, tiny_checkpoint, tmp_path):

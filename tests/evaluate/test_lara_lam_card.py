@@ -95,7 +95,7 @@ def test_the_page_names_weights_versions_and_the_commands_that_made_it(script):
 
 
 def test_a_task_set_is_named_by_its_name(script):
-    from lara_policy.simulation.tasks import TASK_SETS
+    from lara_policy.simulation.metaworld.tasks import TASK_SETS
 
     simulation = {"simulator": "metaworld", "size": 96, "seed": 1, "action_noise": 0.0}
     data = {"folder": "x", "total_episodes": 80, "simulation": simulation | {"tasks": list(TASK_SETS["unseen"])}}

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lara_tokenizer.data import load_episodes
-from lara_tokenizer.data.lerobot_writer import QUANTILES
+from lara_tokenizer.data.lerobot.writer import QUANTILES
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.export import export_lerobot, lerobot, lerobot_place, undo_lerobot
 from lara_tokenizer.export.lerobot_columns import IDS, LATENTS, VALID, VECTORS

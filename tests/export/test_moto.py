@@ -71,7 +71,8 @@ class Robot:
 def robots(moving_square):
     """The episodes of `tokens`, with actions of 7 numbers."""
     return [
-        Episode(name, Robot(moving_square(length, step=3)), offers=("actions",)) for name, length in LENGTHS.items()
+        Episode(name, Robot(moving_square(length, step=3)), available_signals=("actions",))
+        for name, length in LENGTHS.items()
     ]
 
 
@@ -293,7 +294,7 @@ def test_a_table_that_moto_has_no_word_for_is_refused(tmp_path, write_tokens, cl
 
 
 def test_actions_that_moto_does_not_have_are_refused_or_left_out(tmp_path, tokens, robots):
-    narrow = [Episode(robot.id, Robot(robot.reader.pixels, 4), offers=("actions",)) for robot in robots]
+    narrow = [Episode(robot.id, Robot(robot.reader.pixels, 4), available_signals=("actions",)) for robot in robots]
     refused(tmp_path, ValueError, r"has actions of 4 numbers; Moto's have 7: .*--no-actions", tokens, narrow)
     for dataset in ("", "kitchen"):
         one = [narrow[0], robots[1]]
@@ -310,7 +311,10 @@ def test_actions_that_moto_does_not_have_are_refused_or_left_out(tmp_path, token
 
 def test_frames_of_two_sizes_only_go_where_they_are_resized(tmp_path, tokens, moving_square):
     sizes = zip(LENGTHS.items(), (64, 32), strict=True)
-    mixed = [Episode(name, Robot(moving_square(length, size)), offers=("actions",)) for (name, length), size in sizes]
+    mixed = [
+        Episode(name, Robot(moving_square(length, size)), available_signals=("actions",))
+        for (name, length), size in sizes
+    ]
     match = r"64 x 64 \(a.mp4\), 32 x 32 \(b/left.mp4\): Moto's class takes one size"
     refused(tmp_path, ValueError, match, tokens, mixed, style="rt1")
     refused(tmp_path, ValueError, match, tokens, mixed, style="calvin")

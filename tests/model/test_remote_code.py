@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from strangers import encode_as_a_stranger
+from remote_code import encode_with_remote_code
 
 import lara_tokenizer.model
 from lara_tokenizer.model import FAMILIES, LatentActionConfig, LatentActionModel, LatentActionProcessor
@@ -19,7 +19,7 @@ def test_a_saved_folder_loads_in_a_process_that_cannot_import_us(
     tiny_checkpoint, tiny_model, tiny_processor, moving_square, tmp_path, monkeypatch
 ):
     clip = moving_square(5, size=40)
-    theirs = encode_as_a_stranger(tiny_checkpoint, np.stack([clip[:-1], clip[1:]]), tmp_path, monkeypatch)
+    theirs = encode_with_remote_code(tiny_checkpoint, np.stack([clip[:-1], clip[1:]]), tmp_path, monkeypatch)
     with torch.no_grad():
         ours = tiny_model.encode(**tiny_processor(clip[:-1], clip[1:]))
     assert theirs["codes"] == ours.codes.tolist()

@@ -25,7 +25,14 @@ def labelled_squares() -> Callable[..., list[Episode]]:
     ) -> list[Episode]:
         readers = [LabelledSquares(i, texts[i % len(texts)], width, i in bad, labelled) for i in range(count)]
         return [
-            Episode(f"ep{i:03d}", reader, cameras, dataset=dataset, text=reader.text, offers=("actions",) * labelled)
+            Episode(
+                f"ep{i:03d}",
+                reader,
+                cameras,
+                dataset=dataset,
+                text=reader.text,
+                available_signals=("actions",) * labelled,
+            )
             for i, reader in enumerate(readers)
         ]
 

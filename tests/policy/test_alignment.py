@@ -1,4 +1,4 @@
-"""The LARA loss: closed forms, what each option moves, and what it refuses."""
+"""The LARA loss: closed forms, gradients of each option, errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def alignment(**options) -> LaraAlignment:
     return LaraAlignment(HIDDEN, LATENTS, DIM, AlignmentOptions(**options))
 
 
-def test_the_papers_loss_is_one_minus_the_cosine_of_the_flattened_vector_at_the_last_token():
+def test_the_papers_loss_is_one_minus_the_flattened_cosine_at_the_last_token():
     torch.manual_seed(0)
     paper = LaraAlignment(HIDDEN, LATENTS, DIM, AlignmentOptions.paper_exact())
     hidden, latents = pair()
@@ -131,7 +131,7 @@ def test_masked_nan_gives_no_nan_gradient():
     assert latents.grad.isfinite().all()
 
 
-def test_no_pair_is_no_loss_and_nothing_to_watch():
+def test_no_pair_is_no_loss_and_no_monitor():
     hidden, latents = pair()
     out = alignment()(hidden, latents, mask=torch.zeros(BATCH, dtype=torch.bool))
     assert out.loss == 0
@@ -173,9 +173,9 @@ def test_shapes_that_do_not_fit_are_named():
         ({"projector": "deep"}, "takes one of linear, mlp"),
         ({"w1": -1.0}, "takes 0"),
         ({"tau_min": 1.0}, "flow time"),
-        ({"stop_step": -1}, "optimiser step"),
+        ({"stop_step": -1}, "optimizer step"),
     ],
 )
-def test_options_are_checked_at_birth(options, message):
+def test_options_are_validated_on_construction(options, message):
     with pytest.raises(ValueError, match=message):
         AlignmentOptions(**options)

@@ -164,7 +164,7 @@ def test_a_repeated_batch_meets_its_own_latents(tiny_checkpoint, frames):
     assert lara.monitors["pairs"] == 8
     with lara.capture():
         policy.forward(make_batch())
-    with pytest.raises(ValueError, match=r"5 pairs of frames, but .* was captured for 5 samples \(2 a pair\)"):
+    with pytest.raises(ValueError, match=r"5 pairs of frames, but .* was captured for 5 samples \(2 per pair\)"):
         lara(*frames)
 
 
@@ -271,7 +271,10 @@ def test_presets_and_options_reach_their_places(tiny_checkpoint, monkeypatch):
         ({"tap": "smolvl"}, r"unknown tap preset 'smolvl'.*Did you mean 'smolvla'\?"),
         ({"tap": "layers.9"}, "no module 'layers.9'. 'layers' holds 0 to 2"),
         ({"layer": 3}, "layer 3 goes with a preset"),
-        ({"tap": Tap("layers.0.mlp.1")}, r"output of 'layers.0.mlp.1' does not tell how wide it is. Give hidden_size"),
+        (
+            {"tap": Tap("layers.0.mlp.1")},
+            r"width of the output of .layers.0.mlp.1. cannot be inferred. Give hidden_size",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_at_once(tiny_checkpoint, keywords, message):
@@ -281,7 +284,7 @@ def test_what_cannot_be_is_refused_at_once(tiny_checkpoint, keywords, message):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in policy.modules())
 
 
-def test_mistakes_of_a_step_are_told(tiny_checkpoint, frames):
+def test_mistakes_of_a_step_are_explained(tiny_checkpoint, frames):
     policy = make_policy()
     lara = attach_lara(policy, tiny_checkpoint, tap=TAP)
     with pytest.raises(ValueError, match="run the policy's forward inside the `with` block"):

@@ -1,4 +1,4 @@
-"""The hook: it sees the state that the policy computes, once, in its graph, and leaves no trace."""
+"""The hidden-state hook: it captures the computed state once, with its graph, and leaves no trace."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import copy
 
 import pytest
 import torch
-from lara_policy.hidden_state_hook import HiddenStateHook, Tap
-from lara_policy.module_paths import find_module
+from lara_policy.hidden_state_hook import HiddenStateHook, Tap, find_module
 from tiny_policies import BLOCKS, CHUNK, WIDTH, make_batch, make_policy
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -167,7 +166,7 @@ def test_ddp_gives_the_state_and_gradients_of_the_plain_policy(one_process):
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-def test_wrappers_are_looked_into():
+def test_wrappers_are_unwrapped():
     policy = make_policy()
     peft = nn.ModuleDict({"base_model": policy})
     peft.get_base_model = lambda: policy
@@ -219,7 +218,7 @@ def test_a_leaf_that_is_never_called_names_its_neighbours():
         captured(policy, Tap("unused"))
 
 
-def test_a_forward_outside_the_block_is_told():
+def test_a_forward_outside_the_block_is_an_error():
     hook = HiddenStateHook(make_policy(), AFTER_FIRST)
     with pytest.raises(ValueError, match="run inside the `with` block"), hook:
         pass

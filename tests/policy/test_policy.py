@@ -1,4 +1,4 @@
-"""The flow-matching policy: sizes of Table S.1, what it ignores, what it returns, what it refuses."""
+"""The flow-matching policy: sizes of Table S.1, masked inputs, outputs, errors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from labelled_squares import TINY_POLICY
 from lara_policy.configuration_flow_matching_policy import FlowMatchingPolicyConfig
 from lara_policy.embodiment import Embodiment
-from lara_policy.layers import resolve_layer
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy, parameter_counts
+from lara_policy.tap_presets import resolve_layer
 
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 
@@ -66,7 +66,7 @@ def context(policy: FlowMatchingPolicy) -> tuple[torch.Tensor, torch.Tensor | No
 
 
 def test_table_s1_has_the_parameters_of_the_released_policy():
-    robots = [robot(f"robot{number}").to_dict() for number in range(64)]
+    robots = [robot(f"robot{index}").to_dict() for index in range(64)]
     vision = {"model_type": "vit_mae", "hidden_size": 128, "num_attention_heads": 4, "num_hidden_layers": 1}
     with torch.device("meta"):
         counts = parameter_counts(
@@ -104,13 +104,13 @@ def test_the_default_tap_is_the_fourteenth_of_sixteen_blocks(tiny_checkpoint):
         1,
     )
     transformer = policy.transformer
-    from lara_policy.timestep import sinusoid
+    from lara_policy.flow_matching import sinusoid
 
     time = transformer.time_out(torch.nn.functional.silu(transformer.time_in(sinusoid(given["tau"], 256))))
     looks = torch.ones(BATCH, 1, 1, tokens.shape[1], dtype=torch.bool)
     looks[0, :, :, 5:] = False
-    for number, block in enumerate(transformer.blocks[:14]):
-        assert block.is_cross == (number % 2 == 0)
+    for index, block in enumerate(transformer.blocks[:14]):
+        assert block.is_cross == (index % 2 == 0)
         normed = block.norm_attention(tokens, time)
         attended = block.attention(normed, seen[0]) if block.is_cross else block.attention(normed, normed, looks)
         tokens = tokens + attended
@@ -128,7 +128,7 @@ def test_padded_actions_change_nothing(tiny_checkpoint):
     assert torch.equal(first.hidden_states[1], second.hidden_states[1])
 
 
-def test_steps_past_the_end_are_looked_at_by_none(tiny_checkpoint):
+def test_no_token_attends_to_steps_past_the_end(tiny_checkpoint):
     policy = build(tiny_checkpoint)
     given = inputs(policy)
     other = given["noise"].clone()
@@ -201,7 +201,7 @@ def test_a_new_embodiment_and_task_start_fresh_and_leave_the_rest_alone(tiny_che
     assert torch.equal(policy(context(policy), **given).velocity, old)
     for name, value in policy.state_dict().items():
         assert torch.equal(value[: len(before[name])], before[name]), name
-    assert policy.embodiment_number("hand") == 1
+    assert policy.embodiment_index("hand") == 1
     assert policy.config.tasks == ["go", "stop", "turn"]
     assert policy(context(policy), **{**given, "embodiment": torch.ones(BATCH, dtype=torch.long)}).loss.isfinite()
 
@@ -228,9 +228,9 @@ def test_a_tokenizer_is_no_policy(tiny_checkpoint):
 def test_what_does_not_fit_is_named(tiny_checkpoint):
     policy = build(tiny_checkpoint, max_embodiments=2)
     with pytest.raises(ValueError, match="unknown embodiment 'leg': the policy knows 'arm'"):
-        policy.embodiment_number("leg")
+        policy.embodiment_index("leg")
     with pytest.raises(ValueError, match="unknown task 'fly'"):
-        policy.task_number("fly")
+        policy.task_index("fly")
     with pytest.raises(ValueError, match="actions of 6 numbers, the policy takes up to 5"):
         policy.add_embodiment(robot("wide", actions=6))
     policy.add_embodiment(robot("hand"))

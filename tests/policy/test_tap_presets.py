@@ -1,15 +1,11 @@
-"""Presets: which module stands for which depth, in skeletons with the module names of the real policies.
-
-The real classes are run by `make test-lerobot`.
-"""
+"""Tap presets: the module of each depth, in skeletons with the module names of the real policies."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 
 import pytest
-from lara_policy.hidden_state_hook import Tap
-from lara_policy.module_paths import state_width
+from lara_policy.hidden_state_hook import Tap, state_width
 from lara_policy.tap_presets import PRESETS, resolve_tap
 from torch import nn
 
@@ -111,7 +107,7 @@ def test_a_depth_out_of_range_names_the_range(layer):
         resolve_tap(groot(), "groot_n1_7", layer)
 
 
-def test_unknown_presets_wrong_policies_and_missing_chunks_are_told():
+def test_unknown_presets_wrong_policies_and_missing_chunks_are_refused():
     with pytest.raises(ValueError, match=r"unknown tap preset 'smolvlm': there is act, diffusion.*mean 'smolvla'\?"):
         resolve_tap(groot(), "smolvlm")
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Augmentation: one draw a pair, off means untouched, colours follow their definitions."""
+"""Augmentation: one draw per pair, off means untouched, colours follow their definitions."""
 
 from __future__ import annotations
 

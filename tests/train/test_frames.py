@@ -12,8 +12,7 @@ import torch
 from lara_tokenizer.data import load_episodes
 from lara_tokenizer.errors import LaraTokenizerError
 from lara_tokenizer.model import LatentActionProcessor
-from lara_tokenizer.train.frames import FrameCache
-from lara_tokenizer.train.reader_frames import MOST_OPEN, ReaderFrames
+from lara_tokenizer.train.frames import MAX_OPEN_EPISODES, FrameCache, ReaderFrames
 
 
 @pytest.fixture(scope="module")
@@ -35,28 +34,28 @@ def videos(tmp_path_factory, write_video, moving_square):
     return folder
 
 
-def _read_all(source, stream) -> torch.Tensor:
-    return source.read(np.array([stream.number]), np.arange(len(stream.timestamps))[None])[0]
+def _read_all(source, sequence) -> torch.Tensor:
+    return source.read(np.array([sequence.index]), np.arange(len(sequence.timestamps))[None])[0]
 
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_frames_are_those_of_a_whole_decode_through_the_processor(tmp_path, videos, processor, cached):
     episodes = load_episodes(videos)
     source = FrameCache.build(episodes, processor, tmp_path) if cached else ReaderFrames(episodes, processor)
-    assert [stream.episode for stream in source.streams] == ["0.mp4", "1.mp4"]
+    assert [sequence.episode for sequence in source.sequences] == ["0.mp4", "1.mp4"]
     whole = [processor.resize_frames(episode.frames("", range(40))) for episode in load_episodes(videos)]
     rng = np.random.default_rng(0)
-    streams, frames = rng.integers(0, 2, 24), rng.integers(0, 40, (24, 2))
-    expected = torch.stack([whole[stream][pair] for stream, pair in zip(streams, frames, strict=True)])
-    assert torch.equal(source.read(streams, frames), expected)
+    sequences, frames = rng.integers(0, 2, 24), rng.integers(0, 40, (24, 2))
+    expected = torch.stack([whole[sequence][pair] for sequence, pair in zip(sequences, frames, strict=True)])
+    assert torch.equal(source.read(sequences, frames), expected)
 
 
 def test_the_cache_is_the_processors_output(cache, squares, processor):
     episodes = {episode.id: episode for episode in squares(4)}
-    assert len(cache.streams) == 8
-    for stream in cache.streams:
-        frames = episodes[stream.episode].frames(stream.camera, range(20))
-        assert torch.equal(processor.normalize_frames(_read_all(cache, stream)), processor(frames)["pixel_values"])
+    assert len(cache.sequences) == 8
+    for sequence in cache.sequences:
+        frames = episodes[sequence.episode].frames(sequence.camera, range(20))
+        assert torch.equal(processor.normalize_frames(_read_all(cache, sequence)), processor(frames)["pixel_values"])
 
 
 def test_a_second_build_decodes_nothing_and_a_killed_one_goes_on(tmp_path, squares, processor):
@@ -86,10 +85,10 @@ def test_a_folder_with_other_frames_is_refused(tmp_path, squares, processor):
 
 def test_an_unreadable_episode_is_left_out_of_the_cache_and_named(tmp_path, squares, processor, caplog):
     cache = FrameCache.build(squares(3, broken=(1,)), processor, tmp_path)
-    assert [(stream.number, stream.episode) for stream in cache.streams] == [(0, "ep000"), (1, "ep002")]
+    assert [(sequence.index, sequence.episode) for sequence in cache.sequences] == [(0, "ep000"), (1, "ep002")]
     assert "clip1.mp4: damaged" in caplog.text
     last = processor.resize_frames(squares(3)[2].frames("", range(20)))
-    assert torch.equal(_read_all(cache, cache.streams[1]), last)
+    assert torch.equal(_read_all(cache, cache.sequences[1]), last)
     with pytest.raises(ValueError, match="none of the 2 episodes"):
         FrameCache.build(squares(2, broken=(0, 1)), processor, tmp_path / "none")
 
@@ -97,12 +96,12 @@ def test_an_unreadable_episode_is_left_out_of_the_cache_and_named(tmp_path, squa
 def test_equal_ids_belong_to_their_own_dataset_and_are_refused_within_one(tmp_path, squares, processor):
     both = squares(1, dataset="a") + squares(2, dataset="b")[1:] + squares(1, num_frames=9, dataset="c")
     cache = FrameCache.build(both, processor, tmp_path)
-    assert [(stream.dataset, stream.episode) for stream in cache.streams] == [
+    assert [(sequence.dataset, sequence.episode) for sequence in cache.sequences] == [
         ("a", "ep000"),
         ("b", "ep001"),
         ("c", "ep000"),
     ]
-    assert len(_read_all(cache, cache.streams[2])) == 9
+    assert len(_read_all(cache, cache.sequences[2])) == 9
     with pytest.raises(ValueError, match="two episodes are called 'ep000'"):
         ReaderFrames(squares(1) + squares(1), processor)
 
@@ -112,33 +111,33 @@ def test_a_source_travels_to_a_loader_process_without_frames_or_open_files(cache
     assert len(pickle.dumps(cache)) < 10_000
     assert np.array_equal(pickle.loads(pickle.dumps(cache)).frames, cache.frames)
     readers = ReaderFrames(squares(4, cameras=("a", "bb")), processor)
-    before = _read_all(readers, readers.streams[3])
+    before = _read_all(readers, readers.sequences[3])
     there = pickle.loads(pickle.dumps(readers))
     assert not there._open
-    assert torch.equal(_read_all(there, readers.streams[3]), before)
+    assert torch.equal(_read_all(there, readers.sequences[3]), before)
 
 
 def test_readers_stay_open_for_the_last_few_episodes_only(squares, processor):
-    episodes = squares(MOST_OPEN + 2)
+    episodes = squares(MAX_OPEN_EPISODES + 2)
     source = ReaderFrames(episodes, processor)
     listed = [episode.reader.closed for episode in episodes]
 
     def closed() -> list[int]:
         return [number for number, episode in enumerate(episodes) if episode.reader.closed > listed[number]]
 
-    source.read(np.arange(MOST_OPEN), np.zeros((MOST_OPEN, 2), int))
+    source.read(np.arange(MAX_OPEN_EPISODES), np.zeros((MAX_OPEN_EPISODES, 2), int))
     assert closed() == []
-    source.read(np.array([0, MOST_OPEN]), np.zeros((2, 2), int))  # 0 is used again, so 1 is the oldest
+    source.read(np.array([0, MAX_OPEN_EPISODES]), np.zeros((2, 2), int))  # 0 is used again, so 1 is the oldest
     assert closed() == [1]
     source.close()
-    assert closed() == list(range(MOST_OPEN + 1))
+    assert closed() == list(range(MAX_OPEN_EPISODES + 1))
 
 
 def test_what_cannot_be_listed_is_left_out_and_what_cannot_be_decoded_is_named(tmp_path, videos, processor, caplog):
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     os.symlink(videos / "0.mp4", tmp_path / "good.mp4")
     source = ReaderFrames(load_episodes(tmp_path), processor)
-    assert [stream.episode for stream in source.streams] == ["good.mp4"]
+    assert [sequence.episode for sequence in source.sequences] == ["good.mp4"]
     assert "bad.mp4" in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""Draws are a function of seed and number: balanced over datasets, streams and strides, and inside their episode."""
+"""Samples are a function of seed and index: balanced over datasets, sequences and strides, and inside their episode."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import logging
 import numpy as np
 import pytest
 
-from lara_tokenizer.train.mixture import CHUNK, Mixture, find_pairs, split_streams
-from lara_tokenizer.train.streams import Stream
+from lara_tokenizer.train.mixture import CHUNK, Mixture, find_pairs, split_sequences
+from lara_tokenizer.train.sequences import FrameSequence
 
 
-def _streams(*parts: tuple[str, int, int, float]) -> list[Stream]:
+def _sequences(*parts: tuple[str, int, int, float]) -> list[FrameSequence]:
     """(dataset, episodes, frames, fps), ..."""
-    streams: list[Stream] = []
+    sequences: list[FrameSequence] = []
     for dataset, episodes, frames, fps in parts:
         for episode in range(episodes):
-            streams.append(Stream(len(streams), dataset, f"ep{episode:03}", "", np.arange(frames) / fps))
-    return streams
+            sequences.append(FrameSequence(len(sequences), dataset, f"ep{episode:03}", "", np.arange(frames) / fps))
+    return sequences
 
 
 def _mixture(*parts, strides=("5f",), seed=0) -> Mixture:
-    return Mixture(find_pairs(_streams(*parts), strides), seed)
+    return Mixture(find_pairs(_sequences(*parts), strides), seed)
 
 
 def _tuples(draws) -> list[tuple[int, ...]]:
-    parts = (draws.dataset, draws.stream, draws.stride, draws.now, draws.future)
+    parts = (draws.dataset, draws.sequence, draws.stride, draws.now, draws.future)
     return list(zip(*(part.tolist() for part in parts), strict=True))
 
 
@@ -41,7 +41,7 @@ def test_a_draw_depends_on_seed_and_number_alone():
     ]
     assert _tuples(_mixture(*parts, strides=("5f", "1.1s"), seed=1).draw(numbers)) != together
     assert _tuples(one.draw([2**40])) == _tuples(two.draw([2**40]))
-    with pytest.raises(IndexError, match="draw -1"):
+    with pytest.raises(IndexError, match="sample -1"):
         one.draw([3, -1])
 
 
@@ -55,16 +55,17 @@ def test_every_block_of_draws_holds_every_dataset_once_whatever_its_size():
     assert counts.min() > 700  # 833 are expected
 
 
-def test_within_a_dataset_every_stream_is_drawn_equally_often_however_long():
-    long, short = Stream(0, "", "long", "", np.arange(120) / 10), Stream(1, "", "short", "", np.arange(10) / 10)
+def test_within_a_dataset_every_sequence_is_drawn_equally_often_however_long():
+    long = FrameSequence(0, "", "long", "", np.arange(120) / 10)
+    short = FrameSequence(1, "", "short", "", np.arange(10) / 10)
     draws = Mixture(find_pairs([long, short], ["5f"])).draw(np.arange(1001))
-    assert abs((draws.stream == 1).sum() - 500) <= 1
-    assert set(draws.now[draws.stream == 1]) == {0, 1, 2, 3, 4}
-    assert len(set(draws.now[draws.stream == 0])) > 100
-    # In a mixture too: 100 of its own draws are 4 rounds of 25 streams, in an order that changes.
+    assert abs((draws.sequence == 1).sum() - 500) <= 1
+    assert set(draws.now[draws.sequence == 1]) == {0, 1, 2, 3, 4}
+    assert len(set(draws.now[draws.sequence == 0])) > 100
+    # In a mixture too: 100 of its own draws are 4 rounds of 25 sequences, in an order that changes.
     mixture = _mixture(("a", 25, 20, 10), ("b", 1, 20, 10))
     draws = mixture.draw(np.arange(200))
-    rounds = draws.stream[draws.dataset == 0].reshape(4, 25)
+    rounds = draws.sequence[draws.dataset == 0].reshape(4, 25)
     assert (np.sort(rounds, 1) == np.arange(25)).all()
     assert len({tuple(each) for each in rounds}) == 4
 
@@ -91,67 +92,72 @@ def test_seconds_are_met_at_each_rate():
 
 
 def test_no_pair_leaves_its_episode_and_every_pair_can_come():
-    streams = _streams(("a", 3, 7, 10), ("b", 1, 9, 10))
-    draws = Mixture(find_pairs(streams, ["5f", "0.3s"])).draw(np.arange(4000))
-    lengths = np.array([len(stream.timestamps) for stream in streams])
+    sequences = _sequences(("a", 3, 7, 10), ("b", 1, 9, 10))
+    draws = Mixture(find_pairs(sequences, ["5f", "0.3s"])).draw(np.arange(4000))
+    lengths = np.array([len(sequence.timestamps) for sequence in sequences])
     assert (draws.now >= 0).all()
-    assert (draws.future < lengths[draws.stream]).all()
-    drawn = set(zip(draws.stream.tolist(), draws.now.tolist(), draws.future.tolist(), strict=True))
+    assert (draws.future < lengths[draws.sequence]).all()
+    drawn = set(zip(draws.sequence.tolist(), draws.now.tolist(), draws.future.tolist(), strict=True))
     pairs = [(s, t, t + gap) for s, n in enumerate(lengths) for gap in (5, 3) for t in range(n - gap)]
     assert drawn == set(pairs)
-    assert Mixture(find_pairs(streams, ["5f", "0.3s"])).num_pairs == len(pairs)
+    assert Mixture(find_pairs(sequences, ["5f", "0.3s"])).num_pairs == len(pairs)
 
 
 def test_uneven_times_give_exactly_the_pairs_that_the_stride_finds():
     from lara_tokenizer.data import Stride
 
     times = np.cumsum(np.r_[0, np.random.default_rng(0).uniform(0.06, 0.14, 59)])
-    streams = [Stream(0, "", "even", "", np.arange(30) / 10), Stream(1, "", "uneven", "", times)]
-    draws = Mixture(find_pairs(streams, ["0.5s"])).draw(np.arange(4000))
+    sequences = [FrameSequence(0, "", "even", "", np.arange(30) / 10), FrameSequence(1, "", "uneven", "", times)]
+    draws = Mixture(find_pairs(sequences, ["0.5s"])).draw(np.arange(4000))
     future = Stride.parse("0.5s").future_indices(times, np.arange(60))
-    own = draws.stream == 1
+    own = draws.sequence == 1
     assert set(zip(draws.now[own], draws.future[own], strict=True)) == {(t, f) for t, f in enumerate(future) if f >= 0}
     assert set((draws.future - draws.now)[~own]) == {5}
 
 
-def test_a_stream_without_pairs_is_left_out_and_a_dataset_without_any_is_an_error(caplog):
-    streams = _streams(("a", 2, 20, 10), ("a2", 1, 3, 10))
-    short, slow = Stream(9, "a", "short", "", np.arange(3) / 10), Stream(10, "a", "slow", "", np.arange(30.0))
+def test_a_sequence_without_pairs_is_skipped_and_a_dataset_without_any_is_refused(caplog):
+    sequences = _sequences(("a", 2, 20, 10), ("a2", 1, 3, 10))
+    short = FrameSequence(9, "a", "short", "", np.arange(3) / 10)
+    slow = FrameSequence(10, "a", "slow", "", np.arange(30.0))
     with caplog.at_level(logging.WARNING):
-        assert len(find_pairs([*streams[:2], short, slow], ["0.5s"])) == 2
-    assert "dataset 'a': left out streams: 1 too short for a pair 0.5s apart; 1, since stride '0.5s'" in caplog.text
+        assert len(find_pairs([*sequences[:2], short, slow], ["0.5s"])) == 2
+    left_out = "1 too short for a pair 0.5s apart; 1, since stride '0.5s'"
+    assert f"dataset 'a': left out camera sequences: {left_out}" in caplog.text
     with pytest.raises(ValueError, match="dataset 'a2': no episode is long enough for a pair 5f or 1s apart"):
-        find_pairs(streams, ["5f", "1s"])
+        find_pairs(sequences, ["5f", "1s"])
     with pytest.raises(ValueError, match=r"dataset 'slow': stride '0.1s' cannot be met at 3 frames per second"):
-        find_pairs(_streams(("fast", 2, 90, 30), ("slow", 2, 12, 3)), ["0.1s"])
+        find_pairs(_sequences(("fast", 2, 90, 30), ("slow", 2, 12, 3)), ["0.1s"])
 
 
 def test_every_dataset_with_two_episodes_has_one_held_out():
-    streams = find_pairs(_streams(("a", 20, 9, 10), ("b", 2, 9, 10), ("c", 1, 9, 10)), ["5f"])
-    kept, heldout = split_streams(streams, 0.1)
-    count = {name: sum(each.stream.dataset == name for each in heldout) for name in "abc"}
+    sequences = find_pairs(_sequences(("a", 20, 9, 10), ("b", 2, 9, 10), ("c", 1, 9, 10)), ["5f"])
+    kept, heldout = split_sequences(sequences, 0.1)
+    count = {name: sum(each.sequence.dataset == name for each in heldout) for name in "abc"}
     assert count == {"a": 2, "b": 1, "c": 0}
     assert len(kept) + len(heldout) == 23
     # Which ones are held out does not depend on the other datasets.
-    alone = split_streams([each for each in streams if each.stream.dataset == "b"], 0.1)[1]
-    assert [each.stream.episode for each in alone] == [e.stream.episode for e in heldout if e.stream.dataset == "b"]
+    alone = split_sequences([each for each in sequences if each.sequence.dataset == "b"], 0.1)[1]
+    together = [each for each in heldout if each.sequence.dataset == "b"]
+    assert [each.sequence.episode for each in alone] == [each.sequence.episode for each in together]
     with pytest.raises(ValueError, match="give at least 2"):
-        split_streams(find_pairs(_streams(("a", 1, 9, 10), ("b", 1, 9, 10)), ["5f"]), 0.1)
+        split_sequences(find_pairs(_sequences(("a", 1, 9, 10), ("b", 1, 9, 10)), ["5f"]), 0.1)
 
 
 def test_held_out_episodes_take_all_their_cameras_with_them():
     times = np.arange(20) / 10
-    streams = [Stream(2 * e + c, "", f"ep{e}", camera, times) for e in range(4) for c, camera in enumerate("ab")]
-    kept, heldout = split_streams(find_pairs(streams, ["5f"]), 0.25)
+    sequences = [
+        FrameSequence(2 * e + c, "", f"ep{e}", camera, times) for e in range(4) for c, camera in enumerate("ab")
+    ]
+    kept, heldout = split_sequences(find_pairs(sequences, ["5f"]), 0.25)
     assert len(heldout) == 2
-    assert len({each.stream.episode for each in heldout}) == 1
-    assert not {each.stream.episode for each in kept} & {each.stream.episode for each in heldout}
+    assert len({each.sequence.episode for each in heldout}) == 1
+    assert not {each.sequence.episode for each in kept} & {each.sequence.episode for each in heldout}
 
 
 def test_segments_of_one_recording_stay_on_one_side():
     names = [f"film{film}.mp4#t={10 * k},{10 * k + 10}" for film in range(6) for k in range(5)]
-    streams = [Stream(number, "", name, "", np.arange(20) / 10) for number, name in enumerate(names)]
-    kept, heldout = split_streams(find_pairs(streams, ["0.5s"]), 0.3)
-    films = [{each.stream.episode.partition("#")[0] for each in side} for side in (kept, heldout)]
+    sequences = [FrameSequence(number, "", name, "", np.arange(20) / 10) for number, name in enumerate(names)]
+    kept, heldout = split_sequences(find_pairs(sequences, ["0.5s"]), 0.3)
+    films = [{each.sequence.episode.partition("#")[0] for each in side} for side in (kept, heldout)]
     assert not films[0] & films[1]
     assert (len(kept), len(heldout)) == (20, 10)

@@ -1,4 +1,4 @@
-"""Samples are those of the draws, in any process; actions are those from now until the future frame."""
+"""Samples are those of the mixture, in any process; actions are those from now until the future frame."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.utils.data import DataLoader
 from lara_tokenizer.errors import LaraTokenizerError
 from lara_tokenizer.model import LatentActionProcessor
 from lara_tokenizer.train import (
-    DrawSampler,
     EpisodeActions,
     FrameCache,
+    InfiniteSampler,
     PairDataset,
     ReaderFrames,
     find_pairs,
-    split_streams,
+    split_sequences,
 )
 
 
@@ -28,7 +28,7 @@ def processor() -> LatentActionProcessor:
 
 @pytest.fixture
 def episodes(squares):
-    """Two datasets: 8 streams at 10 Hz, 2 at 30 Hz."""
+    """Two datasets: 8 sequences at 10 Hz, 2 at 30 Hz."""
     return squares(4, cameras=("a", "bb"), dataset="kitchen") + squares(2, num_frames=40, dataset="lab", fps=30)
 
 
@@ -42,7 +42,7 @@ def frames(request, tmp_path, episodes, processor):
 
 
 def _pairs(frames, strides=("0.5s", "0.2s"), seed=3, **options) -> PairDataset:
-    return PairDataset(frames, find_pairs(frames.streams, strides), seed, **options)
+    return PairDataset(frames, find_pairs(frames.sequences, strides), seed, **options)
 
 
 def test_a_sample_is_the_pair_that_was_drawn(frames, episodes, processor):
@@ -50,8 +50,8 @@ def test_a_sample_is_the_pair_that_was_drawn(frames, episodes, processor):
     draws = pairs.mixture.draw(range(40))
     by_key = {(episode.dataset, episode.id): episode for episode in episodes}
     for k in range(40):
-        stream = frames.streams[draws.stream[k]]
-        pixels = by_key[stream.dataset, stream.episode].frames(stream.camera, [draws.now[k], draws.future[k]])
+        sequence = frames.sequences[draws.sequence[k]]
+        pixels = by_key[sequence.dataset, sequence.episode].frames(sequence.camera, [draws.now[k], draws.future[k]])
         assert torch.equal(pairs[k]["frames"], processor.resize_frames(pixels))
     assert torch.equal(pairs.batch(range(40))[7], pairs[7]["frames"])
 
@@ -65,9 +65,9 @@ def test_epochs_are_new_draws_and_equal_for_any_number_of_persistent_workers(fra
     pairs = _pairs(frames)
 
     def epochs(workers: int) -> list[torch.Tensor]:
-        sampler = DrawSampler(24)
+        sampler = InfiniteSampler(24)
         loader = DataLoader(
-            pairs, 8, sampler=sampler, num_workers=workers, collate_fn=pairs.whole, persistent_workers=workers > 0
+            pairs, 8, sampler=sampler, num_workers=workers, collate_fn=pairs.collate, persistent_workers=workers > 0
         )
         found = []
         for epoch in range(3):
@@ -96,7 +96,7 @@ def test_a_decoding_failure_keeps_its_type_on_the_way_from_a_loader_process(squa
 
 
 def test_the_sampler_counts_on_from_epoch_to_epoch():
-    sampler = DrawSampler(5)
+    sampler = InfiniteSampler(5)
     assert (len(sampler), list(sampler)) == (5, [0, 1, 2, 3, 4])
     sampler.set_epoch(2)
     assert list(sampler) == [10, 11, 12, 13, 14]
@@ -137,13 +137,13 @@ def test_actions_are_those_from_now_until_the_future_frame(squares, processor):
 def test_held_out_actions_are_standardised_by_the_statistics_of_training(squares, processor):
     episodes = squares(4, actions=2)
     frames = ReaderFrames(episodes, processor)
-    kept, heldout = split_streams(find_pairs(frames.streams, ["5f"]), 0.25)
-    training = EpisodeActions.read([each for each in episodes if each.id != heldout[0].stream.episode])
+    kept, heldout = split_sequences(find_pairs(frames.sequences, ["5f"]), 0.25)
+    training = EpisodeActions.read([each for each in episodes if each.id != heldout[0].sequence.episode])
     other = EpisodeActions.read(episodes, training.statistics)
     assert other.statistics == training.statistics
     sample = PairDataset(frames, heldout, actions=other)[0]
     number = float(training.statistics[""].restore(sample["actions"][0].numpy())[0])
-    assert number == pytest.approx(int(heldout[0].stream.episode[2:]), abs=1e-5)
+    assert number == pytest.approx(int(heldout[0].sequence.episode[2:]), abs=1e-5)
     assert PairDataset(frames, kept, actions=training)[0]["action_mask"].all()
 
 
@@ -163,16 +163,16 @@ def test_held_out_pairs_like_those_of_training_share_numbers_and_shapes(squares,
     arms = squares(3, dataset="arm", actions=2) + squares(3, num_frames=60, dataset="bridge", fps=30, actions=5)
     frames = ReaderFrames(arms, processor)
     actions = EpisodeActions.read(arms)
-    streams = find_pairs(frames.streams, ["0.5s"])
-    training = PairDataset(frames, streams, actions=actions)
-    slow = [each for each in streams if each.stream.dataset == "bridge"][:1]
-    heldout = PairDataset(frames, slow, actions=actions, like=training)
+    sequences = find_pairs(frames.sequences, ["0.5s"])
+    training = PairDataset(frames, sequences, actions=actions)
+    slow = [each for each in sequences if each.sequence.dataset == "bridge"][:1]
+    heldout = PairDataset(frames, slow, actions=actions, reference=training)
     assert training.mixture.datasets == heldout.mixture.datasets == ["arm", "bridge"]
     assert {int(heldout[k]["dataset"]) for k in range(5)} == {1}
     alone = PairDataset(
-        frames, [each for each in streams if each.stream.dataset == "arm"], actions=actions, like=training
+        frames, [each for each in sequences if each.sequence.dataset == "arm"], actions=actions, reference=training
     )
     assert alone[0]["actions"].shape == training[0]["actions"].shape == (15, 5)
     assert alone[0]["action_mask"].sum() == 5 * 2
     with pytest.raises(ValueError, match="dataset 'arm' is not among 'bridge'"):
-        PairDataset(frames, streams, like=PairDataset(frames, slow))
+        PairDataset(frames, sequences, reference=PairDataset(frames, slow))

@@ -43,7 +43,7 @@ def test_options_override_the_recipe_and_none_leaves_it():
     assert (recipe.training.steps, recipe.training.batch_size) == (3, 9)
 
 
-def test_yamls_text_numbers_are_numbers():
+def test_yamls_text_numbers_are_all_scales():
     assert Recipe.parse({"training": {"learning_rate": "1e-4"}}).training.learning_rate == 1e-4
 
 
@@ -58,12 +58,13 @@ def test_yamls_text_numbers_are_numbers():
         ({"training": {"steps": 0}}, "training steps 0: takes at least 1"),
         ({"training": {"compile": 1}}, "training compile: takes a bool"),
         ({"training": {"precision": "fp16"}}, "precision 'fp16': takes one of fp32, bf16"),
-        ({"sources": "videos"}, "sources: takes a list of texts, got 'videos'"),
+        ({"sources": "videos"}, "sources: takes a list of strings, got 'videos'"),
         ({"training": {"cache_frames": "no"}}, "training cache_frames: takes a bool"),
         ({"training": {"flow_weight": -1}}, "training flow_weight -1.0: takes 0"),
         ({"augmentation": {"view_shift": 0.6}}, "augmentation view_shift 0.6: takes 0"),
         ({"steady_pairs": "yes"}, "steady_pairs: takes true or false, got 'yes'"),
         ({"training": {"start_at_change": True}, "vision_encoder": "vit"}, "leave out one of the two"),
+        ({"training": {"direction_weight": 0.5}}, "direction_weight was removed: .* Use flow_weight"),
         ({"training": [1]}, "training is a mapping"),
         ([1], "recipe is a mapping"),
     ],

@@ -1,4 +1,4 @@
-"""Statistics of actions: numpy's on the concatenation, invertible, one set a dataset."""
+"""Statistics of actions: numpy's on the concatenation, invertible, one set per dataset."""
 
 from __future__ import annotations
 

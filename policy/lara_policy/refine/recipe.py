@@ -1,4 +1,4 @@
-"""The recipe of a joint run (stages 2 and 3): plain numbers in a YAML file, checked at birth."""
+"""The recipe of joint training (stages 2 and 3): a YAML file, validated on construction."""
 
 from __future__ import annotations
 
@@ -8,75 +8,71 @@ from pathlib import Path
 from typing import Any
 
 from lara_policy.alignment import AlignmentOptions
-from lara_policy.refine.joint import ALONE, MODES
-from lara_tokenizer.train.plain import field_names, load_yaml, refuse_unknown, section, texts
+from lara_policy.refine.model import DIT_ONLY, MODES
+from lara_tokenizer.train.recipe import LoopOptions
+from lara_tokenizer.train.yaml_config import field_names, load_yaml, parse_section, parse_strings, refuse_unknown
 
 PRESETS = ("small", "paper")
 
 
 @dataclass(frozen=True, slots=True)
-class RefineOptions:
-    """How long, how fast, how often to look.
+class RefineOptions(LoopOptions):
+    """Options of the joint training loop, beside those of `LoopOptions`.
 
-    pretrain_steps: of phase 1 of `pretrain`, 0 for as many as `steps`. batch_size: samples that one device takes in one
-    optimiser step. lam_learning_rate: of the tokenizer, 0 for the policy's. warmup_share: of the steps. shift: pixels
-    by which a sample's frames are moved together. unlabeled_batch: pairs of the unlabeled source a step. heldout_share:
-    of the episodes, kept from training; heldout_samples: how many of their frames each log looks at. gradient_cosine:
-    each log also measures the cosine between the gradients of alignment and action loss. Others as in stage 1.
+    Attributes:
+        pretrain_steps: steps of phase 1 of `pretrain`; 0 for `steps`.
+        lam_learning_rate: learning rate of the tokenizer; 0 for the policy's.
+        warmup_share: share of the steps over which the learning rate rises.
+        gradient_checkpointing: recompute the policy's activations in the backward pass.
+        shift: random shift augmentation in pixels, the same for all frames of a sample.
+        unlabeled_batch: pairs of the unlabeled sources per step.
+        heldout_samples: frames of held-out episodes that each log measures.
+        gradient_cosine: each log also measures the cosine between the gradients of alignment and action loss.
     """
 
     steps: int = 3000
-    pretrain_steps: int = 0
-    batch_size: int = 64
     learning_rate: float = 1e-4
+    weight_decay: float = 1e-5
+    workers: int = 0
+    log_steps: int = 100
+    pretrain_steps: int = 0
     lam_learning_rate: float = 0.0
     warmup_share: float = 0.05
-    weight_decay: float = 1e-5
-    max_grad_norm: float = 1.0
-    precision: str = "fp32"
     gradient_checkpointing: bool = False
-    workers: int = 0
-    cache_frames: bool = True
     shift: int = 0
     unlabeled_batch: int = 0
-    log_steps: int = 100
-    save_steps: int = 1000
-    heldout_share: float = 0.05
     heldout_samples: int = 256
     gradient_cosine: bool = False
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_steps", "save_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training {name} {getattr(self, name)}: takes at least 1.")
+        LoopOptions.__post_init__(self)  # super() does not work in a dataclass with slots
         for name in ("pretrain_steps", "learning_rate", "lam_learning_rate", "shift", "unlabeled_batch", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training {name} {getattr(self, name)}: takes 0 or more.")
         if self.heldout_samples < 2:
             raise ValueError(f"training heldout_samples {self.heldout_samples}: takes at least 2.")
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"training precision '{self.precision}': takes fp32 or bf16.")
-        for name in ("warmup_share", "heldout_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"training {name} {getattr(self, name)}: takes a share in [0, 1).")
-        if not self.heldout_share:
-            raise ValueError("training heldout_share 0: some episodes must be held out, or a collapse goes unseen.")
+        if not 0 <= self.warmup_share < 1:
+            raise ValueError(f"training warmup_share {self.warmup_share}: takes a share in [0, 1).")
 
 
 @dataclass(frozen=True, slots=True)
 class RefineRecipe:
-    """Everything a joint run is; its data too where it names `sources`.
+    """All settings of a joint run, optionally with its data.
 
     >>> RefineRecipe.parse({"policy": {"num_layers": 4}, "training": {"steps": 10}}).training.steps
     10
 
-    mode, layer, alignment: see `LaraModel` and `AlignmentOptions`. paper_exact: start from the paper's alignment.
-    tokenizer: "lara-lam", a folder or a Hub id. policy_preset and policy: sizes of a fresh policy, `small` or `paper`
-    and what differs. lam_camera: the one of the policy's cameras that the tokenizer sees, the first by default.
-    lam_stride: the gap of its pairs, such as "0.5s"; by default the one that it was trained on, or with paper_exact the
-    whole chunk. embodiments: dataset -> robot, where several datasets are of one; a dataset is a robot of its own
-    otherwise. unlabeled: sources of video without actions.
+    Attributes:
+        mode, layer, alignment: see `LaraModel` and `AlignmentOptions`.
+        paper_exact: start from the paper's alignment options.
+        tokenizer: "lara-lam", a folder or a Hub id.
+        policy_preset, policy: sizes of a fresh policy: `small` or `paper`, and the fields that differ.
+        lam_camera: the policy's camera that the tokenizer sees; the first by default.
+        lam_stride: stride of the tokenizer's pairs, such as "0.5s"; by default the one it was trained on, with
+            paper_exact the whole chunk.
+        embodiments: dataset -> robot, for several datasets of one robot; by default each dataset is its own robot.
+        sources: the labelled data, for runs that are given none.
+        unlabeled: sources of video without actions.
     """
 
     mode: str = "joint"
@@ -95,12 +91,12 @@ class RefineRecipe:
 
     @classmethod
     def load(cls, path: str | Path) -> RefineRecipe:
-        """Read a YAML file. Raises ValueError for what is no recipe, naming the file and the key."""
+        """Read a YAML file. Raises ValueError, naming file and key, for anything that is no recipe."""
         return load_yaml(path, cls.parse)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> RefineRecipe:
-        """A recipe from nested mappings. Raises ValueError for an unknown key or a wrong type."""
+        """Parse nested mappings. Raises ValueError for an unknown key or a wrong type."""
         refuse_unknown("recipe", values, field_names(cls))
         values = dict(values)
         exact = values.get("paper_exact", False)
@@ -110,12 +106,12 @@ class RefineRecipe:
         if exact:
             refuse_unknown("alignment", own, field_names(AlignmentOptions))
             own = {**asdict(AlignmentOptions.paper_exact()), **own}
-        values["alignment"] = section(AlignmentOptions, "alignment", own)
-        values["training"] = section(RefineOptions, "training", values.get("training"))
+        values["alignment"] = parse_section(AlignmentOptions, "alignment", own)
+        values["training"] = parse_section(RefineOptions, "training", values.get("training"))
         values["policy"] = dict(values.get("policy") or {})
         values["embodiments"] = dict(values.get("embodiments") or {})
         for name in ("sources", "unlabeled"):
-            values[name] = texts(name, values.get(name))
+            values[name] = parse_strings(name, values.get(name))
         values["layer"] = str(values.get("layer", "L-2"))
         recipe = cls(**values)
         for name in ("tokenizer", "lam_camera", "lam_stride", "policy_preset", "mode"):
@@ -129,7 +125,7 @@ class RefineRecipe:
             raise ValueError(f"mode '{self.mode}': takes one of {', '.join(MODES)}.")
         if self.policy_preset not in PRESETS:
             raise ValueError(f"policy_preset '{self.policy_preset}': takes one of {', '.join(PRESETS)}.")
-        if self.training.unlabeled_batch and self.mode in ALONE:
+        if self.training.unlabeled_batch and self.mode in DIT_ONLY:
             raise ValueError(f"training unlabeled_batch: mode '{self.mode}' has no tokenizer that could learn from it.")
         if self.training.unlabeled_batch and not self.unlabeled:
             raise ValueError("training unlabeled_batch needs `unlabeled`, sources of video.")
@@ -137,7 +133,7 @@ class RefineRecipe:
             raise ValueError("align_unlabeled needs pairs without actions: set training unlabeled_batch.")
 
     def override(self, *, mode: str | None = None, lam_camera: str | None = None, **training: Any) -> RefineRecipe:
-        """The same recipe with some of its values replaced; None leaves one as it is."""
+        """A copy with some values replaced; None keeps a value."""
         changed = {name: value for name, value in training.items() if value is not None}
         recipe = replace(self, training=replace(self.training, **changed))
         recipe = replace(recipe, mode=mode or recipe.mode, lam_camera=lam_camera or recipe.lam_camera)
@@ -145,5 +141,5 @@ class RefineRecipe:
         return recipe
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data that `parse` takes."""
+        """The inverse of `parse`."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""From demonstrations, a tokenizer and a recipe to a refined tokenizer and a policy (stages 2 and 3)."""
+"""`refine`: joint training of tokenizer and policy (stages 2 and 3). `pretrain`: policies from pseudo-labels."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from transformers import set_seed
 
 from lara_policy.configuration_flow_matching_policy import FlowMatchingPolicyConfig
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy, parameter_counts
-from lara_policy.refine.joint import LaraModel
-from lara_policy.refine.monitor import JointMonitor, is_ready
-from lara_policy.refine.prepare import Prepared, Progress, build_model, frame_source, policy_config, prepare
+from lara_policy.refine.dataset import UnlabeledPairs
+from lara_policy.refine.model import LaraModel
+from lara_policy.refine.monitor import CollapseMonitor, JointMonitor, is_ready
 from lara_policy.refine.recipe import RefineRecipe
-from lara_policy.refine.unlabeled import UnlabeledPairs
-from lara_policy.refine.watch import RefineWatch
+from lara_policy.refine.setup import Progress, RefineSetup, build_model, policy_config, set_up
 from lara_tokenizer.data import Episode, LoadOptions, load_episodes
 from lara_tokenizer.errors import missing_extra
-from lara_tokenizer.train.run_folder import CHECKPOINTS, as_episodes, find_checkpoint, keep_log_until
+from lara_tokenizer.train.train import CHECKPOINTS, as_episodes, find_checkpoint, keep_log_until, open_frames
 
 if TYPE_CHECKING:
     from lara_policy.refine.trainer import LaraTrainer
 
 logger = logging.getLogger(__name__)
 
-RESULT = "training_log.json"  # written last: where it is, a run is finished
+RESULT = "training_log.json"  # written last: its presence marks a finished run
+PRETRAINED, POLICY = "pretrained", "policy"
+
+Source = str | Path | Sequence[str | Path] | Sequence[Episode] | None
 
 
 def refine(
-    source: str | Path | Sequence[str | Path] | Sequence[Episode] | None,
+    source: Source,
     recipe: RefineRecipe,
     *,
     out: str | Path,
@@ -45,32 +47,36 @@ def refine(
     progress: Progress | None = None,
     **load: Unpack[LoadOptions],
 ) -> dict[str, Any]:
-    """Train tokenizer and policy together by Eq. 7, and leave both in `out`.
+    """Train tokenizer and policy together by Eq. 7 and write both to `out`.
 
-    `out` holds policy/ (for `FlowMatchingPolicy.from_pretrained`, with the projector that stage 3 goes on with),
-    tokenizer/ (loads like any other; refined_by.json says what refined it; none in mode "dit-only"), training_log.json,
-    training_log.jsonl and checkpoints/.
+    `out` gets policy/ (for `FlowMatchingPolicy.from_pretrained`, with the projector for stage 3), tokenizer/ (a
+    checkpoint with refined_by.json; none in mode "dit-only"), training_log.json, training_log.jsonl and checkpoints/.
 
     Args:
-        source: labelled episodes, or whatever `load_episodes` takes, with every camera that the policy is to see; None
-            for the recipe's sources.
-        policy: folder or Hub id of a policy to go on from (stage 3); it keeps its sizes, and a robot or task that it
-            does not know gets fresh weights. None starts one afresh (stage 2).
-        tokens: a table that `lara-tok encode` wrote of these episodes: the policy also learns to tell its codes from
-            frame t and the task, by cross-entropy; in mode "codes" that alone, from episodes with and without actions.
+        source: labelled episodes, or anything that `load_episodes` takes, with every camera that the policy is to see;
+            None for the recipe's sources.
+        recipe: all settings of the run.
+        policy: folder or Hub id of a policy to continue from (stage 3); it keeps its sizes, and unknown robots and
+            tasks get fresh weights. None starts a fresh one (stage 2).
+        tokens: a table that `lara-tok encode` wrote for these episodes: the policy also learns to predict its codes
+            from frame t and the task, by cross-entropy; in mode "codes" only that, from episodes with and without
+            actions.
         frames: folder of decoded frames, which runs may share; default out/frames.
-        resume: go on from the last checkpoint in `out`.
-        stop: stop where the tokenizer collapses; with False a warning is all.
+        resume: continue from the last checkpoint in `out`.
+        stop: stop if the tokenizer collapses; False logs a warning instead.
         progress: `progress(phase, done, total, logs)`, as in stage 1.
         load: keywords of `load_episodes`.
 
+    Returns:
+        Counts of steps, episodes, frames and parameters; `start` and heldout_...: held-out metrics before and after.
+
     Raises:
-        JointCollapseError: The tokenizer collapsed.
-        ValueError: A source, recipe or folder that cannot be used; actions wider than the policy's, or NaN in them.
+        JointCollapseError: the tokenizer collapsed.
+        ValueError: an unusable source, recipe or folder; actions that are NaN or wider than the policy's.
     """
     if find_spec("accelerate") is None:
         raise missing_extra("training", "train")
-    # Late: transformers wants accelerate for its arguments.
+    # Late: transformers requires accelerate for TrainingArguments.
     from lara_policy.refine.trainer import LOG_LINES, LaraTrainer, load_projector, training_arguments
 
     out, training = Path(out), recipe.training
@@ -79,75 +85,95 @@ def refine(
     set_seed(training.seed)
     episodes = as_episodes(recipe.sources if source is None else source, load)
     arguments = training_arguments(training, out / CHECKPOINTS)
-    with arguments.main_process_first():  # the others find its frames decoded
-        data = prepare(episodes, recipe, frames, policy_from=policy, tokens=tokens, progress=progress)
-        model = build_model(data, recipe)
-        unlabeled = _unlabeled(recipe, data, frames, progress)
+    with arguments.main_process_first():  # the other processes find the frames decoded
+        setup = set_up(episodes, recipe, frames, policy_from=policy, tokens=tokens, progress=progress)
+        model = build_model(setup, recipe)
+        unlabeled = _unlabeled_pairs(recipe, setup, frames, progress)
     if policy is not None:
         load_projector(model, policy)
     out.mkdir(parents=True, exist_ok=True)
     keep_log_until(out / LOG_LINES, checkpoint)
-    monitor = JointMonitor(data.heldout.batch(range(training.heldout_samples)), model, training.gradient_cosine)
+    monitor = JointMonitor(setup.heldout.batch(range(training.heldout_samples)), model, training.gradient_cosine)
     report = progress or (lambda phase, done, total, logs: None)
     trainer = LaraTrainer(
         model,
         arguments,
         training,
-        data.samples,
+        setup.samples,
         out,
         monitor=monitor,
         unlabeled=unlabeled,
         progress=lambda step, logs: report("steps", step, training.steps, logs),
     )
+    # Only now: the trainer has moved the model to its device.
     start = monitor.measure(model, arguments.bf16)
-    _watch(trainer, model, recipe, start, stop)
+    _watch_tokenizer(trainer, recipe, start, stop)
     if training.gradient_checkpointing:
         model.policy.gradient_checkpointing_enable({"use_reentrant": False})
     trainer.train(resume_from_checkpoint=checkpoint)
     counts = parameter_counts(model.policy)
     summary = {
         "steps": trainer.state.global_step,
-        "episodes": len(data.kept),
-        "heldout_episodes": data.heldout_episodes,
-        "frames": len(data.samples),
+        "episodes": len(setup.demonstrations),
+        "heldout_episodes": setup.heldout_episodes,
+        "frames": len(setup.samples),
         "policy_trainable": counts["trainable"],
         "policy_frozen": counts["frozen"],
         "start": start,
         **{f"heldout_{name}": value for name, value in monitor.measure(model, arguments.bf16).items()},
     }
     if trainer.is_world_process_zero():
-        _save(model, recipe, out, data.refined_from, summary, trainer.state.log_history)
+        _save(model, recipe, out, setup.refined_from, summary, trainer.state.log_history)
     trainer.accelerator.wait_for_everyone()
     return summary
 
 
-def _watch(trainer: LaraTrainer, model: LaraModel, recipe: RefineRecipe, start: dict[str, float], stop: bool) -> None:
-    """Watch a tokenizer that is trained, and keep the policy's pull off one that has not converged."""
-    if model.lam is None or recipe.mode == "frozen-lam":
-        return
-    trainer.watch = RefineWatch(start, stop)
-    if not is_ready(start, model.lam.config.codebook_size):
-        model.detach_latents = True
-        logger.warning(
-            "the tokenizer has not converged (gain over copying %.2f, perplexity %.1f): until it has, no gradient of "
-            "the alignment reaches it.",
-            start["gain_over_copying"],
-            start["perplexity"],
-        )
+def pretrain(
+    tokens: str | Path,
+    source: Source,
+    recipe: RefineRecipe,
+    *,
+    out: str | Path,
+    policy: str | Path | None = None,
+    frames: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    **load: Unpack[LoadOptions],
+) -> dict[str, Any]:
+    """Train a policy from pseudo-labels, as LAPA and Moto-GPT do (Table 3): codes first, then actions.
+
+    Phase 1: cross-entropy over the codes of every episode in the table, from frame t and the task, for
+    `pretrain_steps`; written to out/pretrained/policy. Phase 2: that loss and the action loss, on the episodes with
+    actions (if there are any), written as by `refine` in mode "dit-only".
+
+    `tokens` was written by `lara-tok encode` from `source`; to compare tokenizers, give one table of each. Other
+    arguments, results and errors are those of `refine`. A finished phase 1 is not repeated.
+    """
+    out = Path(out)
+    episodes = as_episodes(recipe.sources if source is None else source, load)
+    shared: dict[str, Any] = {"tokens": tokens, "frames": frames or out / "frames", "progress": progress}
+    first = out / PRETRAINED
+    summary: dict[str, Any] = {}
+    if not (first / RESULT).exists():
+        codes = recipe.override(mode="codes", steps=recipe.training.pretrain_steps or None)
+        begun = resume and (first / CHECKPOINTS).is_dir()
+        summary = refine(episodes, codes, out=first, policy=policy, resume=begun, **shared)
+    # Without any action phase 2 has nothing to train on.
+    if not any("actions" in episode.available_signals for episode in episodes):
+        return summary
+    begun = resume and (out / CHECKPOINTS).is_dir()
+    return refine(episodes, recipe.override(mode="dit-only"), out=out, policy=first / POLICY, resume=begun, **shared)
 
 
 def plan_refinement(recipe: RefineRecipe) -> dict[str, Any]:
-    """What a recipe would train, on the meta device: no weights, no data, no download (but the tokenizer's config).
+    """The size of a run, computed on the meta device: no weights, no data, no download (but the tokenizer's config).
 
     >>> plan_refinement(RefineRecipe.load("paper_pretrain.yaml"))["samples"]  # doctest: +SKIP
     76800000
     """
     config, training = policy_config(recipe), recipe.training
-    one_robot = {
-        "name": "one",
-        "cameras": ["camera"], "image_sizes": {}, "fps": 10.0,
-        "action_mean": [0.0] * 7, "action_std": [1.0] * 7, "state_mean": [], "state_std": [],
-    }  # fmt: skip
+    one_robot = {"name": "one", "cameras": ["camera"], "image_sizes": {}, "fps": 10.0}
+    one_robot |= {"action_mean": [0.0] * 7, "action_std": [1.0] * 7, "state_mean": [], "state_std": []}
     values = {**config.to_dict(), "embodiments": [one_robot]}
     if config.context == "frames":
         from lara_tokenizer.model import LatentActionConfig
@@ -176,16 +202,34 @@ def plan_refinement(recipe: RefineRecipe) -> dict[str, Any]:
     }
 
 
-def _unlabeled(recipe: RefineRecipe, data: Prepared, frames: Path, progress: Progress | None) -> UnlabeledPairs | None:
-    """Pairs without actions, as far apart as those with."""
+def _unlabeled_pairs(
+    recipe: RefineRecipe, setup: RefineSetup, frames: Path, progress: Progress | None
+) -> UnlabeledPairs | None:
+    """Pairs of the recipe's unlabeled sources, at the stride of the labelled ones."""
     size = recipe.training.unlabeled_batch
     if not size:
         return None
     episodes = load_episodes(recipe.unlabeled, cameras=recipe.lam_camera or ())
-    source = frame_source(episodes, data.processor, recipe, frames / "unlabeled", progress)
-    data.policy.add_tasks([""])  # for video without an instruction that the policy knows
-    tasks, seed = data.policy.config.tasks, recipe.training.seed
-    return UnlabeledPairs.build(source, episodes, [data.stride], tasks, size, seed)
+    source = open_frames(episodes, setup.processor, recipe.training, frames / "unlabeled", progress)
+    setup.policy.add_tasks([""])  # the instruction of video whose own the policy does not know
+    tasks, seed = setup.policy.config.tasks, recipe.training.seed
+    return UnlabeledPairs(source, episodes, [setup.stride], tasks, size, seed)
+
+
+def _watch_tokenizer(trainer: LaraTrainer, recipe: RefineRecipe, start: dict[str, float], stop: bool) -> None:
+    """Detect a collapse of a tokenizer that is trained; detach z from the alignment until it has converged."""
+    model = trainer.lara
+    if model.lam is None or recipe.mode == "frozen-lam":
+        return
+    trainer.collapse_monitor = CollapseMonitor(start, stop)
+    if not is_ready(start, model.lam.config.codebook_size):
+        model.detach_latents = True
+        logger.warning(
+            "the tokenizer has not converged (gain over copying %.2f, perplexity %.1f): until it has, no gradient of "
+            "the alignment reaches it.",
+            start["gain_over_copying"],
+            start["perplexity"],
+        )
 
 
 def _save(
@@ -196,8 +240,8 @@ def _save(
     summary: dict[str, Any],
     history: list[Any],
 ) -> None:
-    """The parts as `save_parts` writes them, in float32, and last the log, which says that all is there."""
-    from lara_policy.refine.trainer import TOKENIZER, finite, save_parts
+    """Write policy and tokenizer in float32, and last the log, which marks the run as finished."""
+    from lara_policy.refine.trainer import TOKENIZER, json_safe, save_parts
 
     model.eval().float()
     save_parts(model, out)
@@ -206,4 +250,4 @@ def _save(
         refined = {"refined_from": refined_from, "recipe": recipe.to_dict(), "steps": summary["steps"]}
         (out / TOKENIZER / "refined_by.json").write_text(json.dumps(refined, indent=2) + "\n", encoding="utf-8")
     log = {"recipe": recipe.to_dict(), "summary": summary, "history": history}
-    (out / RESULT).write_text(json.dumps(finite(log), indent=2) + "\n", encoding="utf-8")
+    (out / RESULT).write_text(json.dumps(json_safe(log), indent=2) + "\n", encoding="utf-8")

@@ -1,9 +1,9 @@
-"""Demonstrations from simulators: scripted experts, rendered fast, written as LeRobotDataset v3.0.
+"""Simulators: environments for roll-outs (Meta-World, LIBERO), and demonstrations by Meta-World's scripted experts.
 
-Needs the extra `sim` (metaworld, mujoco) when it runs; importing this package needs neither.
+Importing needs no simulator; running needs the extra `sim` (metaworld, mujoco) or `libero`.
 """
 
-from lara_policy.simulation.dataset import simulate_metaworld
-from lara_policy.simulation.tasks import TASK_TEXT, UNSEEN_TASKS, select_tasks
+from lara_policy.simulation.metaworld.dataset import simulate_metaworld
+from lara_policy.simulation.metaworld.tasks import TASK_TEXT, UNSEEN_TASKS, select_tasks
 
 __all__ = ["TASK_TEXT", "UNSEEN_TASKS", "select_tasks", "simulate_metaworld"]

@@ -1,4 +1,4 @@
-"""`--policy.type=lara`: a base policy, a tokenizer, and how the two are aligned."""
+"""The config of `--policy.type=lara`: a base policy, a tokenizer, and their alignment."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ import draccus
 from lara_policy.alignment import AlignmentOptions
 from lerobot.configs.policies import PreTrainedConfig
 
-# LeRobot's names of policies for our names of taps, where the two differ.
+# LeRobot's policy type -> our tap preset, where the names differ.
 PRESET_OF_TYPE = {"groot": "groot_n1_7"}
 
 
 @PreTrainedConfig.register_subclass("lara")
 @dataclass
 class LARAConfig(PreTrainedConfig):
-    """A base policy of LeRobot, trained with the LARA loss beside its own.
+    """Config of a LeRobot policy that is trained with the LARA loss in addition to its own.
 
-    Everything that LeRobot asks of a policy's config (features, normalisation, optimiser, action chunk) is the base's.
+    Features, normalization, optimizer and action chunk are the base policy's.
 
     Args:
         base_type, base_config: LeRobot's name of the policy, and fields of its config: {"chunk_size": 16}.
-        base_path: a folder or Hub id of a trained policy to go on from, instead of `base_type`; `base_config` may
+        base_path: a folder or Hub id of a trained policy to continue from, instead of `base_type`; `base_config` may
             change fields of its config.
         tokenizer: "lara-lam", a folder or a Hub id.
-        tap, layer: where the hidden state is read, see `lara_policy.attach_lara`; by default the preset of `base_type`.
-        camera: the dataset's name of the camera whose frames the tokenizer sees; by default the first.
-        future_offset: frames between the pair's two; by default the last action's, which must be one of the chunk's.
+        tap, layer: the hidden state that is read, see `lara_policy.attach_lara`; by default the preset of `base_type`.
+        camera: the dataset's name of the tokenizer's camera; by default the first.
+        future_offset: frames from the pair's first to its second; one of the offsets of the chunk's actions, by default
+            the last.
         mode: "joint" or "frozen-lam".
-        alignment: w1, w2, center, …: see `lara_policy.alignment.AlignmentOptions`.
+        alignment: w1, w2, center, ...: see `lara_policy.alignment.AlignmentOptions`.
         tokenizer_lr: learning rate of tokenizer and projector; by default the base's.
-        tokenizer_config, processor_config: filled in when the policy is built, so that checkpoints are whole.
+        tokenizer_config, processor_config: set when the policy is built, so that checkpoints are self-contained.
 
     Raises:
-        ValueError: for fields that cannot be, and those that do not fit together.
+        ValueError: invalid fields, or fields that do not fit together.
     """
 
-    # Only plain values here: draccus follows a field of type PreTrainedConfig into itself for ever.
+    # No field of type PreTrainedConfig: draccus would recurse into it for ever.
     base_type: str | None = None
     base_config: dict[str, Any] = field(default_factory=dict)
     base_path: str | None = None
@@ -63,17 +64,17 @@ class LARAConfig(PreTrainedConfig):
             )
         if self.alignment.tau_min or self.alignment.align_unlabeled:
             raise ValueError(
-                "alignment.tau_min and align_unlabeled need flow times, which no LeRobot policy tells: leave them 0."
+                "alignment.tau_min and align_unlabeled need flow times, which no LeRobot policy exposes: leave them 0."
             )
-        self.kept_tokens()
+        self.pair_tokens()
 
     @property
     def built(self) -> bool:
-        """Whether a policy was made of this config: then it tells base and tokenizer whole, and has weights."""
+        """True once a policy was built from this config, which then contains base and tokenizer completely."""
         return self.tokenizer_config is not None
 
-    def kept_tokens(self) -> int:
-        """How many tokens of the action chunk come up to the future frame."""
+    def pair_tokens(self) -> int:
+        """Number of the chunk's action tokens up to the future frame."""
         actions, offset = self.base.action_delta_indices, self.pair_offset
         if offset not in actions or offset < 1:
             raise ValueError(
@@ -84,12 +85,12 @@ class LARAConfig(PreTrainedConfig):
 
     @property
     def pair_offset(self) -> int:
-        """Frames from the first of a pair to the second."""
+        """Frames from a pair's first frame to its second."""
         return self.base.action_delta_indices[-1] if self.future_offset is None else self.future_offset
 
     @property
     def observation_delta_indices(self) -> list[int]:
-        """The base's, and the future frame."""
+        """The base's offsets, and the future frame's."""
         return [*(self.base.observation_delta_indices or [0]), self.pair_offset]
 
     @property
@@ -119,20 +120,22 @@ class LARAConfig(PreTrainedConfig):
         return self.base.get_scheduler_preset()
 
     def set_dataset_feature_metadata(self, features: dict[str, Any]) -> None:
-        """LeRobot tells policies that ask for it what the dataset holds."""
-        tell = getattr(self.base, "set_dataset_feature_metadata", None)
-        if tell is not None:
-            tell(features)
+        """Forward LeRobot's dataset features to a base that accepts them."""
+        accept = getattr(self.base, "set_dataset_feature_metadata", None)
+        if accept is not None:
+            accept(features)
 
     def validate_features(self) -> None:
-        """Hand the features on to the base, which may add to them."""
-        self.base.input_features, self.base.output_features = self.input_features, self.output_features
+        """Forward the features to the base, which may add to them."""
+        self.base.input_features = self.input_features
+        self.base.output_features = self.output_features
         self.base.validate_features()
 
     def remember(self, tokenizer_config: dict[str, Any], processor_config: dict[str, Any]) -> None:
-        """Keep what the policy was built of, so that neither `base_path` nor `tokenizer` need be there again."""
+        """Store the configs that the policy was built from: loading it needs neither `base_path` nor `tokenizer`."""
         self.base_config = _encoded(self.base)
-        self.tokenizer_config, self.processor_config = tokenizer_config, processor_config
+        self.tokenizer_config = tokenizer_config
+        self.processor_config = processor_config
 
     def _make_base(self) -> PreTrainedConfig:
         fields = dict(self.base_config)
@@ -140,7 +143,7 @@ class LARAConfig(PreTrainedConfig):
             fields = {**_encoded(PreTrainedConfig.from_pretrained(self.base_path)), **fields}
         elif self.base_type is None:
             raise ValueError(
-                "which policy? Give --policy.base_type (act, diffusion, smolvla, …), or --policy.base_path."
+                "no base policy: give --policy.base_type (act, diffusion, smolvla, ...), or --policy.base_path."
             )
         fields = {"type": self.base_type, **fields, "device": self.device, "push_to_hub": False}
         return draccus.decode(PreTrainedConfig, fields)

@@ -1,7 +1,7 @@
-"""Take the base policy out of a LARA checkpoint, as a plain checkpoint that needs no plugin.
+"""Export the base policy of a LARA checkpoint as a checkpoint of its own type, which needs no plugin.
 
 python -m lerobot_policy_lara.export outputs/checkpoints/last/pretrained_model my_policy
-python -m lerobot_policy_lara.export … my_policy --tokenizer my_tokenizer      the refined tokenizer too
+python -m lerobot_policy_lara.export ... my_policy --tokenizer my_tokenizer      the refined tokenizer too
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ PROCESSORS = ("policy_preprocessor.json", "policy_postprocessor.json")
 
 
 def export_base(checkpoint: str | Path, out: str | Path, tokenizer: str | Path | None = None) -> None:
-    """Write the base policy with its processors to `out`, and the tokenizer where asked for.
+    """Write the base policy with its processors to `out`, and optionally the tokenizer.
 
-    Raises ValueError for a folder that is no checkpoint of policy type lara, or an `out` that holds one already.
+    Raises ValueError for a folder that is no checkpoint of policy type lara, or an `out` that contains one already.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     config = checkpoint / "config.json"
@@ -37,7 +37,7 @@ def export_base(checkpoint: str | Path, out: str | Path, tokenizer: str | Path |
 
 
 def _copy_processor(checkpoint: Path, out: Path, name: str) -> None:
-    """A processor without our step; nothing is loaded, so that no tokenizer of a language model is needed."""
+    """Copy a processor without our step, as files: loading it could require a language model's tokenizer."""
     pipeline = json.loads((checkpoint / name).read_text(encoding="utf-8"))
     pipeline["steps"] = [step for step in pipeline["steps"] if step.get("registry_name") != STEP_NAME]
     (out / name).write_text(json.dumps(pipeline, indent=2) + "\n", encoding="utf-8")
@@ -51,7 +51,7 @@ def main() -> None:
         prog="python -m lerobot_policy_lara.export", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("checkpoint", help="the pretrained_model folder of a lara checkpoint")
-    parser.add_argument("out", help="folder for the plain checkpoint")
+    parser.add_argument("out", help="folder for the base policy's checkpoint")
     parser.add_argument("--tokenizer", help="folder for the refined tokenizer")
     arguments = parser.parse_args()
     try:

@@ -1,4 +1,4 @@
-"""A LeRobot policy that trains another one with the LARA loss, and acts as that one does."""
+"""A LeRobot policy that wraps another one and adds the LARA loss to its training."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from lerobot_policy_lara.processor_lara import FRAME, FUTURE_FRAME, FUTURE_IS_PA
 
 
 class LARAPolicy(PreTrainedPolicy):
-    """`base` is the policy, `lara` the tokenizer and projector; the loss is base + w1 L_LARA + w2 L_LAM (Eq. 7).
+    """A base policy with tokenizer and projector (`lara`), trained by L_base + w1 L_LARA + w2 L_LAM (Eq. 7).
 
-    Everything but training is the base's.
+    Inference is the base's.
     """
 
     config_class = LARAConfig
@@ -31,24 +31,26 @@ class LARAPolicy(PreTrainedPolicy):
         config.validate_features()
         self.base = self._make_base(config, **kwargs)
         self.lara = self._attach(config)
+        # A buffer, so that a resumed run continues to count.
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         config.remember(self.lara.lam.config.to_dict(), self.lara.processor.to_dict())
 
     def forward(self, batch: dict[str, Any], reduction: str = "mean") -> tuple[Tensor, dict[str, Any]]:
-        """The base's loss and both of LARA; its log and ours: loss_action, loss_lara, loss_lam, and the monitors.
+        """The loss of Eq. 7, and the base's log extended by loss_action, loss_lara, loss_lam and the monitors.
 
-        Raises ValueError for a batch that did not go through this policy's pre-processor.
+        Raises ValueError for a batch that did not pass this policy's pre-processor.
         """
         batch = dict(batch)
         if FRAME not in batch:
             raise ValueError(
                 f"the batch has no {FRAME!r}: it has to come from the pre-processor of policy type 'lara' "
-                "(make_lara_pre_post_processors), which takes the future frame off the observations."
+                "(make_lara_pre_post_processors), which removes the future frame from the observations."
             )
         frame, future_frame, is_pad = (batch.pop(name) for name in (FRAME, FUTURE_FRAME, FUTURE_IS_PAD))
         keywords = {} if reduction == "mean" else {"reduction": reduction}
         with self.lara.capture():
             loss, logs = self.base.forward(batch, **keywords)
+        # Reading the counter synchronizes with the device: only if it is used.
         step = int(self.steps) if self.lara.options.stop_step is not None else None
         added = self.lara(frame, future_frame, valid=~is_pad, step=step)
         logs = {**(logs or {}), "loss_action": loss.mean().item()}
@@ -57,16 +59,18 @@ class LARAPolicy(PreTrainedPolicy):
         return loss + added, logs
 
     def update(self) -> None:
-        """LeRobot calls this after each step of the optimiser."""
+        """Count a step; LeRobot calls this after each optimizer step."""
         self.steps += 1
         if hasattr(self.base, "update"):
             self.base.update()
 
     def get_optim_params(self) -> Any:
-        """The base's parameter groups in the form that its optimiser takes, and one of our own."""
+        """The base's parameter groups, in the form that its optimizer takes, and one for tokenizer and projector."""
         params, own = self.base.get_optim_params(), self.lara.trainable_parameters()
-        if isinstance(params, dict):  # by name: learning rates hang on it, and only the base's names count
-            return {**params, **{f"lara.{number}": parameter for number, parameter in enumerate(own)}}
+        if isinstance(
+            params, dict
+        ):  # by name, from which the base derives learning rates; ours match none of its rules
+            return {**params, **{f"lara.{index}": parameter for index, parameter in enumerate(own)}}
         groups = list(params)
         if not groups or not isinstance(groups[0], dict):
             groups = [{"params": groups}]
@@ -88,7 +92,7 @@ class LARAPolicy(PreTrainedPolicy):
         return self.base.supports_rtc()
 
     def save_base(self, folder: str | Path) -> None:
-        """Write the base alone, as a checkpoint of its own type."""
+        """Write the base as a checkpoint of its own type."""
         self.base.config.pretrained_path = None
         self.base.save_pretrained(folder)
 
@@ -110,7 +114,7 @@ class LARAPolicy(PreTrainedPolicy):
             tokenizer,
             tap=config.tap or PRESET_OF_TYPE.get(config.base.type, config.base.type),
             layer=config.layer,
-            keep=config.kept_tokens(),
+            keep=config.pair_tokens(),
             mode=config.mode,
             processor=processor,
             options=config.alignment,

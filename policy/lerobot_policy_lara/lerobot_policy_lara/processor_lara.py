@@ -1,4 +1,4 @@
-"""From a dataset's batch to what the base policy knows, with the tokenizer's raw frames put aside.
+"""The pre-processor: separates the tokenizer's raw frame pair from the base policy's observations.
 
 Shape suffixes: B batch, T frames in time, C H W of an image.
 """
@@ -19,7 +19,7 @@ STEP_NAME = "lara_future_frame"
 
 
 def make_lara_pre_post_processors(config: LARAConfig, dataset_stats: dict[str, Any] | None = None) -> tuple[Any, Any]:
-    """The base policy's own processors, with `FutureFrameStep` in front."""
+    """The base policy's processors, with `FutureFrameStep` as the first step."""
     config.validate_features()
     before, after = make_pre_post_processors(config.base, dataset_stats=dataset_stats)
     history = config.base.observation_delta_indices
@@ -31,14 +31,15 @@ def make_lara_pre_post_processors(config: LARAConfig, dataset_stats: dict[str, A
 @dataclass
 @ProcessorStepRegistry.register(name=STEP_NAME)
 class FutureFrameStep(ProcessorStep):
-    """Takes the future frame off every observation, and keeps the pair of one camera as it is, before normalisation.
+    """Removes the future frame from every observation, and stores one camera's unnormalized pair.
 
-    LeRobot reads all observations at the same offsets, so each comes with one more in time; behind this step they are
-    as the base policy would have them. Roll-outs, which have no future frame, pass unchanged.
+    LeRobot reads all observations at the same offsets, so each has one more time step; after this step they are as the
+    base policy expects them. Observations of roll-outs, which have no future frame, pass unchanged.
 
-    history: how many observations in time the base takes; None for one without an axis of time.
-    now: which of them is frame t.
-    camera: the dataset's name of it; None for the first.
+    Attributes:
+        history: number of time steps of the base's observations; None for observations without a time axis.
+        now: index of frame t among them.
+        camera: the dataset's name of the tokenizer's camera; None for the first.
     """
 
     history: int | None = None

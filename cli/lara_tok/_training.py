@@ -1,0 +1,46 @@
+"""Options and output that `lara-tok train` and `lara-tok refine` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lara_tok._common import console, console_err
+
+FramesOption = Annotated[
+    Path | None, typer.Option(help="Folder for the cache of decoded frames, to share between runs.")
+]
+LimitOption = Annotated[int | None, typer.Option(help="Use at most this many episodes.")]
+StepsOption = Annotated[int | None, typer.Option(help="Optimiser steps, instead of the recipe's.")]
+BatchSizeOption = Annotated[int | None, typer.Option(help="Samples per step and device, instead of the recipe's.")]
+LearningRateOption = Annotated[float | None, typer.Option(help="Peak learning rate, instead of the recipe's.")]
+PrecisionOption = Annotated[str | None, typer.Option(help="fp32 or bf16, instead of the recipe's.")]
+WorkersOption = Annotated[int | None, typer.Option(help="Loader processes, instead of the recipe's.")]
+SeedOption = Annotated[int | None, typer.Option(help="Random seed, instead of the recipe's.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in OUT.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Print sizes and cost of the run without training; needs no data.")
+]
+
+
+def progress_printer(measures: Mapping[str, str]) -> Callable[[str, int, int, dict[str, float]], None]:
+    """A `progress` function that prints to stderr; `measures` maps labels to keys of the log."""
+
+    def print_progress(phase: str, done: int, total: int, logs: dict[str, float]) -> None:
+        if phase == "frames":
+            if done % 100 == 0 or done == total:
+                console_err.print(f"decoded {done} of {total} camera sequences", highlight=False)
+        elif "loss" in logs:
+            shown = [f"{label} {logs[key]:.3g}" for label, key in measures.items() if key in logs]
+            console_err.print(f"step {done} of {total}  {'  '.join(shown)}", highlight=False)
+
+    return print_progress
+
+
+def print_figure(name: str, value: Any) -> None:
+    """Print one line of a summary on stdout."""
+    shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
+    console.print(f"{name.replace('_', ' '):38} {shown}", highlight=False)

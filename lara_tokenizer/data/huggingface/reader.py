@@ -1,0 +1,132 @@
+"""Frames, actions and text of one row of a Hugging Face dataset."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from lara_tokenizer.data.columns import numeric_rows
+from lara_tokenizer.data.episode import CameraReaders, FrameReader, Signals
+from lara_tokenizer.data.huggingface.rows import Row
+from lara_tokenizer.data.video import EncodedImagesReader, RemoteFile, SharedVideo
+from lara_tokenizer.errors import EpisodeReadError
+
+_LISTS = (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar)
+
+
+@dataclass(frozen=True, slots=True)
+class CellVideo:
+    """A video stored as bytes in a cell of a table; a `Media`. The bytes are read anew each time it is opened."""
+
+    name: str
+    row: Row
+    column: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.column}"
+
+    def open(self) -> BinaryIO:
+        """The bytes as a seekable file. Raises EpisodeReadError."""
+        data = cell_media(self.row.cell(self.column), self.row.folder)
+        assert isinstance(data, bytes)
+        return BytesIO(data)
+
+
+class DatasetsReader(CameraReaders):
+    """A `FrameReader` and `SignalReader` for one row, whose cameras are columns.
+
+    Args:
+        name: the episode's id, for errors.
+        row: the row.
+        cameras: columns of videos or lists of images.
+        columns: the column of "actions" and of "states", as far as there are any.
+        text: the row's instruction.
+        decoder: "pyav", "decord" or "torchcodec".
+    """
+
+    def __init__(
+        self, name: str, row: Row, cameras: tuple[str, ...], columns: Mapping[str, str], text: str | None, decoder: str
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.row = row
+        self.cameras = cameras
+        self.columns = columns
+        self.text = text
+        self.decoder = decoder
+
+    def open_camera(self, camera: str) -> FrameReader:
+        """The video or the images in the column. Raises EpisodeReadError where there is none."""
+        cell = self._cell(camera)
+        if isinstance(cell, _LISTS):
+            name, read = partial("{}, frame {}".format, camera), partial(_read_image, self.row, camera)
+            return EncodedImagesReader(self.name, len(cell), name, read)
+        media = cell_media(cell, self.row.folder)
+        if media is None:
+            raise EpisodeReadError(self.name, f"column {camera!r} is empty in this row")
+        video = CellVideo(self.name, self.row, camera) if isinstance(media, bytes) else media
+        return SharedVideo(video, self.decoder)
+
+    def signals(self) -> Signals:
+        """Actions, states and the text, as far as the dataset has them. Raises EpisodeReadError."""
+        values = {signal: self._numbers(column) for signal, column in self.columns.items()}
+        texts = None if self.text is None else (self.text,) * self.index(self.cameras[0]).num_frames
+        return Signals(values.get("actions"), values.get("states"), texts)
+
+    def _numbers(self, column: str) -> np.ndarray:
+        cell = self._cell(column)
+        if len(cell) == 0:
+            raise EpisodeReadError(self.name, f"column {column!r} has no rows of numbers in it")
+        try:
+            return numeric_rows(pa.chunked_array([cell.values]), column)
+        except EpisodeReadError as error:
+            raise EpisodeReadError(self.name, error.reason) from error
+
+    def _cell(self, column: str) -> pa.Scalar:
+        try:
+            cell = _storage(self.row.cell(column))
+        except EpisodeReadError as error:
+            raise EpisodeReadError(self.name, error.reason) from error
+        if not cell.is_valid:
+            raise EpisodeReadError(self.name, f"column {column!r} is empty in this row")
+        return cell
+
+
+def _read_image(row: Row, column: str, i: int) -> bytes:
+    """Image i of the list in a cell."""
+    media = cell_media(_storage(row.cell(column)).values[i], row.folder)
+    if media is None:
+        raise ValueError("it is empty")
+    if isinstance(media, Path):
+        return media.read_bytes()
+    return media.read() if isinstance(media, RemoteFile) else media
+
+
+def cell_media(cell: pa.Scalar, folder: str) -> bytes | Path | RemoteFile | None:
+    """Content of a cell of type Video or Image: bytes, or the file that it names; None for an empty cell.
+
+    A relative path is relative to `folder`, the table's.
+    """
+    value = _storage(cell).as_py()
+    fields = value if isinstance(value, dict) else {"bytes": value, "path": value}
+    data, path = fields.get("bytes"), fields.get("path")
+    if isinstance(data, bytes):
+        return data
+    if not isinstance(path, str) or not path:
+        return None
+    if folder and "://" not in path and not os.path.isabs(path):
+        path = f"{folder}/{path}"
+    return RemoteFile(path) if "://" in path else Path(path)
+
+
+def _storage(cell: pa.Scalar) -> pa.Scalar:
+    """The cell in its storage type: `datasets` defines extension types for arrays of a fixed shape."""
+    return cell.value if isinstance(cell, pa.ExtensionScalar) else cell

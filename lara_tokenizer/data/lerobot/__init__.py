@@ -1,0 +1,1 @@
+"""LeRobotDataset v2.0, v2.1 and v3.0, read and written without lerobot."""

@@ -1,0 +1,102 @@
+"""The episodes that a format lists at a path, and the options and camera choice that all formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lara_tokenizer.data.episode import Episode
+
+
+@dataclass(frozen=True, slots=True)
+class ListOptions:
+    """Options of `load_episodes` that the formats apply; each format uses those that concern it."""
+
+    cameras: tuple[str, ...] = ()  # names, last parts of names, or "all"; empty: the default camera
+    decoder: str = "pyav"
+    split: str | None = None
+    subset: str | None = None  # configuration of a Hugging Face dataset
+    streaming: bool = False  # leave a Hugging Face dataset on the Hub and download only what is read
+    root: Path | None = None  # folder that the paths of a clip list are relative to; None: the list's own folder
+
+
+DEFAULT_OPTIONS = ListOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """Description of a source for messages and for the metadata of a token table."""
+
+    name: str
+    format: str
+    episodes: int  # number of episodes
+    revision: str | None = None  # commit of a Hub repository, or SHA-256 of a clip list
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        is_on_hub = "/" in self.name
+        at = f" at {self.revision[:12]}" if self.revision and is_on_hub else ""
+        count = f"{self.episodes:,} episode{'s' * (self.episodes != 1)}"
+        return "; ".join([f"{self.name}{at}: {self.format}, {count}", *self.notes])
+
+
+@dataclass(slots=True)
+class Listing:
+    """The episodes of one source; no frame is decoded yet."""
+
+    format: str  # for messages and metadata, such as "LeRobotDataset v2.1"
+    name: str  # name of the folder or of the Hub repository
+    episodes: list[Episode]  # episodes with ids that are unique within this listing
+    notes: list[str] = field(default_factory=list)  # remarks for the user: a camera without files, a missing shard
+    revision: str | None = None  # commit of a Hub repository, or SHA-256 of a clip list
+    needs_rate: bool = False  # whether neither the dataset nor its images state a frame rate
+
+    def info(self) -> SourceInfo:
+        """Name, format, episode count and notes."""
+        return SourceInfo(self.name, self.format, len(self.episodes), self.revision, tuple(self.notes))
+
+
+def choose_cameras(
+    available: Sequence[str], requested: Sequence[str], source: object, preferred: str | None = None
+) -> tuple[tuple[str, ...], list[str]]:
+    """The cameras to read, in the source's order, and a note where the default was taken among several.
+
+    Args:
+        available: the source's cameras in its own order.
+        requested: names, last parts of names ("top" for "observation.images.top"), or "all".
+        source: names the dataset in errors.
+        preferred: default where nothing is requested and it is available; else the first camera is.
+
+    Raises ValueError for a source without cameras, and for a requested name that matches none or several.
+
+    >>> choose_cameras(["observation.images.top", "observation.images.wrist"], ["wrist"], "demos")
+    (('observation.images.wrist',), [])
+    >>> choose_cameras(["top", "wrist"], [], "demos")[1]
+    ["took camera 'top' of top, wrist"]
+    """
+    if not available:
+        raise ValueError(f"{source}: it has no camera: no column, file or feature of it holds images")
+    if not requested:
+        chosen = preferred if preferred is not None and preferred in available else available[0]
+        notes = [f"took camera {chosen!r} of {', '.join(available)}"] if len(available) > 1 else []
+        return (chosen,), notes
+    selected: set[str] = set()
+    for name in requested:
+        matches = [name] if name in available else [each for each in available if last_part(each) == name]
+        if name == "all":
+            matches = list(available)
+        elif len(matches) != 1:
+            problem = "names several of its cameras" if matches else "is no camera of it"
+            raise ValueError(f"{source}: camera {name!r} {problem}. There are: {', '.join(available)}; or take 'all'")
+        selected.update(matches)
+    return tuple(camera for camera in available if camera in selected), []
+
+
+def last_part(camera: str) -> str:
+    """The short name of a camera: the part after the last "." or "/".
+
+    >>> last_part("observation.images.top"), last_part("wrist/rgb")
+    ('top', 'rgb')
+    """
+    return camera.replace("/", ".").rpartition(".")[2]

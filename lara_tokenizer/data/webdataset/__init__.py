@@ -1,0 +1,1 @@
+"""WebDataset tars whose samples are episodes."""

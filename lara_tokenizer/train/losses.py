@@ -1,0 +1,100 @@
+"""Normal flow as a regression target for z: where something moves, and in which direction, whatever its appearance.
+
+The reconstruction loss alone is satisfied by a z that encodes the new appearance, which does not predict the action.
+The product of a pixel's temporal and spatial derivatives depends on the motion alone: its sign is the same for dark
+objects on light and light objects on dark. It is the right-hand side of the least squares problem for optical flow of
+Lucas and Kanade (1981).
+
+Shape suffixes: B pairs, C channels, S side, F flow channels, G cells per side, N latent tokens, D codebook width,
+W targets per token.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+from lara_tokenizer.model import LatentActionConfig
+from lara_tokenizer.model.steady_pairs import slopes
+
+SCALES = (3, 7)  # widths of the smoothing window, in pixels of a 64 px frame: small and large motions
+DIRECTIONS = 2  # x and y
+
+
+class NormalFlow:
+    """Targets for z (B, N, D) from stabilized pairs: normal flow in G x G cells, along x and y, at two scales.
+
+    G is the largest for which the targets fit into N D numbers; the remaining dimensions of z have no target. The
+    cells of one token are spread over the frame, one in each row if N = G, so that every code takes part in every
+    motion. One common scale makes the mean square of the targets 1.
+    """
+
+    def __init__(self, config: LatentActionConfig, now: Tensor, future: Tensor) -> None:
+        """Fit the scale to pairs `now`, `future` (B, 3, S, S) in 0..1.
+
+        Raises ValueError if the cells do not divide the frame or the tokens, or nothing moves in the pairs.
+        """
+        self.tokens = config.num_latents
+        self.dim = config.codebook_dim
+        self.cells = int((self.tokens * self.dim / (DIRECTIONS * len(SCALES))) ** 0.5)
+        if self.cells < 1 or config.image_size % self.cells:
+            raise ValueError(
+                f"flow_weight: {self.tokens} x {self.dim} numbers of z hold the flow of {self.cells} x {self.cells} "
+                f"cells, which must divide image_size ({config.image_size}). Change num_latents or codebook_dim."
+            )
+        if self.cells**2 * DIRECTIONS * len(SCALES) % self.tokens:
+            raise ValueError(
+                f"flow_weight: the {self.cells**2} cells of the flow cannot be divided evenly among {self.tokens} "
+                "latent tokens. Change num_latents or codebook_dim."
+            )
+        self.softness = 1.0
+        self.scale = 1.0
+        self.softness = float(self._all_scales(now, future).square().mean().sqrt())
+        if not self.softness > 0:
+            raise ValueError("flow_weight: nothing moves in the first pairs of the source. Lengthen the strides.")
+        self.scale = float(self(now, future)[0].square().mean().rsqrt())
+
+    def __call__(self, now: Tensor, future: Tensor) -> tuple[Tensor, Tensor]:
+        """Targets (B, N, W) and the indices (W,) of their dimensions among D; time reversal negates the targets.
+
+        >>> flow = NormalFlow(LatentActionConfig(), *torch.rand(2, 4, 3, 64, 64))
+        >>> flow(*torch.rand(2, 4, 3, 64, 64))[0].shape
+        torch.Size([4, 8, 32])
+        """
+        flow_BFGG = self._all_scales(now, future)
+        # A signed square root for large values, of which a few strong edges would dominate the loss; linear near zero.
+        flow_BFGG = self.scale * flow_BFGG / (flow_BFGG.abs() + self.softness).sqrt()
+        row, column = torch.meshgrid(torch.arange(self.cells), torch.arange(self.cells), indexing="ij")
+        # Token (3 row + column) mod N: its cells are in different columns of neighbouring rows.
+        order = ((3 * row + column) % self.tokens * self.cells**2 + row * self.cells + column).flatten().argsort()
+        ordered_BFC = flow_BFGG.flatten(2)[..., order.to(now.device)]
+        # In two steps, since a token's share need not be a whole number of cells.
+        width = ordered_BFC.shape[1] * ordered_BFC.shape[2] // self.tokens
+        targets_BNW = rearrange(ordered_BFC, "b f cells -> b cells f").reshape(len(now), self.tokens, width)
+        return targets_BNW, torch.arange(width, device=now.device)
+
+    def loss(self, latents_BND: Tensor, now: Tensor, future: Tensor) -> Tensor:
+        """Mean squared error of z as a prediction of the stabilized pair's normal flow."""
+        with torch.autocast(latents_BND.device.type, enabled=False):
+            targets_BNW, dims = self(now.float(), future.float())
+            return (latents_BND.float()[..., dims] - targets_BNW).square().mean()
+
+    def _all_scales(self, now: Tensor, future: Tensor) -> Tensor:
+        """Flow (B, 4, G, G): x and y at each scale."""
+        return torch.cat([self._flow(now, future, scale) for scale in SCALES], 1)
+
+    def _flow(self, now: Tensor, future: Tensor, scale: int) -> Tensor:
+        """Flow (B, 2, G, G): means over cells of temporal times spatial derivative, summed over colours."""
+        size = now.shape[-1]
+        window = max(1, round(scale * size / 64) // 2 * 2 + 1)
+        before, after = (F.avg_pool2d(_padded(each, window // 2), window, 1) for each in (now, future))
+        change = after - before
+        slope_x, slope_y = slopes((before + after) / 2)
+        flow = torch.stack([(change * slope_x).sum(1), (change * slope_y).sum(1)], 1)
+        return F.avg_pool2d(-flow, size // self.cells)
+
+
+def _padded(frames: Tensor, margin: int) -> Tensor:
+    return F.pad(frames, (margin, margin, margin, margin), mode="replicate")

@@ -1,0 +1,275 @@
+"""`train_latent_action_model`: stage 1, from a video source and a recipe to a saved checkpoint.
+
+`as_episodes`, `find_checkpoint` and `keep_log_until` begin the runs of every stage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import set_seed
+
+from lara_tokenizer.data import Episode, LoadOptions
+from lara_tokenizer.errors import missing_extra
+from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
+from lara_tokenizer.train.augment import normalise, stabilize_pairs, to_unit_range
+from lara_tokenizer.train.difference_init import initialize_from_difference
+from lara_tokenizer.train.frames import FrameCache, FrameSource, ReaderFrames
+from lara_tokenizer.train.mixture import PairedSequence, find_pairs, split_sequences
+from lara_tokenizer.train.monitor import HeldOutMonitor
+from lara_tokenizer.train.pairs import INIT_PAIRS, PairDataset
+from lara_tokenizer.train.recipe import LoopOptions, Recipe, config_keywords
+
+CHECKPOINTS = "checkpoints"
+
+Progress = Callable[[str, int, int, dict[str, float]], None]
+
+
+def plan_training(recipe: Recipe) -> dict[str, Any]:
+    """Sizes and cost of a recipe's run, computed on the meta device: no weights, no data, no download.
+
+    Returns sizes, parameter counts, steps, pairs and floating-point operations (two per multiply-add).
+
+    >>> plan_training(Recipe.load("paper_lam.yaml"))["trainable_parameters"]  # doctest: +SKIP
+    121210944
+    """
+    config = recipe.build_config()
+    training = recipe.training
+    with torch.device("meta"):
+        model = LatentActionModel(config)
+    # Fake tensors have no storage either, but the name of a real device, which autocast needs.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")
+        frames = torch.empty(1, 3, config.image_size, config.image_size)
+        forward = _flops(lambda: model.eval()(frames, frames), torch.no_grad())
+        step = _flops(lambda: model.train()(frames, frames).loss.backward(), nullcontext())
+    counts = {True: 0, False: 0}
+    for parameter in model.parameters():
+        counts[parameter.requires_grad] += parameter.numel()
+    pairs = training.steps * training.batch_size
+    return {
+        "image_size": config.image_size,
+        "codes": f"{config.num_latents} x {config.codebook_size} codes of {config.codebook_dim} numbers",
+        "strides": config.strides,
+        "trainable_parameters": counts[True],
+        "frozen_parameters": counts[False],
+        "steps": training.steps,
+        "batch_size": training.batch_size,
+        "pairs": pairs,
+        "forward_gflop_per_pair": round(forward / 1e9, 3),
+        "training_gflop_per_pair": round(step / 1e9, 3),
+        "training_exaflop": round(step * pairs / 1e18, 6),
+    }
+
+
+def _flops(run: Callable[[], object], context: AbstractContextManager) -> int:
+    with context, FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def train_latent_action_model(
+    source: str | Path | Sequence[str | Path] | Sequence[Episode] | None,
+    recipe: Recipe,
+    *,
+    out: str | Path,
+    frames: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    **load: Unpack[LoadOptions],
+) -> dict[str, Any]:
+    """Train on a source and save the checkpoint in `out`.
+
+    Every dataset of the source is sampled equally often, and within it every camera of every episode. `out` will
+    contain config.json, model.safetensors, preprocessor_config.json, training_log.json, training_log.jsonl (one line
+    per log) and checkpoints/.
+
+    Args:
+        source: whatever `load_episodes` takes, or episodes; None takes the recipe's sources.
+        recipe: model, augmentation and training options.
+        out: the run's folder.
+        frames: folder of the cache of decoded frames (default out/frames), which runs may share; not used if the
+            recipe sets cache_frames: false.
+        resume: continue from the last checkpoint in `out`.
+        progress: called as progress(phase, done, total, logs) while "frames" are decoded and at each log of "steps".
+        load: keywords of `load_episodes`.
+
+    Returns:
+        A summary: steps, pairs, episodes, the last held-out measures, and per dataset the numbers of its episodes,
+        camera sequences ("streams") and pairs, and the strides that its frame rate allows.
+
+    Raises:
+        CollapseError: z or the codebook collapsed.
+        ValueError: a source, recipe or folder that cannot be used.
+    """
+    if find_spec("accelerate") is None:
+        raise missing_extra("training", "train")
+    # Late: transformers refuses to define its training arguments' device without accelerate.
+    from lara_tokenizer.train.trainer import LOG_LINES, LatentActionTrainer
+
+    out, training = Path(out), recipe.training
+    checkpoint = find_checkpoint(out, resume, "model.safetensors")
+    set_seed(training.seed)
+    config = recipe.build_config()
+    size = {"height": config.image_size, "width": config.image_size}
+    processor = LatentActionProcessor(size=size, steady_pairs=recipe.steady_pairs)
+    if frames is not None and not training.cache_frames:
+        raise ValueError(f"a cache folder, {frames}, was given, but the recipe says cache_frames: false. Drop one.")
+    report = progress or (lambda phase, done, total, logs: None)
+    episodes = as_episodes(recipe.sources if source is None else source, load)
+    pixels = open_frames(episodes, processor, recipe.training, frames or out / "frames", report)
+    paired = find_pairs(pixels.sequences, config.strides)
+    training_sequences, heldout = split_sequences(paired, training.heldout_share, training.seed)
+    pairs = PairDataset(pixels, training_sequences, training.seed)
+    # The same pairs at every check and in every run of one seed.
+    heldout_frames = PairDataset(pixels, heldout).batch(range(training.heldout_pairs))
+    out.mkdir(parents=True, exist_ok=True)
+    keep_log_until(out / LOG_LINES, checkpoint)
+    model = _build_model(recipe, config)
+    if training.start_at_change:
+        sample = stabilize_pairs(to_unit_range(pairs.batch(range(INIT_PAIRS))), processor)
+        now, future = normalise(sample, processor.image_mean, processor.image_std)
+        initialize_from_difference(model, now, future, training.seed)
+    trainer = LatentActionTrainer(
+        model,
+        processor,
+        training,
+        recipe.augmentation,
+        pairs,
+        HeldOutMonitor(heldout_frames, processor),
+        out,
+        progress=lambda step, logs: report("steps", step, training.steps, logs),
+    )
+    pixels.close()  # before loader processes may fork
+    trainer.train(resume_from_checkpoint=checkpoint)
+    summary = {
+        "episodes": _count_episodes(training_sequences),
+        "heldout_episodes": _count_episodes(heldout),
+        "pairs": len(pairs),
+        "steps": trainer.state.global_step,
+        "datasets": _describe(training_sequences, config.strides),
+        **_last_measures(trainer.state.log_history),
+    }
+    save_checkpoint(model, processor, out)
+    log = {"recipe": recipe.to_dict(), "summary": summary, "history": trainer.state.log_history}
+    (out / "training_log.json").write_text(json.dumps(log, indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+def open_frames(
+    episodes: Sequence[Episode],
+    processor: LatentActionProcessor,
+    options: LoopOptions,
+    folder: str | Path,
+    progress: Progress | None = None,
+) -> FrameSource:
+    """Frames of the episodes at the processor's size: decoded once into `folder`, or on demand (`cache_frames`)."""
+    if not options.cache_frames:
+        return ReaderFrames(episodes, processor)
+    report = progress or (lambda phase, done, total, logs: None)
+    return FrameCache.build(
+        episodes,
+        processor,
+        folder,
+        workers=options.workers,
+        progress=lambda done, total: report("frames", done, total, {}),
+    )
+
+
+def save_checkpoint(model: LatentActionModel, processor: LatentActionProcessor, out: str | Path) -> None:
+    """Write model and processor in float32, the batch norm on z folded into the last linear layer."""
+    model = model.eval().float()
+    if model.config.standardize_latents:
+        model.fold_standardization()
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+
+
+def _build_model(recipe: Recipe, config: LatentActionConfig) -> LatentActionModel:
+    if recipe.vision_encoder is None:
+        if config.freeze_vision_encoder:
+            raise ValueError(
+                "the vision encoder is frozen but has random weights: name pretrained ones as vision_encoder in the "
+                "recipe (a folder or a Hub id), or set freeze_vision_encoder to false."
+            )
+        return LatentActionModel(config)
+    overrides = {name: getattr(config, name) for name in config_keywords() if name != "vision_config"}
+    return LatentActionModel.from_vision_pretrained(recipe.vision_encoder, **overrides)
+
+
+def as_episodes(source: Any, load: LoadOptions) -> Sequence[Episode]:
+    """Resolve a source to episodes; episodes are returned as they are.
+
+    Raises ValueError for an empty source, and for loading options beside loaded episodes.
+    """
+    if isinstance(source, Sequence) and not isinstance(source, str) and source and isinstance(source[0], Episode):
+        if load:
+            raise ValueError(f"{min(load)}: these episodes are loaded already. Give it to load_episodes")
+        return source
+    if not source and not load.get("from_list"):
+        raise ValueError("training needs a source: give one, or name `sources` in the recipe.")
+    from lara_tokenizer.data import load_episodes  # late: in-memory episodes need no decoder
+
+    return load_episodes(source or (), **load)
+
+
+def find_checkpoint(out: Path, resume: bool, result: str) -> str | None:
+    """The checkpoint to resume, or None for a new run.
+
+    Args:
+        out: the run's folder.
+        resume: whether the user asked to resume.
+        result: name of a file that a finished run leaves in `out`.
+
+    Raises:
+        ValueError: there is nothing to resume, or a run that would be overwritten.
+    """
+    folder = out / CHECKPOINTS
+    # Trainer writes its state last: a folder without it was left by a kill during a save.
+    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    last = str(max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1]))) if complete else None
+    if resume and last is None:
+        raise ValueError(f"{folder} holds no checkpoint to resume. Start without --resume.")
+    if not resume and (last is not None or (out / result).exists()):
+        raise ValueError(f"{out} holds a training run already. Resume it with --resume, or give another folder.")
+    return last
+
+
+def keep_log_until(path: Path, checkpoint: str | None) -> None:
+    """Drop the lines of a log after a checkpoint, which the resumed run writes again; None drops all."""
+    if not path.exists():
+        return
+    last = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= last]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def _count_episodes(sequences: Sequence[PairedSequence]) -> int:
+    return len({(each.sequence.dataset, each.sequence.episode) for each in sequences})
+
+
+def _describe(sequences: Sequence[PairedSequence], strides: Sequence[str]) -> dict[str, dict[str, Any]]:
+    described = {}
+    for dataset in sorted({each.sequence.dataset for each in sequences}):
+        own = [each for each in sequences if each.sequence.dataset == dataset]
+        used = {pairs.stride for each in own for pairs in each.pairs}
+        described[dataset] = {
+            "episodes": _count_episodes(own),
+            "streams": len(own),
+            "pairs": sum(pairs.count for each in own for pairs in each.pairs),
+            "strides": [stride for index, stride in enumerate(strides) if index in used],
+        }
+    return described
+
+
+def _last_measures(history: list[dict[str, float]]) -> dict[str, float]:
+    last = next((line for line in reversed(history) if "heldout_z_gain" in line), {})
+    return {name: value for name, value in last.items() if name.startswith("heldout_")}

@@ -1,0 +1,82 @@
+"""Parsing of YAML recipes into dataclasses: every key and type is checked, and errors name both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+Section = TypeVar("Section")
+Parsed = TypeVar("Parsed")
+
+
+def load_yaml(path: str | Path, parse: Callable[[Mapping[str, Any]], Parsed]) -> Parsed:
+    """Read a YAML file as plain data and `parse` it. Raises ValueError, naming the file, if either fails."""
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    try:
+        return parse(values or {})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def field_names(cls: type) -> list[str]:
+    """Names of the fields of a dataclass."""
+    return [entry.name for entry in fields(cls)]
+
+
+def refuse_unknown(where: str, values: Any, allowed: list[str]) -> None:
+    """Raise ValueError if `values` is not a mapping or has a key that is not `allowed`."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} is a mapping of {', '.join(allowed)}; got {type(values).__name__}.")
+    for name in values:
+        if name not in allowed:
+            raise ValueError(f"unknown {where} key '{name}'. There are: {', '.join(allowed)}.")
+
+
+def parse_section(cls: type[Section], where: str, values: Mapping[str, Any] | None) -> Section:
+    """Build a dataclass from a mapping, each value in the type of its field's default; every field has one.
+
+    Raises ValueError, naming the key, for an unknown key or a wrong type.
+    """
+    values = {} if values is None else values
+    defaults = {entry.name: entry.default for entry in fields(cls)}  # type: ignore[arg-type]
+    refuse_unknown(where, values, list(defaults))
+    return cls(**{name: parse_value(where, name, value, defaults[name]) for name, value in values.items()})
+
+
+def parse_strings(where: str, value: Any) -> tuple[str, ...]:
+    """Parse a list of strings, () for None. Raises ValueError for anything else."""
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
+        raise ValueError(f"{where}: takes a list of strings, got {value!r}.")
+    return tuple(value)
+
+
+def parse_value(where: str, name: str, value: Any, default: Any) -> Any:
+    """Convert `value` to the type of `default`; a default of None takes an integer or None."""
+    if default is None:
+        return None if value is None else parse_value(where, name, value, 0)
+    if isinstance(default, bool) or isinstance(value, bool):
+        if isinstance(default, bool) and isinstance(value, bool):
+            return value
+    elif isinstance(default, str) and isinstance(value, str):
+        return value
+    elif isinstance(default, int | float):
+        try:
+            # YAML 1.1 reads `1e-4`, without a dot, as a string.
+            parsed = float(value)
+        except (TypeError, ValueError):
+            parsed = float("nan")
+        if isinstance(default, float) and parsed == parsed:
+            return parsed
+        if parsed == parsed and parsed.is_integer():
+            return int(parsed)
+    raise ValueError(f"{where} {name}: takes a {type(default).__name__}, got {value!r}.")

@@ -1,0 +1,132 @@
+"""decord and torchcodec give the frames that PyAV gives, or refuse."""
+
+import os
+import pickle
+import signal
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from lara_tokenizer.data import VideoReader, load_episodes
+from lara_tokenizer.data.video.backends import open_video_file, video_reader_class
+from lara_tokenizer.errors import VideoDecodeError
+
+
+@pytest.fixture(params=["decord", "torchcodec"])
+def other(request):
+    """The reader class of a library that is installed and loads."""
+    try:
+        return video_reader_class(request.param)
+    except ImportError as error:
+        pytest.skip(str(error))
+
+
+CLIPS = {
+    "h264": ("clip.mp4", "libx264", 10, {"bf": "2"}),
+    "h264 open GOPs": ("clip.mp4", "libx264", 12, {"x264-params": "open-gop=1:bframes=3:scenecut=0"}),
+    "hevc open GOPs": ("clip.mp4", "libx265", 12, {"x265-params": "open-gop=1:bframes=3:log-level=0"}),
+    "vp9": ("clip.webm", "libvpx-vp9", 30, {"deadline": "realtime", "cpu-used": "8"}),
+}
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_the_frames_are_those_of_pyav(other, tmp_path, write_video, numbered_frames, clip):
+    name, codec, gop, options = CLIPS[clip]
+    path = write_video(tmp_path / name, numbered_frames(120, 64, 64), fps=25, codec=codec, gop=gop, options=options)
+    expected = VideoReader(path).frames("", range(120)).astype(int)
+    reader = other(path)
+    for numbers in (range(40), range(40, 80), range(1, 120, 9), [100, 3, 3, 50], [119]):
+        difference = np.abs(reader.frames("", numbers) - expected[list(numbers)])
+        assert difference.mean() < 0.5
+    np.testing.assert_array_equal(reader.index().timestamps, VideoReader(path).index().timestamps)
+
+
+def test_real_clips_give_the_frames_of_pyav(other, shared_data):
+    for name in ("lapa_bridge_real_1.mp4", "moto_oxe_fractal20220817_eps_00084376.mp4", "nasa_13013.mp4"):
+        path = shared_data / "videos" / name
+        numbers = range(0, VideoReader(path).index().num_frames, 11)
+        difference = np.abs(other(path).frames("", numbers).astype(int) - VideoReader(path).frames("", numbers))
+        assert difference.mean() < 0.5
+
+
+def test_a_clip_whose_frames_they_miscount_or_mistime_is_refused(other, shared_data):
+    """opencv_box.mp4: times in decoding order, and a last packet that is not shown."""
+    reader = other(shared_data / "videos/opencv_box.mp4")
+    with pytest.raises(VideoDecodeError, match=r"counts 456 frames|gives the frame at .* Use the decoder pyav"):
+        reader.frames("", range(0, 455, 30))
+
+
+def test_a_transport_stream_is_refused_where_the_picture_is_another(tmp_path, write_video, numbered_frames):
+    decord = pytest.importorskip("decord")
+    del decord
+    path = write_video(tmp_path / "clip.ts", numbered_frames(60), fps=25, gop=12, options={"bf": "2"})
+    with pytest.raises(VideoDecodeError, match="another image for frame 0"):
+        video_reader_class("decord")(path).frames("", range(10))
+
+
+def test_decord_and_av1_end_in_a_clear_error(tmp_path, write_video, numbered_frames):
+    pytest.importorskip("decord")
+    path = write_video(tmp_path / "a.mp4", numbered_frames(10, 64, 64), codec="libsvtav1", options={"preset": "12"})
+    with pytest.raises(VideoDecodeError, match=r"decord cannot open it .AV1.* Use the decoder pyav"):
+        video_reader_class("decord")(path).frames("", [0])
+
+
+def test_the_reader_travels_and_reopens(other, tmp_path, write_video, numbered_frames):
+    reader = other(write_video(tmp_path / "a.mp4", numbered_frames(20)))
+    before = reader.frames("", [3, 4])
+    copy = pickle.loads(pickle.dumps(reader))
+    np.testing.assert_array_equal(copy.frames("", [3, 4]), before)
+    reader.close()
+    np.testing.assert_array_equal(reader.frames("", [3, 4]), before)
+
+
+def test_load_episodes_passes_the_decoder_on(other, tmp_path, write_video, numbered_frames):
+    write_video(tmp_path / "a.mp4", numbered_frames(5))
+    assert type(load_episodes(tmp_path, decoder=other.library)[0].reader) is other
+
+
+def test_an_unknown_decoder_lists_those_there_are(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    with pytest.raises(ValueError, match="decoder 'opencv': takes pyav, decord, torchcodec"):
+        load_episodes(tmp_path, decoder="opencv")
+
+
+def test_a_decoder_that_is_not_installed_names_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr("lara_tokenizer.data.video.backends.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"decord needs the 'decord' extra: pip install 'lara-tokenizer\[decord\]'"):
+        video_reader_class("decord")
+
+
+def test_torchcodec_without_ffmpeg_says_what_to_install(monkeypatch):
+    class Broken:
+        def find_spec(self, name, path=None, target=None):
+            if name == "torchcodec":
+                raise RuntimeError("Could not load libtorchcodec")
+
+    monkeypatch.setattr("lara_tokenizer.data.video.backends.find_spec", lambda name: object())
+    monkeypatch.delitem(sys.modules, "torchcodec", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(ImportError, match="apt-get install ffmpeg"):
+        video_reader_class("torchcodec")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_does_not_wait_for_the_threads_of_an_open_decord_reader(tmp_path, write_video, numbered_frames):
+    pytest.importorskip("decord")
+    path = write_video(tmp_path / "clip.mp4", numbered_frames(12))
+    open_video_file(path, "decord").frames("", [3])
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    for _ in range(100):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the child hangs")
+    assert status == 0

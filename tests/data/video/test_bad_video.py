@@ -1,0 +1,186 @@
+"""Damaged files end as one VideoDecodeError with a plain reason, or are read correctly."""
+
+import pickle
+import shutil
+from contextlib import suppress
+
+import av
+import numpy as np
+import pytest
+
+from lara_tokenizer.data import VideoReader
+from lara_tokenizer.errors import VideoDecodeError
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory, write_video, numbered_frames):
+    """60 frames, GOP 12, the header in front; encoded without assembler, for the same bytes in each run."""
+    path = tmp_path_factory.mktemp("good") / "good.mp4"
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=10, options={"x264-params": "asm=0:bframes=2"})
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 12
+        for pixels in numbered_frames(60):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def read_all(path):
+    reader = VideoReader(path)
+    return reader.frames("", range(reader.index().num_frames))
+
+
+def write_audio(path):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        sound.rate = 16000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))
+
+
+def scramble(data: bytes, first: float, last: float) -> bytes:
+    broken = bytearray(data)
+    for k in range(int(first * len(data)), int(last * len(data))):
+        broken[k] = (broken[k] * 7 + 13) % 256
+    return bytes(broken)
+
+
+# What is done to a good file's bytes, and what the error says.
+BYTES = {
+    "zero bytes": (lambda data: b"", r"empty \(0 bytes\)"),
+    "random bytes": (lambda data: np.random.default_rng(0).bytes(5000), "not a video, or damaged"),
+    "text": (lambda data: b"no video at all\n" * 100, "not a video, or damaged"),
+    "cut off in the header": (lambda data: data[:200], r"no video in it \(streams: data\)"),
+    "cut off in a frame": (lambda data: data[: len(data) * 6 // 10], r"cut off in frame \d+ of 60"),
+    "scrambled in the middle": (lambda data: scramble(data, 0.5, 0.6), r"damaged: \d+ of 60 frames can be read"),
+}
+
+
+@pytest.mark.parametrize("case", BYTES)
+def test_a_broken_file_says_in_one_line_what_is_wrong(good, tmp_path, case):
+    spoil, message = BYTES[case]
+    path = tmp_path / "bad.mp4"
+    path.write_bytes(spoil(good.read_bytes()))
+    with pytest.raises(VideoDecodeError, match=message) as caught:
+        read_all(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_frames_before_the_damage_are_given(good, tmp_path, decode_all):
+    path = tmp_path / "bad.mp4"
+    path.write_bytes(scramble(good.read_bytes(), 0.8, 0.9))
+    np.testing.assert_array_equal(VideoReader(path).frames("", [0, 11, 14]), decode_all(good)[[0, 11, 14]])
+
+
+def test_audio_only_names_what_there_is(tmp_path):
+    write_audio(tmp_path / "sound.m4a")
+    with pytest.raises(VideoDecodeError, match=r"no video in it \(streams: audio\)"):
+        VideoReader(tmp_path / "sound.m4a").index()
+
+
+def test_a_folder_and_a_missing_file_are_named_as_such(tmp_path):
+    with pytest.raises(VideoDecodeError, match="a folder, not a video file"):
+        VideoReader(tmp_path).index()
+    with pytest.raises(VideoDecodeError, match="no such file"):
+        VideoReader(tmp_path / "gone.mp4").index()
+
+
+def test_a_file_that_vanishes_after_the_scan(good, tmp_path):
+    path = shutil.copy(good, tmp_path / "clip.mp4")
+    reader = VideoReader(path)
+    reader.index()
+    path.unlink()
+    with pytest.raises(VideoDecodeError, match="no such file"):
+        reader.frames("", [0])
+
+
+def test_a_file_that_shrinks_after_the_scan(good, tmp_path):
+    path = shutil.copy(good, tmp_path / "clip.mp4")
+    reader = VideoReader(path)
+    reader.index()
+    path.write_bytes(good.read_bytes()[: good.stat().st_size * 6 // 10])
+    with pytest.raises(VideoDecodeError, match=r"damaged: \d+ of 60 frames can be read"):
+        reader.frames("", range(60))
+
+
+def test_a_video_that_begins_within_a_group_of_pictures_lacks_frames(good, tmp_path):
+    path = tmp_path / "late.mkv"
+    with av.open(str(good)) as source, av.open(str(path), "w") as target:
+        copy = target.add_stream_from_template(source.streams.video[0])
+        for packet in list(source.demux(video=0))[3:-1]:
+            packet.stream = copy
+            target.mux(packet)
+    with pytest.raises(VideoDecodeError, match=r"damaged: 4[0-9] of 57 frames can be read"):
+        read_all(path)
+
+
+def test_a_header_that_promises_more_frames_than_there_are_reads_right(
+    tmp_path, write_video, numbered_frames, decode_all
+):
+    path = write_video(tmp_path / "clip.avi", numbered_frames(20), codec="mjpeg", pix_fmt="yuvj420p")
+    data, lie = path.read_bytes(), (444).to_bytes(4, "little")
+    at = data.index(b"strh") + 8 + 32  # dwLength of the stream header
+    path.write_bytes(data[:at] + lie + data[at + 4 :])
+    reader = VideoReader(path)
+    assert reader.index().note == "the header promises 444 frames, the file holds 20"
+    np.testing.assert_array_equal(reader.frames("", range(20)), decode_all(path))
+
+
+def test_a_header_table_that_claims_two_thousand_million_frames_reads_right(good, tmp_path):
+    """The four bytes by which decord aborts the process."""
+    path, data = tmp_path / "lies.mp4", good.read_bytes()
+    at = data.index(b"stts") + 4 + 4 + 4
+    path.write_bytes(data[:at] + (2**31 - 1).to_bytes(4, "big") + data[at + 4 :])
+    np.testing.assert_array_equal(read_all(path), read_all(good))
+
+
+def test_a_picture_named_as_a_video_is_one_frame(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (64, 48), (200, 30, 30)).save(tmp_path / "image.mp4", format="PNG")
+    assert (read_all(tmp_path / "image.mp4") == (200, 30, 30)).all()
+
+
+ZOO = {
+    "invalid data": (av.error.InvalidDataError(1, "x"), "not a video, or damaged"),
+    "end of file": (av.error.EOFError(1, "x"), "cannot be read"),
+    "not written yet": (av.error.PatchWelcomeError(1, "x"), "cannot be read"),
+    "unknown codec": (av.error.DecoderNotFoundError(1, "x"), "no decoder"),
+    "bytes that are no text": (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"), "cannot be read"),
+    "too much memory": (MemoryError(), "more memory"),
+    "index": (IndexError("x"), "cannot be read"),
+    "permission": (PermissionError(13, "x"), "no permission"),
+    "stack trace": (RuntimeError("first line\nat 0x00"), r"RuntimeError: first line\)$"),
+}
+
+
+@pytest.mark.parametrize("kind", ZOO)
+def test_each_error_of_the_libraries_becomes_one_plain_line(good, monkeypatch, kind):
+    error, message = ZOO[kind]
+
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("lara_tokenizer.data.video.packets.av.open", fail)
+    with pytest.raises(VideoDecodeError, match=message):
+        VideoReader(good).index()
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts"])
+def test_files_with_a_few_flipped_bytes_end_in_frames_or_in_one_error(tmp_path, write_video, numbered_frames, name):
+    data = write_video(tmp_path / name, numbered_frames(24), options={"bf": "2"}).read_bytes()
+    rng = np.random.default_rng(0)
+    for trial in range(40):
+        broken = bytearray(data)
+        for at in rng.integers(0, len(data), 1 + trial % 5):
+            broken[at] = rng.integers(256)
+        path = tmp_path / f"broken{trial}.{name.rpartition('.')[2]}"
+        path.write_bytes(broken)
+        reader = VideoReader(path)
+        with suppress(VideoDecodeError):
+            n = reader.index().num_frames
+            assert reader.frames("", range(n)).shape[0] == n
+            assert (np.diff(reader.index().timestamps) > 0).all()
