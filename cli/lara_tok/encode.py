@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from lara_tok._common import JsonOption, ModelOption, console_err, emit, say
-from lara_tok._health import render_health
+from lara_tok._common import JsonOption, ModelOption, console_err, emit, render_health, say
 from lara_tok._source import SourceArgument, load, source_options
 from lara_tokenizer.errors import EpisodeReadError
 

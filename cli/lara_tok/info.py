@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lara_tok._common import JsonOption, emit, say
-from lara_tok._health import render_health
+from lara_tok._common import JsonOption, emit, render_health, say
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _WIDTH = 64  # of a histogram, in characters

@@ -68,7 +68,7 @@ class EncodeJob:
         """An engine for this many tasks."""
         setup, workers = self._setup, self.workers
         if workers is not None and workers < 0:
-            raise ValueError(f"workers {workers}: takes a number of processes, or 0 for none but this one")
+            raise ValueError(f"workers {workers}: takes a number of processes, or 0 for this one only")
         if workers is None:
             workers = self._fitting_workers(num_tasks)
         if workers == 0:
@@ -215,7 +215,7 @@ def _check_columns(columns: Sequence[str], episodes: Iterable[Episode]) -> None:
     # Custom readers need not declare their signals.
     is_declared = all(episode.available_signals or not isinstance(episode.reader, SignalReader) for episode in episodes)
     if is_declared and (missing := sorted({"actions", "text"} & set(columns) - available)):
-        has = f"it has {', '.join(sorted(available))}" if available else "it has nothing but frames"
+        has = f"it has {', '.join(sorted(available))}" if available else "it has frames only"
         raise ValueError(f"column {missing[0]!r}: no episode of the source has {missing[0]}; {has}")
 
 

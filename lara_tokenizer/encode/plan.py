@@ -70,7 +70,7 @@ class EncodeOptions:
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.columns) - set(OPTIONAL_COLUMNS)):
             raise ValueError(
-                f"column {unknown[0]!r}: there is no such column to add; there is {', '.join(OPTIONAL_COLUMNS)}"
+                f"column {unknown[0]!r}: unknown; the columns that can be added are {', '.join(OPTIONAL_COLUMNS)}"
             )
         if not 0 <= self.min_motion < 1:
             raise ValueError(
@@ -109,7 +109,7 @@ def resolve_options(sizes: ModelSizes, *, dtype: str = "float32", **keywords: Un
     ('1f', '5f')
     """
     if unknown := keywords.keys() - RowKeywords.__annotations__.keys():
-        raise TypeError(f"unexpected keyword {min(unknown)!r}; there is {', '.join(RowKeywords.__annotations__)}")
+        raise TypeError(f"unexpected keyword {min(unknown)!r}; takes {', '.join(RowKeywords.__annotations__)}")
     requested, columns = keywords.get("strides"), keywords.get("columns", ())
     requested = [requested] if isinstance(requested, str) else requested or sizes.strides[:1]
     # A dict, as one stride may be given twice.

@@ -80,7 +80,7 @@ class WorkerProcess:
         # A file, not a pipe: a pipe that nobody reads would block a worker that writes much.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
         self._process = subprocess.Popen(
-            # -P: the working directory is no place to import from.
+            # -P: never import from the working directory.
             [sys.executable, "-P", "-c", _BOOTSTRAP, str(remote.fileno()), json.dumps(sys.path)],
             pass_fds=[remote.fileno()],
             stdin=subprocess.DEVNULL,

@@ -129,7 +129,7 @@ def reason_of(error: Exception, episode: str = "") -> str:
         is_named = episode.partition("#t=")[0].endswith(file)
         return error.reason if is_named else f"{file}: {error.reason}"
     if isinstance(error, MemoryError):
-        return "more memory was asked for than there is"
+        return "more memory was requested than is available"
     line = first_line(error)
     return line if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {line}"
 
