@@ -19,7 +19,6 @@ from lara_tokenizer.errors import EpisodeReadError
 from lara_tokenizer.table.health import HealthFigures, HealthWarning, health_of
 from lara_tokenizer.table.metadata import FRAMES, episodes_digest, read_metadata
 from lara_tokenizer.table.reader import iter_tables
-from lara_tokenizer.table.schema import token_schema
 from lara_tokenizer.table.source import Source
 from lara_tokenizer.table.statistics import (
     TokenCounts,
@@ -142,7 +141,7 @@ def _write_results(store: Store, job: EncodeJob, output: OutputPath) -> TokenCou
     # An empty table would hide that nothing was encoded.
     if not plans:
         return counts
-    tables = (rows for plan in plans.values() for rows in ordered_rows(plan.units, store.rows, options.strides))
+    tables = (table for plan in plans.values() for table in ordered_rows(plan.units, store.rows, options.strides))
     # A first pass for the metadata, which a parquet writer needs before the first row.
     units = (unit for plan in plans.values() for unit in plan.units)
     counts.moving_by_camera = motion_counts_by_camera(
@@ -154,9 +153,9 @@ def _write_results(store: Store, job: EncodeJob, output: OutputPath) -> TokenCou
         FRAMES: job.checkpoint.frame_settings,
         **motion_counts_to_metadata(counts.moving_by_camera),
     }
-    schema = token_schema(options.num_latents, options.codebook_dim, options.codebook_size, options.columns)
+    rows = counts.count_through(tables)
     try:
-        write_tokens(counts.count_through(tables), schema, metadata, output, store.folder, store.num_rows())
+        write_tokens(rows, options.schema, metadata, output, store.folder, store.num_rows())
     except OSError as error:
         raise OSError(
             f"{output.path} cannot be written ({error.strerror or error}). All that is encoded is kept in "

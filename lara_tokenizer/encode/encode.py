@@ -37,7 +37,6 @@ from lara_tokenizer.encode.plan import (
     unit_pairs,
 )
 from lara_tokenizer.table.reader import combine
-from lara_tokenizer.table.schema import token_schema
 from lara_tokenizer.table.statistics import MotionCounts, with_motion_counts
 from lara_tokenizer.thresholds import IDLE_MOTION
 
@@ -75,7 +74,7 @@ def encode_episode(
         for unit in plan_episode(episode, resolved).units:
             frames = EpisodeFrames(episode, unit.camera, processor, with_signals=resolved.needs_signals)
             tables[unit] = encode_unit(unit, frames, runner, resolved)
-    return combine([_schema(resolved).empty_table(), *ordered_rows(tables, tables.__getitem__, resolved.strides)])
+    return combine([resolved.schema.empty_table(), *ordered_rows(tables, tables.__getitem__, resolved.strides)])
 
 
 def encode_unit(unit: Unit, frames: UnitFrames, model: Runner, options: EncodeOptions) -> pa.Table:
@@ -211,7 +210,7 @@ class Rows:
         count = len(pairs.anchor)
         self._pairs = pairs
         self._strides = options.strides
-        self._schema = _schema(options)
+        self._schema = options.schema
         # -1 and NaN are the values of invalid rows.
         self._codes = np.full((count, options.num_latents), -1, np.int16)
         self._has_latents = "latents" in self._schema.names
@@ -271,10 +270,6 @@ class Rows:
         ]
         table = pa.table(arrays, schema=self._schema)
         return table if self._is_kept.all() else table.filter(pa.array(self._is_kept))
-
-
-def _schema(options: EncodeOptions) -> pa.Schema:
-    return token_schema(options.num_latents, options.codebook_dim, options.codebook_size, options.columns)
 
 
 def _signal_columns(names: list[str], pairs: Pairs, signals: Signals) -> dict[str, pa.Array]:

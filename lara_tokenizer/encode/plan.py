@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from lara_tokenizer.data import Episode, LoadOptions, Stride
 from lara_tokenizer.data.stride import TOLERANCE
 from lara_tokenizer.errors import EpisodeReadError
-from lara_tokenizer.table.schema import OPTIONAL_COLUMNS
+from lara_tokenizer.table.schema import OPTIONAL_COLUMNS, token_schema
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,11 @@ class EncodeOptions:
             raise ValueError(f"batch_size {self.batch_size}: takes at least 1")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype {self.dtype!r}: takes {', '.join(DTYPES)}")
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the table."""
+        return token_schema(self.num_latents, self.codebook_dim, self.codebook_size, self.columns)
 
     @property
     def needs_signals(self) -> bool:

@@ -82,7 +82,7 @@ def test_strides_are_unique_and_sorted_as_text():
     [
         ({"strides": "5"}, "stride '5': takes seconds"),
         ({"every": "0f"}, "at least one frame"),
-        ({"columns": ["states"]}, "column 'states'.*there is actions, latents, text"),
+        ({"columns": ["states"]}, "column 'states'.*the columns that can be added are actions, latents, text"),
         ({"min_motion": 1.5}, "min_motion 1.5: takes a mean change of the pixels"),
         ({"batch_size": 0}, "batch_size 0"),
         ({"dtype": "int8"}, "dtype 'int8': takes float32"),

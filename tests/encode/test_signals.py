@@ -61,7 +61,7 @@ def test_a_kept_tail_has_text_and_no_actions(dataset, tiny_model, tiny_processor
 
 
 def test_columns_that_no_episode_has_are_refused_at_once(dataset, clip_folder, tiny_checkpoint, tmp_path):
-    with pytest.raises(ValueError, match="column 'actions': no episode of the source has actions; it has nothing but"):
+    with pytest.raises(ValueError, match="column 'actions': no episode of the source has actions; it has frames only"):
         encode_dataset(clip_folder, tiny_checkpoint, out=tmp_path / "t.parquet", columns=["actions"])
     # In a mixture those that have none have nulls.
     out = tmp_path / "mixed.parquet"
