@@ -32,6 +32,7 @@ import av
 import numpy as np
 import psutil
 import torch
+from lara_tokenizer.encode.model_runner import EncodedPairs, Frame, ModelRunner
 from random_data import join_clips, write_clip
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -40,10 +41,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from lara_tokenizer import LatentActionConfig, LatentActionModel, LatentActionProcessor
 from lara_tokenizer.data import Signals, Stride
 from lara_tokenizer.encode import encode_dataset
-from lara_tokenizer.encode.encode import Frame, ModelRunner, encode_unit
+from lara_tokenizer.encode.encode import encode_unit
 from lara_tokenizer.encode.engines import LocalEngine
-from lara_tokenizer.encode.plan import Unit, make_job
-from lara_tokenizer.encode.rows import EncodedPairs
+from lara_tokenizer.encode.plan import Unit, resolve_options
 
 FPS, WIDTH, HEIGHT = 30, 640, 480
 STRIDE = "0.5s"
@@ -247,7 +247,7 @@ def measure_flops() -> dict:
     config = LatentActionConfig.paper_exact()
     runner, totals = _FakeRunner(config), {}
     for strides in (["1f"], ["1f", "2f", "5f"]):
-        job = make_job(config, strides=strides, batch_size=32)
+        job = resolve_options(config, strides=strides, batch_size=32)
         # Attention as matrix products: the counter does not know the CPU's fused kernel.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             table = encode_unit(Unit("synthetic", "", 0, 63), _FakeFrames(64, config.image_size), runner, job)

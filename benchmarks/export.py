@@ -92,7 +92,7 @@ def write_table(folder: Path, rows: int, case: Case) -> Path:
     path = folder / f"tokens-{rows}{suffix}.parquet"
     if path.exists():
         return path
-    from lara_tokenizer.encode.checkpoint import Checkpoint
+    from lara_tokenizer.checkpoint import Checkpoint
 
     table = RandomTokens(8, 32, 128, ("latents", "text") if case.latents else ("text",))
     camera = CAMERA if case.is_dataset else ""

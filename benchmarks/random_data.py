@@ -13,10 +13,8 @@ import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from lara_tokenizer.encode.schema import FORMAT_VERSION, token_schema
-from lara_tokenizer.encode.target import Target
-from lara_tokenizer.encode.write import write_tokens
+from lara_tokenizer.table.schema import FORMAT_VERSION, token_schema
+from lara_tokenizer.table.write import OutputPath, write_tokens
 
 GAP = 5  # frames from the first frame of a pair to the second
 
@@ -135,7 +133,7 @@ class RandomTokens:
             "episodes": {"count": 0, "ids_sha256": "", "failed": 0},
         }
         # One file whatever the number of rows: only a folder of shards depends on it.
-        write_tokens(tables, self.schema, metadata, Target.parse(file), file.parent, 0)
+        write_tokens(tables, self.schema, metadata, OutputPath.parse(file), file.parent, 0)
         return file
 
 

@@ -1,14 +1,15 @@
 """Tokenize a folder of videos and look at the table with pandas.
 
-    python examples/encode_videos.py samples tokens.parquet
+python examples/encode_videos.py samples tokens.parquet
 """
 
 from __future__ import annotations
 
 import sys
 
+from lara_tokenizer.table import read_tokens
+
 from lara_tokenizer import encode_dataset
-from lara_tokenizer.encode import read_tokens
 
 
 def main(videos: str, out: str) -> None:

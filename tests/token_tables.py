@@ -11,25 +11,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lara_tokenizer.encode.fingerprint import episodes_digest
-from lara_tokenizer.encode.schema import FORMAT_VERSION, METADATA_KEY, token_schema
-from lara_tokenizer.encode.target import Target
-from lara_tokenizer.encode.write import write_tokens
+from lara_tokenizer.table.metadata import METADATA_KEY, episodes_digest
+from lara_tokenizer.table.schema import FORMAT_VERSION, token_schema
+from lara_tokenizer.table.write import OutputPath, write_tokens
 
 FPS = 10
-Track = tuple[str, str, str]  # episode, camera, stride
+SequenceKey = tuple[str, str, str]  # episode, camera, stride
 
 
 def write_table(
     path: Path,
-    tracks: Mapping[Track, int],
+    sequences: Mapping[SequenceKey, int],
     *,
     sizes: tuple[int, int, int | None] = (4, 3, 16),
     columns: tuple[str, ...] = ("latents",),
     seed: int = 0,
     **metadata: Any,
 ) -> Path:
-    """A row for each of the first frames of each track; the last ones, whose future frame is not there, are invalid.
+    """A row for each of the first frames of each sequence; the last ones, whose future frame is not there, are invalid.
 
     Args:
         sizes: N, D, K.
@@ -37,7 +36,7 @@ def write_table(
     """
     schema = token_schema(*sizes, columns)
     rng = np.random.default_rng(seed)
-    pieces = [_rows(track, count, sizes, schema, rng) for track, count in sorted(tracks.items())]
+    tables = [_rows(sequence, count, sizes, schema, rng) for sequence, count in sorted(sequences.items())]
     usual = {
         "format_version": FORMAT_VERSION,
         "model": {
@@ -50,7 +49,7 @@ def write_table(
             "codebook_size": sizes[2],
             "codebook_dim": sizes[1],
         },
-        "strides": sorted({stride for _, _, stride in tracks}),
+        "strides": sorted({stride for _, _, stride in sequences}),
         "every": "1f",
         "columns": list(columns),
         "keep_tail": True,
@@ -61,12 +60,12 @@ def write_table(
         "source": [{"name": "videos", "format": "video files", "revision": None}],
         "load": {"decoder": "pyav"},
         "versions": {"numpy": "2.4.6", "torch": "2.13.0"},
-        "episodes": {**episodes_digest({episode for episode, _, _ in tracks}), "failed": 0},
-        "moving_pairs": {camera: {"pairs": 10, "whole_picture": 4} for _, camera, _ in tracks},
+        "episodes": {**episodes_digest({episode for episode, _, _ in sequences}), "failed": 0},
+        "moving_pairs": {camera: {"pairs": 10, "whole_picture": 4} for _, camera, _ in sequences},
     }
-    said = {name: value for name, value in (usual | metadata).items() if value is not None}
+    recorded = {name: value for name, value in (usual | metadata).items() if value is not None}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_tokens(pieces, schema, said, Target.parse(path), path.parent, sum(tracks.values()))
+    write_tokens(tables, schema, recorded, OutputPath.parse(path), path.parent, sum(sequences.values()))
     return path
 
 
@@ -76,16 +75,16 @@ def edited(path: Path, target: Path, columns: Mapping[str, Any], **metadata: Any
     for name, values in columns.items():
         field = table.schema.field(name)
         table = table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
-    said = json.loads(table.schema.metadata[METADATA_KEY]) | metadata
-    pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(said)}), target, row_group_size=7)
+    recorded = json.loads(table.schema.metadata[METADATA_KEY]) | metadata
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(recorded)}), target, row_group_size=7)
     return target
 
 
 def _rows(
-    track: Track, count: int, sizes: tuple[int, int, int | None], schema: pa.Schema, rng: np.random.Generator
+    sequence: SequenceKey, count: int, sizes: tuple[int, int, int | None], schema: pa.Schema, rng: np.random.Generator
 ) -> pa.Table:
     num_latents, codebook_dim, codebook_size = sizes
-    episode, camera, stride = track
+    episode, camera, stride = sequence
     gap = int(stride.removesuffix("f"))
     frames = np.arange(count, dtype=np.int32)
     valid = frames + gap < count

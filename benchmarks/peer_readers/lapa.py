@@ -33,10 +33,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lara_tokenizer.table import read_tokens
 from peer_checkout import describe_file, stand_in_tux
 from peer_readers._sample import write_clips
 
-from lara_tokenizer.encode import read_tokens
 from lara_tokenizer.export import ExportSummary, export_lapa
 from lara_tokenizer.export.pictures import picture_name
 from lara_tokenizer.vision_tokens import LwmVisionTokenizer

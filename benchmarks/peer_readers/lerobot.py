@@ -22,12 +22,12 @@ from safetensors.numpy import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lara_tokenizer.table import read_tokens
 from peer_checkout import ROOT
 from peer_readers._sample import write_checkpoint, write_table
 
 from lara_tokenizer._files import file_sha256
 from lara_tokenizer.data import load_episodes
-from lara_tokenizer.encode import read_tokens
 from lara_tokenizer.export import export_lerobot, undo_lerobot
 
 OTHER_SIDE = Path(__file__).with_name("lerobot_side.py").resolve()

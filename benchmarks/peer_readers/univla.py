@@ -31,10 +31,10 @@ from transformers import PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lara_tokenizer.table import read_tokens
 from peer_checkout import describe_file, stand_in
 from peer_readers._sample import GAP, write_clips
 
-from lara_tokenizer.encode import read_tokens
 from lara_tokenizer.export import add_act_tokens, export_univla
 from lara_tokenizer.export.pictures import picture_name
 

@@ -1,4 +1,4 @@
-"""What every command shares: consoles, option types, output as text or JSON. Imports no torch."""
+"""Shared by all commands: consoles, option types, output as text or JSON. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,21 +18,49 @@ ModelOption = Annotated[
 ]
 
 
-def say(text: str) -> None:
-    """Print a line on stdout as it is: no markup, no colours, not wrapped."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+def say(text: str, *, err: bool = False, style: str | None = None) -> None:
+    """Print a line on stdout (or stderr) verbatim: no markup, no highlighting, not wrapped."""
+    (console_err if err else console).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def emit(result: dict[str, Any], as_json: bool, render: Callable[[dict[str, Any]], None]) -> None:
-    """Print `result` on stdout: as one JSON document, or through `render` for people."""
+    """Print `result` on stdout, as one JSON document or as text by `render`."""
     if as_json:
         print(json.dumps(result, indent=2))
     else:
         render(result)
 
 
+def render_health(result: dict[str, Any], line: Callable[[str, str], None]) -> None:
+    """Print the health of a table's labels: figures, warnings and verdict; `line` prints a name and a text."""
+    figures = result["figures"]
+    if figures["codes"] is not None:
+        line("per position", _positions(figures["codes"]))
+    if figures["spread"] is not None:
+        line("spread of z", f"{figures['spread']:.2f} (healthy is about 1)")
+    line("idle pairs", _idle(result))
+    if figures["whole_picture_share"] is not None:
+        line("camera motion", f"{figures['whole_picture_share']:.1%} of the moving pairs")
+    for warning in result["health"]:
+        say(f"warning: {warning['sentence']}", style="bold yellow")
+    line("verdict", result["verdict"])
+
+
 def without_loading_bars() -> None:
-    """Keep transformers' bars for reading and writing local weights off the terminal; downloads keep theirs."""
+    """Disable transformers' progress bars for local weights; those of downloads stay."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+def _positions(codes: dict[str, Any]) -> str:
+    values, most_common = codes["perplexity_per_position"], " ".join(map(str, codes["commonest"]))
+    text = f"perplexity {min(values):.1f} to {max(values):.1f}"
+    if codes["dead_positions"]:
+        text += f", {len(codes['dead_positions'])} of {len(values)} dead"
+    return f"{text}; most frequent codes [{most_common}] in {codes['commonest_share']:.1%} of the moving pairs"
+
+
+def _idle(result: dict[str, Any]) -> str:
+    left_out = result.get("idle_left_out")
+    return f"{result['idle_share']:.1%}" + (f", {left_out:,} more left out" if left_out else "")

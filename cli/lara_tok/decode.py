@@ -1,4 +1,4 @@
-"""`lara-tok decode`: a picture of the futures that codes predict."""
+"""`lara-tok decode`: an image of the futures that codes predict."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from lara_tok._source import FromOption
 def decode(
     tokens: Annotated[str, typer.Argument(help="tokens.parquet, or a folder of shards.")],
     source: Annotated[list[str], typer.Argument(help="The video it was made from.")],
-    out: Annotated[str, typer.Option(help="A picture, futures.png, or an animation, futures.gif.")],
-    episode: Annotated[str | None, typer.Option(help="Which episode. Default: the first.")] = None,
+    out: Annotated[str, typer.Option(help="An image, futures.png, or an animation, futures.gif.")],
+    episode: Annotated[str | None, typer.Option(help="The episode to draw. Default: the first.")] = None,
     frames: Annotated[
         str | None, typer.Option(help="First frames of the pairs: 0,5,10 or start:stop:step. Default: evenly spread.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Where the checkpoint lies. Default: the one that was used.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="The checkpoint. Default: the one that made the table.")] = None,
     from_: FromOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -44,7 +42,7 @@ def decode(
 
 
 def _parse_frames(text: str) -> list[int]:
-    """'0,5,10' or 'start:stop:step'."""
+    """Parse '0,5,10' or 'start:stop:step'."""
     try:
         if ":" in text:
             start, stop, step = ([int(part) if part else None for part in text.split(":")] + [None])[:3]
@@ -53,7 +51,7 @@ def _parse_frames(text: str) -> list[int]:
             return list(range(start or 0, stop, step or 1))
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"frames {text!r}: takes numbers, 0,5,10, or start:stop:step, 0:50:5") from None
+        raise ValueError(f"frames {text!r}: takes frame indices, 0,5,10, or start:stop:step, 0:50:5") from None
 
 
 def _render(result: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`lara-tok encode`: video to a table of latent action codes."""
+"""`lara-tok encode`: video to a token table."""
 
 from __future__ import annotations
 
@@ -8,31 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from lara_tok._common import JsonOption, ModelOption, console, console_err, emit
-from lara_tok._health import render_health
-from lara_tok._source import (
-    CameraOption,
-    DecoderOption,
-    EpisodesOption,
-    FpsOption,
-    FromOption,
-    SegmentOption,
-    SourceArgument,
-    SplitOption,
-    StreamingOption,
-    SubsetOption,
-    TaskOption,
-    load,
-    parse_fps,
-)
+from lara_tok._common import JsonOption, ModelOption, console_err, emit, render_health, say
+from lara_tok._source import SourceArgument, load, source_options
 from lara_tokenizer.errors import EpisodeReadError
 
 if TYPE_CHECKING:
     from lara_tokenizer.encode import Progress as RunState
 
-_LINES = 20  # of failures, or notes; --json and OUT.failed.jsonl have them all
+_LINES = 20  # of failures, or notes; --json and OUT.failed.jsonl have all
 
 
+@source_options()
 def encode(
     source: SourceArgument = None,
     *,
@@ -42,16 +28,10 @@ def encode(
         list[str] | None,
         typer.Option(help="Gap between the frames of a pair: 0.6s or 5f. Repeatable. Default: the model's own."),
     ] = None,
-    every: Annotated[str, typer.Option(help="Which frames start a pair: 1f is every frame, 0.5s two a second.")] = "1f",
-    fps: FpsOption = None,
-    camera: CameraOption = None,
-    split: SplitOption = None,
-    subset: SubsetOption = None,
-    streaming: StreamingOption = False,
-    episodes: EpisodesOption = None,
-    task: TaskOption = None,
-    segment: SegmentOption = None,
-    from_: FromOption = None,
+    every: Annotated[
+        str, typer.Option(help="Frames that start a pair: 1f is every frame, 0.5s two per second.")
+    ] = "1f",
+    load_options: dict[str, Any],
     min_motion: Annotated[
         float, typer.Option(help="Leave out idle pairs, whose pixels change by less (0 to 1): 0.01.")
     ] = 0.0,
@@ -62,14 +42,12 @@ def encode(
         bool, typer.Option("--keep-tail", help="Keep pairs that reach past the end, as rows with valid = false.")
     ] = False,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: a GPU where there is one.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Frames, and pairs, a call of the model.")] = 64,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Frames, and pairs, per call of the model.")] = 64,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes. Default: by cores and memory. 0: none but this one.")
+        int | None, typer.Option(min=0, help="Processes. Default: by cores and memory. 0: this process only.")
     ] = None,
-    decoder: DecoderOption = "pyav",
     on_error: Annotated[str, typer.Option(help="skip an episode that fails, or fail.")] = "skip",
-    limit: Annotated[int | None, typer.Option(min=1, help="Encode the first episodes only.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count episodes and pairs, estimate the time, write nothing.")
     ] = False,
@@ -77,12 +55,12 @@ def encode(
 ) -> None:
     """Turn video into a table of latent action codes.
 
-    Run the same command again to go on after a stop, or to try failed episodes again.
+    Run the same command again to continue after a stop, or to retry failed episodes.
     Exit code: 0 all done, 1 some episodes failed (listed in OUT.failed.jsonl), 2 usage or refusal.
 
-    SOURCE is looked at and said: video files, folders, globs, LeRobotDataset, RLDS, Hugging Face datasets, WebDataset
-    tars, Something-Something v2. To say it outright: lerobot:..., rlds:..., datasets:..., webdataset:..., ssv2:...,
-    video:..., list:clips.csv. On the Hub: lerobot:user/name, datasets:user/name.
+    The format of SOURCE is detected: video files, folders, globs, LeRobotDataset, RLDS, Hugging Face datasets,
+    WebDataset tars, Something-Something v2. Explicit prefixes: lerobot:..., rlds:..., datasets:..., webdataset:...,
+    ssv2:..., video:..., list:clips.csv. On the Hub: lerobot:user/name, datasets:user/name.
 
     Examples:
 
@@ -96,20 +74,7 @@ def encode(
     """
     from lara_tokenizer.encode import encode_dataset, estimate_dataset
 
-    found = load(
-        source or (),
-        fps=parse_fps(fps or []),
-        decoder=decoder,
-        limit=limit,
-        cameras=camera or (),
-        split=split,
-        subset=subset,
-        streaming=streaming,
-        episodes=episodes,
-        tasks=task or (),
-        segment=segment,
-        from_list=from_,
-    )
+    episodes = load(source or (), **load_options)
     options: dict[str, Any] = {
         "strides": stride,
         "every": every,
@@ -122,27 +87,27 @@ def encode(
         "workers": workers,
     }
     if dry_run:
-        estimate = estimate_dataset(found, model, **options).to_dict()
+        estimate = estimate_dataset(episodes, model, **options).to_dict()
         emit(estimate, json_, _render_estimate)
         raise typer.Exit(1 if estimate["failed"] else 0)
     with _Live() as live:
         try:
-            summary = encode_dataset(found, model, out=out, on_error=on_error, progress=live.show, **options)
+            summary = encode_dataset(episodes, model, out=out, on_error=on_error, progress=live.show, **options)
         except EpisodeReadError as error:
-            _say(f"error: {error}\nstopped at the first failure; the same command tries it again and goes on")
+            say(f"error: {error}\nstopped at the first failure; the same command retries it and continues", err=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt:
-            _say(f"interrupted: {live.done}; nothing done is lost, the same command goes on from there")
+            say(f"interrupted: {live.done}; no finished work is lost, the same command continues from there", err=True)
             raise typer.Exit(130) from None
     emit(summary.to_dict(), json_, _render_summary)
     raise typer.Exit(1 if summary.failed else 0)
 
 
-class _Live(AbstractContextManager):
-    """Progress on stderr: a moving line on a terminal, nothing but the fact of going on elsewhere."""
+class _Live(AbstractContextManager["_Live"]):
+    """Progress on stderr: a bar on a terminal; elsewhere only a line if the job is resumed."""
 
     def __init__(self) -> None:
-        self.done = "no episode was begun"
+        self.done = "no episode was started"
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
@@ -166,7 +131,7 @@ class _Live(AbstractContextManager):
 
     def _begin(self, state: RunState) -> Progress:
         if state.is_resumed:
-            _say(f"going on: {state.episodes_resumed} of {state.episodes} episodes were done before")
+            say(f"resuming: {state.episodes_resumed} of {state.episodes} episodes were done before", err=True)
         bar = Progress(
             BarColumn(),
             TextColumn("{task.description}", markup=False),
@@ -179,10 +144,6 @@ class _Live(AbstractContextManager):
         return bar
 
 
-def _say(text: str) -> None:
-    console_err.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -190,52 +151,40 @@ def _duration(seconds: float) -> str:
 
 
 def _line(name: str, text: str) -> None:
-    console.print(f"  {name:15}{text}", markup=False, highlight=False, soft_wrap=True)
+    say(f"  {name:15}{text}")
 
 
-def _render_summary(result: dict[str, Any]) -> None:
-    pairs = sum(result["pairs"].values())
-    head = f"{result['out']}: {pairs:,} pairs of {result['encoded']:,} episodes"
-    if result["already_complete"]:
-        head += " (complete already, nothing to do)"
-    console.print(head, markup=False, highlight=False, soft_wrap=True)
-    for stride, count in result["pairs"].items():
-        _line(f"stride {stride}", f"{count:,} pairs")
-    if not result["already_complete"]:
-        spent = f"{result['decode_seconds']:.1f} s decoding, {result['model_seconds']:.1f} s model"
-        _line("time", f"{spent} (all workers and runs), {result['wall_seconds']:.1f} s this run")
-    _render_misses(result)
-    if result["codes_used"] is not None:
-        text = f"{result['codes_used']} of {result['codebook_size']} used, perplexity {result['perplexity']:.1f}"
-        _line("codes", f"{text} pooled, {result['mean_position_perplexity']:.1f} a position")
-    render_health(result, _line)
-
-
-def _render_misses(result: dict[str, Any]) -> None:
-    for stride, count in result["short"].items():
-        _line("too short", f"{count:,} episodes for stride {stride}")
-    _some("note", [f"{episode}: {'; '.join(notes)}" for episode, notes in result["notes"].items()])
-    _render_failed(result["failed"])
-
-
-def _render_failed(failed: dict[str, str]) -> None:
-    _some("failed", [f"{episode}: {reason}" for episode, reason in failed.items()])
-
-
-def _some(name: str, texts: list[str]) -> None:
+def _lines(name: str, texts: list[str]) -> None:
     for text in texts[:_LINES]:
         _line(name, text)
     if len(texts) > _LINES:
         _line("", f"and {len(texts) - _LINES:,} more")
 
 
+def _render_summary(result: dict[str, Any]) -> None:
+    head = f"{result['out']}: {sum(result['pairs'].values()):,} pairs of {result['encoded']:,} episodes"
+    say(head + (" (complete already, nothing to do)" if result["already_complete"] else ""))
+    for stride, count in result["pairs"].items():
+        _line(f"stride {stride}", f"{count:,} pairs")
+    if not result["already_complete"]:
+        spent = f"{result['decode_seconds']:.1f} s decoding, {result['model_seconds']:.1f} s model"
+        _line("time", f"{spent} (all workers and runs), {result['wall_seconds']:.1f} s this run")
+    for stride, count in result["short"].items():
+        _line("too short", f"{count:,} episodes for stride {stride}")
+    _lines("note", [f"{episode}: {'; '.join(notes)}" for episode, notes in result["notes"].items()])
+    _lines("failed", [f"{episode}: {reason}" for episode, reason in result["failed"].items()])
+    if result["codes_used"] is not None:
+        text = f"{result['codes_used']} of {result['codebook_size']} used, perplexity {result['perplexity']:.1f}"
+        _line("codes", f"{text} pooled, {result['mean_position_perplexity']:.1f} per position")
+    render_health(result, _line)
+
+
 def _render_estimate(result: dict[str, Any]) -> None:
-    pairs = sum(result["pairs"].values())
-    console.print(f"{result['episodes']:,} episodes, {pairs:,} pairs", highlight=False)
+    say(f"{result['episodes']:,} episodes, {sum(result['pairs'].values()):,} pairs")
     for stride, count in result["pairs"].items():
         _line(f"stride {stride}", f"{count:,} pairs")
     if result["seconds"] is not None:
         _line("time", f"about {_duration(result['seconds'])} with {result['workers']} workers, by a short probe")
     if result["too_short"]:
         _line("too short", f"{len(result['too_short']):,} episodes")
-    _render_failed(result["failed"])
+    _lines("failed", [f"{episode}: {reason}" for episode, reason in result["failed"].items()])

@@ -1,4 +1,4 @@
-"""`lara-tok info`: what a checkpoint or a table of tokens is."""
+"""`lara-tok info`: contents of a checkpoint or a token table."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lara_tok._common import JsonOption, console, emit
-from lara_tok._health import render_health
+from lara_tok._common import JsonOption, emit, render_health, say
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _WIDTH = 64  # of a histogram, in characters
@@ -17,7 +16,7 @@ def info(
     target: Annotated[str, typer.Argument(help="tokens.parquet, a folder of shards, or a checkpoint.")],
     json_: JsonOption = False,
 ) -> None:
-    """Say what a checkpoint or a table of tokens is: sizes, provenance, which codes occur.
+    """Describe a checkpoint or a token table: sizes, provenance, use of the codes.
 
     Examples:
 
@@ -25,14 +24,14 @@ def info(
 
       lara-tok info lara-lam
     """
-    from lara_tokenizer.encode import describe
+    from lara_tokenizer.table import describe
 
     result = describe(target)
     emit(result, json_, _render_tokens if result["kind"] == "tokens" else _render_checkpoint)
 
 
 def _line(name: str, text: object) -> None:
-    console.print(f"{name:19} {text}", markup=False, highlight=False, soft_wrap=True)
+    say(f"{name:19} {text}")
 
 
 def _render_checkpoint(result: dict[str, Any]) -> None:
@@ -47,7 +46,7 @@ def _render_checkpoint(result: dict[str, Any]) -> None:
     pixels = size if isinstance(size, int) else " x ".join(map(str, size))
     _line("frames", f"{pixels} px{encoder}")
     codes = "continuous" if result["codebook_size"] is None else f"codes of {result['codebook_size']}"
-    _line("latent action", f"{result['num_latents']} {codes}, {result['codebook_dim']} numbers each")
+    _line("latent action", f"{result['num_latents']} {codes}, of dimension {result['codebook_dim']}")
     _line("trained strides", ", ".join(result["strides"]))
 
 
@@ -92,9 +91,9 @@ def _render_histogram(result: dict[str, Any], codebook_size: int) -> None:
 
 
 def _bars(counts: list[int]) -> str:
-    """One line of bars; neighbouring codes share a bar where there are more codes than characters."""
-    share = -(-len(counts) // _WIDTH)
-    bins = [sum(counts[start : start + share]) for start in range(0, len(counts), share)]
+    """A histogram in one line; neighbouring codes share a bar if there are more codes than characters."""
+    per_bar = -(-len(counts) // _WIDTH)
+    bins = [sum(counts[start : start + per_bar]) for start in range(0, len(counts), per_bar)]
     highest = max(bins) or 1
-    # Any count at all shows: rounding is upward.
+    # Rounded up, so that every code that occurs is visible.
     return "".join(_BLOCKS[-(-count * (len(_BLOCKS) - 1) // highest)] for count in bins)

@@ -1,4 +1,4 @@
-"""`lara-tok verify`: does a table hold what its source and its model give?"""
+"""`lara-tok verify`: encode a sample of a table again and compare the codes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ from lara_tok._source import FromOption
 def verify(
     tokens: Annotated[str, typer.Argument(help="tokens.parquet, or a folder of shards.")],
     source: Annotated[list[str], typer.Argument(help="The video it was made from.")],
-    sample: Annotated[str, typer.Option(help="How much to check: 1%, 100%.")] = "1%",
-    model: Annotated[
-        str | None, typer.Option(help="Where the checkpoint lies. Default: the one that was used.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: as the table was made.")] = None,
+    sample: Annotated[str, typer.Option(help="Share of the table to check: 1%, 100%.")] = "1%",
+    model: Annotated[str | None, typer.Option(help="The checkpoint. Default: the one that made the table.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: as for the table.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes. Default: by cores and memory.")] = None,
     from_: FromOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Encode a sample of a table again, with the options in its metadata, and name the rows that differ.
+    """Encode a sample of a table again, with the options in its metadata, and list the rows that differ.
 
     Exit code: 0 all equal, 1 something differs, 2 usage, or other weights.
 
@@ -53,7 +51,7 @@ def _render(result: dict[str, Any]) -> None:
         key = f"{row['episode']} {row['camera']} {row['stride']} frame {row['frame_index']}"
         say(f"differs: {' '.join(key.split())}: table {row['codes']}, now {row['codes_now']}")
     if (more := result["rows_differing"] - len(result["differences"])) > 0:
-        say(f"and {more:,} rows more")
+        say(f"and {more:,} more rows")
     for episode, reason in result["unreadable"].items():
         say(f"unreadable: {episode}: {reason}")
     say("equal" if result["is_equal"] else f"{result['rows_differing']:,} rows differ")

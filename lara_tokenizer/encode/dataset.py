@@ -1,34 +1,33 @@
-"""From a source of video to a table of tokens: the driver, which alone writes."""
+"""`encode_dataset`: from a source of video to a token table. This driver alone writes to disk."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Unpack
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Unpack
 
-from lara_tokenizer.data import LoadOptions
-from lara_tokenizer.encode.counts import TokenCounts
+from lara_tokenizer._files import write_atomically
 from lara_tokenizer.encode.engines import running
-from lara_tokenizer.encode.fingerprint import episodes_digest
-from lara_tokenizer.encode.moving_pairs import (
-    moving_pairs_by_camera,
-    moving_pairs_from_metadata,
-    moving_pairs_to_metadata,
-)
-from lara_tokenizer.encode.plan import Job
-from lara_tokenizer.encode.prepare import Preparation, Source, prepared
-from lara_tokenizer.encode.read import iter_tables
-from lara_tokenizer.encode.rows import ordered_rows
-from lara_tokenizer.encode.schema import FRAMES, read_metadata, token_schema
+from lara_tokenizer.encode.job import EncodeJob, open_job
+from lara_tokenizer.encode.plan import EncodeKeywords, EncodeOptions, EpisodePlan, Unit, ordered_rows
 from lara_tokenizer.encode.store import Store
-from lara_tokenizer.encode.summary import EncodeSummary, Progress, summarize
-from lara_tokenizer.encode.target import Target
-from lara_tokenizer.encode.tasks import Failed, TaskQueue
-from lara_tokenizer.encode.write import write_text_atomically, write_tokens
+from lara_tokenizer.encode.tasks import Encoded, Event, Failure, Heartbeat, Planned, TaskQueue
 from lara_tokenizer.errors import EpisodeReadError
+from lara_tokenizer.table.health import HealthFigures, HealthWarning, health_of
+from lara_tokenizer.table.metadata import FRAMES, episodes_digest, read_metadata
+from lara_tokenizer.table.reader import iter_tables
+from lara_tokenizer.table.source import Source
+from lara_tokenizer.table.statistics import (
+    TokenCounts,
+    motion_counts_by_camera,
+    motion_counts_from_metadata,
+    motion_counts_of,
+    motion_counts_to_metadata,
+)
+from lara_tokenizer.table.write import OutputPath, write_tokens
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionPreTrainedModel, LatentActionProcessor
@@ -40,168 +39,330 @@ def encode_dataset(
     processor: LatentActionProcessor | None = None,
     *,
     out: str | os.PathLike[str],
-    strides: str | Sequence[str] | None = None,
-    every: str = "1f",
-    columns: str | Sequence[str] = (),
-    keep_tail: bool = False,
-    min_motion: float = 0.0,
-    dtype: str | None = None,
-    device: str | None = None,
-    batch_size: int = 64,
-    workers: int | None = None,
     on_error: str = "skip",
     progress: Callable[[Progress], object] | None = None,
-    **load: Unpack[LoadOptions],
+    **options: Unpack[EncodeKeywords],
 ) -> EncodeSummary:
-    """Encode a source of video into a table of tokens (`lara-tok encode`).
+    """Encode a source of video into a token table (`lara-tok encode`).
 
-    A run that was stopped, however rudely, goes on where it was when the same call is made again. Equal calls give
-    equal bytes, for any number of workers and kills. Episodes that fail are listed in `<out>.failed.jsonl`; the next
-    run tries them again.
+    A run that was stopped, in whatever way, is continued by the same call. Equal calls give equal bytes, for any number
+    of workers and kills. Episodes that fail are listed in `<out>.failed.jsonl`; the next run tries them again.
 
     Args:
         source: what `load_episodes` takes, or episodes.
         model: "lara-lam" (bundled), a folder or a Hub id; or a model in memory, which needs its `processor`.
-        processor: None takes the one saved with the model.
+        processor: default: the one saved with the model.
         out: "tokens.parquet" for one file, "tokens/" for a folder of shards.
-        strides: gaps of a pair, "0.6s" or "5f", one or several; default: the first that the model was trained on.
-        every: which frames start a pair: "1f" all of them, "0.5s" two a second.
-        columns: extra columns: "latents", "actions" (action_chunk and action_sum), "text".
-        keep_tail: keep rows whose future frame lies past the end, with `valid` false and codes -1.
-        min_motion: leave out pairs whose pixels change by less on average, 0 to 1 (the column `motion`).
-        dtype: "float32" (default), "bfloat16" or "float16".
-        device: default: a GPU where there is one. A model in memory stays where it is.
-        batch_size: frames, and pairs, a call of the model.
-        workers: processes; default: by cores and memory. 0 works in this process: a crashing decoder ends the job.
         on_error: "skip" lists an episode that fails and goes on, "fail" stops.
         progress: called with the state of the run after each event.
-        load: the keywords of `load_episodes`: fps, decoder, limit, cameras, segment, ...
+        options: of the rows, of the run, and of `load_episodes` (fps, decoder, limit, cameras, segment, ...):
+
+            strides: gaps of a pair, "0.6s" or "5f", one or several; default: the first that the model was trained on.
+            every: distance of the frames that start a pair: "1f" every frame, "0.5s" two per second.
+            columns: extra columns: "latents", "actions" (action_chunk and action_sum), "text".
+            keep_tail: keep rows whose future frame lies past the end, with `valid` false and codes -1.
+            min_motion: leave out pairs whose pixels change by less on average, 0 to 1 (the column `motion`).
+            batch_size: frames, and pairs, per call of the model; default 64.
+            dtype: "float32" (default), "bfloat16" or "float16".
+            device: default: a GPU if there is one. A model in memory stays where it is.
+            workers: processes; default: by cores and memory. 0 uses this process only: a crashing decoder ends the job.
 
     Raises:
         ValueError: an option is out of range, or there is nothing to encode.
-        JobMismatchError: the target was made, or begun, by another job.
+        JobMismatchError: `out` was made, or begun, by another job.
         EpisodeReadError: an episode failed and `on_error` is "fail".
-        OSError: the target cannot be written; what is done is kept.
+        OSError: `out` cannot be written; what is encoded is kept.
 
     >>> encode_dataset("videos/", "lara-lam", out="tokens.parquet", strides="0.6s").pairs  # doctest: +SKIP
     {'0.6s': 1204}
     """
     started = time.monotonic()
-    target = Target.parse(out)
+    output = OutputPath.parse(out)
     if on_error not in ("skip", "fail"):
         raise ValueError(f"on_error {on_error!r}: takes 'skip' or 'fail'")
-    with prepared(
-        source,
-        model,
-        processor,
-        load=load,
-        dtype=dtype,
-        device=device,
-        strides=strides,
-        every=every,
-        columns=columns,
-        keep_tail=keep_tail,
-        min_motion=min_motion,
-        batch_size=batch_size,
-    ) as preparation:
-        if target.is_complete(preparation.fingerprint, preparation.episodes):
-            return _summary_of_target(target, preparation.job, len(preparation.episodes))
-        target.make_parent()
-        with Store(target.job_folder, preparation.fingerprint, preparation.episodes) as store:
-            state = Progress.begin(len(preparation.episodes), store.plans(), store.done_units())
+    with open_job(source, model, processor, **options) as job:
+        # Before the store is opened: a complete or foreign table leaves no job folder behind.
+        if output.is_complete(job.fingerprint, job.episodes):
+            return _summary_of_table(output, job.options, len(job.episodes))
+        output.make_parent()
+        with Store(output.job_folder, job.fingerprint, job.episodes) as store:
+            state = Progress.begin(len(job.episodes), store.plans(), store.done_units())
             if progress is not None:
                 progress(state)
-            for _ in _run(store, preparation, workers, state, stop_on_failure=on_error == "fail"):
+            for _ in _run(store, job, state, stop_on_failure=on_error == "fail"):
                 if progress is not None:
                     progress(state)
-            counts = _finalise(store, preparation, target)
+            counts = _write_results(store, job, output)
             seconds = store.seconds()
-            summary = summarize(
+            summary = _summarize(
                 os.fspath(out),
-                len(preparation.episodes),
-                store.plans(),
-                store.failures(),
+                len(job.episodes),
                 counts,
+                plans=store.plans(),
+                failed=store.failures(),
                 resumed=state.episodes_resumed,
                 decode_seconds=seconds.decode,
                 model_seconds=seconds.model,
                 wall_seconds=time.monotonic() - started,
             )
+            # With failures the store stays, so that the next run only retries the failed episodes.
             if not summary.failed:
                 store.discard()
         return summary
 
 
-def _run(
-    store: Store, preparation: Preparation, workers: int | None, state: Progress, *, stop_on_failure: bool
-) -> Iterator[None]:
-    """Do what is pending, result by result. Each is on disk before the next is looked at."""
+def _run(store: Store, job: EncodeJob, state: Progress, *, stop_on_failure: bool) -> Iterator[None]:
+    """Run the pending tasks, one event at a time. Each is on disk before the next one is handled."""
     pending = store.pending()
     if not pending:
         return
     tasks = TaskQueue(pending)
-    with running(preparation.engine(workers, len(pending))) as engine:
+    with running(job.engine(len(pending))) as engine:
         for event in engine.run(tasks):
+            # Committed before anything else happens: a kill after this line loses nothing of it.
             tasks.add(store.commit(event))
-            state.follow(event)
-            if isinstance(event, Failed):
-                tasks.drop(event.episode)
+            state.update(event)
+            if isinstance(event, Failure):
+                tasks.cancel(event.episode)
                 if stop_on_failure:
                     raise EpisodeReadError(event.episode, event.reason)
             yield
 
 
-def _finalise(store: Store, preparation: Preparation, target: Target) -> TokenCounts:
-    """Write the table, and the list of failures."""
-    job, failures = preparation.job, store.failures()
-    counts = TokenCounts(job.num_latents, job.codebook_size)
-    plans = store.plans()
+def _write_results(store: Store, job: EncodeJob, output: OutputPath) -> TokenCounts:
+    """Write the table and the list of failures."""
+    options, failures, plans = job.options, store.failures(), store.plans()
+    counts = TokenCounts(options.num_latents, options.codebook_size)
     if failures:
         lines = [json.dumps({"episode": episode, "reason": reason}) for episode, reason in failures.items()]
-        write_text_atomically(target.failed_file, "\n".join(lines) + "\n")
+        write_atomically(output.failed_file, "\n".join(lines) + "\n")
     else:
-        target.failed_file.unlink(missing_ok=True)
+        output.failed_file.unlink(missing_ok=True)
+    # An empty table would hide that nothing was encoded.
     if not plans:
         return counts
-    pieces = (rows for plan in plans.values() for rows in ordered_rows(plan.units, store.rows, job.strides))
-    episodes = {**episodes_digest(preparation.episodes), "failed": len(failures)}
+    tables = (table for plan in plans.values() for table in ordered_rows(plan.units, store.rows, options.strides))
+    # A first pass for the metadata, which a parquet writer needs before the first row.
     units = (unit for plan in plans.values() for unit in plan.units)
-    counts.moving_by_camera = moving_pairs_by_camera(units, store.rows)
-    schema = token_schema(job.num_latents, job.codebook_dim, job.codebook_size, job.columns)
+    counts.moving_by_camera = motion_counts_by_camera(
+        (unit.camera, motion_counts_of(store.rows(unit))) for unit in units
+    )
+    metadata = {
+        **job.fingerprint,
+        "episodes": {**episodes_digest(job.episodes), "failed": len(failures)},
+        FRAMES: job.checkpoint.frame_settings,
+        **motion_counts_to_metadata(counts.moving_by_camera),
+    }
+    rows = counts.count_through(tables)
     try:
-        write_tokens(
-            counts.watch(pieces),
-            schema,
-            {
-                **preparation.fingerprint,
-                "episodes": episodes,
-                FRAMES: preparation.checkpoint.frames,
-                **moving_pairs_to_metadata(counts.moving_by_camera),
-            },
-            target,
-            store.folder,
-            store.num_rows(),
-        )
+        write_tokens(rows, options.schema, metadata, output, store.folder, store.num_rows())
     except OSError as error:
         raise OSError(
-            f"{target.path} cannot be written ({error.strerror or error}). All that is encoded is kept in "
+            f"{output.path} cannot be written ({error.strerror or error}). All that is encoded is kept in "
             f"{store.folder}: make room and run the same command again."
         ) from error
     return counts
 
 
-def _summary_of_target(target: Target, job: Job, num_episodes: int) -> EncodeSummary:
-    """What is known of a table that was complete before."""
+@dataclass(slots=True)
+class Progress:
+    """State of a run, passed to the `progress` callback after each event.
+
+    Episode counts include those of earlier runs of the same job; rates are of this run.
+    """
+
+    episodes: int
+    """In the job."""
+    episodes_planned: int = 0
+    episodes_done: int = 0
+    """Encoded, or too short for any pair."""
+    episodes_resumed: int = 0
+    """Of `episodes_done`: by earlier runs."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Reasons by episode."""
+    frames: int = 0
+    """Read in this run."""
+    _frames_before: float = 0.0
+    _planned_frames: int = 0
+    _planned_pairs: int = 0
+    _plans: dict[str, EpisodePlan] = field(default_factory=dict)  # of episodes that are not done
+    _units_left: dict[str, int] = field(default_factory=dict)
+    _started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def begin(cls, episodes: int, plans: Mapping[str, EpisodePlan], done_units: set[Unit]) -> Progress:
+        """The state at the start of a run, from the plans and results of earlier ones."""
+        progress = cls(episodes)
+        for plan in plans.values():
+            # Units of an episode are of nearly equal size, so the share of units is the share of frames.
+            done = sum(unit in done_units for unit in plan.units)
+            progress._frames_before += plan.frames * done / max(len(plan.units), 1)
+            progress._add(plan, len(plan.units) - done)
+        progress.episodes_resumed = progress.episodes_done
+        return progress
+
+    def update(self, event: Event) -> None:
+        """Count an event."""
+        match event:
+            case Planned(plan):
+                self._add(plan, len(plan.units))
+            case Encoded(unit=unit) if unit.episode in self._units_left:
+                self._units_left[unit.episode] -= 1
+                self._finish_if_done(unit.episode)
+            case Failure(episode, reason):
+                self.failed.setdefault(episode, reason)
+                if episode in self._plans:
+                    plan = self._plans.pop(episode)
+                    del self._units_left[episode]
+                    self.episodes_planned -= 1
+                    self._planned_frames -= plan.frames
+                    self._planned_pairs -= sum(plan.pairs.values())
+            case Heartbeat(frames):
+                if not self.frames:
+                    self._started = time.monotonic()  # the time to load the model is not part of the rate
+                self.frames += frames
+
+    def _add(self, plan: EpisodePlan, units_left: int) -> None:
+        self.episodes_planned += 1
+        self._planned_frames += plan.frames
+        self._planned_pairs += sum(plan.pairs.values())
+        self._plans[plan.episode] = plan
+        self._units_left[plan.episode] = units_left
+        self._finish_if_done(plan.episode)
+
+    def _finish_if_done(self, episode: str) -> None:
+        if self._units_left[episode] == 0:
+            self.episodes_done += 1
+            del self._plans[episode], self._units_left[episode]
+
+    @property
+    def is_resumed(self) -> bool:
+        """True if earlier runs left results."""
+        return self.episodes_resumed > 0 or self._frames_before > 0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the first frame of this run."""
+        return time.monotonic() - self._started
+
+    @property
+    def pairs_per_second(self) -> float:
+        """Rate of this run: frames read, times the planned pairs per planned frame."""
+        return self.frames * self._planned_pairs / max(self._planned_frames, 1) / max(self.seconds, 1e-9)
+
+    @property
+    def remaining_seconds(self) -> float | None:
+        """Estimate from the episodes that are planned; None before the first frame."""
+        if not self.frames or not self.episodes_planned:
+            return None
+        frames = self._planned_frames / self.episodes_planned * (self.episodes - len(self.failed))
+        return max(frames - self._frames_before - self.frames, 0.0) * self.seconds / self.frames
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeSummary:
+    """Result of `encode_dataset`.
+
+    Attributes:
+        out: the table.
+        episodes, encoded, resumed: requested; in the table; of these, encoded by earlier runs.
+        too_short, failed: episodes without a pair at any stride; reasons by episode for those that failed.
+        short: for each stride, the number of episodes that are shorter.
+        notes: remarks of readers, by episode.
+        rows, pairs: all rows; valid rows by stride.
+        idle_left_out: pairs that `min_motion` left out; None if an earlier run made the table.
+        codebook_size, codes_used, perplexity, perplexity_per_position: None for a continuous bottleneck.
+        idle_share, figures, health, verdict: see `table.health`.
+        decode_seconds, model_seconds, wall_seconds: the first two summed over workers and runs.
+        already_complete: the table was there, nothing was done.
+    """
+
+    out: str
+    episodes: int
+    encoded: int
+    resumed: int
+    too_short: list[str]
+    failed: dict[str, str]
+    short: dict[str, int]
+    notes: dict[str, list[str]]
+    rows: int
+    pairs: dict[str, int]
+    idle_left_out: int | None
+    codebook_size: int | None
+    codes_used: int | None
+    perplexity: float | None
+    perplexity_per_position: list[float] | None
+    idle_share: float
+    figures: HealthFigures
+    health: list[HealthWarning]
+    verdict: str
+    decode_seconds: float
+    model_seconds: float
+    wall_seconds: float
+    already_complete: bool = False
+
+    @property
+    def mean_position_perplexity(self) -> float | None:
+        """Mean of `perplexity_per_position`."""
+        values = self.perplexity_per_position
+        return None if values is None else sum(values) / len(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-native values."""
+        return {**asdict(self), "mean_position_perplexity": self.mean_position_perplexity}
+
+
+def _summarize(
+    out: str,
+    episodes: int,
+    counts: TokenCounts,
+    *,
+    plans: Mapping[str, EpisodePlan],
+    failed: Mapping[str, str],
+    **others: Any,
+) -> EncodeSummary:
+    """The summary of a job, from its plans and counts; `others` are the remaining fields."""
+    # Without plans an earlier run made the table: then what it left out is not known.
+    planned = sum(sum(plan.pairs.values()) for plan in plans.values()) if plans else None
+    health = health_of(counts)
+    too_short = [name for name, plan in plans.items() if not plan.units]
+    short: dict[str, int] = {}
+    for plan in plans.values():
+        for stride in plan.short_of:
+            short[stride] = short.get(stride, 0) + 1
+    return EncodeSummary(
+        out=out,
+        episodes=episodes,
+        encoded=len(plans) - len(too_short),
+        too_short=too_short,
+        failed=dict(failed),
+        short=short,
+        notes={name: list(plan.notes) for name, plan in plans.items() if plan.notes},
+        rows=counts.rows,
+        pairs=dict(sorted(counts.pairs.items())),
+        idle_left_out=None if planned is None else planned - counts.num_pairs,
+        codebook_size=counts.codebook_size,
+        codes_used=counts.codes_used,
+        perplexity=counts.perplexity,
+        perplexity_per_position=counts.perplexity_per_position,
+        idle_share=counts.idle_share,
+        figures=health.figures,
+        health=health.warnings,
+        verdict=health.verdict,
+        **others,
+    )
+
+
+def _summary_of_table(output: OutputPath, options: EncodeOptions, num_episodes: int) -> EncodeSummary:
+    """The summary of a table that was complete before."""
     counts = TokenCounts(
-        job.num_latents,
-        job.codebook_size,
-        moving_by_camera=moving_pairs_from_metadata(read_metadata(target.path)),
+        options.num_latents,
+        options.codebook_size,
+        moving_by_camera=motion_counts_from_metadata(read_metadata(output.path)),
     )
     names: set[str] = set()
-    for table in counts.watch(iter_tables(target.path)):
+    for table in counts.count_through(iter_tables(output.path)):
         names |= set(table["episode"].unique().to_pylist())
-    summary = summarize(
-        str(target.path), num_episodes, {}, {}, counts, resumed=num_episodes, decode_seconds=0.0, model_seconds=0.0,
-        wall_seconds=0.0,
-    )  # fmt: skip
+    no_time = dict.fromkeys(("decode_seconds", "model_seconds", "wall_seconds"), 0.0)
+    summary = _summarize(str(output.path), num_episodes, counts, plans={}, failed={}, resumed=num_episodes, **no_time)
     return replace(summary, encoded=len(names), already_complete=True)

@@ -1,15 +1,12 @@
-"""A unit of video to rows of the table: each frame through the vision encoder once, for all strides at once.
+"""`encode_unit`: frames of a unit to rows of the table. Each frame passes the vision encoder once, for all strides.
 
-Shape suffixes: B batch, P tokens of a frame, V width of the vision encoder, N latent tokens, D codebook dimension,
-S side of the model's frames, R rows.
+Shape suffixes: B batch, N latent tokens, D codebook dimension, S side of the model's frames, R rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -17,329 +14,281 @@ import torch
 from torch import Tensor
 
 from lara_tokenizer.data import Episode, Signals
-from lara_tokenizer.encode.moving_pairs import with_moving_pairs
-from lara_tokenizer.encode.plan import Job, Pairs, Unit, make_job, plan_episode, unit_pairs
-from lara_tokenizer.encode.rows import EncodedPairs, Rows, ordered_rows
-from lara_tokenizer.encode.schema import token_schema
-from lara_tokenizer.encode.whole_picture import moves_as_whole, picture_cells
+from lara_tokenizer.encode.camera_motion import image_cells, is_global_motion
+from lara_tokenizer.encode.model_runner import (
+    EncodedPairs,
+    EpisodeFrames,
+    Frame,
+    ModelRunner,
+    Runner,
+    UnitFrames,
+    batch_sizes,
+    dtype_name,
+    in_eval_mode,
+)
+from lara_tokenizer.encode.plan import (
+    EncodeOptions,
+    Pairs,
+    RowKeywords,
+    Unit,
+    ordered_rows,
+    plan_episode,
+    resolve_options,
+    unit_pairs,
+)
+from lara_tokenizer.table.reader import combine
+from lara_tokenizer.table.statistics import MotionCounts, with_motion_counts
+from lara_tokenizer.thresholds import IDLE_MOTION
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionPreTrainedModel, LatentActionProcessor
-
-# Full-size frames held at a time, in bytes: small enough to stay near the cache, large enough to amortise calls.
-_CHUNK_BYTES = 8 * 2**20
-_FIRST_CHUNK = 4
-
-
-class UnitFrames(Protocol):
-    """The pixels of a unit's episode and camera."""
-
-    timestamps: np.ndarray  # float64 (n,), seconds, of all frames
-    signals: Signals  # of all frames; empty where the job asks for none
-
-    def read(self, indices: np.ndarray) -> Iterator[Tensor]:
-        """The frames asked for, in order, resized by the processor: uint8 (any number, 3, S, S) a piece."""
-
-
-class EpisodeFrames:
-    """`UnitFrames` of an episode in this process. Raises EpisodeReadError where its signals do not match its frames."""
-
-    def __init__(self, episode: Episode, camera: str, processor: LatentActionProcessor, job: Job) -> None:
-        self.timestamps = episode.timestamps(camera)
-        self.signals = episode.signals() if job.needs_signals else Signals()
-        self.signals.check_length(len(self.timestamps), episode.id)
-        self._episode, self._camera, self._processor = episode, camera, processor
-
-    def read(self, indices: np.ndarray) -> Iterator[Tensor]:
-        start, count = 0, _FIRST_CHUNK
-        while start < len(indices):
-            frames = self._episode.frames(self._camera, indices[start : start + count])
-            yield self._processor.resize_frames(frames)
-            start += len(frames)
-            count = max(1, _CHUNK_BYTES // frames[0].nbytes)
-
-
-class Runner(Protocol):
-    """Runs a model for `encode_unit`; `ModelRunner` is the plain one."""
-
-    def frame_features(self, frames_B3SS: Tensor) -> Tensor:
-        """uint8 (B, 3, S, S) -> (B, P, V)."""
-
-    def future_features(self, now: Sequence[Frame], future: Sequence[Frame]) -> list[Tensor]:
-        """Features of the later frames of B pairs, each (P, V), as the model is to see them beside the earlier ones."""
-
-    def encode(self, features: Sequence[Tensor], future_features: Sequence[Tensor]) -> EncodedPairs:
-        """Features of B pairs, each (P, V), to latents, codes and margins."""
-
-
-class ModelRunner:
-    """A model, which is in eval mode, and its processor's normalisation: without gradients, where the model is.
-
-    Raises ValueError for a model in another dtype than its codes bear.
-    """
-
-    def __init__(self, model: LatentActionPreTrainedModel, processor: LatentActionProcessor) -> None:
-        assert not model.training, "in training mode rows would depend on their batch"
-        check_dtype(type(model), _name(model.dtype))
-        self.model, self.processor = model, processor
-
-    @torch.inference_mode()
-    def frame_features(self, frames_B3SS: Tensor) -> Tensor:
-        """uint8 (B, 3, S, S) -> (B, P, V)."""
-        pixel_values = self.processor.normalize_frames(frames_B3SS.to(self.model.device))
-        return self.model.get_frame_features(pixel_values.to(self.model.dtype))
-
-    @torch.inference_mode()
-    def future_features(self, now: Sequence[Frame], future: Sequence[Frame]) -> list[Tensor]:
-        """Those there are; of the pairs that the processor steadies, new ones."""
-        features = [frame.features for frame in future]
-        if not self.processor.steady_pairs:
-            return features
-        before, after = (torch.stack([frame.pixels_3SS for frame in frames]) for frames in (now, future))
-        steady = self.processor.steady_future(before, after)
-        moved = (steady != after).flatten(1).any(1).nonzero().flatten().tolist()
-        again = [self.frame_features(part) for part in steady[moved].split(batch_sizes(len(moved), len(after)))]
-        for row, new in zip(moved, (new for part in again for new in part), strict=True):
-            features[row] = new
-        return features
-
-    @torch.inference_mode()
-    def encode(self, features: Sequence[Tensor], future_features: Sequence[Tensor]) -> EncodedPairs:
-        """Features of B pairs, each (P, V), to latents, codes and margins.
-
-        Raises ValueError where a latent is no finite number: its nearest code would be 0, and look valid.
-        """
-        out = self.model.encode(
-            frame_features=torch.stack(list(features)), future_frame_features=torch.stack(list(future_features))
-        )
-        assert out.latents is not None
-        if not out.latents.isfinite().all():
-            raise ValueError(_not_finite(self.model.dtype))
-        latents = out.latents.flatten(1).to("cpu", torch.float16).numpy()
-        if out.codes is None or out.code_margin is None:
-            return EncodedPairs(latents, None, None)
-        margin = out.code_margin.float().mean(1).cpu().numpy()
-        return EncodedPairs(latents, out.codes.to("cpu", torch.int16).numpy(), margin)
-
-
-def _not_finite(dtype: torch.dtype) -> str:
-    advice = "The weights are damaged, or of another model." if dtype == torch.float32 else "Use dtype float32."
-    return f"latents are not finite in {_name(dtype)}: there is no code for them. {advice}"
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def check_dtype(family: type[LatentActionPreTrainedModel], dtype: str) -> None:
-    """Raise ValueError for a dtype in which a family's codes would be others."""
-    if family.needs_float32 and dtype != "float32":
-        raise ValueError(
-            f"{family.__name__} labels in float32 only, and this is {dtype}: its z is a small difference of large "
-            "numbers, so that 16 bits change many codes (a fifth of them in bfloat16, on video of robots). Use dtype "
-            "float32."
-        )
-
-
-@contextmanager
-def in_eval_mode(model: LatentActionPreTrainedModel) -> Iterator[None]:
-    """Evaluate a model that may be in the middle of its training; each module goes back to the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def encode_unit(unit: Unit, frames: UnitFrames, model: Runner, job: Job) -> pa.Table:
-    """Encode the pairs of one unit: a pure function of its arguments.
-
-    Frames stream through in order. Each goes through the vision encoder once, and once more for each pair in which the
-    processor steadies it; it is dropped when the last of its pairs is done. Pairs that move less than `job.min_motion`
-    are left out. Batches never cross a unit, and a remainder runs on the sizes of `batch_sizes`: the rows depend
-    neither on the worker nor on what else it does.
-
-    Returns:
-        The unit's rows (columns of `token_schema`), sorted by (stride, frame_index); `moving_pairs_of` reads their
-        counts of moving pairs.
-    """
-    pairs = unit_pairs(unit, frames.timestamps, job)
-    rows, held, queue = Rows(pairs, job), _HeldFrames(pairs), _PairQueue(pairs, job.batch_size)
-    for indices, pixels_B3SS in _rebatch(pairs.needed, frames.read(pairs.needed), job.batch_size):
-        held.add(indices, pixels_B3SS, model.frame_features(pixels_B3SS))
-        for complete in queue.completed_by(indices[-1]):
-            now, future = held.get(pairs.anchor[complete]), held.get(pairs.future[complete])
-            motion = _motion(now, future)
-            rows.set_motion(complete, motion)
-            rows.set_whole_picture(complete, moves_as_whole([f.cells for f in now], [f.cells for f in future]))
-            idle = complete[motion < job.min_motion]
-            rows.leave_out(idle)
-            held.drop_used(idle)
-            queue.wait(complete[motion >= job.min_motion])
-        for batch in queue.full_batches():
-            _encode_pairs(batch, pairs, held, model, rows)
-    for batch in queue.last_batches():
-        _encode_pairs(batch, pairs, held, model, rows)
-    return with_moving_pairs(rows.table(unit, frames.timestamps, frames.signals), rows.moving_pairs())
-
-
-def _encode_pairs(batch: np.ndarray, pairs: Pairs, held: _HeldFrames, model: Runner, rows: Rows) -> None:
-    now, future = held.get(pairs.anchor[batch]), held.get(pairs.future[batch])
-    rows.fill(batch, model.encode([frame.features for frame in now], model.future_features(now, future)))
-    held.drop_used(batch)
-
-
-class _PairQueue:
-    """The valid pairs of a unit in the order in which their later frames come, cut into batches."""
-
-    def __init__(self, pairs: Pairs, batch_size: int) -> None:
-        order = np.flatnonzero(pairs.valid)
-        self._order = order[np.argsort(pairs.future[order], kind="stable")]
-        self._future = pairs.future[self._order]
-        self._batch_size = batch_size
-        self._done, self._waiting = 0, order[:0]
-
-    def completed_by(self, frame: int) -> Iterator[np.ndarray]:
-        """Rows whose later frame is this or an earlier one, each once, at most a batch at a time."""
-        stop = int(np.searchsorted(self._future, frame, side="right"))
-        for start in range(self._done, stop, self._batch_size):
-            yield self._order[start : min(start + self._batch_size, stop)]
-        self._done = stop
-
-    def wait(self, rows: np.ndarray) -> None:
-        """Rows that are to be encoded."""
-        self._waiting = np.concatenate([self._waiting, rows])
-
-    def full_batches(self) -> Iterator[np.ndarray]:
-        """As many as there are."""
-        while len(self._waiting) >= self._batch_size:
-            batch, self._waiting = np.split(self._waiting, [self._batch_size])
-            yield batch
-
-    def last_batches(self) -> list[np.ndarray]:
-        """The remainder, on the sizes of `batch_sizes`."""
-        sizes = batch_sizes(len(self._waiting), self._batch_size)
-        return np.split(self._waiting, np.cumsum(sizes)[:-1]) if sizes else []
-
-
-def batch_sizes(count: int, largest: int) -> list[int]:
-    """How `count` items are cut: full batches, then the remainder on a fixed ladder of halves.
-
-    A kernel may round differently at another batch size; so there are few sizes, and the same ones for everybody.
-
-    >>> batch_sizes(100, 64)
-    [64, 32, 4]
-    """
-    sizes = []
-    while count:
-        while largest > count:
-            largest //= 2
-        sizes.append(largest)
-        count -= largest
-    return sizes
 
 
 def encode_episode(
     episode: Episode,
     model: LatentActionPreTrainedModel,
     processor: LatentActionProcessor,
-    *,
-    strides: str | Sequence[str] | None = None,
-    every: str = "1f",
-    columns: str | Sequence[str] = (),
-    keep_tail: bool = False,
-    min_motion: float = 0.0,
-    batch_size: int = 64,
+    **options: Unpack[RowKeywords],
 ) -> pa.Table:
-    """Encode one episode in this process, for a loop of one's own.
+    """Encode one episode in this process, for custom loops.
 
     Args:
-        episode: of `load_episodes`, or built around a reader of one's own.
-        strides: gaps of a pair, "0.6s" or "5f"; default: the first that the model was trained on.
-        every: which frames start a pair: "1f" all of them, "0.5s" two a second.
-        columns: extra columns: "latents", "actions" (action_chunk and action_sum), "text".
-        keep_tail: keep rows whose future frame lies past the end, with `valid` false and codes -1.
-        min_motion: leave out pairs whose pixels change by less on average, 0 to 1 (the column `motion`).
-        batch_size: frames, and pairs, a call of the model.
+        episode: of `load_episodes`, or built around a custom reader.
+        model, processor: where and in the dtype that they are.
+        options: strides, every, columns, keep_tail, min_motion and batch_size, as in `encode_dataset`.
 
     Returns:
-        One row a pair, columns of `token_schema`, sorted by (camera, stride, frame_index).
+        One row per pair, columns of `token_schema`, sorted by (camera, stride, frame_index).
 
     Raises:
-        EpisodeReadError: the video cannot be read. ValueError: an option is out of range.
+        EpisodeReadError: the video cannot be read.
+        ValueError: an option is out of range.
 
     >>> table = encode_episode(load_episodes("clip.mp4")[0], model, processor, strides="0.6s")  # doctest: +SKIP
     """
-    job = make_job(
-        model.config,
-        strides=strides,
-        every=every,
-        columns=columns,
-        keep_tail=keep_tail,
-        min_motion=min_motion,
-        batch_size=batch_size,
-        dtype=_name(model.dtype),
-    )
+    resolved = resolve_options(model.config, dtype=dtype_name(model.dtype), **options)
     with in_eval_mode(model):
         runner = ModelRunner(model, processor)
-        tables = {
-            unit: encode_unit(unit, EpisodeFrames(episode, unit.camera, processor, job), runner, job)
-            for unit in plan_episode(episode, job).units
-        }
-    empty = token_schema(job.num_latents, job.codebook_dim, job.codebook_size, job.columns).empty_table()
-    pieces = ordered_rows(tables, tables.__getitem__, job.strides)
-    return pa.concat_tables([empty, *pieces]).unify_dictionaries().combine_chunks()
+        tables = {}
+        # The same units as in a job, so that an episode gets the same rows either way.
+        for unit in plan_episode(episode, resolved).units:
+            frames = EpisodeFrames(episode, unit.camera, processor, with_signals=resolved.needs_signals)
+            tables[unit] = encode_unit(unit, frames, runner, resolved)
+    return combine([resolved.schema.empty_table(), *ordered_rows(tables, tables.__getitem__, resolved.strides)])
 
 
-def _rebatch(indices: np.ndarray, pieces: Iterable[Tensor], batch_size: int) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Pieces of any length to batches of `batch_sizes`, each with its frame numbers."""
-    sizes, start, waiting = batch_sizes(len(indices), batch_size), 0, torch.empty(0, dtype=torch.uint8)
-    for piece in pieces:
-        waiting = torch.cat([waiting, piece]) if len(waiting) else piece
-        while sizes and len(waiting) >= sizes[0]:
+def encode_unit(unit: Unit, frames: UnitFrames, model: Runner, options: EncodeOptions) -> pa.Table:
+    """Encode the pairs of one unit: a pure function of its arguments.
+
+    Frames are read in order. Each passes the vision encoder once, and once more for each pair whose global motion the
+    processor compensates; it is dropped after the last of its pairs. Pairs that move less than `options.min_motion` are
+    left out. Batches never cross a unit, and the remainder is cut by `batch_sizes`: rows depend neither on the worker
+    nor on its other work.
+
+    Returns:
+        The unit's rows, columns of `token_schema`, sorted by (stride, frame_index). Their schema carries the motion
+        counts, for `motion_counts_of`.
+    """
+    pairs = unit_pairs(unit, frames.timestamps, options)
+    rows = Rows(pairs, options)
+    held = _HeldFrames(pairs)
+    queue = _PairQueue(pairs, options.batch_size)
+    for indices, pixels_B3SS in _rebatch(pairs.needed, frames.read(pairs.needed), options.batch_size):
+        held.add(indices, pixels_B3SS, model.frame_features(pixels_B3SS))
+        for complete in queue.completed_by(indices[-1]):
+            # Motion needs pixels only, so idle pairs are left out before the model sees them.
+            now, future = held.get(pairs.anchor[complete]), held.get(pairs.future[complete])
+            motion = _motion(now, future)
+            rows.set_motion(complete, motion)
+            rows.set_camera_motion(
+                complete, is_global_motion([frame.cells for frame in now], [frame.cells for frame in future])
+            )
+            idle = complete[motion < options.min_motion]
+            rows.leave_out(idle)
+            held.release(idle)
+            queue.add(complete[motion >= options.min_motion])
+        for batch in queue.full_batches():
+            _encode_pairs(batch, pairs, held, model, rows)
+    for batch in queue.last_batches():
+        _encode_pairs(batch, pairs, held, model, rows)
+    return with_motion_counts(rows.table(unit, frames.timestamps, frames.signals), rows.motion_counts())
+
+
+def _encode_pairs(batch: np.ndarray, pairs: Pairs, held: _HeldFrames, model: Runner, rows: Rows) -> None:
+    now, future = held.get(pairs.anchor[batch]), held.get(pairs.future[batch])
+    rows.fill(batch, model.encode([frame.features for frame in now], model.future_features(now, future)))
+    held.release(batch)
+
+
+def _motion(now: list[Frame], future: list[Frame]) -> np.ndarray:
+    """Mean absolute change of a pixel, 0 to 1: float32 (B,)."""
+    pixels_B3SS = torch.stack([frame.pixels_3SS for frame in now]).to(torch.int16)
+    change_B3SS = pixels_B3SS.sub_(torch.stack([frame.pixels_3SS for frame in future])).abs_()
+    # Sums of integers: no rounding, so the value is the same on every machine.
+    sums_B = change_B3SS.flatten(1).sum(1, dtype=torch.int64)
+    return (sums_B.numpy() / (255 * change_B3SS[0].numel())).astype(np.float32)
+
+
+def _rebatch(indices: np.ndarray, chunks: Iterable[Tensor], batch_size: int) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Regroup chunks of any length into batches of `batch_sizes`, each with its frame indices."""
+    # The reader's chunks depend on the size of its frames. Batches must not, or rounding in the model would.
+    sizes, start, pending = batch_sizes(len(indices), batch_size), 0, torch.empty(0, dtype=torch.uint8)
+    for chunk in chunks:
+        pending = torch.cat([pending, chunk]) if len(pending) else chunk
+        while sizes and len(pending) >= sizes[0]:
             count = sizes.pop(0)
-            yield indices[start : start + count], waiting[:count]
-            start, waiting = start + count, waiting[count:]
-    assert not sizes, "the reader gave fewer frames than were asked for"
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """A frame that is held until the last of its pairs is done."""
-
-    pixels_3SS: Tensor  # uint8
-    features: Tensor  # (P, V)
-    cells: Tensor  # of `picture_cells`
+            yield indices[start : start + count], pending[:count]
+            start, pending = start + count, pending[count:]
+    assert not sizes, "the reader returned fewer frames than were requested"
 
 
 class _HeldFrames:
-    """The frames of a unit that still have a pair to come."""
+    """The frames of a unit that are read and still have a pair to come."""
 
     def __init__(self, pairs: Pairs) -> None:
         self._pairs = pairs
         used = np.concatenate([pairs.anchor[pairs.valid], pairs.future[pairs.valid]])
+        # Number of pairs that still need each frame; at 0 the frame is dropped, which bounds memory by the longest
+        # stride and a batch.
         self._uses = dict(zip(*(array.tolist() for array in np.unique(used, return_counts=True)), strict=True))
         self._frames: dict[int, Frame] = {}
 
     def add(self, indices: np.ndarray, pixels_B3SS: Tensor, features: Tensor) -> None:
-        frames = map(Frame, pixels_B3SS, features, picture_cells(pixels_B3SS))
+        frames = map(Frame, pixels_B3SS, features, image_cells(pixels_B3SS))
         self._frames |= zip(indices.tolist(), frames, strict=True)
 
     def get(self, indices: np.ndarray) -> list[Frame]:
         return [self._frames[index] for index in indices.tolist()]
 
-    def drop_used(self, batch: np.ndarray) -> None:
-        for index in (*self._pairs.anchor[batch].tolist(), *self._pairs.future[batch].tolist()):
+    def release(self, rows: np.ndarray) -> None:
+        """Count these pairs as done; drop frames without further pairs."""
+        for index in (*self._pairs.anchor[rows].tolist(), *self._pairs.future[rows].tolist()):
             self._uses[index] -= 1
             if not self._uses[index]:
                 del self._frames[index]
 
 
-def _motion(now: list[Frame], future: list[Frame]) -> np.ndarray:
-    """float32 (B,): mean absolute change of a pixel, 0 to 1. The sums are of whole numbers: no rounding enters them."""
-    pixels_B3SS = torch.stack([frame.pixels_3SS for frame in now]).to(torch.int16)
-    change_B3SS = pixels_B3SS.sub_(torch.stack([frame.pixels_3SS for frame in future])).abs_()
-    sums_B = change_B3SS.flatten(1).sum(1, dtype=torch.int64)
-    return (sums_B.numpy() / (255 * change_B3SS[0].numel())).astype(np.float32)
+class _PairQueue:
+    """The valid pairs of a unit, in the order of their future frames, cut into batches."""
+
+    def __init__(self, pairs: Pairs, batch_size: int) -> None:
+        order = np.flatnonzero(pairs.valid)
+        # Stable: pairs with the same future frame stay in row order, so every run forms the same batches.
+        self._order = order[np.argsort(pairs.future[order], kind="stable")]
+        self._future = pairs.future[self._order]
+        self._batch_size = batch_size
+        self._done = 0
+        self._pending = order[:0]
+
+    def completed_by(self, frame: int) -> Iterator[np.ndarray]:
+        """Rows whose future frame is `frame` or an earlier one, each once, at most a batch at a time."""
+        stop = int(np.searchsorted(self._future, frame, side="right"))
+        for start in range(self._done, stop, self._batch_size):
+            yield self._order[start : min(start + self._batch_size, stop)]
+        self._done = stop
+
+    def add(self, rows: np.ndarray) -> None:
+        """Rows to encode."""
+        self._pending = np.concatenate([self._pending, rows])
+
+    def full_batches(self) -> Iterator[np.ndarray]:
+        """All batches of full size."""
+        while len(self._pending) >= self._batch_size:
+            batch, self._pending = np.split(self._pending, [self._batch_size])
+            yield batch
+
+    def last_batches(self) -> list[np.ndarray]:
+        """The remainder, cut by `batch_sizes`."""
+        sizes = batch_sizes(len(self._pending), self._batch_size)
+        return np.split(self._pending, np.cumsum(sizes)[:-1]) if sizes else []
+
+
+class Rows:
+    """The columns of a unit's R rows, filled batch by batch. Rows that are never filled are invalid."""
+
+    def __init__(self, pairs: Pairs, options: EncodeOptions) -> None:
+        count = len(pairs.anchor)
+        self._pairs = pairs
+        self._strides = options.strides
+        self._schema = options.schema
+        # -1 and NaN are the values of invalid rows.
+        self._codes = np.full((count, options.num_latents), -1, np.int16)
+        self._has_latents = "latents" in self._schema.names
+        width = options.num_latents * options.codebook_dim if self._has_latents else 0
+        self._latents = np.full((count, width), np.nan, np.float16)
+        self._margin = np.full(count, np.nan, np.float32)
+        self._motion = np.full(count, np.nan, np.float32)
+        self._has_camera_motion = np.full(count, False)
+        self._is_kept = np.full(count, True)
+
+    def set_motion(self, rows: np.ndarray, motion: np.ndarray) -> None:
+        self._motion[rows] = motion
+
+    def set_camera_motion(self, rows: np.ndarray, has_camera_motion: np.ndarray) -> None:
+        self._has_camera_motion[rows] = has_camera_motion
+
+    def fill(self, rows: np.ndarray, encoded: EncodedPairs) -> None:
+        if encoded.codes is not None:
+            self._codes[rows] = encoded.codes
+            self._margin[rows] = encoded.margin
+        if self._has_latents:
+            self._latents[rows] = encoded.latents
+
+    def leave_out(self, rows: np.ndarray) -> None:
+        """Keep these rows out of the table."""
+        self._is_kept[rows] = False
+
+    def motion_counts(self) -> MotionCounts:
+        """Moving pairs among the rows of the table."""
+        moving = self._is_kept & (self._motion >= IDLE_MOTION)  # false for NaN, where invalid
+        return MotionCounts(int(moving.sum()), int((moving & self._has_camera_motion).sum()))
+
+    def table(self, unit: Unit, timestamps: np.ndarray, signals: Signals) -> pa.Table:
+        pairs, count = self._pairs, len(self._pairs.anchor)
+        # The dictionary of strides is that of the job, also where a unit lacks one: equal units give equal bytes.
+        columns = {
+            "episode": _constant(unit.episode, count),
+            "episode_index": pa.array([unit.episode_index] * count, pa.int64()),
+            "camera": _constant(unit.camera, count),
+            "stride": pa.DictionaryArray.from_arrays(pairs.stride.astype(np.int32), pa.array(self._strides)),
+            "frame_index": pa.array(pairs.anchor.astype(np.int32)),
+            "future_frame_index": pa.array(pairs.future.astype(np.int32)),
+            "timestamp": pa.array(timestamps[pairs.anchor]),
+            "future_timestamp": pa.array(timestamps[pairs.future], mask=~pairs.valid),
+            "codes": self._codes,
+            "latents": self._latents,
+            "code_margin": pa.array(self._margin, mask=np.isnan(self._margin)),
+            "motion": pa.array(self._motion, mask=~pairs.valid),
+            "valid": pa.array(pairs.valid),
+            **_signal_columns(self._schema.names, pairs, signals),
+        }
+        arrays = [
+            pa.FixedSizeListArray.from_arrays(pa.array(columns[field.name].reshape(-1)), type=field.type)
+            if pa.types.is_fixed_size_list(field.type)
+            else columns[field.name]
+            for field in self._schema
+        ]
+        table = pa.table(arrays, schema=self._schema)
+        return table if self._is_kept.all() else table.filter(pa.array(self._is_kept))
+
+
+def _signal_columns(names: list[str], pairs: Pairs, signals: Signals) -> dict[str, pa.Array]:
+    """The text at frame t, and the actions from frame t up to, not including, the future frame: as rows, and summed."""
+    columns: dict[str, pa.Array] = {}
+    if "text" in names:
+        texts = None if signals.texts is None else [signals.texts[frame] for frame in pairs.anchor.tolist()]
+        plain = pa.nulls(len(pairs.anchor), pa.string()) if texts is None else pa.array(texts, pa.string())
+        columns["text"] = plain.dictionary_encode()
+    if "action_chunk" in names:
+        chunks: list[np.ndarray | None] = [
+            None if future < 0 or signals.actions is None else signals.actions[frame:future]
+            for frame, future in zip(pairs.anchor.tolist(), pairs.future.tolist(), strict=True)
+        ]
+        # Sums in float64, stored as float32: rounded once, not once per frame.
+        columns["action_chunk"] = pa.array([None if chunk is None else list(chunk) for chunk in chunks])
+        columns["action_sum"] = pa.array([None if chunk is None else chunk.sum(0, np.float64) for chunk in chunks])
+    return columns
+
+
+def _constant(text: str, count: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), pa.array([text]))

@@ -1,4 +1,4 @@
-"""Where units are computed. An engine takes tasks from a queue and gives events back, in any order."""
+"""Engines: where tasks are computed, in this process or in worker processes, with the model on CPU or GPU."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from lara_tokenizer.encode.pool import Child, ChildDied, Limits
+from lara_tokenizer.encode.pool import WorkerDied, WorkerLimits, WorkerProcess
 from lara_tokenizer.encode.tasks import (
-    Beat,
     Encoded,
     Event,
-    Failed,
-    FramePiece,
-    FramesDone,
-    FrameTimes,
+    Failure,
+    FrameChunk,
+    Heartbeat,
     Message,
     Planned,
     Task,
@@ -31,20 +29,20 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from lara_tokenizer.encode.encode import EncodedPairs, Frame, Runner
+    from lara_tokenizer.encode.model_runner import EncodedPairs, Frame, Runner
     from lara_tokenizer.encode.worker import Worker
 
 
 class Engine(Protocol):
-    """Computes what a queue holds. `start` loads the model, so that the first task finds it ready."""
+    """Computes the tasks of a queue and yields events, in any order."""
 
-    workers: int  # how many tasks are worked on at a time
+    workers: int  # number of tasks that are worked on at a time
 
     def start(self) -> None:
-        """Get ready to work. Raises LaraTokenizerError where that fails."""
+        """Load the model. Raises LaraTokenizerError if that fails."""
 
     def run(self, tasks: TaskQueue) -> Iterator[Event]:
-        """Yield events until every task has its answer; tasks may be added in between."""
+        """Yield events until every task is answered; tasks may be added in between."""
 
     def close(self) -> None:
         """Stop at once."""
@@ -52,7 +50,7 @@ class Engine(Protocol):
 
 @contextmanager
 def running(engine: Engine) -> Iterator[Engine]:
-    """An engine that is started, and closed whatever happens."""
+    """Start an engine, and close it in any case."""
     try:
         engine.start()
         yield engine
@@ -61,12 +59,13 @@ def running(engine: Engine) -> Iterator[Engine]:
 
 
 class InProcessEngine:
-    """Everything in this process, on one thread: no child to start, but what crashes the decoder crashes the job."""
+    """Runs everything in this process, on one thread: no start-up time, but a crashing decoder ends the job."""
 
     workers = 1
 
     def __init__(self, setup: WorkerSetup, load_runner: Callable[[], Runner]) -> None:
-        self._setup, self._load_runner = setup, load_runner
+        self._setup = setup
+        self._load_runner = load_runner
         self._worker: Worker | None = None
 
     def start(self) -> None:
@@ -77,19 +76,19 @@ class InProcessEngine:
     def run(self, tasks: TaskQueue) -> Iterator[Event]:
         import torch
 
-        assert self._worker is not None, "start comes first"
+        assert self._worker is not None, "call start first"
         threads = torch.get_num_threads()
-        near: str | None = None
-        while (task := tasks.take(near)) is not None:
-            near = task.episode.id
+        episode: str | None = None
+        while (task := tasks.pop(prefer_episode=episode)) is not None:
+            episode = task.episode.id
             messages: list[Message] = []
-            torch.set_num_threads(1)  # as in a worker process: the same sums in the same order
+            torch.set_num_threads(1)  # as in a worker process: sums in the same order
             try:
                 self._worker.answer(task, messages.append)
             finally:
                 torch.set_num_threads(threads)
-            yield from cast("list[Event]", messages)  # a worker with a runner gives nothing else
-            tasks.done()
+            yield from cast("list[Event]", messages)  # only a worker without a model sends frames
+            tasks.task_done()
 
     def close(self) -> None:
         if self._worker is not None:
@@ -97,10 +96,10 @@ class InProcessEngine:
 
 
 class LocalEngine:
-    """Child processes on this machine.
+    """Worker processes on this machine, each served by a thread of this process.
 
-    Without `load_runner` each child decodes and encodes on one thread. With it (on a GPU) the children only decode,
-    and one thread of this process runs the model.
+    Without `load_runner` each worker decodes and encodes on one thread. With it (on a GPU) the workers only decode, and
+    one more thread of this process runs the model.
     """
 
     def __init__(
@@ -108,125 +107,135 @@ class LocalEngine:
         setup: WorkerSetup,
         workers: int,
         load_runner: Callable[[], Runner] | None = None,
-        limits: Limits | None = None,
+        limits: WorkerLimits | None = None,
     ) -> None:
-        assert setup.encodes == (load_runner is None), "either the children have a model or the driver"
+        assert setup.encodes == (load_runner is None), "either the workers have a model or the driver"
         self.workers = workers
-        self._job = setup.job
+        self._options = setup.options
         self._load_runner = load_runner
         self._runner: _OneThreadRunner | None = None
-        self._children = [Child(setup, limits or Limits.fair(workers)) for _ in range(workers)]
+        self._processes = [WorkerProcess(setup, limits or WorkerLimits.fair(workers)) for _ in range(workers)]
         self._threads: list[Thread] = []
         self._tasks = TaskQueue([])
+        # (event, whether it answers a task), or an error for the main thread.
         self._events: queue.Queue[tuple[Event | BaseException, bool]] = queue.Queue()
 
     def start(self) -> None:
-        for child in self._children:
-            child.start()
+        # All processes load their models at the same time, and this one too.
+        for process in self._processes:
+            process.start()
         if self._load_runner is not None:
             self._runner = _OneThreadRunner(self._load_runner())
-        for child in self._children:
-            child.wait_ready()
+        for process in self._processes:
+            process.wait_ready()
 
     def run(self, tasks: TaskQueue) -> Iterator[Event]:
         self._tasks = tasks
-        self._threads = [Thread(target=self._serve, args=(child, tasks), daemon=True) for child in self._children]
+        self._threads = [Thread(target=self._serve, args=(process, tasks), daemon=True) for process in self._processes]
         for thread in self._threads:
             thread.start()
         while not tasks.is_finished:
-            event, is_last = self._events.get()
+            event, is_answer = self._events.get()
             if isinstance(event, BaseException):
                 raise event
             yield event
-            if is_last:
-                tasks.done()
+            # After the yield: the caller may have added tasks that follow from this one, so the queue is not empty yet.
+            if is_answer:
+                tasks.task_done()
 
     def close(self) -> None:
+        # Killing a process ends the wait of its thread; only then may what both of them use be freed.
         self._tasks.close()
-        for child in self._children:
-            child.kill()
+        for process in self._processes:
+            process.kill()
         for thread in self._threads:
             thread.join()
-        for child in self._children:
-            child.close()
+        for process in self._processes:
+            process.close()
         if self._runner is not None:
             self._runner.close()
 
-    def _serve(self, child: Child, tasks: TaskQueue) -> None:
-        """The life of the thread that belongs to one child."""
-        near: str | None = None
+    def _serve(self, process: WorkerProcess, tasks: TaskQueue) -> None:
+        """Target of the thread that belongs to one process."""
+        episode: str | None = None
         try:
-            while (task := tasks.take(near)) is not None:
-                near = task.episode.id
-                self._events.put((self._answer(child, task), True))
+            # Each worker goes on with the episode that it has open; another episode only starts when none of its
+            # units is waiting, so that a video is not opened by many workers while others wait.
+            while (task := tasks.pop(prefer_episode=episode)) is not None:
+                episode = task.episode.id
+                self._events.put((self._answer(process, task), True))
         except BaseException as error:  # the main thread raises it
             self._events.put((error, True))
 
-    def _answer(self, child: Child, task: Task) -> Event:
-        """Put the signs of life, return the answer. A dead child is the failure of its episode."""
+    def _answer(self, process: WorkerProcess, task: Task) -> Event:
+        """Queue the heartbeats, return the answer. A dead process is a failure of its episode."""
         try:
             if self._runner is not None and isinstance(task, UnitTask):
-                return self._encode_here(child, task, self._runner)
-            for message in child.ask(task):
+                return self._encode_here(process, task, self._runner)
+            for message in process.ask(task):
                 match message:
-                    case Beat():
+                    case Heartbeat():
                         self._events.put((message, False))
                     case Planned() | Encoded():
                         return message
-                    case Failed(reason=reason):
-                        # A child that could not even read the task does not know its episode.
-                        return Failed(task.episode.id, reason)
-            raise AssertionError("a child's last message is an answer")
-        except (ChildDied, _NoFrames) as error:
-            return Failed(task.episode.id, str(error))
+                    case Failure(reason=reason):
+                        # A worker that could not even unpickle the task does not know its episode.
+                        return Failure(task.episode.id, reason)
+            raise AssertionError("a worker's last message is an answer")
+        except (WorkerDied, _NoFrames) as error:
+            return Failure(task.episode.id, str(error))
 
-    def _encode_here(self, child: Child, task: UnitTask, runner: _OneThreadRunner) -> Event:
+    def _encode_here(self, process: WorkerProcess, task: UnitTask, runner: _OneThreadRunner) -> Event:
         from lara_tokenizer.encode.worker import encode_and_time, reason_of
 
-        messages = child.ask(task)
-        frames = _RemoteFrames(messages, lambda beat: self._events.put((beat, False)))
+        messages = process.ask(task)
+        frames = _RemoteFrames(messages, lambda heartbeat: self._events.put((heartbeat, False)))
         try:
-            return encode_and_time(task.unit, frames, runner, self._job)
-        except ValueError as error:  # say, latents that are no numbers: the episode's failure, as in a child
-            for _ in messages:  # the child goes on sending frames: the next task's answers come after them
+            return encode_and_time(task.unit, frames, runner, self._options)
+        except ValueError as error:  # e.g. latents that are not finite: a failure of the episode, as in a worker
+            for _ in messages:  # the worker goes on sending frames, and the next task's answer comes after them
                 pass
-            return Failed(task.episode.id, reason_of(error, task.episode.id))
+            return Failure(task.episode.id, reason_of(error, task.episode.id))
 
 
 class _NoFrames(Exception):
-    """A child could not read the frames; the text says why."""
+    """A worker could not read the frames; the text is the reason."""
 
 
 class _RemoteFrames:
-    """The frames of a unit as they come from a child that decodes."""
+    """The frames of a unit as they arrive from a worker that decodes."""
 
-    def __init__(self, messages: Iterator[Message], beat: Callable[[Beat], object]) -> None:
-        self._messages, self._beat = messages, beat
+    def __init__(self, messages: Iterator[Message], on_heartbeat: Callable[[Heartbeat], object]) -> None:
+        self._messages = messages
+        self._on_heartbeat = on_heartbeat
         self.decode_seconds = 0.0
         first = next(messages)
-        if isinstance(first, Failed):
+        if isinstance(first, Failure):
             raise _NoFrames(first.reason)
-        assert isinstance(first, FrameTimes)
-        self.timestamps, self.signals = first.timestamps, first.signals
+        assert isinstance(first, FrameChunk)
+        assert first.timestamps is not None
+        assert first.signals is not None
+        self.timestamps = first.timestamps
+        self.signals = first.signals
 
     def read(self, indices: np.ndarray) -> Iterator[Tensor]:
-        """The child works out by itself which frames the unit needs: the same `indices`."""
+        """The worker derives from the unit which frames it needs: the same `indices`."""
         import torch
 
         for message in self._messages:
             match message:
-                case FramePiece(pixels):
+                case FrameChunk(pixels=pixels) if pixels is not None:
                     yield torch.from_numpy(pixels)
-                case FramesDone(seconds):
+                case FrameChunk(decode_seconds=seconds) if seconds is not None:
                     self.decode_seconds = seconds
-                case Failed(reason=reason):
+                case Failure(reason=reason):
                     raise _NoFrames(reason)
-                case Beat():
-                    self._beat(message)
+                case Heartbeat():
+                    self._on_heartbeat(message)
 
 
 class _OneThreadRunner:
-    """A `Runner` for many threads: one thread runs the model, call after call."""
+    """A `Runner` for many threads: a single thread runs the model, call after call."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner

@@ -1,38 +1,65 @@
-"""What a job will do with an episode: its pairs, cut into units. It follows from the episode and the options alone."""
+"""Options of a job, and the plan of an episode: its pairs of frames, cut into units. No pixels, no torch.
+
+A plan follows from the frame times and the options alone, so every run of a job makes the same one.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import groupby
+from typing import Protocol, TypedDict, Unpack
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from lara_tokenizer.data import Episode, Stride
+from lara_tokenizer.data import Episode, LoadOptions, Stride
 from lara_tokenizer.data.stride import TOLERANCE
-from lara_tokenizer.encode.schema import OPTIONAL_COLUMNS
 from lara_tokenizer.errors import EpisodeReadError
+from lara_tokenizer.table.schema import OPTIONAL_COLUMNS, token_schema
 
 logger = logging.getLogger(__name__)
 
-# A unit is what one worker does at a time and what is lost by a kill.
+# A unit is what one worker does at a time, and what a kill loses at most.
 MAX_ANCHORS = 1024
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """The options on which the rows of a table depend, and the sizes of the model.
+class RowKeywords(TypedDict, total=False):
+    """The keywords of `encode_dataset` that decide rows, besides the model and its dtype."""
 
-    `codebook_size` is None for a continuous bottleneck. Strides are sorted as the table sorts them, as text.
+    strides: str | Sequence[str] | None
+    every: str
+    columns: str | Sequence[str]
+    keep_tail: bool
+    min_motion: float
+    batch_size: int
+
+
+class EncodeKeywords(RowKeywords, LoadOptions, total=False):
+    """The keywords of `encode_dataset`, without those of its output, for functions that pass them on."""
+
+    dtype: str | None
+    device: str | None
+    workers: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeOptions:
+    """Options on which the rows of a table depend, checked, with the sizes of the model.
+
+    Raises ValueError naming the option, its value and what it takes.
     """
 
     strides: tuple[str, ...]
+    """Sorted as text, as in the table."""
     num_latents: int
     codebook_dim: int
     codebook_size: int | None
+    """None for a continuous bottleneck."""
     every: str = "1f"
     columns: tuple[str, ...] = ()
     keep_tail: bool = False
@@ -40,14 +67,33 @@ class Job:
     batch_size: int = 64
     dtype: str = "float32"
 
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.columns) - set(OPTIONAL_COLUMNS)):
+            raise ValueError(
+                f"column {unknown[0]!r}: unknown; the columns that can be added are {', '.join(OPTIONAL_COLUMNS)}"
+            )
+        if not 0 <= self.min_motion < 1:
+            raise ValueError(
+                f"min_motion {self.min_motion}: takes a mean change of the pixels, 0 (keep all) to 1; noise is 0.004"
+            )
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size {self.batch_size}: takes at least 1")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype {self.dtype!r}: takes {', '.join(DTYPES)}")
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the table."""
+        return token_schema(self.num_latents, self.codebook_dim, self.codebook_size, self.columns)
+
     @property
     def needs_signals(self) -> bool:
-        """Rows hold more than what the pixels give."""
+        """True if rows contain actions or text of the episode."""
         return bool({"actions", "text"} & set(self.columns))
 
 
 class ModelSizes(Protocol):
-    """What a job needs to know of a model: a `LatentActionConfig` has it, and so has a `Checkpoint`."""
+    """Sizes of a model: those of a `LatentActionConfig` or a `Checkpoint`."""
 
     @property
     def num_latents(self) -> int: ...
@@ -59,58 +105,39 @@ class ModelSizes(Protocol):
     def strides(self) -> Sequence[str]: ...
 
 
-def make_job(
-    sizes: ModelSizes,
-    *,
-    strides: str | Sequence[str] | None = None,
-    every: str = "1f",
-    columns: str | Sequence[str] = (),
-    keep_tail: bool = False,
-    min_motion: float = 0.0,
-    batch_size: int = 64,
-    dtype: str = "float32",
-) -> Job:
-    """Check the options and fill in what the model says. Options are those of `encode_dataset`.
+def resolve_options(sizes: ModelSizes, *, dtype: str = "float32", **keywords: Unpack[RowKeywords]) -> EncodeOptions:
+    """Normalise the keywords of `encode_dataset`, and complete them by what the model determines.
 
-    Raises ValueError naming the option, what came and what it takes. Logs a warning for a stride on which the model
-    was not trained.
+    Raises ValueError for an option that is out of range. Logs a warning for a stride that the model was not trained on.
 
-    >>> make_job(LatentActionConfig(), strides=["5f", "1f", "5f"]).strides  # doctest: +SKIP
+    >>> resolve_options(LatentActionConfig(), strides=["5f", "1f", "5f"]).strides  # doctest: +SKIP
     ('1f', '5f')
     """
-    asked = [strides] if isinstance(strides, str) else list(strides or sizes.strides[:1])
-    parsed = {Stride.parse(text).text: Stride.parse(text) for text in asked}
-    columns = [columns] if isinstance(columns, str) else columns
-    if unknown := sorted(set(columns) - set(OPTIONAL_COLUMNS)):
-        raise ValueError(
-            f"column {unknown[0]!r}: there is no such column to add; there is {', '.join(OPTIONAL_COLUMNS)}"
-        )
-    if not 0 <= min_motion < 1:
-        raise ValueError(
-            f"min_motion {min_motion}: takes a mean change of the pixels, 0 (keep all) to 1; noise is 0.004"
-        )
-    if batch_size < 1:
-        raise ValueError(f"batch_size {batch_size}: takes at least 1")
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r}: takes {', '.join(DTYPES)}")
-    for stride in parsed.values():
-        _warn_untrained(stride, sizes.strides)
-    return Job(
-        strides=tuple(sorted(parsed)),
+    if unknown := keywords.keys() - RowKeywords.__annotations__.keys():
+        raise TypeError(f"unexpected keyword {min(unknown)!r}; takes {', '.join(RowKeywords.__annotations__)}")
+    requested, columns = keywords.get("strides"), keywords.get("columns", ())
+    requested = [requested] if isinstance(requested, str) else requested or sizes.strides[:1]
+    # A dict, as one stride may be given twice.
+    strides = {Stride.parse(text).text: Stride.parse(text) for text in requested}
+    options = EncodeOptions(
+        strides=tuple(sorted(strides)),
         num_latents=sizes.num_latents,
         codebook_dim=sizes.codebook_dim,
         codebook_size=sizes.codebook_size,
-        every=Stride.parse(every).text,
-        columns=tuple(sorted(set(columns))),
-        keep_tail=keep_tail,
-        min_motion=float(min_motion),
-        batch_size=batch_size,
+        every=Stride.parse(keywords.get("every", "1f")).text,
+        columns=tuple(sorted({columns} if isinstance(columns, str) else set(columns))),
+        keep_tail=keywords.get("keep_tail", False),
+        min_motion=float(keywords.get("min_motion", 0.0)),
+        batch_size=keywords.get("batch_size", 64),
         dtype=dtype,
     )
+    for stride in strides.values():
+        _warn_untrained(stride, sizes.strides)
+    return options
 
 
 def _warn_untrained(stride: Stride, trained_on: Sequence[str]) -> None:
-    """Seconds are compared with seconds and frames with frames; nothing is said where the units differ."""
+    """Seconds are compared with seconds and frames with frames; there is no warning if the units differ."""
     trained = [Stride.parse(text) for text in trained_on]
     values = [other.value for other in trained if other.unit == stride.unit]
     if values and not min(values) * (1 - TOLERANCE) <= stride.value <= max(values) * (1 + TOLERANCE):
@@ -121,7 +148,7 @@ def _warn_untrained(stride: Stride, trained_on: Sequence[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """The anchor frames (first frames of pairs) of one camera from frame `first` to frame `last`, both included."""
+    """The pairs whose first frame (anchor) is one of `first` to `last`, both included, of one camera."""
 
     episode: str
     camera: str
@@ -132,10 +159,14 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class EpisodePlan:
-    """An episode's units, and what they hold.
+    """The units of an episode.
 
-    `pairs` counts valid pairs for each stride over all cameras, `frames` the frames to decode; `notes` are the
-    remarks of the reader.
+    Attributes:
+        episode: its id.
+        units: sorted by camera and frame.
+        pairs: number of valid pairs of each stride over all cameras.
+        frames: number of frames to decode.
+        notes: remarks of the reader.
     """
 
     episode: str
@@ -152,10 +183,12 @@ class EpisodePlan:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """The rows of a unit, sorted by (stride, anchor). Arrays of one length R, but for `needed`.
+    """The R rows of a unit, sorted by (stride, anchor).
 
-    stride: place in `job.strides`. anchor, future: frame numbers, future -1 where the pair is invalid.
-    needed: the distinct frames of valid pairs, increasing: what has to be decoded.
+    Attributes:
+        stride: int (R,), index into `EncodeOptions.strides`.
+        anchor, future: int (R,), frame indices; `future` is -1 where the pair is invalid.
+        needed: the distinct frames of valid pairs, increasing: those to decode.
     """
 
     stride: np.ndarray
@@ -165,28 +198,31 @@ class Pairs:
 
     @property
     def valid(self) -> np.ndarray:
+        """bool (R,)."""
         return self.future >= 0
 
 
-def plan_episode(episode: Episode, job: Job) -> EpisodePlan:
+def plan_episode(episode: Episode, options: EncodeOptions) -> EpisodePlan:
     """Count the pairs of an episode and cut its cameras into units; nothing is decoded.
 
     Raises EpisodeReadError for an unreadable file, ValueError for a stride that its frame rate cannot meet.
     """
     units: list[Unit] = []
-    pairs = dict.fromkeys(job.strides, 0)
-    frames, notes = 0, []
+    counts = dict.fromkeys(options.strides, 0)
+    frames = 0
+    notes: list[str] = []
     for camera in sorted(episode.cameras):
         index = episode.frame_index(camera)
         if index.num_frames == 0:
             raise EpisodeReadError(episode.id, "no frames")
-        table = _pairs(Stride.parse(job.every).anchors(index.timestamps), index.timestamps, job)
-        units += split_units(episode.id, camera, table.anchor, episode.index)
-        for place, stride in enumerate(job.strides):
-            pairs[stride] += int((table.valid & (table.stride == place)).sum())
-        frames += len(table.needed)
+        # All anchors of the camera at once; units are cut from those that have a row.
+        pairs = _pairs(Stride.parse(options.every).anchors(index.timestamps), index.timestamps, options)
+        units += split_units(episode.id, camera, pairs.anchor, episode.index)
+        for stride_index, stride in enumerate(options.strides):
+            counts[stride] += int((pairs.valid & (pairs.stride == stride_index)).sum())
+        frames += len(pairs.needed)
         notes += [index.note] if index.note else []
-    return EpisodePlan(episode.id, tuple(units), pairs, frames, tuple(notes))
+    return EpisodePlan(episode.id, tuple(units), counts, frames, tuple(notes))
 
 
 def split_units(episode: str, camera: str, anchors: np.ndarray, episode_index: int | None = None) -> list[Unit]:
@@ -195,6 +231,7 @@ def split_units(episode: str, camera: str, anchors: np.ndarray, episode_index: i
     >>> [(unit.first, unit.last) for unit in split_units("a", "", np.arange(1500))]
     [(0, 749), (750, 1499)]
     """
+    # Once each: an anchor has a row per stride.
     anchors = np.unique(anchors)
     if not len(anchors):
         return []
@@ -202,16 +239,34 @@ def split_units(episode: str, camera: str, anchors: np.ndarray, episode_index: i
     return [Unit(episode, camera, int(part[0]), int(part[-1]), episode_index) for part in parts]
 
 
-def unit_pairs(unit: Unit, timestamps: np.ndarray, job: Job) -> Pairs:
-    """The rows of one unit; `timestamps` is float64 (n,), all frames of the episode in seconds."""
-    anchors = Stride.parse(job.every).anchors(timestamps)
-    return _pairs(anchors[(anchors >= unit.first) & (anchors <= unit.last)], timestamps, job)
+def unit_pairs(unit: Unit, timestamps: np.ndarray, options: EncodeOptions) -> Pairs:
+    """The rows of one unit; `timestamps` is float64 (n,), seconds, of all frames of the episode."""
+    anchors = Stride.parse(options.every).anchors(timestamps)
+    return _pairs(anchors[(anchors >= unit.first) & (anchors <= unit.last)], timestamps, options)
 
 
-def _pairs(anchors: np.ndarray, timestamps: np.ndarray, job: Job) -> Pairs:
-    futures = np.stack([Stride.parse(text).future_indices(timestamps, anchors) for text in job.strides])
-    keep = np.full(futures.shape, True) if job.keep_tail else futures >= 0
-    stride, place = np.nonzero(keep)
-    future = futures[keep]
-    needed = np.unique(np.concatenate([anchors[place][future >= 0], future[future >= 0]]))
-    return Pairs(stride, anchors[place], future, needed)
+def ordered_rows(
+    units: Iterable[Unit], rows_of: Callable[[Unit], pa.Table], strides: tuple[str, ...]
+) -> Iterator[pa.Table]:
+    """The rows of an episode's units in the table's order, (camera, stride, frame_index), chunk by chunk.
+
+    `units` are sorted by camera and frame. Their rows are read once per stride and not kept, as an episode may be long.
+    """
+    for _, units_of_camera in groupby(units, key=lambda unit: unit.camera):
+        same_camera = list(units_of_camera)
+        for stride in strides:
+            for unit in same_camera:
+                table = rows_of(unit)
+                rows = table.filter(pc.equal(table["stride"].cast(pa.string()), stride))
+                if rows.num_rows:
+                    yield rows
+
+
+def _pairs(anchors: np.ndarray, timestamps: np.ndarray, options: EncodeOptions) -> Pairs:
+    # (strides, anchors): np.nonzero then gives rows sorted by stride, and by anchor within it.
+    futures = np.stack([Stride.parse(text).future_indices(timestamps, anchors) for text in options.strides])
+    has_row = np.full(futures.shape, True) if options.keep_tail else futures >= 0
+    stride, position = np.nonzero(has_row)
+    anchor, future = anchors[position], futures[has_row]
+    needed = np.unique(np.concatenate([anchor[future >= 0], future[future >= 0]]))
+    return Pairs(stride, anchor, future, needed)

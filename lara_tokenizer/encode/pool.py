@@ -1,7 +1,7 @@
-"""Child processes that may crash, hang or eat memory without harm to the job.
+"""`WorkerProcess`: a process that may crash, hang or exhaust its memory without harm to the job.
 
-They are started as fresh interpreters and never import the user's script, so that a script needs no
-`if __name__ == "__main__"`. They take their orders through a pipe that is inherited, as POSIX systems have it.
+Worker processes are fresh interpreters that never import the user's script, so a script needs no
+`if __name__ == "__main__"`. Tasks and messages go through an inherited pipe (POSIX only).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import IO
 
 import psutil
 
-from lara_tokenizer.encode.tasks import Encoded, Failed, FramesDone, Message, NotReady, Planned, Task, WorkerSetup
+from lara_tokenizer.encode.tasks import Failure, Message, Task, WorkerSetup, is_answer
 from lara_tokenizer.errors import LaraTokenizerError
 
-_TICK = 0.5  # seconds between looks at a silent child
+_TICK = 0.5  # seconds between checks of a silent worker
 
-# The driver's module path, for readers of the user's own; no imports before it is in place.
+# The worker gets the driver's module path, where custom readers live, before it imports anything.
 _BOOTSTRAP = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[2])
@@ -34,40 +34,38 @@ from multiprocessing.connection import Connection
 from lara_tokenizer.encode.worker import main
 main(Connection(int(sys.argv[1])))
 """
-# One thread a process: results then do not depend on the number of cores, and processes do not fight for them.
+# One thread per process: results do not depend on the number of cores, and processes do not compete for them.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-# glibc hands memory back to the kernel after each batch and asks for it again at the next: keeping it costs a tenth
-# less CPU, and a long video peaks where a short one does.
+# By default glibc returns memory to the kernel after each batch and requests it again for the next. Keeping it saves a
+# tenth of the CPU time, and a long video peaks no higher than a short one.
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(512 * 2**20)}
 
 
-def available_cores() -> int:
-    """Of those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What a child may do before it is ended: seconds without a sign of life, bytes of resident memory."""
+class WorkerLimits:
+    """Limits beyond which a worker process is killed."""
 
     seconds: float
+    """Without any message."""
     memory: int
+    """Resident memory, in bytes."""
 
     @classmethod
-    def fair(cls, workers: int) -> Limits:
+    def fair(cls, workers: int) -> WorkerLimits:
         """Ten minutes, and an equal share of four fifths of the machine's memory."""
         return cls(seconds=600.0, memory=int(0.8 * psutil.virtual_memory().total / max(workers, 1)))
 
 
-class ChildDied(Exception):
-    """The child is gone; the text says why, for people."""
+class WorkerDied(Exception):
+    """The worker process is gone; the text is the reason."""
 
 
-class Child:
-    """One worker process, asked one task at a time and started again after a death."""
+class WorkerProcess:
+    """One worker process, which does one task at a time and is restarted after it died."""
 
-    def __init__(self, setup: WorkerSetup, limits: Limits) -> None:
-        self._setup, self._limits = setup, limits
+    def __init__(self, setup: WorkerSetup, limits: WorkerLimits) -> None:
+        self._setup = setup
+        self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection
         self._errors: IO[bytes]
@@ -77,34 +75,36 @@ class Child:
     def start(self) -> None:
         """Start the process; it loads the model while the caller goes on."""
         if self._is_closed:
-            raise ChildDied("stopped")
-        self._connection, theirs = Pipe()
+            raise WorkerDied("stopped")
+        self._connection, remote = Pipe()
+        # A file, not a pipe: a pipe that nobody reads would block a worker that writes much.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _BOOTSTRAP, str(theirs.fileno()), json.dumps(sys.path)],
-            pass_fds=[theirs.fileno()],
+            # -P: never import from the working directory.
+            [sys.executable, "-P", "-c", _BOOTSTRAP, str(remote.fileno()), json.dumps(sys.path)],
+            pass_fds=[remote.fileno()],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # ours may be the JSON of a command
             stderr=self._errors,
             env={**_KEEP_MEMORY, **os.environ, **_ONE_THREAD},
-            process_group=0,  # Ctrl-C is for the driver, which ends its children itself
+            process_group=0,  # Ctrl-C reaches the driver only, which stops its workers itself
         )
-        theirs.close()
+        remote.close()
         self._is_ready = False
         self._connection.send(self._setup)
 
     def wait_ready(self) -> None:
-        """Wait until the model is loaded. Raises LaraTokenizerError where the process cannot start."""
+        """Wait until the model is loaded. Raises LaraTokenizerError if the process cannot start."""
         try:
             message = self._receive()
-        except ChildDied as death:
+        except WorkerDied as death:
             raise LaraTokenizerError(f"a worker process could not start: {death}") from None
-        if isinstance(message, NotReady):
+        if isinstance(message, Failure):
             raise LaraTokenizerError(f"a worker process could not start: {message.reason}")
         self._is_ready = True
 
     def ask(self, task: Task) -> Iterator[Message]:
-        """Yield the child's messages about a task, up to the last one. Raises ChildDied."""
+        """Yield the messages about a task, up to its answer. Raises WorkerDied."""
         if self._process is None:
             self.start()
         if not self._is_ready:
@@ -112,39 +112,41 @@ class Child:
         try:
             self._connection.send(task)
         except ConnectionError:
-            raise ChildDied(self._post_mortem()) from None
-        message = None
-        while not isinstance(message, (Planned, Encoded, Failed, FramesDone)):
+            raise WorkerDied(self._post_mortem()) from None
+        while True:
             message = self._receive()
             yield message
+            if is_answer(message):
+                return
 
     def kill(self) -> None:
-        """End the process, at once and for good; whoever waits for its answer gets ChildDied."""
+        """Kill the process for good; a thread that waits for its answer gets WorkerDied."""
         self._is_closed = True
         if (process := self._process) is not None:
             process.kill()
 
     def close(self) -> None:
-        """After `kill`, when nobody waits any more: free what is left."""
+        """Free the resources, after `kill`, when no thread waits any more."""
         self._end()
 
     def _receive(self) -> Message:
-        silent_since = last_look = time.monotonic()
+        silent_since = last_check = time.monotonic()
         while not self._connection.poll(_TICK):
             now = time.monotonic()
             if now - silent_since > self._limits.seconds:
                 self._end()
-                raise ChildDied(f"no progress for {self._limits.seconds:.0f} s")
-            if now - last_look >= _TICK:
-                last_look = now
+                raise WorkerDied(f"no progress for {self._limits.seconds:.0f} s")
+            if now - last_check >= _TICK:
+                last_check = now
                 self._check_memory()
         self._check_memory()
         try:
             return self._connection.recv()
         except (EOFError, ConnectionError):
-            raise ChildDied(self._post_mortem()) from None
+            raise WorkerDied(self._post_mortem()) from None
 
     def _check_memory(self) -> None:
+        # Resident memory, not a limit on the address space, of which torch reserves far more than it uses.
         assert self._process is not None
         try:
             used = psutil.Process(self._process.pid).memory_info().rss
@@ -152,12 +154,12 @@ class Child:
             return
         if used > self._limits.memory:
             self._end()
-            raise ChildDied(
+            raise WorkerDied(
                 f"took {used / 1e9:.1f} GB of memory, more than its share of {self._limits.memory / 1e9:.1f} GB"
             )
 
     def _post_mortem(self) -> str:
-        """Why the process died: its signal or exit code, and the last thing it wrote."""
+        """Reason of the death: signal or exit code, and the last line of stderr."""
         assert self._process is not None
         code = self._process.wait()
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"

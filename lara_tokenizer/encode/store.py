@@ -1,6 +1,7 @@
-"""A job's state on disk: `<out>.job/units.sqlite`. Each unit is committed when it is done, so a kill loses none.
+"""`Store`: the state of a job on disk, `<out>.job/units.sqlite`. Each unit is committed as soon as it is done.
 
-The driver is the only writer. SQLite's own lock, held for the whole run, keeps a second run out.
+The driver is the only writer. SQLite's own lock, held for the whole run, excludes a second run. Rows are Arrow IPC
+streams and plans are JSON, never pickles, so a later release can go on with a job.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from typing import Any
 import pyarrow as pa
 
 from lara_tokenizer.data import Episode
-from lara_tokenizer.encode.fingerprint import differences
 from lara_tokenizer.encode.plan import EpisodePlan, Unit
-from lara_tokenizer.encode.tasks import Beat, Encoded, Event, Failed, Planned, PlanTask, Task, UnitTask
+from lara_tokenizer.encode.tasks import Encoded, Event, Failure, Heartbeat, Planned, PlanTask, Task, UnitTask
 from lara_tokenizer.errors import JobMismatchError, LaraTokenizerError
+from lara_tokenizer.table.metadata import differences
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS job (fingerprint TEXT NOT NULL);
@@ -37,19 +38,19 @@ CREATE TABLE IF NOT EXISTS units (
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """Time spent by all workers together, over all runs of the job."""
+    """Seconds spent by all workers together, over all runs of the job."""
 
     decode: float
     model: float
 
 
 class Store:
-    """The state of one job. Open it with `with`; leaving closes it, only `discard` deletes it.
+    """The state of one job. It is a context manager; leaving closes it, only `discard` deletes it.
 
     Args:
-        folder: `<out>.job`; made where it is absent.
-        fingerprint: the options and weights the rows depend on.
-        episodes: of this run, by id. What the store knows of others is left alone and enters no table.
+        folder: `<out>.job`; created if absent.
+        fingerprint: options and weights that the rows depend on.
+        episodes: of this run, by id. Stored results of other episodes are left alone and enter no table.
 
     Raises:
         JobMismatchError: the folder belongs to a job with another fingerprint.
@@ -58,12 +59,14 @@ class Store:
     """
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any], episodes: Mapping[str, Episode]) -> None:
-        self.folder, self._episodes = folder, episodes
+        self.folder = folder
+        self._episodes = episodes
         folder.mkdir(parents=True, exist_ok=True)
-        with _plain_errors(folder):
+        with _translated_errors(folder):
+            # Explicit transactions, and no waiting for the lock of another run.
             self._database = sqlite3.connect(folder / "units.sqlite", isolation_level=None, timeout=0)
         try:
-            with _plain_errors(folder):
+            with _translated_errors(folder):
                 self._begin(fingerprint)
         except BaseException:
             self._database.close()
@@ -73,7 +76,7 @@ class Store:
         execute = self._database.execute
         execute("PRAGMA locking_mode = EXCLUSIVE")
         execute("PRAGMA journal_mode = WAL")
-        # A power cut may lose the last units, never the database; a kill of the process loses nothing.
+        # A power cut may lose the last units, but never damages the database; a killed process loses nothing.
         execute("PRAGMA synchronous = NORMAL")
         self._database.executescript(_TABLES)
         row = execute("SELECT fingerprint FROM job").fetchone()
@@ -84,6 +87,7 @@ class Store:
                 f"{self.folder} was begun with other options: {'; '.join(changed)}. "
                 f"Repeat those options to go on, name another --out, or delete {self.folder} to start over."
             )
+        # What failed in an earlier run is tried again.
         with self._transaction():
             execute("DELETE FROM units WHERE episode IN (SELECT id FROM episodes WHERE status = 'failed')")
             execute("DELETE FROM episodes WHERE status = 'failed'")
@@ -95,13 +99,13 @@ class Store:
         self._database.close()
 
     def discard(self) -> None:
-        """Delete the folder, while its lock still keeps other runs out."""
+        """Delete the folder, while its lock still excludes other runs."""
         shutil.rmtree(self.folder)
 
     def pending(self) -> list[Task]:
-        """What is still to be done, episode by episode. Failed episodes of an earlier run are among it."""
+        """Tasks to do, episode by episode, including the failed episodes of an earlier run."""
         tasks: list[Task] = []
-        with _plain_errors(self.folder):
+        with _translated_errors(self.folder):
             planned = {row[0] for row in self._database.execute("SELECT id FROM episodes")}
             units = self._units("status = 'pending'")
         of_episode: dict[str, list[Unit]] = {}
@@ -115,28 +119,28 @@ class Store:
         return tasks
 
     def commit(self, event: Event) -> list[Task]:
-        """Keep a result, durably; returns the tasks that follow from it. Raises OSError when the disk is full."""
-        with _plain_errors(self.folder), self._transaction():
+        """Store a result and return the tasks that follow from it. Raises OSError when the disk is full."""
+        with _translated_errors(self.folder), self._transaction():
             match event:
                 case Planned(plan):
                     self._commit_plan(plan)
                     return [UnitTask(self._episodes[plan.episode], unit) for unit in plan.units]
                 case Encoded(unit, num_rows, rows, decode_seconds, model_seconds):
-                    # A unit of an episode that failed meanwhile is no longer there, and nothing happens.
+                    # The units of an episode that failed meanwhile are deleted: then this updates no row.
                     self._database.execute(
                         "UPDATE units SET status = 'done', num_rows = ?, rows = ?, decode_seconds = ?, "
                         "model_seconds = ? WHERE episode = ? AND camera = ? AND first = ?",
                         (num_rows, rows, decode_seconds, model_seconds, unit.episode, unit.camera, unit.first),
                     )
-                case Failed(episode, reason):
-                    # An episode is written whole or not at all.
+                case Failure(episode, reason):
+                    # An episode enters the table with all its units or not at all.
                     self._database.execute("DELETE FROM units WHERE episode = ?", (episode,))
                     self._database.execute(
                         "INSERT INTO episodes (id, status, error) VALUES (?, 'failed', ?) ON CONFLICT (id) "
                         "DO UPDATE SET status = 'failed', error = excluded.error WHERE status != 'failed'",
                         (episode, reason),
                     )
-                case Beat():
+                case Heartbeat():
                     pass
         return []
 
@@ -151,9 +155,9 @@ class Store:
         )
 
     def plans(self) -> dict[str, EpisodePlan]:
-        """The plans of this run's episodes that have one, by id, in the order of the table."""
+        """Plans of this run's episodes by id, in the order of the table."""
         units: dict[str, list[Unit]] = {}
-        with _plain_errors(self.folder):
+        with _translated_errors(self.folder):
             for unit in self._units("TRUE"):
                 units.setdefault(unit.episode, []).append(unit)
             rows = self._database.execute("SELECT id, pairs, frames, notes FROM episodes WHERE status = 'planned'")
@@ -165,19 +169,19 @@ class Store:
         return {name: plans[name] for name in sorted(plans)}
 
     def failures(self) -> dict[str, str]:
-        """The reason for each episode that failed in this run, by id, in the order of the table."""
-        with _plain_errors(self.folder):
+        """Reasons of the episodes that failed in this run, by id, in the order of the table."""
+        with _translated_errors(self.folder):
             rows = self._database.execute("SELECT id, error FROM episodes WHERE status = 'failed'").fetchall()
         return {name: error for name, error in sorted(rows) if name in self._episodes}
 
     def done_units(self) -> set[Unit]:
-        """The units whose rows are kept here."""
-        with _plain_errors(self.folder):
+        """The units whose rows are stored."""
+        with _translated_errors(self.folder):
             return {unit for unit in self._units("status = 'done'") if unit.episode in self._episodes}
 
     def rows(self, unit: Unit) -> pa.Table:
         """The rows of a unit that is done."""
-        with _plain_errors(self.folder):
+        with _translated_errors(self.folder):
             (blob,) = self._database.execute(
                 "SELECT rows FROM units WHERE episode = ? AND camera = ? AND first = ? AND status = 'done'",
                 (unit.episode, unit.camera, unit.first),
@@ -186,13 +190,13 @@ class Store:
 
     def num_rows(self) -> int:
         """Rows of all units that are done."""
-        with _plain_errors(self.folder):
+        with _translated_errors(self.folder):
             rows = self._database.execute("SELECT episode, num_rows FROM units WHERE status = 'done'")
             return sum(count for episode, count in rows if episode in self._episodes)
 
     def seconds(self) -> Seconds:
         """Worker time of all units that are done."""
-        with _plain_errors(self.folder):
+        with _translated_errors(self.folder):
             sums = self._database.execute("SELECT total(decode_seconds), total(model_seconds) FROM units").fetchone()
         return Seconds(*sums)
 
@@ -216,8 +220,8 @@ class Store:
 
 
 @contextmanager
-def _plain_errors(folder: Path) -> Iterator[None]:
-    """SQLite's errors as what they are: a lock, a full disk, a folder that cannot be used."""
+def _translated_errors(folder: Path) -> Iterator[None]:
+    """Translate SQLite's errors: another run's lock, a full disk, an unusable folder."""
     try:
         yield
     except sqlite3.Error as error:

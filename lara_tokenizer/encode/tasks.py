@@ -1,4 +1,4 @@
-"""What workers are asked, what they answer, and the queue between them. Imports no torch."""
+"""Tasks for workers, their messages, and the queue between driver and workers. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,40 +12,53 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lara_tokenizer.data import Episode, Signals
-from lara_tokenizer.encode.plan import EpisodePlan, Job, Unit
+from lara_tokenizer.encode.plan import EncodeOptions, EpisodePlan, Unit
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionProcessor
 
+# Tasks that `pop` searches for one of the preferred episode. A plan puts an episode's units at the front, in a row.
+_LOOK_AHEAD = 256
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """Settings that a worker process receives before its first task."""
+
+    folder: Path
+    """Of the checkpoint."""
+    options: EncodeOptions
+    processor: LatentActionProcessor | None = None
+    """Replaces the checkpoint's."""
+    encodes: bool = True
+    """False: the driver runs the model, and the worker only sends frames."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlanTask:
-    """Look at an episode's frame times and cut it into units."""
+    """Read an episode's frame times and cut it into units. The answer is `Planned`, or `Failure`."""
 
     episode: Episode
 
 
 @dataclass(frozen=True, slots=True)
 class UnitTask:
-    """Encode one unit."""
+    """Encode one unit. The answer is `Encoded`, the last `FrameChunk` of a worker without a model, or `Failure`."""
 
     episode: Episode
     unit: Unit
 
 
-Task = PlanTask | UnitTask
-
-
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """The answer to a `PlanTask`."""
+    """Answer to a `PlanTask`."""
 
     plan: EpisodePlan
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The answer to a `UnitTask`: its rows as an Arrow IPC stream, and the seconds spent."""
+    """Answer to a `UnitTask`: its rows as an Arrow IPC stream, and the seconds spent."""
 
     unit: Unit
     num_rows: int
@@ -55,128 +68,101 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """The other answer to any task: the reason, for people."""
+class Failure:
+    """Answer to a task that failed, with the reason; "" as episode where a worker cannot start, or read its task."""
 
     episode: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
-    """A sign of life in the middle of a unit: so many more frames were read."""
+class Heartbeat:
+    """Sign of life, with the number of frames read since the last one; the first one (0) follows the start."""
 
     frames: int
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerSetup:
-    """What a worker needs before its first task. It crosses to the worker process.
+class FrameChunk:
+    """Part of a unit's frames, from a worker that only decodes.
 
-    `processor` replaces the one in the checkpoint's folder. With `encodes` false the model stays with the driver,
-    and the worker only gives it frames.
+    The first has the times and signals, the following ones pixels, the last the seconds spent.
     """
 
-    folder: Path
-    job: Job
-    processor: LatentActionProcessor | None = None
-    encodes: bool = True
+    timestamps: np.ndarray | None = None
+    """float64 (n,), seconds, of all frames of the episode."""
+    signals: Signals | None = None
+    pixels: np.ndarray | None = None
+    """uint8 (any number, 3, S, S)."""
+    decode_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The worker has loaded what it needs."""
+Task = PlanTask | UnitTask
+Event = Planned | Encoded | Failure | Heartbeat
+Message = Event | FrameChunk
 
 
-@dataclass(frozen=True, slots=True)
-class NotReady:
-    """The worker cannot start, for this reason."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class FrameTimes:
-    """First answer of a worker that only decodes: float64 (n,), seconds, and what else the rows need."""
-
-    timestamps: np.ndarray
-    signals: Signals
-
-
-@dataclass(frozen=True, slots=True)
-class FramePiece:
-    """Some of the frames that a unit needs, in order: uint8 (any number, 3, S, S)."""
-
-    pixels: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class FramesDone:
-    """Last answer of a worker that only decodes."""
-
-    decode_seconds: float
-
-
-# How far a taker looks for a task of its own episode. A plan puts an episode's units at the front, side by side.
-_LOOK_AHEAD = 256
-
-Event = Planned | Encoded | Failed | Beat
-Message = Event | Ready | NotReady | FrameTimes | FramePiece | FramesDone
+def is_answer(message: Message) -> bool:
+    """True for the last message about a task."""
+    if isinstance(message, FrameChunk):
+        return message.decode_seconds is not None
+    return not isinstance(message, Heartbeat)
 
 
 class TaskQueue:
-    """Work that grows while it is done: a plan adds its units. Taken from by many threads, filled by one.
+    """A queue that grows while it is worked off: a plan adds its units. Read by many threads, filled by one.
 
-    A task counts as open from `add` until `done`; takers wait while there is none to take but some are open.
+    A task is open from `add` until `task_done`; `pop` waits while the queue is empty and some task is open.
     """
 
     def __init__(self, tasks: Iterable[Task]) -> None:
         self._tasks = deque(tasks)
+        # Waiting tasks and those that are worked on: while there is one, more may be added.
         self._open = len(self._tasks)
         self._changed = Condition()
 
     @property
     def is_finished(self) -> bool:
-        """All tasks are answered."""
+        """True if all tasks are answered."""
         return self._open == 0
 
     def add(self, tasks: Iterable[Task]) -> None:
-        """Put tasks at the front, in their order: what was begun is ended first."""
+        """Put tasks at the front, in their order, so that an episode is finished before the next one is begun."""
         with self._changed:
             added = list(tasks)
             self._tasks.extendleft(reversed(added))
             self._open += len(added)
             self._changed.notify_all()
 
-    def take(self, near: str | None = None) -> Task | None:
-        """The next task, by preference of episode `near`, whose file the taker has open. None when all is over."""
+    def pop(self, prefer_episode: str | None = None) -> Task | None:
+        """The next task, if possible of an episode that the caller has open; None when all tasks are answered."""
         with self._changed:
             while not self._tasks and self._open:
                 self._changed.wait()
             if not self._open:
                 return None
             window = min(len(self._tasks), _LOOK_AHEAD)
-            place = next((i for i in range(window) if self._tasks[i].episode.id == near), 0)
-            task = self._tasks[place]
-            del self._tasks[place]
+            index = next((i for i in range(window) if self._tasks[i].episode.id == prefer_episode), 0)
+            task = self._tasks[index]
+            del self._tasks[index]
             return task
 
-    def done(self) -> None:
-        """One task that was taken is answered."""
+    def task_done(self) -> None:
+        """Count one task as answered."""
         with self._changed:
             self._open = max(self._open - 1, 0)  # it is 0 already after `close`
             self._changed.notify_all()
 
-    def drop(self, episode: str) -> None:
-        """Forget the waiting tasks of an episode that failed."""
+    def cancel(self, episode: str) -> None:
+        """Remove the waiting tasks of an episode that failed."""
         with self._changed:
-            kept = [task for task in self._tasks if task.episode.id != episode]
-            self._open -= len(self._tasks) - len(kept)
-            self._tasks = deque(kept)
+            others = [task for task in self._tasks if task.episode.id != episode]
+            self._open -= len(self._tasks) - len(others)
+            self._tasks = deque(others)
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Forget everything; takers get None."""
+        """Remove all tasks; `pop` returns None from now on."""
         with self._changed:
             self._tasks.clear()
             self._open = 0

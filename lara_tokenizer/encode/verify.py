@@ -1,4 +1,4 @@
-"""Does a table hold what its source and its model give? Encodes whole units again and compares (`lara-tok verify`)."""
+"""`verify_tokens`: encode a sample of a table's units again and compare the codes (`lara-tok verify`)."""
 
 from __future__ import annotations
 
@@ -16,28 +16,34 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from lara_tokenizer.encode.counts import codes_array
 from lara_tokenizer.encode.engines import running
+from lara_tokenizer.encode.job import EncodeJob, open_job
 from lara_tokenizer.encode.plan import Unit, split_units
-from lara_tokenizer.encode.prepare import Source, check_revisions, load_of, prepared
-from lara_tokenizer.encode.read import iter_tables
-from lara_tokenizer.encode.schema import KEY, read_metadata, token_files
-from lara_tokenizer.encode.tasks import Encoded, Failed, Planned, PlanTask, TaskQueue, UnitTask
-from lara_tokenizer.errors import JobMismatchError
+from lara_tokenizer.encode.tasks import Encoded, Failure, Planned, PlanTask, TaskQueue, UnitTask
+from lara_tokenizer.table.metadata import read_metadata, token_files
+from lara_tokenizer.table.reader import iter_tables
+from lara_tokenizer.table.schema import KEY
+from lara_tokenizer.table.source import Source, recorded_load_options
+from lara_tokenizer.table.statistics import codes_array
 
-# Rows that are named in the report; all are counted.
+# Rows named in the report; all are counted.
 _NAMED_ROWS = 100
+_RECORDED_OPTIONS = ("strides", "every", "keep_tail", "min_motion", "batch_size", "dtype")
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What was compared and what differs.
+    """Result of `verify_tokens`.
 
-    `differences` names at most 100 rows by (episode, camera, stride, frame_index), with the codes of the table and
-    those of now; None where one of them has no such row. `unreadable` gives reasons by episode.
+    Attributes:
+        units, units_checked: units of the table, and those that were encoded again.
+        rows_checked, rows_differing: rows of these units, and those whose codes differ or that one side lacks.
+        differences: the first 100 of them: episode, camera, stride, frame_index, "codes" of the table and "codes_now";
+            None where there is no such row.
+        unreadable: reasons by episode.
     """
 
-    units: int  # in the table
+    units: int
     units_checked: int
     rows_checked: int
     rows_differing: int
@@ -46,11 +52,11 @@ class VerifyReport:
 
     @property
     def is_equal(self) -> bool:
-        """Nothing differs, and all could be read."""
+        """True if nothing differs, and all could be read."""
         return not self.rows_differing and not self.unreadable
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """The fields and `is_equal` as JSON-native values."""
         return {**asdict(self), "is_equal": self.is_equal}
 
 
@@ -71,62 +77,32 @@ def verify_tokens(
         tokens: the table, file or folder.
         source: the video it was made from, as given to `encode_dataset`.
         sample: share of the units to check, above 0 to 1; at least one unit. The same share picks the same units.
-        model: where the checkpoint lies; default: the id in the metadata.
+        model: the checkpoint; default: the id in the metadata.
         device: default: the type of device that the table was made on.
         workers: as in `encode_dataset`.
-        from_list: the list of clips, where the table was made from one.
+        from_list: the list of clips, if the table was made from one.
         progress: called with the number of units checked, and to be checked.
 
     Raises:
         JobMismatchError: the checkpoint's weights are not those that made the table.
-        ValueError: the table is not ours, or an episode of it is not in the source.
+        ValueError: it is not a token table, has no codes, or an episode of it is not in the source.
     """
     path, metadata = Path(tokens), read_metadata(os.fspath(tokens))
     if not 0 < sample <= 1:
         raise ValueError(f"sample {sample}: takes a share above 0 and at most 1, e.g. 0.01 for 1 %")
     if metadata["model"]["codebook_size"] is None:
         raise ValueError(f"{path}: made by a continuous bottleneck; it has no codes to compare")
-    with prepared(
-        source,
-        model or metadata["model"]["id"],
-        None,
-        load=load_of(metadata, source, from_list),
-        device=device or metadata["device"],
-        dtype=metadata["dtype"],
-        **{name: metadata[name] for name in ("strides", "every", "keep_tail", "min_motion", "batch_size")},
-    ) as preparation:
-        check_revisions(metadata, preparation.sources)
-        made_by, found = metadata["model"]["weights_sha256"], preparation.checkpoint.weights_sha256
-        if made_by != found:
-            raise JobMismatchError(
-                f"{path} was made by weights {_short(made_by)}, {preparation.checkpoint.id!r} has {_short(found)}: "
-                "their codes cannot be compared. Pass the right checkpoint with --model."
-            )
+    options: dict[str, Any] = {name: metadata[name] for name in _RECORDED_OPTIONS}
+    options |= recorded_load_options(metadata, source, from_list)
+    options |= {"device": device or metadata["device"], "workers": workers}
+    with open_job(source, model or metadata["model"]["id"], **options) as job:
+        job.check_made(path, metadata)
         units = _units(path)
-        if missing := sorted({unit.episode for unit in units} - set(preparation.episodes)):
+        if missing := sorted({unit.episode for unit in units} - set(job.episodes)):
             raise ValueError(f"episode {missing[0]!r} of {path} is not in the source ({len(missing)} missing)")
+        # A fixed seed: whoever repeats the check sees the same rows.
         chosen = random.Random(0).sample(units, max(1, math.ceil(sample * len(units)))) if units else []
-        # A table without its idle pairs does not show where the units were cut: the episodes are planned again.
-        episodes = [preparation.episodes[name] for name in sorted({unit.episode for unit in chosen})]
-        tasks = TaskQueue(PlanTask(episode) for episode in episodes)
-        results: list[_UnitResult] = []
-        unreadable: dict[str, str] = {}
-        with running(preparation.engine(workers, len(chosen))) as engine:
-            for event in engine.run(tasks):
-                match event:
-                    case Planned(plan):
-                        episode = preparation.episodes[plan.episode]
-                        tasks.add(UnitTask(episode, unit) for unit in plan.units if _holds_any(unit, chosen))
-                        continue
-                    case Encoded(unit=unit, rows=rows):
-                        results.append(_compare(unit, _stored_rows(path, unit), pa.ipc.open_stream(rows).read_all()))
-                    case Failed(episode, reason):
-                        unreadable[episode] = reason
-                        tasks.drop(episode)
-                    case _:
-                        continue
-                if progress is not None:
-                    progress(len(results), len(chosen))
+        results, unreadable = _encode_again(path, job, chosen, progress)
     differences = [row for result in results for row in result.differences]
     differences.sort(key=lambda row: tuple(row[name] for name in KEY))
     return VerifyReport(
@@ -141,12 +117,41 @@ def verify_tokens(
 
 @dataclass(frozen=True, slots=True)
 class _UnitResult:
+    """Number of rows of a unit in the table, and those that differ."""
+
     rows: int
     differences: list[dict[str, Any]]
 
 
-def _holds_any(unit: Unit, chosen: list[Unit]) -> bool:
-    """Whether some of the chosen units' rows may be of this one."""
+def _encode_again(
+    path: Path, job: EncodeJob, chosen: list[Unit], progress: Callable[[int, int], object] | None
+) -> tuple[list[_UnitResult], dict[str, str]]:
+    """Encode the chosen units and compare each with the table; the second result has the reasons of failures."""
+    # Without its idle pairs a table does not show where its units were cut, so the episodes are planned again.
+    episodes = [job.episodes[name] for name in sorted({unit.episode for unit in chosen})]
+    tasks = TaskQueue(PlanTask(episode) for episode in episodes)
+    results: list[_UnitResult] = []
+    unreadable: dict[str, str] = {}
+    with running(job.engine(len(chosen))) as engine:
+        for event in engine.run(tasks):
+            match event:
+                case Planned(plan):
+                    episode = job.episodes[plan.episode]
+                    tasks.add(UnitTask(episode, unit) for unit in plan.units if _overlaps_any(unit, chosen))
+                    continue
+                case Encoded(unit=unit, rows=rows):
+                    results.append(_compare(unit, _stored_rows(path, unit), pa.ipc.open_stream(rows).read_all()))
+                case Failure(name, reason):
+                    unreadable[name] = reason
+                    tasks.cancel(name)
+                case _:
+                    continue
+            if progress is not None:
+                progress(len(results), len(chosen))
+    return results, unreadable
+
+
+def _overlaps_any(unit: Unit, chosen: list[Unit]) -> bool:
     return any(
         (each.episode, each.camera) == (unit.episode, unit.camera)
         and each.first <= unit.last
@@ -155,16 +160,13 @@ def _holds_any(unit: Unit, chosen: list[Unit]) -> bool:
     )
 
 
-def _short(weights: dict[str, str]) -> str:
-    return ", ".join(f"{name} {digest[:12]}" for name, digest in sorted(weights.items()))
-
-
 def _units(path: Path) -> list[Unit]:
-    """The units that the table's rows came from, or, where idle pairs were left out, about as many."""
+    """The units that the table's rows came from or, if idle pairs were left out, about as many."""
     anchors: dict[tuple[str, str], list[np.ndarray]] = {}
-    for table in iter_tables(path, ["episode", "camera", "frame_index"]):
-        plain = table.cast(pa.schema([("episode", pa.string()), ("camera", pa.string()), ("frame_index", pa.int32())]))
-        for group in plain.group_by(["episode", "camera"]).aggregate([("frame_index", "distinct")]).to_pylist():
+    schema = pa.schema([("episode", pa.string()), ("camera", pa.string()), ("frame_index", pa.int32())])
+    for table in iter_tables(path, schema.names):
+        groups = table.cast(schema).group_by(["episode", "camera"]).aggregate([("frame_index", "distinct")])
+        for group in groups.to_pylist():
             key = group["episode"], group["camera"]
             anchors.setdefault(key, []).append(np.array(group["frame_index_distinct"]))
     return [
@@ -178,18 +180,19 @@ def _stored_rows(path: Path, unit: Unit) -> pa.Table:
     """The table's rows of one unit."""
     files = token_files(path)
     codes = pq.read_schema(files[0]).field("codes")
-    # Names as plain text: then the files' statistics tell which row groups to read.
+    # Names as plain strings, so that the parquet statistics can exclude row groups.
     schema = pa.schema([(name, pa.string()) for name in KEY[:3]] + [("frame_index", pa.int32()), codes])
-    here = (
+    of_unit = (
         (pc.field("episode") == unit.episode)
         & (pc.field("camera") == unit.camera)
         & (pc.field("frame_index") >= unit.first)
         & (pc.field("frame_index") <= unit.last)
     )
-    return ds.dataset([str(file) for file in files], schema=schema).to_table(filter=here)
+    return ds.dataset([str(file) for file in files], schema=schema).to_table(filter=of_unit)
 
 
 def _compare(unit: Unit, stored: pa.Table, encoded: pa.Table) -> _UnitResult:
+    # Rows are matched by key, so a missing or additional row is a difference too.
     before, now = _codes_by_key(stored), _codes_by_key(encoded)
     differing = [
         {

@@ -223,7 +223,7 @@ def _look_through(root: Path, file: DataFile, lengths: Mapping[int, int]) -> lis
                 wanted = np.arange(first, first + len(run.frames))
                 again = run.episode in expected and run.episode != next(reversed(expected))
                 if again or not np.array_equal(run.frames, wanted):
-                    raise ValueError(f"{file.name}: rows of episode {run.episode} are out of order, or there twice")
+                    raise ValueError(f"{file.name}: rows of episode {run.episode} are unsorted or duplicated")
                 expected[run.episode] = first + len(run.frames)
     for episode, rows in expected.items():
         if episode in lengths and rows != lengths[episode]:

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from lara_tokenizer.encode.pool import available_cores
+from lara_tokenizer._files import available_cores
 from lara_tokenizer.errors import LaraTokenizerError
 
 Task = TypeVar("Task")

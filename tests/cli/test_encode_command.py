@@ -1,4 +1,4 @@
-"""`lara-tok encode`: what it prints, how it ends, and what bad input does to it."""
+"""`lara-tok encode`: output, exit codes, and bad input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from lara_tokenizer import load_episodes
-from lara_tokenizer.encode import read_tokens
+from lara_tokenizer.table import read_tokens
 
 FRAMES = 12
 
@@ -35,7 +35,7 @@ def test_a_summary_for_people(lara_tok, clip_folder, options, tmp_path):
     for word in (
         "stride 0.5s",
         "of 16 used, perplexity",
-        "a position",
+        "per position",
         "idle pairs",
         "s decoding",
         "s model",
@@ -74,11 +74,13 @@ def test_it_ends_with_what_the_labels_look_like(lara_tok, panning_clip, options,
         assert ran.code == 0
         assert "\x1b" not in ran.out
         *_, positions, idle, camera, first, second, verdict = ran.out.splitlines()
-        assert re.fullmatch(r"  per position   perplexity [\d.]+ to [\d.]+.*; commonest codes \[.*\] in .*", positions)
+        assert re.fullmatch(
+            r"  per position   perplexity [\d.]+ to [\d.]+.*; most frequent codes \[.*\] in .*", positions
+        )
         assert re.fullmatch(r"  idle pairs     \d\d\.\d%", idle)
-        assert re.fullmatch(r"  camera         \d+\.\d% of the moving pairs move as a whole picture", camera)
+        assert re.fullmatch(r"  camera motion  \d+\.\d% of the moving pairs", camera)
         assert re.match(r"warning: \d+% of the pairs are idle: .*--min-motion", first)
-        assert re.match(r"warning: \d+% of the moving pairs move as a whole picture: .*lara-tok eval", second)
+        assert re.match(r"warning: camera motion in \d+% of the moving pairs: .*lara-tok eval", second)
         assert verdict == "  verdict        labels look idle and camera-driven"
 
 
@@ -104,7 +106,7 @@ def test_a_dry_run_counts_and_writes_nothing(lara_tok, clip_folder, options, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupt_says_how_to_go_on_and_the_next_run_says_that_it_does(
+def test_an_interrupt_says_how_to_continue_and_the_next_run_resumes(
     lara_tok, clip_folder, options, tmp_path, monkeypatch
 ):
     from lara_tokenizer.encode.store import Store
@@ -120,11 +122,11 @@ def test_an_interrupt_says_how_to_go_on_and_the_next_run_says_that_it_does(
     monkeypatch.setattr(Store, "commit", interrupted)
     ran = lara_tok("encode", clip_folder, "--out", out, "--stride", "0.5s", *options)
     assert ran.code == 130
-    assert "nothing done is lost, the same command goes on from there" in ran.err
+    assert "no finished work is lost, the same command continues from there" in ran.err
     monkeypatch.setattr(Store, "commit", commit)
     ran = lara_tok("encode", clip_folder, "--out", out, "--stride", "0.5s", *options)
     assert ran.code == 0
-    assert "going on: 1 of 2 episodes were done before" in ran.err
+    assert "resuming: 1 of 2 episodes were done before" in ran.err
 
 
 def test_progress_is_quiet_where_nobody_watches(lara_tok, clip_folder, options, tmp_path):
@@ -161,20 +163,20 @@ def test_on_error_fail_ends_with_one(lara_tok, clip_folder, options, tmp_path):
 
 
 def write_frames(path, frames, codec="libx264", pix_fmt="yuv420p", rotation=0, pts=None, streams=1):
-    """A video with all that `write_video` has not: rotation, own times, several streams."""
+    """A video with what `write_video` lacks: rotation, custom times, several streams."""
     with av.open(str(path), "w") as container:
         made = []
-        for number in range(streams):
+        for index in range(streams):
             stream = container.add_stream(codec, rate=Fraction(10))
-            stream.height, stream.width = (side // (number + 1) for side in frames.shape[1:3])
+            stream.height, stream.width = (side // (index + 1) for side in frames.shape[1:3])
             stream.pix_fmt = pix_fmt
             if rotation:
                 stream.set_display_rotation(rotation)
             made.append(stream)
-        for place, pixels in enumerate(frames):
-            for number, stream in enumerate(made):
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:: number + 1, :: number + 1]))
-                frame.pts, frame.time_base = (place if pts is None else pts[place]), Fraction(1, 10)
+        for position, pixels in enumerate(frames):
+            for index, stream in enumerate(made):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:: index + 1, :: index + 1]))
+                frame.pts, frame.time_base = (position if pts is None else pts[position]), Fraction(1, 10)
                 container.mux(stream.encode(frame))
         for stream in made:
             container.mux(stream.encode(None))
@@ -321,11 +323,11 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(lara_tok, clip_fol
 
     arguments = ["encode", clip_folder, "--out", tmp_path / "t.parquet", "--stride", "0.5s", *options]
     with monkeypatch.context() as patch:
-        patch.setattr("lara_tokenizer.encode.write._write_file", full)
+        patch.setattr("lara_tokenizer.table.write._write_file", full)
         assert "No space left on device" in one_line(lara_tok(*arguments))
     ran = lara_tok(*arguments)
     assert ran.code == 0
-    assert "going on: 2 of 2 episodes" in ran.err
+    assert "resuming: 2 of 2 episodes" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -341,7 +343,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(lara_tok, clip_fol
         (["--dtype", "int8"], "dtype 'int8'"),
         (["--on-error", "cry"], "on_error 'cry'"),
         (["--out", "t.csv"], "name a file ending in .parquet"),
-        (["--model", "/nowhere/at/all"], "no such folder"),
+        (["--model", "/nowhere/at/all"], "neither a local folder nor a Hub repository"),
     ],
 )
 def test_wrong_options_are_one_line(lara_tok, clip_folder, options, tmp_path, monkeypatch, flags, message):

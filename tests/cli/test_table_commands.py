@@ -1,4 +1,4 @@
-"""`lara-tok info`, `verify` and `decode` on a table of tokens."""
+"""`lara-tok info`, `verify` and `decode` on a token table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from lara_tokenizer import LatentActionModel, load_episodes
-from lara_tokenizer.encode import read_metadata
+from lara_tokenizer.table import read_metadata
 
 
 def with_codes(source, target, row, codes):
@@ -21,9 +21,10 @@ def with_codes(source, target, row, codes):
     table = pq.read_table(source)
     column = table["codes"].to_pylist()
     column[row] = codes
-    place = table.schema.get_field_index("codes")
+    column_index = table.schema.get_field_index("codes")
     pq.write_table(
-        table.set_column(place, table.schema.field("codes"), pa.array(column, table.schema.field("codes").type)), target
+        table.set_column(column_index, table.schema.field("codes"), pa.array(column, table.schema.field("codes").type)),
+        target,
     )
 
 
@@ -128,7 +129,7 @@ def test_info_says_what_a_table_is(lara_tok, tokens):
         "decoder pyav",
         "position 3",
         "of 16 used",
-        "of the moving pairs move as a whole picture",
+        "camera motion       0.0% of the moving pairs",
         "verdict             labels look",
     ):
         assert text in ran.out
@@ -141,7 +142,7 @@ def test_info_says_what_a_table_is(lara_tok, tokens):
 def test_info_says_what_a_checkpoint_is(lara_tok, tiny_checkpoint, tiny_model):
     ran = lara_tok("info", tiny_checkpoint)
     assert ran.code == 0
-    assert "4 codes of 16, 8 numbers each" in ran.out
+    assert "4 codes of 16, of dimension 8" in ran.out
     assert "trained strides     0.5s" in ran.out
     result = json.loads(lara_tok("info", tiny_checkpoint, "--json").out)
     stored = [tensor for tensor in tiny_model.state_dict().values() if tensor.is_floating_point()]
@@ -160,12 +161,12 @@ def test_info_refuses_what_is_neither(lara_tok, tmp_path):
 def test_decode_draws_the_frame_the_future_and_the_prediction(
     lara_tok, shelf, clip_folder, tmp_path, tiny_model, tiny_processor
 ):
-    out = tmp_path / "pictures" / "futures.png"
+    out = tmp_path / "images" / "futures.png"
     flags = ["--out", out, "--episode", "two.mp4", "--frames", "0,7", "--model", shelf[1][1]]
     ran = lara_tok("decode", shelf[0], clip_folder, *flags)
     assert ran.code == 0
     assert "2 pairs of two.mp4, stride 0.5s" in ran.out
-    picture = np.asarray(Image.open(out))
+    image = np.asarray(Image.open(out))
     row = next(
         row
         for row in pq.read_table(shelf[0]).to_pylist()
@@ -181,10 +182,10 @@ def test_decode_draws_the_frame_the_future_and_the_prediction(
         )[0]
     side, line = 192, 192 + 16 + 4
     top = 16 + line
-    for place, frame in enumerate((now, future, predicted)):
-        left = 4 + place * (side + 4)
+    for position, frame in enumerate((now, future, predicted)):
+        left = 4 + position * (side + 4)
         shown = Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC)
-        np.testing.assert_array_equal(picture[top : top + side, left : left + side], np.asarray(shown))
+        np.testing.assert_array_equal(image[top : top + side, left : left + side], np.asarray(shown))
 
 
 def test_decode_draws_an_animation(lara_tok, shelf, clip_folder, tmp_path):
@@ -201,10 +202,10 @@ def test_decode_draws_an_animation(lara_tok, shelf, clip_folder, tmp_path):
         (["--out", "f.bmp"], "takes a name ending in .png or .gif"),
         (["--out", "f.png", "--episode", "three.mp4"], "There are: one.mp4, two.mp4"),
         (["--out", "f.png", "--frames", "0,900"], "frame 900: no valid pair starts there"),
-        (["--out", "f.png", "--frames", "some"], "takes numbers"),
+        (["--out", "f.png", "--frames", "some"], "takes frame indices"),
     ],
 )
-def test_wrong_wishes_for_a_picture_are_one_line(lara_tok, shelf, clip_folder, tmp_path, monkeypatch, flags, message):
+def test_wrong_options_of_decode_are_one_line(lara_tok, shelf, clip_folder, tmp_path, monkeypatch, flags, message):
     monkeypatch.chdir(tmp_path)
     ran = lara_tok("decode", shelf[0], clip_folder, "--model", shelf[1][1], *flags)
     assert ran.code == 2

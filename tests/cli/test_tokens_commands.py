@@ -1,4 +1,4 @@
-"""`lara-tok tokens diff` and `merge`, and `lara-tok export webdataset`: what they print, and how they end."""
+"""`lara-tok tokens diff` and `merge`, and `lara-tok export webdataset`: output and exit codes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import shutil
 import pytest
 from token_tables import edited, write_table
 
-from lara_tokenizer.encode import read_tokens
+from lara_tokenizer.table import read_tokens
 
 
 @pytest.fixture
 def table(tmp_path):
-    return write_table(tmp_path / "a.parquet", {(f"{number}.mp4", "", "2f"): 12 for number in range(12)})
+    return write_table(tmp_path / "a.parquet", {(f"{index}.mp4", "", "2f"): 12 for index in range(12)})
 
 
 def test_equal_tables_end_with_0_and_say_so(lara_tok, table):
@@ -32,24 +32,24 @@ def test_different_tables_end_with_1_and_name_ten_episodes(lara_tok, tmp_path, t
     assert "changed     120 of 120 pairs (100.00%)" in ran.out
     assert "by position 100.00% 0.00% 0.00% 0.00%" in ran.out
     assert ran.out.count("10 of 10 pairs changed, 25.00% of its codes") == 10
-    assert "and 2 more; --json names all" in ran.out
+    assert "and 2 more; --json has all" in ran.out
     ran = lara_tok("tokens", "diff", table, other, "--json")
     assert ran.code == 1
     assert len(json.loads(ran.out)["by_episode"]) == 12
 
 
 def test_tables_made_with_other_settings_say_so(lara_tok, tmp_path, table):
-    assert "made differently" not in lara_tok("tokens", "diff", table, table).out
+    assert "other options" not in lara_tok("tokens", "diff", table, table).out
     ran = lara_tok("tokens", "diff", table, edited(table, tmp_path / "b.parquet", {}, dtype="bfloat16"))
     assert ran.code == 0
-    assert "            made differently: dtype was 'float32' and is 'bfloat16'\n" in ran.out
+    assert "            other options: dtype was 'float32' and is 'bfloat16'\n" in ran.out
 
 
 def test_tables_that_cannot_be_compared_end_with_2(lara_tok, tmp_path, table):
     other = write_table(tmp_path / "b.parquet", {("0.mp4", "", "2f"): 12}, sizes=(2, 3, 16))
     ran = lara_tok("tokens", "diff", table, other)
     assert ran.code == 2
-    assert "nothing can be compared" in ran.err
+    assert "cannot be compared" in ran.err
 
 
 def test_merged_tables_are_one_that_info_reads(lara_tok, tmp_path, table):
@@ -64,7 +64,7 @@ def test_merged_tables_are_one_that_info_reads(lara_tok, tmp_path, table):
 
 
 def test_a_merged_table_verifies(lara_tok, tmp_path, tokens, clip_folder, tiny_checkpoint):
-    """Two tables, of a clip each, as of two machines."""
+    """Two tables of one clip each, as if from two machines."""
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         shutil.copyfile(clip_folder / f"{name}.mp4", tmp_path / name / f"{name}.mp4")

@@ -251,7 +251,7 @@ def test_z_of_a_still_pair_is_zero_only_without_layers_that_see_both_frames(four
 
 def test_in_bfloat16_codes_of_near_still_pairs_would_be_others(converted, pairs, four):
     pytest.importorskip("pyarrow")
-    from lara_tokenizer.encode.encode import ModelRunner
+    from lara_tokenizer.encode.model_runner import ModelRunner
 
     now = pairs["pixel_values"]
     near = now.clone()

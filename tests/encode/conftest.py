@@ -1,4 +1,4 @@
-"""Episodes from arrays, a folder of clips, and a job for the tiny model."""
+"""Episodes from arrays, a folder of clips, and `encode_dataset` with the tiny model."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lara_tokenizer import encode_dataset
 from lara_tokenizer.data import Episode, FrameIndex
 
 
 class ArrayReader:
-    """A `FrameReader` of frames in memory; it keeps the numbers it was asked for."""
+    """A `FrameReader` of frames in memory; it records the requested indices."""
 
     def __init__(self, frames: np.ndarray, timestamps: np.ndarray) -> None:
         self.array, self.timestamps = frames, timestamps
-        self.asked: list[int] = []
+        self.requested: list[int] = []
 
     def index(self, camera: str) -> FrameIndex:
         return FrameIndex(self.timestamps, fps=10.0)
 
     def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        self.asked += list(indices)
+        self.requested += list(indices)
         return self.array[np.asarray(indices)]
 
     def close(self) -> None:
@@ -54,3 +55,14 @@ def clips(tmp_path_factory, moving_square, write_video) -> Path:
     write_video(folder / "a.mp4", moving_square(24, seed=2, step=5))
     write_video(folder / "short.mp4", moving_square(3))
     return folder
+
+
+@pytest.fixture
+def encode(clips, tiny_checkpoint):
+    """encode(out, source=clips, **options): `encode_dataset` with the tiny model, without worker processes."""
+
+    def run(out, source=clips, model=tiny_checkpoint, processor=None, **options):
+        options = {"strides": "0.5s", "workers": 0, **options}
+        return encode_dataset(source, model, processor, out=out, **options)
+
+    return run

@@ -13,22 +13,9 @@ import pytest
 import torch
 
 from lara_tokenizer import LatentActionModel, encode_dataset, load_episodes
-from lara_tokenizer.data import Episode, FrameIndex
-from lara_tokenizer.encode import describe, estimate_dataset, read_metadata, read_tokens
-from lara_tokenizer.encode.counts import IDLE_MOTION
-from lara_tokenizer.encode.store import Store
+from lara_tokenizer.encode import estimate_dataset
 from lara_tokenizer.errors import EpisodeReadError, JobMismatchError, LaraTokenizerError
-
-
-@pytest.fixture
-def encode(clips, tiny_checkpoint):
-    """encode(out, source=clips, **options): `encode_dataset` with the tiny model, without child processes."""
-
-    def run(out, source=clips, model=tiny_checkpoint, processor=None, **options):
-        options = {"strides": "0.5s", "workers": 0, **options}
-        return encode_dataset(source, model, processor, out=out, **options)
-
-    return run
+from lara_tokenizer.table import merge_tokens, read_metadata, read_tokens
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +31,7 @@ class Stop(Exception):
 
 
 def stop_after(units):
-    """A progress callback that ends the run when so many units are done."""
+    """A progress callback that ends the run after this many units."""
     calls = []
 
     def progress(state):
@@ -155,13 +142,13 @@ def test_a_target_of_another_model_is_refused(encode, tiny_config, tiny_processo
         encode(out, model=tmp_path / "other")
 
 
-def test_what_is_no_table_of_tokens_is_never_replaced(encode, tmp_path):
+def test_a_file_that_is_not_a_token_table_is_never_replaced(encode, tmp_path):
     (tmp_path / "notes.parquet").write_text("my notes")
-    with pytest.raises(JobMismatchError, match="exists and is not a table of tokens"):
+    with pytest.raises(JobMismatchError, match="exists and is not a token table"):
         encode(tmp_path / "notes.parquet")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.tex").write_text("years of work")
-    with pytest.raises(JobMismatchError, match="exists and is not a table of tokens"):
+    with pytest.raises(JobMismatchError, match="exists and is not a token table"):
         encode(tmp_path / "folder")
     assert (tmp_path / "folder" / "thesis.tex").exists()
 
@@ -261,13 +248,13 @@ def test_a_full_disk_at_the_end_loses_nothing(encode, reference, tmp_path, monke
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lara_tokenizer.encode.write._write_file", full)
+        patch.setattr("lara_tokenizer.table.write._write_file", full)
         with pytest.raises(
             OSError, match=r"cannot be written \(No space left on device\)\. All that is encoded is kept"
         ):
             encode(tmp_path / "tokens.parquet")
     # Nothing is computed again.
-    monkeypatch.setattr("lara_tokenizer.encode.prepare.Preparation.engine", None)
+    monkeypatch.setattr("lara_tokenizer.encode.job.EncodeJob.engine", None)
     encode(tmp_path / "tokens.parquet")
     assert (tmp_path / "tokens.parquet").read_bytes() == reference
 
@@ -293,7 +280,7 @@ def test_unwritable_targets_are_one_line(encode, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "no/such-model-here"}, "model 'no/such-model-here': no such folder"),
+        ({"model": "no/such-model-here"}, "model 'no/such-model-here': neither a local folder nor a Hub"),
         ({"on_error": "explode"}, "on_error 'explode': takes 'skip' or 'fail'"),
         ({"device": "toaster"}, "device 'toaster' cannot be used here"),
         ({"decoder": "vlc"}, "decoder 'vlc'"),
@@ -361,85 +348,15 @@ def test_options_of_loading_are_those_of_load_episodes(clips, tiny_checkpoint, t
 # --- The short form of the health card: the same whoever asks, and whenever. ---
 
 
-class TwoCameras:
-    """A square before a fixed camera, and a camera that pans over a texture; both still for the first five frames."""
-
-    def __init__(self, moving_square):
-        texture = np.kron(np.random.default_rng(0).integers(0, 200, (40, 80, 3)), np.ones((5, 5, 1))).astype(np.uint8)
-        pan = [texture[40:104, 3 * t : 3 * t + 64] for t in range(45)]
-        self.pictures = {"fixed": moving_square(45, step=3), "pans": np.stack(pan)}
-
-    def index(self, camera):
-        return FrameIndex(np.arange(50) / 10, fps=10.0)
-
-    def frames(self, camera, indices):
-        return self.pictures[camera][np.maximum(np.asarray(indices) - 5, 0)]
-
-    def close(self):
-        pass
-
-
-@pytest.fixture
-def two_cameras(moving_square):
-    return [Episode("clip", TwoCameras(moving_square), ("fixed", "pans"))]
-
-
-def health(summary):
-    return summary.figures, summary.health, summary.verdict
-
-
-def test_the_moving_camera_of_two_is_found(encode, two_cameras, tmp_path):
-    summary = encode(tmp_path / "t.parquet", source=two_cameras, strides="2f")
-    table = read_tokens(tmp_path / "t.parquet").to_pylist()
-    counts = read_metadata(tmp_path / "t.parquet")["moving_pairs"]
-    for camera, whole in (("fixed", 0), ("pans", 44)):
-        moving = sum(row["camera"] == camera and row["motion"] >= IDLE_MOTION for row in table)
-        assert counts[camera] == {"pairs": moving, "whole_picture": whole}
-    assert summary.figures.whole_picture_share_by_camera == {"fixed": 0, "pans": 1}
-    assert [(each.name, each.camera) for each in summary.health if each.name == "camera-driven"] == [
-        ("camera-driven", "pans")
-    ]
-    assert "100% of the moving pairs of camera pans move as a whole picture" in summary.health[-1].sentence
-
-
-def test_pairs_that_are_left_out_or_invalid_are_not_counted(encode, two_cameras, tmp_path):
-    options = {"source": two_cameras, "strides": "2f", "min_motion": 0.02, "keep_tail": True}
-    encode(tmp_path / "t.parquet", **options)
-    rows = [row for row in read_tokens(tmp_path / "t.parquet").to_pylist() if row["valid"]]
-    counts = read_metadata(tmp_path / "t.parquet")["moving_pairs"]
-    assert sum(camera["pairs"] for camera in counts.values()) == len(rows) < 2 * 44
-
-
-def test_health_is_the_same_after_a_stop_and_for_a_complete_table(encode, clips, tmp_path):
-    whole = encode(tmp_path / "whole.parquet")
-    assert whole.figures.whole_picture_share is not None
-    with pytest.raises(Stop):
-        encode(tmp_path / "t.parquet", progress=stop_after(1))
-    assert health(encode(tmp_path / "t.parquet")) == health(whole)
-    again = encode(tmp_path / "t.parquet")
-    assert again.already_complete
-    assert health(again) == health(whole)
-    described = describe(tmp_path / "t.parquet")
-    assert {name: described[name] for name in ("figures", "health", "verdict")} == {
-        name: whole.to_dict()[name] for name in ("figures", "health", "verdict")
-    }
-
-
-def test_a_table_without_the_counts_is_read_and_complete(encode, tmp_path):
-    out = tmp_path / "t.parquet"
-    encode(out)
-    table = pq.read_table(out)
-    metadata = json.loads(table.schema.metadata[b"lara_tokenizer"])
-    del metadata["moving_pairs"]
-    pq.write_table(table.replace_schema_metadata({b"lara_tokenizer": json.dumps(metadata)}), out)
-    again = encode(out)
-    assert again.already_complete
-    assert again.figures.whole_picture_share is None
-
-
-def test_units_without_the_counts_give_a_table_without(encode, tmp_path, monkeypatch):
-    rows = Store.rows
-    monkeypatch.setattr(Store, "rows", lambda store, unit: rows(store, unit).replace_schema_metadata(None))
-    summary = encode(tmp_path / "t.parquet")
-    assert summary.figures.whole_picture_share is None
-    assert "moving_pairs" not in read_metadata(tmp_path / "t.parquet")
+def test_strides_and_episodes_of_real_tables_join_to_what_one_job_writes(tmp_path, clips, tiny_checkpoint):
+    options = {"columns": ("latents",), "workers": 0}
+    for stride in ("2f", "5f"):
+        encode_dataset(clips, tiny_checkpoint, out=tmp_path / f"{stride}.parquet", strides=stride, **options)
+    both = tmp_path / "both.parquet"
+    encode_dataset(clips, tiny_checkpoint, out=both, strides=["2f", "5f"], **options)
+    summary = merge_tokens([tmp_path / "5f.parquet", tmp_path / "2f.parquet"], tmp_path / "merged.parquet")
+    assert (tmp_path / "merged.parquet").read_bytes() == both.read_bytes()
+    assert summary.notes == []
+    assert encode_dataset(
+        clips, tiny_checkpoint, out=tmp_path / "merged.parquet", strides=["2f", "5f"], **options
+    ).already_complete

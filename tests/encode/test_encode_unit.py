@@ -10,10 +10,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lara_tokenizer import LatentActionConfig, LatentActionModel, LatentActionProcessor, encode_episode
-from lara_tokenizer.encode.counts import codes_array
-from lara_tokenizer.encode.encode import EpisodeFrames, ModelRunner, _HeldFrames, batch_sizes, encode_unit
-from lara_tokenizer.encode.plan import Unit, make_job
-from lara_tokenizer.encode.rows import EncodedPairs
+from lara_tokenizer.encode.encode import _HeldFrames, encode_unit
+from lara_tokenizer.encode.model_runner import EncodedPairs, EpisodeFrames, ModelRunner, batch_sizes
+from lara_tokenizer.encode.plan import Unit, resolve_options
+from lara_tokenizer.table.statistics import codes_array
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def one_thread():
 
 
 class CountingRunner(ModelRunner):
-    """Counts what goes through the model."""
+    """Counts the frames and pairs that pass the model."""
 
     def __init__(self, model, processor):
         super().__init__(model, processor)
@@ -62,9 +62,9 @@ def test_rows_equal_encode_on_the_decoded_frames(array_episode, moving_square, t
 def test_every_frame_is_read_and_encoded_once_for_all_strides(array_episode, moving_square, tiny_model, tiny_processor):
     episode = array_episode(moving_square(40))
     runner = CountingRunner(tiny_model, tiny_processor)
-    job = make_job(tiny_model.config, strides=["1f", "2f", "5f"], batch_size=8)
-    table = encode_unit(Unit("clip", "", 0, 38), EpisodeFrames(episode, "", tiny_processor, job), runner, job)
-    assert episode.reader.asked == list(range(40))
+    options = resolve_options(tiny_model.config, strides=["1f", "2f", "5f"], batch_size=8)
+    table = encode_unit(Unit("clip", "", 0, 38), EpisodeFrames(episode, "", tiny_processor), runner, options)
+    assert episode.reader.requested == list(range(40))
     assert runner.frames == 40
     assert runner.pairs == table.num_rows == 39 + 38 + 35
 
@@ -77,14 +77,14 @@ def test_frames_are_dropped_after_their_last_use(array_episode, moving_square, t
             super().add(*args)
             held.append(len(self._frames))
 
-        def drop_used(self, batch):
-            super().drop_used(batch)
+        def release(self, rows):
+            super().release(rows)
             held.append(len(self._frames))
 
     monkeypatch.setattr("lara_tokenizer.encode.encode._HeldFrames", Watched)
-    job = make_job(tiny_model.config, strides=["1f", "3f"], batch_size=4)
-    frames = EpisodeFrames(array_episode(moving_square(200)), "", tiny_processor, job)
-    encode_unit(Unit("clip", "", 0, 198), frames, ModelRunner(tiny_model, tiny_processor), job)
+    options = resolve_options(tiny_model.config, strides=["1f", "3f"], batch_size=4)
+    frames = EpisodeFrames(array_episode(moving_square(200)), "", tiny_processor)
+    encode_unit(Unit("clip", "", 0, 198), frames, ModelRunner(tiny_model, tiny_processor), options)
     # The window of the longest stride, the frames of less than a batch of waiting pairs, and one new batch.
     assert max(held) <= 3 + 4 + 4
     assert held[-1] == 0
@@ -200,9 +200,9 @@ def test_a_continuous_bottleneck_gives_latents_and_no_codes(array_episode, movin
 
     sizes = LatentActionConfig(num_latents=4, codebook_dim=8)
     sizes.codebook_size = None
-    job = make_job(sizes, strides="1f")
-    frames = EpisodeFrames(array_episode(moving_square(6)), "", tiny_processor, job)
-    table = encode_unit(Unit("clip", "", 0, 4), frames, Continuous(tiny_model, tiny_processor), job)
+    options = resolve_options(sizes, strides="1f")
+    frames = EpisodeFrames(array_episode(moving_square(6)), "", tiny_processor)
+    table = encode_unit(Unit("clip", "", 0, 4), frames, Continuous(tiny_model, tiny_processor), options)
     assert "codes" not in table.schema.names
     assert table.schema.field("latents").type.list_size == 32
     assert table["code_margin"].null_count == 5
@@ -233,7 +233,7 @@ def test_work_for_many_strides_grows_by_the_m_former_only(array_episode, moving_
     model = LatentActionModel(config).eval()
     model.forward_dynamics.forward = None  # it would fail
     processor = LatentActionProcessor(size={"height": 32, "width": 32})
-    frames = EpisodeFrames(array_episode(moving_square(64)), "", processor, make_job(config, strides="1f"))
+    frames = EpisodeFrames(array_episode(moving_square(64)), "", processor)
 
     def flops(function):
         with FlopCounterMode(display=False) as counter:
@@ -245,9 +245,9 @@ def test_work_for_many_strides_grows_by_the_m_former_only(array_episode, moving_
     a_pair = flops(lambda: model.encode(frame_features=pair[0], future_frame_features=pair[1]))
     totals = {}
     for strides in (("1f",), ("1f", "2f", "5f")):
-        job = make_job(config, strides=strides, batch_size=32)
+        options = resolve_options(config, strides=strides, batch_size=32)
         runner = ModelRunner(model, processor)
-        totals[strides] = flops(lambda: encode_unit(Unit("clip", "", 0, 62), frames, runner, job))  # noqa: B023
+        totals[strides] = flops(lambda: encode_unit(Unit("clip", "", 0, 62), frames, runner, options))  # noqa: B023
     one, three = totals.values()
     assert one == 64 * a_frame + 63 * a_pair
     assert three == 64 * a_frame + (63 + 62 + 59) * a_pair
@@ -277,19 +277,19 @@ def test_rows_of_a_shaken_clip_equal_encode_on_the_steadied_pairs(array_episode,
 
 
 def test_only_what_is_steadied_is_looked_at_twice(array_episode, shaken, moving_square, tiny_model, steady_processor):
-    job = make_job(tiny_model.config, strides="1f", batch_size=8)
+    options = resolve_options(tiny_model.config, strides="1f", batch_size=8)
     looks = {}
     for name, clip in (("still camera", moving_square(17, size=32)), ("shaken", shaken)):
         runner = CountingRunner(tiny_model, steady_processor)
-        frames = EpisodeFrames(array_episode(clip), "", steady_processor, job)
-        encode_unit(Unit("clip", "", 0, 15), frames, runner, job)
+        frames = EpisodeFrames(array_episode(clip), "", steady_processor)
+        encode_unit(Unit("clip", "", 0, 15), frames, runner, options)
         looks[name] = runner.frames
     moved = sum((a != b).any() for a, b in zip(shaken[1:], shaken[:-1], strict=True))
     assert looks == {"still camera": 17, "shaken": 17 + moved}
 
 
 def test_steadying_changes_the_processor_s_hash(steady_processor, tiny_processor):
-    from lara_tokenizer.encode.checkpoint import processor_sha256
+    from lara_tokenizer.checkpoint import processor_sha256
 
     assert processor_sha256(steady_processor) != processor_sha256(tiny_processor)
 

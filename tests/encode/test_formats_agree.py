@@ -1,4 +1,4 @@
-"""One episode in every format gives one set of codes, and a stride in seconds means the same at every rate."""
+"""One episode in every format gives one set of codes, and a stride in seconds is the same at every rate."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def as_rlds(root, clip, frames, write_lerobot):
 
 def as_images(root, clip, frames, write_lerobot):
     (root / "clip").mkdir()
-    for number, frame in enumerate(frames):
-        Image.fromarray(frame).save(root / f"clip/img_{number}.png")
+    for index, frame in enumerate(frames):
+        Image.fromarray(frame).save(root / f"clip/img_{index}.png")
     return root
 
 
@@ -150,9 +150,9 @@ def test_ids_tell_the_sources_of_a_mixture_apart(clip, frames, tmp_path, write_l
 
 
 def three_in_tars(root, clips):
-    for number, clip in enumerate(clips):
-        with webdataset.TarWriter(str(root / f"shard-{number:06d}.tar")) as writer:
-            writer.write({"__key__": "clip", "mp4": clip.read_bytes(), "txt": f"task {number}"})
+    for index, clip in enumerate(clips):
+        with webdataset.TarWriter(str(root / f"shard-{index:06d}.tar")) as writer:
+            writer.write({"__key__": "clip", "mp4": clip.read_bytes(), "txt": f"task {index}"})
 
 
 def three_in_parquet(root, clips):

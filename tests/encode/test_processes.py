@@ -1,4 +1,4 @@
-"""Worker processes: they may crash, hang and eat memory; and the driver may be killed."""
+"""Worker processes may crash, hang and exhaust memory, and the driver may be killed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import torch
 
 from lara_tokenizer import Episode, encode_dataset
 from lara_tokenizer.data import VideoReader
-from lara_tokenizer.encode import engines, pool, read_tokens
+from lara_tokenizer.encode import engines, pool
 from lara_tokenizer.encode.engines import LocalEngine, running
-from lara_tokenizer.encode.plan import Job
-from lara_tokenizer.encode.pool import Child, ChildDied, Limits
-from lara_tokenizer.encode.prepare import prepared
+from lara_tokenizer.encode.job import open_job
+from lara_tokenizer.encode.plan import EncodeOptions
+from lara_tokenizer.encode.pool import WorkerDied, WorkerLimits, WorkerProcess
 from lara_tokenizer.encode.tasks import (
-    Beat,
     Encoded,
-    Failed,
-    FramesDone,
+    Failure,
+    FrameChunk,
+    Heartbeat,
     Planned,
     PlanTask,
     TaskQueue,
@@ -32,6 +32,7 @@ from lara_tokenizer.encode.tasks import (
 )
 from lara_tokenizer.encode.worker import Worker, load_runner
 from lara_tokenizer.errors import LaraTokenizerError
+from lara_tokenizer.table import read_tokens
 
 # A worker without a model: it does what the episode's id says.
 IMPOSTOR = """
@@ -39,13 +40,13 @@ import json, os, sys, time
 sys.path[:] = json.loads(sys.argv[2])
 from multiprocessing.connection import Connection
 from lara_tokenizer.encode.plan import EpisodePlan
-from lara_tokenizer.encode.tasks import Beat, Failed, NotReady, Planned, Ready
+from lara_tokenizer.encode.tasks import Failure, Heartbeat, Planned
 connection = Connection(int(sys.argv[1]))
 setup = connection.recv()
-connection.send(NotReady("the weights are gone") if setup.folder.name == "broken" else Ready())
+connection.send(Failure("", "the weights are gone") if setup.folder.name == "broken" else Heartbeat(0))
 while True:
     wish = connection.recv().episode.id
-    connection.send(Beat(1))
+    connection.send(Heartbeat(1))
     if wish == "abort":
         print("terminate called after throwing an instance of 'std::bad_alloc'", file=sys.stderr, flush=True)
         os.abort()
@@ -59,10 +60,10 @@ while True:
     if wish == "slow":
         for _ in range(8):
             time.sleep(0.1)
-            connection.send(Beat(1))
-    connection.send(Failed("", "bad frame") if wish == "bad" else Planned(EpisodePlan(wish, (), {}, 0)))
+            connection.send(Heartbeat(1))
+    connection.send(Failure("", "bad frame") if wish == "bad" else Planned(EpisodePlan(wish, (), {}, 0)))
 """
-LIMITS = Limits(seconds=2.0, memory=250_000_000)
+LIMITS = WorkerLimits(seconds=2.0, memory=250_000_000)
 
 
 @pytest.fixture
@@ -70,29 +71,29 @@ def impostors(monkeypatch):
     monkeypatch.setattr(pool, "_BOOTSTRAP", IMPOSTOR)
     monkeypatch.setattr(pool, "_TICK", 0.05)
     # Starting takes longer than these tests let a task take.
-    wait_ready = Child.wait_ready
+    wait_ready = WorkerProcess.wait_ready
 
-    def patiently(child):
-        child._limits = replace(LIMITS, seconds=60.0)
-        wait_ready(child)
-        child._limits = LIMITS
+    def patiently(process):
+        process._limits = replace(LIMITS, seconds=60.0)
+        wait_ready(process)
+        process._limits = LIMITS
 
-    monkeypatch.setattr(Child, "wait_ready", patiently)
+    monkeypatch.setattr(WorkerProcess, "wait_ready", patiently)
 
 
 def setup(folder="intact"):
-    return WorkerSetup(Path(folder), Job(("1f",), 4, 8, 16))
+    return WorkerSetup(Path(folder), EncodeOptions(("1f",), 4, 8, 16))
 
 
 def tasks_for(*ids):
     return TaskQueue(PlanTask(Episode(name, VideoReader(name))) for name in ids)
 
 
-def test_whatever_ends_a_child_is_that_episode_s_failure_and_the_rest_goes_on(impostors):
+def test_a_worker_s_death_fails_its_episode_only(impostors):
     wishes = ["abort", "a", "hang", "b", "eat", "c", "exit", "d", "bad", "slow"]
     with running(LocalEngine(setup(), 2, limits=LIMITS)) as engine:
         events = list(engine.run(tasks_for(*wishes)))
-    failed = {event.episode: event.reason for event in events if isinstance(event, Failed)}
+    failed = {event.episode: event.reason for event in events if isinstance(event, Failure)}
     assert {event.plan.episode for event in events if isinstance(event, Planned)} == {"a", "b", "c", "d", "slow"}
     assert failed == {
         "abort": "the worker process died (SIGABRT): terminate called after throwing an instance of 'std::bad_alloc'",
@@ -104,7 +105,7 @@ def test_whatever_ends_a_child_is_that_episode_s_failure_and_the_rest_goes_on(im
     assert "of memory, more than its share of 0.2 GB" in failed["eat"]
 
 
-def test_a_child_that_cannot_start_ends_the_job_with_the_reason(impostors):
+def test_a_worker_that_cannot_start_ends_the_job_with_the_reason(impostors):
     with (
         pytest.raises(LaraTokenizerError, match="could not start: the weights are gone"),
         running(LocalEngine(setup("broken"), 1, limits=LIMITS)),
@@ -112,17 +113,17 @@ def test_a_child_that_cannot_start_ends_the_job_with_the_reason(impostors):
         pass
 
 
-def test_closing_ends_children_in_the_middle_of_their_work(impostors):
+def test_closing_kills_workers_in_the_middle_of_a_task(impostors):
     with running(LocalEngine(setup(), 1, limits=replace(LIMITS, seconds=60))) as engine:
         next(engine.run(tasks_for("hang", "a")))
-        process = engine._children[0]._process
+        process = engine._processes[0]._process
     assert process.poll() is not None
-    with pytest.raises(ChildDied):
-        engine._children[0].start()
+    with pytest.raises(WorkerDied):
+        engine._processes[0].start()
 
 
-class InlineChild:
-    """A child that decodes in this process."""
+class InlineProcess:
+    """A worker process that decodes in this process."""
 
     def __init__(self, setup, limits):
         self._worker = Worker(setup, None)
@@ -138,73 +139,71 @@ class InlineChild:
     wait_ready = kill = close = start
 
 
-def test_decoding_children_and_a_model_in_the_driver_give_the_same_rows(clips, tiny_checkpoint, monkeypatch, tmp_path):
-    """How a GPU is fed, on the CPU."""
-    monkeypatch.setattr(engines, "Child", InlineChild)
+def test_decoding_workers_and_a_model_in_the_driver_give_the_same_rows(clips, tiny_checkpoint, monkeypatch, tmp_path):
+    """The data path of a GPU, on the CPU."""
+    monkeypatch.setattr(engines, "WorkerProcess", InlineProcess)
     (tmp_path / "bad.mp4").write_bytes(b"")
     sources = [clips / "a.mp4", clips / "b" / "left.mp4", tmp_path / "bad.mp4"]
-    with prepared(sources, tiny_checkpoint, None, load={}, strides=["0.5s"]) as preparation:
-        here = WorkerSetup(tiny_checkpoint, preparation.job)
+    with open_job(sources, tiny_checkpoint, strides=["0.5s"]) as job:
+        here = WorkerSetup(tiny_checkpoint, job.options)
         engine = LocalEngine(replace(here, encodes=False), 2, lambda: load_runner(here))
-        tasks = TaskQueue(PlanTask(episode) for episode in preparation.episodes.values())
-        found = Counter()
+        tasks = TaskQueue(PlanTask(episode) for episode in job.episodes.values())
+        counts = Counter()
         rows = {}
         with running(engine):
             for event in engine.run(tasks):
-                found[type(event)] += 1
+                counts[type(event)] += 1
                 if isinstance(event, Planned):
-                    episode = preparation.episodes[event.plan.episode]
+                    episode = job.episodes[event.plan.episode]
                     tasks.add(UnitTask(episode, unit) for unit in event.plan.units)
                 if isinstance(event, Encoded):
                     rows[event.unit.episode] = event.rows
-        assert (found[Planned], found[Encoded], found[Failed]) == (2, 2, 1)
-        assert found[Beat] > 0
+        assert (counts[Planned], counts[Encoded], counts[Failure]) == (2, 2, 1)
+        assert counts[Heartbeat] > 0
         alone = Worker(here, load_runner(here))
         for name, blob in rows.items():
             events = []
-            alone.answer(PlanTask(preparation.episodes[name]), events.append)
+            alone.answer(PlanTask(job.episodes[name]), events.append)
             (unit,) = events[-1].plan.units
-            alone.answer(UnitTask(preparation.episodes[name], unit), events.append)
+            alone.answer(UnitTask(job.episodes[name], unit), events.append)
             assert events[-1].rows == blob
 
 
-def test_latents_that_are_no_numbers_fail_their_episodes_and_the_children_s_frames_do_not_mix(
-    clips, tiny_checkpoint, monkeypatch
-):
-    monkeypatch.setattr(engines, "Child", InlineChild)
-    with prepared([clips / "a.mp4"], tiny_checkpoint, None, load={}, strides=["1f"], batch_size=2) as preparation:
-        here = WorkerSetup(tiny_checkpoint, preparation.job)
-        runner, asked = load_runner(here), []
+def test_latents_that_are_not_finite_fail_their_episode_and_frames_do_not_mix(clips, tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr(engines, "WorkerProcess", InlineProcess)
+    with open_job([clips / "a.mp4"], tiny_checkpoint, strides=["1f"], batch_size=2) as job:
+        here = WorkerSetup(tiny_checkpoint, job.options)
+        runner, calls = load_runner(here), []
         encode = runner.model.quantize
 
         def broken_once(latents):
-            asked.append(latents)
-            return encode(latents * torch.nan if len(asked) == 1 else latents)
+            calls.append(latents)
+            return encode(latents * torch.nan if len(calls) == 1 else latents)
 
         monkeypatch.setattr(runner.model, "quantize", broken_once)
         engine = LocalEngine(replace(here, encodes=False), 1, lambda: runner)
-        (episode,) = preparation.episodes.values()
+        (episode,) = job.episodes.values()
         tasks, events = TaskQueue([PlanTask(episode)]), []
         with running(engine):
             for event in engine.run(tasks):
                 events.append(event)
                 if isinstance(event, Planned):
                     tasks.add(UnitTask(episode, unit) for unit in (*event.plan.units, *event.plan.units))
-        failed, encoded = (next(each for each in events if isinstance(each, kind)) for kind in (Failed, Encoded))
+        failed, encoded = (next(each for each in events if isinstance(each, kind)) for kind in (Failure, Encoded))
         assert failed.reason.startswith("latents are not finite in float32")
         alone = []
         Worker(here, load_runner(here)).answer(UnitTask(episode, encoded.unit), alone.append)
         assert encoded.rows == alone[-1].rows
 
 
-def test_a_decoding_child_ends_with_its_seconds(clips, tiny_checkpoint):
-    with prepared(clips / "a.mp4", tiny_checkpoint, None, load={}, strides=["0.5s"]) as preparation:
-        worker = Worker(WorkerSetup(tiny_checkpoint, preparation.job, encodes=False), None)
+def test_a_decoding_worker_ends_with_its_seconds(clips, tiny_checkpoint):
+    with open_job(clips / "a.mp4", tiny_checkpoint, strides=["0.5s"]) as job:
+        worker = Worker(WorkerSetup(tiny_checkpoint, job.options, encodes=False), None)
         messages = []
-        (episode,) = preparation.episodes.values()
+        (episode,) = job.episodes.values()
         worker.answer(PlanTask(episode), messages.append)
         worker.answer(UnitTask(episode, messages[0].plan.units[0]), messages.append)
-        assert isinstance(messages[-1], FramesDone)
+        assert isinstance(messages[-1], FrameChunk)
         assert messages[-1].decode_seconds > 0
 
 
@@ -212,7 +211,7 @@ def test_a_decoding_child_ends_with_its_seconds(clips, tiny_checkpoint):
 # the second unit are committed, and just before the finished table is renamed.
 KILLS = """
 import json, os, signal, sys
-import lara_tokenizer.encode.write as write
+import lara_tokenizer.table.write as write
 from lara_tokenizer import Episode, encode_dataset
 from lara_tokenizer.data import VideoReader
 from lara_tokenizer.encode.store import Store
@@ -223,14 +222,14 @@ def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 def run(when):
-    child = os.fork()
-    if child == 0:
+    process = os.fork()
+    if process == 0:
         if when == "rename":
             write.os.replace = die
         progress = None if when == "rename" else lambda state: state.episodes_done == when and die()
         encode_dataset(source, model, out=out, strides="0.5s", workers=0, progress=progress)
         os._exit(0)
-    return os.waitpid(child, 0)[1], os.path.exists(out)
+    return os.waitpid(process, 0)[1], os.path.exists(out)
 
 print(json.dumps([run(1), run(2), run("rename")]))
 """

@@ -9,17 +9,18 @@ import pytest
 
 from lara_tokenizer import encode_dataset, encode_episode
 from lara_tokenizer.data import Episode, FrameIndex, Signals, SourceInfo, load_episodes
-from lara_tokenizer.encode import read_metadata, verify_tokens, worker
-from lara_tokenizer.encode.prepare import check_revisions
-from lara_tokenizer.encode.schema import token_schema
+from lara_tokenizer.encode import verify_tokens, worker
 from lara_tokenizer.errors import JobMismatchError
+from lara_tokenizer.table import read_metadata
+from lara_tokenizer.table.schema import token_schema
+from lara_tokenizer.table.source import check_revisions
 
 TOP = "observation.images.top"
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory, moving_square, write_lerobot):
-    """Two episodes of 21 and 18 frames, ten a second, with three actions a frame and two tasks."""
+    """Two episodes of 21 and 18 frames, ten per second, with three actions per frame and two tasks."""
     clips = [moving_square(21, seed=1, step=3), moving_square(18, seed=2, step=5)]
     return write_lerobot(tmp_path_factory.mktemp("set") / "set", {TOP: clips}, tasks=["push it", "pull it"])
 
@@ -60,7 +61,7 @@ def test_a_kept_tail_has_text_and_no_actions(dataset, tiny_model, tiny_processor
 
 
 def test_columns_that_no_episode_has_are_refused_at_once(dataset, clip_folder, tiny_checkpoint, tmp_path):
-    with pytest.raises(ValueError, match="column 'actions': no episode of the source has actions; it has nothing but"):
+    with pytest.raises(ValueError, match="column 'actions': no episode of the source has actions; it has frames only"):
         encode_dataset(clip_folder, tiny_checkpoint, out=tmp_path / "t.parquet", columns=["actions"])
     # In a mixture those that have none have nulls.
     out = tmp_path / "mixed.parquet"
@@ -78,7 +79,7 @@ def clip_folder(tmp_path_factory, moving_square, write_video):
 
 
 class Labelled:
-    """A reader of one's own, with signals that may not match its frames."""
+    """A custom reader, with signals that may not match its frames."""
 
     def __init__(self, frames, actions):
         self.array, self.actions = frames, actions
@@ -151,15 +152,15 @@ def test_units_that_lost_idle_pairs_verify_as_they_were_cut(stop_and_go, tiny_ch
     planned, encoded = [], []
     plan, encode = worker.plan_episode, worker.encode_unit
 
-    def watch_plan(episode, job):
-        planned.append(plan(episode, job).units)
-        return plan(episode, job)
+    def recording_plan(episode, options):
+        planned.append(plan(episode, options).units)
+        return plan(episode, options)
 
     def watch_unit(unit, *others):
         encoded.append(unit)
         return encode(unit, *others)
 
-    monkeypatch.setattr(worker, "plan_episode", watch_plan)
+    monkeypatch.setattr(worker, "plan_episode", recording_plan)
     monkeypatch.setattr(worker, "encode_unit", watch_unit)
     out = tmp_path / "t.parquet"
     encode_dataset(stop_and_go, tiny_checkpoint, out=out, strides="0.5s", min_motion=0.01, workers=0)
@@ -187,7 +188,7 @@ def test_a_table_from_a_list_wants_its_list_to_verify(clip_folder, tiny_checkpoi
     (tmp_path / "clips.csv").write_text("path,start,end\none.mp4,0.2,1.9\n")
     out = tmp_path / "t.parquet"
     encode_dataset(clip_folder, tiny_checkpoint, out=out, strides="0.5s", from_list=tmp_path / "clips.csv", workers=0)
-    with pytest.raises(ValueError, match=r"made from the list 'clips.csv': give it too \(--from\)"):
+    with pytest.raises(ValueError, match=r"made from the list 'clips.csv': pass it too \(--from\)"):
         verify_tokens(out, clip_folder, model=tiny_checkpoint, workers=0)
     report = verify_tokens(
         out, clip_folder, sample=1.0, model=tiny_checkpoint, workers=0, from_list=tmp_path / "clips.csv"

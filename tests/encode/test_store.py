@@ -1,4 +1,4 @@
-"""The store: what is committed survives, one run at a time, one job a folder."""
+"""The store: committed results survive, one run at a time, one job per folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from lara_tokenizer.encode.plan import EpisodePlan, Unit
 from lara_tokenizer.encode.store import Store
-from lara_tokenizer.encode.tasks import Encoded, Failed, Planned, PlanTask, TaskQueue, UnitTask
+from lara_tokenizer.encode.tasks import Encoded, Failure, Planned, PlanTask, TaskQueue, UnitTask
 from lara_tokenizer.errors import JobMismatchError, LaraTokenizerError
 
 FINGERPRINT = {"strides": ["1f"], "model": {"id": "lam"}}
@@ -53,13 +53,13 @@ def test_what_is_committed_is_there_for_the_next_run(tmp_path, episodes):
         assert (store.seconds().decode, store.seconds().model) == (0.5, 1.5)
 
 
-def test_a_failed_episode_loses_all_its_units_and_is_tried_again_by_the_next_run(tmp_path, episodes):
+def test_a_failed_episode_loses_its_units_and_is_retried_by_the_next_run(tmp_path, episodes):
     with Store(tmp_path / "job", FINGERPRINT, episodes) as store:
         first, second = (task.unit for task in store.commit(plan("a")))
         store.commit(rows(first))
-        store.commit(Failed("a", "broken at frame 12"))
+        store.commit(Failure("a", "broken at frame 12"))
         store.commit(rows(second))  # it was under way
-        store.commit(Failed("a", "and again"))
+        store.commit(Failure("a", "and again"))
         assert store.failures() == {"a": "broken at frame 12"}
         assert store.plans() == {}
         assert store.done_units() == set()
@@ -128,21 +128,21 @@ def test_the_store_is_plain_sqlite(tmp_path, episodes):
 
 def test_a_queue_prefers_the_taker_s_own_episode_and_ends_when_all_is_answered(episodes):
     queue = TaskQueue([PlanTask(episodes["a"]), PlanTask(episodes["b"])])
-    assert queue.take().episode.id == "a"
+    assert queue.pop().episode.id == "a"
     unit = Unit("a", "", 0, 9)
     queue.add([UnitTask(episodes["a"], unit)])
-    assert queue.take(near="b").episode.id == "b"
-    assert queue.take(near="b").unit is unit
+    assert queue.pop(prefer_episode="b").episode.id == "b"
+    assert queue.pop(prefer_episode="b").unit is unit
     for _ in range(3):
         assert not queue.is_finished
-        queue.done()
+        queue.task_done()
     assert queue.is_finished
-    assert queue.take() is None
+    assert queue.pop() is None
 
 
 def test_a_queue_forgets_a_failed_episode(episodes):
     queue = TaskQueue([PlanTask(episodes["a"]), PlanTask(episodes["b"])])
-    queue.drop("a")
-    assert queue.take().episode.id == "b"
-    queue.done()
-    assert queue.take() is None
+    queue.cancel("a")
+    assert queue.pop().episode.id == "b"
+    queue.task_done()
+    assert queue.pop() is None

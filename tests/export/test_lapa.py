@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 from lara_tok.__main__ import app
+from lara_tokenizer.table import read_tokens
 from PIL import Image
 from typer.testing import CliRunner
 
 from lara_tokenizer.data import load_episodes
-from lara_tokenizer.encode import read_tokens
 from lara_tokenizer.export import export_lapa
 from lara_tokenizer.export.pictures import picture_name
 

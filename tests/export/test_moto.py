@@ -18,12 +18,12 @@ import pytest
 import torch
 import yaml
 from lara_tok.__main__ import app
+from lara_tokenizer.table import read_tokens
 from PIL import Image
 from typer.testing import CliRunner
 
 from lara_tokenizer.data import Episode, load_episodes
 from lara_tokenizer.data.episode import FrameIndex, Signals
-from lara_tokenizer.encode import read_tokens
 from lara_tokenizer.errors import EpisodeReadError, JobMismatchError
 from lara_tokenizer.export import export_moto, moto_lmdb
 from lara_tokenizer.export.moto_lmdb import Steps, write_lmdb

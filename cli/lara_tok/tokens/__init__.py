@@ -1,4 +1,4 @@
-"""`lara-tok tokens`: tables of tokens among themselves, a command each."""
+"""`lara-tok tokens`: commands that compare and join token tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib import import_module
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Compare and join tables of tokens.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Compare and join token tables.")
 
 ACTIONS = ("diff", "merge")
 for _name in ACTIONS:

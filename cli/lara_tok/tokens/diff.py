@@ -1,4 +1,4 @@
-"""`lara-tok tokens diff`: what differs between two tables of tokens."""
+"""`lara-tok tokens diff`: differences between two token tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from lara_tok._common import JsonOption, emit, say
 
-_LINES = 10  # of episodes; --json has them all
+_LINES = 10  # of episodes; --json has all
 
 
 def diff_tokens(
@@ -16,14 +16,14 @@ def diff_tokens(
     b: Annotated[str, typer.Argument(help="The table after.")],
     json_: JsonOption = False,
 ) -> None:
-    """Say which share of the codes moved between two tables, on which episodes.
+    """Compare two tables: the share of changed codes, by stride and episode.
 
-    Rows belong together when episode, camera, stride and frame are the same; --json names all episodes.
+    Rows are matched by episode, camera, stride and frame; --json has all episodes.
     Exit code: 0 equal, 1 something differs, 2 usage, or tables that cannot be compared.
 
     Example: lara-tok tokens diff before.parquet after.parquet
     """
-    from lara_tokenizer.encode import diff_tokens as diff
+    from lara_tokenizer.table import diff_tokens as diff
 
     result = diff(a, b).to_dict()
     emit(result, json_, _render)
@@ -34,52 +34,51 @@ def _render(result: dict[str, Any]) -> None:
     for name in ("a", "b"):
         _line(name, f"{result[name]['path']}: {_model(result[name])}")
     if not result["same_model"]:
-        _line("", "of different models: codes of models that were not refined from each other have nothing in common")
+        _line("", "different models: codes of models that were not refined from each other have nothing in common")
     if result["made_differently"]:
-        _line("", f"made differently: {'; '.join(result['made_differently'])}")
+        _line("", f"other options: {'; '.join(result['made_differently'])}")
     rows = result["rows"]
     _line("rows", f"{rows['both']:,} in both, {rows['only_a']:,} only in a, {rows['only_b']:,} only in b")
     if result["validity_changed"]:
         _line("", f"{result['validity_changed']:,} valid in one of them only")
     if result["other_future"]:
-        _line("", f"{result['other_future']:,} with another later frame, not compared")
+        _line("", f"{result['other_future']:,} with another future frame, not compared")
     if result["codes"] is not None and result["codes"]["pairs"]:
         _render_codes(result)
     if (latents := result["latents"]) is not None and latents["pairs"]:
-        told = f"{latents['pairs_changed']:,} of {latents['pairs']:,} pairs changed"
+        text = f"{latents['pairs_changed']:,} of {latents['pairs']:,} pairs changed"
         if latents["cosine"] is not None and latents["relative_l2"] is not None:
-            told += f", mean cosine {latents['cosine']:.4f}, relative change {latents['relative_l2']:.4f}"
-        _line("latents", told)
+            text += f", mean cosine {latents['cosine']:.4f}, relative change {latents['relative_l2']:.4f}"
+        _line("latents", text)
     _render_episodes(result)
     _line("equal" if result["is_equal"] else "different", "")
 
 
 def _render_codes(result: dict[str, Any]) -> None:
     codes = result["codes"]
-    share = f"{codes['codes_changed_share']:.2%} of all codes"
     _line("changed", f"{codes['pairs_changed']:,} of {codes['pairs']:,} pairs ({codes['pairs_changed_share']:.2%})")
-    _line("", share)
+    _line("", f"{codes['codes_changed_share']:.2%} of all codes")
     if not codes["codes_changed"]:
         return
     for stride, part in result["by_stride"].items():
         _line(f"stride {stride}", f"{part['codes_changed_share']:.2%} of the codes of {part['pairs']:,} pairs")
-    _line("by position", " ".join(f"{share_there:.2%}" for share_there in codes["position_shares"]))
+    _line("by position", " ".join(f"{share:.2%}" for share in codes["position_shares"]))
     for move in result["moves"]:
-        place = f"position {move['position']}"
-        _line("move", f"{place}: {move['before']} became {move['after']}, {move['count']:,} times")
+        change = f"{move['before']} became {move['after']}, {move['count']:,} times"
+        _line("move", f"position {move['position']}: {change}")
 
 
 def _render_episodes(result: dict[str, Any]) -> None:
-    """The episodes in which most changed."""
-    told = [(name, text) for name, part in result["by_episode"].items() if (text := _episode(part))]
-    for name, text in told[:_LINES]:
+    """The episodes with most changes."""
+    changed = [(name, text) for name, part in result["by_episode"].items() if (text := _episode(part))]
+    for name, text in changed[:_LINES]:
         _line("episode", f"{name}: {text}")
-    if len(told) > _LINES:
-        _line("", f"and {len(told) - _LINES:,} more; --json names all")
+    if len(changed) > _LINES:
+        _line("", f"and {len(changed) - _LINES:,} more; --json has all")
 
 
 def _episode(part: dict[str, Any]) -> str:
-    """What changed in an episode, "" for nothing."""
+    """Changes of an episode, "" for none."""
     texts = []
     if part["pairs_changed"]:
         of_codes = f", {part['codes_changed_share']:.2%} of its codes" if "codes_changed_share" in part else ""
@@ -91,7 +90,7 @@ def _episode(part: dict[str, Any]) -> str:
     if part["validity_changed"]:
         texts.append(f"{part['validity_changed']:,} valid in one of them only")
     if part["other_future"]:
-        texts.append(f"{part['other_future']:,} with another later frame")
+        texts.append(f"{part['other_future']:,} with another future frame")
     return "; ".join(texts)
 
 

@@ -1,4 +1,4 @@
-"""`lara-tok tokens merge`: several tables of tokens as one."""
+"""`lara-tok tokens merge`: join token tables into one."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def merge_tokens(
     out: Annotated[str, typer.Option(help="tokens.parquet for one file, tokens/ for a folder of shards.")],
     json_: JsonOption = False,
 ) -> None:
-    """Join tables of one model into one: other episodes, cameras or strides, made the same way.
+    """Join tables of one model and the same options, with different episodes, cameras or strides, into one.
 
-    A row that is in two of them, or a model or an option that differs, is refused; nothing is computed anew.
+    A row that is in two of them, or a model or option that differs, is refused. Nothing is encoded again.
 
     Example: lara-tok tokens merge left.parquet right.parquet --out tokens.parquet
     """
-    from lara_tokenizer.encode import merge_tokens as merge
+    from lara_tokenizer.table import merge_tokens as merge
 
     emit(merge(tables, out).to_dict(), json_, _render)
 

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from token_tables import edited, write_table
 
-from lara_tokenizer.encode import describe, encode_dataset, merge_tokens, read_metadata, read_tokens
-from lara_tokenizer.encode.schema import KEY
+from lara_tokenizer.table import describe, merge_tokens, read_metadata, read_tokens
+from lara_tokenizer.table.schema import KEY
 
 LEFT = {("a", "", "2f"): 9, ("c", "", "2f"): 30}
 RIGHT = {("b", "", "2f"): 12, ("d", "", "2f"): 5}
@@ -70,20 +70,6 @@ def test_a_folder_beside_the_target_is_left_alone(tmp_path, left, right):
     assert list(tmp_path.glob("out.parquet.*")) == [mine]
 
 
-def test_strides_and_episodes_of_real_tables_join_to_what_one_job_writes(tmp_path, clips, tiny_checkpoint):
-    options = {"columns": ("latents",), "workers": 0}
-    for stride in ("2f", "5f"):
-        encode_dataset(clips, tiny_checkpoint, out=tmp_path / f"{stride}.parquet", strides=stride, **options)
-    both = tmp_path / "both.parquet"
-    encode_dataset(clips, tiny_checkpoint, out=both, strides=["2f", "5f"], **options)
-    summary = merge_tokens([tmp_path / "5f.parquet", tmp_path / "2f.parquet"], tmp_path / "merged.parquet")
-    assert (tmp_path / "merged.parquet").read_bytes() == both.read_bytes()
-    assert summary.notes == []
-    assert encode_dataset(
-        clips, tiny_checkpoint, out=tmp_path / "merged.parquet", strides=["2f", "5f"], **options
-    ).already_complete
-
-
 def test_metadata_adds_up(tmp_path):
     a = write_table(
         tmp_path / "a.parquet",
@@ -118,8 +104,8 @@ def test_counts_of_moving_pairs_are_left_out_where_one_table_has_none(tmp_path, 
 
 def test_rows_of_one_track_in_two_tables_are_interleaved(tmp_path, left):
     table = pq.read_table(left)
-    for number in (0, 1):
-        pq.write_table(table.take(list(range(number, table.num_rows, 2))), tmp_path / f"{number}.parquet")
+    for index in (0, 1):
+        pq.write_table(table.take(list(range(index, table.num_rows, 2))), tmp_path / f"{index}.parquet")
     merge_tokens([tmp_path / "1.parquet", tmp_path / "0.parquet"], tmp_path / "out.parquet")
     assert str(read_tokens(tmp_path / "out.parquet").to_pylist()) == str(read_tokens(left).to_pylist())
 

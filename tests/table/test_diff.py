@@ -1,4 +1,4 @@
-"""What differs between two tables: every count against one made row by row in Python."""
+"""Differences between two tables: every count equals one made row by row in Python."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from token_tables import edited, write_table
 
-from lara_tokenizer.encode import diff_tokens, read_tokens
-from lara_tokenizer.encode.code_moves import CodeMoves
+from lara_tokenizer.table import diff_tokens, read_tokens
+from lara_tokenizer.table.diff import CodeMoves
 
-TRACKS = {("a.mp4", "", "2f"): 12, ("a.mp4", "", "5f"): 12, ("b.mp4", "", "2f"): 30, ("b.mp4", "", "5f"): 30}
+SEQUENCES = {("a.mp4", "", "2f"): 12, ("a.mp4", "", "5f"): 12, ("b.mp4", "", "2f"): 30, ("b.mp4", "", "5f"): 30}
 
 
 @pytest.fixture
 def table(tmp_path):
-    return write_table(tmp_path / "a.parquet", TRACKS)
+    return write_table(tmp_path / "a.parquet", SEQUENCES)
 
 
 def test_a_table_is_equal_to_itself_however_it_is_cut(tmp_path, table):
@@ -61,9 +61,9 @@ def test_moved_codes_are_counted_by_position_stride_episode_and_move(tmp_path, t
     assert {episode: part["codes_changed"] for episode, part in diff.by_episode.items()} == by_episode
     shares = [part["codes_changed_share"] for part in diff.by_episode.values()]
     assert shares == sorted(shares, reverse=True)
-    commonest = sorted(moves.items(), key=lambda entry: (-entry[1], entry[0]))[:10]
+    expected = sorted(moves.items(), key=lambda entry: (-entry[1], entry[0]))[:10]
     names = ("position", "before", "after")
-    assert diff.moves == [{**dict(zip(names, move, strict=True)), "count": count} for move, count in commonest]
+    assert diff.moves == [{**dict(zip(names, move, strict=True)), "count": count} for move, count in expected]
 
 
 def test_rows_of_one_table_only_and_changed_validity_are_counted(tmp_path):
@@ -96,26 +96,27 @@ def test_a_pair_with_another_later_frame_is_not_compared(tmp_path, table):
 
 def test_the_movement_of_latents(tmp_path, table):
     rows = read_tokens(table)["latents"].to_pylist()
-    turned = [[2 * number for number in row] for row in rows]
+    turned = [[2 * value for value in row] for row in rows]
     diff = diff_tokens(table, edited(table, tmp_path / "b.parquet", {"latents": turned}))
     assert diff.codes["codes_changed"] == 0
     assert diff.latents["pairs_changed"] == diff.latents["pairs"] == 70
     assert diff.latents["cosine"] == pytest.approx(1)
     assert diff.latents["relative_l2"] == pytest.approx(1)
     assert not diff.is_equal
-    opposite = [[-number for number in row] for row in rows]
+    opposite = [[-value for value in row] for row in rows]
     diff = diff_tokens(table, edited(table, tmp_path / "c.parquet", {"latents": opposite}))
     assert diff.latents["cosine"] == pytest.approx(-1)
     assert diff.latents["relative_l2"] == pytest.approx(2)
 
 
 def test_latents_of_one_table_only_are_not_compared(tmp_path, table):
-    assert diff_tokens(table, write_table(tmp_path / "b.parquet", TRACKS, columns=())).latents is None
+    assert diff_tokens(table, write_table(tmp_path / "b.parquet", SEQUENCES, columns=())).latents is None
 
 
 def test_continuous_tables_are_compared_by_latents(tmp_path):
     paths = [
-        write_table(tmp_path / f"{seed}.parquet", TRACKS, sizes=(2, 5, None), columns=(), seed=seed) for seed in (0, 1)
+        write_table(tmp_path / f"{seed}.parquet", SEQUENCES, sizes=(2, 5, None), columns=(), seed=seed)
+        for seed in (0, 1)
     ]
     diff = diff_tokens(*paths)
     assert diff.codes is None
@@ -133,8 +134,8 @@ def test_other_weights_are_said_and_other_sizes_refused(tmp_path, table):
     assert (diff.a["model"], diff.b["model"]) == ("tiny", "refined")
     assert diff.is_equal
     for sizes in ((2, 3, 16), (4, 3, 8), (4, 3, None)):
-        other = write_table(tmp_path / "other.parquet", TRACKS, sizes=sizes)
-        with pytest.raises(ValueError, match=r"codes of 16, 4 a pair, of dimension 3; .* nothing can be compared"):
+        other = write_table(tmp_path / "other.parquet", SEQUENCES, sizes=sizes)
+        with pytest.raises(ValueError, match=r"codes of 16, 4 per pair, of dimension 3; .* cannot be compared"):
             diff_tokens(table, other)
 
 
@@ -151,7 +152,7 @@ def test_other_settings_are_said_and_other_versions_are_not(tmp_path, table):
 def test_a_table_out_of_order_is_refused(tmp_path, table):
     frames = [row["frame_index"] for row in read_tokens(table).to_pylist()]
     twice = edited(table, tmp_path / "b.parquet", {"frame_index": [frames[1], *frames[1:]]})
-    with pytest.raises(ValueError, match="are out of order, or there twice: it was edited"):
+    with pytest.raises(ValueError, match="are unsorted or duplicated; the file was modified"):
         diff_tokens(table, twice)
     names = [row["episode"] for row in read_tokens(table).to_pylist()]
     unsorted = edited(table, tmp_path / "c.parquet", {"episode": names[::-1]})
@@ -160,11 +161,11 @@ def test_a_table_out_of_order_is_refused(tmp_path, table):
 
 
 def test_moves_are_counted_the_same_in_any_pieces(monkeypatch):
-    monkeypatch.setattr("lara_tokenizer.encode.code_moves._WAITING", 50)
+    monkeypatch.setattr("lara_tokenizer.table.diff._PENDING_MOVES", 50)
     before, after = np.random.default_rng(0).integers(0, 5, (2, 200, 3)).astype(np.int16)
-    whole, pieces = CodeMoves(5), CodeMoves(5)
+    whole, chunks = CodeMoves(5), CodeMoves(5)
     whole.add(before, after)
     for start in range(0, 200, 7):
-        pieces.add(before[start : start + 7], after[start : start + 7])
-    assert whole.commonest(100) == pieces.commonest(100)
-    assert sum(move["count"] for move in whole.commonest(100)) == (before != after).sum()
+        chunks.add(before[start : start + 7], after[start : start + 7])
+    assert whole.most_common(100) == chunks.most_common(100)
+    assert sum(move["count"] for move in whole.most_common(100)) == (before != after).sum()

@@ -1,4 +1,4 @@
-"""Tables: fixed row groups, equal bytes, readable by everybody, whole or absent."""
+"""Tables: fixed row groups, equal bytes, readable by other libraries, whole or absent."""
 
 from __future__ import annotations
 
@@ -10,24 +10,29 @@ import pyarrow.parquet as pq
 import pytest
 
 from lara_tokenizer.data import Signals
-from lara_tokenizer.encode.counts import TokenCounts
-from lara_tokenizer.encode.moving_pairs import MovingPairs, moving_pairs_from_metadata, moving_pairs_to_metadata
-from lara_tokenizer.encode.plan import Job, Pairs, Unit
-from lara_tokenizer.encode.read import iter_tables, read_tokens
-from lara_tokenizer.encode.rows import EncodedPairs, Rows
-from lara_tokenizer.encode.schema import FORMAT_VERSION, METADATA_KEY, read_metadata, token_schema
-from lara_tokenizer.encode.target import Target
-from lara_tokenizer.encode.write import row_groups, write_tokens
+from lara_tokenizer.encode.encode import Rows
+from lara_tokenizer.encode.model_runner import EncodedPairs
+from lara_tokenizer.encode.plan import EncodeOptions, Pairs, Unit
+from lara_tokenizer.table.metadata import METADATA_KEY, read_metadata
+from lara_tokenizer.table.reader import iter_tables, read_tokens
+from lara_tokenizer.table.schema import FORMAT_VERSION, token_schema
+from lara_tokenizer.table.statistics import (
+    MotionCounts,
+    TokenCounts,
+    motion_counts_from_metadata,
+    motion_counts_to_metadata,
+)
+from lara_tokenizer.table.write import OutputPath, row_groups, write_tokens
 
 METADATA = {"format_version": FORMAT_VERSION, "model": {"num_latents": 4, "codebook_size": 16, "codebook_dim": 2}}
-JOB = Job(("1f",), 4, 2, 16, columns=("latents",))
+OPTIONS = EncodeOptions(("1f",), 4, 2, 16, columns=("latents",))
 SCHEMA = token_schema(4, 2, 16, ("latents",))
 
 
-def piece(episode: str, count: int, seed: int = 0) -> pa.Table:
+def episode_rows(episode: str, count: int, seed: int = 0) -> pa.Table:
     rng = np.random.default_rng(seed)
     anchors = np.arange(count)
-    rows = Rows(Pairs(np.zeros(count, np.int64), anchors, anchors + 1, np.arange(count + 1)), JOB)
+    rows = Rows(Pairs(np.zeros(count, np.int64), anchors, anchors + 1, np.arange(count + 1)), OPTIONS)
     codes = rng.integers(0, 16, (count, 4)).astype(np.int16)
     latents = rng.normal(size=(count, 8)).astype(np.float16)
     rows.set_motion(anchors, rng.random(count).astype(np.float32))
@@ -38,27 +43,27 @@ def piece(episode: str, count: int, seed: int = 0) -> pa.Table:
 @pytest.fixture(scope="module")
 def table_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("table")
-    pieces = [piece("a", 300), piece("b", 200, seed=1)]
-    write_tokens(pieces, SCHEMA, METADATA, Target.parse(folder / "tokens.parquet"), folder, 500)
+    tables = [episode_rows("a", 300), episode_rows("b", 200, seed=1)]
+    write_tokens(tables, SCHEMA, METADATA, OutputPath.parse(folder / "tokens.parquet"), folder, 500)
     return folder / "tokens.parquet"
 
 
 def test_row_groups_have_a_fixed_size_and_name_their_own_episodes_only(monkeypatch):
-    monkeypatch.setattr("lara_tokenizer.encode.write.ROW_GROUP", 100)
-    pieces = [piece(f"episode {k}", 30 + k) for k in range(20)]
-    groups = list(row_groups(pieces, SCHEMA))
+    monkeypatch.setattr("lara_tokenizer.table.write.ROW_GROUP", 100)
+    tables = [episode_rows(f"episode {k}", 30 + k) for k in range(20)]
+    groups = list(row_groups(tables))
     assert [group.num_rows for group in groups[:-1]] == [100] * (len(groups) - 1)
     together = pa.concat_tables(groups)
-    assert together.to_pylist() == pa.concat_tables(pieces).to_pylist()
+    assert together.to_pylist() == pa.concat_tables(tables).to_pylist()
     assert max(len(group["episode"].chunk(0).dictionary) for group in groups) <= 5
 
 
 def test_the_way_pieces_are_cut_does_not_show_in_the_bytes(tmp_path):
-    whole = [piece("a", 300), piece("b", 200)]
+    whole = [episode_rows("a", 300), episode_rows("b", 200)]
     cut = [table.slice(start, 70) for table in whole for start in range(0, table.num_rows, 70)]
     contents = []
-    for name, pieces in (("whole", whole), ("cut", cut)):
-        write_tokens(pieces, SCHEMA, METADATA, Target.parse(tmp_path / f"{name}.parquet"), tmp_path, 500)
+    for name, tables in (("whole", whole), ("cut", cut)):
+        write_tokens(tables, SCHEMA, METADATA, OutputPath.parse(tmp_path / f"{name}.parquet"), tmp_path, 500)
         contents.append((tmp_path / f"{name}.parquet").read_bytes())
     assert contents[0] == contents[1]
 
@@ -79,7 +84,7 @@ def test_everybody_reads_it(table_file, tmp_path, library):
         case "datasets":
             loaded = module.load_dataset("parquet", data_files=path, cache_dir=str(tmp_path), split="train")
             columns = loaded.to_dict()
-    expected = pa.concat_tables([piece("a", 300), piece("b", 200, seed=1)]).to_pydict()
+    expected = pa.concat_tables([episode_rows("a", 300), episode_rows("b", 200, seed=1)]).to_pydict()
     assert list(columns) == list(expected)
     for name in ("codes", "latents"):
         assert [list(row) for row in columns[name]] == expected[name]
@@ -97,53 +102,53 @@ def test_a_file_says_where_it_comes_from(table_file):
 
 def test_an_unknown_format_version_is_refused(tmp_path):
     metadata = {**METADATA, "format_version": 99}
-    write_tokens([piece("a", 3)], SCHEMA, metadata, Target.parse(tmp_path / "t.parquet"), tmp_path, 3)
+    write_tokens([episode_rows("a", 3)], SCHEMA, metadata, OutputPath.parse(tmp_path / "t.parquet"), tmp_path, 3)
     with pytest.raises(ValueError, match="format version 99, this release reads 2"):
         read_tokens(tmp_path / "t.parquet")
 
 
 def test_a_table_that_is_not_ours_is_refused(tmp_path):
-    pq.write_table(pa.table({"x": [1]}), tmp_path / "theirs.parquet")
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "foreign.parquet")
     with pytest.raises(ValueError, match=f"no '{METADATA_KEY.decode()}' entry"):
-        read_metadata(tmp_path / "theirs.parquet")
+        read_metadata(tmp_path / "foreign.parquet")
     (tmp_path / "text.parquet").write_text("hello")
     with pytest.raises(ValueError, match="not a parquet file"):
         read_metadata(tmp_path / "text.parquet")
-    with pytest.raises(FileNotFoundError, match="no such table of tokens"):
+    with pytest.raises(FileNotFoundError, match="no such token table"):
         read_metadata(tmp_path / "absent")
 
 
 def test_a_folder_holds_numbered_shards_and_their_provenance(tmp_path, monkeypatch):
-    monkeypatch.setattr("lara_tokenizer.encode.write.ROW_GROUP", 100)
-    monkeypatch.setattr("lara_tokenizer.encode.write.ROWS_PER_SHARD", 200)
-    pieces = [piece("a", 300), piece("b", 150, seed=1)]
-    target = Target.parse(f"{tmp_path}/tokens/")
-    write_tokens(pieces, SCHEMA, METADATA, target, tmp_path, 450)
-    names = sorted(file.name for file in (target.path / "data").iterdir())
+    monkeypatch.setattr("lara_tokenizer.table.write.ROW_GROUP", 100)
+    monkeypatch.setattr("lara_tokenizer.table.write.ROWS_PER_SHARD", 200)
+    tables = [episode_rows("a", 300), episode_rows("b", 150, seed=1)]
+    output = OutputPath.parse(f"{tmp_path}/tokens/")
+    write_tokens(tables, SCHEMA, METADATA, output, tmp_path, 450)
+    names = sorted(file.name for file in (output.path / "data").iterdir())
     assert names == [f"train-0000{k}-of-00003.parquet" for k in range(3)]
-    assert json.loads((target.path / "provenance.json").read_text()) == {**METADATA, "rows": 450}
-    assert read_tokens(target.path).to_pylist() == pa.concat_tables(pieces).to_pylist()
-    write_tokens(pieces[:1], SCHEMA, METADATA, target, tmp_path, 300)  # a retry replaces the whole folder
-    assert read_tokens(target.path).num_rows == 300
+    assert json.loads((output.path / "provenance.json").read_text()) == {**METADATA, "rows": 450}
+    assert read_tokens(output.path).to_pylist() == pa.concat_tables(tables).to_pylist()
+    write_tokens(tables[:1], SCHEMA, METADATA, output, tmp_path, 300)  # a retry replaces the whole folder
+    assert read_tokens(output.path).num_rows == 300
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tokens"]
 
 
 def test_a_failed_write_leaves_the_old_table(tmp_path):
-    target = Target.parse(tmp_path / "t.parquet")
-    write_tokens([piece("a", 5)], SCHEMA, METADATA, target, tmp_path, 5)
-    before = target.path.read_bytes()
+    output = OutputPath.parse(tmp_path / "t.parquet")
+    write_tokens([episode_rows("a", 5)], SCHEMA, METADATA, output, tmp_path, 5)
+    before = output.path.read_bytes()
 
-    def pieces():
-        yield piece("a", 5)
+    def tables():
+        yield episode_rows("a", 5)
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        write_tokens(pieces(), SCHEMA, METADATA, target, tmp_path, 5)
-    assert target.path.read_bytes() == before
+        write_tokens(tables(), SCHEMA, METADATA, output, tmp_path, 5)
+    assert output.path.read_bytes() == before
 
 
 def test_counts_are_those_of_the_codes():
-    table = piece("a", 200)
+    table = episode_rows("a", 200)
     counts = TokenCounts(4, 16)
     for part in (table.slice(0, 120), table.slice(120)):
         counts.add(part)
@@ -166,14 +171,14 @@ def test_row_groups_can_be_read_one_by_one(table_file):
 @pytest.mark.parametrize("name", ["tokens.csv", "tokens.json"])
 def test_another_ending_is_refused(name):
     with pytest.raises(ValueError, match="or a folder for shards"):
-        Target.parse(name)
-    assert Target.parse(f"{name}/").is_folder
+        OutputPath.parse(name)
+    assert OutputPath.parse(f"{name}/").is_folder
 
 
 def test_a_finished_table_keeps_what_was_counted_beside_its_rows(tmp_path):
-    moving = {"top": MovingPairs(5, 2), "": MovingPairs(3, 0)}
-    metadata = {**METADATA, **moving_pairs_to_metadata(moving)}
-    write_tokens([piece("a", 5)], SCHEMA, metadata, Target.parse(tmp_path / "t.parquet"), tmp_path, 5)
-    assert moving_pairs_from_metadata(read_metadata(tmp_path / "t.parquet")) == moving
-    assert moving_pairs_to_metadata(None) == {}
-    assert moving_pairs_from_metadata(METADATA) is None
+    moving = {"top": MotionCounts(5, 2), "": MotionCounts(3, 0)}
+    metadata = {**METADATA, **motion_counts_to_metadata(moving)}
+    write_tokens([episode_rows("a", 5)], SCHEMA, metadata, OutputPath.parse(tmp_path / "t.parquet"), tmp_path, 5)
+    assert motion_counts_from_metadata(read_metadata(tmp_path / "t.parquet")) == moving
+    assert motion_counts_to_metadata(None) == {}
+    assert motion_counts_from_metadata(METADATA) is None

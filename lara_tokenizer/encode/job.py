@@ -1,0 +1,243 @@
+"""`EncodeJob`: everything that a run needs, from a source, a model and options. Opens no video.
+
+Its fingerprint is the metadata of the table, and what a resumed run must agree with.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack, cast
+
+import psutil
+
+from lara_tokenizer._files import available_cores
+from lara_tokenizer.checkpoint import Checkpoint
+from lara_tokenizer.data import Episode, LoadOptions, SignalReader, SourceInfo
+from lara_tokenizer.encode.engines import Engine, InProcessEngine, LocalEngine
+from lara_tokenizer.encode.plan import EncodeKeywords, EncodeOptions, RowKeywords, resolve_options
+from lara_tokenizer.encode.tasks import WorkerSetup
+from lara_tokenizer.errors import JobMismatchError
+from lara_tokenizer.table.schema import FORMAT_VERSION
+from lara_tokenizer.table.source import Source, check_revisions, find_episodes
+
+if TYPE_CHECKING:
+    from lara_tokenizer.encode.model_runner import Runner
+    from lara_tokenizer.model import LatentActionPreTrainedModel, LatentActionProcessor
+
+# A worker needs its weights and about this much besides: Python, torch, frames.
+_WORKER_BYTES = 1_000_000_000
+# An episode rarely has work for more processes than this; more would only load models.
+_WORKERS_PER_EPISODE = 4
+# Packages whose version may change rows.
+_VERSIONS = ("av", "numpy", "pyarrow", "torch")
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeJob:
+    """A job: what it encodes, by which model, with which options.
+
+    Attributes:
+        options: checked.
+        checkpoint: on disk, also for a model in memory.
+        episodes: by id.
+        sources: information about the sources.
+        fingerprint: everything that decides the rows, as JSON-native values.
+        device: "cpu", "cuda", "cuda:1".
+        processor: given by the caller; None for the checkpoint's.
+        model: one in memory, on a GPU; None if it is loaded from the checkpoint.
+        workers: number of processes as given by the caller.
+    """
+
+    options: EncodeOptions
+    checkpoint: Checkpoint
+    episodes: dict[str, Episode]
+    sources: tuple[SourceInfo, ...]
+    fingerprint: dict[str, Any]
+    device: str
+    processor: LatentActionProcessor | None
+    model: LatentActionPreTrainedModel | None
+    workers: int | None
+
+    def engine(self, num_tasks: int) -> Engine:
+        """An engine for this many tasks."""
+        setup, workers = self._setup, self.workers
+        if workers is not None and workers < 0:
+            raise ValueError(f"workers {workers}: takes a number of processes, or 0 for this one only")
+        if workers is None:
+            workers = self._fitting_workers(num_tasks)
+        if workers == 0:
+            return InProcessEngine(setup, self._load_runner)
+        if self.device == "cpu":
+            return LocalEngine(setup, workers)
+        # One model on the GPU, fed by workers that only decode.
+        return LocalEngine(replace(setup, encodes=False), workers, self._load_runner)
+
+    def check_made(self, table: Path, recorded: Mapping[str, Any]) -> None:
+        """Raise JobMismatchError if a table, by its metadata, is of another revision of the source or other weights."""
+        check_revisions(recorded, self.sources)
+        made_by, weights = recorded["model"]["weights_sha256"], self.checkpoint.weights_sha256
+        if made_by != weights:
+            raise JobMismatchError(
+                f"{table} was made by weights {_short(made_by)}, {self.checkpoint.id!r} has {_short(weights)}: "
+                "codes of one mean nothing to the other. Pass the right checkpoint with --model."
+            )
+
+    @property
+    def _setup(self) -> WorkerSetup:
+        return WorkerSetup(self.checkpoint.folder, self.options, self.processor)
+
+    def _fitting_workers(self, num_tasks: int) -> int:
+        weights = self.checkpoint.weights_bytes if self.device == "cpu" else 0
+        # A GPU's memory does not limit the workers: they hold no weights then.
+        fitting = int(0.8 * psutil.virtual_memory().total / (_WORKER_BYTES + weights))
+        return max(1, min(available_cores(), fitting, _WORKERS_PER_EPISODE * num_tasks))
+
+    def _load_runner(self) -> Runner:
+        from lara_tokenizer.encode.model_runner import ModelRunner
+        from lara_tokenizer.encode.worker import load_processor, load_runner
+
+        if self.model is not None:
+            return ModelRunner(self.model, load_processor(self._setup))
+        return load_runner(self._setup, self.device)
+
+
+@contextmanager
+def open_job(
+    source: Source,
+    model: LatentActionPreTrainedModel | str | os.PathLike[str],
+    processor: LatentActionProcessor | None = None,
+    **keywords: Unpack[EncodeKeywords],
+) -> Iterator[EncodeJob]:
+    """Check all options and open a job. While it is open, a model in memory is on disk too, for the workers.
+
+    Arguments and errors are those of `encode_dataset`.
+    """
+    rows, load = _split(keywords)
+    loaded, episodes = find_episodes(source, load)
+    # Only now, as it imports torch: errors of the source come at once.
+    from lara_tokenizer.encode.model_runner import in_eval_mode
+
+    dtype, device = keywords.get("dtype"), keywords.get("device")
+    with tempfile.TemporaryDirectory(prefix="lara-tokenizer-") as scratch:
+        in_memory = None
+        if isinstance(model, (str, os.PathLike)):
+            checkpoint = Checkpoint.open(model, processor)
+            dtype, device = dtype or "float32", _device(device)
+        else:
+            if processor is None:
+                raise ValueError("a model in memory needs its processor: pass both, or the name of a checkpoint")
+            checkpoint = Checkpoint.from_model(model, processor, Path(scratch))
+            own_dtype, own_device = str(model.dtype).removeprefix("torch."), str(model.device)
+            dtype, device = dtype or own_dtype, _device(device or own_device)
+            # On the CPU the workers load a copy each, and the model itself is not used.
+            in_memory = model if (dtype, device) == (own_dtype, own_device) and device != "cpu" else None
+        options = resolve_options(checkpoint, dtype=dtype, **rows)
+        _check_dtype(checkpoint, options.dtype)
+        _check_columns(options.columns, episodes.values())
+        with nullcontext() if in_memory is None else in_eval_mode(in_memory):
+            yield EncodeJob(
+                options=options,
+                checkpoint=checkpoint,
+                episodes=episodes,
+                sources=loaded.sources,
+                fingerprint=job_fingerprint(
+                    options, checkpoint, loaded.sources, loaded.options, device.partition(":")[0]
+                ),
+                device=device,
+                processor=processor,
+                model=in_memory,
+                workers=keywords.get("workers"),
+            )
+
+
+def job_fingerprint(
+    options: EncodeOptions,
+    checkpoint: Checkpoint,
+    sources: Sequence[SourceInfo],
+    load: Mapping[str, Any],
+    device: str,
+) -> dict[str, Any]:
+    """Everything that decides the rows, and nothing else: no time, host, number of workers or path.
+
+    Args:
+        sources: of folders only the last path component counts, not where they are.
+        load: the options of `load_episodes` that decide frames and times, as given; "decoder" is always one of "pyav",
+            "decord", "torchcodec", or a custom reader's own name.
+        device: its type, "cpu" or "cuda".
+    """
+    decoder = load["decoder"]
+    packages = _VERSIONS if decoder in ("pyav", *_VERSIONS) else (*_VERSIONS, decoder)
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": checkpoint.identity(),
+        "strides": list(options.strides),
+        "every": options.every,
+        "columns": list(options.columns),
+        "keep_tail": options.keep_tail,
+        "min_motion": options.min_motion,
+        "batch_size": options.batch_size,
+        "dtype": options.dtype,
+        "device": device,
+        "source": [{"name": each.name, "format": each.format, "revision": each.revision} for each in sources],
+        # Without defaults, so that a new option of a later release does not change the fingerprint of older jobs.
+        "load": {name: value for name, value in load.items() if value not in (None, [])},
+        "versions": {name: _version(name) for name in packages},
+    }
+
+
+def _split(keywords: EncodeKeywords) -> tuple[RowKeywords, LoadOptions]:
+    """The keywords of `resolve_options` and, all that is left, of `load_episodes`, which refuses unknown ones."""
+    rows = {name: value for name, value in keywords.items() if name in RowKeywords.__annotations__}
+    own = EncodeKeywords.__annotations__.keys() - LoadOptions.__annotations__.keys()
+    load = {name: value for name, value in keywords.items() if name not in own}
+    return cast(RowKeywords, rows), cast(LoadOptions, load)
+
+
+def _check_dtype(checkpoint: Checkpoint, dtype: str) -> None:
+    """Raise ValueError, before anything is written, for a dtype that the model's family does not support."""
+    from transformers import AutoConfig
+
+    from lara_tokenizer.encode.model_runner import check_dtype
+    from lara_tokenizer.model import FAMILIES
+
+    check_dtype(FAMILIES[type(AutoConfig.from_pretrained(checkpoint.folder))], dtype)
+
+
+def _check_columns(columns: Sequence[str], episodes: Iterable[Episode]) -> None:
+    """Raise ValueError for a column that would be empty throughout."""
+    available = {signal for episode in episodes for signal in episode.available_signals}
+    # Custom readers need not declare their signals.
+    is_declared = all(episode.available_signals or not isinstance(episode.reader, SignalReader) for episode in episodes)
+    if is_declared and (missing := sorted({"actions", "text"} & set(columns) - available)):
+        has = f"it has {', '.join(sorted(available))}" if available else "it has frames only"
+        raise ValueError(f"column {missing[0]!r}: no episode of the source has {missing[0]}; {has}")
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here ({reason}). Take 'cpu', or leave it out") from None
+    return name
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _short(weights: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {digest[:12]}" for name, digest in sorted(weights.items()))

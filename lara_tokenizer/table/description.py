@@ -1,0 +1,88 @@
+"""`describe`: contents and provenance of a token table or a checkpoint, as JSON (`lara-tok info`)."""
+
+from __future__ import annotations
+
+import json
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from lara_tokenizer._files import safetensors_header
+from lara_tokenizer.checkpoint import Checkpoint
+from lara_tokenizer.table.health import health_of
+from lara_tokenizer.table.metadata import read_metadata, token_files
+from lara_tokenizer.table.reader import iter_tables
+from lara_tokenizer.table.statistics import TokenCounts, motion_counts_from_metadata
+
+
+def describe(target: str | Path) -> dict[str, Any]:
+    """Describe a checkpoint or a token table by JSON-native values; `kind` is "checkpoint" or "tokens".
+
+    Args:
+        target: a table (file or folder), or a checkpoint: "lara-lam", a folder or a Hub id.
+
+    Raises ValueError if it is neither.
+
+    >>> describe("tokens.parquet")["pairs"]  # doctest: +SKIP
+    {'0.6s': 1204}
+    """
+    # A checkpoint's folder has no data/, and a Hub id no .parquet.
+    path = Path(target)
+    if path.suffix == ".parquet" or (path / "data").is_dir():
+        return _describe_tokens(path)
+    return _describe_checkpoint(str(target))
+
+
+def _describe_tokens(path: Path) -> dict[str, Any]:
+    metadata = read_metadata(path)
+    counts = TokenCounts(
+        metadata["model"]["num_latents"],
+        metadata["model"]["codebook_size"],
+        moving_by_camera=motion_counts_from_metadata(metadata),
+    )
+    episodes: set[str] = set()
+    cameras: set[str] = set()
+    for table in counts.count_through(iter_tables(path)):
+        episodes |= set(table["episode"].unique().to_pylist())
+        cameras |= set(table["camera"].unique().to_pylist())
+    files = token_files(path)
+    return {
+        "kind": "tokens",
+        "files": len(files),
+        "bytes": sum(file.stat().st_size for file in files),
+        "rows": counts.rows,
+        "pairs": dict(sorted(counts.pairs.items())),
+        "episodes": len(episodes),
+        "cameras": sorted(cameras),
+        "columns": {field.name: str(field.type) for field in pq.read_schema(files[0])},
+        "codes_used": counts.codes_used,
+        "perplexity": counts.perplexity,
+        "perplexity_per_position": counts.perplexity_per_position,
+        "idle_share": counts.idle_share,
+        **health_of(counts).to_dict(),
+        "histogram": None if counts.histogram is None else counts.histogram.tolist(),
+        "provenance": metadata,
+    }
+
+
+def _describe_checkpoint(name: str) -> dict[str, Any]:
+    checkpoint = Checkpoint.open(name)
+    config = json.loads((checkpoint.folder / "config.json").read_text())
+    parameters: dict[str, int] = {}
+    for file in checkpoint.weights_sha256:
+        for tensor, entry in safetensors_header(checkpoint.folder / file)[0].items():
+            # Integer tensors are counters, not parameters.
+            if entry["dtype"][0] not in "IU":
+                module = tensor.split(".")[0]
+                parameters[module] = parameters.get(module, 0) + prod(entry["shape"])
+    return {
+        "kind": "checkpoint",
+        "bytes": checkpoint.weights_bytes,
+        "parameters": {**dict(sorted(parameters.items())), "total": sum(parameters.values())},
+        "image_size": config.get("image_size"),
+        "vision_encoder": config.get("vision_config", {}).get("model_type"),
+        "strides": list(checkpoint.strides),
+        **checkpoint.identity(),
+    }

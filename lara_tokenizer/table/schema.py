@@ -1,0 +1,69 @@
+"""Columns, types and row order of a token table.
+
+Rows are sorted by their key (episode, camera, stride, frame_index), which is unique.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+# Raised when an older release would misread a new table. Readers refuse every version but their own.
+FORMAT_VERSION = 2
+KEY = ("episode", "camera", "stride", "frame_index")
+# Rows that agree in these form a sequence: the pairs of one camera at one stride, in the order of frames.
+SEQUENCE_KEY = KEY[:3]
+# Names for `columns=`. "actions" adds two columns, action_chunk and action_sum.
+OPTIONAL_COLUMNS = ("actions", "latents", "text")
+
+_NAME = pa.dictionary(pa.int32(), pa.string())
+
+
+def token_schema(
+    num_latents: int, codebook_dim: int, codebook_size: int | None, columns: tuple[str, ...] = ()
+) -> pa.Schema:
+    """Arrow schema of a token table, without metadata.
+
+    Args:
+        num_latents, codebook_dim: N and D.
+        codebook_size: K; None for a continuous bottleneck, whose table has no codes and always has latents.
+        columns: of `OPTIONAL_COLUMNS`.
+
+    Raises:
+        ValueError: K exceeds the range of int16.
+
+    >>> token_schema(8, 32, 128).field("codes").type
+    FixedSizeListType(fixed_size_list<element: int16>[8])
+    """
+    if codebook_size is not None and codebook_size > 2**15:
+        raise ValueError(f"codebook_size {codebook_size}: the table holds codes as int16, at most {2**15}.")
+    fields = [
+        pa.field("episode", _NAME, nullable=False),
+        pa.field("episode_index", pa.int64()),
+        pa.field("camera", _NAME, nullable=False),
+        pa.field("stride", _NAME, nullable=False),
+        pa.field("frame_index", pa.int32(), nullable=False),
+        pa.field("future_frame_index", pa.int32(), nullable=False),  # -1 where invalid
+        pa.field("timestamp", pa.float64(), nullable=False),
+        pa.field("future_timestamp", pa.float64()),
+    ]
+    if codebook_size is not None:
+        fields.append(pa.field("codes", _fixed_list(pa.int16(), num_latents), nullable=False))
+    if codebook_size is None or "latents" in columns:
+        fields.append(pa.field("latents", _fixed_list(pa.float16(), num_latents * codebook_dim), nullable=False))
+    fields += [
+        pa.field("code_margin", pa.float32()),
+        pa.field("motion", pa.float32()),
+        pa.field("valid", pa.bool_(), nullable=False),
+    ]
+    if "actions" in columns:
+        # Lists of any length: the width differs between the datasets of a mixture, and a chunk has one row per frame
+        # of the gap.
+        row = pa.list_(pa.field("element", pa.float32(), nullable=False))
+        fields += [pa.field("action_chunk", pa.list_(pa.field("element", row))), pa.field("action_sum", row)]
+    if "text" in columns:
+        fields.append(pa.field("text", _NAME))
+    return pa.schema(fields)
+
+
+def _fixed_list(element: pa.DataType, length: int) -> pa.DataType:
+    return pa.list_(pa.field("element", element), length)
