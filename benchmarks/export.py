@@ -36,9 +36,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lara_tokenizer.data import Episode, FrameIndex
-from lara_tokenizer.encode.schema import FORMAT_VERSION, token_schema
-from lara_tokenizer.encode.target import Target
-from lara_tokenizer.encode.write import write_tokens
+from lara_tokenizer.table.schema import FORMAT_VERSION, token_schema
+from lara_tokenizer.table.write import OutputPath, write_tokens
 
 SIZES = (250_000, 1_000_000)
 FRAMES, FPS, GAP = 500, 10, 5  # of an episode
@@ -107,7 +106,7 @@ def write_table(folder: Path, rows: int, latents: bool, camera: str) -> Path:
         columns = ("latents", "text") if latents else ("text",)
         schema = token_schema(N, D, K, columns)
         metadata = _metadata(columns)
-        write_tokens(_tracks(schema, rows, camera), schema, metadata, Target.parse(path), folder, rows)
+        write_tokens(_tracks(schema, rows, camera), schema, metadata, OutputPath.parse(path), folder, rows)
     return path
 
 
@@ -145,7 +144,7 @@ def _tracks(schema: pa.Schema, rows: int, camera: str) -> Iterator[pa.Table]:
 
 
 def _metadata(columns: tuple[str, ...]) -> dict[str, Any]:
-    from lara_tokenizer.encode.checkpoint import Checkpoint
+    from lara_tokenizer.checkpoint import Checkpoint
 
     return {
         "format_version": FORMAT_VERSION,

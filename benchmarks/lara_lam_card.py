@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lara_tokenizer import LatentActionModel, LatentActionProcessor, __version__
-from lara_tokenizer.encode.checkpoint import Checkpoint
+from lara_tokenizer.checkpoint import Checkpoint
 from lara_tokenizer.evaluate import evaluate_checkpoint
 
 console, console_err = Console(), Console(stderr=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lara_tokenizer.encode import EncodeSummary, encode_dataset, encode_episode
     from lara_tokenizer.errors import EpisodeReadError
     from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor, load_model
+    from lara_tokenizer.table import TokenTable, read_tokens
 
 _HOME = {
     "Episode": "data",
@@ -32,6 +33,8 @@ _HOME = {
     "LatentActionModel": "model",
     "LatentActionProcessor": "model",
     "load_model": "model",
+    "TokenTable": "table",
+    "read_tokens": "table",
 }
 
 __all__ = [
@@ -43,11 +46,13 @@ __all__ = [
     "LatentActionModel",
     "LatentActionProcessor",
     "Signals",
+    "TokenTable",
     "__version__",
     "encode_dataset",
     "encode_episode",
     "load_episodes",
     "load_model",
+    "read_tokens",
 ]
 
 

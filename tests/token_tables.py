@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lara_tokenizer.encode.fingerprint import episodes_digest
-from lara_tokenizer.encode.schema import FORMAT_VERSION, METADATA_KEY, token_schema
-from lara_tokenizer.encode.target import Target
-from lara_tokenizer.encode.write import write_tokens
+from lara_tokenizer.table.metadata import METADATA_KEY, episodes_digest
+from lara_tokenizer.table.schema import FORMAT_VERSION, token_schema
+from lara_tokenizer.table.write import OutputPath, write_tokens
 
 FPS = 10
 Track = tuple[str, str, str]  # episode, camera, stride
@@ -66,7 +65,7 @@ def write_table(
     }
     said = {name: value for name, value in (usual | metadata).items() if value is not None}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_tokens(pieces, schema, said, Target.parse(path), path.parent, sum(tracks.values()))
+    write_tokens(pieces, schema, said, OutputPath.parse(path), path.parent, sum(tracks.values()))
     return path
 
 

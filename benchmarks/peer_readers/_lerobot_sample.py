@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lara_tokenizer.encode.schema import FORMAT_VERSION, token_schema, with_metadata
+from lara_tokenizer.table.metadata import with_metadata
+from lara_tokenizer.table.schema import FORMAT_VERSION, token_schema
 
 NUM_LATENTS, CODEBOOK_DIM, CODEBOOK_SIZE, GAP = 8, 4, 128, 5
 

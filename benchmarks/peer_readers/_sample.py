@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lara_tokenizer.encode.schema import FORMAT_VERSION, token_schema, with_metadata
+from lara_tokenizer.table.metadata import with_metadata
+from lara_tokenizer.table.schema import FORMAT_VERSION, token_schema
 
 FPS, GAP, SIDE, CODEBOOK_DIM = 10, 5, 64, 4
 EPISODES = {"kitchen/a.mp4": (40, "Put the Cup on the plate"), "kitchen/b.mp4": (30, "open the drawer, slowly")}

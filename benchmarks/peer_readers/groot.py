@@ -25,8 +25,8 @@ from _lerobot_sample import write_checkpoint, write_table
 from _sample import check_file
 
 from lara_tokenizer.data.lerobot_writer import encode_video
-from lara_tokenizer.encode import read_tokens
 from lara_tokenizer.export import export_groot
+from lara_tokenizer.table import read_tokens
 
 COMMIT = "ab790c1"
 FILES = {

@@ -33,9 +33,9 @@ from typing import Any
 import numpy as np
 from _sample import check_file, write_sample
 
-from lara_tokenizer.encode import read_tokens
 from lara_tokenizer.export import ExportSummary, export_lapa
 from lara_tokenizer.export.pictures import picture_name
+from lara_tokenizer.table import read_tokens
 from lara_tokenizer.vision_tokens import LwmVisionTokenizer
 
 COMMIT = "46aca51d7faebcec02d7d323bbb3820c2df07bc6"

@@ -21,8 +21,8 @@ import numpy as np
 from _lerobot_sample import write_checkpoint, write_table
 
 from lara_tokenizer.data import load_episodes
-from lara_tokenizer.encode import read_tokens
 from lara_tokenizer.export import export_lerobot, undo_lerobot
+from lara_tokenizer.table import read_tokens
 
 HERE = Path(__file__).resolve().parent
 CAMERA, UNLABELLED = "observation.images.top", 1  # one episode is not in the table

@@ -73,8 +73,9 @@ class Recorded:
 def make(scratch: Path) -> None:
     """An export of each style, and what is to come out of them."""
     from lara_tokenizer.data import Episode
-    from lara_tokenizer.encode import encode_dataset, read_tokens
+    from lara_tokenizer.encode import encode_dataset
     from lara_tokenizer.export import export_moto
+    from lara_tokenizer.table import read_tokens
 
     rng = np.random.default_rng(0)
     recorded = {name: _recorded(length, name, rng) for name, length in sorted(LENGTHS.items())}

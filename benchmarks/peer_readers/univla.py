@@ -31,9 +31,9 @@ from _sample import GAP, check_file, write_sample
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from lara_tokenizer.encode import read_tokens
 from lara_tokenizer.export import add_act_tokens, export_univla
 from lara_tokenizer.export.pictures import picture_name
+from lara_tokenizer.table import read_tokens
 
 COMMIT = "0ab9e9dd3074ffa14fdd1a00aa2aa84e4f8e1352"
 DATASETS, DATASETS_BLOB = "prismatic/vla/datasets/datasets.py", "0c8c76ba89ed924e60a48a7844985ffa77926e77"

@@ -68,8 +68,8 @@ def version_of(checkout: Path | None) -> str:
 def compare(tokens: Path, source: Any, out: Path) -> None:
     """Export in small shards, read in each way, and compare every sample that comes out."""
     from lara_tokenizer.data import load_episodes
-    from lara_tokenizer.encode import read_tokens
     from lara_tokenizer.export import export_webdataset
+    from lara_tokenizer.table import read_tokens
 
     summary = export_webdataset(tokens, source, out, workers=0, shard_size=16)
     rows = {

@@ -26,7 +26,7 @@ from lara_tok._source import (
 )
 
 if TYPE_CHECKING:
-    from lara_tokenizer.encode.checkpoint import Checkpoint
+    from lara_tokenizer.checkpoint import Checkpoint
     from lara_tokenizer.evaluate import Evaluation
 
 FIGURES = {
@@ -132,7 +132,7 @@ def _open(name: str) -> tuple[Checkpoint, Any, Any]:
     """(checkpoint, model, processor). Raises ValueError for a model that cannot be measured."""
     import torch
 
-    from lara_tokenizer.encode.checkpoint import Checkpoint
+    from lara_tokenizer.checkpoint import Checkpoint
     from lara_tokenizer.evaluate.evaluation import check_predicts_frames
     from lara_tokenizer.model import LatentActionProcessor, load_model
 

@@ -25,7 +25,7 @@ def info(
 
       lara-tok info lara-lam
     """
-    from lara_tokenizer.encode import describe
+    from lara_tokenizer.table import describe
 
     result = describe(target)
     emit(result, json_, _render_tokens if result["kind"] == "tokens" else _render_checkpoint)

@@ -3,7 +3,7 @@
 >>> from lara_tokenizer.encode import encode_dataset
 >>> encode_dataset("videos/", "lara-lam", out="tokens.parquet", strides="0.6s")  # doctest: +SKIP
 
-The names below load on first use: reading a table needs no torch.
+The names below load on first use.
 """
 
 from __future__ import annotations
@@ -13,51 +13,33 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lara_tokenizer.encode.dataset import encode_dataset
-    from lara_tokenizer.encode.diff import TokensDiff, diff_tokens
     from lara_tokenizer.encode.encode import encode_episode
     from lara_tokenizer.encode.estimate import EncodeEstimate, estimate_dataset
-    from lara_tokenizer.encode.merge import MergeSummary, merge_tokens
     from lara_tokenizer.encode.picture import draw_predictions
-    from lara_tokenizer.encode.read import describe, read_tokens
-    from lara_tokenizer.encode.schema import read_metadata
     from lara_tokenizer.encode.summary import EncodeSummary, Progress
     from lara_tokenizer.encode.verify import VerifyReport, verify_tokens
 
 _HOME = {
     "EncodeEstimate": "estimate",
     "EncodeSummary": "summary",
-    "MergeSummary": "merge",
     "Progress": "summary",
-    "TokensDiff": "diff",
     "VerifyReport": "verify",
-    "describe": "read",
-    "diff_tokens": "diff",
     "draw_predictions": "picture",
     "encode_dataset": "dataset",
     "encode_episode": "encode",
     "estimate_dataset": "estimate",
-    "merge_tokens": "merge",
-    "read_metadata": "schema",
-    "read_tokens": "read",
     "verify_tokens": "verify",
 }
 
 __all__ = [
     "EncodeEstimate",
     "EncodeSummary",
-    "MergeSummary",
     "Progress",
-    "TokensDiff",
     "VerifyReport",
-    "describe",
-    "diff_tokens",
     "draw_predictions",
     "encode_dataset",
     "encode_episode",
     "estimate_dataset",
-    "merge_tokens",
-    "read_metadata",
-    "read_tokens",
     "verify_tokens",
 ]
 

@@ -10,25 +10,26 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Unpack
 
 from lara_tokenizer.data import LoadOptions
-from lara_tokenizer.encode.counts import TokenCounts
 from lara_tokenizer.encode.engines import running
-from lara_tokenizer.encode.fingerprint import episodes_digest
-from lara_tokenizer.encode.moving_pairs import (
-    moving_pairs_by_camera,
-    moving_pairs_from_metadata,
-    moving_pairs_to_metadata,
-)
 from lara_tokenizer.encode.plan import Job
-from lara_tokenizer.encode.prepare import Preparation, Source, prepared
-from lara_tokenizer.encode.read import iter_tables
+from lara_tokenizer.encode.prepare import Preparation, prepared
 from lara_tokenizer.encode.rows import ordered_rows
-from lara_tokenizer.encode.schema import FRAMES, read_metadata, token_schema
 from lara_tokenizer.encode.store import Store
 from lara_tokenizer.encode.summary import EncodeSummary, Progress, summarize
-from lara_tokenizer.encode.target import Target
 from lara_tokenizer.encode.tasks import Failed, TaskQueue
-from lara_tokenizer.encode.write import write_text_atomically, write_tokens
 from lara_tokenizer.errors import EpisodeReadError
+from lara_tokenizer.table.metadata import FRAMES, episodes_digest, read_metadata
+from lara_tokenizer.table.reader import iter_tables
+from lara_tokenizer.table.schema import token_schema
+from lara_tokenizer.table.source import Source
+from lara_tokenizer.table.statistics import (
+    TokenCounts,
+    motion_counts_by_camera,
+    motion_counts_from_metadata,
+    motion_counts_of,
+    motion_counts_to_metadata,
+)
+from lara_tokenizer.table.write import OutputPath, write_text_atomically, write_tokens
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionPreTrainedModel, LatentActionProcessor
@@ -87,7 +88,7 @@ def encode_dataset(
     {'0.6s': 1204}
     """
     started = time.monotonic()
-    target = Target.parse(out)
+    target = OutputPath.parse(out)
     if on_error not in ("skip", "fail"):
         raise ValueError(f"on_error {on_error!r}: takes 'skip' or 'fail'")
     with prepared(
@@ -151,7 +152,7 @@ def _run(
             yield
 
 
-def _finalise(store: Store, preparation: Preparation, target: Target) -> TokenCounts:
+def _finalise(store: Store, preparation: Preparation, target: OutputPath) -> TokenCounts:
     """Write the table, and the list of failures."""
     job, failures = preparation.job, store.failures()
     counts = TokenCounts(job.num_latents, job.codebook_size)
@@ -166,7 +167,9 @@ def _finalise(store: Store, preparation: Preparation, target: Target) -> TokenCo
     pieces = (rows for plan in plans.values() for rows in ordered_rows(plan.units, store.rows, job.strides))
     episodes = {**episodes_digest(preparation.episodes), "failed": len(failures)}
     units = (unit for plan in plans.values() for unit in plan.units)
-    counts.moving_by_camera = moving_pairs_by_camera(units, store.rows)
+    counts.moving_by_camera = motion_counts_by_camera(
+        (unit.camera, motion_counts_of(store.rows(unit))) for unit in units
+    )
     schema = token_schema(job.num_latents, job.codebook_dim, job.codebook_size, job.columns)
     try:
         write_tokens(
@@ -176,7 +179,7 @@ def _finalise(store: Store, preparation: Preparation, target: Target) -> TokenCo
                 **preparation.fingerprint,
                 "episodes": episodes,
                 FRAMES: preparation.checkpoint.frames,
-                **moving_pairs_to_metadata(counts.moving_by_camera),
+                **motion_counts_to_metadata(counts.moving_by_camera),
             },
             target,
             store.folder,
@@ -190,12 +193,12 @@ def _finalise(store: Store, preparation: Preparation, target: Target) -> TokenCo
     return counts
 
 
-def _summary_of_target(target: Target, job: Job, num_episodes: int) -> EncodeSummary:
+def _summary_of_target(target: OutputPath, job: Job, num_episodes: int) -> EncodeSummary:
     """What is known of a table that was complete before."""
     counts = TokenCounts(
         job.num_latents,
         job.codebook_size,
-        moving_by_camera=moving_pairs_from_metadata(read_metadata(target.path)),
+        moving_by_camera=motion_counts_from_metadata(read_metadata(target.path)),
     )
     names: set[str] = set()
     for table in counts.watch(iter_tables(target.path)):

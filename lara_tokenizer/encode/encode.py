@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from lara_tokenizer.data import Episode, Signals
-from lara_tokenizer.encode.moving_pairs import with_moving_pairs
 from lara_tokenizer.encode.plan import Job, Pairs, Unit, make_job, plan_episode, unit_pairs
 from lara_tokenizer.encode.rows import EncodedPairs, Rows, ordered_rows
-from lara_tokenizer.encode.schema import token_schema
 from lara_tokenizer.encode.whole_picture import moves_as_whole, picture_cells
+from lara_tokenizer.table.schema import token_schema
+from lara_tokenizer.table.statistics import with_motion_counts
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionPreTrainedModel, LatentActionProcessor
@@ -162,7 +162,7 @@ def encode_unit(unit: Unit, frames: UnitFrames, model: Runner, job: Job) -> pa.T
     neither on the worker nor on what else it does.
 
     Returns:
-        The unit's rows (columns of `token_schema`), sorted by (stride, frame_index); `moving_pairs_of` reads their
+        The unit's rows (columns of `token_schema`), sorted by (stride, frame_index); `motion_counts_of` reads their
         counts of moving pairs.
     """
     pairs = unit_pairs(unit, frames.timestamps, job)
@@ -182,7 +182,7 @@ def encode_unit(unit: Unit, frames: UnitFrames, model: Runner, job: Job) -> pa.T
             _encode_pairs(batch, pairs, held, model, rows)
     for batch in queue.last_batches():
         _encode_pairs(batch, pairs, held, model, rows)
-    return with_moving_pairs(rows.table(unit, frames.timestamps, frames.signals), rows.moving_pairs())
+    return with_motion_counts(rows.table(unit, frames.timestamps, frames.signals), rows.moving_pairs())
 
 
 def _encode_pairs(batch: np.ndarray, pairs: Pairs, held: _HeldFrames, model: Runner, rows: Rows) -> None:

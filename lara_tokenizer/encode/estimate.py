@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 from lara_tokenizer.data import LoadOptions
 from lara_tokenizer.encode.engines import Engine, running
 from lara_tokenizer.encode.plan import EpisodePlan
-from lara_tokenizer.encode.prepare import Preparation, Source, prepared
+from lara_tokenizer.encode.prepare import Preparation, prepared
 from lara_tokenizer.encode.tasks import Beat, Encoded, Failed, Planned, PlanTask, TaskQueue, UnitTask
+from lara_tokenizer.table.source import Source
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionPreTrainedModel, LatentActionProcessor

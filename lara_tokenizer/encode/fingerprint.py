@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
+from lara_tokenizer.checkpoint import Checkpoint
 from lara_tokenizer.data import SourceFacts
-from lara_tokenizer.encode.checkpoint import Checkpoint
 from lara_tokenizer.encode.plan import Job
-from lara_tokenizer.encode.schema import FORMAT_VERSION
+from lara_tokenizer.table.schema import FORMAT_VERSION
 
 _VERSIONS = ("av", "numpy", "pyarrow", "torch")
 
@@ -48,30 +47,6 @@ def job_fingerprint(
         "load": {name: value for name, value in load.items() if value not in (None, [])},
         "versions": {name: _version(name) for name in packages},
     }
-
-
-def episodes_digest(ids: Iterable[str]) -> dict[str, Any]:
-    """How many episodes a table was made from and a hash of their names: tells whether a source has grown."""
-    names = sorted(ids)
-    return {"count": len(names), "ids_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest()}
-
-
-def differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """One line for each entry that differs, with both values.
-
-    >>> differences({"model": {"id": "a"}, "every": "1f"}, {"model": {"id": "b"}, "every": "1f"})
-    ["model.id was 'a' and is 'b'"]
-    """
-    lines: list[str] = []
-    for name in sorted({*then, *now}):
-        before, after = then.get(name), now.get(name)
-        if before == after:
-            continue
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            lines += differences(before, after, f"{prefix}{name}.")
-        else:
-            lines.append(f"{prefix}{name} was {before!r} and is {after!r}")
-    return lines
 
 
 def _version(package: str) -> str | None:

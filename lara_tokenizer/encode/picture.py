@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from lara_tokenizer.encode.schema import read_metadata, token_files
 from lara_tokenizer.errors import JobMismatchError
+from lara_tokenizer.table.metadata import read_metadata, token_files
 
 if TYPE_CHECKING:
     from lara_tokenizer.data import Episode
@@ -133,15 +133,16 @@ def _predict(
 ) -> list[Prediction]:
     import torch
 
-    from lara_tokenizer.encode.prepare import check_revisions, load_of, prepared
+    from lara_tokenizer.encode.prepare import prepared
     from lara_tokenizer.model import LatentActionProcessor, load_model
+    from lara_tokenizer.table.source import check_revisions, recorded_load_options
 
     metadata = read_metadata(tokens)
     with prepared(
         source,
         model or metadata["model"]["id"],
         None,
-        load=load_of(metadata, source, from_list),
+        load=recorded_load_options(metadata, source, from_list),
         device=device,
     ) as preparation:
         check_revisions(metadata, preparation.sources)

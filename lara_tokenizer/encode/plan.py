@@ -12,8 +12,8 @@ import numpy as np
 
 from lara_tokenizer.data import Episode, Stride
 from lara_tokenizer.data.stride import TOLERANCE
-from lara_tokenizer.encode.schema import OPTIONAL_COLUMNS
 from lara_tokenizer.errors import EpisodeReadError
+from lara_tokenizer.table.schema import OPTIONAL_COLUMNS
 
 logger = logging.getLogger(__name__)
 

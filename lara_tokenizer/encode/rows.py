@@ -14,10 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lara_tokenizer.data import Signals
-from lara_tokenizer.encode.counts import IDLE_MOTION
-from lara_tokenizer.encode.moving_pairs import MovingPairs
 from lara_tokenizer.encode.plan import Job, Pairs, Unit
-from lara_tokenizer.encode.schema import token_schema
+from lara_tokenizer.table.schema import token_schema
+from lara_tokenizer.table.statistics import IDLE_MOTION, MotionCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +60,10 @@ class Rows:
         """These rows will not be in the table."""
         self._kept[rows] = False
 
-    def moving_pairs(self) -> MovingPairs:
+    def moving_pairs(self) -> MotionCounts:
         """Of the rows that will be in the table."""
         moving = self._kept & (self._motion >= IDLE_MOTION)  # false for nan, where invalid
-        return MovingPairs(int(moving.sum()), int((moving & self._whole_picture).sum()))
+        return MotionCounts(int(moving.sum()), int((moving & self._whole_picture).sum()))
 
     def table(self, unit: Unit, timestamps: np.ndarray, signals: Signals) -> pa.Table:
         pairs, count = self._pairs, len(self._pairs.anchor)

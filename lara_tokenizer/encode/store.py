@@ -17,10 +17,10 @@ from typing import Any
 import pyarrow as pa
 
 from lara_tokenizer.data import Episode
-from lara_tokenizer.encode.fingerprint import differences
 from lara_tokenizer.encode.plan import EpisodePlan, Unit
 from lara_tokenizer.encode.tasks import Beat, Encoded, Event, Failed, Planned, PlanTask, Task, UnitTask
 from lara_tokenizer.errors import JobMismatchError, LaraTokenizerError
+from lara_tokenizer.table.metadata import differences
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS job (fingerprint TEXT NOT NULL);

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lara_tokenizer.encode.counts import TokenCounts
-from lara_tokenizer.encode.health import HealthFigures, HealthWarning, health_of
 from lara_tokenizer.encode.plan import EpisodePlan, Unit
 from lara_tokenizer.encode.tasks import Beat, Encoded, Event, Failed, Planned
+from lara_tokenizer.table.health import HealthFigures, HealthWarning, health_of
+from lara_tokenizer.table.statistics import TokenCounts
 
 
 @dataclass(slots=True)

@@ -16,14 +16,16 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from lara_tokenizer.encode.counts import codes_array
 from lara_tokenizer.encode.engines import running
 from lara_tokenizer.encode.plan import Unit, split_units
-from lara_tokenizer.encode.prepare import Source, check_revisions, load_of, prepared
-from lara_tokenizer.encode.read import iter_tables
-from lara_tokenizer.encode.schema import KEY, read_metadata, token_files
+from lara_tokenizer.encode.prepare import prepared
 from lara_tokenizer.encode.tasks import Encoded, Failed, Planned, PlanTask, TaskQueue, UnitTask
 from lara_tokenizer.errors import JobMismatchError
+from lara_tokenizer.table.metadata import read_metadata, token_files
+from lara_tokenizer.table.reader import iter_tables
+from lara_tokenizer.table.schema import KEY
+from lara_tokenizer.table.source import Source, check_revisions, recorded_load_options
+from lara_tokenizer.table.statistics import codes_array
 
 # Rows that are named in the report; all are counted.
 _NAMED_ROWS = 100
@@ -90,7 +92,7 @@ def verify_tokens(
         source,
         model or metadata["model"]["id"],
         None,
-        load=load_of(metadata, source, from_list),
+        load=recorded_load_options(metadata, source, from_list),
         device=device or metadata["device"],
         dtype=metadata["dtype"],
         **{name: metadata[name] for name in ("strides", "every", "keep_tail", "min_motion", "batch_size")},

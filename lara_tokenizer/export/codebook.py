@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from lara_tokenizer.encode.checkpoint import checkpoint_folder, file_sha256
-from lara_tokenizer.export.tracks import Tokens
+from lara_tokenizer.checkpoint import checkpoint_folder, file_sha256
+from lara_tokenizer.table.reader import TokenTable
 
 _CODEBOOK = "bottleneck.codebook.weight"  # in every family of ours
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 
-def read_codebook(tokens: Tokens, model: str | os.PathLike[str] | None = None) -> np.ndarray:
+def read_codebook(tokens: TokenTable, model: str | os.PathLike[str] | None = None) -> np.ndarray:
     """The vectors of a table's codes, float32 (K, D).
 
     Args:
@@ -54,7 +54,7 @@ def read_codebook(tokens: Tokens, model: str | os.PathLike[str] | None = None) -
     return codebook
 
 
-def _check_weights(folder: Path, expected: dict[str, str], tokens: Tokens) -> None:
+def _check_weights(folder: Path, expected: dict[str, str], tokens: TokenTable) -> None:
     for file, before in sorted(expected.items()):
         now = file_sha256(folder / file) if (folder / file).is_file() else None
         if now != before:

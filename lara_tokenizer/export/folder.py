@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lara_tokenizer.encode.fingerprint import differences
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.export.lock import locked
+from lara_tokenizer.table.metadata import differences
 
 _JOB, _DONE, _EXPORT = "job.json", "done.txt", "export"
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from lara_tokenizer.data import Episode
-from lara_tokenizer.export.tracks import Track
+from lara_tokenizer.table.reader import TokenSequence
 
 
-def instructions(episode: Episode, track: Track, default: str | None = None) -> list[str]:
+def instructions(episode: Episode, track: TokenSequence, default: str | None = None) -> list[str]:
     """The instruction of each row of a track.
 
     Args:

@@ -20,13 +20,13 @@ from lara_tokenizer.export.pictures import (
     write_pictures,
 )
 from lara_tokenizer.export.shuffle import write_shuffled
-from lara_tokenizer.export.tracks import Track
 from lara_tokenizer.export.vision_codes import VisionCodes
+from lara_tokenizer.table.reader import TokenSequence
 
 LINES = "train.jsonl"
 
 # Lines of the wanted pairs of a track, in the order of frames, given the instruction of each of its rows.
-LinesOfTrack = Callable[[Track, Sequence[str]], Iterator[bytes]]
+LinesOfTrack = Callable[[TokenSequence, Sequence[str]], Iterator[bytes]]
 # Called with how much is done and how much there is to do: pictures written and pictures tokenized, each of them where
 # that is asked for; else lines.
 Progress = Callable[[int, int], object]
@@ -42,7 +42,7 @@ def check_pair_lines(matched: Matched, instruction: str | None, seed: int) -> in
     if seed < 0:
         raise ValueError(f"seed {seed}: takes 0 or more")
     check_picture_folders(matched.wanted)
-    texts = (instructions(episode, track, instruction) for episode, track in matched.tracks("text"))
+    texts = (instructions(episode, track, instruction) for episode, track in matched.sequences("text"))
     return max(len(text) for of_track in texts for text in set(of_track))
 
 
@@ -83,21 +83,21 @@ def write_pair_lines(
 def _lines(
     matched: Matched, lines_of: LinesOfTrack, instruction: str | None, show: Callable[[int], object] | None
 ) -> Iterator[bytes]:
-    for episode, track in matched.tracks("codes", "text"):
+    for episode, track in matched.sequences("codes", "text"):
         yield from lines_of(track, instructions(episode, track, instruction))
         if show is not None:
-            show(int(track.wanted.sum()))
+            show(int(track.selected.sum()))
 
 
 def _first_frames(
     matched: Matched, folder: ExportFolder, show: Callable[[int], object] | None
 ) -> Iterator[PictureTask]:
     """The pictures of each track; those of an earlier run are only counted."""
-    for episode, track in matched.tracks():
-        if not track.wanted.any():
+    for episode, track in matched.sequences():
+        if not track.selected.any():
             continue
         where = folder.path / picture_folder(track.episode, track.camera)
-        task = PictureTask(episode, track.camera, track.frames[track.wanted], where)
+        task = PictureTask(episode, track.camera, track.frames[track.selected], where)
         if not folder.is_done(part_of(task)):
             yield task
         elif show is not None:

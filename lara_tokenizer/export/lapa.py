@@ -25,8 +25,8 @@ from lara_tokenizer.export.manifest import ExportSummary, export_job, finished_e
 from lara_tokenizer.export.matching import Source, match_source
 from lara_tokenizer.export.pair_lines import LINES, Progress, check_pair_lines, write_pair_lines
 from lara_tokenizer.export.pictures import frame_file, picture_folder
-from lara_tokenizer.export.tracks import SelectOptions, Tokens, Track
 from lara_tokenizer.export.vision_codes import VisionCodes, VisionTokenizer
+from lara_tokenizer.table.reader import SelectOptions, TokenSequence, TokenTable
 
 PLACE = "{instruction}"
 TEMPLATE = (
@@ -74,7 +74,7 @@ def export_lapa(
         from_list: the list of clips, where the table was made from one.
         workers: processes that write pictures; None takes one a core, 0 none but this one.
         progress: called with how much is done and how much there is to do.
-        select: which pairs, see `Tokens.open`.
+        select: which pairs, see `TokenTable.open`.
 
     Raises:
         ValueError: before anything is written, for a table without codes, a source that is not the table's, episodes
@@ -87,8 +87,8 @@ def export_lapa(
     out = Path(out)
     _check_template(template)
     _check_vision(vision)
-    opened = Tokens.open(tokens, **select)
-    opened.need("codes", "the field delta")
+    opened = TokenTable.open(tokens, **select)
+    opened.require("codes", "the field delta")
     options = {"instruction": instruction, "template": template, "seed": seed, "images": images}
     job = export_job("lapa", opened, **options, vision=None if vision is None else dict(vision.identity))
     if (finished := finished_export(out, job)) is not None:
@@ -127,13 +127,13 @@ def _check_vision(vision: VisionTokenizer | None) -> None:
         )
 
 
-def _lines(track: Track, texts: Sequence[str], template: str, vision: VisionCodes | None) -> Iterator[bytes]:
+def _lines(track: TokenSequence, texts: Sequence[str], template: str, vision: VisionCodes | None) -> Iterator[bytes]:
     assert track.codes is not None
     folder = json.dumps(picture_folder(track.episode, track.camera))[1:-1]
     parts = {text: _parts(text, template) for text in set(texts)}
-    frames, codes = (values[track.wanted].tolist() for values in (track.frames, track.codes))
+    frames, codes = (values[track.selected].tolist() for values in (track.frames, track.codes))
     pictures = repeat([], len(frames)) if vision is None else vision.of(track)
-    for frame, numbers, text, seen in zip(frames, codes, compress(texts, track.wanted), pictures, strict=True):
+    for frame, numbers, text, seen in zip(frames, codes, compress(texts, track.selected), pictures, strict=True):
         before, after = parts[text]
         delta = '", "'.join(map(str, numbers))
         yield f'{{"image": "{folder}/{frame_file(frame)}", "vision": {seen}, {before}"{delta}"{after}\n'.encode()
@@ -145,7 +145,7 @@ def _parts(text: str, template: str) -> tuple[str, str]:
     return f'"instruction": {prompt}, "delta": [', f'], "fields": "{FIELDS}"}}'
 
 
-def _settings(tokens: Tokens, has_vision: bool) -> dict[str, Any]:
+def _settings(tokens: TokenTable, has_vision: bool) -> dict[str, Any]:
     """By the names in which their `latent_pretraining/train.py` takes them."""
     processor = "--train_dataset.delta_vision_text_processor."
     dataset = "--train_dataset.json_delta_dataset."

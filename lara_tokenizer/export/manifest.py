@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from lara_tokenizer.encode.checkpoint import file_sha256
-from lara_tokenizer.encode.fingerprint import differences
-from lara_tokenizer.encode.schema import FRAMES, token_files
+from lara_tokenizer.checkpoint import file_sha256
 from lara_tokenizer.export.folder import check_new
 from lara_tokenizer.export.matching import Matched
-from lara_tokenizer.export.tracks import Tokens
+from lara_tokenizer.table.metadata import FRAMES, differences, token_files
+from lara_tokenizer.table.reader import TokenTable
 from lara_tokenizer.version import __version__
 
 MANIFEST = "export_manifest.json"
@@ -53,7 +52,7 @@ class ExportSummary:
         return asdict(self)
 
 
-def export_job(format_name: str, tokens: Tokens, **options: Any) -> dict[str, Any]:
+def export_job(format_name: str, tokens: TokenTable, **options: Any) -> dict[str, Any]:
     """All that decides the bytes of an export, as plain JSON; no path, host or time.
 
     Args:

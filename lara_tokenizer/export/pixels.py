@@ -15,7 +15,7 @@ from PIL import Image
 
 from lara_tokenizer.data import Episode
 from lara_tokenizer.errors import EpisodeReadError
-from lara_tokenizer.export.tracks import Track
+from lara_tokenizer.table.reader import TokenSequence
 
 _PAIRS = 8  # at least half as many are compared, of as many tracks
 # What another release of a decoder may change. Pillow's resize in place of torch's changes less than 0.0001.
@@ -42,7 +42,7 @@ class PairSample:
     _seen: int = 0
     _every: int = 1
 
-    def add(self, track: Track) -> None:
+    def add(self, track: TokenSequence) -> None:
         if self._seen % self._every == 0 and np.isfinite(track.motions).any():
             row = int(np.nanargmax(track.motions))
             motion = float(track.motions[row])

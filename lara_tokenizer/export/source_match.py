@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from lara_tokenizer.data import Episode
-from lara_tokenizer.encode.prepare import Source, check_revisions, find_episodes, load_of
-from lara_tokenizer.encode.schema import FRAMES
 from lara_tokenizer.errors import EpisodeReadError
 from lara_tokenizer.export.pixels import PairSample, check_pixels
-from lara_tokenizer.export.tracks import Tokens, Track
+from lara_tokenizer.table.metadata import FRAMES
+from lara_tokenizer.table.reader import TokenSequence, TokenTable
+from lara_tokenizer.table.source import Source, check_revisions, find_episodes, recorded_load_options
 
 # Times come from the same arithmetic as when the table was made; a rate that differs at all is off by far more.
 _SAME_TIME = 1e-6  # seconds
@@ -34,7 +34,7 @@ class Matched:
         left_out: why and how many of them are not wanted.
     """
 
-    tokens: Tokens
+    tokens: TokenTable
     episodes: dict[str, Episode] = field(default_factory=dict)
     wanted: dict[tuple[str, str], int] = field(default_factory=dict)
     num_frames: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -45,14 +45,14 @@ class Matched:
     def total_wanted(self) -> int:
         return sum(self.wanted.values())
 
-    def tracks(self, *columns: str) -> Iterator[tuple[Episode, Track]]:
-        """Each episode with the rows of a camera; see `Tokens.tracks`."""
-        for track in self.tokens.tracks(*columns):
+    def sequences(self, *columns: str) -> Iterator[tuple[Episode, TokenSequence]]:
+        """Each episode with the rows of a camera; see `TokenTable.tracks`."""
+        for track in self.tokens.sequences(*columns):
             yield self.episodes[track.episode], track
 
 
 def match_source(
-    tokens: Tokens,
+    tokens: TokenTable,
     source: Source,
     from_list: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -72,10 +72,10 @@ def match_source(
     """
     if out is not None:
         _check_outside(Path(out), source)
-    loaded, by_id = find_episodes(source, load_of(tokens.metadata, source, from_list))
+    loaded, by_id = find_episodes(source, recorded_load_options(tokens.metadata, source, from_list))
     check_revisions(tokens.metadata, loaded.sources)
     matched, sample = Matched(tokens), PairSample()
-    for track in tokens.tracks("codes"):
+    for track in tokens.sequences("codes"):
         episode = by_id.get(track.episode)
         if episode is None:
             raise ValueError(
@@ -86,7 +86,7 @@ def match_source(
         matched.episodes[track.episode] = episode
         sample.add(track)
         matched.rows += len(track.frames)
-        if wanted := int(track.wanted.sum()):
+        if wanted := int(track.selected.sum()):
             matched.wanted[track.episode, track.camera] = wanted
     matched.left_out = Counter({reason: count for reason, count in tokens.left_out.items() if count})
     if not matched.wanted:
@@ -113,7 +113,7 @@ def _check_outside(out: Path, source: Source) -> None:
                 raise ValueError(f"--out {out} lies in its source, {folder}, and would be found there the next time.")
 
 
-def _check_track(track: Track, episode: Episode, tokens: Tokens) -> int:
+def _check_track(track: TokenSequence, episode: Episode, tokens: TokenTable) -> int:
     """The number of frames of an episode, which has those of the table, at the same times."""
     if track.camera not in episode.cameras:
         raise ValueError(

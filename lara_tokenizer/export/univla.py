@@ -26,7 +26,7 @@ from lara_tokenizer.export.manifest import ExportSummary, export_job, finished_e
 from lara_tokenizer.export.matching import Matched, Source, match_source
 from lara_tokenizer.export.pair_lines import Progress, check_pair_lines, write_pair_lines
 from lara_tokenizer.export.pictures import frame_file, picture_folder
-from lara_tokenizer.export.tracks import SelectOptions, Tokens, Track
+from lara_tokenizer.table.reader import SelectOptions, TokenSequence, TokenTable
 
 QUESTION = "What action should the robot take to {instruction}?"
 HISTORY = " History action "
@@ -61,7 +61,7 @@ def export_univla(
         from_list: the list of clips, where the table was made from one.
         workers: processes that write pictures; None takes one a core, 0 none but this one.
         progress: called with how much is done and how much there is to do.
-        select: which pairs, see `Tokens.open`.
+        select: which pairs, see `TokenTable.open`.
 
     Raises:
         ValueError: before anything is written, for a table without codes, a source that is not the table's, episodes
@@ -74,8 +74,8 @@ def export_univla(
     out = Path(out)
     if not 0 <= history <= 1:
         raise ValueError(f"history {history}: takes a share, 0 (never) to 1 (wherever there is one)")
-    opened = Tokens.open(tokens, **select)
-    opened.need("codes", "<ACT_...> words")
+    opened = TokenTable.open(tokens, **select)
+    opened.require("codes", "<ACT_...> words")
     job = export_job("univla", opened, instruction=instruction, history=float(history), seed=seed, images=images)
     if (finished := finished_export(out, job)) is not None:
         return finished
@@ -104,15 +104,15 @@ class _Lines:
         self._history = history
         self._rng = np.random.default_rng((seed, 1))  # not the draws that shuffle the lines
 
-    def __call__(self, track: Track, texts: Sequence[str]) -> Iterator[bytes]:
+    def __call__(self, track: TokenSequence, texts: Sequence[str]) -> Iterator[bytes]:
         assert track.codes is not None
         folder = json.dumps(picture_folder(track.episode, track.camera))[1:-1]
         questions = {text: json.dumps(QUESTION.format(instruction=text.lower()))[1:-1] for text in set(texts)}
         drawn = self._rng.random(len(track.frames)) < self._history
-        named = (earlier_pairs(track) & drawn)[track.wanted].tolist()
+        named = (earlier_pairs(track) & drawn)[track.selected].tolist()
         words = list(map(act_text, track.codes.tolist()))
-        rows = track.wanted.nonzero()[0].tolist()
-        for row, is_named, text in zip(rows, named, compress(texts, track.wanted), strict=True):
+        rows = track.selected.nonzero()[0].tolist()
+        for row, is_named, text in zip(rows, named, compress(texts, track.selected), strict=True):
             past = HISTORY + words[row - 1] if is_named else ""
             yield (
                 f'{{"image": "{folder}/{frame_file(int(track.frames[row]))}", "conversations": '
@@ -121,14 +121,14 @@ class _Lines:
             ).encode()
 
 
-def earlier_pairs(track: Track) -> np.ndarray:
+def earlier_pairs(track: TokenSequence) -> np.ndarray:
     """bool (R,): whether the row before is of the frame before, valid, and with the same gap in frames."""
     follows = np.diff(track.frames, prepend=track.frames[0]) == 1
     follows[1:] &= (track.futures[:-1] >= 0) & (np.diff(track.futures - track.frames) == 0)
     return follows
 
 
-def _settings(tokens: Tokens) -> dict[str, Any]:
+def _settings(tokens: TokenTable) -> dict[str, Any]:
     """What a reader must know; codebook_size is the name of UniVLA's own scripts (whose num_latents is K as well)."""
     assert tokens.codebook_size is not None
     words = act_tokens(tokens.codebook_size)
@@ -145,7 +145,7 @@ def _notes(matched: Matched, history: float, images: bool) -> list[str]:
         f"codebook_size={matched.tokens.codebook_size}).",
         f"Loss on the last {matched.tokens.num_latents + 1} tokens only: the codes and the end of sequence.",
     ]
-    if history and not any(earlier_pairs(track).any() for _, track in matched.tracks()):
+    if history and not any(earlier_pairs(track).any() for _, track in matched.sequences()):
         notes.append("No pair names its history: no two pairs start one frame apart. Encode with --every 1f.")
     if not images:
         notes.append("No pictures were written: put them where the field image says, or link images/ to them.")

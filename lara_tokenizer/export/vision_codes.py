@@ -23,7 +23,7 @@ from PIL import Image
 from lara_tokenizer.export.folder import ExportFolder
 from lara_tokenizer.export.matching import Matched
 from lara_tokenizer.export.pictures import JPEG_QUALITY, frame_file, picture_folder
-from lara_tokenizer.export.tracks import Track
+from lara_tokenizer.table.reader import TokenSequence
 
 _PIECE = 64  # pictures; at most so many are coded again after a kill
 _AT_ONCE = 16  # pictures in memory
@@ -79,7 +79,7 @@ class VisionCodes:
             ValueError: the tokenizer gives other codes than it says. EpisodeReadError: an episode cannot be read.
         """
         with ThreadPoolExecutor(_READERS) as pool:
-            for episode, track in matched.tracks():
+            for episode, track in matched.sequences():
                 source = partial(self._pictures, track) if images else partial(episode.frames, track.camera)
                 for start, frames in _pieces(track):
                     name = json.dumps(["codes", track.episode, track.camera, start])
@@ -90,7 +90,7 @@ class VisionCodes:
                         show(len(frames))
                 episode.close()
 
-    def of(self, track: Track) -> Iterator[list[int]]:
+    def of(self, track: TokenSequence) -> Iterator[list[int]]:
         """Of each wanted pair, in the order of frames."""
         for start, _ in _pieces(track):
             yield from np.load(self._file(track, start)).tolist()
@@ -117,12 +117,12 @@ class VisionCodes:
             )
         return codes
 
-    def _pictures(self, track: Track, frames: np.ndarray) -> list[Path]:
+    def _pictures(self, track: TokenSequence, frames: np.ndarray) -> list[Path]:
         """The files of frames that were written."""
         path = self._folder.path / picture_folder(track.episode, track.camera)
         return [path / frame_file(frame) for frame in frames.tolist()]
 
-    def _file(self, track: Track, start: int) -> Path:
+    def _file(self, track: TokenSequence, start: int) -> Path:
         return self._path / picture_folder(track.episode, track.camera) / f"{start:08d}.npy"
 
 
@@ -137,8 +137,8 @@ def _as_read(picture: Path | np.ndarray) -> np.ndarray:
         return np.asarray(opened)
 
 
-def _pieces(track: Track) -> Iterator[tuple[int, np.ndarray]]:
+def _pieces(track: TokenSequence) -> Iterator[tuple[int, np.ndarray]]:
     """Where each piece starts, and the numbers of its frames."""
-    frames = track.frames[track.wanted]
+    frames = track.frames[track.selected]
     for start in range(0, len(frames), _PIECE):
         yield start, frames[start : start + _PIECE]

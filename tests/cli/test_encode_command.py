@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from lara_tokenizer import load_episodes
-from lara_tokenizer.encode import read_tokens
+from lara_tokenizer.table import read_tokens
 
 FRAMES = 12
 
@@ -321,7 +321,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(lara_tok, clip_fol
 
     arguments = ["encode", clip_folder, "--out", tmp_path / "t.parquet", "--stride", "0.5s", *options]
     with monkeypatch.context() as patch:
-        patch.setattr("lara_tokenizer.encode.write._write_file", full)
+        patch.setattr("lara_tokenizer.table.write._write_file", full)
         assert "No space left on device" in one_line(lara_tok(*arguments))
     ran = lara_tok(*arguments)
     assert ran.code == 0

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from lara_tokenizer import LatentActionModel, load_episodes
-from lara_tokenizer.encode import read_metadata
+from lara_tokenizer.table import read_metadata
 
 
 def with_codes(source, target, row, codes):

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from token_tables import edited, write_table
 
-from lara_tokenizer.encode import read_tokens
+from lara_tokenizer.table import read_tokens
 
 
 @pytest.fixture

@@ -14,10 +14,11 @@ import torch
 
 from lara_tokenizer import LatentActionModel, encode_dataset, load_episodes
 from lara_tokenizer.data import Episode, FrameIndex
-from lara_tokenizer.encode import describe, estimate_dataset, read_metadata, read_tokens
-from lara_tokenizer.encode.counts import IDLE_MOTION
+from lara_tokenizer.encode import estimate_dataset
 from lara_tokenizer.encode.store import Store
 from lara_tokenizer.errors import EpisodeReadError, JobMismatchError, LaraTokenizerError
+from lara_tokenizer.table import describe, merge_tokens, read_metadata, read_tokens
+from lara_tokenizer.table.statistics import IDLE_MOTION
 
 
 @pytest.fixture
@@ -261,7 +262,7 @@ def test_a_full_disk_at_the_end_loses_nothing(encode, reference, tmp_path, monke
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lara_tokenizer.encode.write._write_file", full)
+        patch.setattr("lara_tokenizer.table.write._write_file", full)
         with pytest.raises(
             OSError, match=r"cannot be written \(No space left on device\)\. All that is encoded is kept"
         ):
@@ -443,3 +444,17 @@ def test_units_without_the_counts_give_a_table_without(encode, tmp_path, monkeyp
     summary = encode(tmp_path / "t.parquet")
     assert summary.figures.whole_picture_share is None
     assert "moving_pairs" not in read_metadata(tmp_path / "t.parquet")
+
+
+def test_strides_and_episodes_of_real_tables_join_to_what_one_job_writes(tmp_path, clips, tiny_checkpoint):
+    options = {"columns": ("latents",), "workers": 0}
+    for stride in ("2f", "5f"):
+        encode_dataset(clips, tiny_checkpoint, out=tmp_path / f"{stride}.parquet", strides=stride, **options)
+    both = tmp_path / "both.parquet"
+    encode_dataset(clips, tiny_checkpoint, out=both, strides=["2f", "5f"], **options)
+    summary = merge_tokens([tmp_path / "5f.parquet", tmp_path / "2f.parquet"], tmp_path / "merged.parquet")
+    assert (tmp_path / "merged.parquet").read_bytes() == both.read_bytes()
+    assert summary.notes == []
+    assert encode_dataset(
+        clips, tiny_checkpoint, out=tmp_path / "merged.parquet", strides=["2f", "5f"], **options
+    ).already_complete

@@ -10,10 +10,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lara_tokenizer import LatentActionConfig, LatentActionModel, LatentActionProcessor, encode_episode
-from lara_tokenizer.encode.counts import codes_array
 from lara_tokenizer.encode.encode import EpisodeFrames, ModelRunner, _HeldFrames, batch_sizes, encode_unit
 from lara_tokenizer.encode.plan import Unit, make_job
 from lara_tokenizer.encode.rows import EncodedPairs
+from lara_tokenizer.table.statistics import codes_array
 
 
 @pytest.fixture(autouse=True)
@@ -289,7 +289,7 @@ def test_only_what_is_steadied_is_looked_at_twice(array_episode, shaken, moving_
 
 
 def test_steadying_changes_the_processor_s_hash(steady_processor, tiny_processor):
-    from lara_tokenizer.encode.checkpoint import processor_sha256
+    from lara_tokenizer.checkpoint import processor_sha256
 
     assert processor_sha256(steady_processor) != processor_sha256(tiny_processor)
 

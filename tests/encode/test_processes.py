@@ -14,7 +14,7 @@ import torch
 
 from lara_tokenizer import Episode, encode_dataset
 from lara_tokenizer.data import VideoReader
-from lara_tokenizer.encode import engines, pool, read_tokens
+from lara_tokenizer.encode import engines, pool
 from lara_tokenizer.encode.engines import LocalEngine, running
 from lara_tokenizer.encode.plan import Job
 from lara_tokenizer.encode.pool import Child, ChildDied, Limits
@@ -32,6 +32,7 @@ from lara_tokenizer.encode.tasks import (
 )
 from lara_tokenizer.encode.worker import Worker, load_runner
 from lara_tokenizer.errors import LaraTokenizerError
+from lara_tokenizer.table import read_tokens
 
 # A worker without a model: it does what the episode's id says.
 IMPOSTOR = """
@@ -212,7 +213,7 @@ def test_a_decoding_child_ends_with_its_seconds(clips, tiny_checkpoint):
 # the second unit are committed, and just before the finished table is renamed.
 KILLS = """
 import json, os, signal, sys
-import lara_tokenizer.encode.write as write
+import lara_tokenizer.table.write as write
 from lara_tokenizer import Episode, encode_dataset
 from lara_tokenizer.data import VideoReader
 from lara_tokenizer.encode.store import Store

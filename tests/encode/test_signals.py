@@ -9,10 +9,11 @@ import pytest
 
 from lara_tokenizer import encode_dataset, encode_episode
 from lara_tokenizer.data import Episode, FrameIndex, Signals, SourceFacts, load_episodes
-from lara_tokenizer.encode import read_metadata, verify_tokens, worker
-from lara_tokenizer.encode.prepare import check_revisions
-from lara_tokenizer.encode.schema import token_schema
+from lara_tokenizer.encode import verify_tokens, worker
 from lara_tokenizer.errors import JobMismatchError
+from lara_tokenizer.table import read_metadata
+from lara_tokenizer.table.schema import token_schema
+from lara_tokenizer.table.source import check_revisions
 
 TOP = "observation.images.top"
 

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lara_tokenizer.encode.schema import FORMAT_VERSION, token_schema, with_metadata
+from lara_tokenizer.table.metadata import with_metadata
+from lara_tokenizer.table.schema import FORMAT_VERSION, token_schema
 
 FPS = 10
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lara_tokenizer.data import Episode, load_episodes
-from lara_tokenizer.encode import encode_dataset, read_tokens
+from lara_tokenizer.encode import encode_dataset
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.export import export_univla
 from lara_tokenizer.export.folder import export_folder
@@ -31,7 +31,8 @@ from lara_tokenizer.export.pictures import (
 )
 from lara_tokenizer.export.pixels import PairSample
 from lara_tokenizer.export.shuffle import write_shuffled
-from lara_tokenizer.export.tracks import Tokens
+from lara_tokenizer.table import read_tokens
+from lara_tokenizer.table.reader import TokenTable
 
 
 def _edited(tokens, column, change):
@@ -42,19 +43,19 @@ def _edited(tokens, column, change):
 
 
 def test_tracks_give_every_row_once_whatever_the_row_groups_are(tokens):
-    tracks = list(Tokens.open(tokens).tracks("codes", "latents", "text"))
+    tracks = list(TokenTable.open(tokens).sequences("codes", "latents", "text"))
     assert [(track.episode, len(track.frames)) for track in tracks] == [("a.mp4", 24), ("b/left.mp4", 30)]
     table = read_tokens(tokens)
     for name, values in (("codes", [t.codes for t in tracks]), ("latents", [t.latents for t in tracks])):
         expected = np.array(table[name].to_pylist())
         np.testing.assert_array_equal(np.concatenate(values), expected.astype(values[0].dtype))
-    assert np.concatenate([t.wanted for t in tracks]).tolist() == table["valid"].to_pylist()
+    assert np.concatenate([t.selected for t in tracks]).tolist() == table["valid"].to_pylist()
     assert tracks[0].texts == ["push the box"] * 24
 
 
 def test_thresholds_leave_out_what_is_below_and_say_how_much(tokens):
-    opened = Tokens.open(tokens, min_margin=0.5, min_motion=0.25)
-    wanted = np.concatenate([track.wanted for track in opened.tracks()])
+    opened = TokenTable.open(tokens, min_margin=0.5, min_motion=0.25)
+    wanted = np.concatenate([track.selected for track in opened.sequences()])
     table = read_tokens(tokens)
     margin, motion = (np.array(table[name].to_pylist(), float) for name in ("code_margin", "motion"))
     valid = np.array(table["valid"].to_pylist())
@@ -65,22 +66,22 @@ def test_thresholds_leave_out_what_is_below_and_say_how_much(tokens):
 def test_one_stride_and_named_cameras_are_exported(tmp_path, write_tokens):
     path = write_tokens(tmp_path / "t.parquet", {"a": 9, "b": 8}, strides=("2f", "3f"), cameras=("top", "wrist"))
     with pytest.raises(ValueError, match="holds strides 2f, 3f: one export has one"):
-        Tokens.open(path, cameras="all")
+        TokenTable.open(path, cameras="all")
     with pytest.raises(ValueError, match=r"stride '4f': .* holds 2f, 3f"):
-        Tokens.open(path, stride="4f", cameras="all")
+        TokenTable.open(path, stride="4f", cameras="all")
     with pytest.raises(ValueError, match="holds cameras top, wrist"):
-        Tokens.open(path, stride="2f")
+        TokenTable.open(path, stride="2f")
     with pytest.raises(ValueError, match="camera 'front'"):
-        Tokens.open(path, stride="2f", cameras="front")
-    tracks = list(Tokens.open(path, stride="3f", cameras="wrist").tracks())
+        TokenTable.open(path, stride="2f", cameras="front")
+    tracks = list(TokenTable.open(path, stride="3f", cameras="wrist").sequences())
     assert [(t.episode, t.camera, t.futures.tolist()[0]) for t in tracks] == [("a", "wrist", 3), ("b", "wrist", 3)]
-    assert len(list(Tokens.open(path, stride="3f", cameras="all").tracks())) == 4
+    assert len(list(TokenTable.open(path, stride="3f", cameras="all").sequences())) == 4
 
 
 def test_codes_out_of_range_are_named(tokens):
     _edited(tokens, "codes", lambda column: pa.chunked_array([pc_add(chunk, 9) for chunk in column.chunks]))
     with pytest.raises(ValueError, match=r"codes from .* to 2[0-9], the model's codebook has 0 to 15"):
-        list(Tokens.open(tokens).tracks("codes"))
+        list(TokenTable.open(tokens).sequences("codes"))
 
 
 def pc_add(chunk, number):
@@ -89,7 +90,7 @@ def pc_add(chunk, number):
 
 
 def test_a_table_and_its_source_match(tokens, clips):
-    matched = match_source(Tokens.open(tokens), clips)
+    matched = match_source(TokenTable.open(tokens), clips)
     assert matched.num_frames == {("a.mp4", ""): 24, ("b/left.mp4", ""): 30}
     assert matched.wanted == {("a.mp4", ""): 19, ("b/left.mp4", ""): 25}
     assert matched.left_out == Counter({"invalid: the future frame lies past the end": 10})
@@ -99,15 +100,15 @@ def test_a_missing_episode_a_shorter_video_and_another_rate_are_named(
     tmp_path, tokens, clips, moving_square, write_video
 ):
     with pytest.raises(ValueError, match=r"episode 'b/left.mp4' of .* is not in the source"):
-        match_source(Tokens.open(tokens), clips / "a.mp4")
+        match_source(TokenTable.open(tokens), clips / "a.mp4")
     write_video(tmp_path / "short" / "a.mp4", moving_square(20))
     write_video(tmp_path / "short" / "b" / "left.mp4", moving_square(30))
     with pytest.raises(ValueError, match=r"'a.mp4' has 20 frames in the source, .* labels frame 23: .* another video"):
-        match_source(Tokens.open(tokens), tmp_path / "short")
+        match_source(TokenTable.open(tokens), tmp_path / "short")
     write_video(tmp_path / "fast" / "a.mp4", moving_square(24), fps=20)
     write_video(tmp_path / "fast" / "b" / "left.mp4", moving_square(30))
     with pytest.raises(ValueError, match=r"frame 1 is at 0.050 s in the source and at 0.100 s .* another frame rate"):
-        match_source(Tokens.open(tokens), tmp_path / "fast")
+        match_source(TokenTable.open(tokens), tmp_path / "fast")
 
 
 @pytest.fixture(scope="module")
@@ -121,19 +122,19 @@ def encoded(tmp_path_factory, clips, tiny_model, tiny_processor):
 def test_another_video_of_the_same_length_and_rate_is_told_by_its_pixels(
     tmp_path, encoded, clips, moving_square, write_video
 ):
-    assert match_source(Tokens.open(encoded), clips).total_wanted == 44
+    assert match_source(TokenTable.open(encoded), clips).total_wanted == 44
     write_video(tmp_path / "a.mp4", moving_square(24, seed=2, step=5))
     write_video(tmp_path / "b" / "left.mp4", moving_square(30, seed=3, step=1))  # as seed 1 at step 2 was encoded
     with pytest.raises(
         ValueError, match=r"'b/left.mp4': from frame .* pixels change by .* in the table: another video"
     ):
-        match_source(Tokens.open(encoded), tmp_path)
+        match_source(TokenTable.open(encoded), tmp_path)
 
 
 def test_pairs_to_compare_are_spread_over_all_tracks(tmp_path, write_tokens):
     path = write_tokens(tmp_path / "t.parquet", {f"{number:03d}": 8 for number in range(100)}, columns=())
     sample = PairSample()
-    tracks = list(Tokens.open(path).tracks())
+    tracks = list(TokenTable.open(path).sequences())
     for track in tracks:
         sample.add(track)
     assert 4 <= len(sample.pairs) <= 8
@@ -147,12 +148,12 @@ def test_pairs_to_compare_are_spread_over_all_tracks(tmp_path, write_tokens):
 def test_an_export_in_its_own_source_is_refused(tokens, clips):
     for source in (clips, str(clips), [str(clips)]):
         with pytest.raises(ValueError, match="lies in its source"):
-            match_source(Tokens.open(tokens), source, out=clips / "new" / "out")
+            match_source(TokenTable.open(tokens), source, out=clips / "new" / "out")
 
 
 def test_episodes_among_paths_are_refused_and_not_dropped(tokens, clips):
     with pytest.raises(ValueError, match="mixes episodes and paths"):
-        match_source(Tokens.open(tokens), [load_episodes(clips)[0], str(clips)])
+        match_source(TokenTable.open(tokens), [load_episodes(clips)[0], str(clips)])
 
 
 def test_a_file_whose_name_is_no_text_is_found_as_encode_named_it(tmp_path, write_tokens, clips):
@@ -161,7 +162,7 @@ def test_a_file_whose_name_is_no_text_is_found_as_encode_named_it(tmp_path, writ
     shutil.copy(clips / "a.mp4", os.path.join(os.fsencode(folder), b"\xff.mp4"))
     name = load_episodes(folder)[0].id.encode("utf-8", "backslashreplace").decode()
     tokens = write_tokens(tmp_path / "t.parquet", {name: 24})
-    assert match_source(Tokens.open(tokens), folder).total_wanted == 19
+    assert match_source(TokenTable.open(tokens), folder).total_wanted == 19
 
 
 def test_pictures_lie_below_their_folder_whatever_the_episode_is_called():
@@ -183,7 +184,7 @@ def test_two_cameras_that_would_share_a_folder_are_refused():
 
 def test_thresholds_that_leave_nothing_are_refused(tokens, clips):
     with pytest.raises(ValueError, match=r"no pair of stride 5f is left to export .*44 code_margin below 2"):
-        match_source(Tokens.open(tokens, min_margin=2), clips)
+        match_source(TokenTable.open(tokens, min_margin=2), clips)
 
 
 def test_an_export_has_its_name_only_when_whole_and_goes_on_where_it_stopped(tmp_path):
@@ -294,7 +295,7 @@ def test_a_shuffle_keeps_every_line_and_follows_from_its_seed(tmp_path):
 def test_pictures_are_the_frames_asked_for_and_written_once(tmp_path, tokens, clips):
     from PIL import Image
 
-    matched = match_source(Tokens.open(tokens), clips)
+    matched = match_source(TokenTable.open(tokens), clips)
     episode = matched.episodes["a.mp4"]
     numbers = np.array([0, 7, 20])
     with export_folder(tmp_path / "out", {}) as folder:

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from lara_tokenizer.data import load_episodes
-from lara_tokenizer.encode import read_tokens
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.export import export_groot, groot
+from lara_tokenizer.table import read_tokens
 
 TOP = "observation.images.top"
 LENGTHS = (13, 9, 17)

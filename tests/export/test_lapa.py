@@ -11,9 +11,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lara_tokenizer.data import load_episodes
-from lara_tokenizer.encode import read_tokens
 from lara_tokenizer.export import export_lapa
 from lara_tokenizer.export.pictures import picture_name
+from lara_tokenizer.table import read_tokens
 
 PROMPT = "<s> You are a helpful assistant. USER: What action should the robot take to `push the box` ASSISTANT:"
 

@@ -21,15 +21,15 @@ import pytest
 
 from lara_tokenizer.data import load_episodes
 from lara_tokenizer.data.lerobot_writer import QUANTILES
-from lara_tokenizer.encode import read_tokens
-from lara_tokenizer.encode.schema import METADATA_KEY
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.export import export_lerobot, lerobot, lerobot_place, undo_lerobot
 from lara_tokenizer.export.lerobot_columns import IDS, LATENTS, VALID, VECTORS
 from lara_tokenizer.export.lerobot_place import InPlace
 from lara_tokenizer.export.lerobot_rows import Labels, episode_id
 from lara_tokenizer.export.lerobot_statistics import column_statistics, counted_statistics
-from lara_tokenizer.export.tracks import Tokens
+from lara_tokenizer.table import read_tokens
+from lara_tokenizer.table.metadata import METADATA_KEY
+from lara_tokenizer.table.reader import TokenTable
 
 TOP = "observation.images.top"
 LENGTHS = (13, 9, 17)
@@ -272,9 +272,9 @@ def test_data_files_in_any_order_get_their_own_labels(plain, table, checkpoint, 
 
 def test_episodes_that_the_table_lacks_do_not_read_it_again(tmp_path, write_tokens, monkeypatch):
     table = write_tokens(tmp_path / "t.parquet", {episode_id(e): 8 for e in (0, 1, 6, 7)})
-    read, real = [], Tokens.tracks
-    monkeypatch.setattr(Tokens, "tracks", lambda *a: read.append(a) or real(*a))
-    labels = Labels(Tokens.open(table), "codes")
+    read, real = [], TokenTable.tracks
+    monkeypatch.setattr(TokenTable, "tracks", lambda *a: read.append(a) or real(*a))
+    labels = Labels(TokenTable.open(table), "codes")
     assert [labels.track(e) is not None for e in range(10)] == [e in (0, 1, 6, 7) for e in range(10)]
     assert len(read) == 1
     assert [labels.track(e) is not None for e in (7, 3, 1, 9)] == [True, False, True, False]

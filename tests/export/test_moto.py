@@ -23,12 +23,12 @@ from typer.testing import CliRunner
 
 from lara_tokenizer.data import Episode, load_episodes
 from lara_tokenizer.data.episode import FrameIndex, Signals
-from lara_tokenizer.encode import read_tokens
 from lara_tokenizer.errors import EpisodeReadError, JobMismatchError
 from lara_tokenizer.export import export_moto, moto_lmdb
 from lara_tokenizer.export.moto_lmdb import Steps, write_lmdb
 from lara_tokenizer.export.moto_values import features, tensors
 from lara_tokenizer.export.moto_wrapper import StoredCodes, keep_patch_order, stored_codes, with_stored_codes
+from lara_tokenizer.table import read_tokens
 
 LENGTHS = {"a.mp4": 24, "b/left.mp4": 30}
 GAP = 5

@@ -12,9 +12,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from lara_tokenizer.encode import read_tokens
 from lara_tokenizer.export import act_text, act_tokens, add_act_tokens, export_univla, parse_act_text
 from lara_tokenizer.export.pictures import picture_name
+from lara_tokenizer.table import read_tokens
 
 K = 128
 

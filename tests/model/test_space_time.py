@@ -178,7 +178,7 @@ def test_without_antialiasing_frames_are_those_of_a_float_resize(resample):
 def test_fields_and_hash_of_a_processor_from_before_there_was_a_crop_are_the_same():
     pytest.importorskip("av")
     pytest.importorskip("pyarrow")
-    from lara_tokenizer.encode.checkpoint import processor_sha256
+    from lara_tokenizer.checkpoint import processor_sha256
 
     folder = Path(str(resolve_checkpoint("lara-lam")))
     saved = json.loads((folder / "preprocessor_config.json").read_text())

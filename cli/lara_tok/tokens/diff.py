@@ -23,7 +23,7 @@ def diff_tokens(
 
     Example: lara-tok tokens diff before.parquet after.parquet
     """
-    from lara_tokenizer.encode import diff_tokens as diff
+    from lara_tokenizer.table import diff_tokens as diff
 
     result = diff(a, b).to_dict()
     emit(result, json_, _render)

@@ -20,7 +20,7 @@ def merge_tokens(
 
     Example: lara-tok tokens merge left.parquet right.parquet --out tokens.parquet
     """
-    from lara_tokenizer.encode import merge_tokens as merge
+    from lara_tokenizer.table import merge_tokens as merge
 
     emit(merge(tables, out).to_dict(), json_, _render)
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lara_tokenizer.export.lerobot_folder import DataFile, RowKeys, batches
-from lara_tokenizer.export.tracks import Tokens, Track
+from lara_tokenizer.table.reader import TokenSequence, TokenTable
 
 Features = Mapping[str, Mapping[str, Any]]  # as in info.json, in the order of the columns
 
@@ -50,17 +50,17 @@ class Labels:
     """A table's labels by episode and frame. Quick where episodes are asked for in the table's order; one that comes
     before the last one asked for is found by reading the table again."""
 
-    def __init__(self, tokens: Tokens, *columns: str) -> None:
+    def __init__(self, tokens: TokenTable, *columns: str) -> None:
         self._tokens, self._columns = tokens, columns
-        self._tracks: Iterator[Track] = iter(())
-        self._last: Track | None = None
+        self._tracks: Iterator[TokenSequence] = iter(())
+        self._last: TokenSequence | None = None
         self._asked: str | None = None
 
-    def track(self, episode: int) -> Track | None:
+    def track(self, episode: int) -> TokenSequence | None:
         """The rows of an episode; None where the table has none."""
         name = episode_id(episode)
         if self._asked is None or name < self._asked:  # `_last` lies behind, where the table lacks what was asked for
-            self._tracks = self._tokens.tracks(*self._columns)
+            self._tracks = self._tokens.sequences(*self._columns)
             self._last = next(self._tracks, None)
         self._asked = name
         while self._last is not None and self._last.episode < name:
@@ -76,7 +76,7 @@ class Labels:
         if track is None:
             return self._none(len(frames))
         places = np.minimum(np.searchsorted(track.frames, frames), len(track.frames) - 1)
-        wanted = (track.frames[places] == frames) & track.wanted[places]
+        wanted = (track.frames[places] == frames) & track.selected[places]
         picked = places[wanted]
         return RowLabels(
             wanted,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
-from lara_tokenizer.encode.checkpoint import file_sha256
+from lara_tokenizer.checkpoint import file_sha256
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.export.folder import ExportFolder, export_folder
 from lara_tokenizer.export.hub import check_push, push_dataset
@@ -28,7 +28,7 @@ from lara_tokenizer.export.manifest import (
     write_manifest,
 )
 from lara_tokenizer.export.matching import Matched, match_source
-from lara_tokenizer.export.tracks import SelectOptions, Tokens
+from lara_tokenizer.table.reader import SelectOptions, TokenTable
 
 Progress = Callable[[int, int], None]  # data files done, and of how many
 
@@ -60,7 +60,7 @@ def export_lerobot(
         model: where the checkpoint lies that made the table, for its codebook; None takes the one it names.
         push: "user/name" of a dataset repository on the Hub that gets the labelled dataset.
         progress: called with the number of data files that are done, and of all.
-        select: see `Tokens.open`; one camera, as a dataset has one set of labels.
+        select: see `TokenTable.open`; one camera, as a dataset has one set of labels.
 
     Raises:
         ValueError: table and source do not match; the dataset has labels already; `out` exists; other weights.
@@ -103,9 +103,9 @@ def undo_lerobot(dataset: str | os.PathLike[str]) -> Path:
     return place.dataset
 
 
-def open_for_dataset(tokens: str | os.PathLike[str], **select: Unpack[SelectOptions]) -> Tokens:
-    """A table, one camera of it. Raises ValueError, as `Tokens.open`."""
-    opened = Tokens.open(tokens, **select)
+def open_for_dataset(tokens: str | os.PathLike[str], **select: Unpack[SelectOptions]) -> TokenTable:
+    """A table, one camera of it. Raises ValueError, as `TokenTable.open`."""
+    opened = TokenTable.open(tokens, **select)
     if len(opened.cameras) > 1:
         raise ValueError(
             f"cameras {', '.join(opened.cameras)}: a dataset has one set of labels. Choose one with --camera."
@@ -113,7 +113,7 @@ def open_for_dataset(tokens: str | os.PathLike[str], **select: Unpack[SelectOpti
     return opened
 
 
-def match_dataset(tokens: Tokens, dataset: LeRobotFolder) -> Matched:
+def match_dataset(tokens: TokenTable, dataset: LeRobotFolder) -> Matched:
     """`match_source`, and every episode of the table is one of the dataset's, whole. Raises ValueError."""
     matched = match_source(tokens, f"lerobot:{dataset.root}")
     for episode in matched.episodes.values():
@@ -155,7 +155,7 @@ def _check_unlabelled(dataset: LeRobotFolder) -> None:
 class _Labelling:
     """A dataset and the columns that a table gives it."""
 
-    tokens: Tokens
+    tokens: TokenTable
     dataset: LeRobotFolder
     columns: LabelColumns
 
@@ -179,7 +179,7 @@ class _Labelling:
 
 
 def _export_beside(
-    tokens: Tokens, root: Path, out: Path, model: str | os.PathLike[str] | None, progress: Progress
+    tokens: TokenTable, root: Path, out: Path, model: str | os.PathLike[str] | None, progress: Progress
 ) -> ExportSummary:
     dataset = LeRobotFolder.open(root)
     _check_unlabelled(dataset)
@@ -193,7 +193,7 @@ def _export_beside(
 
 
 def _export_in_place(
-    tokens: Tokens, place: InPlace, model: str | os.PathLike[str] | None, progress: Progress
+    tokens: TokenTable, place: InPlace, model: str | os.PathLike[str] | None, progress: Progress
 ) -> ExportSummary:
     if (summary := _finished(tokens, place, model)) is not None:
         return summary
@@ -213,7 +213,7 @@ def _export_in_place(
     return summary
 
 
-def _finished(tokens: Tokens, place: InPlace, model: str | os.PathLike[str] | None) -> ExportSummary | None:
+def _finished(tokens: TokenTable, place: InPlace, model: str | os.PathLike[str] | None) -> ExportSummary | None:
     """The summary of this very export where it is in place already: a kill may come right after the exchange."""
     if read_label_manifest(place.dataset) is None or not (place.backup / INFO).is_file():
         return None

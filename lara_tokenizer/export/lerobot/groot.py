@@ -38,7 +38,7 @@ from lara_tokenizer.export.manifest import (
     summary_of,
     write_manifest,
 )
-from lara_tokenizer.export.tracks import SelectOptions, Tokens
+from lara_tokenizer.table.reader import SelectOptions, TokenTable
 
 COLUMN, TAG = "lapa_action", "<LAPA>"
 STEP_FILTER, DISCARDED = "meta/step_filter.jsonl", "discarded_episode_indices"
@@ -92,7 +92,7 @@ def export_groot(
         scale: what z is divided by; None takes the largest magnitude of all pairs that are exported. Give the one of
             the first export's manifest where several datasets are trained on together.
         progress: called with the number of data files that are done, and of all.
-        select: see `Tokens.open`; one camera.
+        select: see `TokenTable.open`; one camera.
 
     Raises:
         ValueError: as `export_lerobot`; a table without latents, latents that do not fit, a dataset v3.0.
@@ -101,7 +101,7 @@ def export_groot(
     16
     """
     opened = open_for_dataset(tokens, **select)
-    opened.need("latents", COLUMN)
+    opened.require("latents", COLUMN)
     size = _size(opened, action_horizon, max_action_dim)
     dataset = LeRobotFolder.open(Path(source))
     _check_dataset(dataset)
@@ -127,7 +127,7 @@ def export_groot(
     return summary
 
 
-def _size(tokens: Tokens, action_horizon: int, max_action_dim: int) -> int:
+def _size(tokens: TokenTable, action_horizon: int, max_action_dim: int) -> int:
     if min(action_horizon, max_action_dim) < 1:
         raise ValueError(f"action_horizon {action_horizon}, max_action_dim {max_action_dim}: take at least 1")
     size, needed = action_horizon * max_action_dim, tokens.num_latents * tokens.codebook_dim
@@ -154,12 +154,12 @@ def _check_dataset(dataset: LeRobotFolder) -> None:
     _stored_filter(dataset)
 
 
-def _scale(tokens: Tokens, asked: float | None) -> float:
+def _scale(tokens: TokenTable, asked: float | None) -> float:
     """The largest magnitude of the wanted latents loses nothing: one factor, no clipping, undone exactly."""
     largest = 0.0
-    for track in tokens.tracks("latents"):
+    for track in tokens.sequences("latents"):
         assert track.latents is not None
-        latents = finite(RowLabels(track.wanted, None, track.latents[track.wanted]))
+        latents = finite(RowLabels(track.selected, None, track.latents[track.selected]))
         largest = max(largest, float(np.abs(latents).max(initial=0)))
     if asked is None:
         return largest or 1.0
@@ -169,7 +169,7 @@ def _scale(tokens: Tokens, asked: float | None) -> float:
 
 
 def _build(
-    dataset: LeRobotFolder, folder: ExportFolder, tokens: Tokens, column: LapaColumn, progress: Progress
+    dataset: LeRobotFolder, folder: ExportFolder, tokens: TokenTable, column: LapaColumn, progress: Progress
 ) -> set[str]:
     """The dataset in `folder`; the files that are its own."""
     labels = Labels(tokens, "latents")

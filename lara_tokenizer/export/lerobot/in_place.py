@@ -24,12 +24,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from lara_tokenizer.checkpoint import file_sha256
 from lara_tokenizer.data.files import LocalFiles
-from lara_tokenizer.encode.checkpoint import file_sha256
-from lara_tokenizer.encode.fingerprint import differences
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.export.exchange import check_exchange, exchange
 from lara_tokenizer.export.lock import locked
+from lara_tokenizer.table.metadata import differences
 
 LABEL_MANIFEST, BACKUP = "label_manifest.json", ".before-labels"
 # What is smaller is copied: programs edit small files in place, and a link would change the old dataset with them.

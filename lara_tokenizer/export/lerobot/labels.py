@@ -15,7 +15,7 @@ import numpy as np
 from lara_tokenizer.export.codebook import read_codebook
 from lara_tokenizer.export.lerobot_rows import Features, RowLabels
 from lara_tokenizer.export.lerobot_statistics import Statistics, column_statistics, counted_statistics
-from lara_tokenizer.export.tracks import Tokens
+from lara_tokenizer.table.reader import TokenTable
 
 PREFIX = "latent_labels."
 IDS, VECTORS, LATENTS, VALID = (
@@ -40,7 +40,7 @@ class LabelColumns:
     has_latents: bool
 
     @classmethod
-    def of(cls, tokens: Tokens, model: str | os.PathLike[str] | None) -> LabelColumns:
+    def of(cls, tokens: TokenTable, model: str | os.PathLike[str] | None) -> LabelColumns:
         """Raises ValueError, as `read_codebook`."""
         codebook = read_codebook(tokens, model) if "codes" in tokens.columns else None
         return cls(tokens.num_latents, tokens.codebook_dim, codebook, "latents" in tokens.columns)

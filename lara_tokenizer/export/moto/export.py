@@ -51,7 +51,7 @@ from lara_tokenizer.export.moto_plan import (
 )
 from lara_tokenizer.export.moto_video import VideoTask, video_name, write_videos
 from lara_tokenizer.export.pictures import IMAGES, PictureTask, frame_file, picture_folder, write_pictures
-from lara_tokenizer.export.tracks import SelectOptions, Tokens, Track
+from lara_tokenizer.table.reader import SelectOptions, TokenSequence, TokenTable
 
 _LMDB = "lmdb"  # the part of the export that is remembered once it is whole
 
@@ -89,11 +89,11 @@ def export_moto(
         from_list: the list of clips, where the table was made from one.
         workers: processes that decode video; None takes one a core, 0 none but this one.
         progress: called as files are finished.
-        select: which rows; see `Tokens.open`.
+        select: which rows; see `TokenTable.open`.
 
     Raises:
         ValueError: table and source do not match, the gap of the pairs varies, actions are not 7 wide, or see
-            `Tokens.open`; before anything is written.
+            `TokenTable.open`; before anything is written.
         ImportError: the lmdb package is not installed.
         EpisodeReadError: an episode cannot be read.
 
@@ -102,8 +102,8 @@ def export_moto(
     """
     check_options(style, name, actions, video)
     need_lmdb()
-    opened = Tokens.open(tokens, **select)
-    opened.need("codes", "latent_motion_ids")
+    opened = TokenTable.open(tokens, **select)
+    opened.require("codes", "latent_motion_ids")
     if len(opened.cameras) > 1:
         raise ValueError(f"cameras {', '.join(opened.cameras)}: Moto has one a dataset. Choose with --camera.")
     job = export_job("moto", opened, style=style, name=name, instruction=instruction, actions=actions, video=video)
@@ -189,13 +189,13 @@ def _counter(plan: Plan, progress: Progress | None) -> Callable[[], None]:
 def _episodes(plan: Plan, folder: Path, progress: Progress | None) -> Iterator[Steps]:
     """Every frame of every episode, labelled or not."""
     num_frames, one_more = plan.num_frames, _counter(plan, progress)
-    for episode, track in plan.matched.tracks("codes", "text"):
+    for episode, track in plan.matched.sequences("codes", "text"):
         assert track.codes is not None
         frames = num_frames[episode.id]
         codes = np.full((frames, track.codes.shape[1]), -1, np.int16)
         valid = np.zeros(frames, bool)
-        labelled = track.frames[track.wanted]
-        codes[labelled], valid[labelled] = track.codes[track.wanted], True
+        labelled = track.frames[track.selected]
+        codes[labelled], valid[labelled] = track.codes[track.selected], True
         yield Steps(
             codes=codes,
             valid=valid,
@@ -206,7 +206,7 @@ def _episodes(plan: Plan, folder: Path, progress: Progress | None) -> Iterator[S
         one_more()
 
 
-def _texts(episode: Episode, track: Track, frames: int, default: str | None) -> list[str]:
+def _texts(episode: Episode, track: TokenSequence, frames: int, default: str | None) -> list[str]:
     """The instruction of each frame; one without a row has that of the row before."""
     texts = instructions(episode, track, default)
     if len(set(texts)) == 1:

@@ -67,8 +67,8 @@ def check_options(style: str, name: str, actions: bool, video: bool) -> None:
 def check_tracks(matched: Matched, style: str, instruction: str | None) -> int:
     """The gap of all pairs in frames; every episode has an instruction."""
     gaps: set[int] = set()
-    for episode, track in matched.tracks("text"):
-        gaps |= set(np.unique((track.futures - track.frames)[track.wanted]).tolist())
+    for episode, track in matched.sequences("text"):
+        gaps |= set(np.unique((track.futures - track.frames)[track.selected]).tolist())
         texts = sorted(set(instructions(episode, track, instruction)))
         if style == "calvin" and len(texts) > 1:
             raise ValueError(

@@ -20,10 +20,10 @@ from lara_tokenizer.export.manifest import ExportSummary, export_job, finished_e
 from lara_tokenizer.export.matching import Matched, Source, match_source
 from lara_tokenizer.export.names import check_distinct
 from lara_tokenizer.export.parallel import run_tasks
-from lara_tokenizer.export.tracks import SelectOptions, Tokens
 from lara_tokenizer.export.webdataset_plan import Slice, plan_shards, sample_folder, shard_name, shard_urls
 from lara_tokenizer.export.webdataset_rows import write_rows
 from lara_tokenizer.export.webdataset_shard import UNFINISHED, ShardTask, write_shard
+from lara_tokenizer.table.reader import SelectOptions, TokenTable
 
 # A shard of about 1 GB is the custom: so many pairs of 640 x 480 pictures. Of smaller ones more fit.
 SHARD_SIZE = 5_000
@@ -58,7 +58,7 @@ def export_webdataset(
         from_list: the list of clips, where the table was made from one.
         workers: processes that make shards; None takes one a core, 0 none but this one.
         progress: called with the number of pairs in finished shards, and of all pairs.
-        select: which pairs, see `Tokens.open`.
+        select: which pairs, see `TokenTable.open`.
 
     Raises:
         ValueError: before anything is written, for a source that is not the table's, bad options, and where `out`
@@ -73,7 +73,7 @@ def export_webdataset(
         raise ValueError(f"shard_size {shard_size}: takes 1 pair or more")
     if seed < 0:
         raise ValueError(f"seed {seed}: takes 0 or more")
-    opened = Tokens.open(tokens, **select)
+    opened = TokenTable.open(tokens, **select)
     job = export_job("webdataset", opened, shard_size=shard_size, seed=seed, images=images)
     if (finished := finished_export(out, job)) is not None:
         return finished
@@ -131,7 +131,7 @@ def _task(folder: ExportFolder, matched: Matched, number: int, slices: list[Slic
     )
 
 
-def _settings(tokens: Tokens, shards: int, shard_size: int, images: bool) -> dict[str, Any]:
+def _settings(tokens: TokenTable, shards: int, shard_size: int, images: bool) -> dict[str, Any]:
     """By the names in which `webdataset.WebDataset` and its methods take them."""
     fields = ["jpg", "future.jpg"] if images else []
     fields += [f"{name}.npy" for name in ("codes", "latents") if name in tokens.columns]

@@ -16,15 +16,15 @@ import pyarrow as pa
 
 from lara_tokenizer.data import Episode
 from lara_tokenizer.export.matching import Matched
-from lara_tokenizer.export.tracks import Tokens, Track
+from lara_tokenizer.table.reader import TokenSequence, TokenTable
 
 
 def write_rows(matched: Matched, path: Path) -> None:
     """Batch number i is the wanted rows of the i-th key of `matched.wanted`."""
     schema = _schema(matched.tokens)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for episode, track in matched.tracks("codes", "latents", "text"):
-            if track.wanted.any():
+        for episode, track in matched.sequences("codes", "latents", "text"):
+            if track.selected.any():
                 writer.write_batch(_batch(episode, track, schema))
 
 
@@ -35,7 +35,7 @@ def open_rows(path: Path) -> Iterator[pa.ipc.RecordBatchFileReader]:
         yield reader
 
 
-def _schema(tokens: Tokens) -> pa.Schema:
+def _schema(tokens: TokenTable) -> pa.Schema:
     fields: list[tuple[str, pa.DataType]] = [
         ("episode_index", pa.int64()),
         ("frame_index", pa.int32()),
@@ -53,7 +53,7 @@ def _schema(tokens: Tokens) -> pa.Schema:
     return pa.schema(fields)
 
 
-def _batch(episode: Episode, track: Track, schema: pa.Schema) -> pa.RecordBatch:
+def _batch(episode: Episode, track: TokenSequence, schema: pa.Schema) -> pa.RecordBatch:
     texts = track.texts or [None] * len(track.frames)
     columns: dict[str, Any] = {
         "episode_index": np.full(len(track.frames), track.episode_index, object),
@@ -69,7 +69,7 @@ def _batch(episode: Episode, track: Track, schema: pa.Schema) -> pa.RecordBatch:
     }
     arrays = []
     for field in schema:
-        values = columns[field.name][track.wanted]
+        values = columns[field.name][track.selected]
         if pa.types.is_fixed_size_list(field.type):
             arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=field.type))
         else:

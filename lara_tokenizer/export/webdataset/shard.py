@@ -23,12 +23,12 @@ import pyarrow as pa
 from PIL import Image
 
 from lara_tokenizer.data import Episode
-from lara_tokenizer.encode.read import matrix
 from lara_tokenizer.export.frames import frame_chunks
 from lara_tokenizer.export.pictures import JPEG_QUALITY
 from lara_tokenizer.export.tar_writer import TarWriter
 from lara_tokenizer.export.webdataset_plan import Slice, sample_folder
 from lara_tokenizer.export.webdataset_rows import open_rows
+from lara_tokenizer.table.reader import matrix
 
 UNFINISHED = ".tmp"  # the ending of what is not whole
 _BUFFER = 1 << 20  # bytes

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lara_tokenizer.encode import read_metadata, read_tokens
+from lara_tokenizer.table import read_metadata, read_tokens
 
 MISSING = -1
 

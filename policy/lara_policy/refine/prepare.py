@@ -18,9 +18,9 @@ from lara_policy.refine.codes import CodeTable
 from lara_policy.refine.joint import ALONE, LaraModel, differing_pixels
 from lara_policy.refine.recipe import RefineRecipe
 from lara_policy.refine.samples import Demonstration, PolicySamples, measure_embodiment, read_demonstrations
+from lara_tokenizer.checkpoint import Checkpoint
 from lara_tokenizer.data import Episode
 from lara_tokenizer.data.stride import Stride
-from lara_tokenizer.encode.checkpoint import Checkpoint
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train.frames import FrameCache
 from lara_tokenizer.train.mixture import PairedStream, StridePairs, split_streams

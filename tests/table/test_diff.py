@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from token_tables import edited, write_table
 
-from lara_tokenizer.encode import diff_tokens, read_tokens
-from lara_tokenizer.encode.code_moves import CodeMoves
+from lara_tokenizer.table import diff_tokens, read_tokens
+from lara_tokenizer.table.diff import CodeMoves
 
 TRACKS = {("a.mp4", "", "2f"): 12, ("a.mp4", "", "5f"): 12, ("b.mp4", "", "2f"): 30, ("b.mp4", "", "5f"): 30}
 
@@ -160,7 +160,7 @@ def test_a_table_out_of_order_is_refused(tmp_path, table):
 
 
 def test_moves_are_counted_the_same_in_any_pieces(monkeypatch):
-    monkeypatch.setattr("lara_tokenizer.encode.code_moves._WAITING", 50)
+    monkeypatch.setattr("lara_tokenizer.table.diff._WAITING", 50)
     before, after = np.random.default_rng(0).integers(0, 5, (2, 200, 3)).astype(np.int16)
     whole, pieces = CodeMoves(5), CodeMoves(5)
     whole.add(before, after)

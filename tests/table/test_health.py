@@ -9,11 +9,10 @@ import torch
 
 from lara_tokenizer import metrics
 from lara_tokenizer.data import Signals
-from lara_tokenizer.encode.counts import CodeSample, Directions, TokenCounts
-from lara_tokenizer.encode.health import health_of
-from lara_tokenizer.encode.moving_pairs import MovingPairs
 from lara_tokenizer.encode.plan import Job, Pairs, Unit
 from lara_tokenizer.encode.rows import EncodedPairs, Rows
+from lara_tokenizer.table.health import health_of
+from lara_tokenizer.table.statistics import CodeSample, Directions, MotionCounts, TokenCounts
 
 N, K, PAIRS = 4, 16, 200
 RNG = np.random.default_rng(0)
@@ -34,7 +33,7 @@ def table_of(codes=None, latents=None, motion=0.1, camera="") -> pa.Table:
 
 
 def health(*tables, moving=None, codebook_size=K):
-    counts = TokenCounts(N, codebook_size, moving_by_camera={"": MovingPairs(PAIRS, 0)} if moving is None else moving)
+    counts = TokenCounts(N, codebook_size, moving_by_camera={"": MotionCounts(PAIRS, 0)} if moving is None else moving)
     for table in tables:
         counts.add(table)
     return health_of(counts)
@@ -105,10 +104,10 @@ def test_a_camera_that_shows_nothing_is_named():
 
 
 def test_a_moving_camera_is_told_by_its_share():
-    found = health(table_of(RANDOM), moving={"": MovingPairs(200, 142)})
+    found = health(table_of(RANDOM), moving={"": MotionCounts(200, 142)})
     assert names(found) == ["camera-driven"]
     assert found.warnings[0].sentence.startswith("71% of the moving pairs move as a whole picture: codes may name")
-    found = health(table_of(RANDOM), moving={"top": MovingPairs(100, 2), "wrist": MovingPairs(100, 98)})
+    found = health(table_of(RANDOM), moving={"top": MotionCounts(100, 2), "wrist": MotionCounts(100, 98)})
     assert [warning.camera for warning in found.warnings] == ["wrist"]
     assert found.figures.whole_picture_share == 0.5
     assert found.figures.whole_picture_share_by_camera == {"top": 0.02, "wrist": 0.98}
@@ -123,7 +122,7 @@ def test_a_table_that_does_not_know_its_camera_says_so():
 
 
 def test_a_handful_of_pairs_is_not_judged():
-    found = health(table_of(np.zeros((29, N))), moving={"": MovingPairs(29, 29)})
+    found = health(table_of(np.zeros((29, N))), moving={"": MotionCounts(29, 29)})
     assert found.warnings == []
     assert found.verdict == "too few moving pairs to judge the labels (29; it takes 30)"
     empty = health(moving={})
@@ -152,7 +151,7 @@ def test_the_spread_is_that_of_the_metrics_in_any_order():
 
 @pytest.mark.parametrize("cuts", [1, 3, 50])
 def test_the_sample_of_a_long_table_does_not_depend_on_its_pieces(monkeypatch, cuts):
-    monkeypatch.setattr("lara_tokenizer.encode.counts._SAMPLE", 100)
+    monkeypatch.setattr("lara_tokenizer.table.statistics._SAMPLE", 100)
     codes = planted(0.4, [1, 2, 3, 4], RNG.integers(0, K, (1000, N))).astype(np.int16)
     codes = codes[np.random.default_rng(1).permutation(1000)]
     sample = CodeSample(N)

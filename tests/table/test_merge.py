@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from token_tables import edited, write_table
 
-from lara_tokenizer.encode import describe, encode_dataset, merge_tokens, read_metadata, read_tokens
-from lara_tokenizer.encode.schema import KEY
+from lara_tokenizer.table import describe, merge_tokens, read_metadata, read_tokens
+from lara_tokenizer.table.schema import KEY
 
 LEFT = {("a", "", "2f"): 9, ("c", "", "2f"): 30}
 RIGHT = {("b", "", "2f"): 12, ("d", "", "2f"): 5}
@@ -68,20 +68,6 @@ def test_a_folder_beside_the_target_is_left_alone(tmp_path, left, right):
     merge_tokens([left, right], tmp_path / "out.parquet")
     assert (mine / "x").read_text() == "mine"
     assert list(tmp_path.glob("out.parquet.*")) == [mine]
-
-
-def test_strides_and_episodes_of_real_tables_join_to_what_one_job_writes(tmp_path, clips, tiny_checkpoint):
-    options = {"columns": ("latents",), "workers": 0}
-    for stride in ("2f", "5f"):
-        encode_dataset(clips, tiny_checkpoint, out=tmp_path / f"{stride}.parquet", strides=stride, **options)
-    both = tmp_path / "both.parquet"
-    encode_dataset(clips, tiny_checkpoint, out=both, strides=["2f", "5f"], **options)
-    summary = merge_tokens([tmp_path / "5f.parquet", tmp_path / "2f.parquet"], tmp_path / "merged.parquet")
-    assert (tmp_path / "merged.parquet").read_bytes() == both.read_bytes()
-    assert summary.notes == []
-    assert encode_dataset(
-        clips, tiny_checkpoint, out=tmp_path / "merged.parquet", strides=["2f", "5f"], **options
-    ).already_complete
 
 
 def test_metadata_adds_up(tmp_path):

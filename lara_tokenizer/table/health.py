@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lara_tokenizer.encode.counts import TokenCounts, perplexity
-from lara_tokenizer.encode.moving_pairs import MovingPairs
+from lara_tokenizer.table.statistics import MotionCounts, TokenCounts, perplexity
 
 ENOUGH_PAIRS = 30  # fewer say nothing about a codebook, or a camera
 # Use of the codebook, log(perplexity) / log(K): 1 for K codes alike, 0 for a single one.
@@ -127,10 +126,10 @@ def _code_figures(counts: TokenCounts) -> CodeFigures | None:
     )
 
 
-def _whole_picture(by_camera: Mapping[str, MovingPairs] | None) -> tuple[float | None, dict[str, float] | None]:
+def _whole_picture(by_camera: Mapping[str, MotionCounts] | None) -> tuple[float | None, dict[str, float] | None]:
     if by_camera is None:
         return None, None
-    together = sum(by_camera.values(), MovingPairs())
+    together = sum(by_camera.values(), MotionCounts())
     shares = {camera: moving.whole_picture_share for camera, moving in sorted(by_camera.items()) if moving.pairs}
     return together.whole_picture_share if together.pairs else None, shares
 

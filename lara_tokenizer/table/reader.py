@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -17,8 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lara_tokenizer.encode.read import check_frames, iter_runs, iter_tables, matrix
-from lara_tokenizer.encode.schema import read_metadata, token_files
+from lara_tokenizer.table.metadata import read_metadata, token_files
 
 _ALWAYS = (
     "episode",
@@ -33,8 +33,67 @@ _ALWAYS = (
 _JUDGED_BY = ("code_margin", "motion", "valid")
 
 
+def read_tokens(tokens: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The whole table, or some of its columns. Raises ValueError for a table that is not ours.
+
+    >>> read_tokens("tokens.parquet", ["codes"]).num_rows  # doctest: +SKIP
+    1204
+    """
+    read_metadata(tokens)
+    return pa.concat_tables([pq.read_table(file, columns=columns) for file in token_files(tokens)]).unify_dictionaries()
+
+
+def iter_tables(tokens: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The table in pieces of one row group."""
+    for path in token_files(tokens):
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns=columns)
+
+
+def iter_runs(
+    pieces: Iterable[pa.Table], names: Sequence[str], source: str | Path
+) -> Iterator[tuple[tuple[str, ...], pa.Table]]:
+    """Rows of a table that agree in `names`, all of them together, with what they agree in; in the table's order.
+
+    Args:
+        pieces: of a table that is sorted by `names`, as `iter_tables` gives them; a run may go over several.
+        names: columns of text: the first of the table's key.
+        source: the table, for the error.
+
+    Raises ValueError for rows that are not in the table's order.
+    """
+    waiting: list[pa.Table] = []
+    before: tuple[str, ...] = ()
+    for piece in pieces:
+        for key, rows in _runs(piece, names):
+            if waiting and key < before:
+                raise ValueError(f"{source} is not sorted by {', '.join(names)}: it was edited.")
+            if waiting and key != before:
+                yield before, _one_table(waiting)
+                waiting = []
+            waiting.append(rows)
+            before = key
+    if waiting:
+        yield before, _one_table(waiting)
+
+
+def check_frames(run: pa.Table, episode: str, source: str | Path) -> None:
+    """Raises ValueError where the frames of a run of one episode, camera and stride do not increase."""
+    if not (np.diff(run["frame_index"].to_numpy()) > 0).all():
+        raise ValueError(f"{source}: rows of episode {episode!r} are out of order, or there twice: it was edited.")
+
+
+def matrix(table: pa.Table, name: str) -> np.ndarray | None:
+    """A column of lists of one length as (rows, length); None where the table has no such column."""
+    if name not in table.column_names:
+        return None
+    values = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(-1, table.schema.field(name).type.list_size)
+
+
 class SelectOptions(TypedDict, total=False):
-    """The keywords of `Tokens.open`, for functions that pass them on."""
+    """The keywords of `TokenTable.open`, for functions that pass them on."""
 
     stride: str | None
     cameras: str | Sequence[str]
@@ -43,7 +102,7 @@ class SelectOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Track:
+class TokenSequence:
     """The rows of one episode, camera and stride, in the order of frames; R may be less than the episode has frames.
 
     Fields:
@@ -52,7 +111,7 @@ class Track:
         codes: int16 (R, N), -1 where invalid; None for a continuous bottleneck, or where they were not asked for.
         latents: float16 (R, N * D), z before quantization; None where the table has none, or they were not asked for.
         margins, motions: float32 (R,), `code_margin` and `motion`; NaN where there is none.
-        wanted: bool (R,), the pairs to train on: valid, and above the thresholds that were given.
+        selected: bool (R,), the pairs to train on: valid, and above the thresholds that were given.
         texts: R instructions, None where there is none; None where the table has no such column, or was not asked.
     """
 
@@ -67,12 +126,12 @@ class Track:
     latents: np.ndarray | None
     margins: np.ndarray
     motions: np.ndarray
-    wanted: np.ndarray
+    selected: np.ndarray
     texts: list[str | None] | None
 
 
 @dataclass(slots=True)
-class Tokens:
+class TokenTable:
     """What of a table is exported.
 
     Fields:
@@ -81,7 +140,7 @@ class Tokens:
         cameras: in the table's order.
         min_margin, min_motion: pairs below are not wanted.
         columns: names of the table's columns.
-        left_out: why and how many rows of this stride and these cameras are not wanted; filled by `tracks`.
+        left_out: why and how many rows of this stride and these cameras are not wanted; filled by `sequences`.
     """
 
     path: Path
@@ -102,7 +161,7 @@ class Tokens:
         cameras: str | Sequence[str] = (),
         min_margin: float = 0.0,
         min_motion: float = 0.0,
-    ) -> Tokens:
+    ) -> TokenTable:
         """Look at a table and settle what of it is exported.
 
         Args:
@@ -115,7 +174,7 @@ class Tokens:
         Raises:
             ValueError: not a table of tokens; a stride or camera that it does not have, or must be chosen.
 
-        >>> Tokens.open("tokens.parquet").stride  # doctest: +SKIP
+        >>> TokenTable.open("tokens.parquet").stride  # doctest: +SKIP
         '0.6s'
         """
         path = Path(tokens)
@@ -150,7 +209,7 @@ class Tokens:
         """K; None for a continuous bottleneck."""
         return self.metadata["model"]["codebook_size"]
 
-    def need(self, column: str, used_for: str) -> None:
+    def require(self, column: str, used_for: str) -> None:
         """Raises ValueError where the table has no `column`, with what to do."""
         if column in self.columns:
             return
@@ -160,11 +219,11 @@ class Tokens:
             cure = f"Encode again with --with {column}"
         raise ValueError(f"{self.path} has no column {column!r}, needed for {used_for}. {cure}.")
 
-    def tracks(self, *columns: str) -> Iterator[Track]:
+    def sequences(self, *columns: str) -> Iterator[TokenSequence]:
         """The rows of this stride and these cameras, in the table's order: by episode, camera and frame.
 
         Args:
-            columns: what to read beside what a `Track` always has: "codes", "latents", "text". One that the table
+            columns: what to read beside what is always read: "codes", "latents", "text". One that the table
                 does not have is None in the track.
 
         Raises:
@@ -174,20 +233,20 @@ class Tokens:
         read = [name for name in self.columns if name in (*_ALWAYS, *_JUDGED_BY, *columns)]
         pieces = map(self._of_selection, iter_tables(self.path, read))
         for key, rows in iter_runs(pieces, ("episode", "camera"), self.path):
-            yield self._track(key, rows)
+            yield self._sequence(key, rows)
 
     def _of_selection(self, table: pa.Table) -> pa.Table:
         of_stride = pc.equal(table["stride"].cast(pa.string()), self.stride)
         of_camera = pc.is_in(table["camera"].cast(pa.string()), value_set=pa.array(self.cameras, pa.string()))
         return table.filter(pc.and_(of_stride, of_camera))
 
-    def _track(self, key: tuple[str, ...], table: pa.Table) -> Track:
+    def _sequence(self, key: tuple[str, ...], table: pa.Table) -> TokenSequence:
         codes = matrix(table, "codes")
         valid = table["valid"].to_numpy()
         if codes is not None:
             self._check_range(codes[valid], key)
         check_frames(table, key[0], self.path)
-        return Track(
+        return TokenSequence(
             episode=key[0],
             episode_index=table["episode_index"][0].as_py(),
             camera=key[1],
@@ -199,11 +258,11 @@ class Tokens:
             latents=matrix(table, "latents"),
             margins=table["code_margin"].to_numpy(),
             motions=table["motion"].to_numpy(),
-            wanted=self._wanted(table, valid),
+            selected=self._selected(table, valid),
             texts=table["text"].to_pylist() if "text" in table.column_names else None,
         )
 
-    def _wanted(self, table: pa.Table, valid: np.ndarray) -> np.ndarray:
+    def _selected(self, table: pa.Table, valid: np.ndarray) -> np.ndarray:
         reasons = {"invalid: the future frame lies past the end": ~valid}
         if self.min_margin:
             margin = table["code_margin"].to_numpy()
@@ -252,3 +311,26 @@ def _choose_cameras(path: Path, asked: str | Sequence[str]) -> tuple[str, ...]:
     if unknown := [name for name in wanted if name not in there]:
         raise ValueError(f"camera {unknown[0]!r}: {path} holds {', '.join(map(repr, there))}.")
     return tuple(name for name in there if name in wanted)
+
+
+def _runs(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[tuple[str, ...], pa.Table]]:
+    """Neighbouring rows that agree, with what they agree in."""
+    if not table.num_rows:
+        return
+    table = table.unify_dictionaries().combine_chunks()
+    columns = [_dictionary(table, name) for name in names]
+    changes = np.zeros(table.num_rows - 1, bool)
+    for column in columns:
+        changes |= np.diff(column.indices.to_numpy()) != 0
+    edges = [0, *(np.flatnonzero(changes) + 1).tolist(), table.num_rows]
+    for start, stop in pairwise(edges):
+        yield tuple(column[start].as_py() for column in columns), table.slice(start, stop - start)
+
+
+def _dictionary(table: pa.Table, name: str) -> pa.DictionaryArray:
+    column = table[name].combine_chunks()
+    return column if isinstance(column, pa.DictionaryArray) else column.dictionary_encode()
+
+
+def _one_table(pieces: Sequence[pa.Table]) -> pa.Table:
+    return pa.concat_tables(pieces).unify_dictionaries().combine_chunks()

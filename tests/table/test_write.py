@@ -10,14 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from lara_tokenizer.data import Signals
-from lara_tokenizer.encode.counts import TokenCounts
-from lara_tokenizer.encode.moving_pairs import MovingPairs, moving_pairs_from_metadata, moving_pairs_to_metadata
 from lara_tokenizer.encode.plan import Job, Pairs, Unit
-from lara_tokenizer.encode.read import iter_tables, read_tokens
 from lara_tokenizer.encode.rows import EncodedPairs, Rows
-from lara_tokenizer.encode.schema import FORMAT_VERSION, METADATA_KEY, read_metadata, token_schema
-from lara_tokenizer.encode.target import Target
-from lara_tokenizer.encode.write import row_groups, write_tokens
+from lara_tokenizer.table.metadata import METADATA_KEY, read_metadata
+from lara_tokenizer.table.reader import iter_tables, read_tokens
+from lara_tokenizer.table.schema import FORMAT_VERSION, token_schema
+from lara_tokenizer.table.statistics import (
+    MotionCounts,
+    TokenCounts,
+    motion_counts_from_metadata,
+    motion_counts_to_metadata,
+)
+from lara_tokenizer.table.write import OutputPath, row_groups, write_tokens
 
 METADATA = {"format_version": FORMAT_VERSION, "model": {"num_latents": 4, "codebook_size": 16, "codebook_dim": 2}}
 JOB = Job(("1f",), 4, 2, 16, columns=("latents",))
@@ -39,12 +43,12 @@ def piece(episode: str, count: int, seed: int = 0) -> pa.Table:
 def table_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("table")
     pieces = [piece("a", 300), piece("b", 200, seed=1)]
-    write_tokens(pieces, SCHEMA, METADATA, Target.parse(folder / "tokens.parquet"), folder, 500)
+    write_tokens(pieces, SCHEMA, METADATA, OutputPath.parse(folder / "tokens.parquet"), folder, 500)
     return folder / "tokens.parquet"
 
 
 def test_row_groups_have_a_fixed_size_and_name_their_own_episodes_only(monkeypatch):
-    monkeypatch.setattr("lara_tokenizer.encode.write.ROW_GROUP", 100)
+    monkeypatch.setattr("lara_tokenizer.table.write.ROW_GROUP", 100)
     pieces = [piece(f"episode {k}", 30 + k) for k in range(20)]
     groups = list(row_groups(pieces, SCHEMA))
     assert [group.num_rows for group in groups[:-1]] == [100] * (len(groups) - 1)
@@ -58,7 +62,7 @@ def test_the_way_pieces_are_cut_does_not_show_in_the_bytes(tmp_path):
     cut = [table.slice(start, 70) for table in whole for start in range(0, table.num_rows, 70)]
     contents = []
     for name, pieces in (("whole", whole), ("cut", cut)):
-        write_tokens(pieces, SCHEMA, METADATA, Target.parse(tmp_path / f"{name}.parquet"), tmp_path, 500)
+        write_tokens(pieces, SCHEMA, METADATA, OutputPath.parse(tmp_path / f"{name}.parquet"), tmp_path, 500)
         contents.append((tmp_path / f"{name}.parquet").read_bytes())
     assert contents[0] == contents[1]
 
@@ -97,7 +101,7 @@ def test_a_file_says_where_it_comes_from(table_file):
 
 def test_an_unknown_format_version_is_refused(tmp_path):
     metadata = {**METADATA, "format_version": 99}
-    write_tokens([piece("a", 3)], SCHEMA, metadata, Target.parse(tmp_path / "t.parquet"), tmp_path, 3)
+    write_tokens([piece("a", 3)], SCHEMA, metadata, OutputPath.parse(tmp_path / "t.parquet"), tmp_path, 3)
     with pytest.raises(ValueError, match="format version 99, this release reads 2"):
         read_tokens(tmp_path / "t.parquet")
 
@@ -114,10 +118,10 @@ def test_a_table_that_is_not_ours_is_refused(tmp_path):
 
 
 def test_a_folder_holds_numbered_shards_and_their_provenance(tmp_path, monkeypatch):
-    monkeypatch.setattr("lara_tokenizer.encode.write.ROW_GROUP", 100)
-    monkeypatch.setattr("lara_tokenizer.encode.write.ROWS_PER_SHARD", 200)
+    monkeypatch.setattr("lara_tokenizer.table.write.ROW_GROUP", 100)
+    monkeypatch.setattr("lara_tokenizer.table.write.ROWS_PER_SHARD", 200)
     pieces = [piece("a", 300), piece("b", 150, seed=1)]
-    target = Target.parse(f"{tmp_path}/tokens/")
+    target = OutputPath.parse(f"{tmp_path}/tokens/")
     write_tokens(pieces, SCHEMA, METADATA, target, tmp_path, 450)
     names = sorted(file.name for file in (target.path / "data").iterdir())
     assert names == [f"train-0000{k}-of-00003.parquet" for k in range(3)]
@@ -129,7 +133,7 @@ def test_a_folder_holds_numbered_shards_and_their_provenance(tmp_path, monkeypat
 
 
 def test_a_failed_write_leaves_the_old_table(tmp_path):
-    target = Target.parse(tmp_path / "t.parquet")
+    target = OutputPath.parse(tmp_path / "t.parquet")
     write_tokens([piece("a", 5)], SCHEMA, METADATA, target, tmp_path, 5)
     before = target.path.read_bytes()
 
@@ -166,14 +170,14 @@ def test_row_groups_can_be_read_one_by_one(table_file):
 @pytest.mark.parametrize("name", ["tokens.csv", "tokens.json"])
 def test_another_ending_is_refused(name):
     with pytest.raises(ValueError, match="or a folder for shards"):
-        Target.parse(name)
-    assert Target.parse(f"{name}/").is_folder
+        OutputPath.parse(name)
+    assert OutputPath.parse(f"{name}/").is_folder
 
 
 def test_a_finished_table_keeps_what_was_counted_beside_its_rows(tmp_path):
-    moving = {"top": MovingPairs(5, 2), "": MovingPairs(3, 0)}
-    metadata = {**METADATA, **moving_pairs_to_metadata(moving)}
-    write_tokens([piece("a", 5)], SCHEMA, metadata, Target.parse(tmp_path / "t.parquet"), tmp_path, 5)
-    assert moving_pairs_from_metadata(read_metadata(tmp_path / "t.parquet")) == moving
-    assert moving_pairs_to_metadata(None) == {}
-    assert moving_pairs_from_metadata(METADATA) is None
+    moving = {"top": MotionCounts(5, 2), "": MotionCounts(3, 0)}
+    metadata = {**METADATA, **motion_counts_to_metadata(moving)}
+    write_tokens([piece("a", 5)], SCHEMA, metadata, OutputPath.parse(tmp_path / "t.parquet"), tmp_path, 5)
+    assert motion_counts_from_metadata(read_metadata(tmp_path / "t.parquet")) == moving
+    assert motion_counts_to_metadata(None) == {}
+    assert motion_counts_from_metadata(METADATA) is None

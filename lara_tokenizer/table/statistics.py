@@ -2,20 +2,74 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lara_tokenizer.encode.moving_pairs import MovingPairs
-
 # A pair is idle when a pixel changes by less than one of 255 steps on average: nothing but noise.
 IDLE_MOTION = 1 / 255
 # Rows at most that are looked at for the codes that occur together; memory stays flat however long a table is.
 _SAMPLE = 65_536
+MOVING_PAIRS = "moving_pairs"  # in the metadata of a table of tokens
+_UNIT_KEY = b"lara_tokenizer.moving_pairs"
+
+
+@dataclass(frozen=True, slots=True)
+class MotionCounts:
+    """`pairs` are not idle; `whole_picture` of them move as a whole picture (see whole_picture.py)."""
+
+    pairs: int = 0
+    whole_picture: int = 0
+
+    def __add__(self, other: MotionCounts) -> MotionCounts:
+        return MotionCounts(self.pairs + other.pairs, self.whole_picture + other.whole_picture)
+
+    @property
+    def whole_picture_share(self) -> float:
+        """Of the moving pairs, 0 to 1."""
+        return self.whole_picture / max(self.pairs, 1)
+
+
+def with_motion_counts(rows: pa.Table, moving: MotionCounts) -> pa.Table:
+    """The rows of a unit, with their counts."""
+    return rows.replace_schema_metadata({_UNIT_KEY: json.dumps(asdict(moving), sort_keys=True)})
+
+
+def motion_counts_of(rows: pa.Table) -> MotionCounts | None:
+    """The counts of a unit; None for one that an earlier release encoded."""
+    found = (rows.schema.metadata or {}).get(_UNIT_KEY)
+    return None if found is None else MotionCounts(**json.loads(found))
+
+
+def motion_counts_by_camera(
+    counts: Iterable[tuple[str, MotionCounts | None]],
+) -> dict[str, MotionCounts] | None:
+    """Sum (camera, counts) over units; None where the counts of one of them are unknown."""
+    sums: dict[str, MotionCounts] = {}
+    for camera, moving in counts:
+        if moving is None:
+            return None
+        sums[camera] = sums.get(camera, MotionCounts()) + moving
+    return sums
+
+
+def motion_counts_to_metadata(by_camera: Mapping[str, MotionCounts] | None) -> dict[str, Any]:
+    """The entry of a table's metadata; nothing for what is not known."""
+    if by_camera is None:
+        return {}
+    return {MOVING_PAIRS: {camera: asdict(moving) for camera, moving in sorted(by_camera.items())}}
+
+
+def motion_counts_from_metadata(metadata: Mapping[str, Any]) -> dict[str, MotionCounts] | None:
+    """The counts in a table's metadata; None for a table of an earlier release."""
+    found = metadata.get(MOVING_PAIRS)
+    return None if found is None else {camera: MotionCounts(**counts) for camera, counts in found.items()}
 
 
 @dataclass(slots=True)
@@ -37,7 +91,7 @@ class TokenCounts:
     moving_histogram: np.ndarray | None = None
     samples: CodeSample | None = None  # None for a continuous bottleneck
     directions: Directions | None = None  # of z; None where there are codes
-    moving_by_camera: Mapping[str, MovingPairs] | None = None
+    moving_by_camera: Mapping[str, MotionCounts] | None = None
 
     def __post_init__(self) -> None:
         if self.codebook_size is None:
