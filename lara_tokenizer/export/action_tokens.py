@@ -1,7 +1,7 @@
-"""Codes as words of a language model, <ACT_0> to <ACT_K-1>, as UniVLA spells them; for any Hugging Face tokenizer.
+"""Codes as tokens of a language model, <ACT_0> to <ACT_K-1>, for any Hugging Face tokenizer.
 
-The spelling is that of `prismatic/vla/datasets/datasets.py` in github.com/OpenDriveLab/UniVLA: one word a code, nothing
-in between. Imports neither torch nor transformers: their objects are passed in.
+The spelling is that of `prismatic/vla/datasets/datasets.py` in github.com/OpenDriveLab/UniVLA: one token per code,
+nothing in between. Imports neither torch nor transformers: their objects are passed in.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SHOWN = 80  # characters of a text in an error
 
 
 def act_tokens(codebook_size: int) -> list[str]:
-    """The words for codes 0 to K - 1.
+    """The tokens of codes 0 to K - 1.
 
     >>> act_tokens(3)
     ['<ACT_0>', '<ACT_1>', '<ACT_2>']
@@ -37,16 +37,15 @@ def act_text(codes: Iterable[int]) -> str:
 
 
 def parse_act_text(text: str, num_latents: int, codebook_size: int) -> list[int]:
-    """The codes of one pair in a decoded answer; what stands before and behind them is passed over.
+    """The codes of one pair in a decoded answer; text before and after them is ignored.
 
     Args:
-        text: decoded with skip_special_tokens=False, since the words are special tokens.
-        num_latents: N, codes of a pair.
+        text: decoded with skip_special_tokens=False, since the codes are special tokens.
+        num_latents: N, codes per pair.
         codebook_size: K.
 
     Raises:
-        ValueError: for no codes or for those of several places, for another number of them, and for one outside
-            0 .. K - 1.
+        ValueError: no codes, or codes in several separate runs, another count than N, or one outside 0 .. K - 1.
 
     >>> parse_act_text("<ACT_3><ACT_15></s>", num_latents=2, codebook_size=16)
     [3, 15]
@@ -55,9 +54,9 @@ def parse_act_text(text: str, num_latents: int, codebook_size: int) -> list[int]
     shown = repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
     if len(runs) != 1:
         found = "no <ACT_...>" if not runs else f"<ACT_...> in {len(runs)} places"
-        cure = "Decode with skip_special_tokens=False" if not runs else "Pass the answer without its prompt"
-        raise ValueError(f"{shown} has {found}, a pair's codes stand in one. {cure}.")
-    codes = [int(number) for number in _TOKEN.findall(runs[0])]
+        hint = "Decode with skip_special_tokens=False" if not runs else "Pass the answer without its prompt"
+        raise ValueError(f"{shown} has {found}, the codes of a pair are one run of them. {hint}.")
+    codes = [int(digits) for digits in _TOKEN.findall(runs[0])]
     if len(codes) != num_latents:
         raise ValueError(f"{shown} has {len(codes)} codes, a pair has {num_latents}")
     if max(codes) >= codebook_size:
@@ -66,27 +65,28 @@ def parse_act_text(text: str, num_latents: int, codebook_size: int) -> list[int]
 
 
 def add_act_tokens(tokenizer: Any, model: Any = None, *, codebook_size: int) -> list[int]:
-    """Teach a tokenizer the words for codes, and a model that there are more words; returns the id of each code.
+    """Add the tokens of all codes to a tokenizer, and rows to a model's embedding; returns the id of each code.
 
-    Called again it adds nothing. The new rows of the model's embedding want training.
+    A second call adds nothing. The new rows of the embedding need training.
 
     Args:
         tokenizer: of transformers, changed in place.
-        model: of transformers, whose embedding grows where it has fewer rows than the tokenizer has words; one that
-            was padded to more stays as it is.
-        codebook_size: K of the table of tokens (`settings` in the export's manifest).
+        model: of transformers, whose embedding grows if it has fewer rows than the tokenizer has tokens; one that was
+            padded to more stays as it is.
+        codebook_size: K of the token table (`settings` in the export's manifest).
 
     Raises:
-        ValueError: the tokenizer takes a word apart, or gives two the same id.
+        ValueError: the tokenizer splits one of the tokens, or gives two the same id.
 
     >>> ids = add_act_tokens(tokenizer, model, codebook_size=128)  # doctest: +SKIP
     """
-    words = act_tokens(codebook_size)
-    # By place: False keeps special tokens that are there already, and its name differs between transformers 4 and 5.
-    tokenizer.add_special_tokens({"additional_special_tokens": words}, False)
-    ids = [tokenizer.convert_tokens_to_ids(word) for word in words]
-    if len({*ids, tokenizer.unk_token_id}) != len(words) + 1:
-        raise ValueError(f"{type(tokenizer).__name__} does not take <ACT_0> to {words[-1]} as words of their own")
+    tokens = act_tokens(codebook_size)
+    # The second argument is positional, as its name differs between transformers 4 and 5: False keeps the special
+    # tokens that the tokenizer has already.
+    tokenizer.add_special_tokens({"additional_special_tokens": tokens}, False)
+    ids = [tokenizer.convert_tokens_to_ids(token) for token in tokens]
+    if len({*ids, tokenizer.unk_token_id}) != len(tokens) + 1:
+        raise ValueError(f"{type(tokenizer).__name__} does not take <ACT_0> to {tokens[-1]} as single tokens")
     if model is not None and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer))
     return ids

@@ -1,12 +1,13 @@
-"""The frames of exported pairs as JPEG files, each written once; episodes in parallel, finished ones remembered.
+"""Frames of exported pairs: decoded in chunks, and written as JPEG files, each once.
 
 images/<episode>/img_00012.jpg             frame 12; with several cameras images/<episode>/<camera>/...
 """
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,87 +15,90 @@ import numpy as np
 from PIL import Image
 
 from lara_tokenizer.data import Episode
-from lara_tokenizer.export.folder import ExportFolder
-from lara_tokenizer.export.frames import frame_chunks
-from lara_tokenizer.export.names import check_distinct, track_path
-from lara_tokenizer.export.parallel import run_tasks
+from lara_tokenizer.export.paths import check_distinct, sequence_path
 
 IMAGES = "images"
-JPEG_QUALITY = 95
+_JPEG_QUALITY = 95
+_CHUNK_BYTES = 32 * 2**20
+_FIRST_CHUNK = 4  # frames, until their size is known
 
 
 @dataclass(frozen=True, slots=True)
-class PictureTask:
-    """Frames of one episode and camera: int (n,), increasing, to `<folder>/img_<frame>.jpg`."""
+class ImageTask:
+    """Frames of one episode and camera, int (n,), increasing, to be written as `<folder>/img_<frame>.jpg`."""
 
     episode: Episode
     camera: str
     frames: np.ndarray
     folder: Path
 
+    @property
+    def part(self) -> str:
+        """The name under which the export's folder records that the images are finished."""
+        return json.dumps(["pictures", self.episode.id, self.camera])
 
-def picture_name(episode: str, camera: str, frame: int) -> str:
-    """Where a frame lies below the export's folder, with "/" between folders.
 
-    The number has five digits at least, as LAPA names its pictures.
+def image_name(episode: str, camera: str, frame: int) -> str:
+    """The path of a frame's image below the export's folder, with "/" between folders.
 
-    >>> picture_name("kitchen/a.mp4", "", 12)
+    The index has at least five digits, as in LAPA's image names.
+
+    >>> image_name("kitchen/a.mp4", "", 12)
     'images/kitchen/a.mp4/img_00012.jpg'
     """
-    return f"{picture_folder(episode, camera)}/{frame_file(frame)}"
+    return f"{image_folder(episode, camera)}/{frame_file(frame)}"
 
 
-def picture_folder(episode: str, camera: str) -> str:
-    """The folder of an episode's pictures, below the export's."""
-    return f"{IMAGES}/{track_path(episode, camera)}"
+def image_folder(episode: str, camera: str) -> str:
+    """The folder of an episode's images, below the export's.
+
+    >>> image_folder("kitchen/a.mp4", "wrist")
+    'images/kitchen/a.mp4/wrist'
+    """
+    return f"{IMAGES}/{sequence_path(episode, camera)}"
 
 
 def frame_file(frame: int) -> str:
-    """The file of a frame within its folder."""
+    """The file of a frame within its folder.
+
+    >>> frame_file(12)
+    'img_00012.jpg'
+    """
     return f"img_{frame:05d}.jpg"
 
 
-def write_pictures(
-    tasks: Iterable[PictureTask],
-    folder: ExportFolder,
-    workers: int | None = None,
-    progress: Callable[[int], object] | None = None,
-) -> None:
-    """Write the pictures of all tasks; one that was finished by an earlier run is passed over.
-
-    Args:
-        tasks: asked for as they are needed.
-        folder: remembers what is done.
-        workers: processes; None takes one a core, 0 none but this one.
-        progress: called with the number of pictures written for each finished task.
-
-    Raises:
-        EpisodeReadError: for the first episode that cannot be read. What is finished by then is kept.
-    """
-    to_do = (task for task in tasks if not folder.is_done(part_of(task)))
-    for task, count in run_tasks(_write, to_do, workers):
-        folder.mark_done(part_of(task))
-        if progress is not None:
-            progress(count)
+def check_image_folders(sequences: Iterable[tuple[str, str]]) -> None:
+    """Raises ValueError where two of (episode, camera) would have one folder."""
+    check_distinct(sequences, image_folder, "images")
 
 
-def part_of(task: PictureTask) -> str:
-    """The name under which an export's folder remembers that a task is done."""
-    return json.dumps(["pictures", task.episode.id, task.camera])
-
-
-def _write(task: PictureTask) -> int:
-    """All pictures of a task; returns how many."""
+def write_images(task: ImageTask) -> None:
+    """Write all images of a task. Raises EpisodeReadError."""
     task.folder.mkdir(parents=True, exist_ok=True)
     try:
-        for numbers, frames in frame_chunks(task.episode, task.camera, task.frames):
-            for number, pixels in zip(numbers.tolist(), frames, strict=True):
-                Image.fromarray(pixels).save(task.folder / frame_file(number), quality=JPEG_QUALITY)
+        for indices, frames in frame_chunks(task.episode, task.camera, task.frames):
+            for index, pixels in zip(indices.tolist(), frames, strict=True):
+                Image.fromarray(pixels).save(task.folder / frame_file(index), quality=_JPEG_QUALITY)
     finally:
         task.episode.close()
-    return len(task.frames)
 
 
-def check_picture_folders(tracks: Iterable[tuple[str, str]]) -> None:
-    """Raises ValueError where two of (episode, camera) would have one folder."""
-    check_distinct(tracks, picture_folder, "pictures")
+def encode_jpeg(pixels: np.ndarray) -> bytes:
+    """The bytes of the JPEG file that `write_images` writes of a frame, uint8 (H, W, 3)."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=_JPEG_QUALITY)
+    return stream.getvalue()
+
+
+def frame_chunks(episode: Episode, camera: str, indices: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Frames `indices` (n,), in order, in chunks of at most about 32 MB, since a long episode may not fit in memory.
+
+    Yields (indices of the chunk (m,), RGB frames uint8 (m, H, W, 3)). Raises EpisodeReadError.
+    """
+    start, count = 0, _FIRST_CHUNK
+    while start < len(indices):
+        chunk = indices[start : start + count]
+        frames = episode.frames(camera, chunk)
+        yield chunk, frames
+        start += len(chunk)
+        count = max(1, _CHUNK_BYTES // frames[0].nbytes)

@@ -1,115 +1,165 @@
-"""What formats with a line a pair share: train.jsonl in shuffled order, and the first frame of each pair as a picture.
+"""Formats with one JSON line per pair: train.jsonl in shuffled order, and the first frame of each pair as an image.
 
 <out>/
     train.jsonl
-    images/<episode>/img_00012.jpg      see `pictures`
+    images/<episode>/img_00012.jpg      see `images`
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from itertools import compress
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
 
 from lara_tokenizer.export.folder import ExportFolder
-from lara_tokenizer.export.instructions import instructions
-from lara_tokenizer.export.matching import Matched
-from lara_tokenizer.export.pictures import (
-    PictureTask,
-    check_picture_folders,
-    part_of,
-    picture_folder,
-    write_pictures,
-)
-from lara_tokenizer.export.shuffle import write_shuffled
-from lara_tokenizer.export.vision_codes import VisionCodes
+from lara_tokenizer.export.images import ImageTask, check_image_folders, frame_file, image_folder, write_images
+from lara_tokenizer.export.source_match import MatchedSource, instructions
 from lara_tokenizer.table.reader import TokenSequence
 
 LINES = "train.jsonl"
 
-# Lines of the wanted pairs of a track, in the order of frames, given the instruction of each of its rows.
-LinesOfTrack = Callable[[TokenSequence, Sequence[str]], Iterator[bytes]]
-# Called with how much is done and how much there is to do: pictures written and pictures tokenized, each of them where
-# that is asked for; else lines.
+# The lines of a sequence's selected pairs in the order of frames, each with its newline, given for each of these pairs
+# the path of its image (as JSON text without quotes) and its instruction.
+LinesOf = Callable[[TokenSequence, list[str], list[str]], Iterator[bytes]]
+# Called with (done, total): images written plus pairs that `before_lines` finished; lines, where there is neither.
 Progress = Callable[[int, int], object]
 
+# Lines of one bucket are in memory at once. Buckets differ a little in size; up to twice this is harmless.
+_BUCKET_LINES = 32_768
+# Files open at once. More lines than these buckets hold are scattered again, bucket by bucket.
+_BUCKETS = 128
+_DRAWS = 4096  # random numbers per call of the generator
 
-def check_pair_lines(matched: Matched, instruction: str | None, seed: int) -> int:
-    """What can be refused before anything is written; returns the length of the longest instruction in characters.
+
+def check_jsonl(matched: MatchedSource, instruction: str | None, seed: int) -> int:
+    """Check the options before anything is written; returns the length of the longest instruction in characters.
 
     Raises:
-        ValueError: a negative seed; two cameras whose pictures would have the same names; an episode without
-            instruction where none is given for those.
+        ValueError: a negative seed; two cameras whose images would have the same names; an episode without instruction
+            if no default is given.
     """
     if seed < 0:
         raise ValueError(f"seed {seed}: takes 0 or more")
-    check_picture_folders(matched.wanted)
-    texts = (instructions(episode, track, instruction) for episode, track in matched.sequences("text"))
-    return max(len(text) for of_track in texts for text in set(of_track))
+    check_image_folders(matched.selected)
+    texts = (instructions(episode, sequence, instruction) for episode, sequence in matched.sequences("text"))
+    return max(len(text) for of_sequence in texts for text in set(of_sequence))
 
 
-def write_pair_lines(
+def write_jsonl(
     folder: ExportFolder,
-    matched: Matched,
-    lines_of: LinesOfTrack,
+    matched: MatchedSource,
+    lines_of: LinesOf,
     *,
     instruction: str | None,
     seed: int,
     images: bool,
     workers: int | None,
     progress: Progress | None,
-    vision: VisionCodes | None = None,
+    before_lines: Callable[[Callable[[int], object]], object] | None = None,
 ) -> None:
-    """Write train.jsonl, and before it the pictures where they are asked for.
+    """Write train.jsonl and, before it, the images if they are requested.
 
     Args:
-        lines_of: each line with its newline.
+        lines_of: produces the lines of one sequence.
         instruction: for episodes without one.
-        workers: processes that write pictures, as in `write_pictures`.
-        vision: codes of the pictures that `lines_of` asks for; made before the lines, and removed behind them.
+        workers: processes that write images; None uses one per core, 0 none but this one.
+        before_lines: further work on every pair, between images and lines: called once, with a function to be called
+            with the count of newly finished pairs.
     """
     if not folder.is_done(LINES):
-        total, rounds = matched.total_wanted, images + (vision is not None)
-        show = None if progress is None else _Counted(progress, total * max(1, rounds))
+        rounds = images + (before_lines is not None)
+        show = _counter(progress, matched.num_pairs * max(1, rounds))
         if images:
-            write_pictures(_first_frames(matched, folder, show), folder, workers, show)
-        if vision is not None:
-            vision.write(matched, images, show)
-        lines = _lines(matched, lines_of, instruction, None if rounds else show)
-        write_shuffled(lines, total, folder.path / LINES, seed)
+            folder.run_tasks(
+                write_images, _image_tasks(matched, folder.path), workers, lambda task: show(len(task.frames))
+            )
+        if before_lines is not None:
+            before_lines(show)
+        lines = _lines(matched, lines_of, instruction, show if not rounds else lambda count: None)
+        write_shuffled(lines, matched.num_pairs, folder.path / LINES, seed)
         folder.mark_done(LINES)
-    if vision is not None:
-        vision.remove()
 
 
 def _lines(
-    matched: Matched, lines_of: LinesOfTrack, instruction: str | None, show: Callable[[int], object] | None
+    matched: MatchedSource, lines_of: LinesOf, instruction: str | None, show: Callable[[int], object]
 ) -> Iterator[bytes]:
-    for episode, track in matched.sequences("codes", "text"):
-        yield from lines_of(track, instructions(episode, track, instruction))
-        if show is not None:
-            show(int(track.selected.sum()))
+    for episode, sequence in matched.sequences("codes", "text"):
+        # The whole sequence is checked, also rows that are not selected: as `check_jsonl` did.
+        texts = instructions(episode, sequence, instruction)
+        path = json.dumps(image_folder(sequence.episode, sequence.camera))[1:-1]
+        images = [f"{path}/{frame_file(frame)}" for frame in sequence.frames[sequence.selected].tolist()]
+        yield from lines_of(sequence, images, list(compress(texts, sequence.selected)))
+        show(len(images))
 
 
-def _first_frames(
-    matched: Matched, folder: ExportFolder, show: Callable[[int], object] | None
-) -> Iterator[PictureTask]:
-    """The pictures of each track; those of an earlier run are only counted."""
-    for episode, track in matched.sequences():
-        if not track.selected.any():
-            continue
-        where = folder.path / picture_folder(track.episode, track.camera)
-        task = PictureTask(episode, track.camera, track.frames[track.selected], where)
-        if not folder.is_done(part_of(task)):
-            yield task
-        elif show is not None:
-            show(len(task.frames))
+def _image_tasks(matched: MatchedSource, path: Path) -> Iterator[ImageTask]:
+    """The first frames of the selected pairs, one task per sequence."""
+    for episode, sequence in matched.sequences():
+        if sequence.selected.any():
+            folder = path / image_folder(sequence.episode, sequence.camera)
+            yield ImageTask(episode, sequence.camera, sequence.frames[sequence.selected], folder)
 
 
-class _Counted:
-    """From how many more, to how many of all."""
+def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """A function of the count of newly finished items that reports (done, total)."""
+    done = 0
 
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
+    def show(more: int) -> None:
+        nonlocal done
+        done += more
+        if progress is not None:
+            progress(done, total)
 
-    def __call__(self, more: int) -> None:
-        self._done += more
-        self._progress(self._done, self._total)
+    return show
+
+
+def write_shuffled(lines: Iterable[bytes], total: int, out: Path, seed: int) -> None:
+    """Write more lines than fit in memory in a uniformly random order that depends on `seed` and `total` alone.
+
+    Lines are scattered over buckets at random, then each bucket is permuted in memory.
+
+    Args:
+        lines: about `total` of them, each ending in a newline; consumed lazily.
+        total: decides the count of buckets.
+        out: the file; scattered lines are beside it in `<out>.shuffle/` meanwhile.
+    """
+    scratch = out.with_name(out.name + ".shuffle")
+    shutil.rmtree(scratch, ignore_errors=True)
+    with out.open("wb") as stream:
+        _shuffle(lines, total, stream, scratch, np.random.default_rng(seed))
+
+
+def _shuffle(lines: Iterable[bytes], total: int, stream: BinaryIO, scratch: Path, rng: np.random.Generator) -> None:
+    if total <= 2 * _BUCKET_LINES:
+        in_memory = list(lines)
+        stream.writelines(in_memory[index] for index in rng.permutation(len(in_memory)).tolist())
+        return
+    counts = _scatter(lines, min(_BUCKETS, -(-total // _BUCKET_LINES)), scratch, rng)
+    for file, count in counts.items():
+        with file.open("rb") as bucket:
+            _shuffle(bucket, count, stream, file.with_name(file.name + ".shuffle"), rng)
+        file.unlink()
+    scratch.rmdir()
+
+
+def _scatter(lines: Iterable[bytes], buckets: int, scratch: Path, rng: np.random.Generator) -> dict[Path, int]:
+    """Write each line to one of the buckets; returns the files with their counts of lines."""
+    scratch.mkdir(parents=True)
+    files = [scratch / f"{index:05d}" for index in range(buckets)]
+    counts = [0] * buckets
+    with ExitStack() as stack:
+        streams = [stack.enter_context(file.open("wb")) for file in files]
+        draws: list[int] = []
+        for line in lines:
+            if not draws:
+                draws = rng.integers(buckets, size=_DRAWS).tolist()
+            bucket = draws.pop()
+            counts[bucket] += 1
+            streams[bucket].write(line)
+    return dict(zip(files, counts, strict=True))

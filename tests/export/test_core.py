@@ -21,16 +21,9 @@ from lara_tokenizer.encode import encode_dataset
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.export import export_univla
 from lara_tokenizer.export.folder import export_folder
-from lara_tokenizer.export.matching import match_source
-from lara_tokenizer.export.pictures import (
-    PictureTask,
-    check_picture_folders,
-    part_of,
-    picture_folder,
-    write_pictures,
-)
-from lara_tokenizer.export.pixels import PairSample
-from lara_tokenizer.export.shuffle import write_shuffled
+from lara_tokenizer.export.images import ImageTask, check_image_folders, image_folder, write_images
+from lara_tokenizer.export.jsonl import write_shuffled
+from lara_tokenizer.export.source_match import PairSample, match_source
 from lara_tokenizer.table import read_tokens
 from lara_tokenizer.table.reader import TokenTable
 
@@ -92,7 +85,7 @@ def pc_add(chunk, number):
 def test_a_table_and_its_source_match(tokens, clips):
     matched = match_source(TokenTable.open(tokens), clips)
     assert matched.num_frames == {("a.mp4", ""): 24, ("b/left.mp4", ""): 30}
-    assert matched.wanted == {("a.mp4", ""): 19, ("b/left.mp4", ""): 25}
+    assert matched.selected == {("a.mp4", ""): 19, ("b/left.mp4", ""): 25}
     assert matched.left_out == Counter({"invalid: the future frame lies past the end": 10})
 
 
@@ -122,7 +115,7 @@ def encoded(tmp_path_factory, clips, tiny_model, tiny_processor):
 def test_another_video_of_the_same_length_and_rate_is_told_by_its_pixels(
     tmp_path, encoded, clips, moving_square, write_video
 ):
-    assert match_source(TokenTable.open(encoded), clips).total_wanted == 44
+    assert match_source(TokenTable.open(encoded), clips).num_pairs == 44
     write_video(tmp_path / "a.mp4", moving_square(24, seed=2, step=5))
     write_video(tmp_path / "b" / "left.mp4", moving_square(30, seed=3, step=1))  # as seed 1 at step 2 was encoded
     with pytest.raises(
@@ -147,7 +140,7 @@ def test_pairs_to_compare_are_spread_over_all_tracks(tmp_path, write_tokens):
 
 def test_an_export_in_its_own_source_is_refused(tokens, clips):
     for source in (clips, str(clips), [str(clips)]):
-        with pytest.raises(ValueError, match="lies in its source"):
+        with pytest.raises(ValueError, match="is inside its source"):
             match_source(TokenTable.open(tokens), source, out=clips / "new" / "out")
 
 
@@ -162,24 +155,24 @@ def test_a_file_whose_name_is_no_text_is_found_as_encode_named_it(tmp_path, writ
     shutil.copy(clips / "a.mp4", os.path.join(os.fsencode(folder), b"\xff.mp4"))
     name = load_episodes(folder)[0].id.encode("utf-8", "backslashreplace").decode()
     tokens = write_tokens(tmp_path / "t.parquet", {name: 24})
-    assert match_source(TokenTable.open(tokens), folder).total_wanted == 19
+    assert match_source(TokenTable.open(tokens), folder).num_pairs == 19
 
 
 def test_pictures_lie_below_their_folder_whatever_the_episode_is_called():
     for episode in ("../../evil", "/etc/passwd", "a/../../b", "..", "a//b"):
-        parts = picture_folder(episode, "..").split("/")
+        parts = image_folder(episode, "..").split("/")
         assert parts[0] == "images"
         assert not {"..", ".", ""} & set(parts)
 
 
 def test_two_cameras_that_would_share_a_folder_are_refused():
     with pytest.raises(ValueError, match=r"episode 'a/b' camera '' and of 'a' camera 'b' would have the same names"):
-        check_picture_folders([("a", "b"), ("a/b", "")])
-    check_picture_folders([("a", "b c"), ("a b", "c"), ("a", "b/c"), ("a/b", "c")])
+        check_image_folders([("a", "b"), ("a/b", "")])
+    check_image_folders([("a", "b c"), ("a b", "c"), ("a", "b/c"), ("a/b", "c")])
     tasks = [
-        PictureTask(Episode(name, None), camera, np.arange(1), Path()) for name, camera in (("a", "b c"), ("a b", "c"))
+        ImageTask(Episode(name, None), camera, np.arange(1), Path()) for name, camera in (("a", "b c"), ("a b", "c"))
     ]
-    assert part_of(tasks[0]) != part_of(tasks[1])
+    assert tasks[0].part != tasks[1].part
 
 
 def test_thresholds_that_leave_nothing_are_refused(tokens, clips):
@@ -299,11 +292,13 @@ def test_pictures_are_the_frames_asked_for_and_written_once(tmp_path, tokens, cl
     episode = matched.episodes["a.mp4"]
     numbers = np.array([0, 7, 20])
     with export_folder(tmp_path / "out", {}) as folder:
-        task = PictureTask(episode, "", numbers, folder.path / picture_folder("a.mp4", ""))
-        counts: list[int] = []
-        write_pictures([task], folder, workers=0, progress=counts.append)
-        write_pictures([task], folder, workers=0, progress=counts.append)
-    assert counts == [3]
+        task = ImageTask(episode, "", numbers, folder.path / image_folder("a.mp4", ""))
+        written: list[ImageTask] = []
+        done: list[ImageTask] = []
+        work = lambda task: (written.append(task), write_images(task))  # noqa: E731
+        folder.run_tasks(work, [task], workers=0, on_done=done.append)
+        folder.run_tasks(work, [task], workers=0, on_done=done.append)
+    assert (written, done) == ([task], [task, task])
     files = sorted((tmp_path / "out/images/a.mp4").iterdir())
     assert [file.name for file in files] == ["img_00000.jpg", "img_00007.jpg", "img_00020.jpg"]
     for file, expected in zip(files, episode.frames("", numbers), strict=True):

@@ -12,7 +12,8 @@ import pytest
 
 from lara_tokenizer.data import load_episodes
 from lara_tokenizer.errors import JobMismatchError
-from lara_tokenizer.export import export_groot, groot
+from lara_tokenizer.export import export_groot, job
+from lara_tokenizer.export.lerobot.folder import LeRobotFolder
 from lara_tokenizer.table import read_tokens
 
 TOP = "observation.images.top"
@@ -112,8 +113,8 @@ def test_equal_exports_give_equal_bytes_however_often_they_are_killed(plain, tab
         raise KeyboardInterrupt
 
     export_groot(table, plain, tmp_path / "one")
-    for name in ("carry_over", "write_info", "write_manifest"):
-        monkeypatch.setattr(groot, name, stop)
+    for owner, name in ((LeRobotFolder, "link_or_copy"), (LeRobotFolder, "write_info"), (job, "write_manifest")):
+        monkeypatch.setattr(owner, name, stop)
         with pytest.raises(KeyboardInterrupt):
             export_groot(table, plain, tmp_path / "two")
         monkeypatch.undo()
@@ -124,7 +125,7 @@ def test_equal_exports_give_equal_bytes_however_often_they_are_killed(plain, tab
 
 def test_an_edit_between_a_kill_and_the_next_run_is_seen(plain, table, tmp_path, monkeypatch):
     dataset = shutil.copytree(plain, tmp_path / "demos")
-    monkeypatch.setattr(groot, "write_info", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(LeRobotFolder, "write_info", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export_groot(table, dataset, tmp_path / "out")
     monkeypatch.undo()
@@ -138,7 +139,7 @@ def test_one_scale_for_several_datasets(plain, table, tmp_path):
     export_groot(table, plain, tmp_path / "two", scale=2 * own)
     one, two = (_rows(tmp_path / name, "lapa_action")[0] for name in ("one", "two"))
     np.testing.assert_allclose(one, 2 * two)
-    with pytest.raises(ValueError, match=r"latents reach .* must lie within -1 to 1"):
+    with pytest.raises(ValueError, match=r"latents reach .* must be within -1 to 1"):
         export_groot(table, plain, tmp_path / "three", scale=own / 2)
 
 
@@ -157,7 +158,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(plain, table, tmp_
         ((codes, plain), {}, r"no column 'latents', needed for lapa_action.*--with latents"),
         ((table, plain), {"action_horizon": 2, "max_action_dim": 5}, r"4 x 3 = 12 numbers, .* 2 x 5 = 10"),
         ((table, plain), {"action_horizon": 0}, "take at least 1"),
-        ((table, newer), {}, "v3.0; GR00T's loader reads one episode a file"),
+        ((table, newer), {}, "v3.0; GR00T's loader reads one episode per file"),
         ((none, plain), {}, r"has no rows: there is nothing to export"),
         ((table, far), {}, "names steps 12 to 13 of episode 0, which has 13"),
         ((table, broken), {}, "step_filter.jsonl of broken cannot be read"),

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from lara_tokenizer.data import load_episodes
 from lara_tokenizer.export import export_lapa
-from lara_tokenizer.export.pictures import picture_name
+from lara_tokenizer.export.images import image_name
 from lara_tokenizer.table import read_tokens
 
 PROMPT = "<s> You are a helpful assistant. USER: What action should the robot take to `push the box` ASSISTANT:"
@@ -32,7 +32,7 @@ def test_every_valid_pair_is_a_line_with_the_tables_codes(tmp_path, tokens, clip
     rows = [row for row in read_tokens(tokens).to_pylist() if row["valid"]]
     assert summary.pairs == len(rows) == len(lines)
     for row in rows:
-        line = lines[picture_name(row["episode"], "", row["frame_index"])]
+        line = lines[image_name(row["episode"], "", row["frame_index"])]
         assert list(line) == ["image", "vision", "instruction", "delta", "fields"]
         assert line["delta"] == [str(code) for code in row["codes"]]
         assert line["vision"] == []

@@ -38,7 +38,7 @@ class Every16thPixel:
 
 @pytest.fixture(autouse=True)
 def _short_pieces(monkeypatch):
-    monkeypatch.setattr(vision_codes, "_PIECE", 8)
+    monkeypatch.setattr(vision_codes, "_BATCH", 8)
     monkeypatch.setattr(vision_codes, "_AT_ONCE", 4)
 
 
@@ -111,7 +111,7 @@ def test_a_kill_behind_the_lines_tokenizes_nothing_again(tmp_path, tokens, clips
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("lara_tokenizer.export.lapa.write_manifest", killed)
+        patch.setattr("lara_tokenizer.export.job.write_manifest", killed)
         with pytest.raises(KeyboardInterrupt):
             export_lapa(tokens, clips, tmp_path / "out", workers=0, vision=Every16thPixel())
     again = Every16thPixel()

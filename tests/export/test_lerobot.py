@@ -22,11 +22,13 @@ import pytest
 from lara_tokenizer.data import load_episodes
 from lara_tokenizer.data.lerobot_writer import QUANTILES
 from lara_tokenizer.errors import JobMismatchError
-from lara_tokenizer.export import export_lerobot, lerobot, lerobot_place, undo_lerobot
-from lara_tokenizer.export.lerobot_columns import IDS, LATENTS, VALID, VECTORS
-from lara_tokenizer.export.lerobot_place import InPlace
-from lara_tokenizer.export.lerobot_rows import Labels, episode_id
-from lara_tokenizer.export.lerobot_statistics import column_statistics, counted_statistics
+from lara_tokenizer.export import export_lerobot, job, undo_lerobot
+from lara_tokenizer.export.lerobot import export as lerobot
+from lara_tokenizer.export.lerobot import in_place as in_place_module
+from lara_tokenizer.export.lerobot.columns import IDS, LATENTS, VALID, VECTORS, Labels, episode_id
+from lara_tokenizer.export.lerobot.folder import LeRobotFolder
+from lara_tokenizer.export.lerobot.in_place import InPlace
+from lara_tokenizer.export.lerobot.metadata import column_statistics, counted_statistics
 from lara_tokenizer.table import read_tokens
 from lara_tokenizer.table.metadata import METADATA_KEY
 from lara_tokenizer.table.reader import TokenTable
@@ -272,25 +274,28 @@ def test_data_files_in_any_order_get_their_own_labels(plain, table, checkpoint, 
 
 def test_episodes_that_the_table_lacks_do_not_read_it_again(tmp_path, write_tokens, monkeypatch):
     table = write_tokens(tmp_path / "t.parquet", {episode_id(e): 8 for e in (0, 1, 6, 7)})
-    read, real = [], TokenTable.tracks
-    monkeypatch.setattr(TokenTable, "tracks", lambda *a: read.append(a) or real(*a))
+    read, real = [], TokenTable.sequences
+    monkeypatch.setattr(TokenTable, "sequences", lambda *a: read.append(a) or real(*a))
     labels = Labels(TokenTable.open(table), "codes")
-    assert [labels.track(e) is not None for e in range(10)] == [e in (0, 1, 6, 7) for e in range(10)]
+    assert [labels.sequence(e) is not None for e in range(10)] == [e in (0, 1, 6, 7) for e in range(10)]
     assert len(read) == 1
-    assert [labels.track(e) is not None for e in (7, 3, 1, 9)] == [True, False, True, False]
+    assert [labels.sequence(e) is not None for e in (7, 3, 1, 9)] == [True, False, True, False]
 
 
 def test_equal_exports_give_equal_bytes_however_often_they_are_killed(
     dataset, table, checkpoint, tmp_path, monkeypatch
 ):
     export_lerobot(table, dataset, tmp_path / "one", model=checkpoint[0])
-    real = lerobot.write_info
-    for name in ("carry_over", "write_info", "write_statistics", "write_manifest"):
-        monkeypatch.setattr(lerobot, name, _stop)
+    for owner, name in (
+        (LeRobotFolder, "link_or_copy"),
+        (LeRobotFolder, "write_info"),
+        (lerobot, "write_statistics"),
+        (job, "write_manifest"),
+    ):
+        monkeypatch.setattr(owner, name, _stop)
         with pytest.raises(KeyboardInterrupt):
             export_lerobot(table, dataset, tmp_path / "two", model=checkpoint[0])
         monkeypatch.undo()
-    assert lerobot.write_info is real
     calls = []
     monkeypatch.setattr(lerobot, "add_columns", lambda *a: calls.append(a))
     export_lerobot(table, dataset, tmp_path / "two", model=checkpoint[0])
@@ -357,7 +362,7 @@ def test_a_kill_at_any_step_of_the_exchange_leaves_a_whole_dataset_and_both_ways
         export_lerobot(table, dataset, in_place=True, model=checkpoint[0], min_margin=0.1)
     export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
     assert _rows(dataset)[VALID].sum() == 20
-    monkeypatch.setattr(lerobot_place.os, "replace", _stop)
+    monkeypatch.setattr(in_place_module, "replace", _stop)
     with pytest.raises(KeyboardInterrupt):  # exchanged back, the labelled one not yet removed
         undo_lerobot(dataset)
     monkeypatch.undo()
@@ -382,7 +387,7 @@ def test_one_run_at_a_time_holds_a_dataset_in_place_and_back(plain, table, check
     ):
         before = _tree(tmp_path)
         with (
-            InPlace(dataset).alone(),
+            InPlace(dataset).exclusive(),
             pytest.raises(BlockingIOError, match="demos is being written by another process"),
         ):
             begin()
@@ -403,7 +408,7 @@ def test_a_folder_of_somebody_else_stays_where_labels_are_taken_back(plain, tabl
     with pytest.raises(ValueError, match="was not labelled in place"):
         undo_lerobot(dataset)
     export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
-    monkeypatch.setattr(lerobot_place.shutil, "rmtree", _stop)
+    monkeypatch.setattr(in_place_module.shutil, "rmtree", _stop)
     with pytest.raises(KeyboardInterrupt):
         undo_lerobot(dataset)
     monkeypatch.undo()
@@ -423,7 +428,7 @@ def test_an_edit_between_a_kill_and_the_next_run_is_seen(plain, table, checkpoin
     def edit(time_ns):
         os.utime(file, ns=(time_ns, time_ns))
 
-    monkeypatch.setattr(lerobot, "write_info", _stop)
+    monkeypatch.setattr(LeRobotFolder, "write_info", _stop)
     with pytest.raises(KeyboardInterrupt):
         export_lerobot(table, dataset, tmp_path / "out", model=checkpoint[0])
     monkeypatch.undo()
@@ -503,14 +508,14 @@ def test_what_cannot_be_is_refused_before_anything_is_written(plain, table, chec
         ((table, dataset), {}, r"new folder \(--out\), or in place"),
         ((table, dataset, out), {"in_place": True}, r"new folder \(--out\), or in place"),
         ((table, dataset, tmp_path / "there"), {}, "exists already"),
-        ((table, dataset, dataset / "labelled"), {}, "lies in the dataset itself"),
+        ((table, dataset, dataset / "labelled"), {}, "is inside the dataset itself"),
         ((table, tmp_path / "lam", out), {}, "no folder of a LeRobotDataset"),
         ((table, dataset, out), {"model": other}, "is not the one that made"),
-        ((table, dataset, out), {"model": tmp_path / "nowhere"}, "Say where it lies with --model"),
+        ((table, dataset, out), {"model": tmp_path / "nowhere"}, "Pass its path with --model"),
         ((both, dataset, out), {"cameras": "all"}, "has one set of labels"),
         ((clip, dataset, out), {}, "is not in the source"),
         ((none, dataset, out), {}, r"has no rows: there is nothing to export"),
-        ((table, bad, out), {}, "out of order, or there twice"),
+        ((table, bad, out), {}, "unsorted or duplicated"),
         ((table, dataset, out), {"push": "me"}, "takes a dataset repository"),
     ):
         with pytest.raises(ValueError, match=message):

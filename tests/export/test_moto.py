@@ -24,9 +24,9 @@ from typer.testing import CliRunner
 from lara_tokenizer.data import Episode, load_episodes
 from lara_tokenizer.data.episode import FrameIndex, Signals
 from lara_tokenizer.errors import EpisodeReadError, JobMismatchError
-from lara_tokenizer.export import export_moto, moto_lmdb
-from lara_tokenizer.export.moto_lmdb import Steps, write_lmdb
-from lara_tokenizer.export.moto_values import features, tensors
+from lara_tokenizer.export import export_moto
+from lara_tokenizer.export.moto import lmdb as moto_lmdb
+from lara_tokenizer.export.moto.lmdb import EpisodeSteps, pickle_features, pickle_tensors, write_lmdb
 from lara_tokenizer.export.moto_wrapper import StoredCodes, keep_patch_order, stored_codes, with_stored_codes
 from lara_tokenizer.table import read_tokens
 
@@ -182,7 +182,7 @@ def pictured(tmp_path):
     """An episode of 200 pictures, 20 MB."""
     picture = tmp_path / "picture.jpg"
     picture.write_bytes(np.random.default_rng(0).bytes(100_000))
-    return Steps(np.zeros((200, 4), np.int16), np.ones(200, bool), ["push"] * 200, pictures=[picture] * 200)
+    return EpisodeSteps(np.zeros((200, 4), np.int16), np.ones(200, bool), ["push"] * 200, images=[picture] * 200)
 
 
 def test_pictures_do_not_wait_in_memory_for_their_episode_to_end(tmp_path, pictured, monkeypatch):
@@ -193,7 +193,7 @@ def test_pictures_do_not_wait_in_memory_for_their_episode_to_end(tmp_path, pictu
     tracemalloc.stop()
     assert peak < 4 * 2**20
     told = lmdb_of(tmp_path)
-    jpeg = pictured.pictures[0].read_bytes()
+    jpeg = pictured.images[0].read_bytes()
     assert all(told[f"rgb_static_{step}"].numpy().tobytes() == jpeg for step in range(400))
     assert told["cur_step"] == 399
     assert [told[f"cur_episode_{step}"] for step in (0, 199, 200, 399)] == [0, 0, 1, 1]
@@ -216,14 +216,14 @@ def test_a_disk_that_takes_no_more_is_said_in_one_line(tmp_path, pictured):
 def test_values_load_without_the_numpy_that_wrote_them():
     text = "öffne \\ 'die' \n Tür"
     rows = np.arange(14, dtype=np.float32).reshape(2, 7)
-    for row, pickled in zip(rows, features(text, rows, 2), strict=True):
+    for row, pickled in zip(rows, pickle_features(text, rows, 2), strict=True):
         assert b"numpy._core" not in pickled
         assert b"numpy.core" not in pickled
         step = pickle.loads(pickled)
         assert step["observation"]["natural_language_instruction"].decode() == text
         assert step["action"]["rotation_delta"].tolist() == row[3:6].tolist()
     for width in (1, 253, 254, 255, 256, 70_000):  # lengths that a pickle writes in one byte, and more
-        assert pickle.loads(tensors(np.full((1, width), 254, np.uint8))[0]).tolist() == [254] * width
+        assert pickle.loads(pickle_tensors(np.full((1, width), 254, np.uint8))[0]).tolist() == [254] * width
 
 
 def test_equal_exports_give_equal_bytes(tmp_path, tokens, clips):
@@ -268,7 +268,7 @@ def refused(tmp_path, error, match, *arguments, **options):
 def test_options_that_cannot_be_are_named_before_anything_is_written(tmp_path, tokens, clips, robots):
     refused(tmp_path, ValueError, "style 'droid': takes oxe, rt1, calvin", tokens, clips, style="droid")
     refused(tmp_path, ValueError, "name 'a/b': takes the name of a folder", tokens, clips, name="a/b")
-    refused(tmp_path, ValueError, "keeps its pictures in the LMDB", tokens, clips, style="calvin", video=False)
+    refused(tmp_path, ValueError, "keeps its images in the LMDB", tokens, clips, style="calvin", video=False)
     refused(tmp_path, ValueError, "without them, take oxe", tokens, robots, style="rt1", actions=False)
     refused(tmp_path, ValueError, "the source has none. Take --style oxe", tokens, clips, style="rt1")
     (tmp_path / "there").mkdir()
@@ -283,7 +283,7 @@ def test_a_table_that_moto_has_no_word_for_is_refused(tmp_path, write_tokens, cl
     continuous = write_tokens(tmp_path / "continuous.parquet", LENGTHS, sizes=(4, 3, None))
     refused(tmp_path, ValueError, "has no column 'codes'", continuous, clips, instruction="push")
     two = write_tokens(tmp_path / "two.parquet", LENGTHS, cameras=("top", "wrist"))
-    refused(tmp_path, ValueError, "Moto has one a dataset. Choose with --camera", two, clips, cameras="all")
+    refused(tmp_path, ValueError, "Moto has one per dataset. Choose with --camera", two, clips, cameras="all")
     table = pq.read_table(tokens)
     place = table.column_names.index("future_frame_index")
     futures = table["future_frame_index"].to_numpy().copy()

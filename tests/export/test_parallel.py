@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from lara_tokenizer.export.parallel import run_tasks
+from lara_tokenizer.export.folder import run_tasks
 
 
 def test_every_task_comes_back_with_its_result():
@@ -27,7 +27,7 @@ def test_an_error_ends_all_and_is_the_workers_own():
 
 
 def test_a_killed_driver_takes_its_workers_along():
-    script = "import os\nfrom lara_tokenizer.export.parallel import run_tasks\n"
+    script = "import os\nfrom lara_tokenizer.export.folder import run_tasks\n"
     script += (
         "for task, pid in run_tasks(eval, ['__import__(\"os\").getpid()', '__import__(\"time\").sleep(60)'], 1):\n"
     )

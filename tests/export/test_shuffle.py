@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from lara_tokenizer.export import shuffle
-from lara_tokenizer.export.shuffle import write_shuffled
+from lara_tokenizer.export import jsonl
+from lara_tokenizer.export.jsonl import write_shuffled
 
 
 @pytest.mark.parametrize("total", [0, 1, 15, 17, 400])
 def test_every_line_is_there_once_however_many_rounds_it_takes(tmp_path, monkeypatch, total):
-    monkeypatch.setattr(shuffle, "_BUCKET_LINES", 8)
-    monkeypatch.setattr(shuffle, "_BUCKETS", 3)
+    monkeypatch.setattr(jsonl, "_BUCKET_LINES", 8)
+    monkeypatch.setattr(jsonl, "_BUCKETS", 3)
     lines = [b"%d \r \xe2\x80\xa8\n" % number for number in range(total)]
     write_shuffled(iter(lines), total, tmp_path / "a", seed=0)
     write_shuffled(iter(lines), total, tmp_path / "b", seed=0)

@@ -13,9 +13,10 @@ from PIL import Image
 
 from lara_tokenizer.data import load_episodes
 from lara_tokenizer.errors import EpisodeReadError, JobMismatchError
-from lara_tokenizer.export import export_webdataset, webdataset
-from lara_tokenizer.export.tar_writer import LONGEST_FOLDER, TarWriter
-from lara_tokenizer.export.webdataset_plan import sample_folder, shard_urls
+from lara_tokenizer.export import export_webdataset
+from lara_tokenizer.export.webdataset import export as webdataset
+from lara_tokenizer.export.webdataset.plan import LONGEST_FOLDER, sample_folder, shard_urls
+from lara_tokenizer.export.webdataset.shard import TarWriter
 from lara_tokenizer.table import read_tokens
 
 

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from lara_tok._common import JsonOption, emit
+from lara_tok._common import JsonOption
 from lara_tok._source import FromOption
-from lara_tok.export._live import counting
 from lara_tok.export._options import (
     CameraOption,
     MinMarginOption,
@@ -18,8 +17,8 @@ from lara_tok.export._options import (
     StrideOption,
     TokensArgument,
     WorkersOption,
-    render,
 )
+from lara_tok.export._run import run_export
 
 
 def export_webdataset(
@@ -29,10 +28,10 @@ def export_webdataset(
     out: OutOption,
     shard_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Pairs in a shard at most. Default: 5000, about 1 GB at 640 x 480."),
+        typer.Option(min=1, help="Most pairs in a shard. Default: 5000, about 1 GB at 640 x 480."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the order of episodes.")] = 0,
-    images: Annotated[bool, typer.Option(help="With the two frames of each pair, or codes and facts alone.")] = True,
+    images: Annotated[bool, typer.Option(help="With the two frames of each pair, or codes and metadata alone.")] = True,
     stride: StrideOption = None,
     camera: CameraOption = None,
     min_margin: MinMarginOption = 0.0,
@@ -41,29 +40,11 @@ def export_webdataset(
     from_: FromOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Write tars that WebDataset reads: a sample a pair, with both frames, codes and text.
+    """Write tars that WebDataset reads: one sample per pair, with both frames, codes and text.
 
     Pairs of an episode stay together; shuffle shards and samples when you read them.
-    Run the same command again to go on after a stop.
+    Run the same command again to continue after a stop.
 
     Example: lara-tok export webdataset tokens.parquet videos/ --out shards
     """
-    from lara_tokenizer.export.webdataset import SHARD_SIZE, export_webdataset
-
-    with counting("pairs") as progress:
-        summary = export_webdataset(
-            tokens,
-            source,
-            out,
-            shard_size=shard_size or SHARD_SIZE,
-            seed=seed,
-            images=images,
-            stride=stride,
-            cameras=camera or (),
-            min_margin=min_margin,
-            min_motion=min_motion,
-            workers=workers,
-            from_list=from_,
-            progress=progress,
-        )
-    emit(summary.to_dict(), json_, render)
+    run_export("webdataset", locals(), "pairs")

@@ -1,38 +1,37 @@
-"""Latent actions as columns of a LeRobotDataset, v2.0, v2.1 or v3.0: a new dataset, or the same one in place."""
+"""`export_lerobot`: latent actions as columns of a LeRobotDataset v2.0, v2.1 or v3.0, in a new dataset or in place."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Unpack
 
-from lara_tokenizer.checkpoint import file_sha256
-from lara_tokenizer.errors import JobMismatchError
-from lara_tokenizer.export.folder import ExportFolder, export_folder
-from lara_tokenizer.export.hub import check_push, push_dataset
-from lara_tokenizer.export.lerobot_columns import PREFIX, LabelColumns
-from lara_tokenizer.export.lerobot_folder import INFO, LeRobotFolder, dataset_version, find_root, read_info
-from lara_tokenizer.export.lerobot_meta import statistics_files, write_info, write_statistics
-from lara_tokenizer.export.lerobot_place import BACKUP, LABEL_MANIFEST, InPlace, carry_over, read_label_manifest
-from lara_tokenizer.export.lerobot_rows import Labels, add_columns, episode_id
-from lara_tokenizer.export.lerobot_statistics import EpisodeWatcher, StoredStatistics
-from lara_tokenizer.export.manifest import (
-    ExportSummary,
-    export_job,
-    finished_export,
-    summary_again,
-    summary_of,
-    write_manifest,
+import pyarrow as pa
+
+from lara_tokenizer.errors import JobMismatchError, first_line
+from lara_tokenizer.export.job import ExportFolder, ExportJob, ExportSummary, summary_again
+from lara_tokenizer.export.lerobot.columns import (
+    PREFIX,
+    Column,
+    Labels,
+    add_columns,
+    episode_id,
+    features_of,
+    label_columns,
 )
-from lara_tokenizer.export.matching import Matched, match_source
+from lara_tokenizer.export.lerobot.folder import INFO, LeRobotFolder, dataset_version, find_root, read_info
+from lara_tokenizer.export.lerobot.in_place import BACKUP, LABEL_MANIFEST, InPlace, read_label_manifest
+from lara_tokenizer.export.lerobot.metadata import RunningStatistics, statistics_files, write_statistics
 from lara_tokenizer.table.reader import SelectOptions, TokenTable
 
-Progress = Callable[[int, int], None]  # data files done, and of how many
+Progress = Callable[[int, int], None]  # called with (data files done, of all)
 
 _SCRATCH = ".statistics"  # within the unfinished export
+_REPO = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def export_lerobot(
@@ -46,202 +45,231 @@ def export_lerobot(
     progress: Progress = lambda *_: None,
     **select: Unpack[SelectOptions],
 ) -> ExportSummary:
-    """Add the columns `latent_labels.*` to a LeRobotDataset: codes, their vectors, z, and which rows have them.
+    """Add the columns `latent_labels.*` to a LeRobotDataset: codes, their vectors, z, and a mask of labelled rows.
 
-    Every row gets values; a frame without a wanted pair has `latent_labels.valid` 0, codes -1 and vectors 0. Videos and
-    pictures are hard-linked, nothing of the old dataset is changed. A killed run goes on when it is called again; in
-    place, one that was finished tells again what it did.
+    Every row gets values; a frame without a selected pair has `latent_labels.valid` 0, codes -1 and vectors 0. Videos
+    and images are hard-linked, and the old dataset stays unchanged. An interrupted call is continued by the same call;
+    a finished one returns its summary again.
 
     Args:
         tokens: the table.
         source: the dataset's folder that it was made from.
         out: a new folder for the labelled dataset.
-        in_place: the labelled dataset takes the place of `source`, which is kept beside it; see `undo_lerobot`.
-        model: where the checkpoint lies that made the table, for its codebook; None takes the one it names.
+        in_place: put the labelled dataset in the place of `source`, which is kept beside it; see `undo_lerobot`.
+        model: the checkpoint that made the table, for its codebook; None uses the one that the table names.
         push: "user/name" of a dataset repository on the Hub that gets the labelled dataset.
-        progress: called with the number of data files that are done, and of all.
-        select: see `TokenTable.open`; one camera, as a dataset has one set of labels.
+        progress: called with (data files done, of all).
+        select: stride, camera and thresholds, see `TokenTable.open`; one camera, as a dataset has one set of labels.
 
     Raises:
         ValueError: table and source do not match; the dataset has labels already; `out` exists; other weights.
-        JobMismatchError: an unfinished export of something else waits there, or the dataset was changed since it began.
-        OSError: in place, another process is at the same dataset.
+        JobMismatchError: there is an unfinished export of something else, or the dataset was changed since it began.
+        OSError: in place, another process works on the same dataset.
 
     >>> export_lerobot("tokens.parquet", "demos", "demos-labelled").pairs  # doctest: +SKIP
     1204
     """
     if (out is None) != in_place:
         raise ValueError("an export goes to a new folder (--out), or in place of its source (--in-place): give one")
-    check_push(push)
-    opened = open_for_dataset(tokens, **select)
+    _check_push(push)
+    table = open_one_camera(tokens, **select)
     root = find_root(source)
     if out is None:
         place = InPlace(root)
-        with place.alone():
-            summary = _export_in_place(opened, place, model, progress)
+        with place.exclusive():
+            summary = _export_in_place(table, place, model, progress)
     else:
-        summary = _export_beside(opened, root, Path(out), model, progress)
+        summary = _export_beside(table, root, Path(out), model, progress)
     if push is not None:
         version = dataset_version(read_info(root))
-        push_dataset(Path(summary.out), push, version)
+        _push_dataset(Path(summary.out), push, version)
         summary.notes.append(f"pushed to {push}, tagged {version}")
     return summary
 
 
 def undo_lerobot(dataset: str | os.PathLike[str]) -> Path:
-    """Take back what `export_lerobot` did in place: the dataset is again what it was, to the last byte.
+    """Take back an `export_lerobot` in place: the dataset is again what it was, to the last byte.
 
     Raises ValueError where there is nothing to undo, or the labelled dataset was changed since; OSError where another
-    process is at it.
+    process works on it.
 
     >>> undo_lerobot("demos")  # doctest: +SKIP
     PosixPath('/data/demos')
     """
     place = InPlace(Path(dataset))
-    with place.alone():
+    with place.exclusive():
         place.undo()
     return place.dataset
 
 
-def open_for_dataset(tokens: str | os.PathLike[str], **select: Unpack[SelectOptions]) -> TokenTable:
-    """A table, one camera of it. Raises ValueError, as `TokenTable.open`."""
-    opened = TokenTable.open(tokens, **select)
-    if len(opened.cameras) > 1:
+def open_one_camera(tokens: str | os.PathLike[str], **select: Unpack[SelectOptions]) -> TokenTable:
+    """A table with one camera selected. Raises ValueError, see `TokenTable.open`."""
+    table = TokenTable.open(tokens, **select)
+    if len(table.cameras) > 1:
         raise ValueError(
-            f"cameras {', '.join(opened.cameras)}: a dataset has one set of labels. Choose one with --camera."
+            f"cameras {', '.join(table.cameras)}: a dataset has one set of labels. Choose one with --camera."
         )
-    return opened
+    return table
 
 
-def match_dataset(tokens: TokenTable, dataset: LeRobotFolder) -> Matched:
-    """`match_source`, and every episode of the table is one of the dataset's, whole. Raises ValueError."""
-    matched = match_source(tokens, f"lerobot:{dataset.root}")
+def summarize_dataset(
+    job: ExportJob, dataset: LeRobotFolder, settings: dict[str, Any], notes: Sequence[str] = ()
+) -> ExportSummary:
+    """The summary of an export to a dataset.
+
+    Raises ValueError where table and dataset do not match: every episode of the table must be a whole one of the
+    dataset.
+    """
+    matched = job.match(f"lerobot:{dataset.root}")
     for episode in matched.episodes.values():
         if episode.index is None or episode.index not in dataset.lengths or episode.id != episode_id(episode.index):
             raise ValueError(
-                f"episode {episode.id!r} of {tokens.path} is no whole episode of {dataset.root.name}, or the table was "
-                "made from several datasets: encode this one alone, without --segment."
+                f"episode {episode.id!r} of {job.table.path} is no whole episode of {dataset.root.name}, or the table "
+                "was made from several datasets: encode this one alone, without --segment."
             )
-    return matched
+    return job.summarize(matched, settings, notes)
 
 
-def check_beside(out: Path, dataset: LeRobotFolder) -> None:
-    """Raises ValueError where the export would lie in its source."""
-    if dataset.root in (out.resolve(), *out.resolve().parents):
-        raise ValueError(f"--out {out} lies in the dataset itself, and would be found in it. Name a folder beside it.")
+def write_data_files(
+    dataset: LeRobotFolder,
+    folder: ExportFolder,
+    labels: Labels,
+    columns: Sequence[Column],
+    progress: Progress,
+    statistics: RunningStatistics | None = None,
+    change: Callable[[pa.RecordBatch], pa.RecordBatch] = lambda batch: batch,
+) -> None:
+    """Write the data files of a dataset with columns added, each once.
 
-
-def rewritten(dataset: LeRobotFolder) -> set[str]:
-    """The files that a labelled dataset has in a version of its own."""
-    return {INFO, *(file.name for file in dataset.data), *statistics_files(dataset)}
-
-
-def hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """sha256 of files by name."""
-    return {name: file_sha256(folder / name) for name in sorted(names)}
-
-
-def _check_unlabelled(dataset: LeRobotFolder) -> None:
-    there = [name for name in dataset.info["features"] if name.startswith(PREFIX)]
-    if there or read_label_manifest(dataset.root) is not None:
-        what = there[0] if there else LABEL_MANIFEST
-        raise ValueError(
-            f"{dataset.root} has labels already ({what}). Take them back first (lara-tok export lerobot "
-            f"{dataset.root} --undo), or label the dataset that it was made from."
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Labelling:
-    """A dataset and the columns that a table gives it."""
-
-    tokens: TokenTable
-    dataset: LeRobotFolder
-    columns: LabelColumns
-
-    def job(self) -> dict[str, Any]:
-        features = dict(self.columns.features)
-        return export_job("lerobot", self.tokens, dataset=self.dataset.fingerprint(), features=features)
-
-    def summary(self, out: Path, notes: list[str]) -> ExportSummary:
-        """Raises ValueError where table and dataset do not match."""
-        matched = match_dataset(self.tokens, self.dataset)
-        settings = {"features": list(self.columns.features), "camera": self.tokens.cameras[0]}
-        return summary_of("lerobot", out, matched, settings, notes)
-
-    def write(self, target: Path, summary: ExportSummary, progress: Progress) -> None:
-        """The labelled dataset as `target`."""
-        job = self.job()
-        with export_folder(target, job | self.dataset.last_changes()) as folder:
-            _build(self.dataset, folder, Labels(self.tokens, "codes", "latents"), self.columns, progress)
-            files = {"files": hashes(folder.path, rewritten(self.dataset))}
-            write_manifest(folder.path, job | files, summary, LABEL_MANIFEST)
+    Args:
+        statistics: of the new columns, to be computed.
+        change: applied to each batch of old rows.
+    """
+    for index, file in enumerate(dataset.data):
+        if not folder.is_done(file.name):
+            new = folder.path / file.name
+            new.parent.mkdir(parents=True, exist_ok=True)
+            watch = (lambda *_: None) if statistics is None else statistics.add
+            add_columns(dataset.root / file.name, new, file, labels, columns, watch, change)
+            if statistics is not None:
+                statistics.store(index)
+            folder.mark_done(file.name)
+        progress(index + 1, len(dataset.data))
 
 
 def _export_beside(
-    tokens: TokenTable, root: Path, out: Path, model: str | os.PathLike[str] | None, progress: Progress
+    table: TokenTable, root: Path, out: Path, model: str | os.PathLike[str] | None, progress: Progress
 ) -> ExportSummary:
     dataset = LeRobotFolder.open(root)
     _check_unlabelled(dataset)
-    check_beside(out, dataset)
-    labelling = _Labelling(tokens, dataset, LabelColumns.of(tokens, model))
-    if (finished := finished_export(out, labelling.job(), LABEL_MANIFEST)) is not None:
+    dataset.check_outside(out)
+    columns = label_columns(table, model)
+    job = _job(table, out, dataset, columns)
+    if (finished := job.finished()) is not None:
         return finished
-    summary = labelling.summary(out, [])
-    labelling.write(out, summary, progress)
+    summary = summarize_dataset(job, dataset, _settings(table, columns))
+    _write(job, dataset, columns, summary, progress)
     return summary
 
 
 def _export_in_place(
-    tokens: TokenTable, place: InPlace, model: str | os.PathLike[str] | None, progress: Progress
+    table: TokenTable, place: InPlace, model: str | os.PathLike[str] | None, progress: Progress
 ) -> ExportSummary:
-    if (summary := _finished(tokens, place, model)) is not None:
-        return summary
+    if (finished := _finished_in_place(table, place, model)) is not None:
+        return finished
     dataset = LeRobotFolder.open(place.dataset)
     _check_unlabelled(dataset)
     place.check()
-    labelling = _Labelling(tokens, dataset, LabelColumns.of(tokens, model))
-    summary = labelling.summary(
-        dataset.root,
-        [f"the dataset without labels is kept beside it, its name ends in {BACKUP}; --undo brings it back"],
-    )
-    if not place.is_built(labelling.job()):
-        labelling.write(place.backup, summary, progress)
+    columns = label_columns(table, model)
+    job = _job(table, place.backup, dataset, columns)
+    note = f"the dataset without labels is kept beside it, its name ends in {BACKUP}; --undo brings it back"
+    summary = summarize_dataset(job, dataset, _settings(table, columns), [note])
+    summary.out = str(dataset.root)
+    if not place.is_built(job.differences):
+        _write(job, dataset, columns, summary, progress)
     elif changed := dataset.changed_since(place.built_at()):
         raise JobMismatchError(f"{place.backup} was made before {changed[0]} of {dataset.root} was changed. Delete it.")
     place.swap()
     return summary
 
 
-def _finished(tokens: TokenTable, place: InPlace, model: str | os.PathLike[str] | None) -> ExportSummary | None:
-    """The summary of this very export where it is in place already: a kill may come right after the exchange."""
+def _finished_in_place(table: TokenTable, place: InPlace, model: str | os.PathLike[str] | None) -> ExportSummary | None:
+    """The summary of this very export if it is in place already: a kill may come right after the swap."""
     if read_label_manifest(place.dataset) is None or not (place.backup / INFO).is_file():
         return None
-    labelling = _Labelling(tokens, LeRobotFolder.open(place.backup), LabelColumns.of(tokens, model))
-    manifest = place.finished(labelling.job())
+    job = _job(table, place.backup, LeRobotFolder.open(place.backup), label_columns(table, model))
+    manifest = place.finished(job.differences)
     return None if manifest is None else summary_again(place.dataset, manifest)
 
 
-def _build(
-    dataset: LeRobotFolder, folder: ExportFolder, labels: Labels, columns: LabelColumns, progress: Progress
+def _job(table: TokenTable, out: Path, dataset: LeRobotFolder, columns: Sequence[Column]) -> ExportJob:
+    options = {"dataset": dataset.fingerprint(), "features": features_of(columns)}
+    return ExportJob("lerobot", table, out, options, LABEL_MANIFEST)
+
+
+def _settings(table: TokenTable, columns: Sequence[Column]) -> dict[str, Any]:
+    return {"features": list(features_of(columns)), "camera": table.cameras[0]}
+
+
+def _write(
+    job: ExportJob, dataset: LeRobotFolder, columns: Sequence[Column], summary: ExportSummary, progress: Progress
 ) -> None:
-    """The labelled dataset in `folder`."""
-    scratch = folder.path / _SCRATCH
-    if not folder.is_done(_SCRATCH):
-        scratch.mkdir(exist_ok=True)
-        statistics = StoredStatistics(scratch, dataset.data, columns.features)
-        for number, file in enumerate(dataset.data):
-            if not folder.is_done(file.name):
-                new = folder.path / file.name
-                new.parent.mkdir(parents=True, exist_ok=True)
-                watcher = EpisodeWatcher(columns.statistics)
-                add_columns(dataset.root / file.name, new, file, labels, columns, watcher)
-                watcher.finish()
-                watcher.write(statistics.path(number))
-                folder.mark_done(file.name)
-            progress(number + 1, len(dataset.data))
-        carry_over(dataset.root, folder.path, dataset.names - rewritten(dataset))
-        write_info(dataset, folder.path, columns.features)
-        write_statistics(dataset, folder.path, statistics)
-        folder.mark_done(_SCRATCH)
-    shutil.rmtree(scratch, ignore_errors=True)
+    """Write the labelled dataset to the job's folder."""
+    rewritten = {INFO, *(file.name for file in dataset.data), *statistics_files(dataset)}
+    with job.folder(summary, unchanged=dataset.modification_times(), hashed=rewritten) as folder:
+        scratch = folder.path / _SCRATCH
+        if not folder.is_done(_SCRATCH):
+            scratch.mkdir(exist_ok=True)
+            statistics = RunningStatistics(scratch, dataset.data, columns)
+            write_data_files(dataset, folder, Labels(job.table, "codes", "latents"), columns, progress, statistics)
+            dataset.link_or_copy(folder.path, dataset.names - rewritten)
+            dataset.write_info(folder.path, features_of(columns))
+            write_statistics(dataset, folder.path, statistics)
+            folder.mark_done(_SCRATCH)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _check_unlabelled(dataset: LeRobotFolder) -> None:
+    labels = [name for name in dataset.info["features"] if name.startswith(PREFIX)]
+    if labels or read_label_manifest(dataset.root) is not None:
+        what = labels[0] if labels else LABEL_MANIFEST
+        raise ValueError(
+            f"{dataset.root} has labels already ({what}). Take them back first (lara-tok export lerobot "
+            f"{dataset.root} --undo), or label the dataset that it was made from."
+        )
+
+
+def _check_push(repo_id: str | None) -> None:
+    """Raises ValueError for a name other than "user/name", and where nobody is logged in."""
+    if repo_id is None:
+        return
+    if not _REPO.fullmatch(repo_id):
+        raise ValueError(f"--push {repo_id!r}: takes a dataset repository of the Hub as user/name.")
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise ValueError("--push needs an account: run `hf auth login`, or set HF_TOKEN.")
+
+
+def _push_dataset(folder: Path, repo_id: str, version: str) -> None:
+    """Upload a dataset, and move the tag by which LeRobot finds its format version, e.g. "v3.0".
+
+    Raises ValueError where the Hub refuses it; the folder stays as it is, and the message gives the next command.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    api = HfApi()
+    try:
+        api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
+        api.upload_folder(
+            repo_id=repo_id, folder_path=folder, repo_type="dataset", commit_message="Latent action labels"
+        )
+        with suppress(RevisionNotFoundError):  # of a first upload
+            api.delete_tag(repo_id, tag=version, repo_type="dataset")
+        api.create_tag(repo_id, tag=version, repo_type="dataset")
+    except Exception as error:  # the Hub's errors share no base class, and each means: not pushed
+        raise ValueError(
+            f"{folder} is complete, and was not pushed to {repo_id} ({first_line(error)}). Push it by: hf upload "
+            f"{repo_id} {folder} --repo-type dataset && hf repos tag create {repo_id} {version} --repo-type dataset"
+        ) from error

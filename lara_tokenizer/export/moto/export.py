@@ -1,11 +1,11 @@
-"""A table of tokens as a dataset of Moto-GPT: its LMDB, its videos, and the codes beside them.
+"""`export_moto`: a token table as a dataset of Moto-GPT, that is its LMDB, its videos, and the codes beside them.
 
-<out>/lmdb/<name>/train/data.mdb            see `moto_lmdb`
-<out>/video/<name>/image/                   see `moto_video`; not for style calvin, whose pictures lie in the LMDB
+<out>/lmdb/<name>/train/data.mdb            see `lmdb`
+<out>/video/<name>/image/                   see `video`; not for style calvin, whose images are in the LMDB
       train_eps_00000000.mp4
       video_metadata.json                   {"train": {"total_frames": n, "videos": [[file, frames, first step], ...]}}
-<out>/data_config.yaml                      what Moto's `load_dataset` takes; paths as seen from <out>
-<out>/episodes.jsonl                        which episode of the source each one is
+<out>/data_config.yaml                      for Moto's `load_dataset`; paths relative to <out>
+<out>/episodes.jsonl                        the source's episode for each of Moto's
 <out>/export_manifest.json
 
 Formats as TencentARC/Moto at 4471f76 reads them (common/data/{data_utils,datasets}.py).
@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
 from typing import Unpack
 
@@ -25,37 +25,32 @@ import yaml
 from PIL import Image
 
 from lara_tokenizer.data import Episode
-from lara_tokenizer.export.folder import ExportFolder, export_folder, remove_unfinished
-from lara_tokenizer.export.instructions import instructions
-from lara_tokenizer.export.manifest import ExportSummary, export_job, finished_export, summary_of, write_manifest
-from lara_tokenizer.export.matching import Source, match_source
-from lara_tokenizer.export.moto_config import (
+from lara_tokenizer.export.images import IMAGES, ImageTask, frame_file, image_folder, write_images
+from lara_tokenizer.export.job import ExportFolder, ExportJob, ExportSummary
+from lara_tokenizer.export.moto.lmdb import EpisodeSteps, require_lmdb, write_lmdb
+from lara_tokenizer.export.moto.plan import (
     SPLIT,
+    MotoPlan,
+    check_options,
     data_config,
     episode_lines,
+    frame_texts,
     lmdb_dir,
-    meta,
+    lmdb_meta,
     notes,
+    read_actions,
     settings,
     video_dir,
     video_metadata,
+    video_name,
 )
-from lara_tokenizer.export.moto_lmdb import Steps, need_lmdb, write_lmdb
-from lara_tokenizer.export.moto_plan import (
-    Plan,
-    actions_of,
-    check_actions,
-    check_options,
-    check_sizes,
-    check_tracks,
-)
-from lara_tokenizer.export.moto_video import VideoTask, video_name, write_videos
-from lara_tokenizer.export.pictures import IMAGES, PictureTask, frame_file, picture_folder, write_pictures
-from lara_tokenizer.table.reader import SelectOptions, TokenSequence, TokenTable
+from lara_tokenizer.export.moto.video import VideoTask, write_video
+from lara_tokenizer.table.reader import SelectOptions, TokenTable
+from lara_tokenizer.table.source import Source
 
-_LMDB = "lmdb"  # the part of the export that is remembered once it is whole
+_LMDB = "lmdb"  # the part of the export that is recorded once it is complete
 
-# (episodes that are written, all of them): first of their frames, then of the LMDB
+# Called with (episodes done, of all), first for their frames, then for the LMDB.
 Progress = Callable[[int, int], object]
 
 
@@ -74,26 +69,26 @@ def export_moto(
     progress: Progress | None = None,
     **select: Unpack[SelectOptions],
 ) -> ExportSummary:
-    """Write a table of tokens as a dataset that Moto-GPT reads; see `moto_wrapper` for training on the codes.
+    """Write a token table as a dataset that Moto-GPT reads; see `moto_wrapper` for training on the codes.
 
     Args:
         tokens: the table.
         source: the video it was made from.
-        out: a new folder. A call that was cut short is continued by the same call.
-        style: "oxe", "rt1" or "calvin": which of Moto's dataset classes is to read it.
-        name: of the dataset, a folder's name. Keep off names of Open X-Embodiment sets: Moto multiplies the gap of a
-            pair for those that it knows.
-        instruction: for episodes that have none.
-        actions: write the source's, which must have 7 numbers: position, rotation, gripper.
-        video: write the frames too. Without, the videos of an earlier export of the same episodes serve.
-        from_list: the list of clips, where the table was made from one.
-        workers: processes that decode video; None takes one a core, 0 none but this one.
+        out: a new folder. An interrupted call is continued by the same call.
+        style: "oxe", "rt1" or "calvin": the dataset class of Moto that is to read it.
+        name: of the dataset, a folder's name. Avoid names of Open X-Embodiment sets: Moto multiplies the gap of a pair
+            for those that it knows.
+        instruction: for episodes without one.
+        actions: write the source's actions, which must have 7 numbers: position, rotation, gripper.
+        video: write the frames too. Without, use the videos of an earlier export of the same episodes.
+        from_list: the list of clips, if the table was made from one.
+        workers: processes that decode video; None uses one per core, 0 none but this one.
         progress: called as files are finished.
-        select: which rows; see `TokenTable.open`.
+        select: stride, camera and thresholds, see `TokenTable.open`.
 
     Raises:
-        ValueError: table and source do not match, the gap of the pairs varies, actions are not 7 wide, or see
-            `TokenTable.open`; before anything is written.
+        ValueError: before anything is written, if table and source do not match, the gap of the pairs varies, or
+            actions are not 7 wide.
         ImportError: the lmdb package is not installed.
         EpisodeReadError: an episode cannot be read.
 
@@ -101,42 +96,32 @@ def export_moto(
     {'data_config': 'data_config.yaml', 'skip_frame': 3, 'per_latent_motion_len': 8, ...}
     """
     check_options(style, name, actions, video)
-    need_lmdb()
-    opened = TokenTable.open(tokens, **select)
-    opened.require("codes", "latent_motion_ids")
-    if len(opened.cameras) > 1:
-        raise ValueError(f"cameras {', '.join(opened.cameras)}: Moto has one a dataset. Choose with --camera.")
-    job = export_job("moto", opened, style=style, name=name, instruction=instruction, actions=actions, video=video)
-    if (finished := finished_export(Path(out), job)) is not None:
+    require_lmdb()
+    table = TokenTable.open(tokens, **select)
+    table.require("codes", "latent_motion_ids")
+    if len(table.cameras) > 1:
+        raise ValueError(f"cameras {', '.join(table.cameras)}: Moto has one per dataset. Choose with --camera.")
+    options = {"style": style, "name": name, "instruction": instruction, "actions": actions, "video": video}
+    job = ExportJob("moto", table, out, options)
+    if (finished := job.finished()) is not None:
         return finished
-    matched = match_source(opened, source, from_list, out)
-    plan = Plan(
-        matched=matched,
-        style=style,
-        name=name,
-        video=video,
-        instruction=instruction,
-        camera=opened.cameras[0],
-        skip_frame=check_tracks(matched, style, instruction),
-        has_actions=actions and check_actions(matched, style),
-        size=check_sizes(matched, every=video and style != "oxe"),
-    )
-    summary = summary_of("moto", Path(out), matched, settings=settings(plan), notes=notes(plan))
-    with export_folder(out, job) as folder:
-        _write(plan, folder, workers, progress)
-        write_manifest(folder.path, job, summary)
+    matched = job.match(source, from_list)
+    plan = MotoPlan.of(matched, style=style, name=name, video=video, instruction=instruction, actions=actions)
+    summary = job.summarize(matched, settings(plan), notes(plan))
+    with job.folder(summary) as folder:
+        _write(plan, folder, workers, progress or (lambda done, total: None))
     return summary
 
 
-def _write(plan: Plan, folder: ExportFolder, workers: int | None, progress: Progress | None) -> None:
+def _write(plan: MotoPlan, folder: ExportFolder, workers: int | None, progress: Progress) -> None:
     if plan.style != "calvin" and plan.video:
-        _write_videos(plan, folder, workers, progress)
+        folder.run_tasks(write_video, _video_tasks(plan, folder.path), workers, _counter(plan, progress))
     if not folder.is_done(_LMDB):
         if plan.style == "calvin":
-            _write_pictures(plan, folder, workers, progress)
-        write_lmdb(folder.path / lmdb_dir(plan) / SPLIT, _episodes(plan, folder.path, progress), meta(plan))
+            folder.run_tasks(write_images, _image_tasks(plan, folder.path), workers, _counter(plan, progress))
+        write_lmdb(folder.path / lmdb_dir(plan) / SPLIT, _episodes(plan, folder.path, progress), lmdb_meta(plan))
         folder.mark_done(_LMDB)
-    remove_unfinished(folder.path / IMAGES)  # they are in the LMDB now
+    shutil.rmtree(folder.path / IMAGES, ignore_errors=True)  # they are in the LMDB now
     if plan.style != "calvin":
         index = folder.path / video_dir(plan) / "video_metadata.json"
         index.parent.mkdir(parents=True, exist_ok=True)
@@ -147,76 +132,59 @@ def _write(plan: Plan, folder: ExportFolder, workers: int | None, progress: Prog
         stream.writelines(episode_lines(plan))
 
 
-def _write_pictures(plan: Plan, folder: ExportFolder, workers: int | None, progress: Progress | None) -> None:
-    one_more = _counter(plan, progress)
-    tasks = (
-        PictureTask(
-            plan.matched.episodes[episode],
-            plan.camera,
-            np.arange(frames),
-            folder.path / picture_folder(episode, plan.camera),
-        )
-        for episode, frames in plan.num_frames.items()
-    )
-    write_pictures(tasks, folder, workers, lambda pictures: one_more())
+def _image_tasks(plan: MotoPlan, path: Path) -> Iterator[ImageTask]:
+    for episode, frames in plan.num_frames.items():
+        folder = path / image_folder(episode, plan.camera)
+        yield ImageTask(plan.matched.episodes[episode], plan.camera, np.arange(frames), folder)
 
 
-def _write_videos(plan: Plan, folder: ExportFolder, workers: int | None, progress: Progress | None) -> None:
-    tasks = (
-        VideoTask(
+def _video_tasks(plan: MotoPlan, path: Path) -> Iterator[VideoTask]:
+    folder = path / video_dir(plan)
+    for index, (episode, frames) in enumerate(plan.num_frames.items()):
+        yield VideoTask(
             plan.matched.episodes[episode],
             plan.camera,
             frames,
-            folder.path / video_dir(plan) / video_name(number, SPLIT),
+            folder / video_name(index),
             None if plan.style == "oxe" else plan.size,
         )
-        for number, (episode, frames) in enumerate(plan.num_frames.items())
-    )
-    write_videos(tasks, folder, workers, _counter(plan, progress))
 
 
-def _counter(plan: Plan, progress: Progress | None) -> Callable[[], None]:
-    """A function to be called for each episode that is done."""
-    numbers = count(1)
+def _counter(plan: MotoPlan, progress: Progress) -> Callable[..., None]:
+    """A function to be called once per finished episode."""
+    done = 0
 
-    def one_more() -> None:
-        if progress is not None:
-            progress(next(numbers), len(plan.matched.episodes))
+    def one_more(*_: object) -> None:
+        nonlocal done
+        done += 1
+        progress(done, len(plan.matched.episodes))
 
     return one_more
 
 
-def _episodes(plan: Plan, folder: Path, progress: Progress | None) -> Iterator[Steps]:
+def _episodes(plan: MotoPlan, folder: Path, progress: Progress) -> Iterator[EpisodeSteps]:
     """Every frame of every episode, labelled or not."""
     num_frames, one_more = plan.num_frames, _counter(plan, progress)
-    for episode, track in plan.matched.sequences("codes", "text"):
-        assert track.codes is not None
+    for episode, sequence in plan.matched.sequences("codes", "text"):
+        assert sequence.codes is not None
         frames = num_frames[episode.id]
-        codes = np.full((frames, track.codes.shape[1]), -1, np.int16)
+        codes = np.full((frames, sequence.codes.shape[1]), -1, np.int16)
         valid = np.zeros(frames, bool)
-        labelled = track.frames[track.selected]
-        codes[labelled], valid[labelled] = track.codes[track.selected], True
-        yield Steps(
+        labelled = sequence.frames[sequence.selected]
+        codes[labelled] = sequence.codes[sequence.selected]
+        valid[labelled] = True
+        yield EpisodeSteps(
             codes=codes,
             valid=valid,
-            texts=_texts(episode, track, frames, plan.instruction),
-            actions=actions_of(episode, frames) if plan.has_actions else None,
-            pictures=_picture_files(folder, episode, plan, frames) if plan.style == "calvin" else None,
+            texts=frame_texts(episode, sequence, frames, plan.instruction),
+            actions=read_actions(episode, frames) if plan.has_actions else None,
+            images=_image_files(folder, episode, plan, frames) if plan.style == "calvin" else None,
         )
         one_more()
 
 
-def _texts(episode: Episode, track: TokenSequence, frames: int, default: str | None) -> list[str]:
-    """The instruction of each frame; one without a row has that of the row before."""
-    texts = instructions(episode, track, default)
-    if len(set(texts)) == 1:
-        return texts[:1] * frames
-    rows = np.maximum(np.searchsorted(track.frames, np.arange(frames), side="right") - 1, 0)
-    return [texts[row] for row in rows.tolist()]
-
-
-def _picture_files(folder: Path, episode: Episode, plan: Plan, frames: int) -> list[Path]:
-    files = [folder / picture_folder(episode.id, plan.camera) / frame_file(frame) for frame in range(frames)]
+def _image_files(folder: Path, episode: Episode, plan: MotoPlan, frames: int) -> list[Path]:
+    files = [folder / image_folder(episode.id, plan.camera) / frame_file(frame) for frame in range(frames)]
     with Image.open(files[0]) as image:
         width, height = image.size
     assert (height, width) == plan.size

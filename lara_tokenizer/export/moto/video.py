@@ -1,16 +1,13 @@
-"""The videos of a Moto dataset: one mp4 an episode, frame for frame that of the source.
+"""The videos of a Moto dataset: one mp4 per episode, frame for frame that of the source.
 
 MPEG-4 part 2, as Moto's own preprocessing writes through `cv2.VideoWriter`: every build of OpenCV reads it and finds
-frames by their number in it, and it takes odd sizes, where H.264 does not. Measured with OpenCV 5.0 on 256 x 320
-frames: three frames of a newly opened file in 17 ms (H.264: 50 ms), and 0.6 ms to encode one. No B-frames, a key frame
-every 12 as `cv2.VideoWriter` has it: OpenCV goes back 16 frames for a seek, so that more key frames would not speed
-it up.
+frames by their index in it, and it allows odd sizes, unlike H.264. Measured with OpenCV 5.0 on 256 x 320 frames: three
+frames of a newly opened file in 17 ms (H.264: 50 ms), and 0.6 ms to encode one.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,19 +15,25 @@ from typing import Final
 
 import numpy as np
 
+from lara_tokenizer._files import replace
 from lara_tokenizer.data import Episode
 from lara_tokenizer.errors import EpisodeReadError
-from lara_tokenizer.export.folder import ExportFolder
-from lara_tokenizer.export.frames import frame_chunks
-from lara_tokenizer.export.parallel import run_tasks
+from lara_tokenizer.export.images import frame_chunks
 
 _CODEC: Final = "mpeg4"
-_GOP, _QUANTIZER = 12, "2"  # of 31, less is better
+# Frames from one key frame to the next, as cv2.VideoWriter has it, without B-frames. OpenCV goes back 16 frames for a
+# seek, so more key frames would not make it faster.
+_GOP = 12
+_QUANTIZER = "2"  # of 31, less is better
 
 
 @dataclass(frozen=True, slots=True)
 class VideoTask:
-    """All frames of one episode and camera, to `file`; `size` (H, W) where all videos must have one."""
+    """All frames of one episode and camera, to be written as `file`.
+
+    Attributes:
+        size: (H, W) that all videos must have; None allows any.
+    """
 
     episode: Episode
     camera: str
@@ -38,58 +41,21 @@ class VideoTask:
     file: Path
     size: tuple[int, int] | None
 
-
-def video_name(number: int, split: str) -> str:
-    """How Moto names the video of an episode.
-
-    >>> video_name(12, "train")
-    'train_eps_00000012.mp4'
-    """
-    return f"{split}_eps_{number:08d}.mp4"
+    @property
+    def part(self) -> str:
+        """The name under which the export's folder records that the video is finished."""
+        return self.file.name
 
 
-def write_videos(
-    tasks: Iterable[VideoTask],
-    folder: ExportFolder,
-    workers: int | None = None,
-    progress: Callable[[], object] | None = None,
-) -> None:
-    """Write the videos of all tasks; one that was finished by an earlier run is passed over.
-
-    Args:
-        tasks: asked for as they are needed.
-        folder: remembers what is done.
-        workers: processes; None takes one a core, 0 none but this one.
-        progress: called for each video that is there.
-
-    Raises:
-        EpisodeReadError: for the first episode that cannot be read. What is finished by then is kept.
-    """
-    for task, _ in run_tasks(_write, _unfinished(tasks, folder, progress), workers):
-        folder.mark_done(task.file.name)
-        if progress is not None:
-            progress()
-
-
-def _unfinished(
-    tasks: Iterable[VideoTask], folder: ExportFolder, progress: Callable[[], object] | None
-) -> Iterator[VideoTask]:
-    for task in tasks:
-        if not folder.is_done(task.file.name):
-            yield task
-        elif progress is not None:
-            progress()
-
-
-def _write(task: VideoTask) -> None:
-    """The video of a task, under its name once it is whole."""
+def write_video(task: VideoTask) -> None:
+    """Write the video of a task. Raises EpisodeReadError."""
     task.file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = task.file.with_suffix(".tmp")
     try:
         encode_mpeg4(unfinished, _chunks(task), task.episode.frame_index(task.camera).fps)
     finally:
         task.episode.close()
-    os.replace(unfinished, task.file)
+    replace(unfinished, task.file, durable=False)
 
 
 def _chunks(task: VideoTask) -> Iterator[np.ndarray]:
@@ -106,11 +72,13 @@ def encode_mpeg4(path: Path, chunks: Iterable[np.ndarray], fps: float) -> None:
     """Write uint8 (n, H, W, 3) RGB frames as an mp4. Equal frames give equal bytes."""
     import av
 
+    # Without "bitexact" the file contains the version of the encoder; with several threads its bytes vary.
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         options = {"qmin": _QUANTIZER, "qmax": _QUANTIZER, "threads": "1", "flags": "+bitexact"}
-        # The format keeps the rate as 16-bit numbers.
+        # The format stores the rate as 16-bit numbers.
         stream = container.add_stream(_CODEC, rate=Fraction(fps).limit_denominator(100), options=options)
-        stream.pix_fmt, stream.gop_size = "yuv420p", _GOP
+        stream.pix_fmt = "yuv420p"
+        stream.gop_size = _GOP
         for frames in chunks:
             if not stream.codec_context.is_open:
                 stream.height, stream.width = frames.shape[1:3]

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from lara_tokenizer.export.names import safe_component, safe_path, shortened
+from lara_tokenizer.export.paths import safe_component, safe_path, shortened
 
 NAMES = [
     "a.mp4",
