@@ -29,6 +29,7 @@ from lara_tokenizer.table.metadata import differences
 _JOB, _DONE, _EXPORT = "job.json", "done.txt", "export"
 _AHEAD = 4  # tasks queued per worker: enough to keep it busy, few enough to hold in memory
 
+Progress = Callable[[int, int], object]  # called with (done, total) items
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -62,7 +63,7 @@ class ExportFolder:
         self.path.mkdir(exist_ok=True)
 
     def is_done(self, part: str) -> bool:
-        """Whether `part` was finished, by this run or an earlier one."""
+        """Check whether `part` was finished, by this run or an earlier one."""
         return _one_line(part) in self._done
 
     def mark_done(self, part: str) -> None:
@@ -106,6 +107,19 @@ class ExportFolder:
             self.mark_done(task.part)
             if on_done is not None:
                 on_done(task)
+
+
+def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """A function of the count of newly finished items that reports (done, total) to `progress`."""
+    done = 0
+
+    def show(more: int) -> None:
+        nonlocal done
+        done += more
+        if progress is not None:
+            progress(done, total)
+
+    return show
 
 
 @contextmanager

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from lara_tokenizer._files import file_sha256
-from lara_tokenizer.export.folder import ExportFolder, check_new, export_folder
+from lara_tokenizer.export.folder import ExportFolder, Progress, check_new, counter, export_folder
 from lara_tokenizer.export.source_match import MatchedSource, match_source
 from lara_tokenizer.table.metadata import FRAMES, differences, token_files
 from lara_tokenizer.table.reader import TokenTable
 from lara_tokenizer.table.source import Source
 from lara_tokenizer.version import __version__
 
-__all__ = ["ExportFolder", "ExportJob", "ExportSummary", "summary_again", "write_manifest"]
+__all__ = ["ExportFolder", "ExportJob", "ExportSummary", "Progress", "counter", "summary_again", "write_manifest"]
 
 MANIFEST = "export_manifest.json"
 FORMAT_VERSION = 1

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from lara_tokenizer.export.folder import ExportFolder
+from lara_tokenizer.export.folder import ExportFolder, Progress, counter
 from lara_tokenizer.export.images import ImageTask, check_image_folders, frame_file, image_folder, write_images
 from lara_tokenizer.export.source_match import MatchedSource, instructions
 from lara_tokenizer.table.reader import TokenSequence
@@ -27,8 +27,6 @@ LINES = "train.jsonl"
 # The lines of a sequence's selected pairs in the order of frames, each with its newline, given for each of these pairs
 # the path of its image (as JSON text without quotes) and its instruction.
 LinesOf = Callable[[TokenSequence, list[str], list[str]], Iterator[bytes]]
-# Called with (done, total): images written plus pairs that `before_lines` finished; lines, where there is neither.
-Progress = Callable[[int, int], object]
 
 # Lines of one bucket are in memory at once. Buckets differ a little in size; up to twice this is harmless.
 _BUCKET_LINES = 32_768
@@ -69,12 +67,13 @@ def write_jsonl(
         lines_of: produces the lines of one sequence.
         instruction: for episodes without one.
         workers: processes that write images; None uses one per core, 0 none but this one.
+        progress: called with (done, total) of images, plus pairs that `before_lines` finished; of lines without these.
         before_lines: further work on every pair, between images and lines: called once, with a function to be called
             with the count of newly finished pairs.
     """
     if not folder.is_done(LINES):
         rounds = images + (before_lines is not None)
-        show = _counter(progress, matched.num_pairs * max(1, rounds))
+        show = counter(progress, matched.num_pairs * max(1, rounds))
         if images:
             folder.run_tasks(
                 write_images, _image_tasks(matched, folder.path), workers, lambda task: show(len(task.frames))
@@ -104,19 +103,6 @@ def _image_tasks(matched: MatchedSource, path: Path) -> Iterator[ImageTask]:
         if sequence.selected.any():
             folder = path / image_folder(sequence.episode, sequence.camera)
             yield ImageTask(episode, sequence.camera, sequence.frames[sequence.selected], folder)
-
-
-def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
-    """A function of the count of newly finished items that reports (done, total)."""
-    done = 0
-
-    def show(more: int) -> None:
-        nonlocal done
-        done += more
-        if progress is not None:
-            progress(done, total)
-
-    return show
 
 
 def write_shuffled(lines: Iterable[bytes], total: int, out: Path, seed: int) -> None:

@@ -19,8 +19,8 @@ from functools import partial
 from itertools import repeat
 from typing import Any, Unpack
 
-from lara_tokenizer.export.job import ExportJob, ExportSummary
-from lara_tokenizer.export.jsonl import LINES, Progress, check_jsonl, write_jsonl
+from lara_tokenizer.export.job import ExportJob, ExportSummary, Progress
+from lara_tokenizer.export.jsonl import LINES, check_jsonl, write_jsonl
 from lara_tokenizer.export.vision_codes import VisionCodes, VisionTokenizer
 from lara_tokenizer.table.reader import SelectOptions, TokenSequence, TokenTable
 from lara_tokenizer.table.source import Source

@@ -19,8 +19,8 @@ from typing import Any, Unpack
 import numpy as np
 
 from lara_tokenizer.export.action_tokens import act_text, act_tokens
-from lara_tokenizer.export.job import ExportJob, ExportSummary
-from lara_tokenizer.export.jsonl import Progress, check_jsonl, write_jsonl
+from lara_tokenizer.export.job import ExportJob, ExportSummary, Progress
+from lara_tokenizer.export.jsonl import check_jsonl, write_jsonl
 from lara_tokenizer.table.reader import SelectOptions, TokenSequence, TokenTable
 from lara_tokenizer.table.source import Source
 

@@ -27,7 +27,7 @@ from lara_tokenizer.export.lerobot import export as lerobot
 from lara_tokenizer.export.lerobot import in_place as in_place_module
 from lara_tokenizer.export.lerobot.columns import IDS, LATENTS, VALID, VECTORS, Labels, episode_id
 from lara_tokenizer.export.lerobot.folder import LeRobotFolder
-from lara_tokenizer.export.lerobot.in_place import InPlace
+from lara_tokenizer.export.lerobot.in_place import InPlaceSwap
 from lara_tokenizer.export.lerobot.metadata import column_statistics, counted_statistics
 from lara_tokenizer.table import read_tokens
 from lara_tokenizer.table.metadata import METADATA_KEY
@@ -353,7 +353,7 @@ def test_a_kill_at_any_step_of_the_exchange_leaves_a_whole_dataset_and_both_ways
     dataset, table, checkpoint, monkeypatch
 ):
     old = _tree(dataset)
-    monkeypatch.setattr(InPlace, "swap", _stop)
+    monkeypatch.setattr(InPlaceSwap, "apply", _stop)
     with pytest.raises(KeyboardInterrupt):  # built, not exchanged
         export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
     monkeypatch.undo()
@@ -373,8 +373,8 @@ def test_a_kill_at_any_step_of_the_exchange_leaves_a_whole_dataset_and_both_ways
 
 
 def test_two_runs_exchange_once(dataset, table, checkpoint, monkeypatch):
-    real = InPlace.swap
-    monkeypatch.setattr(InPlace, "swap", lambda place: [real(place), real(place)])
+    real = InPlaceSwap.apply
+    monkeypatch.setattr(InPlaceSwap, "apply", lambda place: [real(place), real(place)])
     export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
     assert _rows(dataset)[VALID].sum() == 20
 
@@ -387,7 +387,7 @@ def test_one_run_at_a_time_holds_a_dataset_in_place_and_back(plain, table, check
     ):
         before = _tree(tmp_path)
         with (
-            InPlace(dataset).exclusive(),
+            InPlaceSwap(dataset).exclusive(),
             pytest.raises(BlockingIOError, match="demos is being written by another process"),
         ):
             begin()
@@ -435,7 +435,7 @@ def test_an_edit_between_a_kill_and_the_next_run_is_seen(plain, table, checkpoin
     edit(file.stat().st_mtime_ns + 1)
     with pytest.raises(JobMismatchError, match="dataset_times_sha256"):
         export_lerobot(table, dataset, tmp_path / "out", model=checkpoint[0])
-    monkeypatch.setattr(InPlace, "swap", _stop)
+    monkeypatch.setattr(InPlaceSwap, "apply", _stop)
     with pytest.raises(KeyboardInterrupt):
         export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
     monkeypatch.undo()

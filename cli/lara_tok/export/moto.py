@@ -26,9 +26,7 @@ def export_moto(
     source: SourceArgument,
     *,
     out: OutOption,
-    style: Annotated[
-        str, typer.Option(help="The dataset class of Moto to read it: oxe, rt1 or calvin.")
-    ] = "oxe",
+    style: Annotated[str, typer.Option(help="The dataset class of Moto to read it: oxe, rt1 or calvin.")] = "oxe",
     name: Annotated[str, typer.Option(help="Of the dataset; avoid names of Open X-Embodiment sets.")] = "lara",
     instruction: Annotated[str | None, typer.Option(help="For episodes that have none.")] = None,
     actions: Annotated[bool, typer.Option(help="Write the source's actions, which must have 7 numbers.")] = True,

@@ -87,7 +87,7 @@ class Column:
         return values
 
     def written(self, values: np.ndarray) -> np.ndarray:
-        """What is written for `values`."""
+        """The written form of `values`: vectors in place of their indices."""
         return values if self.lookup is None else self.lookup[values]
 
 
@@ -195,13 +195,13 @@ def add_columns(
     file: DataFile,
     labels: Labels,
     columns: Sequence[Column],
-    watch: Callable[[int, list[np.ndarray]], None] = lambda *_: None,
+    on_rows: Callable[[int, list[np.ndarray]], None] = lambda *_: None,
     change: Callable[[pa.RecordBatch], pa.RecordBatch] = lambda batch: batch,
 ) -> None:
     """Write one data file again with columns added at the end; row groups of up to 16,384 rows stay as they are.
 
     Args:
-        watch: called with an episode's index and `Column.values` of each column, several times per episode if a row
+        on_rows: called with an episode's index and `Column.values` of each column, several times per episode if a row
             group ends inside it.
         change: applied to each batch of old rows.
     """
@@ -214,10 +214,10 @@ def add_columns(
                 if not batch.num_rows:
                     continue
                 runs = []
-                for run in keys.runs(batch):
-                    row_labels = labels.rows(run.episode, run.frames)
+                for episode, frames in keys.runs(batch):
+                    row_labels = labels.rows(episode, frames)
                     runs.append([column.values(row_labels) for column in columns])
-                    watch(run.episode, runs[-1])
+                    on_rows(episode, runs[-1])
                 arrays = [
                     _to_arrow(column.written(np.concatenate(values)), kind)
                     for column, values, kind in zip(columns, zip(*runs, strict=True), types, strict=True)

@@ -13,7 +13,7 @@ from typing import Any, Unpack
 import pyarrow as pa
 
 from lara_tokenizer.errors import JobMismatchError, first_line
-from lara_tokenizer.export.job import ExportFolder, ExportJob, ExportSummary, summary_again
+from lara_tokenizer.export.job import ExportFolder, ExportJob, ExportSummary, Progress, summary_again
 from lara_tokenizer.export.lerobot.columns import (
     PREFIX,
     Column,
@@ -24,11 +24,9 @@ from lara_tokenizer.export.lerobot.columns import (
     label_columns,
 )
 from lara_tokenizer.export.lerobot.folder import INFO, LeRobotFolder, dataset_version, find_root, read_info
-from lara_tokenizer.export.lerobot.in_place import BACKUP, LABEL_MANIFEST, InPlace, read_label_manifest
+from lara_tokenizer.export.lerobot.in_place import BACKUP, LABEL_MANIFEST, InPlaceSwap, read_label_manifest
 from lara_tokenizer.export.lerobot.metadata import RunningStatistics, statistics_files, write_statistics
 from lara_tokenizer.table.reader import SelectOptions, TokenTable
-
-Progress = Callable[[int, int], None]  # called with (data files done, of all)
 
 _SCRATCH = ".statistics"  # within the unfinished export
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
@@ -75,9 +73,9 @@ def export_lerobot(
     table = open_one_camera(tokens, **select)
     root = find_root(source)
     if out is None:
-        place = InPlace(root)
-        with place.exclusive():
-            summary = _export_in_place(table, place, model, progress)
+        swap = InPlaceSwap(root)
+        with swap.exclusive():
+            summary = _export_in_place(table, swap, model, progress)
     else:
         summary = _export_beside(table, root, Path(out), model, progress)
     if push is not None:
@@ -96,10 +94,10 @@ def undo_lerobot(dataset: str | os.PathLike[str]) -> Path:
     >>> undo_lerobot("demos")  # doctest: +SKIP
     PosixPath('/data/demos')
     """
-    place = InPlace(Path(dataset))
-    with place.exclusive():
-        place.undo()
-    return place.dataset
+    swap = InPlaceSwap(Path(dataset))
+    with swap.exclusive():
+        swap.undo()
+    return swap.dataset
 
 
 def open_one_camera(tokens: str | os.PathLike[str], **select: Unpack[SelectOptions]) -> TokenTable:
@@ -149,8 +147,8 @@ def write_data_files(
         if not folder.is_done(file.name):
             new = folder.path / file.name
             new.parent.mkdir(parents=True, exist_ok=True)
-            watch = (lambda *_: None) if statistics is None else statistics.add
-            add_columns(dataset.root / file.name, new, file, labels, columns, watch, change)
+            on_rows = (lambda *_: None) if statistics is None else statistics.add
+            add_columns(dataset.root / file.name, new, file, labels, columns, on_rows, change)
             if statistics is not None:
                 statistics.store(index)
             folder.mark_done(file.name)
@@ -173,33 +171,35 @@ def _export_beside(
 
 
 def _export_in_place(
-    table: TokenTable, place: InPlace, model: str | os.PathLike[str] | None, progress: Progress
+    table: TokenTable, swap: InPlaceSwap, model: str | os.PathLike[str] | None, progress: Progress
 ) -> ExportSummary:
-    if (finished := _finished_in_place(table, place, model)) is not None:
+    if (finished := _finished_in_place(table, swap, model)) is not None:
         return finished
-    dataset = LeRobotFolder.open(place.dataset)
+    dataset = LeRobotFolder.open(swap.dataset)
     _check_unlabelled(dataset)
-    place.check()
+    swap.check()
     columns = label_columns(table, model)
-    job = _job(table, place.backup, dataset, columns)
+    job = _job(table, swap.backup, dataset, columns)
     note = f"the dataset without labels is kept beside it, its name ends in {BACKUP}; --undo brings it back"
     summary = summarize_dataset(job, dataset, _settings(table, columns), [note])
     summary.out = str(dataset.root)
-    if not place.is_built(job.differences):
+    if not swap.is_built(job.differences):
         _write(job, dataset, columns, summary, progress)
-    elif changed := dataset.changed_since(place.built_at()):
-        raise JobMismatchError(f"{place.backup} was made before {changed[0]} of {dataset.root} was changed. Delete it.")
-    place.swap()
+    elif changed := dataset.changed_since(swap.built_at()):
+        raise JobMismatchError(f"{swap.backup} was made before {changed[0]} of {dataset.root} was changed. Delete it.")
+    swap.apply()
     return summary
 
 
-def _finished_in_place(table: TokenTable, place: InPlace, model: str | os.PathLike[str] | None) -> ExportSummary | None:
+def _finished_in_place(
+    table: TokenTable, swap: InPlaceSwap, model: str | os.PathLike[str] | None
+) -> ExportSummary | None:
     """The summary of this very export if it is in place already: a kill may come right after the swap."""
-    if read_label_manifest(place.dataset) is None or not (place.backup / INFO).is_file():
+    if read_label_manifest(swap.dataset) is None or not (swap.backup / INFO).is_file():
         return None
-    job = _job(table, place.backup, LeRobotFolder.open(place.backup), label_columns(table, model))
-    manifest = place.finished(job.differences)
-    return None if manifest is None else summary_again(place.dataset, manifest)
+    job = _job(table, swap.backup, LeRobotFolder.open(swap.backup), label_columns(table, model))
+    manifest = swap.finished(job.differences)
+    return None if manifest is None else summary_again(swap.dataset, manifest)
 
 
 def _job(table: TokenTable, out: Path, dataset: LeRobotFolder, columns: Sequence[Column]) -> ExportJob:

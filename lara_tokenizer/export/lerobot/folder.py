@@ -49,16 +49,6 @@ class DataFile:
 
 
 @dataclass(frozen=True, slots=True)
-class EpisodeRun:
-    """Neighbouring rows of one episode: rows `start` to `stop` - 1 of a batch are its `frames`, int64 (R,)."""
-
-    episode: int
-    start: int
-    stop: int
-    frames: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
 class LeRobotFolder:
     """A checked dataset: every listed episode has exactly its frames, in order, in one file.
 
@@ -156,8 +146,11 @@ class RowKeys:
         """The columns, of those in a file, that `runs` needs."""
         return [name for name in ("episode_index", "frame_index") if name in names]
 
-    def runs(self, batch: pa.RecordBatch) -> Iterator[EpisodeRun]:
-        """The runs of a batch. Raises ValueError where neither rows nor file name identify the episode."""
+    def runs(self, batch: pa.RecordBatch) -> Iterator[tuple[int, np.ndarray]]:
+        """Neighbouring rows of one episode after the other, as (episode index, frame indices int64 (R,)).
+
+        Raises ValueError where neither rows nor file name identify the episode.
+        """
         names = batch.schema.names
         if "episode_index" in names:
             episodes = batch.column("episode_index").to_numpy(zero_copy_only=False)
@@ -175,7 +168,7 @@ class RowKeys:
             if "frame_index" in names:
                 frames = batch.column("frame_index").slice(start, stop - start).to_numpy(zero_copy_only=False)
             self._next_frame += stop - start
-            yield EpisodeRun(episode, start, stop, frames)
+            yield episode, frames
 
 
 def find_root(source: str | os.PathLike[str]) -> Path:
@@ -296,13 +289,13 @@ def _check_rows(root: Path, file: DataFile, lengths: Mapping[int, int]) -> list[
                 raise _unidentified(file)
             expected[file.named_episode] = parquet.metadata.num_rows
         for batch in batches(parquet, columns) if columns else ():
-            for run in keys.runs(batch):
-                first = expected.get(run.episode, 0)
-                in_order = np.arange(first, first + len(run.frames))
-                again = run.episode in expected and run.episode != next(reversed(expected))
-                if again or not np.array_equal(run.frames, in_order):
-                    raise ValueError(f"{file.name}: rows of episode {run.episode} are unsorted or duplicated")
-                expected[run.episode] = first + len(run.frames)
+            for episode, frames in keys.runs(batch):
+                first = expected.get(episode, 0)
+                in_order = np.arange(first, first + len(frames))
+                again = episode in expected and episode != next(reversed(expected))
+                if again or not np.array_equal(frames, in_order):
+                    raise ValueError(f"{file.name}: rows of episode {episode} are unsorted or duplicated")
+                expected[episode] = first + len(frames)
     for episode, rows in expected.items():
         if episode in lengths and rows != lengths[episode]:
             raise ValueError(f"{file.name}: {rows} rows for episode {episode} of {lengths[episode]} frames")

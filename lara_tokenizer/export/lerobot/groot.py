@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 
 from lara_tokenizer.errors import first_line
-from lara_tokenizer.export.job import ExportJob, ExportSummary
+from lara_tokenizer.export.job import ExportJob, ExportSummary, Progress
 from lara_tokenizer.export.lerobot.columns import Column, Labels, RowLabels, features_of
-from lara_tokenizer.export.lerobot.export import Progress, open_one_camera, summarize_dataset, write_data_files
+from lara_tokenizer.export.lerobot.export import open_one_camera, summarize_dataset, write_data_files
 from lara_tokenizer.export.lerobot.folder import EPISODES_V2, INFO, LeRobotFolder, read_lines, write_lines
 from lara_tokenizer.table.reader import SelectOptions, TokenTable
 

@@ -31,7 +31,7 @@ LABEL_MANIFEST, BACKUP = "label_manifest.json", ".before-labels"
 Differences = Callable[[Mapping[str, Any]], list[str]]
 
 
-class InPlace:
+class InPlaceSwap:
     """A dataset that gets, or got, labels in place.
 
     Attributes:
@@ -76,7 +76,10 @@ class InPlace:
             )
 
     def is_built(self, differences: Differences | None = None) -> bool:
-        """Whether a complete labelled dataset waits for the swap. Raises JobMismatchError for one of another job."""
+        """Check whether a complete labelled dataset waits for the swap.
+
+        Raises JobMismatchError for a dataset of another job.
+        """
         if read_label_manifest(self.dataset) is not None:
             return False
         manifest = read_label_manifest(self.backup)
@@ -95,7 +98,7 @@ class InPlace:
         manifest = read_label_manifest(self.dataset)
         return None if manifest is None or differences(manifest) else manifest
 
-    def swap(self) -> None:
+    def apply(self) -> None:
         """Put the labelled dataset in the place of the old one, unless it is there already."""
         if self.is_built():
             swap_folders(self.dataset, self.backup)

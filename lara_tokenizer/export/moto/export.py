@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Unpack
 
@@ -26,32 +26,14 @@ from PIL import Image
 
 from lara_tokenizer.data import Episode
 from lara_tokenizer.export.images import IMAGES, ImageTask, frame_file, image_folder, write_images
-from lara_tokenizer.export.job import ExportFolder, ExportJob, ExportSummary
+from lara_tokenizer.export.job import ExportFolder, ExportJob, ExportSummary, Progress, counter
 from lara_tokenizer.export.moto.lmdb import EpisodeSteps, require_lmdb, write_lmdb
-from lara_tokenizer.export.moto.plan import (
-    SPLIT,
-    MotoPlan,
-    check_options,
-    data_config,
-    episode_lines,
-    frame_texts,
-    lmdb_dir,
-    lmdb_meta,
-    notes,
-    read_actions,
-    settings,
-    video_dir,
-    video_metadata,
-    video_name,
-)
+from lara_tokenizer.export.moto.plan import SPLIT, MotoPlan, check_options, frame_texts, read_actions, video_name
 from lara_tokenizer.export.moto.video import VideoTask, write_video
 from lara_tokenizer.table.reader import SelectOptions, TokenTable
 from lara_tokenizer.table.source import Source
 
 _LMDB = "lmdb"  # the part of the export that is recorded once it is complete
-
-# Called with (episodes done, of all), first for their frames, then for the LMDB.
-Progress = Callable[[int, int], object]
 
 
 def export_moto(
@@ -83,7 +65,7 @@ def export_moto(
         video: write the frames too. Without, use the videos of an earlier export of the same episodes.
         from_list: the list of clips, if the table was made from one.
         workers: processes that decode video; None uses one per core, 0 none but this one.
-        progress: called as files are finished.
+        progress: called with (episodes done, of all), first for their frames, then for the LMDB.
         select: stride, camera and thresholds, see `TokenTable.open`.
 
     Raises:
@@ -107,29 +89,30 @@ def export_moto(
         return finished
     matched = job.match(source, from_list)
     plan = MotoPlan.of(matched, style=style, name=name, video=video, instruction=instruction, actions=actions)
-    summary = job.summarize(matched, settings(plan), notes(plan))
+    summary = job.summarize(matched, plan.settings(), plan.notes())
     with job.folder(summary) as folder:
-        _write(plan, folder, workers, progress or (lambda done, total: None))
+        _write(plan, folder, workers, progress)
     return summary
 
 
-def _write(plan: MotoPlan, folder: ExportFolder, workers: int | None, progress: Progress) -> None:
+def _write(plan: MotoPlan, folder: ExportFolder, workers: int | None, progress: Progress | None) -> None:
+    show = counter(progress, len(plan.num_frames))
     if plan.style != "calvin" and plan.video:
-        folder.run_tasks(write_video, _video_tasks(plan, folder.path), workers, _counter(plan, progress))
+        folder.run_tasks(write_video, _video_tasks(plan, folder.path), workers, lambda task: show(1))
     if not folder.is_done(_LMDB):
         if plan.style == "calvin":
-            folder.run_tasks(write_images, _image_tasks(plan, folder.path), workers, _counter(plan, progress))
-        write_lmdb(folder.path / lmdb_dir(plan) / SPLIT, _episodes(plan, folder.path, progress), lmdb_meta(plan))
+            folder.run_tasks(write_images, _image_tasks(plan, folder.path), workers, lambda task: show(1))
+        write_lmdb(folder.path / plan.lmdb_dir / SPLIT, _episodes(plan, folder.path, progress), plan.lmdb_meta())
         folder.mark_done(_LMDB)
     shutil.rmtree(folder.path / IMAGES, ignore_errors=True)  # they are in the LMDB now
     if plan.style != "calvin":
-        index = folder.path / video_dir(plan) / "video_metadata.json"
+        index = folder.path / plan.video_dir / "video_metadata.json"
         index.parent.mkdir(parents=True, exist_ok=True)
-        index.write_text(json.dumps(video_metadata(plan)) + "\n", encoding="utf-8")
-    config = yaml.safe_dump(data_config(plan), sort_keys=False)
+        index.write_text(json.dumps(plan.video_metadata()) + "\n", encoding="utf-8")
+    config = yaml.safe_dump(plan.data_config(), sort_keys=False)
     (folder.path / "data_config.yaml").write_text(config, encoding="utf-8")
     with (folder.path / "episodes.jsonl").open("w", encoding="utf-8") as stream:
-        stream.writelines(episode_lines(plan))
+        stream.writelines(plan.episode_lines())
 
 
 def _image_tasks(plan: MotoPlan, path: Path) -> Iterator[ImageTask]:
@@ -139,7 +122,7 @@ def _image_tasks(plan: MotoPlan, path: Path) -> Iterator[ImageTask]:
 
 
 def _video_tasks(plan: MotoPlan, path: Path) -> Iterator[VideoTask]:
-    folder = path / video_dir(plan)
+    folder = path / plan.video_dir
     for index, (episode, frames) in enumerate(plan.num_frames.items()):
         yield VideoTask(
             plan.matched.episodes[episode],
@@ -150,21 +133,9 @@ def _video_tasks(plan: MotoPlan, path: Path) -> Iterator[VideoTask]:
         )
 
 
-def _counter(plan: MotoPlan, progress: Progress) -> Callable[..., None]:
-    """A function to be called once per finished episode."""
-    done = 0
-
-    def one_more(*_: object) -> None:
-        nonlocal done
-        done += 1
-        progress(done, len(plan.matched.episodes))
-
-    return one_more
-
-
-def _episodes(plan: MotoPlan, folder: Path, progress: Progress) -> Iterator[EpisodeSteps]:
+def _episodes(plan: MotoPlan, folder: Path, progress: Progress | None) -> Iterator[EpisodeSteps]:
     """Every frame of every episode, labelled or not."""
-    num_frames, one_more = plan.num_frames, _counter(plan, progress)
+    num_frames, show = plan.num_frames, counter(progress, len(plan.num_frames))
     for episode, sequence in plan.matched.sequences("codes", "text"):
         assert sequence.codes is not None
         frames = num_frames[episode.id]
@@ -180,7 +151,7 @@ def _episodes(plan: MotoPlan, folder: Path, progress: Progress) -> Iterator[Epis
             actions=read_actions(episode, frames) if plan.has_actions else None,
             images=_image_files(folder, episode, plan, frames) if plan.style == "calvin" else None,
         )
-        one_more()
+        show(1)
 
 
 def _image_files(folder: Path, episode: Episode, plan: MotoPlan, frames: int) -> list[Path]:

@@ -81,6 +81,102 @@ class MotoPlan:
         """The step of each episode's first frame in the LMDB, which numbers the frames of all episodes through."""
         return [0, *accumulate(self.num_frames.values())][:-1]
 
+    @property
+    def lmdb_dir(self) -> str:
+        """The folder, below the export's, that contains a folder with an LMDB for each split."""
+        return f"lmdb/{self.name}"
+
+    @property
+    def video_dir(self) -> str:
+        """The folder of videos, below the export's. Moto looks for a dataset that it does not know under "image"."""
+        return f"video/{self.name}/image"
+
+    def lmdb_meta(self) -> dict[str, Any]:
+        """The value of `latent_motion_meta` in the LMDB: where the codes come from."""
+        table = self.matched.table
+        return {
+            "skip_frame": self.skip_frame,
+            "stride": table.stride,
+            "per_latent_motion_len": table.num_latents,
+            "latent_motion_codebook_size": table.codebook_size,
+            "camera": self.camera,
+            "weights_sha256": table.metadata["model"]["weights_sha256"],
+            "tokens": table.metadata,
+        }
+
+    def data_config(self) -> dict[str, Any]:
+        """The configuration for Moto's `load_dataset`."""
+        folders = {"lmdb_dir": self.lmdb_dir}
+        if self.style != "calvin":
+            folders["video_dir"] = self.video_dir
+        if self.style != "oxe":
+            return {"data_type": self.style, **folders, "rgb_shape": list(self.size), "skip_frame": self.skip_frame}
+        # A mixture of one: Moto resizes frames of style oxe only there.
+        member = {"data_type": "oxe", "data_name": self.name, "weight": 1, **folders}
+        return {
+            "data_type": "mix",
+            "rgb_shape": list(_RESIZED),
+            "skip_frame": self.skip_frame,
+            "weighted": False,
+            "sub_data_configs": [member],
+        }
+
+    def video_metadata(self) -> dict[str, Any]:
+        """The index of the videos that are long enough for a pair.
+
+        Moto reads the first two entries of each, name and count of frames; the third, its first step, is for
+        `moto_wrapper`.
+        """
+        videos = [
+            [video_name(index), frames, first]
+            for index, (frames, first) in enumerate(zip(self.num_frames.values(), self.first_steps, strict=True))
+            if frames > self.skip_frame
+        ]
+        return {SPLIT: {"total_frames": sum(frames for _, frames, _ in videos), "videos": videos}}
+
+    def episode_lines(self) -> Iterator[str]:
+        """The source's episode for each of Moto's, one JSON object per line."""
+        rows = zip(self.num_frames.items(), self.first_steps, strict=True)
+        for index, ((episode, frames), first) in enumerate(rows):
+            yield json.dumps({"episode": index, "id": episode, "frames": frames, "first_step": first}) + "\n"
+
+    def settings(self) -> dict[str, Any]:
+        """Settings of Moto's trainer and model, by their names."""
+        table = self.matched.table
+        return {
+            "data_config": "data_config.yaml",
+            "skip_frame": self.skip_frame,
+            "per_latent_motion_len": table.num_latents,
+            "latent_motion_codebook_size": table.codebook_size,
+        }
+
+    def notes(self) -> list[str]:
+        """Sentences for the manifest; a change of their text changes the bytes of exports."""
+        notes = [
+            "Moto's trainer tokenizes frames after a random shift; these codes are of the frames as they are.",
+            "Train on them with lara_tokenizer.export.moto_wrapper: Moto's own code reads this dataset, not the codes.",
+            "There is no val split: Moto takes the first 95 % of the steps to train and the rest to evaluate.",
+        ]
+        if not self.video:
+            notes.append(
+                f"No videos were written: data_config.yaml looks in {self.video_dir} for those of an earlier export of "
+                "the same episodes (compare episodes.jsonl)."
+            )
+        if self.has_actions:
+            notes.append("Actions are as recorded; Moto expects the gripper in -1 to 1 (rt1: clipped to it).")
+        else:
+            notes.append("There are no actions: set act_pred to false.")
+        return notes
+
+
+def video_name(index: int) -> str:
+    """The file name of an episode's video, as Moto spells it.
+
+    >>> video_name(12)
+    'train_eps_00000012.mp4'
+    """
+    return f"{SPLIT}_eps_{index:08d}.mp4"
+
 
 def check_options(style: str, name: str, actions: bool, video: bool) -> None:
     """Raises ValueError for options that are invalid, or exclude each other."""
@@ -143,7 +239,7 @@ def _check_pairs(matched: MatchedSource, style: str, instruction: str | None) ->
 
 
 def _check_actions(matched: MatchedSource, style: str) -> bool:
-    """Whether the source has actions. Raises ValueError unless all episodes have Moto's, or none has any."""
+    """Check whether the source has actions. Raises ValueError unless all episodes have Moto's, or none has any."""
     without = [episode.id for episode in matched.episodes.values() if "actions" not in episode.offers]
     if len(without) == len(matched.episodes):
         if style == "rt1":
@@ -172,104 +268,3 @@ def _check_sizes(matched: MatchedSource, every: bool) -> tuple[int, int]:
         named = ", ".join(f"{width} x {height} ({episode})" for (height, width), episode in sizes.items())
         raise ValueError(f"frames are {named}: Moto's class takes one size. Export them apart, or with --style oxe.")
     return next(iter(sizes))
-
-
-def lmdb_dir(plan: MotoPlan) -> str:
-    """The folder, below the export's, that contains a folder with an LMDB for each split."""
-    return f"lmdb/{plan.name}"
-
-
-def video_dir(plan: MotoPlan) -> str:
-    """The folder of videos, below the export's. Moto looks for a dataset that it does not know under "image"."""
-    return f"video/{plan.name}/image"
-
-
-def video_name(index: int) -> str:
-    """The file name of an episode's video, as Moto spells it.
-
-    >>> video_name(12)
-    'train_eps_00000012.mp4'
-    """
-    return f"{SPLIT}_eps_{index:08d}.mp4"
-
-
-def lmdb_meta(plan: MotoPlan) -> dict[str, Any]:
-    """The value of `latent_motion_meta` in the LMDB: where the codes come from."""
-    table = plan.matched.table
-    return {
-        "skip_frame": plan.skip_frame,
-        "stride": table.stride,
-        "per_latent_motion_len": table.num_latents,
-        "latent_motion_codebook_size": table.codebook_size,
-        "camera": plan.camera,
-        "weights_sha256": table.metadata["model"]["weights_sha256"],
-        "tokens": table.metadata,
-    }
-
-
-def data_config(plan: MotoPlan) -> dict[str, Any]:
-    """The configuration for Moto's `load_dataset`."""
-    folders = {"lmdb_dir": lmdb_dir(plan)}
-    if plan.style != "calvin":
-        folders["video_dir"] = video_dir(plan)
-    if plan.style != "oxe":
-        return {"data_type": plan.style, **folders, "rgb_shape": list(plan.size), "skip_frame": plan.skip_frame}
-    # A mixture of one: Moto resizes frames of style oxe only there.
-    member = {"data_type": "oxe", "data_name": plan.name, "weight": 1, **folders}
-    return {
-        "data_type": "mix",
-        "rgb_shape": list(_RESIZED),
-        "skip_frame": plan.skip_frame,
-        "weighted": False,
-        "sub_data_configs": [member],
-    }
-
-
-def video_metadata(plan: MotoPlan) -> dict[str, Any]:
-    """The index of the videos that are long enough for a pair.
-
-    Moto reads the first two entries of each, name and count of frames; the third, its first step, is for the wrapper.
-    """
-    videos = [
-        [video_name(index), frames, first]
-        for index, (frames, first) in enumerate(zip(plan.num_frames.values(), plan.first_steps, strict=True))
-        if frames > plan.skip_frame
-    ]
-    return {SPLIT: {"total_frames": sum(frames for _, frames, _ in videos), "videos": videos}}
-
-
-def episode_lines(plan: MotoPlan) -> Iterator[str]:
-    """The source's episode for each of Moto's, one JSON object per line."""
-    rows = zip(plan.num_frames.items(), plan.first_steps, strict=True)
-    for index, ((episode, frames), first) in enumerate(rows):
-        yield json.dumps({"episode": index, "id": episode, "frames": frames, "first_step": first}) + "\n"
-
-
-def settings(plan: MotoPlan) -> dict[str, Any]:
-    """Settings of Moto's trainer and model, by their names."""
-    table = plan.matched.table
-    return {
-        "data_config": "data_config.yaml",
-        "skip_frame": plan.skip_frame,
-        "per_latent_motion_len": table.num_latents,
-        "latent_motion_codebook_size": table.codebook_size,
-    }
-
-
-def notes(plan: MotoPlan) -> list[str]:
-    """Sentences for the manifest; a change of their text changes the bytes of exports."""
-    notes = [
-        "Moto's trainer tokenizes frames after a random shift; these codes are of the frames as they are.",
-        "Train on them with lara_tokenizer.export.moto_wrapper: Moto's own code reads this dataset, not the codes.",
-        "There is no val split: Moto takes the first 95 % of the steps to train and the rest to evaluate.",
-    ]
-    if not plan.video:
-        notes.append(
-            f"No videos were written: data_config.yaml looks in {video_dir(plan)} for those of an earlier export of "
-            "the same episodes (compare episodes.jsonl)."
-        )
-    if plan.has_actions:
-        notes.append("Actions are as recorded; Moto expects the gripper in -1 to 1 (rt1: clipped to it).")
-    else:
-        notes.append("There are no actions: set act_pred to false.")
-    return notes

@@ -11,10 +11,9 @@ their last component are a sample; the text after that dot is the name of a fiel
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any, Unpack
 
-from lara_tokenizer.export.job import ExportJob, ExportSummary
+from lara_tokenizer.export.job import ExportJob, ExportSummary, Progress, counter
 from lara_tokenizer.export.webdataset.plan import plan_shards, shard_name, shard_urls, write_rows
 from lara_tokenizer.export.webdataset.shard import UNFINISHED, ShardTask, write_shard
 from lara_tokenizer.table.reader import SelectOptions, TokenTable
@@ -39,7 +38,7 @@ def export_webdataset(
     images: bool = True,
     from_list: str | os.PathLike[str] | None = None,
     workers: int | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
     **select: Unpack[SelectOptions],
 ) -> ExportSummary:
     """Write shards and a manifest that webdataset reads.
@@ -79,14 +78,7 @@ def export_webdataset(
     matched = job.match(source, from_list)
     shards = plan_shards(matched.selected, shard_size, seed)
     summary = job.summarize(matched, _settings(table, len(shards), shard_size, images), _NOTES)
-    show = progress or (lambda done, total: None)
-    done = 0
-
-    def finished_shard(task: ShardTask) -> None:
-        nonlocal done
-        done += task.pairs
-        show(done, matched.num_pairs)
-
+    show = counter(progress, matched.num_pairs)
     with job.folder(summary) as folder:
         rows = folder.path / _ROWS
         if not folder.is_done(_ROWS):
@@ -103,7 +95,7 @@ def export_webdataset(
             )
             for index, slices in enumerate(shards)
         )
-        folder.run_tasks(write_shard, tasks, workers, finished_shard)
+        folder.run_tasks(write_shard, tasks, workers, lambda task: show(task.pairs))
         rows.unlink(missing_ok=True)
         for leftover in folder.path.glob(f"*{UNFINISHED}"):  # of runs that were killed
             leftover.unlink()
