@@ -34,7 +34,7 @@ import numpy as np
 from _sample import check_file, write_sample
 
 from lara_tokenizer.export import ExportSummary, export_lapa
-from lara_tokenizer.export.pictures import picture_name
+from lara_tokenizer.export.images import image_name
 from lara_tokenizer.table import read_tokens
 from lara_tokenizer.vision_tokens import LwmVisionTokenizer
 
@@ -135,7 +135,7 @@ class SameCodes:
 def rows_of(tokens: Path) -> dict[str, dict[str, Any]]:
     """The table's valid rows, by the pictures that lines name."""
     return {
-        picture_name(row["episode"], row["camera"], row["frame_index"]): row
+        image_name(row["episode"], row["camera"], row["frame_index"]): row
         for row in read_tokens(tokens).to_pylist()
         if row["valid"]
     }

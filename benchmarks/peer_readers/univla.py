@@ -32,7 +32,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from lara_tokenizer.export import add_act_tokens, export_univla
-from lara_tokenizer.export.pictures import picture_name
+from lara_tokenizer.export.images import image_name
 from lara_tokenizer.table import read_tokens
 
 COMMIT = "0ab9e9dd3074ffa14fdd1a00aa2aa84e4f8e1352"
@@ -131,7 +131,7 @@ def compare(datasets: Any, builder: Any, folder: Path, num_latents: int, codeboo
     tokenizer, their_tokenizer = new_tokenizer(texts), new_tokenizer(texts)
     add_act_tokens(tokenizer, codebook_size=summary.settings["codebook_size"])
     their_tokenizer.add_special_tokens({"additional_special_tokens": [f"<ACT_{i}>" for i in range(codebook_size)]})
-    by_image = {picture_name(row["episode"], row["camera"], row["frame_index"]): row for row in table}
+    by_image = {image_name(row["episode"], row["camera"], row["frame_index"]): row for row in table}
     with_history = 0
     for line in lines:
         row = by_image[line["image"]]
