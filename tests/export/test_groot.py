@@ -24,8 +24,8 @@ N, D = 4, 3
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory, write_lerobot):
     """Three episodes, v2.1, with modality.json, and instructions in the rows too."""
-    pictures = np.random.default_rng(0).integers(0, 256, (sum(LENGTHS), 48, 64, 3), np.uint8)
-    frames = np.split(pictures, np.cumsum(LENGTHS)[:-1])
+    images = np.random.default_rng(0).integers(0, 256, (sum(LENGTHS), 48, 64, 3), np.uint8)
+    frames = np.split(images, np.cumsum(LENGTHS)[:-1])
     folder = tmp_path_factory.mktemp("lerobot") / "demos"
     root = write_lerobot(folder, {TOP: frames}, version="v2.1", tasks=["push it", "pull it", "push it"])
     (root / "meta/modality.json").write_text("{}")
@@ -143,9 +143,9 @@ def test_one_scale_for_several_datasets(plain, table, tmp_path):
         export_groot(table, plain, tmp_path / "three", scale=own / 2)
 
 
-def test_what_cannot_be_is_refused_before_anything_is_written(plain, table, tmp_path, write_tokens, write_lerobot):
-    pictures = np.zeros((13, 48, 64, 3), np.uint8)
-    newer = write_lerobot(tmp_path / "v3", {TOP: [pictures]}, version="v3.0")
+def test_invalid_input_is_refused_before_anything_is_written(plain, table, tmp_path, write_tokens, write_lerobot):
+    images = np.zeros((13, 48, 64, 3), np.uint8)
+    newer = write_lerobot(tmp_path / "v3", {TOP: [images]}, version="v3.0")
     codes = write_tokens(tmp_path / "codes.parquet", {"episode_000000": 13}, cameras=(TOP,), columns=())
     none, far, broken = tmp_path / "none.parquet", tmp_path / "far", tmp_path / "broken"
     pq.write_table(pq.read_table(table).slice(0, 0), none)
@@ -173,7 +173,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(plain, table, tmp_
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
 
 
-def test_the_command_says_what_the_trainer_must_be_told(plain, table, tmp_path):
+def test_the_command_prints_the_settings_of_the_trainer(plain, table, tmp_path):
     from lara_tok.export import app
     from typer.testing import CliRunner
 

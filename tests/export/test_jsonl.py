@@ -19,9 +19,9 @@ def test_a_shuffle_keeps_every_line_and_depends_on_its_seed_alone(tmp_path):
         orders.append((tmp_path / name).read_bytes().splitlines(keepends=True))
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[0]) == sorted(lines)
-    places = np.array([int(line) for line in orders[0]])
+    positions = np.array([int(line) for line in orders[0]])
     # Neither near where they were, nor sorted within buckets.
-    assert abs(np.corrcoef(places, np.arange(len(places)))[0, 1]) < 0.02
+    assert abs(np.corrcoef(positions, np.arange(len(positions)))[0, 1]) < 0.02
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "b", "c"]
 
 

@@ -1,4 +1,4 @@
-"""The jsonl for LAPA: fields, codes and pictures are the table's; a killed run goes on; mistakes are told first."""
+"""JSON lines for LAPA: fields, codes and images are the table's; a killed run continues; mistakes are reported first."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_the_picture_of_a_line_is_the_first_frame_of_its_pair(tmp_path, tokens, 
     written = {str(name) for name in files_of(tmp_path / "out") if name.suffix == ".jpg"}
     assert named == written
     episode = next(episode for episode in load_episodes(clips) if episode.id == "b/left.mp4")
-    with Image.open(tmp_path / "out/images/b/left.mp4/img_00012.jpg") as picture:
-        differences = np.abs(episode.frames("", range(30)).astype(int) - np.asarray(picture)).mean((1, 2, 3))
+    with Image.open(tmp_path / "out/images/b/left.mp4/img_00012.jpg") as image:
+        differences = np.abs(episode.frames("", range(30)).astype(int) - np.asarray(image)).mean((1, 2, 3))
     assert differences.argmin() == 12
 
 

@@ -45,8 +45,8 @@ LABELLED = {0: 13, 2: 17}
 def plain(tmp_path_factory, write_lerobot):
     """The three episodes in each version, with statistics and a small file of somebody's."""
     folder = tmp_path_factory.mktemp("lerobot")
-    pictures = np.random.default_rng(0).integers(0, 256, (sum(LENGTHS), 48, 64, 3), np.uint8)
-    frames = np.split(pictures, np.cumsum(LENGTHS)[:-1])
+    images = np.random.default_rng(0).integers(0, 256, (sum(LENGTHS), 48, 64, 3), np.uint8)
+    frames = np.split(images, np.cumsum(LENGTHS)[:-1])
     found = {}
     for version in VERSIONS:
         root = write_lerobot(folder / version, {TOP: frames}, version=version, tasks=["push", "pull", "push"])
@@ -84,7 +84,7 @@ def checkpoint(tmp_path):
 
 @pytest.fixture
 def table(tmp_path, write_tokens, checkpoint):
-    """Labels of episodes 0 and 2, said to be made by `checkpoint`."""
+    """Labels of episodes 0 and 2, whose metadata names `checkpoint`."""
     return _table(tmp_path / "tokens.parquet", write_tokens, checkpoint[0])
 
 
@@ -122,14 +122,14 @@ def _hashes(dataset: Path) -> dict[str, str]:
     return {name: digest for name, (digest, _) in _tree(dataset).items()}
 
 
-def test_every_row_says_what_the_table_says(dataset, table, checkpoint, tmp_path):
+def test_every_row_has_the_values_of_the_table(dataset, table, checkpoint, tmp_path):
     folder, codebook = checkpoint
     before = _tree(dataset)
     summary = export_lerobot(table, dataset, tmp_path / "out", model=folder)
     rows, source = _rows(tmp_path / "out"), read_tokens(table)
-    found = {key: place for place, key in enumerate(zip(rows["episode_index"], rows["frame_index"], strict=True))}
+    found = {key: row for row, key in enumerate(zip(rows["episode_index"], rows["frame_index"], strict=True))}
     valid = np.array(source["valid"].to_pylist())
-    places = np.array(
+    labelled = np.array(
         [
             found[e, f]
             for e, f in zip(source["episode_index"].to_pylist(), source["frame_index"].to_pylist(), strict=True)
@@ -142,10 +142,10 @@ def test_every_row_says_what_the_table_says(dataset, table, checkpoint, tmp_path
         VECTORS: np.zeros((39, N, D), np.float32),
         LATENTS: np.zeros((39, N, D), np.float32),
     }
-    expected[VALID][places] = valid
-    expected[IDS][places[valid]] = codes[valid]
-    expected[VECTORS][places[valid]] = codebook[codes[valid]]
-    expected[LATENTS][places[valid]] = latents[valid].reshape(-1, N, D)
+    expected[VALID][labelled] = valid
+    expected[IDS][labelled[valid]] = codes[valid]
+    expected[VECTORS][labelled[valid]] = codebook[codes[valid]]
+    expected[LATENTS][labelled[valid]] = latents[valid].reshape(-1, N, D)
     for name, values in expected.items():
         np.testing.assert_array_equal(rows[name], values.astype(rows[name].dtype))
     assert summary.pairs == valid.sum() == 20
@@ -177,7 +177,7 @@ def test_the_labelled_dataset_is_a_dataset_and_videos_are_not_copied(dataset, ta
     assert str(tmp_path) not in json.dumps(manifest)
 
 
-def test_statistics_are_those_of_all_rows_and_stand_where_the_version_has_them(dataset, table, checkpoint, tmp_path):
+def test_statistics_cover_all_rows_and_are_where_the_version_has_them(dataset, table, checkpoint, tmp_path):
     out = tmp_path / "out"
     export_lerobot(table, dataset, out, model=checkpoint[0])
     rows = _rows(out)
@@ -223,12 +223,12 @@ def test_quantiles_are_numpys_also_where_vectors_are_counted():
         np.testing.assert_allclose(other[name], values, atol=1e-12)
 
 
-def test_metadata_for_datasets_says_the_new_columns(dataset, table, checkpoint, tmp_path):
+def test_metadata_for_datasets_names_the_new_columns(dataset, table, checkpoint, tmp_path):
     file = sorted(dataset.glob("data/*/*.parquet"))[0]
     old = pq.read_table(file)
     features = {"action": {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "List"}}
-    said = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
-    pq.write_table(old.replace_schema_metadata(said), file)
+    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    pq.write_table(old.replace_schema_metadata(metadata), file)
     export_lerobot(table, dataset, tmp_path / "out", model=checkpoint[0])
     metadata = pq.read_schema(tmp_path / "out" / file.relative_to(dataset)).metadata[b"huggingface"]
     known = json.loads(metadata)["info"]["features"]
@@ -349,12 +349,10 @@ def test_undo_refuses_where_the_labelled_dataset_was_changed(dataset, table, che
     undo_lerobot(dataset)
 
 
-def test_a_kill_at_any_step_of_the_exchange_leaves_a_whole_dataset_and_both_ways_go_on(
-    dataset, table, checkpoint, monkeypatch
-):
+def test_a_kill_at_any_step_of_the_swap_leaves_a_complete_dataset(dataset, table, checkpoint, monkeypatch):
     old = _tree(dataset)
     monkeypatch.setattr(InPlaceSwap, "apply", _stop)
-    with pytest.raises(KeyboardInterrupt):  # built, not exchanged
+    with pytest.raises(KeyboardInterrupt):  # built, not swapped
         export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
     monkeypatch.undo()
     assert _tree(dataset) == old
@@ -363,7 +361,7 @@ def test_a_kill_at_any_step_of_the_exchange_leaves_a_whole_dataset_and_both_ways
     export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
     assert _rows(dataset)[VALID].sum() == 20
     monkeypatch.setattr(in_place_module, "replace", _stop)
-    with pytest.raises(KeyboardInterrupt):  # exchanged back, the labelled one not yet removed
+    with pytest.raises(KeyboardInterrupt):  # swapped back, the labelled one not yet removed
         undo_lerobot(dataset)
     monkeypatch.undo()
     assert _tree(dataset) == old
@@ -372,9 +370,9 @@ def test_a_kill_at_any_step_of_the_exchange_leaves_a_whole_dataset_and_both_ways
     assert [p.name for p in dataset.parent.iterdir() if p.name.startswith("demos")] == ["demos"]
 
 
-def test_two_runs_exchange_once(dataset, table, checkpoint, monkeypatch):
+def test_two_runs_swap_once(dataset, table, checkpoint, monkeypatch):
     real = InPlaceSwap.apply
-    monkeypatch.setattr(InPlaceSwap, "apply", lambda place: [real(place), real(place)])
+    monkeypatch.setattr(InPlaceSwap, "apply", lambda swap: [real(swap), real(swap)])
     export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
     assert _rows(dataset)[VALID].sum() == 20
 
@@ -421,7 +419,7 @@ def test_a_folder_of_somebody_else_stays_where_labels_are_taken_back(plain, tabl
 
 
 def test_an_edit_between_a_kill_and_the_next_run_is_seen(plain, table, checkpoint, tmp_path, monkeypatch):
-    """It keeps the size; in a finished export no times are told."""
+    """It keeps the size; a finished export contains no times."""
     dataset = shutil.copytree(plain["v2.1"], tmp_path / "demos")
     file = dataset / "data/chunk-000/episode_000000.parquet"
 
@@ -490,7 +488,7 @@ def test_links_are_followed_and_stay_out_of_the_copy(plain, table, checkpoint, t
     assert all((out / n).samefile(blobs / n) for n in _tree(blobs) if n.endswith(".mp4"))
 
 
-def test_what_cannot_be_is_refused_before_anything_is_written(plain, table, checkpoint, tmp_path, write_tokens):
+def test_invalid_input_is_refused_before_anything_is_written(plain, table, checkpoint, tmp_path, write_tokens):
     dataset, folder, out = plain["v3.0"], checkpoint[0], tmp_path / "out"
     (tmp_path / "there").mkdir()
     (tmp_path / "there/file").touch()

@@ -67,15 +67,15 @@ def test_a_table_without_frame_metadata_is_exported_with_a_note(tmp_path, tokens
 def test_pairs_to_compare_are_spread_over_all_sequences(tmp_path, write_tokens):
     path = write_tokens(tmp_path / "t.parquet", {f"{number:03d}": 8 for number in range(100)}, columns=())
     sample = PairSample()
-    tracks = list(TokenTable.open(path).sequences())
-    for track in tracks:
-        sample.add(track)
+    sequences = list(TokenTable.open(path).sequences())
+    for sequence in sequences:
+        sample.add(sequence)
     assert 4 <= len(sample.pairs) <= 8
-    places = [int(pair.episode) for pair in sample.pairs]
-    assert places[0] == 0
-    assert len(set(np.diff(places))) == 1
+    indices = [int(pair.episode) for pair in sample.pairs]
+    assert indices[0] == 0
+    assert len(set(np.diff(indices))) == 1
     for pair in sample.pairs:
-        assert pair.motion == np.nanmax(tracks[int(pair.episode)].motions)
+        assert pair.motion == np.nanmax(sequences[int(pair.episode)].motions)
 
 
 def test_an_export_in_its_own_source_is_refused(tokens, clips):

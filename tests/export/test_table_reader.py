@@ -14,29 +14,29 @@ from lara_tokenizer.table.reader import TokenTable
 def _edited(tokens, column, change):
     """The same table with a column changed, as somebody's script might."""
     table = pq.read_table(tokens)
-    place = table.column_names.index(column)
-    pq.write_table(table.set_column(place, table.schema.field(column), change(table[column])), tokens)
+    index = table.column_names.index(column)
+    pq.write_table(table.set_column(index, table.schema.field(column), change(table[column])), tokens)
 
 
 def test_sequences_give_every_row_once_whatever_the_row_groups_are(tokens):
-    tracks = list(TokenTable.open(tokens).sequences("codes", "latents", "text"))
-    assert [(track.episode, len(track.frames)) for track in tracks] == [("a.mp4", 24), ("b/left.mp4", 30)]
+    sequences = list(TokenTable.open(tokens).sequences("codes", "latents", "text"))
+    assert [(sequence.episode, len(sequence.frames)) for sequence in sequences] == [("a.mp4", 24), ("b/left.mp4", 30)]
     table = read_tokens(tokens)
-    for name, values in (("codes", [t.codes for t in tracks]), ("latents", [t.latents for t in tracks])):
+    for name, values in (("codes", [t.codes for t in sequences]), ("latents", [t.latents for t in sequences])):
         expected = np.array(table[name].to_pylist())
         np.testing.assert_array_equal(np.concatenate(values), expected.astype(values[0].dtype))
-    assert np.concatenate([t.selected for t in tracks]).tolist() == table["valid"].to_pylist()
-    assert tracks[0].texts == ["push the box"] * 24
+    assert np.concatenate([t.selected for t in sequences]).tolist() == table["valid"].to_pylist()
+    assert sequences[0].texts == ["push the box"] * 24
 
 
 def test_thresholds_leave_out_rows_below_and_count_them(tokens):
     opened = TokenTable.open(tokens, min_margin=0.5, min_motion=0.25)
-    wanted = np.concatenate([track.selected for track in opened.sequences()])
+    selected = np.concatenate([sequence.selected for sequence in opened.sequences()])
     table = read_tokens(tokens)
     margin, motion = (np.array(table[name].to_pylist(), float) for name in ("code_margin", "motion"))
     valid = np.array(table["valid"].to_pylist())
-    np.testing.assert_array_equal(wanted, valid & (margin >= 0.5) & (motion >= 0.25))
-    assert sum(opened.left_out.values()) + wanted.sum() == table.num_rows
+    np.testing.assert_array_equal(selected, valid & (margin >= 0.5) & (motion >= 0.25))
+    assert sum(opened.left_out.values()) + selected.sum() == table.num_rows
 
 
 def test_one_stride_and_named_cameras_are_exported(tmp_path, write_tokens):
@@ -49,8 +49,8 @@ def test_one_stride_and_named_cameras_are_exported(tmp_path, write_tokens):
         TokenTable.open(path, stride="2f")
     with pytest.raises(ValueError, match="camera 'front'"):
         TokenTable.open(path, stride="2f", cameras="front")
-    tracks = list(TokenTable.open(path, stride="3f", cameras="wrist").sequences())
-    assert [(t.episode, t.camera, t.futures.tolist()[0]) for t in tracks] == [("a", "wrist", 3), ("b", "wrist", 3)]
+    sequences = list(TokenTable.open(path, stride="3f", cameras="wrist").sequences())
+    assert [(t.episode, t.camera, t.futures.tolist()[0]) for t in sequences] == [("a", "wrist", 3), ("b", "wrist", 3)]
     assert len(list(TokenTable.open(path, stride="3f", cameras="all").sequences())) == 4
 
 
