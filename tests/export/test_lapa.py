@@ -1,4 +1,4 @@
-"""JSON lines for LAPA: fields, codes and images are the table's; a killed run continues; mistakes are reported first."""
+"""JSON lines for LAPA: fields, codes and images are the table's; a killed run continues; mistakes are found first."""
 
 from __future__ import annotations
 

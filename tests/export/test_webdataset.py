@@ -1,4 +1,4 @@
-"""WebDataset shards: every selected pair once, with its codes and both frames, in tars whose bytes depend on the job."""
+"""WebDataset shards: every selected pair once, its codes and both frames, in tars whose bytes depend on the job."""
 
 from __future__ import annotations
 
