@@ -1,6 +1,7 @@
 """Train Moto-GPT on stored codes, from your own training script, without running a tokenizer.
 
-Also `keep_patch_order`, for training with a tokenizer that `lara-tok convert --to moto` wrote: its codes are the model's.
+Also `keep_patch_order`, for training with a tokenizer that `lara-tok convert --to moto` wrote, whose codes are then the
+model's.
 
 >>> from lara_tokenizer.export.moto_wrapper import stored_codes, with_stored_codes
 >>> train, val = (with_stored_codes(part) for part in load_dataset(...))  # Moto's own   # doctest: +SKIP

@@ -7,32 +7,25 @@ from typing import Annotated
 import typer
 
 from lara_tok._common import JsonOption
-from lara_tok.export._options import (
-    CameraOption,
-    MinMarginOption,
-    MinMotionOption,
-    OutOption,
-    StrideOption,
-    TokensArgument,
-)
+from lara_tok.export import _options as options
 from lara_tok.export._run import run_export
 
 
 def export_groot(
-    tokens: TokensArgument,
+    tokens: options.TokensArgument,
     source: Annotated[str, typer.Argument(help="Folder of the LeRobotDataset v2.0 or v2.1 it was made from.")],
     *,
-    out: OutOption,
+    out: options.OutOption,
     action_horizon: Annotated[int, typer.Option(help="The trainer's.")] = 16,
     max_action_dim: Annotated[int, typer.Option(help="The trainer's.")] = 32,
     scale: Annotated[
         float | None,
         typer.Option(help="Divisor of z. Default: its largest magnitude. Give all datasets of a mixture the same."),
     ] = None,
-    stride: StrideOption = None,
-    camera: CameraOption = None,
-    min_margin: MinMarginOption = 0.0,
-    min_motion: MinMotionOption = 0.0,
+    stride: options.StrideOption = None,
+    camera: options.CameraOption = None,
+    min_margin: options.MinMarginOption = 0.0,
+    min_motion: options.MinMotionOption = 0.0,
     json_: JsonOption = False,
 ) -> None:
     """Write a LeRobotDataset with lapa_action in its rows and <LAPA> in its instructions, for GR00T's loader.

@@ -9,18 +9,7 @@ import typer
 
 from lara_tok._common import JsonOption
 from lara_tok._source import FromOption
-from lara_tok.export._options import (
-    CameraOption,
-    ImagesOption,
-    InstructionOption,
-    MinMarginOption,
-    MinMotionOption,
-    OutOption,
-    SourceArgument,
-    StrideOption,
-    TokensArgument,
-    WorkersOption,
-)
+from lara_tok.export import _options as options
 from lara_tok.export._run import run_export
 
 if TYPE_CHECKING:
@@ -28,16 +17,16 @@ if TYPE_CHECKING:
 
 
 def export_lapa(
-    tokens: TokensArgument,
-    source: SourceArgument,
+    tokens: options.TokensArgument,
+    source: options.SourceArgument,
     *,
-    out: OutOption,
-    instruction: InstructionOption = None,
+    out: options.OutOption,
+    instruction: options.InstructionOption = None,
     template: Annotated[
         str | None, typer.Option(help="The prompt, with {instruction} in it. Default: LAPA's own.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the order of lines.")] = 0,
-    images: ImagesOption = True,
+    images: options.ImagesOption = True,
     vision_weights: Annotated[
         Path | None,
         typer.Option(help="LWM's file vqgan: fill the field vision. Default: empty, LAPA's loader computes it."),
@@ -45,11 +34,11 @@ def export_lapa(
     device: Annotated[
         str | None, typer.Option(help="Of --vision-weights, cpu or cuda. Default: a GPU where there is one.")
     ] = None,
-    stride: StrideOption = None,
-    camera: CameraOption = None,
-    min_margin: MinMarginOption = 0.0,
-    min_motion: MinMotionOption = 0.0,
-    workers: WorkersOption = None,
+    stride: options.StrideOption = None,
+    camera: options.CameraOption = None,
+    min_margin: options.MinMarginOption = 0.0,
+    min_motion: options.MinMotionOption = 0.0,
+    workers: options.WorkersOption = None,
     from_: FromOption = None,
     json_: JsonOption = False,
 ) -> None:

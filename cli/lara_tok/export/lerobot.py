@@ -8,18 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from lara_tok._common import JsonOption, emit
-from lara_tok.export._options import (
-    CameraOption,
-    MinMarginOption,
-    MinMotionOption,
-    StrideOption,
-    TokensArgument,
-)
+from lara_tok.export import _options as options
 from lara_tok.export._run import run_export
 
 
 def export_lerobot(
-    tokens: TokensArgument,
+    tokens: options.TokensArgument,
     source: Annotated[str | None, typer.Argument(help="Folder of the LeRobotDataset it was made from.")] = None,
     *,
     out: Annotated[Path | None, typer.Option(help="A new folder for the labelled dataset.")] = None,
@@ -29,10 +23,10 @@ def export_lerobot(
     undo: Annotated[
         bool, typer.Option("--undo", help="Take back --in-place. Give the dataset's folder, no table.")
     ] = False,
-    stride: StrideOption = None,
-    camera: CameraOption = None,
-    min_margin: MinMarginOption = 0.0,
-    min_motion: MinMotionOption = 0.0,
+    stride: options.StrideOption = None,
+    camera: options.CameraOption = None,
+    min_margin: options.MinMarginOption = 0.0,
+    min_motion: options.MinMotionOption = 0.0,
     model: Annotated[
         str | None, typer.Option(help="The checkpoint that made the table. Default: the one that it names.")
     ] = None,

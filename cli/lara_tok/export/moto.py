@@ -8,34 +8,25 @@ import typer
 
 from lara_tok._common import JsonOption
 from lara_tok._source import FromOption
-from lara_tok.export._options import (
-    CameraOption,
-    MinMarginOption,
-    MinMotionOption,
-    OutOption,
-    SourceArgument,
-    StrideOption,
-    TokensArgument,
-    WorkersOption,
-)
+from lara_tok.export import _options as options
 from lara_tok.export._run import run_export
 
 
 def export_moto(
-    tokens: TokensArgument,
-    source: SourceArgument,
+    tokens: options.TokensArgument,
+    source: options.SourceArgument,
     *,
-    out: OutOption,
+    out: options.OutOption,
     style: Annotated[str, typer.Option(help="The dataset class of Moto to read it: oxe, rt1 or calvin.")] = "oxe",
     name: Annotated[str, typer.Option(help="Of the dataset; avoid names of Open X-Embodiment sets.")] = "lara",
     instruction: Annotated[str | None, typer.Option(help="For episodes that have none.")] = None,
     actions: Annotated[bool, typer.Option(help="Write the source's actions, which must have 7 numbers.")] = True,
     video: Annotated[bool, typer.Option(help="Write the frames too, or use those of an earlier export.")] = True,
-    stride: StrideOption = None,
-    camera: CameraOption = None,
-    min_margin: MinMarginOption = 0.0,
-    min_motion: MinMotionOption = 0.0,
-    workers: WorkersOption = None,
+    stride: options.StrideOption = None,
+    camera: options.CameraOption = None,
+    min_margin: options.MinMarginOption = 0.0,
+    min_motion: options.MinMotionOption = 0.0,
+    workers: options.WorkersOption = None,
     from_: FromOption = None,
     json_: JsonOption = False,
 ) -> None:

@@ -8,37 +8,26 @@ import typer
 
 from lara_tok._common import JsonOption
 from lara_tok._source import FromOption
-from lara_tok.export._options import (
-    CameraOption,
-    ImagesOption,
-    InstructionOption,
-    MinMarginOption,
-    MinMotionOption,
-    OutOption,
-    SourceArgument,
-    StrideOption,
-    TokensArgument,
-    WorkersOption,
-)
+from lara_tok.export import _options as options
 from lara_tok.export._run import run_export
 
 
 def export_univla(
-    tokens: TokensArgument,
-    source: SourceArgument,
+    tokens: options.TokensArgument,
+    source: options.SourceArgument,
     *,
-    out: OutOption,
-    instruction: InstructionOption = None,
+    out: options.OutOption,
+    instruction: options.InstructionOption = None,
     history: Annotated[
         float, typer.Option(help="Share of pairs that mention the codes of the pair one frame earlier, 0 to 1.")
     ] = 0.5,
     seed: Annotated[int, typer.Option(help="Of the order of lines, and of the choice of pairs with history.")] = 0,
-    images: ImagesOption = True,
-    stride: StrideOption = None,
-    camera: CameraOption = None,
-    min_margin: MinMarginOption = 0.0,
-    min_motion: MinMotionOption = 0.0,
-    workers: WorkersOption = None,
+    images: options.ImagesOption = True,
+    stride: options.StrideOption = None,
+    camera: options.CameraOption = None,
+    min_margin: options.MinMarginOption = 0.0,
+    min_motion: options.MinMotionOption = 0.0,
+    workers: options.WorkersOption = None,
     from_: FromOption = None,
     json_: JsonOption = False,
 ) -> None:

@@ -8,35 +8,26 @@ import typer
 
 from lara_tok._common import JsonOption
 from lara_tok._source import FromOption
-from lara_tok.export._options import (
-    CameraOption,
-    MinMarginOption,
-    MinMotionOption,
-    OutOption,
-    SourceArgument,
-    StrideOption,
-    TokensArgument,
-    WorkersOption,
-)
+from lara_tok.export import _options as options
 from lara_tok.export._run import run_export
 
 
 def export_webdataset(
-    tokens: TokensArgument,
-    source: SourceArgument,
+    tokens: options.TokensArgument,
+    source: options.SourceArgument,
     *,
-    out: OutOption,
+    out: options.OutOption,
     shard_size: Annotated[
         int | None,
         typer.Option(min=1, help="Most pairs in a shard. Default: 5000, about 1 GB at 640 x 480."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the order of episodes.")] = 0,
     images: Annotated[bool, typer.Option(help="With the two frames of each pair, or codes and metadata alone.")] = True,
-    stride: StrideOption = None,
-    camera: CameraOption = None,
-    min_margin: MinMarginOption = 0.0,
-    min_motion: MinMotionOption = 0.0,
-    workers: WorkersOption = None,
+    stride: options.StrideOption = None,
+    camera: options.CameraOption = None,
+    min_margin: options.MinMarginOption = 0.0,
+    min_motion: options.MinMotionOption = 0.0,
+    workers: options.WorkersOption = None,
     from_: FromOption = None,
     json_: JsonOption = False,
 ) -> None:

@@ -79,14 +79,7 @@ def export_groot(
     job = ExportJob("groot", table, out, {"dataset": dataset.fingerprint(), "scale": scale, **sizes})
     if (finished := job.finished()) is not None:
         return finished
-    settings = {
-        **sizes,
-        "modality_configs": {COLUMN: {"delta_indices": [0], "modality_keys": [COLUMN]}},
-        "language_dropout_prob": 0.0,
-        "scale": scale,
-        "numbers_before_padding": table.num_latents * table.codebook_dim,
-    }
-    summary = summarize_dataset(job, dataset, settings, _notes(dataset))
+    summary = summarize_dataset(job, dataset, _settings(table, sizes, scale), _notes(dataset))
     columns = [_column(size, scale)]
     tagged = {name for name in (_TASKS, EPISODES_V2, _DETAILED) if name in dataset.names}
     written = {INFO, STEP_FILTER, *tagged, *(file.name for file in dataset.data)}
@@ -211,6 +204,17 @@ def _tag_annotations(batch: pa.RecordBatch) -> pa.RecordBatch:
             texts = [None if text is None else TAG + text for text in batch.column(index).to_pylist()]
             batch = batch.set_column(index, field, pa.array(texts, field.type))
     return batch
+
+
+def _settings(table: TokenTable, sizes: Mapping[str, int], scale: float) -> dict[str, Any]:
+    """Settings of GR00T's trainer, by their names, and the scale."""
+    return {
+        **sizes,
+        "modality_configs": {COLUMN: {"delta_indices": [0], "modality_keys": [COLUMN]}},
+        "language_dropout_prob": 0.0,
+        "scale": scale,
+        "numbers_before_padding": table.num_latents * table.codebook_dim,
+    }
 
 
 def _notes(dataset: LeRobotFolder) -> list[str]:

@@ -11,10 +11,13 @@ their last component are a sample; the text after that dot is the name of a fiel
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Unpack
 
+from lara_tokenizer.data import Episode
 from lara_tokenizer.export.job import ExportJob, ExportSummary, Progress, counter
-from lara_tokenizer.export.webdataset.plan import plan_shards, shard_name, shard_urls, write_rows
+from lara_tokenizer.export.webdataset.plan import Slice, plan_shards, shard_name, shard_urls, write_rows
 from lara_tokenizer.export.webdataset.shard import UNFINISHED, ShardTask, write_shard
 from lara_tokenizer.table.reader import SelectOptions, TokenTable
 from lara_tokenizer.table.source import Source
@@ -84,22 +87,27 @@ def export_webdataset(
         if not folder.is_done(_ROWS):
             write_rows(matched.sequences("codes", "latents", "text"), table, rows)
             folder.mark_done(_ROWS)
-        tasks = (
-            ShardTask(
-                file=folder.path / shard_name(index),
-                rows=rows,
-                slices=tuple(slices),
-                episodes=tuple(matched.episodes[each.episode] for each in slices) if images else (),
-                stride=table.stride,
-                codebook_dim=table.codebook_dim,
-            )
-            for index, slices in enumerate(shards)
-        )
+        tasks = _tasks(folder.path, table, shards, matched.episodes if images else None)
         folder.run_tasks(write_shard, tasks, workers, lambda task: show(task.pairs))
         rows.unlink(missing_ok=True)
         for leftover in folder.path.glob(f"*{UNFINISHED}"):  # of runs that were killed
             leftover.unlink()
     return summary
+
+
+def _tasks(
+    path: Path, table: TokenTable, shards: list[list[Slice]], episodes: Mapping[str, Episode] | None
+) -> Iterator[ShardTask]:
+    """One task per shard below `path`; without `episodes`, shards have no images."""
+    for index, slices in enumerate(shards):
+        yield ShardTask(
+            file=path / shard_name(index),
+            rows=path / _ROWS,
+            slices=tuple(slices),
+            episodes=() if episodes is None else tuple(episodes[each.episode] for each in slices),
+            stride=table.stride,
+            codebook_dim=table.codebook_dim,
+        )
 
 
 def _settings(table: TokenTable, shards: int, shard_size: int, images: bool) -> dict[str, Any]:
