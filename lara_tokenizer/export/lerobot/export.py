@@ -195,11 +195,12 @@ def _finished_in_place(
     table: TokenTable, swap: InPlaceSwap, model: str | os.PathLike[str] | None
 ) -> ExportSummary | None:
     """The summary of this very export if it is in place already: a kill may come right after the swap."""
-    if read_label_manifest(swap.dataset) is None or not (swap.backup / INFO).is_file():
+    manifest = read_label_manifest(swap.dataset)
+    if manifest is None or not (swap.backup / INFO).is_file():
         return None
+    # The backup is the old dataset now, which decides the job as it did before the swap.
     job = _job(table, swap.backup, LeRobotFolder.open(swap.backup), label_columns(table, model))
-    manifest = swap.finished(job.differences)
-    return None if manifest is None else summary_again(swap.dataset, manifest)
+    return None if job.differences(manifest) else summary_again(swap.dataset, manifest)
 
 
 def _job(table: TokenTable, out: Path, dataset: LeRobotFolder, columns: Sequence[Column]) -> ExportJob:

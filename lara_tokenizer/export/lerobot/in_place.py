@@ -93,11 +93,6 @@ class InPlaceSwap:
         """The time when the labelled dataset that waits was finished, st_mtime_ns."""
         return (self.backup / LABEL_MANIFEST).stat().st_mtime_ns
 
-    def finished(self, differences: Differences) -> dict[str, Any] | None:
-        """The manifest of the dataset if the job labelled it, in place; else None."""
-        manifest = read_label_manifest(self.dataset)
-        return None if manifest is None or differences(manifest) else manifest
-
     def apply(self) -> None:
         """Put the labelled dataset in the place of the old one, unless it is there already."""
         if self.is_built():
