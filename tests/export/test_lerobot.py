@@ -506,7 +506,7 @@ def test_invalid_input_is_refused_before_anything_is_written(plain, table, check
         ((table, dataset), {}, r"new folder \(--out\), or in place"),
         ((table, dataset, out), {"in_place": True}, r"new folder \(--out\), or in place"),
         ((table, dataset, tmp_path / "there"), {}, "exists already"),
-        ((table, dataset, dataset / "labelled"), {}, "is inside the dataset itself"),
+        ((table, dataset, dataset / "labelled"), {}, "is inside its source"),
         ((table, tmp_path / "lam", out), {}, "no folder of a LeRobotDataset"),
         ((table, dataset, out), {"model": other}, "is not the one that made"),
         ((table, dataset, out), {"model": tmp_path / "nowhere"}, "Pass its path with --model"),

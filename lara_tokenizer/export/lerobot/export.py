@@ -160,7 +160,6 @@ def _export_beside(
 ) -> ExportSummary:
     dataset = LeRobotFolder.open(root)
     _check_unlabelled(dataset)
-    dataset.check_outside(out)
     columns = label_columns(table, model)
     job = _job(table, out, dataset, columns)
     if (finished := job.finished()) is not None:

@@ -104,13 +104,6 @@ class LeRobotFolder:
         names = (name for name in self.names if name.startswith(("data/", "meta/")))
         return {name: (self.root / name).stat().st_mtime_ns for name in names}
 
-    def check_outside(self, out: Path) -> None:
-        """Raises ValueError where an export to `out` would be inside the dataset."""
-        if self.root in (out.resolve(), *out.resolve().parents):
-            raise ValueError(
-                f"--out {out} is inside the dataset itself, and would be found in it. Name a folder beside it."
-            )
-
     def link_or_copy(self, target: Path, names: Iterable[str]) -> None:
         """Hard-link images, videos and large files to `target`; copy small files, metadata, and where links fail.
 

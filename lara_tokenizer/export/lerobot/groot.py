@@ -73,7 +73,6 @@ def export_groot(
     size = _size(table, action_horizon, max_action_dim)
     dataset = LeRobotFolder.open(Path(source))
     _check_dataset(dataset)
-    dataset.check_outside(Path(out))
     scale = _scale(table, scale)
     sizes = {"action_horizon": action_horizon, "max_action_dim": max_action_dim}
     job = ExportJob("groot", table, out, {"dataset": dataset.fingerprint(), "scale": scale, **sizes})

@@ -22,9 +22,7 @@ from typing import Unpack
 
 import numpy as np
 import yaml
-from PIL import Image
 
-from lara_tokenizer.data import Episode
 from lara_tokenizer.export.images import IMAGES, ImageTask, frame_file, image_folder, write_images
 from lara_tokenizer.export.job import ExportFolder, ExportJob, ExportSummary, Progress, counter
 from lara_tokenizer.export.moto.lmdb import EpisodeSteps, require_lmdb, write_lmdb
@@ -141,6 +139,7 @@ def _episodes(plan: MotoPlan, folder: Path, progress: Progress | None) -> Iterat
         frames = num_frames[episode.id]
         codes = np.full((frames, sequence.codes.shape[1]), -1, np.int16)
         valid = np.zeros(frames, bool)
+        images = folder / image_folder(episode.id, plan.camera)
         labelled = sequence.frames[sequence.selected]
         codes[labelled] = sequence.codes[sequence.selected]
         valid[labelled] = True
@@ -149,14 +148,6 @@ def _episodes(plan: MotoPlan, folder: Path, progress: Progress | None) -> Iterat
             valid=valid,
             texts=frame_texts(episode, sequence, frames, plan.instruction),
             actions=read_actions(episode, frames) if plan.has_actions else None,
-            images=_image_files(folder, episode, plan, frames) if plan.style == "calvin" else None,
+            images=[images / frame_file(frame) for frame in range(frames)] if plan.style == "calvin" else None,
         )
         show(1)
-
-
-def _image_files(folder: Path, episode: Episode, plan: MotoPlan, frames: int) -> list[Path]:
-    files = [folder / image_folder(episode.id, plan.camera) / frame_file(frame) for frame in range(frames)]
-    with Image.open(files[0]) as image:
-        width, height = image.size
-    assert (height, width) == plan.size
-    return files

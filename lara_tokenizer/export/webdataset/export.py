@@ -85,7 +85,7 @@ def export_webdataset(
     with job.folder(summary) as folder:
         rows = folder.path / _ROWS
         if not folder.is_done(_ROWS):
-            write_rows(matched.sequences("codes", "latents", "text"), table, rows)
+            write_rows(matched.sequences("codes", "latents", "text"), rows)
             folder.mark_done(_ROWS)
         tasks = _tasks(folder.path, table, shards, matched.episodes if images else None)
         folder.run_tasks(write_shard, tasks, workers, lambda task: show(task.pairs))

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from lara_tokenizer.data import Episode
 from lara_tokenizer.export.paths import check_distinct, sequence_path, shortened
-from lara_tokenizer.table.reader import TokenSequence, TokenTable
+from lara_tokenizer.table.reader import TokenSequence
 
 LONGEST_FOLDER = 155  # bytes that a tar (POSIX ustar) has for the folder of a member
 
@@ -95,19 +94,19 @@ def sample_folder(episode: str, camera: str) -> str:
     return shortened(sequence_path(episode, camera), LONGEST_FOLDER)
 
 
-def write_rows(sequences: Iterable[tuple[Episode, TokenSequence]], table: TokenTable, path: Path) -> None:
+def write_rows(sequences: Iterable[tuple[Episode, TokenSequence]], path: Path) -> None:
     """Write the selected rows as an Arrow IPC file, with one record batch for each sequence that has any.
 
     A table is read in its order; shards take episodes at random. Batch i belongs to `Slice.sequence` i.
 
     Args:
-        sequences: with codes, latents and texts as far as the table has them.
+        sequences: with codes, latents and texts as far as the table has them; at least one has selected rows.
     """
-    schema = _schema(table)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for episode, sequence in sequences:
-            if sequence.selected.any():
-                writer.write_batch(_batch(episode, sequence, schema))
+    batches = (_batch(episode, sequence) for episode, sequence in sequences if sequence.selected.any())
+    first = next(batches)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, first.schema) as writer:
+        for batch in chain([first], batches):
+            writer.write_batch(batch)
 
 
 @contextmanager
@@ -118,43 +117,21 @@ def open_rows(path: Path) -> Iterator[pa.ipc.RecordBatchFileReader]:
         yield reader
 
 
-def _schema(table: TokenTable) -> pa.Schema:
-    fields: list[tuple[str, pa.DataType]] = [
-        ("episode_index", pa.int64()),
-        ("frame_index", pa.int32()),
-        ("future_frame_index", pa.int32()),
-        ("timestamp", pa.float64()),
-        ("future_timestamp", pa.float64()),
-        ("code_margin", pa.float32()),
-        ("motion", pa.float32()),
-        ("text", pa.string()),
-    ]
-    if "codes" in table.columns:
-        fields.append(("codes", pa.list_(pa.int16(), table.num_latents)))
-    if "latents" in table.columns:
-        fields.append(("latents", pa.list_(pa.float16(), table.num_latents * table.codebook_dim)))
-    return pa.schema(fields)
-
-
-def _batch(episode: Episode, sequence: TokenSequence, schema: pa.Schema) -> pa.RecordBatch:
+def _batch(episode: Episode, sequence: TokenSequence) -> pa.RecordBatch:
+    """The selected rows of a sequence, in the types and under the names of the table's columns."""
+    rows = sequence.selected.nonzero()[0]
     texts = sequence.texts or [None] * len(sequence.frames)
-    columns: dict[str, Any] = {
-        "episode_index": np.full(len(sequence.frames), sequence.episode_index, object),
-        "frame_index": sequence.frames,
-        "future_frame_index": sequence.futures,
-        "timestamp": sequence.timestamps,
-        "future_timestamp": sequence.future_timestamps,
-        "code_margin": sequence.margins,
-        "motion": sequence.motions,
-        "text": np.array([text or episode.text or "" for text in texts], object),
-        "codes": sequence.codes,
-        "latents": sequence.latents,
+    arrays = {
+        "episode_index": pa.array([sequence.episode_index] * len(rows), pa.int64()),
+        "frame_index": pa.array(sequence.frames[rows]),
+        "future_frame_index": pa.array(sequence.futures[rows]),
+        "timestamp": pa.array(sequence.timestamps[rows]),
+        "future_timestamp": pa.array(sequence.future_timestamps[rows]),
+        "code_margin": pa.array(sequence.margins[rows]),
+        "motion": pa.array(sequence.motions[rows]),
+        "text": pa.array([texts[row] or episode.text or "" for row in rows.tolist()], pa.string()),
     }
-    arrays = []
-    for field in schema:
-        values = columns[field.name][sequence.selected]
-        if pa.types.is_fixed_size_list(field.type):
-            arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=field.type))
-        else:
-            arrays.append(pa.array(values, field.type))
-    return pa.record_batch(arrays, schema=schema)
+    for name, values in (("codes", sequence.codes), ("latents", sequence.latents)):
+        if values is not None:
+            arrays[name] = pa.FixedSizeListArray.from_arrays(pa.array(values[rows].reshape(-1)), values.shape[1])
+    return pa.record_batch(arrays)
