@@ -32,7 +32,6 @@ import av
 import numpy as np
 import psutil
 import torch
-from lara_tokenizer.encode.model_runner import EncodedPairs, Frame, ModelRunner
 from random_data import join_clips, write_clip
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -43,6 +42,7 @@ from lara_tokenizer.data import Signals, Stride
 from lara_tokenizer.encode import encode_dataset
 from lara_tokenizer.encode.encode import encode_unit
 from lara_tokenizer.encode.engines import LocalEngine
+from lara_tokenizer.encode.model_runner import EncodedPairs, Frame, ModelRunner
 from lara_tokenizer.encode.plan import Unit, resolve_options
 
 FPS, WIDTH, HEIGHT = 30, 640, 480

@@ -21,9 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lara_tokenizer.checkpoint import Checkpoint
-
 from lara_tokenizer import LatentActionModel, LatentActionProcessor, __version__
+from lara_tokenizer.checkpoint import Checkpoint
 from lara_tokenizer.evaluate import evaluate_checkpoint
 
 PAGE = Path(__file__).with_name("lara_lam_page.md")

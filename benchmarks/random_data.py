@@ -13,6 +13,7 @@ import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from lara_tokenizer.table.schema import FORMAT_VERSION, token_schema
 from lara_tokenizer.table.write import OutputPath, write_tokens
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import sys
 
-from lara_tokenizer.table import read_tokens
-
 from lara_tokenizer import encode_dataset
+from lara_tokenizer.table import read_tokens
 
 
 def main(videos: str, out: str) -> None:

@@ -22,13 +22,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lara_tokenizer.table import read_tokens
 from peer_checkout import describe_file
 from peer_readers._sample import write_checkpoint, write_table
 from random_data import write_lerobot
 
 from lara_tokenizer.data.lerobot.writer import encode_video
 from lara_tokenizer.export import export_groot
+from lara_tokenizer.table import read_tokens
 
 COMMIT = "ab790c1"
 FILES = {

@@ -33,12 +33,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lara_tokenizer.table import read_tokens
 from peer_checkout import describe_file, stand_in_tux
 from peer_readers._sample import write_clips
 
 from lara_tokenizer.export import ExportSummary, export_lapa
-from lara_tokenizer.export.pictures import picture_name
+from lara_tokenizer.export.images import image_name
+from lara_tokenizer.table import read_tokens
 from lara_tokenizer.vision_tokens import LwmVisionTokenizer
 
 COMMIT = "46aca51d7faebcec02d7d323bbb3820c2df07bc6"
@@ -119,7 +119,7 @@ class SameCodes:
 def rows_of(tokens: Path) -> dict[str, dict[str, Any]]:
     """The table's valid rows, by the image names in the exported lines."""
     return {
-        picture_name(row["episode"], row["camera"], row["frame_index"]): row
+        image_name(row["episode"], row["camera"], row["frame_index"]): row
         for row in read_tokens(tokens).to_pylist()
         if row["valid"]
     }

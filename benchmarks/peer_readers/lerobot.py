@@ -22,13 +22,13 @@ from safetensors.numpy import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lara_tokenizer.table import read_tokens
 from peer_checkout import ROOT
 from peer_readers._sample import write_checkpoint, write_table
 
 from lara_tokenizer._files import file_sha256
 from lara_tokenizer.data import load_episodes
 from lara_tokenizer.export import export_lerobot, undo_lerobot
+from lara_tokenizer.table import read_tokens
 
 OTHER_SIDE = Path(__file__).with_name("lerobot_side.py").resolve()
 CAMERA, UNLABELLED = "observation.images.top", 1  # one episode is not in the table

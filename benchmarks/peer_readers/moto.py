@@ -58,11 +58,10 @@ class MemoryReader:
 
 def make(scratch: Path, arguments: argparse.Namespace) -> None:
     """An export of each style, and the frames, actions and codes that must be read from them."""
-    from lara_tokenizer.table import read_tokens
-
     from lara_tokenizer.data import Episode
     from lara_tokenizer.encode import encode_dataset
     from lara_tokenizer.export import export_moto
+    from lara_tokenizer.table import read_tokens
 
     rng = np.random.default_rng(0)
     readers = {name: _moving_image(length, name, rng) for name, length in sorted(LENGTHS.items())}

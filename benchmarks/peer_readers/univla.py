@@ -31,12 +31,12 @@ from transformers import PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lara_tokenizer.table import read_tokens
 from peer_checkout import describe_file, stand_in
 from peer_readers._sample import GAP, write_clips
 
 from lara_tokenizer.export import add_act_tokens, export_univla
-from lara_tokenizer.export.pictures import picture_name
+from lara_tokenizer.export.images import image_name
+from lara_tokenizer.table import read_tokens
 
 COMMIT = "0ab9e9dd3074ffa14fdd1a00aa2aa84e4f8e1352"
 FILES = {
@@ -126,7 +126,7 @@ def compare(datasets: Any, builder: Any, folder: Path, num_latents: int, codeboo
     tokenizer, univla_tokenizer = new_tokenizer(texts), new_tokenizer(texts)
     add_act_tokens(tokenizer, codebook_size=summary.settings["codebook_size"])
     univla_tokenizer.add_special_tokens({"additional_special_tokens": [f"<ACT_{i}>" for i in range(codebook_size)]})
-    by_image = {picture_name(row["episode"], row["camera"], row["frame_index"]): row for row in table}
+    by_image = {image_name(row["episode"], row["camera"], row["frame_index"]): row for row in table}
     with_history = 0
     for line in lines:
         row = by_image[line["image"]]

@@ -25,12 +25,12 @@ import numpy as np
 sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lara_tokenizer.table import read_tokens
 from peer_checkout import head_commit
 from peer_readers._sample import write_clips
 
 from lara_tokenizer.data import load_episodes
 from lara_tokenizer.export import export_webdataset
+from lara_tokenizer.table import read_tokens
 
 WORKERS, NODES = 2, 2
 SHAPES = ((8, 128), (1, 4096))  # N, K

@@ -27,7 +27,6 @@ from lara_tok._source import (
 
 if TYPE_CHECKING:
     from lara_tokenizer.checkpoint import Checkpoint
-
     from lara_tokenizer.evaluate import Evaluation
     from lara_tokenizer.evaluate.figures import Estimate, ProbeTable, Report
 
@@ -134,8 +133,8 @@ def eval(
 def _open(name: str) -> tuple[Checkpoint, Any, Any]:
     """Open (checkpoint, model, processor). Raises ValueError for a model that cannot be measured."""
     import torch
-    from lara_tokenizer.checkpoint import Checkpoint
 
+    from lara_tokenizer.checkpoint import Checkpoint
     from lara_tokenizer.evaluate.evaluate import check_predicts_frames
     from lara_tokenizer.model import LatentActionProcessor, load_model
 

@@ -1,29 +1,34 @@
-"""A table of tokens to the formats of others. No torch: labels are copied, not computed.
+"""Export a token table to the formats of other frameworks. No torch: labels are copied, not computed.
 
 >>> from lara_tokenizer.export import export_lapa
 >>> export_lapa("tokens.parquet", "videos/", "for-lapa", min_motion=0.01).pairs  # doctest: +SKIP
 1204
+
+The path of a row: `table/reader.py` reads the rows of an episode and camera, `source_match.py` checks them against the
+video, `job.py` is the course that all exports share, and `folder.py` its resumable output. Then one file writes the
+format: `lapa.py` and `univla.py` (through `jsonl.py`), `lerobot/export.py`, `lerobot/groot.py`, `moto/export.py` or
+`webdataset/export.py`.
 
 The names below load on first use.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
+from lara_tokenizer._lazy import lazy
 
 _HOME = {
-    "ExportSummary": "manifest",
-    "act_text": "act_words",
-    "act_tokens": "act_words",
-    "add_act_tokens": "act_words",
-    "export_groot": "groot",
+    "ExportSummary": "job",
+    "act_text": "action_tokens",
+    "act_tokens": "action_tokens",
+    "add_act_tokens": "action_tokens",
+    "export_groot": "lerobot.groot",
     "export_lapa": "lapa",
-    "export_lerobot": "lerobot",
-    "export_moto": "moto",
+    "export_lerobot": "lerobot.export",
+    "export_moto": "moto.export",
     "export_univla": "univla",
-    "export_webdataset": "webdataset",
-    "parse_act_text": "act_words",
-    "undo_lerobot": "lerobot",
+    "export_webdataset": "webdataset.export",
+    "parse_act_text": "action_tokens",
+    "undo_lerobot": "lerobot.export",
 }
 
 __all__ = [
@@ -41,12 +46,4 @@ __all__ = [
     "undo_lerobot",
 ]
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"lara_tokenizer.export has no attribute {name!r}; it offers {', '.join(__all__)}")
-    return getattr(import_module(f"lara_tokenizer.export.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(__name__, _HOME)

@@ -1,50 +1,76 @@
-"""The folder of an export: it has its name once it is whole; one that was cut short is continued.
+"""The output folder of an export and the worker processes that fill it.
+
+It gets its name once it is complete, and an interrupted export is continued:
 
 <out>.partial/          while the export runs
-    job.json            which table, which options: only the same export may go on
-    done.txt            names of finished parts, a line each
+    job.json            the table and all options: only the same export may continue
+    done.txt            names of finished parts, one per line
+    export/             becomes <out>
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from lara_tokenizer.errors import JobMismatchError
-from lara_tokenizer.export.lock import locked
+from lara_tokenizer._files import available_cores, exclusive, is_empty_folder, replace, write_atomically
+from lara_tokenizer.errors import JobMismatchError, LaraTokenizerError
 from lara_tokenizer.table.metadata import differences
 
 _JOB, _DONE, _EXPORT = "job.json", "done.txt", "export"
+_AHEAD = 4  # tasks queued per worker: enough to keep it busy, few enough to hold in memory
+
+Progress = Callable[[int, int], object]  # called with (done, total) items
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class PartTask(Protocol):
+    """A task that produces one part of an export."""
+
+    @property
+    def part(self) -> str:
+        """The name under which the export's folder records that the part is finished."""
+
+
+Part = TypeVar("Part", bound=PartTask)
 
 
 class ExportFolder:
-    """An export in progress. Parts (an episode's pictures, a shard) are made once, however often it is killed.
+    """An export in progress, whose parts (an episode's images, a shard) are produced once, however often it is killed.
 
-    Fields:
-        path: where to write.
+    Attributes:
+        path: the folder to write in.
     """
 
     def __init__(self, partial: Path) -> None:
-        self.path, self._done_file = partial / _EXPORT, partial / _DONE
-        # The last line may be cut short by a kill; that part is made again. Without the folder nothing is done: it has
-        # its own name already.
+        self.path = partial / _EXPORT
+        self._done_file = partial / _DONE
+        # The last line may be cut short by a kill; that part is produced again. If the folder is missing, it was
+        # renamed already, and nothing of a new export is done.
         is_begun = self.path.exists() and self._done_file.exists()
         self._done = set(self._done_file.read_text(encoding="utf-8").split("\n")[:-1]) if is_begun else set()
         self._done_file.write_text("".join(f"{name}\n" for name in sorted(self._done)), encoding="utf-8")
         self.path.mkdir(exist_ok=True)
 
     def is_done(self, part: str) -> bool:
-        """Whether `part` was finished, by this run or an earlier one."""
+        """Check whether `part` was finished, by this run or an earlier one."""
         return _one_line(part) in self._done
 
     def mark_done(self, part: str) -> None:
-        """Remember that `part` is whole: what was written for it is closed by now. (After a kill, that is; what a
-        power cut takes with it is not known here.)"""
+        """Record that `part` is complete: all its files are closed.
+
+        A killed run loses nothing that was recorded; a power cut may.
+        """
         name = _one_line(part)
         with self._done_file.open("a", encoding="utf-8") as stream:
             stream.write(f"{name}\n")
@@ -52,19 +78,64 @@ class ExportFolder:
             os.fsync(stream.fileno())
         self._done.add(name)
 
+    def run_tasks(
+        self,
+        work: Callable[[Part], object],
+        tasks: Iterable[Part],
+        workers: int | None = None,
+        on_done: Callable[[Part], object] | None = None,
+    ) -> None:
+        """Run `work` on every task whose part is not finished yet, and record those parts.
+
+        Args:
+            work: a function at the top level of a module, called in another process.
+            tasks: consumed lazily.
+            workers: processes; None uses one per core, 0 runs in this process.
+            on_done: called with each task whose part is finished, by this run or an earlier one.
+
+        Raises the first error of `work`; parts that are finished by then stay recorded.
+        """
+
+        def unfinished() -> Iterator[Part]:
+            for task in tasks:
+                if not self.is_done(task.part):
+                    yield task
+                elif on_done is not None:
+                    on_done(task)
+
+        for task, _ in run_tasks(work, unfinished(), workers):
+            self.mark_done(task.part)
+            if on_done is not None:
+                on_done(task)
+
+
+def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """A function of the count of newly finished items that reports (done, total) to `progress`."""
+    done = 0
+
+    def show(more: int) -> None:
+        nonlocal done
+        done += more
+        if progress is not None:
+            progress(done, total)
+
+    return show
+
 
 @contextmanager
 def export_folder(out: str | os.PathLike[str], job: Mapping[str, Any]) -> Iterator[ExportFolder]:
-    """A folder to write in, which becomes `out` when the block ends well. After an error, or a kill, what is there
-    waits for the same call to go on.
+    """A folder to write in that becomes `out` when the block ends without an error.
+
+    After an error, or a kill, the unfinished folder remains, and the same call continues it.
 
     Args:
         out: a new folder.
-        job: all that decides the bytes, as plain JSON: see `manifest.export_job`.
+        job: everything that decides the bytes, as plain JSON; see `job.ExportJob`.
 
     Raises:
-        ValueError: `out` exists. JobMismatchError: an unfinished export of something else waits there.
-        OSError: another process is at it.
+        ValueError: `out` exists.
+        JobMismatchError: there is an unfinished export of something else.
+        OSError: another process is writing it, or it cannot be written.
     """
     target = Path(os.path.realpath(out))
     partial = target.with_name(target.name + ".partial")
@@ -72,7 +143,7 @@ def export_folder(out: str | os.PathLike[str], job: Mapping[str, Any]) -> Iterat
     check_new(target)
     _check_replaceable(target)
     job_file = _begin(partial, job)
-    with locked(job_file, str(target)):
+    with exclusive(job_file, str(target)):
         changed = differences(json.loads(job_file.read_text(encoding="utf-8")), json.loads(json.dumps(job)))
         if changed:
             raise JobMismatchError(
@@ -84,18 +155,24 @@ def export_folder(out: str | os.PathLike[str], job: Mapping[str, Any]) -> Iterat
             yield folder
             if target.exists():  # an empty folder
                 target.rmdir()
-            os.replace(folder.path, target)
-            # The export is whole; what is left here, the next call removes, perhaps while we do.
+            replace(folder.path, target)
+            # The export is complete. If this removal is interrupted, the next call finishes it.
             shutil.rmtree(partial, ignore_errors=True)
         except OSError as error:
             raise OSError(
-                f"{target} cannot be written ({error.strerror or error}). What is finished waits in {partial}: run the "
-                "same command again once that is mended, or delete it."
+                f"{target} cannot be written ({error.strerror or error}). Finished parts are kept in {partial}: run "
+                "the same command again once that is mended, or delete it."
             ) from error
 
 
+def check_new(out: Path) -> None:
+    """Raises ValueError where `out` exists and is not an empty folder."""
+    if out.exists() and not is_empty_folder(out):
+        raise ValueError(f"{out} exists already. Name a new --out, or delete it.")
+
+
 def _begin(partial: Path, job: Mapping[str, Any]) -> Path:
-    """The job's file, written where there is none. Raises ValueError where `partial` is something else."""
+    """The job's file, written unless it exists. Raises ValueError where `partial` is something else."""
     try:
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -104,13 +181,12 @@ def _begin(partial: Path, job: Mapping[str, Any]) -> Path:
     if not job_file.exists():
         if any(entry != unfinished for entry in partial.iterdir()):
             raise ValueError(f"{partial} exists and is no unfinished export. Move it away, or name another --out.")
-        unfinished.write_text(json.dumps(job, indent=2, sort_keys=True), encoding="utf-8")
-        os.replace(unfinished, job_file)
+        write_atomically(job_file, json.dumps(job, indent=2, sort_keys=True))
     return job_file
 
 
 def _remove_leftover(partial: Path) -> None:
-    """What is left where a run was killed after its export had got its name."""
+    """Remove what a run left that was killed after its export had been renamed."""
     done = partial / _DONE
     if (partial / _JOB).exists() and not (partial / _EXPORT).exists() and done.exists() and done.stat().st_size:
         shutil.rmtree(partial)
@@ -122,20 +198,67 @@ def _check_replaceable(target: Path) -> None:
         raise ValueError(f"{target} is a mount point or the working folder. Name a new folder in it.")
 
 
-def check_new(out: Path) -> None:
-    """Raises ValueError where `out` exists, but for an empty folder."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(f"{out} exists already. Name a new --out, or delete it.")
-
-
-def remove_unfinished(path: Path) -> None:
-    """What a killed run left of one part."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _one_line(part: str) -> str:
-    """A name as one line of a file."""
+    """A part's name as one line of text."""
     return part.encode("unicode_escape").decode()
+
+
+def run_tasks(
+    work: Callable[[Task], Result], tasks: Iterable[Task], workers: int | None = None
+) -> Iterator[tuple[Task, Result]]:
+    """Run `work` on each task and yield both, in any order; the first error ends the run.
+
+    Args:
+        work: a function at the top level of a module, called in another process.
+        tasks: consumed lazily, a few tasks ahead of the workers.
+        workers: processes; None uses one per core, 0 runs in this process.
+
+    >>> sorted(run_tasks(abs, [-1, 2], workers=0))
+    [(-1, 1), (2, 2)]
+    """
+    if workers is None:
+        workers = available_cores()
+    if workers == 0:
+        for task in tasks:
+            yield task, work(task)
+        return
+    # Spawned: readers may hold open decoders, which do not survive a fork.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_exit_with_parent) as pool:
+        running: dict[Future[Result], Task] = {}
+        try:
+            for task in tasks:
+                running[pool.submit(work, task)] = task
+                if len(running) >= workers * _AHEAD:
+                    yield from _finished(running)
+            while running:
+                yield from _finished(running)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _exit_with_parent() -> None:
+    """End this worker when its parent dies: after a kill it would go on writing, then wait for tasks forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait_for_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_for_parent, daemon=True).start()
+
+
+def _finished(running: dict[Future[Result], Task]) -> Iterator[tuple[Task, Result]]:
+    done, _ = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        task = running.pop(future)
+        try:
+            result = future.result()
+        except BrokenProcessPool:
+            raise LaraTokenizerError(
+                "a worker process died: out of memory, or killed. What is finished is kept: run the same command "
+                "again, with fewer --workers."
+            ) from None
+        yield task, result

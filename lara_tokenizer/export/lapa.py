@@ -1,4 +1,4 @@
-"""LAPA's jsonl for latent pretraining: a line a pair, with the codes as `delta`.
+"""LAPA's JSON lines for latent pretraining: one line per pair, with the codes as `delta`.
 
 Read by `latent_pretraining/data.py` of github.com/LatentActionPretraining/LAPA (`DeltaVisionTextProcessor` and
 `JsonDeltaDataset`, dataset type json_vision_delta); written there by `laq/inference_sthv2.py`, with these five fields:
@@ -6,41 +6,37 @@ Read by `latent_pretraining/data.py` of github.com/LatentActionPretraining/LAPA 
 {"image": "images/a.mp4/img_00012.jpg", "vision": [], "instruction": "<s> ... ASSISTANT:", "delta": ["3", "1"],
  "fields": "[instruction],[vision],delta"}
 
-`vision` is for 256 codes of LWM's VQGAN. A `VisionTokenizer` fills it. Without one it stays empty: with img_aug=True
-their loader computes the codes from the picture and does not look at it; else an empty list stops it at the first line.
+`vision` is for the 256 codes of LWM's VQGAN, which a `VisionTokenizer` computes. If it is empty, LAPA's loader computes
+them from the image, but only with img_aug=True; else an empty list stops it at the first line.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
-from itertools import compress, repeat
-from pathlib import Path
+from itertools import repeat
 from typing import Any, Unpack
 
-from lara_tokenizer.export.folder import export_folder
-from lara_tokenizer.export.manifest import ExportSummary, export_job, finished_export, summary_of, write_manifest
-from lara_tokenizer.export.matching import Source, match_source
-from lara_tokenizer.export.pair_lines import LINES, Progress, check_pair_lines, write_pair_lines
-from lara_tokenizer.export.pictures import frame_file, picture_folder
+from lara_tokenizer.export.job import ExportJob, ExportSummary, Progress
+from lara_tokenizer.export.jsonl import LINES, check_jsonl, write_jsonl
 from lara_tokenizer.export.vision_codes import VisionCodes, VisionTokenizer
 from lara_tokenizer.table.reader import SelectOptions, TokenSequence, TokenTable
+from lara_tokenizer.table.source import Source
 
-PLACE = "{instruction}"
-TEMPLATE = (
-    "<s> You are a helpful assistant. USER: What action should the robot take to `{instruction}` ASSISTANT:"  # theirs
-)
-# Fields in brackets bear no loss. Their loader tells by a field's name what it holds: "vision" and "delta" are in it.
+INSTRUCTION = "{instruction}"
+# LAPA's own prompt.
+TEMPLATE = "<s> You are a helpful assistant. USER: What action should the robot take to `{instruction}` ASSISTANT:"
+# LAPA's loader applies no loss to fields in brackets. The names must contain "vision" and "delta": it looks for these.
 FIELDS = "[instruction],[vision],delta"
-# Of a picture. Their sequence has 8192 and 8193 for the end of a frame and of all frames.
+# Per image. In LAPA's sequence 8192 and 8193 are the end of a frame and of all frames.
 VISION_CODES, VISION_CODEBOOK = 256, 8192
 
-# Their sequence is as long as 4 codes, 259 places for begin, end and picture, 4 markers and a prompt need.
-_THEIR_LENGTH, _THEIR_CODES, _FIXED_PLACES = 384, 4, 259
-_PROMPT_PLACES = _THEIR_LENGTH - _THEIR_CODES - _FIXED_PLACES
-# Characters; LLaMA's tokenizer makes a token of about 3 and more of them.
+# LAPA's sequence length fits 4 codes, 259 tokens for begin, end and image, 4 markers and a prompt.
+_LAPA_LENGTH, _LAPA_CODES, _FIXED_TOKENS = 384, 4, 259
+_PROMPT_TOKENS = _LAPA_LENGTH - _LAPA_CODES - _FIXED_TOKENS
+# Characters; LLaMA's tokenizer needs one token for about 3 of them, so longer prompts may not fit.
 _LONG_PROMPT = 300
 
 
@@ -65,41 +61,41 @@ def export_lapa(
         tokens: the table, file or folder.
         source: the video it was made from, as given to `encode_dataset`.
         out: a new folder.
-        instruction: for episodes without one; none given refuses them.
-        template: their prompt, with {instruction} where it goes.
+        instruction: for episodes without one; None refuses them.
+        template: the prompt, with {instruction} in it.
         seed: of the order of lines.
-        images: write the pictures; else they are there already under these names, or come later.
-        vision: fills the field `vision` with its codes of the pictures, as JPEG keeps them; called in this process.
+        images: write the images; else they must exist under these names when LAPA reads the lines.
+        vision: computes the field `vision`, codes of the images as decoded from JPEG; called in this process.
             `lara_tokenizer.vision_tokens.LwmVisionTokenizer` is one.
-        from_list: the list of clips, where the table was made from one.
-        workers: processes that write pictures; None takes one a core, 0 none but this one.
-        progress: called with how much is done and how much there is to do.
-        select: which pairs, see `TokenTable.open`.
+        from_list: the list of clips, if the table was made from one.
+        workers: processes that write images; None uses one per core, 0 none but this one.
+        progress: called with (done, total) items.
+        select: stride, cameras and thresholds, see `TokenTable.open`.
 
     Raises:
         ValueError: before anything is written, for a table without codes, a source that is not the table's, episodes
-            without instruction, bad options, and where `out` exists. JobMismatchError: an unfinished export of
-            something else waits there.
+            without instruction, invalid options, and if `out` exists.
+        JobMismatchError: there is an unfinished export of something else.
 
     >>> export_lapa("tokens.parquet", "videos/", "for-lapa").settings["--llama.delta_vocab_size"]  # doctest: +SKIP
     128
     """
-    out = Path(out)
     _check_template(template)
     _check_vision(vision)
-    opened = TokenTable.open(tokens, **select)
-    opened.require("codes", "the field delta")
-    options = {"instruction": instruction, "template": template, "seed": seed, "images": images}
-    job = export_job("lapa", opened, **options, vision=None if vision is None else dict(vision.identity))
-    if (finished := finished_export(out, job)) is not None:
+    table = TokenTable.open(tokens, **select)
+    table.require("codes", "the field delta")
+    identity = None if vision is None else dict(vision.identity)
+    options = {"instruction": instruction, "template": template, "seed": seed, "images": images, "vision": identity}
+    job = ExportJob("lapa", table, out, options)
+    if (finished := job.finished()) is not None:
         return finished
-    matched = match_source(opened, source, from_list, out)
-    longest_prompt = len(template) - len(PLACE) + check_pair_lines(matched, instruction, seed)
+    matched = job.match(source, from_list)
+    longest_prompt = len(template) - len(INSTRUCTION) + check_jsonl(matched, instruction, seed)
     notes = _notes(longest_prompt, images, vision is not None)
-    summary = summary_of("lapa", out, matched, _settings(opened, vision is not None), notes)
-    with export_folder(out, job) as folder:
+    summary = job.summarize(matched, _settings(table, vision is not None), notes)
+    with job.folder(summary) as folder:
         codes = None if vision is None else VisionCodes(folder, vision)
-        write_pair_lines(
+        write_jsonl(
             folder,
             matched,
             partial(_lines, template=template, vision=codes),
@@ -108,48 +104,51 @@ def export_lapa(
             images=images,
             workers=workers,
             progress=progress,
-            vision=codes,
+            before_lines=None if codes is None else partial(codes.write, matched.sequences(), images),
         )
-        write_manifest(folder.path, job, summary)
+        if codes is not None:
+            codes.remove()
     return summary
 
 
 def _check_template(template: str) -> None:
-    if template.count(PLACE) != 1:
-        raise ValueError(f"template {template!r}: takes a text with {PLACE} in it, once")
+    if template.count(INSTRUCTION) != 1:
+        raise ValueError(f"template {template!r}: takes a text with {INSTRUCTION} in it, once")
 
 
 def _check_vision(vision: VisionTokenizer | None) -> None:
     if vision is not None and (vision.num_codes != VISION_CODES or vision.codebook_size > VISION_CODEBOOK):
         raise ValueError(
-            f"the vision tokenizer makes {vision.num_codes} codes of {vision.codebook_size} of a picture: LAPA takes "
+            f"the vision tokenizer makes {vision.num_codes} codes of {vision.codebook_size} per image: LAPA takes "
             f"{VISION_CODES} of at most {VISION_CODEBOOK}"
         )
 
 
-def _lines(track: TokenSequence, texts: Sequence[str], template: str, vision: VisionCodes | None) -> Iterator[bytes]:
-    assert track.codes is not None
-    folder = json.dumps(picture_folder(track.episode, track.camera))[1:-1]
-    parts = {text: _parts(text, template) for text in set(texts)}
-    frames, codes = (values[track.selected].tolist() for values in (track.frames, track.codes))
-    pictures = repeat([], len(frames)) if vision is None else vision.of(track)
-    for frame, numbers, text, seen in zip(frames, codes, compress(texts, track.selected), pictures, strict=True):
-        before, after = parts[text]
-        delta = '", "'.join(map(str, numbers))
-        yield f'{{"image": "{folder}/{frame_file(frame)}", "vision": {seen}, {before}"{delta}"{after}\n'.encode()
+def _lines(
+    sequence: TokenSequence, images: list[str], texts: list[str], template: str, vision: VisionCodes | None
+) -> Iterator[bytes]:
+    """The lines of a sequence; the JSON around the numbers is serialized once per instruction, not once per line."""
+    assert sequence.codes is not None
+    around = {text: _around_codes(text, template) for text in set(texts)}
+    codes = sequence.codes[sequence.selected].tolist()
+    vision_codes = repeat([], len(codes)) if vision is None else vision.of(sequence)
+    for image, pair_codes, text, image_codes in zip(images, codes, texts, vision_codes, strict=True):
+        before, after = around[text]
+        delta = '", "'.join(map(str, pair_codes))
+        yield f'{{"image": "{image}", "vision": {image_codes}, {before}"{delta}"{after}\n'.encode()
 
 
-def _parts(text: str, template: str) -> tuple[str, str]:
-    """What stands in a line between the picture's codes and the table's, and behind those."""
-    prompt = json.dumps(template.replace(PLACE, text))
+def _around_codes(text: str, template: str) -> tuple[str, str]:
+    """The JSON of a line between the image's codes and the table's, and the JSON after those."""
+    prompt = json.dumps(template.replace(INSTRUCTION, text))
     return f'"instruction": {prompt}, "delta": [', f'], "fields": "{FIELDS}"}}'
 
 
-def _settings(tokens: TokenTable, has_vision: bool) -> dict[str, Any]:
-    """By the names in which their `latent_pretraining/train.py` takes them."""
+def _settings(table: TokenTable, has_vision: bool) -> dict[str, Any]:
+    """The flags of LAPA's `latent_pretraining/train.py`."""
     processor = "--train_dataset.delta_vision_text_processor."
     dataset = "--train_dataset.json_delta_dataset."
-    size = tokens.codebook_size
+    size = table.codebook_size
     online = {
         f"{processor}image_absolute_path": "<this folder>/",
         f"{processor}vqgan_checkpoint_path": "<the vqgan file of LWM>",
@@ -157,21 +156,22 @@ def _settings(tokens: TokenTable, has_vision: bool) -> dict[str, Any]:
     return {
         "--modality": "vision,text,delta",
         "--llama.delta_vocab_size": size,
-        # With --load_llama_config they take it from here, and only from here.
+        # With --load_llama_config this one counts, and only this one.
         "--update_llama_config": f"dict(delta_vocab_size={size}, ...)",
         "--train_dataset.type": "json_vision_delta",
         f"{processor}fields_from_example": "fields",
-        f"{processor}n_tokens_per_delta": tokens.num_latents,
+        f"{processor}n_tokens_per_delta": table.num_latents,
         f"{processor}max_n_frames": 1,
         f"{processor}img_aug": not has_vision,
         **({} if has_vision else online),
         f"{dataset}path": f"<this folder>/{LINES}",
-        f"{dataset}seq_length": _THEIR_LENGTH - _THEIR_CODES + max(tokens.num_latents, _THEIR_CODES),
+        f"{dataset}seq_length": _LAPA_LENGTH - _LAPA_CODES + max(table.num_latents, _LAPA_CODES),
         f"{dataset}tokenizer_processes": 1,
     }
 
 
 def _notes(longest_prompt: int, images: bool, has_vision: bool) -> list[str]:
+    """Sentences for the manifest; a change of their text changes the bytes of exports."""
     notes = ["Start from LWM's weights: LAPA's own know 8 codes of another model."]
     if has_vision:
         notes.append(
@@ -186,7 +186,7 @@ def _notes(longest_prompt: int, images: bool, has_vision: bool) -> list[str]:
         ]
     if longest_prompt > _LONG_PROMPT:
         notes.append(
-            f"The longest prompt has {longest_prompt} characters. seq_length leaves {_PROMPT_PLACES} tokens for it and "
+            f"The longest prompt has {longest_prompt} characters. seq_length leaves {_PROMPT_TOKENS} tokens for it and "
             "4 markers; of a longer line the end is cut off, which is the codes. Raise it if need be."
         )
     if not images and not has_vision:

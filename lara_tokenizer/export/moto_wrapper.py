@@ -1,5 +1,7 @@
-"""Moto-GPT on stored codes, for a training script of one's own: no tokenizer runs. Or, with a tokenizer that
-`export_to_moto` wrote, on codes that are those of the model: `keep_patch_order`.
+"""Train Moto-GPT on stored codes, from your own training script, without running a tokenizer.
+
+Also `keep_patch_order`, for training with a tokenizer that `lara-tok convert --to moto` wrote, whose codes are then the
+model's.
 
 >>> from lara_tokenizer.export.moto_wrapper import stored_codes, with_stored_codes
 >>> train, val = (with_stored_codes(part) for part in load_dataset(...))  # Moto's own   # doctest: +SKIP
@@ -9,7 +11,7 @@
 
 Written against TencentARC/Moto at 4471f76: the datasets of common/data/datasets.py, and `calculate_loss` of
 moto_gpt/src/trainers/moto_gpt_trainer.py. This file imports nothing of this package, nor torch or Moto, and runs under
-Python 3.8: it may be copied beside Moto's own.
+Python 3.8: it may be copied beside Moto's own. Manifests of exports refer to it by its name.
 """
 
 from __future__ import annotations
@@ -24,18 +26,18 @@ from typing import Any
 
 import numpy as np
 
-_TRIES = 1000  # a sample in a thousand has a label, or something is wrong
+_TRIES = 1000  # samples without a label in a row, after which something must be wrong
 
-# By process and folder: a process may open a database but once.
+# By process and folder: a process may open a database only once.
 _TRANSACTIONS: dict[tuple[int, str], Any] = {}
 
 
 def with_stored_codes(dataset: Any, lmdb_dir: str | Path | None = None) -> Any:
-    """A dataset of Moto whose samples have `latent_motion_ids`; of a mixture, each member becomes one.
+    """A dataset of Moto whose samples have `latent_motion_ids`; in a mixture, each member becomes one.
 
     Args:
-        dataset: one of Moto's, on an export of ours.
-        lmdb_dir: where its LMDB lies (the folder of `train/`); for datasets that know it themselves, leave it out.
+        dataset: one of Moto's, on an export of `lara-tok export moto`.
+        lmdb_dir: the folder that contains `train/` with its LMDB; None for datasets with an attribute of that name.
     """
     members = getattr(dataset, "datasets", None)
     if members is None:
@@ -45,10 +47,10 @@ def with_stored_codes(dataset: Any, lmdb_dir: str | Path | None = None) -> Any:
 
 
 class StoredCodes:
-    """A dataset of Moto, with the codes of its LMDB in each sample.
+    """A dataset of Moto with the codes of its LMDB in each sample.
 
-    A sample gains `latent_motion_ids`, int64 (t, N), for the pairs (s, s + d), (s + d, s + 2d), ...; where there is no
-    label `latent_mask` becomes 0, and the codes are 0, which the loss then does not see.
+    A sample gains `latent_motion_ids`, int64 (t, N), for the pairs (s, s + d), (s + d, s + 2d), ...; without a label
+    `latent_mask` becomes 0, and the codes are 0, which the loss then ignores.
 
     Raises ValueError for a dataset whose `skip_frame` is not that of the labels, or is drawn at random.
     """
@@ -85,14 +87,14 @@ class StoredCodes:
         steps = [step + i * gap if mask[i] > 0 else None for i in range(len(mask))]
         valid = [step is not None and pickle.loads(self._read(f"latent_motion_valid_{step}")) for step in steps]
         codes = np.zeros((len(steps), self._width), np.int64)
-        for place in np.flatnonzero(valid):
-            codes[place] = pickle.loads(self._read(f"latent_motion_ids_{steps[place]}"))
+        for pair in np.flatnonzero(valid):
+            codes[pair] = pickle.loads(self._read(f"latent_motion_ids_{steps[pair]}"))
         sample["latent_mask"] = mask.new_tensor(valid)
         sample["latent_motion_ids"] = mask.new_tensor(codes.tolist()).long()
         return sample
 
     def _first_step(self, sample: dict[str, Any]) -> int:
-        """The number of the sample's first frame in the LMDB."""
+        """The step of the sample's first frame in the LMDB."""
         if "start_local_step" in sample:  # JsonDataset_for_MotoGPT_Video; our index names each video's first step
             return self.dataset.videos[sample["idx"]][2] + sample["start_local_step"]
         return self.dataset.start_step + sample["idx"]
@@ -101,7 +103,7 @@ class StoredCodes:
         return self._value(self._transaction(), key)
 
     def _transaction(self) -> Any:
-        """The dataset's own, which it opens in each worker process; one for all that have none."""
+        """The dataset's own transaction, which it opens in each worker process; else a shared one."""
         if hasattr(self.dataset, "open_lmdb"):
             if not hasattr(self.dataset, "txn"):
                 self.dataset.open_lmdb()
@@ -126,9 +128,9 @@ def _open(folder: Path) -> Any:
 
 @contextmanager
 def stored_codes(trainer: Any) -> Iterator[Any]:
-    """Within the block, a `MotoGPT_Trainer` takes the codes of the batch where it has them, and tokenizes elsewhere.
+    """Let a `MotoGPT_Trainer` use the codes of the batch within the block, and tokenize batches without codes.
 
-    The trainer's tokenizer, if it has one, still draws its pictures; without one it draws none.
+    The trainer's tokenizer, if it has one, still renders its images; without one there are none.
     """
     online, calculate_loss = trainer.latent_motion_tokenizer, trainer.calculate_loss
     stand_in = _CodesOfTheBatch(online)
@@ -154,10 +156,10 @@ def stored_codes(trainer: Any) -> Iterator[Any]:
 
 
 def keep_patch_order(tokenizer: Any) -> Any:
-    """Moto's tokenizer, whose ViT-MAE no longer shuffles the patches of a frame.
+    """Stop the ViT-MAE of Moto's tokenizer from shuffling the patches of a frame; returns the tokenizer.
 
-    transformers' ViTMAEModel draws an order of its patches on every call, also where it masks none. A model that was
-    trained on patches in order gives other codes then: for `lara-lam`, nearly all are others.
+    transformers' ViTMAEModel draws an order of its patches on every call, even if it masks none. A model that was
+    trained on patches in order gives other codes then: for `lara-lam`, nearly all of them.
 
     >>> tokenizer = keep_patch_order(load_model("lara-lam-for-moto"))  # Moto's own   # doctest: +SKIP
     """
@@ -174,15 +176,15 @@ def keep_patch_order(tokenizer: Any) -> Any:
 
 
 class _CodesOfTheBatch:
-    """Stands where the trainer has its tokenizer."""
+    """A replacement for the trainer's tokenizer that returns the codes of the batch."""
 
     def __init__(self, online: Any) -> None:
         self.online = online
-        self.codes: Any = None  # (B, t, N), int64
+        self.codes: Any = None  # (B, t, N), int64, of the current batch
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         if self.codes is not None:
-            return self.codes.flatten(0, 1)  # as the tokenizer gives them: one row a pair
+            return self.codes.flatten(0, 1)  # one row per pair, as the tokenizer returns them
         if self.online is None:
             raise ValueError(
                 "the batch has no latent_motion_ids, and the trainer no tokenizer: see with_stored_codes()"

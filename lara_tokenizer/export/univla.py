@@ -1,8 +1,8 @@
-"""UniVLA's conversations as jsonl: a line a pair, with the codes as words <ACT_0>, <ACT_1>, ... for any language model.
+"""UniVLA's conversations as JSON lines, one per pair, with the codes as tokens <ACT_0>, <ACT_1>, ...
 
-UniVLA makes them while it trains (`prismatic/vla/datasets/datasets.py` of github.com/OpenDriveLab/UniVLA,
-`RLDSBatchTransformLatentAction`, with history `RLDSBatchTransformLIBERO_withHis`) and stores none; a line holds what is
-made there of one sample:
+UniVLA builds them during training (`prismatic/vla/datasets/datasets.py` of github.com/OpenDriveLab/UniVLA,
+`RLDSBatchTransformLatentAction`, with history `RLDSBatchTransformLIBERO_withHis`) and stores none; a line contains what
+it builds for one sample:
 
 {"image": "images/a.mp4/img_00012.jpg",
  "conversations": [{"from": "human", "value": "What action should the robot take to open the drawer?"},
@@ -13,20 +13,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from itertools import compress
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, Unpack
 
 import numpy as np
 
-from lara_tokenizer.export.act_words import act_text, act_tokens
-from lara_tokenizer.export.folder import export_folder
-from lara_tokenizer.export.manifest import ExportSummary, export_job, finished_export, summary_of, write_manifest
-from lara_tokenizer.export.matching import Matched, Source, match_source
-from lara_tokenizer.export.pair_lines import Progress, check_pair_lines, write_pair_lines
-from lara_tokenizer.export.pictures import frame_file, picture_folder
+from lara_tokenizer.export.action_tokens import act_text, act_tokens
+from lara_tokenizer.export.job import ExportJob, ExportSummary, Progress
+from lara_tokenizer.export.jsonl import check_jsonl, write_jsonl
 from lara_tokenizer.table.reader import SelectOptions, TokenSequence, TokenTable
+from lara_tokenizer.table.source import Source
 
 QUESTION = "What action should the robot take to {instruction}?"
 HISTORY = " History action "
@@ -46,7 +42,7 @@ def export_univla(
     progress: Progress | None = None,
     **select: Unpack[SelectOptions],
 ) -> ExportSummary:
-    """Write train.jsonl, images/ and a manifest: conversations as UniVLA's own training makes them.
+    """Write train.jsonl, images/ and a manifest: conversations as UniVLA's own training builds them.
 
     A pair's history is the codes of the pair that starts one frame earlier, with the same gap.
 
@@ -54,36 +50,36 @@ def export_univla(
         tokens: the table, file or folder.
         source: the video it was made from, as given to `encode_dataset`.
         out: a new folder.
-        instruction: for episodes without one; none given refuses them.
-        history: share of pairs that name their history, of those which have one in the table; 0 for none.
-        seed: of the order of lines, and of which pairs name their history.
-        images: write the pictures; else they are there already under these names, or come later.
-        from_list: the list of clips, where the table was made from one.
-        workers: processes that write pictures; None takes one a core, 0 none but this one.
-        progress: called with how much is done and how much there is to do.
-        select: which pairs, see `TokenTable.open`.
+        instruction: for episodes without one; None refuses them.
+        history: share of the pairs with a history that mention it; 0 for none.
+        seed: of the order of lines, and of the choice of pairs that mention their history.
+        images: write the images; else they must exist under these names when the lines are read.
+        from_list: the list of clips, if the table was made from one.
+        workers: processes that write images; None uses one per core, 0 none but this one.
+        progress: called with (done, total) items.
+        select: stride, cameras and thresholds, see `TokenTable.open`.
 
     Raises:
         ValueError: before anything is written, for a table without codes, a source that is not the table's, episodes
-            without instruction, bad options, and where `out` exists. JobMismatchError: an unfinished export of
-            something else waits there.
+            without instruction, invalid options, and if `out` exists.
+        JobMismatchError: there is an unfinished export of something else.
 
     >>> export_univla("tokens.parquet", "videos/", "for-univla").settings["codebook_size"]  # doctest: +SKIP
     128
     """
-    out = Path(out)
     if not 0 <= history <= 1:
         raise ValueError(f"history {history}: takes a share, 0 (never) to 1 (wherever there is one)")
-    opened = TokenTable.open(tokens, **select)
-    opened.require("codes", "<ACT_...> words")
-    job = export_job("univla", opened, instruction=instruction, history=float(history), seed=seed, images=images)
-    if (finished := finished_export(out, job)) is not None:
+    table = TokenTable.open(tokens, **select)
+    table.require("codes", "<ACT_...> words")
+    options = {"instruction": instruction, "history": float(history), "seed": seed, "images": images}
+    job = ExportJob("univla", table, out, options)
+    if (finished := job.finished()) is not None:
         return finished
-    matched = match_source(opened, source, from_list, out)
-    check_pair_lines(matched, instruction, seed)
-    summary = summary_of("univla", out, matched, _settings(opened), _notes(matched, history, images))
-    with export_folder(out, job) as folder:
-        write_pair_lines(
+    matched = job.match(source, from_list)
+    check_jsonl(matched, instruction, seed)
+    summary = job.summarize(matched, _settings(table), _notes(table, history, images))
+    with job.folder(summary) as folder:
+        write_jsonl(
             folder,
             matched,
             _Lines(history, seed),
@@ -93,59 +89,60 @@ def export_univla(
             workers=workers,
             progress=progress,
         )
-        write_manifest(folder.path, job, summary)
     return summary
 
 
 class _Lines:
-    """Lines of one track after the other; which of them name their history follows from the seed."""
+    """The lines of one sequence after the other; the seed decides which of them mention their history."""
 
     def __init__(self, history: float, seed: int) -> None:
         self._history = history
-        self._rng = np.random.default_rng((seed, 1))  # not the draws that shuffle the lines
+        # A stream of its own: the seed alone gives the draws that shuffle the lines.
+        self._rng = np.random.default_rng((seed, 1))
 
-    def __call__(self, track: TokenSequence, texts: Sequence[str]) -> Iterator[bytes]:
-        assert track.codes is not None
-        folder = json.dumps(picture_folder(track.episode, track.camera))[1:-1]
+    def __call__(self, sequence: TokenSequence, images: list[str], texts: list[str]) -> Iterator[bytes]:
+        assert sequence.codes is not None
         questions = {text: json.dumps(QUESTION.format(instruction=text.lower()))[1:-1] for text in set(texts)}
-        drawn = self._rng.random(len(track.frames)) < self._history
-        named = (earlier_pairs(track) & drawn)[track.selected].tolist()
-        words = list(map(act_text, track.codes.tolist()))
-        rows = track.selected.nonzero()[0].tolist()
-        for row, is_named, text in zip(rows, named, compress(texts, track.selected), strict=True):
-            past = HISTORY + words[row - 1] if is_named else ""
+        # One draw per row, selected or not: a threshold leaves the draws of other rows as they are.
+        drawn = self._rng.random(len(sequence.frames)) < self._history
+        mentions = (has_history(sequence) & drawn)[sequence.selected].tolist()
+        answers = list(map(act_text, sequence.codes.tolist()))
+        rows = sequence.selected.nonzero()[0].tolist()
+        for row, image, mentions_history, text in zip(rows, images, mentions, texts, strict=True):
+            past = HISTORY + answers[row - 1] if mentions_history else ""
             yield (
-                f'{{"image": "{folder}/{frame_file(int(track.frames[row]))}", "conversations": '
+                f'{{"image": "{image}", "conversations": '
                 f'[{{"from": "human", "value": "{questions[text]}{past}"}}, '
-                f'{{"from": "gpt", "value": "{words[row]}"}}]}}\n'
+                f'{{"from": "gpt", "value": "{answers[row]}"}}]}}\n'
             ).encode()
 
 
-def earlier_pairs(track: TokenSequence) -> np.ndarray:
-    """bool (R,): whether the row before is of the frame before, valid, and with the same gap in frames."""
-    follows = np.diff(track.frames, prepend=track.frames[0]) == 1
-    follows[1:] &= (track.futures[:-1] >= 0) & (np.diff(track.futures - track.frames) == 0)
+def has_history(sequence: TokenSequence) -> np.ndarray:
+    """bool (R,): the row before is of the frame before, valid, and has the same gap in frames."""
+    follows = np.diff(sequence.frames, prepend=sequence.frames[0]) == 1
+    follows[1:] &= (sequence.futures[:-1] >= 0) & (np.diff(sequence.futures - sequence.frames) == 0)
     return follows
 
 
-def _settings(tokens: TokenTable) -> dict[str, Any]:
-    """What a reader must know; codebook_size is the name of UniVLA's own scripts (whose num_latents is K as well)."""
-    assert tokens.codebook_size is not None
-    words = act_tokens(tokens.codebook_size)
+def _settings(table: TokenTable) -> dict[str, Any]:
+    """Sizes that a reader needs; codebook_size is named as in UniVLA's own scripts (whose num_latents is K as well)."""
+    assert table.codebook_size is not None
+    tokens = act_tokens(table.codebook_size)
     return {
-        "codebook_size": tokens.codebook_size,
-        "codes_per_pair": tokens.num_latents,
-        "act_tokens": f"{words[0]} to {words[-1]}",
+        "codebook_size": table.codebook_size,
+        "codes_per_pair": table.num_latents,
+        "act_tokens": f"{tokens[0]} to {tokens[-1]}",
     }
 
 
-def _notes(matched: Matched, history: float, images: bool) -> list[str]:
+def _notes(table: TokenTable, history: float, images: bool) -> list[str]:
+    """Sentences for the manifest; a change of their text changes the bytes of exports."""
     notes = [
         "Add the words to your tokenizer and model: lara_tokenizer.export.add_act_tokens(tokenizer, model, "
-        f"codebook_size={matched.tokens.codebook_size}).",
-        f"Loss on the last {matched.tokens.num_latents + 1} tokens only: the codes and the end of sequence.",
+        f"codebook_size={table.codebook_size}).",
+        f"Loss on the last {table.num_latents + 1} tokens only: the codes and the end of sequence.",
     ]
-    if history and not any(earlier_pairs(track).any() for _, track in matched.sequences()):
+    if history and not any(has_history(sequence).any() for sequence in table.sequences()):
         notes.append("No pair names its history: no two pairs start one frame apart. Encode with --every 1f.")
     if not images:
         notes.append("No pictures were written: put them where the field image says, or link images/ to them.")

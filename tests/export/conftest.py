@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from lara_tokenizer.table.metadata import with_metadata
 from lara_tokenizer.table.schema import FORMAT_VERSION, token_schema
 
@@ -17,7 +18,7 @@ FPS = 10
 
 
 def metadata_of(num_latents: int, codebook_dim: int, codebook_size: int | None, strides: Sequence[str]) -> dict:
-    """What a table says of itself, as encode writes it."""
+    """The metadata of a table, as encode writes it."""
     return {
         "format_version": FORMAT_VERSION,
         "model": {
@@ -56,7 +57,7 @@ def rows_of(
     sizes: tuple[int, int, int | None],
     text: str | None,
 ) -> pa.Table:
-    """One row a frame; those whose future frame would lie past the end are invalid."""
+    """One row per frame; those whose future frame would lie past the end are invalid."""
     num_latents, codebook_dim, codebook_size = sizes
     gap = int(stride.removesuffix("f"))
     frames = np.arange(num_frames, dtype=np.int32)
@@ -106,7 +107,7 @@ def write_tokens() -> Callable[..., Path]:
         rng = np.random.default_rng(seed)
         columns = tuple(sorted({*columns, *(["text"] if texts else [])}))
         schema = token_schema(*sizes, columns)
-        pieces = [
+        tables = [
             rows_of(
                 episode,
                 num_frames,
@@ -122,7 +123,7 @@ def write_tokens() -> Callable[..., Path]:
             for camera in sorted(cameras)
             for stride in sorted(strides)
         ]
-        table = pa.concat_tables(pieces).unify_dictionaries().combine_chunks()
+        table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
         schema = with_metadata(schema, metadata_of(*sizes, strides))
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table.cast(schema), path, row_group_size=50)

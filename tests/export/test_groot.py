@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from lara_tokenizer.table import read_tokens
 
 from lara_tokenizer.data import load_episodes
 from lara_tokenizer.errors import JobMismatchError
-from lara_tokenizer.export import export_groot, groot
+from lara_tokenizer.export import export_groot, job
+from lara_tokenizer.export.lerobot.folder import LeRobotFolder
+from lara_tokenizer.table import read_tokens
 
 TOP = "observation.images.top"
 LENGTHS = (13, 9, 17)
@@ -23,8 +24,8 @@ N, D = 4, 3
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory, write_lerobot):
     """Three episodes, v2.1, with modality.json, and instructions in the rows too."""
-    pictures = np.random.default_rng(0).integers(0, 256, (sum(LENGTHS), 48, 64, 3), np.uint8)
-    frames = np.split(pictures, np.cumsum(LENGTHS)[:-1])
+    images = np.random.default_rng(0).integers(0, 256, (sum(LENGTHS), 48, 64, 3), np.uint8)
+    frames = np.split(images, np.cumsum(LENGTHS)[:-1])
     folder = tmp_path_factory.mktemp("lerobot") / "demos"
     root = write_lerobot(folder, {TOP: frames}, version="v2.1", tasks=["push it", "pull it", "push it"])
     (root / "meta/modality.json").write_text("{}")
@@ -112,8 +113,8 @@ def test_equal_exports_give_equal_bytes_however_often_they_are_killed(plain, tab
         raise KeyboardInterrupt
 
     export_groot(table, plain, tmp_path / "one")
-    for name in ("carry_over", "write_info", "write_manifest"):
-        monkeypatch.setattr(groot, name, stop)
+    for owner, name in ((LeRobotFolder, "link_or_copy"), (LeRobotFolder, "write_info"), (job, "write_manifest")):
+        monkeypatch.setattr(owner, name, stop)
         with pytest.raises(KeyboardInterrupt):
             export_groot(table, plain, tmp_path / "two")
         monkeypatch.undo()
@@ -124,7 +125,7 @@ def test_equal_exports_give_equal_bytes_however_often_they_are_killed(plain, tab
 
 def test_an_edit_between_a_kill_and_the_next_run_is_seen(plain, table, tmp_path, monkeypatch):
     dataset = shutil.copytree(plain, tmp_path / "demos")
-    monkeypatch.setattr(groot, "write_info", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(LeRobotFolder, "write_info", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export_groot(table, dataset, tmp_path / "out")
     monkeypatch.undo()
@@ -138,13 +139,13 @@ def test_one_scale_for_several_datasets(plain, table, tmp_path):
     export_groot(table, plain, tmp_path / "two", scale=2 * own)
     one, two = (_rows(tmp_path / name, "lapa_action")[0] for name in ("one", "two"))
     np.testing.assert_allclose(one, 2 * two)
-    with pytest.raises(ValueError, match=r"latents reach .* must lie within -1 to 1"):
+    with pytest.raises(ValueError, match=r"latents reach .* must be within -1 to 1"):
         export_groot(table, plain, tmp_path / "three", scale=own / 2)
 
 
-def test_what_cannot_be_is_refused_before_anything_is_written(plain, table, tmp_path, write_tokens, write_lerobot):
-    pictures = np.zeros((13, 48, 64, 3), np.uint8)
-    newer = write_lerobot(tmp_path / "v3", {TOP: [pictures]}, version="v3.0")
+def test_invalid_input_is_refused_before_anything_is_written(plain, table, tmp_path, write_tokens, write_lerobot):
+    images = np.zeros((13, 48, 64, 3), np.uint8)
+    newer = write_lerobot(tmp_path / "v3", {TOP: [images]}, version="v3.0")
     codes = write_tokens(tmp_path / "codes.parquet", {"episode_000000": 13}, cameras=(TOP,), columns=())
     none, far, broken = tmp_path / "none.parquet", tmp_path / "far", tmp_path / "broken"
     pq.write_table(pq.read_table(table).slice(0, 0), none)
@@ -157,7 +158,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(plain, table, tmp_
         ((codes, plain), {}, r"no column 'latents', needed for lapa_action.*--with latents"),
         ((table, plain), {"action_horizon": 2, "max_action_dim": 5}, r"4 x 3 = 12 numbers, .* 2 x 5 = 10"),
         ((table, plain), {"action_horizon": 0}, "take at least 1"),
-        ((table, newer), {}, "v3.0; GR00T's loader reads one episode a file"),
+        ((table, newer), {}, "v3.0; GR00T's loader reads one episode per file"),
         ((none, plain), {}, r"has no rows: there is nothing to export"),
         ((table, far), {}, "names steps 12 to 13 of episode 0, which has 13"),
         ((table, broken), {}, "step_filter.jsonl of broken cannot be read"),
@@ -172,7 +173,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(plain, table, tmp_
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
 
 
-def test_the_command_says_what_the_trainer_must_be_told(plain, table, tmp_path):
+def test_the_command_prints_the_settings_of_the_trainer(plain, table, tmp_path):
     from lara_tok.export import app
     from typer.testing import CliRunner
 

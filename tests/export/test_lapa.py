@@ -1,4 +1,4 @@
-"""The jsonl for LAPA: fields, codes and pictures are the table's; a killed run goes on; mistakes are told first."""
+"""JSON lines for LAPA: fields, codes and images are the table's; a killed run continues; mistakes are found first."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 from lara_tok.__main__ import app
-from lara_tokenizer.table import read_tokens
 from PIL import Image
 from typer.testing import CliRunner
 
 from lara_tokenizer.data import load_episodes
 from lara_tokenizer.export import export_lapa
-from lara_tokenizer.export.pictures import picture_name
+from lara_tokenizer.export.images import image_name
+from lara_tokenizer.table import read_tokens
 
 PROMPT = "<s> You are a helpful assistant. USER: What action should the robot take to `push the box` ASSISTANT:"
 
@@ -32,7 +32,7 @@ def test_every_valid_pair_is_a_line_with_the_tables_codes(tmp_path, tokens, clip
     rows = [row for row in read_tokens(tokens).to_pylist() if row["valid"]]
     assert summary.pairs == len(rows) == len(lines)
     for row in rows:
-        line = lines[picture_name(row["episode"], "", row["frame_index"])]
+        line = lines[image_name(row["episode"], "", row["frame_index"])]
         assert list(line) == ["image", "vision", "instruction", "delta", "fields"]
         assert line["delta"] == [str(code) for code in row["codes"]]
         assert line["vision"] == []
@@ -46,8 +46,8 @@ def test_the_picture_of_a_line_is_the_first_frame_of_its_pair(tmp_path, tokens, 
     written = {str(name) for name in files_of(tmp_path / "out") if name.suffix == ".jpg"}
     assert named == written
     episode = next(episode for episode in load_episodes(clips) if episode.id == "b/left.mp4")
-    with Image.open(tmp_path / "out/images/b/left.mp4/img_00012.jpg") as picture:
-        differences = np.abs(episode.frames("", range(30)).astype(int) - np.asarray(picture)).mean((1, 2, 3))
+    with Image.open(tmp_path / "out/images/b/left.mp4/img_00012.jpg") as image:
+        differences = np.abs(episode.frames("", range(30)).astype(int) - np.asarray(image)).mean((1, 2, 3))
     assert differences.argmin() == 12
 
 

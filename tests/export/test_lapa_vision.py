@@ -1,4 +1,4 @@
-"""The field `vision` of LAPA's lines: the tokenizer's own codes of the pictures as saved, also after a kill."""
+"""The field `vision` of LAPA's lines: the tokenizer's own codes of the images as saved, also after a kill."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ PROCESSOR = "--train_dataset.delta_vision_text_processor."
 
 
 class Every16thPixel:
-    """A vision tokenizer for pictures of 64 x 64: 256 numbers of each, which turn on its very bytes."""
+    """A vision tokenizer for images of 64 x 64: 256 codes of each, which depend on its very bytes."""
 
     codebook_size, num_codes = 8192, 256
 
     def __init__(self, name="pixels", dies_after=None):
         self.identity = {"model": name}
-        self.pictures, self._dies_after = 0, dies_after
+        self.images, self._dies_after = 0, dies_after
 
     def __call__(self, frames):
-        if self.pictures == self._dies_after:
+        if self.images == self._dies_after:
             raise KeyboardInterrupt
-        self.pictures += len(frames)
+        self.images += len(frames)
         pixels = frames[:, 2::4, 2::4].astype(int)
         return (pixels @ [24, 7, 1]).reshape(len(frames), -1)
 
 
 @pytest.fixture(autouse=True)
-def _short_pieces(monkeypatch):
-    monkeypatch.setattr(vision_codes, "_PIECE", 8)
+def _short_batches(monkeypatch):
+    monkeypatch.setattr(vision_codes, "_BATCH", 8)
     monkeypatch.setattr(vision_codes, "_AT_ONCE", 4)
 
 
@@ -51,8 +51,8 @@ def files_of(folder):
 
 
 def saved(folder, line):
-    with Image.open(folder / line["image"]) as picture:
-        return np.asarray(picture)[None]
+    with Image.open(folder / line["image"]) as image:
+        return np.asarray(image)[None]
 
 
 def test_a_line_holds_the_codes_of_its_picture_as_saved(tmp_path, tokens, clips):
@@ -83,7 +83,7 @@ def test_without_pictures_the_codes_are_the_same(tmp_path, tokens, clips):
     assert not (tmp_path / "b/images").exists()
 
 
-def test_their_loader_is_told_to_read_the_field_and_no_picture(tmp_path, tokens, clips):
+def test_the_settings_make_the_loader_read_the_field_and_no_image(tmp_path, tokens, clips):
     summary = export_lapa(tokens, clips, tmp_path / "out", images=False, vision=Every16thPixel())
     assert summary.settings[f"{PROCESSOR}img_aug"] is False
     assert not any("vqgan" in name or "image_absolute_path" in name for name in summary.settings)
@@ -101,8 +101,8 @@ def test_a_killed_export_goes_on_where_it_was_and_ends_the_same(tmp_path, tokens
     assert not out.exists()
     second = Every16thPixel()
     export_lapa(tokens, clips, out, workers=0, vision=second, progress=lambda *state: seen.append(state))
-    assert second.pictures == 44 - 19  # all three pieces of a.mp4 were done: 8, 8 and 3; of the next, half a piece
-    assert seen[-1] == (88, 88)  # each picture written, and tokenized
+    assert second.images == 44 - 19  # all three batches of a.mp4 were done: 8, 8 and 3; of the next, half a batch
+    assert seen[-1] == (88, 88)  # each image written, and tokenized
     assert files_of(out) == files_of(tmp_path / "whole")
 
 
@@ -111,12 +111,12 @@ def test_a_kill_behind_the_lines_tokenizes_nothing_again(tmp_path, tokens, clips
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("lara_tokenizer.export.lapa.write_manifest", killed)
+        patch.setattr("lara_tokenizer.export.job.write_manifest", killed)
         with pytest.raises(KeyboardInterrupt):
             export_lapa(tokens, clips, tmp_path / "out", workers=0, vision=Every16thPixel())
     again = Every16thPixel()
     export_lapa(tokens, clips, tmp_path / "out", workers=0, vision=again)
-    assert again.pictures == 0
+    assert again.images == 0
     assert all(len(line["vision"]) == 256 for line in lines_of(tmp_path / "out"))
 
 
@@ -129,7 +129,7 @@ def test_an_export_goes_on_with_the_same_weights_only(tmp_path, tokens, clips, o
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_cameras_and_filters_get_the_codes_of_their_own_pictures(tmp_path, tokens, clips, workers):
+def test_cameras_and_filters_get_the_codes_of_their_own_images(tmp_path, tokens, clips, workers):
     out = tmp_path / "out"
     export_lapa(tokens, clips, out, workers=workers, vision=Every16thPixel(), min_motion=0.5)
     lines = lines_of(out)
@@ -177,11 +177,11 @@ def test_the_command_fills_the_field_by_the_weights_that_are_named(tmp_path, wri
     assert json.loads(ran.stdout)["settings"][f"{PROCESSOR}img_aug"] is False
     ours = LwmVisionTokenizer.from_pickle(weights, device="cpu")
     lines = sorted(lines_of(out), key=lambda line: line["image"])
-    pictures = np.concatenate([saved(out, line) for line in lines])
+    images = np.concatenate([saved(out, line) for line in lines])
     codes = [line["vision"] for line in lines]
-    assert codes == ours(pictures).tolist()
+    assert codes == ours(images).tolist()
     assert len(codes) == 2
-    assert len({code for of_picture in codes for code in of_picture}) > 10
+    assert len({code for of_image in codes for code in of_image}) > 10
 
 
 def test_the_command_wants_weights_for_a_device(tmp_path, tokens, clips):

@@ -18,18 +18,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from lara_tokenizer.table import read_tokens
-from lara_tokenizer.table.metadata import METADATA_KEY
-from lara_tokenizer.table.reader import TokenTable
 
 from lara_tokenizer.data import load_episodes
 from lara_tokenizer.data.lerobot.writer import QUANTILES
 from lara_tokenizer.errors import JobMismatchError
-from lara_tokenizer.export import export_lerobot, lerobot, lerobot_place, undo_lerobot
-from lara_tokenizer.export.lerobot_columns import IDS, LATENTS, VALID, VECTORS
-from lara_tokenizer.export.lerobot_place import InPlace
-from lara_tokenizer.export.lerobot_rows import Labels, episode_id
-from lara_tokenizer.export.lerobot_statistics import column_statistics, counted_statistics
+from lara_tokenizer.export import export_lerobot, job, undo_lerobot
+from lara_tokenizer.export.lerobot import export as lerobot
+from lara_tokenizer.export.lerobot import in_place as in_place_module
+from lara_tokenizer.export.lerobot.columns import IDS, LATENTS, VALID, VECTORS, Labels, episode_id
+from lara_tokenizer.export.lerobot.folder import LeRobotFolder
+from lara_tokenizer.export.lerobot.in_place import InPlaceSwap
+from lara_tokenizer.export.lerobot.metadata import column_statistics, counted_statistics
+from lara_tokenizer.table import read_tokens
+from lara_tokenizer.table.metadata import METADATA_KEY
+from lara_tokenizer.table.reader import TokenTable
 
 TOP = "observation.images.top"
 LENGTHS = (13, 9, 17)
@@ -43,8 +45,8 @@ LABELLED = {0: 13, 2: 17}
 def plain(tmp_path_factory, write_lerobot):
     """The three episodes in each version, with statistics and a small file of somebody's."""
     folder = tmp_path_factory.mktemp("lerobot")
-    pictures = np.random.default_rng(0).integers(0, 256, (sum(LENGTHS), 48, 64, 3), np.uint8)
-    frames = np.split(pictures, np.cumsum(LENGTHS)[:-1])
+    images = np.random.default_rng(0).integers(0, 256, (sum(LENGTHS), 48, 64, 3), np.uint8)
+    frames = np.split(images, np.cumsum(LENGTHS)[:-1])
     found = {}
     for version in VERSIONS:
         root = write_lerobot(folder / version, {TOP: frames}, version=version, tasks=["push", "pull", "push"])
@@ -82,7 +84,7 @@ def checkpoint(tmp_path):
 
 @pytest.fixture
 def table(tmp_path, write_tokens, checkpoint):
-    """Labels of episodes 0 and 2, said to be made by `checkpoint`."""
+    """Labels of episodes 0 and 2, whose metadata names `checkpoint`."""
     return _table(tmp_path / "tokens.parquet", write_tokens, checkpoint[0])
 
 
@@ -120,14 +122,14 @@ def _hashes(dataset: Path) -> dict[str, str]:
     return {name: digest for name, (digest, _) in _tree(dataset).items()}
 
 
-def test_every_row_says_what_the_table_says(dataset, table, checkpoint, tmp_path):
+def test_every_row_has_the_values_of_the_table(dataset, table, checkpoint, tmp_path):
     folder, codebook = checkpoint
     before = _tree(dataset)
     summary = export_lerobot(table, dataset, tmp_path / "out", model=folder)
     rows, source = _rows(tmp_path / "out"), read_tokens(table)
-    found = {key: place for place, key in enumerate(zip(rows["episode_index"], rows["frame_index"], strict=True))}
+    found = {key: row for row, key in enumerate(zip(rows["episode_index"], rows["frame_index"], strict=True))}
     valid = np.array(source["valid"].to_pylist())
-    places = np.array(
+    labelled = np.array(
         [
             found[e, f]
             for e, f in zip(source["episode_index"].to_pylist(), source["frame_index"].to_pylist(), strict=True)
@@ -140,10 +142,10 @@ def test_every_row_says_what_the_table_says(dataset, table, checkpoint, tmp_path
         VECTORS: np.zeros((39, N, D), np.float32),
         LATENTS: np.zeros((39, N, D), np.float32),
     }
-    expected[VALID][places] = valid
-    expected[IDS][places[valid]] = codes[valid]
-    expected[VECTORS][places[valid]] = codebook[codes[valid]]
-    expected[LATENTS][places[valid]] = latents[valid].reshape(-1, N, D)
+    expected[VALID][labelled] = valid
+    expected[IDS][labelled[valid]] = codes[valid]
+    expected[VECTORS][labelled[valid]] = codebook[codes[valid]]
+    expected[LATENTS][labelled[valid]] = latents[valid].reshape(-1, N, D)
     for name, values in expected.items():
         np.testing.assert_array_equal(rows[name], values.astype(rows[name].dtype))
     assert summary.pairs == valid.sum() == 20
@@ -175,7 +177,7 @@ def test_the_labelled_dataset_is_a_dataset_and_videos_are_not_copied(dataset, ta
     assert str(tmp_path) not in json.dumps(manifest)
 
 
-def test_statistics_are_those_of_all_rows_and_stand_where_the_version_has_them(dataset, table, checkpoint, tmp_path):
+def test_statistics_cover_all_rows_and_are_where_the_version_has_them(dataset, table, checkpoint, tmp_path):
     out = tmp_path / "out"
     export_lerobot(table, dataset, out, model=checkpoint[0])
     rows = _rows(out)
@@ -221,12 +223,12 @@ def test_quantiles_are_numpys_also_where_vectors_are_counted():
         np.testing.assert_allclose(other[name], values, atol=1e-12)
 
 
-def test_metadata_for_datasets_says_the_new_columns(dataset, table, checkpoint, tmp_path):
+def test_metadata_for_datasets_names_the_new_columns(dataset, table, checkpoint, tmp_path):
     file = sorted(dataset.glob("data/*/*.parquet"))[0]
     old = pq.read_table(file)
     features = {"action": {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "List"}}
-    said = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
-    pq.write_table(old.replace_schema_metadata(said), file)
+    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    pq.write_table(old.replace_schema_metadata(metadata), file)
     export_lerobot(table, dataset, tmp_path / "out", model=checkpoint[0])
     metadata = pq.read_schema(tmp_path / "out" / file.relative_to(dataset)).metadata[b"huggingface"]
     known = json.loads(metadata)["info"]["features"]
@@ -272,25 +274,28 @@ def test_data_files_in_any_order_get_their_own_labels(plain, table, checkpoint, 
 
 def test_episodes_that_the_table_lacks_do_not_read_it_again(tmp_path, write_tokens, monkeypatch):
     table = write_tokens(tmp_path / "t.parquet", {episode_id(e): 8 for e in (0, 1, 6, 7)})
-    read, real = [], TokenTable.tracks
-    monkeypatch.setattr(TokenTable, "tracks", lambda *a: read.append(a) or real(*a))
+    read, real = [], TokenTable.sequences
+    monkeypatch.setattr(TokenTable, "sequences", lambda *a: read.append(a) or real(*a))
     labels = Labels(TokenTable.open(table), "codes")
-    assert [labels.track(e) is not None for e in range(10)] == [e in (0, 1, 6, 7) for e in range(10)]
+    assert [labels.sequence(e) is not None for e in range(10)] == [e in (0, 1, 6, 7) for e in range(10)]
     assert len(read) == 1
-    assert [labels.track(e) is not None for e in (7, 3, 1, 9)] == [True, False, True, False]
+    assert [labels.sequence(e) is not None for e in (7, 3, 1, 9)] == [True, False, True, False]
 
 
 def test_equal_exports_give_equal_bytes_however_often_they_are_killed(
     dataset, table, checkpoint, tmp_path, monkeypatch
 ):
     export_lerobot(table, dataset, tmp_path / "one", model=checkpoint[0])
-    real = lerobot.write_info
-    for name in ("carry_over", "write_info", "write_statistics", "write_manifest"):
-        monkeypatch.setattr(lerobot, name, _stop)
+    for owner, name in (
+        (LeRobotFolder, "link_or_copy"),
+        (LeRobotFolder, "write_info"),
+        (lerobot, "write_statistics"),
+        (job, "write_manifest"),
+    ):
+        monkeypatch.setattr(owner, name, _stop)
         with pytest.raises(KeyboardInterrupt):
             export_lerobot(table, dataset, tmp_path / "two", model=checkpoint[0])
         monkeypatch.undo()
-    assert lerobot.write_info is real
     calls = []
     monkeypatch.setattr(lerobot, "add_columns", lambda *a: calls.append(a))
     export_lerobot(table, dataset, tmp_path / "two", model=checkpoint[0])
@@ -344,12 +349,10 @@ def test_undo_refuses_where_the_labelled_dataset_was_changed(dataset, table, che
     undo_lerobot(dataset)
 
 
-def test_a_kill_at_any_step_of_the_exchange_leaves_a_whole_dataset_and_both_ways_go_on(
-    dataset, table, checkpoint, monkeypatch
-):
+def test_a_kill_at_any_step_of_the_swap_leaves_a_complete_dataset(dataset, table, checkpoint, monkeypatch):
     old = _tree(dataset)
-    monkeypatch.setattr(InPlace, "swap", _stop)
-    with pytest.raises(KeyboardInterrupt):  # built, not exchanged
+    monkeypatch.setattr(InPlaceSwap, "apply", _stop)
+    with pytest.raises(KeyboardInterrupt):  # built, not swapped
         export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
     monkeypatch.undo()
     assert _tree(dataset) == old
@@ -357,8 +360,8 @@ def test_a_kill_at_any_step_of_the_exchange_leaves_a_whole_dataset_and_both_ways
         export_lerobot(table, dataset, in_place=True, model=checkpoint[0], min_margin=0.1)
     export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
     assert _rows(dataset)[VALID].sum() == 20
-    monkeypatch.setattr(lerobot_place.os, "replace", _stop)
-    with pytest.raises(KeyboardInterrupt):  # exchanged back, the labelled one not yet removed
+    monkeypatch.setattr(in_place_module, "replace", _stop)
+    with pytest.raises(KeyboardInterrupt):  # swapped back, the labelled one not yet removed
         undo_lerobot(dataset)
     monkeypatch.undo()
     assert _tree(dataset) == old
@@ -367,9 +370,9 @@ def test_a_kill_at_any_step_of_the_exchange_leaves_a_whole_dataset_and_both_ways
     assert [p.name for p in dataset.parent.iterdir() if p.name.startswith("demos")] == ["demos"]
 
 
-def test_two_runs_exchange_once(dataset, table, checkpoint, monkeypatch):
-    real = InPlace.swap
-    monkeypatch.setattr(InPlace, "swap", lambda place: [real(place), real(place)])
+def test_two_runs_swap_once(dataset, table, checkpoint, monkeypatch):
+    real = InPlaceSwap.apply
+    monkeypatch.setattr(InPlaceSwap, "apply", lambda swap: [real(swap), real(swap)])
     export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
     assert _rows(dataset)[VALID].sum() == 20
 
@@ -382,7 +385,7 @@ def test_one_run_at_a_time_holds_a_dataset_in_place_and_back(plain, table, check
     ):
         before = _tree(tmp_path)
         with (
-            InPlace(dataset).alone(),
+            InPlaceSwap(dataset).exclusive(),
             pytest.raises(BlockingIOError, match="demos is being written by another process"),
         ):
             begin()
@@ -403,7 +406,7 @@ def test_a_folder_of_somebody_else_stays_where_labels_are_taken_back(plain, tabl
     with pytest.raises(ValueError, match="was not labelled in place"):
         undo_lerobot(dataset)
     export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
-    monkeypatch.setattr(lerobot_place.shutil, "rmtree", _stop)
+    monkeypatch.setattr(in_place_module.shutil, "rmtree", _stop)
     with pytest.raises(KeyboardInterrupt):
         undo_lerobot(dataset)
     monkeypatch.undo()
@@ -416,21 +419,21 @@ def test_a_folder_of_somebody_else_stays_where_labels_are_taken_back(plain, tabl
 
 
 def test_an_edit_between_a_kill_and_the_next_run_is_seen(plain, table, checkpoint, tmp_path, monkeypatch):
-    """It keeps the size; in a finished export no times are told."""
+    """It keeps the size; a finished export contains no times."""
     dataset = shutil.copytree(plain["v2.1"], tmp_path / "demos")
     file = dataset / "data/chunk-000/episode_000000.parquet"
 
     def edit(time_ns):
         os.utime(file, ns=(time_ns, time_ns))
 
-    monkeypatch.setattr(lerobot, "write_info", _stop)
+    monkeypatch.setattr(LeRobotFolder, "write_info", _stop)
     with pytest.raises(KeyboardInterrupt):
         export_lerobot(table, dataset, tmp_path / "out", model=checkpoint[0])
     monkeypatch.undo()
     edit(file.stat().st_mtime_ns + 1)
     with pytest.raises(JobMismatchError, match="dataset_times_sha256"):
         export_lerobot(table, dataset, tmp_path / "out", model=checkpoint[0])
-    monkeypatch.setattr(InPlace, "swap", _stop)
+    monkeypatch.setattr(InPlaceSwap, "apply", _stop)
     with pytest.raises(KeyboardInterrupt):
         export_lerobot(table, dataset, in_place=True, model=checkpoint[0])
     monkeypatch.undo()
@@ -485,7 +488,7 @@ def test_links_are_followed_and_stay_out_of_the_copy(plain, table, checkpoint, t
     assert all((out / n).samefile(blobs / n) for n in _tree(blobs) if n.endswith(".mp4"))
 
 
-def test_what_cannot_be_is_refused_before_anything_is_written(plain, table, checkpoint, tmp_path, write_tokens):
+def test_invalid_input_is_refused_before_anything_is_written(plain, table, checkpoint, tmp_path, write_tokens):
     dataset, folder, out = plain["v3.0"], checkpoint[0], tmp_path / "out"
     (tmp_path / "there").mkdir()
     (tmp_path / "there/file").touch()
@@ -503,10 +506,10 @@ def test_what_cannot_be_is_refused_before_anything_is_written(plain, table, chec
         ((table, dataset), {}, r"new folder \(--out\), or in place"),
         ((table, dataset, out), {"in_place": True}, r"new folder \(--out\), or in place"),
         ((table, dataset, tmp_path / "there"), {}, "exists already"),
-        ((table, dataset, dataset / "labelled"), {}, "lies in the dataset itself"),
+        ((table, dataset, dataset / "labelled"), {}, "is inside its source"),
         ((table, tmp_path / "lam", out), {}, "no folder of a LeRobotDataset"),
         ((table, dataset, out), {"model": other}, "is not the one that made"),
-        ((table, dataset, out), {"model": tmp_path / "nowhere"}, "Say where it lies with --model"),
+        ((table, dataset, out), {"model": tmp_path / "nowhere"}, "Pass its path with --model"),
         ((both, dataset, out), {"cameras": "all"}, "has one set of labels"),
         ((clip, dataset, out), {}, "is not in the source"),
         ((none, dataset, out), {}, r"has no rows: there is nothing to export"),

@@ -18,17 +18,17 @@ import pytest
 import torch
 import yaml
 from lara_tok.__main__ import app
-from lara_tokenizer.table import read_tokens
 from PIL import Image
 from typer.testing import CliRunner
 
 from lara_tokenizer.data import Episode, load_episodes
 from lara_tokenizer.data.episode import FrameIndex, Signals
 from lara_tokenizer.errors import EpisodeReadError, JobMismatchError
-from lara_tokenizer.export import export_moto, moto_lmdb
-from lara_tokenizer.export.moto_lmdb import Steps, write_lmdb
-from lara_tokenizer.export.moto_values import features, tensors
+from lara_tokenizer.export import export_moto
+from lara_tokenizer.export.moto import lmdb as moto_lmdb
+from lara_tokenizer.export.moto.lmdb import EpisodeSteps, pickle_features, pickle_tensors, write_lmdb
 from lara_tokenizer.export.moto_wrapper import StoredCodes, keep_patch_order, stored_codes, with_stored_codes
+from lara_tokenizer.table import read_tokens
 
 LENGTHS = {"a.mp4": 24, "b/left.mp4": 30}
 GAP = 5
@@ -78,22 +78,22 @@ def robots(moving_square):
 
 def test_every_frame_has_its_codes_and_what_moto_reads(tmp_path, tokens, clips):
     summary = export_moto(tokens, clips, tmp_path / "out", workers=0)
-    told, rows = lmdb_of(tmp_path / "out"), read_tokens(tokens).to_pylist()
-    assert told.pop("cur_step") == len(rows) - 1 == sum(LENGTHS.values()) - 1
-    meta = told.pop("latent_motion_meta")
+    stored, rows = lmdb_of(tmp_path / "out"), read_tokens(tokens).to_pylist()
+    assert stored.pop("cur_step") == len(rows) - 1 == sum(LENGTHS.values()) - 1
+    meta = stored.pop("latent_motion_meta")
     assert (meta["skip_frame"], meta["per_latent_motion_len"], meta["latent_motion_codebook_size"]) == (GAP, 4, 16)
     assert meta["weights_sha256"] == {"model.safetensors": "0" * 64}
     for step, row in enumerate(rows):
-        assert told.pop(f"cur_episode_{step}") == list(LENGTHS).index(row["episode"])
-        assert told.pop(f"local_step_{step}") == row["frame_index"]
-        codes = told.pop(f"latent_motion_ids_{step}")
+        assert stored.pop(f"cur_episode_{step}") == list(LENGTHS).index(row["episode"])
+        assert stored.pop(f"local_step_{step}") == row["frame_index"]
+        codes = stored.pop(f"latent_motion_ids_{step}")
         assert codes.dtype == np.int16
         assert codes.flags.writeable
         assert codes.tolist() == row["codes"]
-        assert told.pop(f"latent_motion_valid_{step}") is row["valid"]
-        said = told.pop(f"feature_dict_{step}")
-        assert said == {"observation": {"natural_language_instruction": row["text"].encode()}}
-    assert not told
+        assert stored.pop(f"latent_motion_valid_{step}") is row["valid"]
+        features = stored.pop(f"feature_dict_{step}")
+        assert features == {"observation": {"natural_language_instruction": row["text"].encode()}}
+    assert not stored
     assert summary.pairs == sum(row["valid"] for row in rows)
     assert summary.settings["skip_frame"] == GAP
 
@@ -123,28 +123,28 @@ def test_frames_without_a_row_are_there_and_unlabelled(tmp_path, write_tokens, c
     kept = table.filter(pa.array([row["frame_index"] % 3 == 0 and row["valid"] for row in table.to_pylist()]))
     pq.write_table(kept, path)
     summary = export_moto(path, clips, tmp_path / "out", video=False, min_motion=0.3)
-    told = lmdb_of(tmp_path / "out")
-    wanted = {
+    stored = lmdb_of(tmp_path / "out")
+    labelled = {
         (list(LENGTHS).index(row["episode"]), row["frame_index"]): row["codes"]
         for row in kept.to_pylist()
         if row["motion"] >= 0.3
     }
-    assert 0 < summary.pairs == len(wanted) < kept.num_rows
-    assert told["cur_step"] == 53
+    assert 0 < summary.pairs == len(labelled) < kept.num_rows
+    assert stored["cur_step"] == 53
     for step in range(54):
-        at = (told[f"cur_episode_{step}"], told[f"local_step_{step}"])
-        assert told[f"latent_motion_valid_{step}"] is (at in wanted)
-        assert told[f"latent_motion_ids_{step}"].tolist() == wanted.get(at, [-1] * 4)
-        assert told[f"feature_dict_{step}"]["observation"]["natural_language_instruction"] == b"push"
+        at = (stored[f"cur_episode_{step}"], stored[f"local_step_{step}"])
+        assert stored[f"latent_motion_valid_{step}"] is (at in labelled)
+        assert stored[f"latent_motion_ids_{step}"].tolist() == labelled.get(at, [-1] * 4)
+        assert stored[f"feature_dict_{step}"]["observation"]["natural_language_instruction"] == b"push"
     assert not list((tmp_path / "out").rglob("*.mp4"))
 
 
 def test_actions_are_the_sources_in_moto_s_three_parts(tmp_path, tokens, robots):
     export_moto(tokens, robots, tmp_path / "out", style="rt1", workers=0)
-    told = lmdb_of(tmp_path / "out")
+    stored = lmdb_of(tmp_path / "out")
     actions = np.concatenate([robot.reader.actions for robot in robots])
     for step, expected in enumerate(actions):
-        parts = told[f"feature_dict_{step}"]["action"]
+        parts = stored[f"feature_dict_{step}"]["action"]
         assert [len(part) for part in parts.values()] == [3, 3, 1]
         names = ("world_vector", "rotation_delta", "gripper_closedness_action")
         np.testing.assert_array_equal(np.concatenate([parts[name] for name in names]), expected)
@@ -157,19 +157,19 @@ def test_actions_are_the_sources_in_moto_s_three_parts(tmp_path, tokens, robots)
     }
 
 
-def test_calvin_has_its_pictures_in_the_lmdb_as_tensors(tmp_path, tokens, robots):
+def test_calvin_has_its_images_in_the_lmdb_as_tensors(tmp_path, tokens, robots):
     export_moto(tokens, robots, tmp_path / "out", style="calvin", name="abc", workers=0)
-    told = lmdb_of(tmp_path / "out", "abc")
-    assert (told["inst_0"], told["inst_1"]) == ("push the box", "Open the drawer")
+    stored = lmdb_of(tmp_path / "out", "abc")
+    assert (stored["inst_0"], stored["inst_1"]) == ("push the box", "Open the drawer")
     frames = np.concatenate([robot.reader.pixels for robot in robots])
     actions = np.concatenate([robot.reader.actions for robot in robots])
     for step in range(54):
-        jpeg = told[f"rgb_static_{step}"]
+        jpeg = stored[f"rgb_static_{step}"]
         assert jpeg.dtype == torch.uint8
-        with Image.open(io.BytesIO(jpeg.numpy().tobytes())) as picture:
-            assert np.abs(np.asarray(picture).astype(int) - frames[step]).mean() < 6
-        assert torch.equal(told[f"rel_action_{step}"], torch.from_numpy(actions[step]))
-    assert "feature_dict_0" not in told
+        with Image.open(io.BytesIO(jpeg.numpy().tobytes())) as image:
+            assert np.abs(np.asarray(image).astype(int) - frames[step]).mean() < 6
+        assert torch.equal(stored[f"rel_action_{step}"], torch.from_numpy(actions[step]))
+    assert "feature_dict_0" not in stored
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
         "data_config.yaml",
         "episodes.jsonl",
@@ -179,52 +179,52 @@ def test_calvin_has_its_pictures_in_the_lmdb_as_tensors(tmp_path, tokens, robots
 
 
 @pytest.fixture
-def pictured(tmp_path):
-    """An episode of 200 pictures, 20 MB."""
-    picture = tmp_path / "picture.jpg"
-    picture.write_bytes(np.random.default_rng(0).bytes(100_000))
-    return Steps(np.zeros((200, 4), np.int16), np.ones(200, bool), ["push"] * 200, pictures=[picture] * 200)
+def jpeg_steps(tmp_path):
+    """An episode of 200 images, 20 MB."""
+    image = tmp_path / "image.jpg"
+    image.write_bytes(np.random.default_rng(0).bytes(100_000))
+    return EpisodeSteps(np.zeros((200, 4), np.int16), np.ones(200, bool), ["push"] * 200, images=[image] * 200)
 
 
-def test_pictures_do_not_wait_in_memory_for_their_episode_to_end(tmp_path, pictured, monkeypatch):
+def test_images_do_not_wait_in_memory_for_their_episode_to_end(tmp_path, jpeg_steps, monkeypatch):
     monkeypatch.setattr(moto_lmdb, "_BYTES_AT_A_TIME", 2**20)
     tracemalloc.start()
-    write_lmdb(tmp_path / "lmdb/lara/train", [pictured, pictured], {})
+    write_lmdb(tmp_path / "lmdb/lara/train", [jpeg_steps, jpeg_steps], {})
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4 * 2**20
-    told = lmdb_of(tmp_path)
-    jpeg = pictured.pictures[0].read_bytes()
-    assert all(told[f"rgb_static_{step}"].numpy().tobytes() == jpeg for step in range(400))
-    assert told["cur_step"] == 399
-    assert [told[f"cur_episode_{step}"] for step in (0, 199, 200, 399)] == [0, 0, 1, 1]
-    write_lmdb(tmp_path / "again", [pictured, pictured], {})
+    stored = lmdb_of(tmp_path)
+    jpeg = jpeg_steps.images[0].read_bytes()
+    assert all(stored[f"rgb_static_{step}"].numpy().tobytes() == jpeg for step in range(400))
+    assert stored["cur_step"] == 399
+    assert [stored[f"cur_episode_{step}"] for step in (0, 199, 200, 399)] == [0, 0, 1, 1]
+    write_lmdb(tmp_path / "again", [jpeg_steps, jpeg_steps], {})
     assert files_of(tmp_path / "again") == files_of(tmp_path / "lmdb/lara/train")
 
 
-def test_a_disk_that_takes_no_more_is_said_in_one_line(tmp_path, pictured):
+def test_a_full_disk_is_reported_in_one_line(tmp_path, jpeg_steps):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
     try:
         with pytest.raises(OSError, match=r"the LMDB in .*/train: .*; make room if that disk is full") as caught:
-            write_lmdb(tmp_path / "train", [pictured], {})
+            write_lmdb(tmp_path / "train", [jpeg_steps], {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert len(str(caught.value).splitlines()) == 1
-    write_lmdb(tmp_path / "train", [pictured], {})
+    write_lmdb(tmp_path / "train", [jpeg_steps], {})
 
 
 def test_values_load_without_the_numpy_that_wrote_them():
     text = "öffne \\ 'die' \n Tür"
     rows = np.arange(14, dtype=np.float32).reshape(2, 7)
-    for row, pickled in zip(rows, features(text, rows, 2), strict=True):
+    for row, pickled in zip(rows, pickle_features(text, rows, 2), strict=True):
         assert b"numpy._core" not in pickled
         assert b"numpy.core" not in pickled
         step = pickle.loads(pickled)
         assert step["observation"]["natural_language_instruction"].decode() == text
         assert step["action"]["rotation_delta"].tolist() == row[3:6].tolist()
     for width in (1, 253, 254, 255, 256, 70_000):  # lengths that a pickle writes in one byte, and more
-        assert pickle.loads(tensors(np.full((1, width), 254, np.uint8))[0]).tolist() == [254] * width
+        assert pickle.loads(pickle_tensors(np.full((1, width), 254, np.uint8))[0]).tolist() == [254] * width
 
 
 def test_equal_exports_give_equal_bytes(tmp_path, tokens, clips):
@@ -269,7 +269,7 @@ def refused(tmp_path, error, match, *arguments, **options):
 def test_options_that_cannot_be_are_named_before_anything_is_written(tmp_path, tokens, clips, robots):
     refused(tmp_path, ValueError, "style 'droid': takes oxe, rt1, calvin", tokens, clips, style="droid")
     refused(tmp_path, ValueError, "name 'a/b': takes the name of a folder", tokens, clips, name="a/b")
-    refused(tmp_path, ValueError, "keeps its pictures in the LMDB", tokens, clips, style="calvin", video=False)
+    refused(tmp_path, ValueError, "keeps its images in the LMDB", tokens, clips, style="calvin", video=False)
     refused(tmp_path, ValueError, "without them, take oxe", tokens, robots, style="rt1", actions=False)
     refused(tmp_path, ValueError, "the source has none. Take --style oxe", tokens, clips, style="rt1")
     (tmp_path / "there").mkdir()
@@ -278,18 +278,18 @@ def test_options_that_cannot_be_are_named_before_anything_is_written(tmp_path, t
         export_moto(tokens, clips, tmp_path / "there")
 
 
-def test_a_table_that_moto_has_no_word_for_is_refused(tmp_path, write_tokens, clips, tokens):
+def test_a_table_that_moto_cannot_express_is_refused(tmp_path, write_tokens, clips, tokens):
     plain = write_tokens(tmp_path / "plain.parquet", LENGTHS)
     refused(tmp_path, ValueError, "has no instruction", plain, clips)
     continuous = write_tokens(tmp_path / "continuous.parquet", LENGTHS, sizes=(4, 3, None))
     refused(tmp_path, ValueError, "has no column 'codes'", continuous, clips, instruction="push")
     two = write_tokens(tmp_path / "two.parquet", LENGTHS, cameras=("top", "wrist"))
-    refused(tmp_path, ValueError, "Moto has one a dataset. Choose with --camera", two, clips, cameras="all")
+    refused(tmp_path, ValueError, "Moto has one per dataset. Choose with --camera", two, clips, cameras="all")
     table = pq.read_table(tokens)
-    place = table.column_names.index("future_frame_index")
+    index = table.column_names.index("future_frame_index")
     futures = table["future_frame_index"].to_numpy().copy()
     futures[3] += 1
-    pq.write_table(table.set_column(place, table.schema.field(place), [pa.array(futures)]), tokens)
+    pq.write_table(table.set_column(index, table.schema.field(index), [pa.array(futures)]), tokens)
     refused(tmp_path, ValueError, r"are 5, 6 frames apart: .*--stride 5f", tokens, clips)
 
 
@@ -330,10 +330,10 @@ def test_the_command(tmp_path, tokens, clips):
     arguments = ["export", "moto", str(tokens), str(clips), "--out", str(tmp_path / "out"), "--no-video", "--json"]
     ran = CliRunner().invoke(app, [*arguments, "--min-motion", "0.2"])
     assert ran.exit_code == 0, ran.output
-    told = json.loads(ran.stdout)
-    assert told["settings"]["per_latent_motion_len"] == 4
+    stored = json.loads(ran.stdout)
+    assert stored["settings"]["per_latent_motion_len"] == 4
     manifest = json.loads((tmp_path / "out/export_manifest.json").read_text())
-    assert manifest["pairs"] == told["pairs"]
+    assert manifest["pairs"] == stored["pairs"]
     assert str(tmp_path) not in (tmp_path / "out/export_manifest.json").read_text()
     lines = [json.loads(line) for line in (tmp_path / "out/episodes.jsonl").read_text().splitlines()]
     assert lines[1] == {"episode": 1, "id": "b/left.mp4", "frames": 30, "first_step": 24}
@@ -425,7 +425,7 @@ class Online:
         return torch.full((len(cond_pixel_values), 4), 7)
 
     def decode_image(self):
-        return "picture"
+        return "image"
 
 
 def test_a_trainer_takes_the_codes_of_the_batch_and_tokenizes_elsewhere():
@@ -434,7 +434,7 @@ def test_a_trainer_takes_the_codes_of_the_batch_and_tokenizes_elsewhere():
     with stored_codes(trainer):
         assert torch.equal(trainer.calculate_loss(batch, train=True), batch["latent_motion_ids"])
         assert (trainer.calculate_loss({"shape": (3, 2)}, train=True) == 7).all()
-        assert trainer.eval_latent_motion_gen("folder") == "picture"
+        assert trainer.eval_latent_motion_gen("folder") == "image"
     assert trainer.latent_motion_tokenizer is online
     assert (trainer.calculate_loss(batch, train=True) == 7).all()
     without = MotoTrainer(None)

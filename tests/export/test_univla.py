@@ -8,13 +8,13 @@ import re
 import pytest
 import torch
 from lara_tok.__main__ import app
-from lara_tokenizer.table import read_tokens
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from lara_tokenizer.export import act_text, act_tokens, add_act_tokens, export_univla, parse_act_text
-from lara_tokenizer.export.pictures import picture_name
+from lara_tokenizer.export.images import image_name
+from lara_tokenizer.table import read_tokens
 
 K = 128
 
@@ -40,7 +40,7 @@ def conversations_of(folder):
 
 def valid_rows(tokens):
     rows = [row for row in read_tokens(tokens).to_pylist() if row["valid"]]
-    return {picture_name(row["episode"], row["camera"], row["frame_index"]): row for row in rows}
+    return {image_name(row["episode"], row["camera"], row["frame_index"]): row for row in rows}
 
 
 def test_every_valid_pair_is_a_conversation_with_the_tables_codes(tmp_path, tokens, clips):
@@ -61,7 +61,7 @@ def test_history_is_the_pair_one_frame_earlier_wherever_there_is_one(tmp_path, t
     for image, (human, _) in lines.items():
         row = rows[image]
         question = f"What action should the robot take to {row['text'].lower()}?"
-        earlier = rows.get(picture_name(row["episode"], "", row["frame_index"] - 1))
+        earlier = rows.get(image_name(row["episode"], "", row["frame_index"] - 1))
         past = "" if earlier is None else f" History action {act_text(earlier['codes'])}"
         assert human["value"] == question + past
     assert sum("History" not in human["value"] for human, _ in lines.values()) == 2  # first frames
@@ -86,7 +86,7 @@ def test_pairs_that_are_left_out_still_are_history_of_others(tmp_path, tokens, c
     assert all(rows[image]["motion"] >= 0.5 for image in lines)
     for image, (human, _) in lines.items():
         if rows[image]["frame_index"]:
-            earlier = picture_name(rows[image]["episode"], "", rows[image]["frame_index"] - 1)
+            earlier = image_name(rows[image]["episode"], "", rows[image]["frame_index"] - 1)
             assert human["value"].endswith(act_text(rows[earlier]["codes"]))
 
 

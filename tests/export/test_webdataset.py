@@ -1,4 +1,4 @@
-"""WebDataset shards: every wanted pair once, its codes and both frames, in tars whose bytes follow from the job."""
+"""WebDataset shards: every selected pair once, its codes and both frames, in tars whose bytes depend on the job."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from lara_tokenizer.table import read_tokens
 from PIL import Image
 
 from lara_tokenizer.data import load_episodes
 from lara_tokenizer.errors import EpisodeReadError, JobMismatchError
-from lara_tokenizer.export import export_webdataset, webdataset
-from lara_tokenizer.export.tar_writer import LONGEST_FOLDER, TarWriter
-from lara_tokenizer.export.webdataset_plan import sample_folder, shard_urls
+from lara_tokenizer.export import export_webdataset
+from lara_tokenizer.export.webdataset import export as webdataset
+from lara_tokenizer.export.webdataset.plan import LONGEST_FOLDER, sample_folder, shard_urls
+from lara_tokenizer.export.webdataset.shard import TarWriter
+from lara_tokenizer.table import read_tokens
 
 
 def samples(out):
@@ -28,7 +29,7 @@ def samples(out):
     return {(sample["__url__"].split("/")[-1], sample["__key__"]): sample for sample in read}
 
 
-def wanted_rows(tokens):
+def valid_rows(tokens):
     return {(row["episode"], row["frame_index"]): row for row in read_tokens(tokens).to_pylist() if row["valid"]}
 
 
@@ -36,20 +37,20 @@ def all_bytes(folder):
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
-def test_every_wanted_pair_is_a_sample_with_the_tables_values(tmp_path, tokens, clips):
+def test_every_selected_pair_is_a_sample_with_the_tables_values(tmp_path, tokens, clips):
     summary = export_webdataset(tokens, clips, tmp_path / "out", workers=0)
-    rows = wanted_rows(tokens)
+    rows = valid_rows(tokens)
     read = samples(tmp_path / "out")
     assert len(read) == len(rows) == summary.pairs == 44
     for (_, key), sample in read.items():
-        facts = sample["json"]
-        row = rows.pop((facts["episode"], facts["frame_index"]))
+        metadata = sample["json"]
+        row = rows.pop((metadata["episode"], metadata["frame_index"]))
         assert key == f"{row['episode']}/{row['frame_index']:06d}"
-        assert sample["codes.npy"].tolist() == facts["codes"] == row["codes"]
+        assert sample["codes.npy"].tolist() == metadata["codes"] == row["codes"]
         assert sample["codes.npy"].dtype == np.int64
         np.testing.assert_array_equal(sample["latents.npy"], np.reshape(row["latents"], (4, 3)).astype(np.float16))
         for name in ("stride", "future_frame_index", "timestamp", "future_timestamp", "code_margin", "motion", "text"):
-            assert facts[name] == row[name], name
+            assert metadata[name] == row[name], name
     assert not rows
 
 
@@ -57,8 +58,8 @@ def test_both_frames_are_those_of_the_source(tmp_path, tokens, clips):
     export_webdataset(tokens, clips, tmp_path / "out", workers=0)
     episodes = {episode.id: episode for episode in load_episodes(clips)}
     for sample in list(samples(tmp_path / "out").values())[::6]:
-        facts = sample["json"]
-        frames = episodes[facts["episode"]].frames("", [facts["frame_index"], facts["future_frame_index"]])
+        metadata = sample["json"]
+        frames = episodes[metadata["episode"]].frames("", [metadata["frame_index"], metadata["future_frame_index"]])
         for field, expected in zip(("jpg", "future.jpg"), frames, strict=True):
             assert np.abs(sample[field].astype(int) - expected).mean() < 6  # JPEG halves the colours
 
@@ -124,15 +125,15 @@ def test_a_killed_export_goes_on_with_the_shards_that_are_missing(tmp_path, toke
     with pytest.raises(JobMismatchError, match=r"options\.seed was 0 and is 1"):
         export_webdataset(tokens, clips, tmp_path / "out", seed=1, **options)
     monkeypatch.setattr(webdataset, "write_shard", lambda task: (made.append(task.file.name), write_shard(task)))
-    told = []
-    export_webdataset(tokens, clips, tmp_path / "out", progress=lambda *state: told.append(state), **options)
+    reported = []
+    export_webdataset(tokens, clips, tmp_path / "out", progress=lambda *state: reported.append(state), **options)
     assert made == ["train-000000.tar", "train-000001.tar"]
-    assert told[0][0] in (19, 25)
-    assert told[-1] == (44, 44)
+    assert reported[0][0] in (19, 25)
+    assert reported[-1] == (44, 44)
     assert all_bytes(tmp_path / "out") == all_bytes(tmp_path / "whole")
 
 
-def test_the_manifest_holds_what_webdataset_is_told(tmp_path, tokens, clips):
+def test_the_manifest_contains_the_settings_of_webdataset(tmp_path, tokens, clips):
     export_webdataset(tokens, clips, tmp_path / "out", workers=0, shard_size=25)
     manifest = json.loads((tmp_path / "out/export_manifest.json").read_text())
     assert manifest["settings"] == {
@@ -187,9 +188,7 @@ def array_source():
     return [Episode(name, Reader(), ("top", "wrist")) for name in ("x", "y")]
 
 
-def test_an_episode_that_cannot_be_read_ends_the_export_and_nothing_has_the_final_name(
-    tmp_path, write_tokens, array_source
-):
+def test_an_unreadable_episode_ends_the_export_without_an_output_folder(tmp_path, write_tokens, array_source):
     path = write_tokens(tmp_path / "t.parquet", {"x": 9, "y": 8}, ("2f",), ("top",))
     with pytest.raises(EpisodeReadError, match="x: cannot be read"):
         export_webdataset(path, array_source, tmp_path / "out", workers=0)

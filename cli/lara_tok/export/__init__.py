@@ -1,4 +1,4 @@
-"""`lara-tok export`: a table of tokens to the formats of others, a command each."""
+"""`lara-tok export`: a token table to the formats of other frameworks, one command per format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Hand a table of tokens to other frameworks, in the formats that they read.",
+    help="Export a token table to the formats of other frameworks.",
 )
 
 FORMATS: tuple[str, ...] = ("groot", "lapa", "lerobot", "moto", "univla", "webdataset")

@@ -1,4 +1,4 @@
-"""`lara-tok export groot`: latent actions as GR00T's loader takes them, `lapa_action` in a LeRobotDataset v2.x."""
+"""`lara-tok export groot`: latent actions for GR00T's loader, as `lapa_action` in a LeRobotDataset v2.x."""
 
 from __future__ import annotations
 
@@ -6,57 +6,33 @@ from typing import Annotated
 
 import typer
 
-from lara_tok._common import JsonOption, emit
-from lara_tok.export._live import counting
-from lara_tok.export._options import (
-    CameraOption,
-    MinMarginOption,
-    MinMotionOption,
-    OutOption,
-    StrideOption,
-    TokensArgument,
-    render,
-)
+from lara_tok._common import JsonOption
+from lara_tok.export import _options as options
+from lara_tok.export._run import run_export
 
 
 def export_groot(
-    tokens: TokensArgument,
+    tokens: options.TokensArgument,
     source: Annotated[str, typer.Argument(help="Folder of the LeRobotDataset v2.0 or v2.1 it was made from.")],
     *,
-    out: OutOption,
+    out: options.OutOption,
     action_horizon: Annotated[int, typer.Option(help="The trainer's.")] = 16,
     max_action_dim: Annotated[int, typer.Option(help="The trainer's.")] = 32,
     scale: Annotated[
         float | None,
-        typer.Option(help="What z is divided by. Default: its largest magnitude. Give one number to all of a mixture."),
+        typer.Option(help="Divisor of z. Default: its largest magnitude. Give all datasets of a mixture the same."),
     ] = None,
-    stride: StrideOption = None,
-    camera: CameraOption = None,
-    min_margin: MinMarginOption = 0.0,
-    min_motion: MinMotionOption = 0.0,
+    stride: options.StrideOption = None,
+    camera: options.CameraOption = None,
+    min_margin: options.MinMarginOption = 0.0,
+    min_motion: options.MinMotionOption = 0.0,
     json_: JsonOption = False,
 ) -> None:
     """Write a LeRobotDataset with lapa_action in its rows and <LAPA> in its instructions, for GR00T's loader.
 
     The table needs latents: lara-tok encode --with latents. Videos are hard-linked.
-    Run the same command again to go on after a stop.
+    Run the same command again to continue after a stop.
 
     Example: lara-tok export groot tokens.parquet gr1/ --out gr1-latent
     """
-    from lara_tokenizer.export.groot import export_groot
-
-    with counting("data files") as progress:
-        summary = export_groot(
-            tokens,
-            source,
-            out,
-            action_horizon=action_horizon,
-            max_action_dim=max_action_dim,
-            scale=scale,
-            progress=progress,
-            stride=stride,
-            cameras=camera or (),
-            min_margin=min_margin,
-            min_motion=min_motion,
-        )
-    emit(summary.to_dict(), json_, render)
+    run_export("groot", locals(), "data files")

@@ -1,4 +1,4 @@
-"""`lara-tok export lapa`: the jsonl that LAPA's latent pretraining reads."""
+"""`lara-tok export lapa`: JSON lines for LAPA's latent pretraining."""
 
 from __future__ import annotations
 
@@ -7,81 +7,50 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lara_tok._common import JsonOption, emit
+from lara_tok._common import JsonOption
 from lara_tok._source import FromOption
-from lara_tok.export._live import counting
-from lara_tok.export._options import (
-    CameraOption,
-    MinMarginOption,
-    MinMotionOption,
-    OutOption,
-    SourceArgument,
-    StrideOption,
-    TokensArgument,
-    WorkersOption,
-    render,
-)
+from lara_tok.export import _options as options
+from lara_tok.export._run import run_export
 
 if TYPE_CHECKING:
     from lara_tokenizer.vision_tokens import LwmVisionTokenizer
 
 
 def export_lapa(
-    tokens: TokensArgument,
-    source: SourceArgument,
+    tokens: options.TokensArgument,
+    source: options.SourceArgument,
     *,
-    out: OutOption,
-    instruction: Annotated[
-        str | None, typer.Option(help="For episodes without one. Default: those are refused.")
-    ] = None,
+    out: options.OutOption,
+    instruction: options.InstructionOption = None,
     template: Annotated[
-        str | None, typer.Option(help="The prompt, with {instruction} where it goes. Default: LAPA's own.")
+        str | None, typer.Option(help="The prompt, with {instruction} in it. Default: LAPA's own.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the order of lines.")] = 0,
-    images: Annotated[bool, typer.Option(help="Write the pictures, or leave them to you.")] = True,
+    images: options.ImagesOption = True,
     vision_weights: Annotated[
         Path | None,
-        typer.Option(help="LWM's file vqgan: fill the field vision. Default: empty, for their loader to compute."),
+        typer.Option(help="LWM's file vqgan: fill the field vision. Default: empty, LAPA's loader computes it."),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="Of --vision-weights, cpu or cuda. Default: a GPU where there is one.")
     ] = None,
-    stride: StrideOption = None,
-    camera: CameraOption = None,
-    min_margin: MinMarginOption = 0.0,
-    min_motion: MinMotionOption = 0.0,
-    workers: WorkersOption = None,
+    stride: options.StrideOption = None,
+    camera: options.CameraOption = None,
+    min_margin: options.MinMarginOption = 0.0,
+    min_motion: options.MinMotionOption = 0.0,
+    workers: options.WorkersOption = None,
     from_: FromOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Write train.jsonl and images/ for LAPA's latent pretraining, and print the flags that its train.py needs.
+    """Write train.jsonl and images/ for LAPA's latent pretraining, and print the flags for its train.py.
 
-    Run the same command again to go on after a stop.
+    Run the same command again to continue after a stop.
 
     Example: lara-tok export lapa tokens.parquet videos/ --out for-lapa
     """
-    from lara_tokenizer.export.lapa import TEMPLATE, export_lapa
-
-    vision = _vision_tokenizer(vision_weights, device)
-    with counting(_counted(images, vision is not None)) as progress:
-        summary = export_lapa(
-            tokens,
-            source,
-            out,
-            instruction=instruction,
-            template=TEMPLATE if template is None else template,
-            seed=seed,
-            images=images,
-            vision=vision,
-            stride=stride,
-            cameras=camera or (),
-            min_margin=min_margin,
-            min_motion=min_motion,
-            workers=workers,
-            from_list=from_,
-            progress=progress,
-        )
-    emit(summary.to_dict(), json_, render)
+    parameters = locals()
+    parameters["vision"] = _vision_tokenizer(parameters.pop("vision_weights"), parameters.pop("device"))
+    run_export("lapa", parameters, _counted(images, parameters["vision"] is not None))
 
 
 def _vision_tokenizer(weights: Path | None, device: str | None) -> LwmVisionTokenizer | None:
@@ -95,9 +64,9 @@ def _vision_tokenizer(weights: Path | None, device: str | None) -> LwmVisionToke
 
 
 def _counted(images: bool, vision: bool) -> str:
-    """What the progress of the export is counted in."""
+    """The unit of the progress."""
     if images and vision:
-        return "pictures written and tokenized"
+        return "images written and tokenized"
     if vision:
-        return "pictures tokenized"
-    return "pictures" if images else "lines"
+        return "images tokenized"
+    return "images" if images else "lines"

@@ -1,4 +1,4 @@
-"""`lara-tok export univla`: conversations with <ACT_i> words."""
+"""`lara-tok export univla`: conversations with <ACT_i> tokens."""
 
 from __future__ import annotations
 
@@ -6,66 +6,35 @@ from typing import Annotated
 
 import typer
 
-from lara_tok._common import JsonOption, emit
+from lara_tok._common import JsonOption
 from lara_tok._source import FromOption
-from lara_tok.export._live import counting
-from lara_tok.export._options import (
-    CameraOption,
-    MinMarginOption,
-    MinMotionOption,
-    OutOption,
-    SourceArgument,
-    StrideOption,
-    TokensArgument,
-    WorkersOption,
-    render,
-)
+from lara_tok.export import _options as options
+from lara_tok.export._run import run_export
 
 
 def export_univla(
-    tokens: TokensArgument,
-    source: SourceArgument,
+    tokens: options.TokensArgument,
+    source: options.SourceArgument,
     *,
-    out: OutOption,
-    instruction: Annotated[
-        str | None, typer.Option(help="For episodes without one. Default: those are refused.")
-    ] = None,
+    out: options.OutOption,
+    instruction: options.InstructionOption = None,
     history: Annotated[
-        float, typer.Option(help="Share of pairs that name the codes of the pair one frame earlier, 0 to 1.")
+        float, typer.Option(help="Share of pairs that mention the codes of the pair one frame earlier, 0 to 1.")
     ] = 0.5,
-    seed: Annotated[int, typer.Option(help="Of the order of lines, and of which of them name their history.")] = 0,
-    images: Annotated[bool, typer.Option(help="Write the pictures, or leave them to you.")] = True,
-    stride: StrideOption = None,
-    camera: CameraOption = None,
-    min_margin: MinMarginOption = 0.0,
-    min_motion: MinMotionOption = 0.0,
-    workers: WorkersOption = None,
+    seed: Annotated[int, typer.Option(help="Of the order of lines, and of the choice of pairs with history.")] = 0,
+    images: options.ImagesOption = True,
+    stride: options.StrideOption = None,
+    camera: options.CameraOption = None,
+    min_margin: options.MinMarginOption = 0.0,
+    min_motion: options.MinMotionOption = 0.0,
+    workers: options.WorkersOption = None,
     from_: FromOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Write train.jsonl, conversations with <ACT_i> words as UniVLA makes them, and images/.
+    """Write train.jsonl, conversations with <ACT_i> tokens as UniVLA makes them, and images/.
 
-    Run the same command again to go on after a stop.
+    Run the same command again to continue after a stop.
 
     Example: lara-tok export univla tokens.parquet videos/ --out for-univla --history 0
     """
-    from lara_tokenizer.export.univla import export_univla
-
-    with counting("pictures" if images else "lines") as progress:
-        summary = export_univla(
-            tokens,
-            source,
-            out,
-            instruction=instruction,
-            history=history,
-            seed=seed,
-            images=images,
-            stride=stride,
-            cameras=camera or (),
-            min_margin=min_margin,
-            min_motion=min_motion,
-            workers=workers,
-            from_list=from_,
-            progress=progress,
-        )
-    emit(summary.to_dict(), json_, render)
+    run_export("univla", locals(), "images" if images else "lines")

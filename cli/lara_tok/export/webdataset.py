@@ -6,64 +6,36 @@ from typing import Annotated
 
 import typer
 
-from lara_tok._common import JsonOption, emit
+from lara_tok._common import JsonOption
 from lara_tok._source import FromOption
-from lara_tok.export._live import counting
-from lara_tok.export._options import (
-    CameraOption,
-    MinMarginOption,
-    MinMotionOption,
-    OutOption,
-    SourceArgument,
-    StrideOption,
-    TokensArgument,
-    WorkersOption,
-    render,
-)
+from lara_tok.export import _options as options
+from lara_tok.export._run import run_export
 
 
 def export_webdataset(
-    tokens: TokensArgument,
-    source: SourceArgument,
+    tokens: options.TokensArgument,
+    source: options.SourceArgument,
     *,
-    out: OutOption,
+    out: options.OutOption,
     shard_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Pairs in a shard at most. Default: 5000, about 1 GB at 640 x 480."),
+        typer.Option(min=1, help="Most pairs in a shard. Default: 5000, about 1 GB at 640 x 480."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the order of episodes.")] = 0,
-    images: Annotated[bool, typer.Option(help="With the two frames of each pair, or codes and facts alone.")] = True,
-    stride: StrideOption = None,
-    camera: CameraOption = None,
-    min_margin: MinMarginOption = 0.0,
-    min_motion: MinMotionOption = 0.0,
-    workers: WorkersOption = None,
+    images: Annotated[bool, typer.Option(help="With the two frames of each pair, or codes and metadata alone.")] = True,
+    stride: options.StrideOption = None,
+    camera: options.CameraOption = None,
+    min_margin: options.MinMarginOption = 0.0,
+    min_motion: options.MinMotionOption = 0.0,
+    workers: options.WorkersOption = None,
     from_: FromOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Write tars that WebDataset reads: a sample a pair, with both frames, codes and text.
+    """Write tars that WebDataset reads: one sample per pair, with both frames, codes and text.
 
     Pairs of an episode stay together; shuffle shards and samples when you read them.
-    Run the same command again to go on after a stop.
+    Run the same command again to continue after a stop.
 
     Example: lara-tok export webdataset tokens.parquet videos/ --out shards
     """
-    from lara_tokenizer.export.webdataset import SHARD_SIZE, export_webdataset
-
-    with counting("pairs") as progress:
-        summary = export_webdataset(
-            tokens,
-            source,
-            out,
-            shard_size=shard_size or SHARD_SIZE,
-            seed=seed,
-            images=images,
-            stride=stride,
-            cameras=camera or (),
-            min_margin=min_margin,
-            min_motion=min_motion,
-            workers=workers,
-            from_list=from_,
-            progress=progress,
-        )
-    emit(summary.to_dict(), json_, render)
+    run_export("webdataset", locals(), "pairs")

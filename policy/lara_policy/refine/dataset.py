@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lara_tokenizer.table import read_metadata, read_tokens
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lara_policy.embodiment import Embodiment
 from lara_tokenizer.data import Signals
 from lara_tokenizer.errors import LaraTokenizerError
+from lara_tokenizer.table import read_metadata, read_tokens
 from lara_tokenizer.train.frames import FrameSource
 from lara_tokenizer.train.mixture import Mixture, PairedSequence, StridePairs, find_pairs
 from lara_tokenizer.train.pairs import PairDataset

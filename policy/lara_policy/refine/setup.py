@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lara_tokenizer.checkpoint import Checkpoint
 
 from lara_policy.attach import load_tokenizer
 from lara_policy.configuration_flow_matching_policy import FlowMatchingPolicyConfig, policy_keywords
@@ -18,6 +17,7 @@ from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
 from lara_policy.refine.dataset import CodeTable, Demonstration, PolicyDataset, read_demonstrations
 from lara_policy.refine.model import DIT_ONLY, LaraModel, differing_settings
 from lara_policy.refine.recipe import RefineRecipe
+from lara_tokenizer.checkpoint import Checkpoint
 from lara_tokenizer.data import Episode
 from lara_tokenizer.data.stride import Stride
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor

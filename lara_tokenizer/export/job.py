@@ -1,0 +1,171 @@
+"""The course every export takes: open a table, compare it with its source, fill a folder, describe it in a manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from lara_tokenizer._files import file_sha256
+from lara_tokenizer.export.folder import ExportFolder, Progress, check_new, counter, export_folder
+from lara_tokenizer.export.source_match import MatchedSource, match_source
+from lara_tokenizer.table.metadata import FRAMES, differences, token_files
+from lara_tokenizer.table.reader import TokenTable
+from lara_tokenizer.table.source import Source
+from lara_tokenizer.version import __version__
+
+__all__ = ["ExportFolder", "ExportJob", "ExportSummary", "Progress", "counter", "summary_again", "write_manifest"]
+
+MANIFEST = "export_manifest.json"
+FORMAT_VERSION = 1
+_COMPLETE = "This export was complete already: nothing was written."
+# Stored in manifests: a change of this text would change the bytes of exports.
+_UNCHECKED = (
+    "The table is of an earlier release and does not say what frames its model saw: the pixels of its source were not "
+    "compared. lara-tok verify compares codes."
+)
+
+
+@dataclass(slots=True)
+class ExportSummary:
+    """The result of an export.
+
+    Attributes:
+        format: "lapa", "moto", "lerobot", "groot", "univla" or "webdataset".
+        out: the folder.
+        pairs: count of exported pairs.
+        rows: count of rows of the table, in the chosen stride and cameras.
+        left_out: count of rows that were not exported as labels, by reason.
+        episodes: count of episodes with at least one pair.
+        settings: options for the format's own reader or trainer, by their names.
+        notes: sentences that the user should read.
+    """
+
+    format: str
+    out: str
+    pairs: int
+    rows: int
+    left_out: dict[str, int]
+    episodes: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attributes as JSON-native values."""
+        return asdict(self)
+
+
+class ExportJob:
+    """One export: the table, the options that decide its bytes, and the output folder.
+
+    Args:
+        format_name: as in `ExportSummary.format`.
+        table: the rows to export.
+        out: the output folder.
+        options: of the format, as plain JSON.
+        manifest: file name of the manifest.
+
+    Attributes:
+        record: everything that decides the bytes, as plain JSON; no path, host or time.
+    """
+
+    def __init__(
+        self,
+        format_name: str,
+        table: TokenTable,
+        out: str | os.PathLike[str],
+        options: Mapping[str, Any],
+        manifest: str = MANIFEST,
+    ) -> None:
+        self.table = table
+        self.out = Path(out)
+        self.record: dict[str, Any] = {
+            "format": format_name,
+            "format_version": FORMAT_VERSION,
+            "lara_tokenizer": __version__,
+            "tokens_sha256": {file.name: file_sha256(file) for file in token_files(table.path)},
+            "tokens": table.metadata,
+            "selection": {
+                "stride": table.stride,
+                "cameras": list(table.cameras),
+                "min_margin": table.min_margin,
+                "min_motion": table.min_motion,
+            },
+            "options": dict(options),
+        }
+        self._manifest = manifest
+
+    def finished(self) -> ExportSummary | None:
+        """The summary of this very export if `out` contains it, complete; None if `out` is new.
+
+        Raises ValueError where `out` is something else.
+        """
+        file = self.out / self._manifest
+        if file.is_file():
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+            if not self.differences(manifest):
+                return summary_again(self.out, manifest)
+        check_new(self.out)
+        return None
+
+    def differences(self, manifest: Mapping[str, Any]) -> list[str]:
+        """One line per entry of a manifest that this job would write differently."""
+        recorded = {name: manifest.get(name) for name in self.record}
+        return differences(recorded, json.loads(json.dumps(self.record)))
+
+    def match(self, source: Source, from_list: str | os.PathLike[str] | None = None) -> MatchedSource:
+        """The table with its source; see `match_source`."""
+        return match_source(self.table, source, from_list, self.out)
+
+    def summarize(
+        self, matched: MatchedSource, settings: dict[str, Any] | None = None, notes: Iterable[str] = ()
+    ) -> ExportSummary:
+        """The summary of an export of all selected pairs of `matched`."""
+        unchecked = [] if FRAMES in self.table.metadata else [_UNCHECKED]
+        return ExportSummary(
+            format=self.record["format"],
+            out=str(self.out),
+            pairs=matched.num_pairs,
+            rows=matched.rows,
+            left_out=dict(sorted(matched.left_out.items())),
+            episodes=len({episode for episode, _ in matched.selected}),
+            settings=settings or {},
+            notes=[*notes, *unchecked],
+        )
+
+    @contextmanager
+    def folder(
+        self,
+        summary: ExportSummary,
+        *,
+        unchanged: Mapping[str, Any] | None = None,
+        hashed: Iterable[str] = (),
+    ) -> Iterator[ExportFolder]:
+        """A folder to write in that becomes `out` at the end of the block, with a manifest; see `export_folder`.
+
+        Args:
+            summary: for the manifest, without `out`: equal exports give equal bytes.
+            unchanged: further conditions for continuing an unfinished export, as plain JSON; not in the manifest.
+            hashed: names of files below the folder whose sha256 goes into the manifest, under "files".
+        """
+        with export_folder(self.out, self.record | dict(unchanged or {})) as folder:
+            yield folder
+            files = {name: file_sha256(folder.path / name) for name in sorted(hashed)}
+            content = self.record | ({"files": files} if files else {}) | summary.to_dict()
+            del content["out"]
+            write_manifest(folder.path / self._manifest, content)
+
+
+def write_manifest(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a manifest: equal contents give equal bytes."""
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def summary_again(out: str | Path, manifest: Mapping[str, Any]) -> ExportSummary:
+    """The summary of a finished export, from its manifest."""
+    recorded = {each.name: manifest[each.name] for each in fields(ExportSummary) if each.name != "out"}
+    return ExportSummary(out=str(out), **{**recorded, "notes": [*recorded["notes"], _COMPLETE]})

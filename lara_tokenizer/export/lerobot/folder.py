@@ -1,0 +1,306 @@
+"""A LeRobotDataset on the local disk, checked for adding columns: its version, episodes and rows.
+
+v2.x  data/chunk-000/episode_000000.parquet   one episode per file; meta/episodes.jsonl
+v3.0  data/chunk-000/file-000.parquet         many episodes per file; meta/episodes/*/*.parquet
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lara_tokenizer._files import replace
+from lara_tokenizer.data.dataset_files import LocalFiles
+from lara_tokenizer.errors import first_line
+
+INFO = "meta/info.json"
+EPISODES_V2, EPISODES_V3 = "meta/episodes.jsonl", "meta/episodes/"
+_ROWS = 16_384  # in memory at a time; larger row groups are split
+# Smaller files are copied: programs edit small files in place, and a link would change the old dataset with them.
+_LINKED = 2**20  # bytes
+_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES, errno.ENOSYS)
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """One parquet file of rows.
+
+    Attributes:
+        name: relative to the dataset.
+        episodes: indices of the episodes whose rows it contains, in its order.
+        named_episode: the episode whose file it is by its name; None where only the rows tell.
+    """
+
+    name: str
+    episodes: tuple[int, ...]
+    named_episode: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeRobotFolder:
+    """A checked dataset: every listed episode has exactly its frames, in order, in one file.
+
+    Attributes:
+        root: with links resolved.
+        info: the content of meta/info.json.
+        version: "v2.0", "v2.1" or "v3.0".
+        lengths: count of frames by episode index, in the order of the list.
+        data: the files of rows, sorted by name.
+        names: of all files, relative to the root.
+    """
+
+    root: Path
+    info: dict[str, Any]
+    version: str
+    lengths: dict[int, int]
+    data: tuple[DataFile, ...]
+    names: frozenset[str]
+
+    @classmethod
+    def open(cls, source: str | Path) -> LeRobotFolder:
+        """Open and check a dataset. Raises ValueError for another folder, and for rows that contradict its list."""
+        root = find_root(source)
+        info = read_info(root)
+        version = dataset_version(info)
+        if version not in ("v2.0", "v2.1", "v3.0"):
+            raise ValueError(f"{root.name}: a LeRobotDataset {version}; v2.0, v2.1 and v3.0 are taken.")
+        names = frozenset(LocalFiles(str(root)).names())
+        lengths = _lengths(root, names, version)
+        data = tuple(_data_files(root, names, info, lengths))
+        _check_lengths(root, lengths, data)
+        return cls(root, info, version, lengths, data, names)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The dataset's part in what decides a labelled copy, as plain JSON: names and sizes of all files, the info."""
+        digest = hashlib.sha256((self.root / INFO).read_bytes())
+        for name in sorted(self.names):
+            digest.update(f"{name}\0{(self.root / name).stat().st_size}\0".encode("utf-8", "backslashreplace"))
+        return {"codebase_version": self.version, "files_sha256": digest.hexdigest()}
+
+    def modification_times(self) -> dict[str, Any]:
+        """A hash of the modification times of rows and metadata, for the job of an unfinished export.
+
+        An edit may keep all sizes. A finished export does not contain it: copies of a dataset have their own times.
+        """
+        return {"dataset_times_sha256": hashlib.sha256(repr(sorted(self._times().items())).encode()).hexdigest()}
+
+    def changed_since(self, time_ns: int) -> list[str]:
+        """The files of rows and metadata that were written after a time, st_mtime_ns."""
+        return sorted(name for name, written in self._times().items() if written > time_ns)
+
+    def _times(self) -> dict[str, int]:
+        names = (name for name in self.names if name.startswith(("data/", "meta/")))
+        return {name: (self.root / name).stat().st_mtime_ns for name in names}
+
+    def link_or_copy(self, target: Path, names: Iterable[str]) -> None:
+        """Hard-link images, videos and large files to `target`; copy small files, metadata, and where links fail.
+
+        Links are followed: the result is a dataset of its own. Existing files stay.
+        """
+        for name in sorted(names):
+            old, new = (self.root / name).resolve(), target / name
+            if new.exists():
+                continue
+            new.parent.mkdir(parents=True, exist_ok=True)
+            is_media = name.startswith(("videos/", "images/")) or old.stat().st_size >= _LINKED
+            if is_media and not name.startswith("meta/") and _link(old, new):
+                continue
+            unfinished = new.with_name(new.name + ".copying")
+            shutil.copy2(old, unfinished)
+            replace(unfinished, new, durable=False)
+
+    def write_info(self, target: Path, features: Mapping[str, Any], **changed: Any) -> None:
+        """Write info.json below `target`, with `features` at the end and other entries changed."""
+        write_json(target / INFO, self.info | {"features": {**self.info["features"], **features}} | changed)
+
+
+class RowKeys:
+    """Episode and frame index of the rows of a data file, batch by batch."""
+
+    def __init__(self, file: DataFile) -> None:
+        self._file = file
+        self._episode: int | None = None
+        self._next_frame = 0  # for files without a column frame_index
+
+    @staticmethod
+    def columns(names: list[str]) -> list[str]:
+        """The columns, of those in a file, that `runs` needs."""
+        return [name for name in ("episode_index", "frame_index") if name in names]
+
+    def runs(self, batch: pa.RecordBatch) -> Iterator[tuple[int, np.ndarray]]:
+        """Neighbouring rows of one episode after the other, as (episode index, frame indices int64 (R,)).
+
+        Raises ValueError where neither rows nor file name identify the episode.
+        """
+        names = batch.schema.names
+        if "episode_index" in names:
+            episodes = batch.column("episode_index").to_numpy(zero_copy_only=False)
+        elif self._file.named_episode is not None:
+            episodes = np.full(batch.num_rows, self._file.named_episode)
+        else:
+            raise _unidentified(self._file)
+        edges = [0, *(np.flatnonzero(np.diff(episodes)) + 1).tolist(), batch.num_rows] if batch.num_rows else [0]
+        for start, stop in pairwise(edges):
+            episode = int(episodes[start])
+            if episode != self._episode:
+                self._episode = episode
+                self._next_frame = 0
+            frames = np.arange(self._next_frame, self._next_frame + stop - start)
+            if "frame_index" in names:
+                frames = batch.column("frame_index").slice(start, stop - start).to_numpy(zero_copy_only=False)
+            self._next_frame += stop - start
+            yield episode, frames
+
+
+def find_root(source: str | os.PathLike[str]) -> Path:
+    """The folder of a dataset, with links resolved. Raises ValueError for another folder."""
+    root = Path(str(source).removeprefix("lerobot:"))
+    if not (root / INFO).is_file():
+        raise ValueError(
+            f"{root}: no folder of a LeRobotDataset ({INFO} is missing). Fetch one from the Hub with: "
+            "hf download user/name --repo-type dataset --local-dir FOLDER"
+        )
+    return root.resolve()
+
+
+def dataset_version(info: Mapping[str, Any]) -> str:
+    """LeRobot's version of the format, e.g. "v3.0", from the content of info.json.
+
+    >>> dataset_version({"codebase_version": "2.1"})
+    'v2.1'
+    """
+    return "v" + str(info["codebase_version"]).removeprefix("v")
+
+
+def read_info(root: Path) -> dict[str, Any]:
+    """The content of meta/info.json. Raises ValueError where it is invalid."""
+    try:
+        info = json.loads((root / INFO).read_text(encoding="utf-8"))
+        if missing := [key for key in ("codebase_version", "features", "data_path", "fps") if key not in info]:
+            raise ValueError(f"no {missing[0]!r} in it")
+        return info
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{root.name}: no LeRobotDataset ({INFO}: {error})") from error
+
+
+def batches(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a file, at most one row group at a time."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(_ROWS, row_groups=[group], columns=columns, use_threads=False)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file with one JSON object per line."""
+    with path.open(encoding="utf-8") as stream:
+        for line in stream:
+            if line.strip():
+                yield json.loads(line)
+
+
+def write_lines(path: Path, entries: Iterable[dict[str, Any]]) -> None:
+    """Write a file with one JSON object per line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as stream:
+        for entry in entries:
+            stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file, indented as LeRobot does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=4, ensure_ascii=False), encoding="utf-8")
+
+
+def _link(old: Path, new: Path) -> bool:
+    """Hard-link a file; False where the file systems do not allow it."""
+    try:
+        os.link(old, new)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        return False
+    return True
+
+
+def _unidentified(file: DataFile) -> ValueError:
+    return ValueError(f"{file.name}: no column episode_index in it, and its name is no episode's")
+
+
+def _lengths(root: Path, names: frozenset[str], version: str) -> dict[int, int]:
+    """Count of frames by episode index, from the list of episodes."""
+    try:
+        if version == "v3.0":
+            tables = sorted(name for name in names if name.startswith(EPISODES_V3) and name.endswith(".parquet"))
+            parts = [pq.read_table(root / name, columns=["episode_index", "length"]) for name in tables]
+            rows = [(row["episode_index"], row["length"]) for part in parts for row in part.to_pylist()]
+        else:
+            entries = read_lines(root / EPISODES_V2)
+            rows = [(int(entry["episode_index"]), int(entry["length"])) for entry in entries]
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{root.name}: its list of episodes cannot be read ({first_line(error)})") from error
+    if not rows or len(dict(rows)) < len(rows):
+        raise ValueError(f"{root.name}: its list of episodes {'is empty' if not rows else 'has one of them twice'}")
+    return dict(rows)
+
+
+def _data_files(
+    root: Path, names: frozenset[str], info: Mapping[str, Any], lengths: Mapping[int, int]
+) -> Iterator[DataFile]:
+    """All parquet files below data/: LeRobot loads them all, so all must have the same columns."""
+    named: dict[str, int] = {}
+    if "{episode_index" in info["data_path"]:
+        size = int(info.get("chunks_size", 1000))
+        named = {info["data_path"].format(episode_chunk=e // size, episode_index=e): e for e in lengths}
+    for name in sorted(name for name in names if name.startswith("data/") and name.endswith(".parquet")):
+        unread = DataFile(name, (), named.get(name))
+        try:
+            yield DataFile(name, tuple(_check_rows(root, unread, lengths)), unread.named_episode)
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"{name} of {root.name} cannot be read ({first_line(error)})") from error
+
+
+def _check_rows(root: Path, file: DataFile, lengths: Mapping[int, int]) -> list[int]:
+    """The episodes of a file. Raises ValueError unless each has its frames 0, 1, 2, ... in order."""
+    expected: dict[int, int] = {}  # the next frame of each episode
+    keys = RowKeys(file)
+    with pq.ParquetFile(root / file.name) as parquet:
+        columns = RowKeys.columns(parquet.schema_arrow.names)
+        if not columns:
+            if file.named_episode is None:
+                raise _unidentified(file)
+            expected[file.named_episode] = parquet.metadata.num_rows
+        for batch in batches(parquet, columns) if columns else ():
+            for episode, frames in keys.runs(batch):
+                first = expected.get(episode, 0)
+                in_order = np.arange(first, first + len(frames))
+                again = episode in expected and episode != next(reversed(expected))
+                if again or not np.array_equal(frames, in_order):
+                    raise ValueError(f"{file.name}: rows of episode {episode} are unsorted or duplicated")
+                expected[episode] = first + len(frames)
+    for episode, rows in expected.items():
+        if episode in lengths and rows != lengths[episode]:
+            raise ValueError(f"{file.name}: {rows} rows for episode {episode} of {lengths[episode]} frames")
+    return list(expected)
+
+
+def _check_lengths(root: Path, lengths: Mapping[int, int], data: tuple[DataFile, ...]) -> None:
+    """Raises ValueError unless every listed episode has its rows, in one file only."""
+    seen: set[int] = set()
+    for file in data:
+        if twice := seen & set(file.episodes):
+            raise ValueError(f"{root.name}: episode {min(twice)} has rows in {file.name} and in another file")
+        seen |= set(file.episodes)
+    if missing := [episode for episode in lengths if episode not in seen]:
+        raise ValueError(f"{root.name}: episode {missing[0]} is listed and has no rows in data/")

@@ -1,0 +1,1 @@
+"""Export to Moto-GPT: an LMDB with the codes, and videos."""

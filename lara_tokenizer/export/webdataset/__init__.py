@@ -1,0 +1,1 @@
+"""Export to WebDataset: shards of samples, in plain tars."""
