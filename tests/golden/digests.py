@@ -22,7 +22,7 @@ def sha256(data: bytes | str) -> str:
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
 
 
-def canonical(value: Any, prose: list[str] | None = None) -> Any:
+def canonical(value: Any, prose: list[str]) -> Any:
     """`value` without volatile entries; sentences move to the list `prose`."""
     if isinstance(value, dict):
         kept = {}
@@ -30,8 +30,7 @@ def canonical(value: Any, prose: list[str] | None = None) -> Any:
             if VOLATILE.search(key):
                 continue
             if key in PROSE:
-                if prose is not None:
-                    prose.append(json.dumps(item))
+                prose.append(json.dumps(item))
                 item = [] if not item else type(item).__name__
             kept[key] = canonical(item, prose)
         return kept
@@ -40,13 +39,18 @@ def canonical(value: Any, prose: list[str] | None = None) -> Any:
     return value
 
 
-def json_digest(text: str, prose: list[str] | None = None) -> str:
-    """Of JSON or JSON lines; the order of keys counts."""
+def json_digests(text: str, name: str) -> Iterator[tuple[str, str, str]]:
+    """(class, name, digest) of each entry of JSON, or of JSON lines; the order of keys is free, as is prose."""
+    prose: list[str] = []
     try:
-        values = [json.loads(text)]
+        value = json.loads(text)
     except json.JSONDecodeError:
-        values = [json.loads(line) for line in text.splitlines()]
-    return sha256(json.dumps(canonical(values, prose)))
+        value = [json.loads(line) for line in text.splitlines()]
+    value = canonical(value, prose)
+    for key, item in value.items() if isinstance(value, dict) else [("all", value)]:
+        yield "equal", f"{name}#{key}", sha256(json.dumps(item, sort_keys=True))
+    yield "free", f"{name}, order of keys", sha256(json.dumps(value))
+    yield "free", f"{name}, prose", sha256("\n".join(prose))
 
 
 def tree_digests(root: Path) -> Iterator[tuple[str, str, str]]:
@@ -66,9 +70,7 @@ def _file_digests(path: Path, name: str) -> Iterator[tuple[str, str, str]]:
     elif path.suffix in FREE_SUFFIXES:
         yield "free", name, sha256(path.read_bytes())
     elif path.suffix in (".json", ".jsonl") and _has_noise(text := path.read_text(encoding="utf-8")):
-        prose: list[str] = []
-        yield "equal", name, json_digest(text, prose)
-        yield "free", f"{name} as it is", sha256(text)
+        yield from json_digests(text, name)
     else:
         yield "equal", name, sha256(path.read_bytes())
 

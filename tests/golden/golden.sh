@@ -1,16 +1,24 @@
 #!/usr/bin/env bash
-# The outputs of another revision and those of this tree are the same: golden.sh PYTHON REVISION.
-# The recordings stay in build/golden, where differing outputs can be looked at.
+# Opt-in (make test-golden BASE=<revision>): this tree gives the same outputs as another revision, byte for byte.
+#
+#   1. both are recorded (see record.py) from the same inputs; the older one leaves unfinished jobs, which this one ends;
+#   2. compare.py prints every difference. The outputs stay in build/golden, to be looked at.
+#
+# Usage: tests/golden/golden.sh PYTHON REVISION. It takes about 15 minutes of one core.
 set -euo pipefail
-python=$1 base=$2
-cd "$(dirname "$0")/../.."
-work=build/golden
-old=$work/tree
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+python=$(realpath -s "$1") # whatever folder it is called from
+base=${2:?name the revision to compare with: make test-golden BASE=<revision>}
+work=$root/build/golden
+
+cd "$root"
+rm -rf "$work"
 mkdir -p "$work"
-git worktree remove --force "$old" 2>/dev/null || true
-git worktree add --detach "$old" "$base"
-trap 'git worktree remove --force "$old"' EXIT
-rm -rf "$work/inputs" "$work/before" "$work/after" "$work"/*.json
-"$python" tests/golden/record.py --tree "$old" --work "$work" --out "$work/before.json"
-"$python" tests/golden/record.py --work "$work" --out "$work/after.json" --resume-from "$work/before" || true
+git worktree prune
+git worktree add --quiet --detach "$work/tree" "$base"
+trap 'git worktree remove --force "$work/tree"' EXIT
+record() { "$python" tests/golden/record.py --work "$work" "$@"; }
+record --tree "$work/tree" --out "$work/before.json"
+record --out "$work/after.json" --resume-from "$work/before" || true # compare.py names the sections that failed
 "$python" tests/golden/compare.py "$work/before.json" "$work/after.json"

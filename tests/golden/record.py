@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from digests import json_digest, sha256, tree_digests
+from digests import json_digests, tree_digests
 from sections import SECTIONS
 
 HERE = Path(__file__).resolve().parent
@@ -68,7 +68,7 @@ class Recording:
         with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
             log.write(f"\n$ {' '.join(arguments)}\nexit {ran.returncode}\n{ran.stderr}{ran.stdout}\n")
         self.exit_code = ran.returncode
-        if ran.returncode not in (0, 1):
+        if ran.returncode not in (0, 1) or (ran.returncode and "Traceback" in ran.stderr):
             raise RuntimeError(f"{' '.join(arguments)}: exit {ran.returncode}: {ran.stderr[-800:]}")
         return ran.stdout
 
@@ -80,10 +80,9 @@ class Recording:
         """
         text = self.python("-m", "lara_tok", *line.split(), *(["--json"] if key else []))
         if key:
-            prose: list[str] = []
             self._put("equal", f"{key}/exit", self.exit_code)
-            self._put("equal", f"{key}/stdout", json_digest(text, prose))
-            self._put("free", f"{key}/prose", sha256("\n".join(prose)))
+            for kind, name, digest in json_digests(text, "stdout"):
+                self._put(kind, f"{key}/{name}", digest)
         if output:
             self.tree(key, output)
         return text
@@ -93,7 +92,6 @@ class Recording:
         found = list(tree_digests(self.folder / path))
         if not found:
             raise ValueError(f"{path}: no files")
-        self._put("equal", f"{key}/files", len([kind for kind, _, _ in found if kind == "equal"]))
         for kind, name, digest in found:
             self._put(kind, f"{key}/{name}", digest)
 
@@ -136,6 +134,14 @@ class Recording:
         if process.returncode != -signal.SIGKILL:
             raise ValueError(f"{line}: ended with {process.returncode} before it could be killed")
 
+    def check_tree(self, tree: Path) -> None:
+        """Raises RuntimeError where the packages that run are not those of the tree."""
+        packages = ("lara_tokenizer", "lara_policy", "lara_tok")
+        text = f"import {', '.join(packages)}; print({', '.join(f'*{name}.__path__' for name in packages)})"
+        files = self.python("-c", text)
+        if any(not Path(file).is_relative_to(tree) for file in files.split()):
+            raise RuntimeError(f"{tree} is recorded, but the packages are {files}")
+
     def run(self, sections: list[str]) -> None:
         """Record these sections; one that fails leaves an error, and the others go on."""
         for name in sections:
@@ -175,6 +181,7 @@ def main() -> None:
         )
     if options.only and options.out.exists():
         _keep(recording.result, json.loads(options.out.read_text(encoding="utf-8")), chosen)
+    recording.check_tree(options.tree.resolve())
     recording.run(chosen)
     options.out.write_text(json.dumps(recording.result, indent=1) + "\n", encoding="utf-8")
     sys.exit(bool(recording.result["errors"]))

@@ -141,7 +141,7 @@ def refine(recording: Recording) -> None:
     run(f"refine {RECIPES}/unlabeled.yaml {REFINE} --out refine/unlabeled")
     lines = (recording.folder / "refine/unlabeled/training_log.jsonl").read_text(encoding="utf-8").splitlines()
     for line in map(json.loads, lines):
-        for name, value in canonical(line).items():
+        for name, value in canonical(line, []).items():
             record = recording.close if line["step"] <= EXACT_STEPS else recording.drift
             record(f"unlabeled/{name} of step {line['step']}", value)
     recording.equal("unlabeled/lines", len(lines))
