@@ -142,8 +142,8 @@ class Recording:
         if any(not Path(file).is_relative_to(tree) for file in files.split()):
             raise RuntimeError(f"{tree} is recorded, but the packages are {files}")
 
-    def run(self, sections: list[str]) -> None:
-        """Record these sections; one that fails leaves an error, and the others go on."""
+    def run(self, sections: list[str], out: Path) -> None:
+        """Record these sections; one that fails leaves an error, and the others go on. `out` is written after each."""
         for name in sections:
             self.section, start = name, time.monotonic()
             try:
@@ -153,6 +153,7 @@ class Recording:
                 traceback.print_exc()
             seconds = time.monotonic() - start
             self.result["sections"][name] = round(seconds, 1)
+            out.write_text(json.dumps(self.result, indent=1) + "\n", encoding="utf-8")
             print(f"{name}: {seconds:.0f} s", flush=True)
 
 
@@ -182,8 +183,7 @@ def main() -> None:
     if options.only and options.out.exists():
         _keep(recording.result, json.loads(options.out.read_text(encoding="utf-8")), chosen)
     recording.check_tree(options.tree.resolve())
-    recording.run(chosen)
-    options.out.write_text(json.dumps(recording.result, indent=1) + "\n", encoding="utf-8")
+    recording.run(chosen, options.out)
     sys.exit(bool(recording.result["errors"]))
 
 
