@@ -81,7 +81,7 @@ class Recording:
         text = self.python("-m", "lara_tok", *line.split(), *(["--json"] if key else []))
         if key:
             self._put("equal", f"{key}/exit", self.exit_code)
-            for kind, name, digest in json_digests(text, "stdout"):
+            for kind, name, digest in json_digests(text.replace(f"{self.folder}/", ""), "stdout"):
                 self._put(kind, f"{key}/{name}", digest)
         if output:
             self.tree(key, output)
