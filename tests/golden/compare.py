@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 TOLERANCE = 1e-6  # relative
-SHOWN = 60  # differences of a class
+SHOWN = 6  # differences of one case
 
 
 def main() -> None:
@@ -60,11 +61,18 @@ def _distances(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[floa
 
 
 def _show(title: str, lines: list[str]) -> None:
+    """All cases (section/case) that differ, each with its first differences."""
     print(f"{title}: {len(lines) or 'none'}")
-    for line in lines[:SHOWN]:
-        print(f"  {line}")
-    if len(lines) > SHOWN:
-        print(f"  and {len(lines) - SHOWN} more")
+    for _, group in groupby(sorted(lines, key=_case), key=_case):
+        found = list(group)
+        for line in found[:SHOWN]:
+            print(f"  {line}")
+        if len(found) > SHOWN:
+            print(f"  {_case(found[0])}: and {len(found) - SHOWN} more")
+
+
+def _case(line: str) -> str:
+    return "/".join(line.split(":")[0].split("/")[:2])
 
 
 if __name__ == "__main__":
