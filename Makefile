@@ -42,6 +42,9 @@ format: $(VENV)/.dev  ## Format the code
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format .
 
+test-golden: $(VENV)/.dev  ## Opt-in: outputs equal those of another revision, BASE=<rev> (about 15 minutes)
+	tests/golden/golden.sh $(BIN)/python $(BASE)
+
 test-transformers4: $(VENV)/.dev  ## Opt-in: checkpoints load under transformers 4.57 with equal codes (builds an environment)
 	tests/compat/transformers4.sh $(BIN)/python
 

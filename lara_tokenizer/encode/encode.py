@@ -99,10 +99,8 @@ def encode_unit(unit: Unit, frames: UnitFrames, model: Runner, options: EncodeOp
             # Motion needs pixels only, so idle pairs are left out before the model sees them.
             now, future = held.get(pairs.anchor[complete]), held.get(pairs.future[complete])
             motion = _motion(now, future)
-            rows.set_motion(complete, motion)
-            rows.set_camera_motion(
-                complete, is_global_motion([frame.cells for frame in now], [frame.cells for frame in future])
-            )
+            is_global = is_global_motion([frame.cells for frame in now], [frame.cells for frame in future])
+            rows.set_motion(complete, motion, is_global)
             idle = complete[motion < options.min_motion]
             rows.leave_out(idle)
             held.release(idle)
@@ -218,14 +216,12 @@ class Rows:
         self._latents = np.full((count, width), np.nan, np.float16)
         self._margin = np.full(count, np.nan, np.float32)
         self._motion = np.full(count, np.nan, np.float32)
-        self._has_camera_motion = np.full(count, False)
+        self._is_global = np.full(count, False)
         self._is_kept = np.full(count, True)
 
-    def set_motion(self, rows: np.ndarray, motion: np.ndarray) -> None:
+    def set_motion(self, rows: np.ndarray, motion: np.ndarray, is_global: np.ndarray) -> None:
         self._motion[rows] = motion
-
-    def set_camera_motion(self, rows: np.ndarray, has_camera_motion: np.ndarray) -> None:
-        self._has_camera_motion[rows] = has_camera_motion
+        self._is_global[rows] = is_global
 
     def fill(self, rows: np.ndarray, encoded: EncodedPairs) -> None:
         if encoded.codes is not None:
@@ -241,7 +237,7 @@ class Rows:
     def motion_counts(self) -> MotionCounts:
         """Moving pairs among the rows of the table."""
         moving = self._is_kept & (self._motion >= IDLE_MOTION)  # false for NaN, where invalid
-        return MotionCounts(int(moving.sum()), int((moving & self._has_camera_motion).sum()))
+        return MotionCounts(int(moving.sum()), int((moving & self._is_global).sum()))
 
     def table(self, unit: Unit, timestamps: np.ndarray, signals: Signals) -> pa.Table:
         pairs, count = self._pairs, len(self._pairs.anchor)

@@ -120,8 +120,11 @@ def open_job(
     """
     rows, load = _split(keywords)
     loaded, episodes = find_episodes(source, load)
-    # Only now, as it imports torch: errors of the source come at once.
-    from lara_tokenizer.encode.model_runner import in_eval_mode
+    # Only now, as they import torch: errors of the source come at once.
+    from transformers import AutoConfig
+
+    from lara_tokenizer.encode.model_runner import check_dtype, in_eval_mode
+    from lara_tokenizer.model import FAMILIES
 
     dtype, device = keywords.get("dtype"), keywords.get("device")
     with tempfile.TemporaryDirectory(prefix="lara-tokenizer-") as scratch:
@@ -138,7 +141,8 @@ def open_job(
             # On the CPU the workers load a copy each, and the model itself is not used.
             in_memory = model if (dtype, device) == (own_dtype, own_device) and device != "cpu" else None
         options = resolve_options(checkpoint, dtype=dtype, **rows)
-        _check_dtype(checkpoint, options.dtype)
+        # Here, before anything is written, and again where a worker loads the model.
+        check_dtype(FAMILIES[type(AutoConfig.from_pretrained(checkpoint.folder))], options.dtype)
         _check_columns(options.columns, episodes.values())
         with nullcontext() if in_memory is None else in_eval_mode(in_memory):
             yield EncodeJob(
@@ -197,16 +201,6 @@ def _split(keywords: EncodeKeywords) -> tuple[RowKeywords, LoadOptions]:
     own = EncodeKeywords.__annotations__.keys() - LoadOptions.__annotations__.keys()
     load = {name: value for name, value in keywords.items() if name not in own}
     return cast(RowKeywords, rows), cast(LoadOptions, load)
-
-
-def _check_dtype(checkpoint: Checkpoint, dtype: str) -> None:
-    """Raise ValueError, before anything is written, for a dtype that the model's family does not support."""
-    from transformers import AutoConfig
-
-    from lara_tokenizer.encode.model_runner import check_dtype
-    from lara_tokenizer.model import FAMILIES
-
-    check_dtype(FAMILIES[type(AutoConfig.from_pretrained(checkpoint.folder))], dtype)
 
 
 def _check_columns(columns: Sequence[str], episodes: Iterable[Episode]) -> None:

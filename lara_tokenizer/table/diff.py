@@ -176,7 +176,8 @@ class _Sums:
         """Compare a sequence; None if a table does not have it."""
         counts: Counter[str] = Counter()
         if rows_a is None or rows_b is None:
-            counts["only_a" if rows_b is None else "only_b"] = _length(rows_a) + _length(rows_b)
+            counts["only_a"] = 0 if rows_a is None else rows_a.num_rows
+            counts["only_b"] = 0 if rows_b is None else rows_b.num_rows
         else:
             self._compare_rows(rows_a, rows_b, counts)
         for sums in (self._total, self._by_stride[stride], self._by_episode[episode]):
@@ -283,10 +284,6 @@ def _change(summary: dict[str, Any]) -> tuple[float, int]:
     """Sort key of episodes: share of changed codes, or pairs; then rows that are in one table only."""
     share = summary.get("codes_changed_share", _share(summary["pairs_changed"], summary["pairs"]))
     return share, summary["only_a"] + summary["only_b"] + summary["validity_changed"]
-
-
-def _length(rows: pa.Table | None) -> int:
-    return 0 if rows is None else rows.num_rows
 
 
 def _share(part: float, whole: float) -> float:

@@ -23,7 +23,12 @@ from lara_tokenizer.table.metadata import (
 )
 from lara_tokenizer.table.reader import matched_sequences
 from lara_tokenizer.table.schema import KEY
-from lara_tokenizer.table.statistics import MotionCounts, motion_counts_from_metadata, motion_counts_to_metadata
+from lara_tokenizer.table.statistics import (
+    MotionCounts,
+    motion_counts_by_camera,
+    motion_counts_from_metadata,
+    motion_counts_to_metadata,
+)
 from lara_tokenizer.table.write import OutputPath, write_tokens
 
 _UNEVEN = (
@@ -245,11 +250,8 @@ def _episodes(parts: Sequence[Mapping[str, Any]], episodes: Mapping[str, Any]) -
 
 def _motion_counts(parts: Sequence[Mapping[str, Any]]) -> dict[str, MotionCounts] | None:
     """Sums by camera; None if one of the tables has no counts."""
-    sums: dict[str, MotionCounts] = {}
-    for metadata in parts:
-        by_camera = motion_counts_from_metadata(metadata)
-        if by_camera is None:
-            return None
-        for camera, moving in by_camera.items():
-            sums[camera] = sums.get(camera, MotionCounts()) + moving
-    return sums
+    counts = [motion_counts_from_metadata(metadata) for metadata in parts]
+    known = [by_camera for by_camera in counts if by_camera is not None]
+    if len(known) < len(counts):
+        return None
+    return motion_counts_by_camera(entry for by_camera in known for entry in by_camera.items())

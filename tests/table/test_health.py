@@ -26,7 +26,7 @@ def table_of(codes=None, latents=None, motion=0.1, camera="") -> pa.Table:
     anchors = np.arange(count)
     options = EncodeOptions(("1f",), N, 2, None if codes is None else K)
     rows = Rows(Pairs(np.zeros(count, np.int64), anchors, anchors + 1, np.arange(count + 1)), options)
-    rows.set_motion(anchors, np.broadcast_to(np.float32(motion), count))
+    rows.set_motion(anchors, np.broadcast_to(np.float32(motion), count), np.zeros(count, bool))
     z = np.zeros((count, 2 * N), np.float16) if latents is None else latents.astype(np.float16)
     whole = None if codes is None else np.asarray(codes, np.int16)
     rows.fill(anchors, EncodedPairs(z, whole, None if codes is None else np.ones(count, np.float32)))

@@ -35,7 +35,7 @@ def episode_rows(episode: str, count: int, seed: int = 0) -> pa.Table:
     rows = Rows(Pairs(np.zeros(count, np.int64), anchors, anchors + 1, np.arange(count + 1)), OPTIONS)
     codes = rng.integers(0, 16, (count, 4)).astype(np.int16)
     latents = rng.normal(size=(count, 8)).astype(np.float16)
-    rows.set_motion(anchors, rng.random(count).astype(np.float32))
+    rows.set_motion(anchors, rng.random(count).astype(np.float32), np.zeros(count, bool))
     rows.fill(anchors, EncodedPairs(latents, codes, np.ones(count, np.float32)))
     return rows.table(Unit(episode, "", 0, count - 1, episode_index=7), np.arange(count + 1) / 10, Signals())
 
