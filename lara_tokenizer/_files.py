@@ -43,6 +43,14 @@ def write_atomically(file: Path, text: str) -> None:
     replace(unfinished, file)
 
 
+def append_line(file: Path, line: str) -> None:
+    """Append a line to a UTF-8 text file, durably."""
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(f"{line}\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
 def replace(unfinished: Path, target: Path, *, durable: bool = True) -> None:
     """Give a finished file or folder its name, replacing a file (or an empty folder) of that name.
 

@@ -34,7 +34,7 @@ print(json.dumps({"codes": None if out.codes is None else out.codes.tolist(), "l
 """
 
 
-def encode_as_a_stranger(
+def encode_with_remote_code(
     folder: Path, frames: np.ndarray, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Any]:
     """Codes and latents of pairs, uint8 (2, B, H, W, 3), computed by the code that ships with the weights."""

@@ -70,7 +70,7 @@ CODE = ("lara_tokenizer", "policy/lara_policy", "cli/lara_tok", "benchmarks", "e
 MOST_FILES, MOST_LINES, LONGEST_BODY = 15, 400, 60
 FLAT = {"lara_tokenizer/model"}
 LONG = {"policy/lara_policy/modeling_flow_matching_policy.py"}
-RIDDLES = ("What", "Which", "Where", "How", "Does", "Who", "Whose", "Whether", "Do", "Is", "Are", "From what")
+RIDDLES = ("What", "Which", "Where", "How", "Does", "Who", "Whose", "Do", "Is", "Are", "From what")
 
 
 def _code_files() -> list[Path]:

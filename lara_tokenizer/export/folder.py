@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from lara_tokenizer._files import available_cores, exclusive, is_empty_folder, replace, write_atomically
+from lara_tokenizer._files import append_line, available_cores, exclusive, is_empty_folder, replace, write_atomically
 from lara_tokenizer.errors import JobMismatchError, LaraTokenizerError
 from lara_tokenizer.table.metadata import differences
 
@@ -72,10 +72,7 @@ class ExportFolder:
         A killed run loses nothing that was recorded; a power cut may.
         """
         name = _one_line(part)
-        with self._done_file.open("a", encoding="utf-8") as stream:
-            stream.write(f"{name}\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        append_line(self._done_file, name)
         self._done.add(name)
 
     def run_tasks(
