@@ -16,8 +16,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from lara_tokenizer.data.columns import first_of
-from lara_tokenizer.data.episode import Episode
+from lara_tokenizer.data.episode import Episode, first_of
 from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions
 from lara_tokenizer.data.segment import cut
 from lara_tokenizer.data.video import video_reader_class

@@ -11,8 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lara_tokenizer.data.columns import ACTIONS, STATES, TEXTS, first_of
-from lara_tokenizer.data.episode import SIGNALS, Episode
+from lara_tokenizer.data.episode import ACTIONS, SIGNALS, STATES, TEXTS, Episode, first_of
 from lara_tokenizer.data.huggingface.reader import DatasetsReader
 from lara_tokenizer.data.huggingface.tables import Tables, local_name, open_tables
 from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions, choose_cameras

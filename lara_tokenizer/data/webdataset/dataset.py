@@ -18,8 +18,7 @@ from collections.abc import Iterator, Sequence, Set
 from itertools import islice
 from pathlib import Path
 
-from lara_tokenizer.data.columns import ACTIONS, STATES, first_of, natural_key
-from lara_tokenizer.data.episode import SIGNALS, Episode
+from lara_tokenizer.data.episode import ACTIONS, SIGNALS, STATES, Episode, first_of, natural_key
 from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions, choose_cameras
 from lara_tokenizer.data.webdataset.reader import WebDatasetReader, camera_of, cameras_of, json_text, signal_members
 from lara_tokenizer.data.webdataset.tar import Sample, TarSamples

@@ -13,8 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from lara_tokenizer.data.columns import ACTIONS, STATES, TEXTS, first_of, natural_key
-from lara_tokenizer.data.episode import CameraReaders, FrameIndex, FrameReader, Signals
+from lara_tokenizer.data.episode import (
+    ACTIONS,
+    STATES,
+    TEXTS,
+    CameraReaders,
+    FrameIndex,
+    FrameReader,
+    Signals,
+    first_of,
+    natural_key,
+)
 from lara_tokenizer.data.video import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
