@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from lara_tokenizer.data import Episode
 from lara_tokenizer.encode.plan import EpisodePlan, Unit
-from lara_tokenizer.encode.tasks import Encoded, Event, Failure, Heartbeat, Planned, PlanTask, Task, UnitTask
+from lara_tokenizer.encode.tasks import Encoded, Event, Failure, Heartbeat, PlanTask, Task, UnitTask
 from lara_tokenizer.errors import JobMismatchError, LaraTokenizerError
 from lara_tokenizer.table.metadata import differences
 
@@ -122,9 +122,9 @@ class Store:
         """Store a result and return the tasks that follow from it. Raises OSError when the disk is full."""
         with _translated_errors(self.folder), self._transaction():
             match event:
-                case Planned(plan):
-                    self._commit_plan(plan)
-                    return [UnitTask(self._episodes[plan.episode], unit) for unit in plan.units]
+                case EpisodePlan(name, units):
+                    self._commit_plan(event)
+                    return [UnitTask(self._episodes[name], unit) for unit in units]
                 case Encoded(unit, num_rows, rows, decode_seconds, model_seconds):
                     # The units of an episode that failed meanwhile are deleted: then this updates no row.
                     self._database.execute(
