@@ -1,4 +1,4 @@
-"""`encode_dataset`: from a source of video to a token table. This driver alone writes to disk."""
+"""`encode_dataset`: from a source of video to a token table. Only this driver writes to disk."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Store:
     Args:
         folder: `<out>.job`; created if absent.
         fingerprint: options and weights that the rows depend on.
-        episodes: of this run, by id. Stored results of other episodes are left alone and enter no table.
+        episodes: of this run, by id. Stored results of other episodes are not touched, and enter no table.
 
     Raises:
         JobMismatchError: the folder belongs to a job with another fingerprint.

@@ -37,7 +37,7 @@ _UNEVEN = (
 )
 # Metadata in which the tables may differ. All the rest decides the codes, or how the source is found again.
 _MAY_DIFFER = ("strides", "source", "versions", "episodes", FRAMES, MOVING_PAIRS)
-# A model may have another name in another place; its hashes identify it.
+# A model may have another name on another machine; its hashes identify it.
 _MODEL_NAMES = ("id", "revision")
 
 

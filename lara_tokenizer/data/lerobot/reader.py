@@ -80,14 +80,11 @@ class LeRobotReader:
         """Actions, states and the task of each frame. Raises EpisodeReadError."""
         columns = dict(self.rows.columns)
         table = self._read(list(columns.values()))
-        found: dict[str, Any] = {}
+        task = columns.pop("text", None)
         with _errors_name(self.rows.file):
-            for signal in ("actions", "states"):
-                if signal in columns:
-                    found[signal] = numeric_rows(table[columns[signal]], columns[signal])
-        if "text" in columns:
-            found["texts"] = self._texts(table[columns["text"]].to_pylist())
-        return Signals(**found)
+            values = {signal: numeric_rows(table[column], column) for signal, column in columns.items()}
+        texts = None if task is None else self._texts(table[task].to_pylist())
+        return Signals(values.get("actions"), values.get("states"), texts)
 
     def close(self) -> None:
         """Drop loaded images; video files stay open, as the next episode may be in the same file."""

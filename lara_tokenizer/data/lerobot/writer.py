@@ -166,7 +166,7 @@ class LeRobotWriter:
         described = [json.loads(table.schema.metadata[b"episode"]) for table in tables]
         tasks = list(dict.fromkeys(episode["task"] for episode in described))
         data = self._data_table(tables, [tasks.index(episode["task"]) for episode in described])
-        # info.json last: readers, and the check in `__init__`, take a folder with it for a dataset.
+        # info.json last: readers, and the check in `__init__`, treat a folder with it as a dataset.
         self._write_table(data, DATA_PATH.format(chunk_index=0, file_index=0))
         self._write_table(self._episodes_table(ids, described, data), "meta/episodes/chunk-000/file-000.parquet")
         self._write_table(_tasks_table(tasks), TASKS_V3)

@@ -232,14 +232,14 @@ def _actions_by_name(numbers: Mapping[str, Feature], notes: list[str]) -> tuple[
 
 def _text(features: EpisodeFeatures) -> Feature | None:
     """The instruction: of each step, or of the episode. Some sets store it as an array of character codes."""
-    found = {
+    candidates = {
         each.path: each
         for each in features.steps
         if each.kind == "text" or (len(each.shape) == 1 and "int" in each.dtype and each.kind == "numbers")
     }
     for name in _TEXT_NAMES:
         for path in (name, f"observation/{name}"):
-            if path in found and (found[path].kind == "text" or name == "instruction"):
-                return found[path]
+            if path in candidates and (candidates[path].kind == "text" or name == "instruction"):
+                return candidates[path]
     texts = [each for each in features.episode if each.kind == "text"]
     return next((each for name in _TEXT_NAMES for each in texts if each.path.rpartition("/")[2].endswith(name)), None)

@@ -146,8 +146,8 @@ class ImageFolderReader(CameraReaders):
         # Several name patterns are several sequences (rgb_001.png beside depth_001.png), not one longer video.
         patterns = sorted({re.sub(r"\d+", "*", name) for name in names})
         if len(patterns) != 1:
-            found = f"several sequences ({', '.join(patterns[:4])})" if patterns else "no numbered images"
-            raise VideoDecodeError(self.folder, f"{found}; an episode is one folder with one sequence")
+            problem = f"several sequences ({', '.join(patterns[:4])})" if patterns else "no numbered images"
+            raise VideoDecodeError(self.folder, f"{problem}; an episode is one folder with one sequence")
         if missing := missing_number(names):
             raise VideoDecodeError(self.folder, f"{missing}: later frames would have wrong times")
         read = partial(_read_file, self.folder, names)
