@@ -57,7 +57,7 @@ def encode_dataset(
         progress: called with the state of the run after each event.
         options: of the rows, of the run, and of `load_episodes` (fps, decoder, limit, cameras, segment, ...):
 
-            strides: gaps of a pair, "0.6s" or "5f", one or several; default: the first that the model was trained on.
+            strides: of the pairs, "0.6s" or "5f", one or several; default: the first that the model was trained on.
             every: distance of the frames that start a pair: "1f" every frame, "0.5s" two per second.
             columns: extra columns: "latents", "actions" (action_chunk and action_sum), "text".
             keep_tail: keep rows whose future frame lies past the end, with `valid` false and codes -1.

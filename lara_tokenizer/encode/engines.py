@@ -156,7 +156,7 @@ class LocalEngine:
             self._runner.close()
 
     def _serve(self, process: WorkerProcess, tasks: TaskQueue) -> None:
-        """Target of the thread that belongs to one process."""
+        """Body of the thread that serves one process."""
         episode: str | None = None
         try:
             # Each worker goes on with the episode that it has open; another episode only starts when none of its

@@ -56,10 +56,7 @@ def estimate_dataset(
 
     Arguments and errors are those of `encode_dataset`.
     """
-    with (
-        open_job(source, model, processor, **options) as job,
-        running(job.engine(len(job.episodes))) as engine,
-    ):
+    with open_job(source, model, processor, **options) as job, running(job.engine(len(job.episodes))) as engine:
         plans: dict[str, EpisodePlan] = {}
         failed: dict[str, str] = {}
         for event in engine.run(TaskQueue(PlanTask(episode) for episode in job.episodes.values())):

@@ -40,10 +40,10 @@ _VERSIONS = ("av", "numpy", "pyarrow", "torch")
 
 @dataclass(frozen=True, slots=True)
 class EncodeJob:
-    """A job: what it encodes, by which model, with which options.
+    """One job: episodes, checkpoint and checked options.
 
     Attributes:
-        options: checked.
+        options: on which the rows depend.
         checkpoint: on disk, also for a model in memory.
         episodes: by id.
         sources: information about the sources.

@@ -13,14 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lara_tokenizer.table.metadata import (
-    FRAMES,
-    MOVING_PAIRS,
-    differences,
-    episodes_digest,
-    read_metadata,
-    token_files,
-)
+from lara_tokenizer.table.metadata import FRAMES, MOVING_PAIRS, differences, episodes_digest, read_metadata, token_files
 from lara_tokenizer.table.reader import matched_sequences
 from lara_tokenizer.table.schema import KEY
 from lara_tokenizer.table.statistics import (
@@ -65,10 +58,7 @@ class MergeSummary:
         return asdict(self)
 
 
-def merge_tokens(
-    tables: Sequence[str | os.PathLike[str]],
-    out: str | os.PathLike[str],
-) -> MergeSummary:
+def merge_tokens(tables: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> MergeSummary:
     """Join tables of different episodes, cameras or strides, made by one model with the same options, into one.
 
     Everything is checked before anything is written; memory does not grow with the number of rows.

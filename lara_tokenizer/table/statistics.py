@@ -58,9 +58,7 @@ def motion_counts_of(rows: pa.Table) -> MotionCounts | None:
     return None if raw is None else MotionCounts(**json.loads(raw))
 
 
-def motion_counts_by_camera(
-    counts: Iterable[tuple[str, MotionCounts | None]],
-) -> dict[str, MotionCounts] | None:
+def motion_counts_by_camera(counts: Iterable[tuple[str, MotionCounts | None]]) -> dict[str, MotionCounts] | None:
     """Sums of (camera, counts) by camera; None if any of the counts is unknown."""
     sums: dict[str, MotionCounts] = {}
     for camera, moving in counts:

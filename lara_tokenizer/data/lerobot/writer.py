@@ -119,7 +119,7 @@ class LeRobotWriter:
         """Write one episode of T frames, replacing one of the same id.
 
         Args:
-            episode_id: names the video files. Gaps are allowed: LeRobot's `episode_index` numbers existing episodes.
+            episode_id: names the video files. Gaps are allowed: LeRobot's `episode_index` counts existing episodes.
             task: the instruction.
             columns: column -> (T, D) or (T,), exactly the keys of `column_names`.
             videos: video key -> uint8 (T, H, W, 3) RGB, exactly the keys of `video_shapes`.
