@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from lara_tokenizer.errors import EpisodeReadError
 
-# Per-frame data that a source may have beside pixels.
+# Per-frame data that a source may have besides pixels.
 SIGNALS = ("actions", "states", "text")
 # Column names by convention, most specific first; used where a format does not declare which column is which.
 TEXTS = ("language_instruction", "instruction", "task", "prompt", "caption", "text", "label")
@@ -231,7 +231,7 @@ def numeric_rows(column: pa.ChunkedArray, name: str) -> np.ndarray:
     [[1.0, 2.0], [3.0, 4.0]]
     """
     count = len(column)
-    values = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    values = column.combine_chunks()
     # One level of nesting per turn, since nulls and unequal lengths can be on any level.
     while True:
         if values.null_count:

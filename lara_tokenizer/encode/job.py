@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lara_tokenizer.encode.model_runner import Runner
     from lara_tokenizer.model import LatentActionPreTrainedModel, LatentActionProcessor
 
-# A worker needs its weights and about this much besides: Python, torch, frames.
+# A worker needs its weights and about this much more: Python, torch, frames.
 _WORKER_BYTES = 1_000_000_000
 # An episode rarely has work for more processes than this; more would only load models.
 _WORKERS_PER_EPISODE = 4

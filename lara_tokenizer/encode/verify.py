@@ -100,7 +100,7 @@ def verify_tokens(
         units = _units(path)
         if missing := sorted({unit.episode for unit in units} - set(job.episodes)):
             raise ValueError(f"episode {missing[0]!r} of {path} is not in the source ({len(missing)} missing)")
-        # A fixed seed: whoever repeats the check sees the same rows.
+        # A fixed seed: a repeated check samples the same rows.
         chosen = random.Random(0).sample(units, max(1, math.ceil(sample * len(units)))) if units else []
         results, unreadable = _encode_again(path, job, chosen, progress)
     differences = [row for result in results for row in result.differences]

@@ -205,7 +205,7 @@ def _joined_metadata(parts: Sequence[Mapping[str, Any]], episodes: Mapping[str, 
 
 def _strides_are_even(parts: Sequence[Mapping[str, Any]]) -> bool:
     """True if each set of episodes has the same strides, as if one job had made the table."""
-    # The digest of the episodes' names stands for the set of episodes.
+    # The digest of the episodes' names identifies the set of episodes.
     by_episodes: dict[str, set[str]] = {}
     for metadata in parts:
         by_episodes.setdefault(metadata["episodes"]["ids_sha256"], set()).update(metadata["strides"])

@@ -105,7 +105,7 @@ def _loaded(builder: Any, path: str, streaming: bool) -> Mapping[Any, Any]:
 
 
 def _builder(path: str, commit: str | None, subset: str | None) -> Any:
-    """The builder of `datasets`, which knows the files of each split."""
+    """The builder of `datasets`, which finds the files of each split."""
     from datasets import get_dataset_config_names, load_dataset_builder
 
     names: list[str] = []

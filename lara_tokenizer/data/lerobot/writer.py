@@ -322,8 +322,6 @@ def _arrow_column(values: np.ndarray) -> pa.Array:
 
 def _numpy_column(column: pa.ChunkedArray) -> np.ndarray:
     array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks)
     if pa.types.is_fixed_size_list(array.type):
         return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1)
     return array.to_numpy(zero_copy_only=False)
