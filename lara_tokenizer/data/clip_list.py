@@ -16,8 +16,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from lara_tokenizer.data.columns import first_of
-from lara_tokenizer.data.episode import Episode
+from lara_tokenizer.data.episode import Episode, first_of
 from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions
 from lara_tokenizer.data.segment import cut
 from lara_tokenizer.data.video import video_reader_class
@@ -105,8 +104,8 @@ def _read_csv(file: Path, content: str) -> tuple[list[_Clip], list[str]]:
     """The clips, and a note about unused columns."""
     reader = csv.reader(io.StringIO(content, newline=""), delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
     header = [name.strip().lower() for name in next(reader, [])]
-    found = {key: first_of(names, header) for key, names in _COLUMNS.items()}
-    positions = {key: None if name is None else header.index(name) for key, name in found.items()}
+    columns = {key: first_of(names, header) for key, names in _COLUMNS.items()}
+    positions = {key: None if name is None else header.index(name) for key, name in columns.items()}
     if positions["path"] is None:
         raise ValueError(f"{file}: its first line has no column 'path'; it is {','.join(header) or 'empty'}")
     unused = [name for i, name in enumerate(header) if i not in positions.values()]

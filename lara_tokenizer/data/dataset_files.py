@@ -37,11 +37,11 @@ class LocalFiles:
 
     def names(self) -> set[str]:
         """Names of all files, relative to the root; symbolic links are followed."""
-        found: set[str] = set()
+        files: set[str] = set()
         for folder, _, names in os.walk(self.root, followlinks=True):
             inside = Path(folder).relative_to(self.root).as_posix()
-            found |= {name if inside == "." else f"{inside}/{name}" for name in names}
-        return found
+            files |= {name if inside == "." else f"{inside}/{name}" for name in names}
+        return files
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,16 +19,16 @@ _ROUNDING = 0.001
 _MOST_BY_HEADER = 10_000
 
 
+@dataclass(eq=False)
 class SegmentReader:
     """A `FrameReader` and `SignalReader` for the frames of an episode from `start` to `stop` seconds, `stop` excluded.
 
     `stop` None is the end of the episode. Frame 0 is the first frame of the segment, and times are relative to `start`.
     """
 
-    def __init__(self, whole: Episode, start: float, stop: float | None) -> None:
-        self.whole = whole
-        self.start = start
-        self.stop = stop
+    whole: Episode
+    start: float
+    stop: float | None
 
     def index(self, camera: str) -> FrameIndex:
         """Frames of the segment; none if it is past the end. Raises what the whole episode's reader raises."""

@@ -50,25 +50,25 @@ def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listin
         raise ValueError(f"{folder}: no label file of Something-Something. Looked for {expected}")
     videos = {path.stem: path for path in _webm(folder)}
     reader_class = video_reader_class(options.decoder)
-    found: dict[str, Episode] = {}
+    episodes: dict[str, Episode] = {}
     listed: set[str] = set()
     for path in chosen.values():
         for entry in _entries(path):
             clip_id, label = str(entry["id"]), entry.get("label")
             listed.add(clip_id)
-            if clip_id in videos and clip_id not in found:
-                found[clip_id] = Episode(
+            if clip_id in videos and clip_id not in episodes:
+                episodes[clip_id] = Episode(
                     videos[clip_id].relative_to(folder).as_posix(),
                     reader_class(videos[clip_id]),
                     index=int(clip_id) if clip_id.isdigit() else None,
                     text=label,
                     available_signals=("text",) if label else (),
                 )
-    if not found:
+    if not episodes:
         raise ValueError(f"{folder}: none of the {len(listed)} clips in {', '.join(chosen)} is there as <id>.webm")
-    missing = len(listed) - len(found)
+    missing = len(listed) - len(episodes)
     notes = [f"{missing} of {len(listed)} clips in the label files are not there"] if missing else []
-    return Listing("Something-Something v2", folder.absolute().name, list(found.values()), notes)
+    return Listing("Something-Something v2", folder.absolute().name, list(episodes.values()), notes)
 
 
 def _label_files(folder: Path) -> dict[str, Path]:

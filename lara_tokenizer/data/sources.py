@@ -200,14 +200,14 @@ def _list(entry: Format, source: str, options: ListOptions) -> Listing:
 
 def _resolve_by_detection(name: str, text: str, options: ListOptions, *, only_video: bool) -> list[ResolvedSource]:
     """List what a path or a glob contains: videos and folders of images as one dataset, and each dataset."""
-    found, base = _discover(name, only_video=only_video)
-    videos = [(kind, path) for kind, path in found if kind in ("video", "images")]
+    contents, base = _discover(name, only_video=only_video)
+    videos = [(kind, path) for kind, path in contents if kind in ("video", "images")]
     if only_video and not videos:
         raise ValueError(f"source {text!r}: no video in it. {_looked_for()}")
     is_file = os.path.isfile(name)
     sources = [ResolvedSource(_list_videos(videos, base, text, options), base, base, is_file)] if videos else []
     unreadable: list[ValueError] = []
-    for kind, path in found:
+    for kind, path in contents:
         if only_video or kind not in FORMATS:
             continue
         is_tar = path.is_file()
@@ -252,24 +252,24 @@ def _discover(name: str, *, only_video: bool) -> tuple[list[tuple[str, Path]], P
     """
     path = Path(os.path.abspath(name))
     if path.is_dir():
-        found = list(_walk(path))
+        contents = list(_walk(path))
         # A folder of images is itself an episode, so its id has to contain its name.
-        base = path.parent if ("images", path) in found else path
+        base = path.parent if ("images", path) in contents else path
     elif path.exists():
         return [(_file_kind(path, name), path)], path.parent
     elif glob.has_magic(name):
-        found = list(_match(name))
+        contents = list(_match(name))
         base = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
     else:
         hint = ""
         if not only_video and is_hub_id(name):
             hint = f". If it is on the Hub, write 'lerobot:{name}' or 'datasets:{name}'"
         raise ValueError(f"source {name!r}: no such file or folder{hint}. Readable is {READABLE}")
-    if not found:
+    if not contents:
         dataset = _dataset_around(path)
         hint = f" It lies inside the dataset {dataset}: name that folder." if dataset else ""
         raise ValueError(f"source {name!r}: nothing readable in it.{hint} {_looked_for()}")
-    return found, base
+    return contents, base
 
 
 def _looked_for() -> str:

@@ -94,7 +94,7 @@ def read_actions(episodes: Iterable[Episode]) -> dict[str, dict[str, np.ndarray]
     An episode whose actions cannot be read is logged and omitted. Raises ValueError where actions of one dataset differ
     in width.
     """
-    found: dict[str, dict[str, np.ndarray]] = {}
+    actions_of: dict[str, dict[str, np.ndarray]] = {}
     for episode in episodes:
         try:
             actions = episode.signals().actions
@@ -105,7 +105,7 @@ def read_actions(episodes: Iterable[Episode]) -> dict[str, dict[str, np.ndarray]
             episode.close()
         if actions is None or not len(actions):
             continue
-        rows = found.setdefault(episode.dataset, {})
+        rows = actions_of.setdefault(episode.dataset, {})
         first = next(iter(rows), None)
         if first is not None and rows[first].shape[1] != actions.shape[1]:
             raise ValueError(
@@ -113,7 +113,7 @@ def read_actions(episodes: Iterable[Episode]) -> dict[str, dict[str, np.ndarray]
                 f"{rows[first].shape[1]}. A dataset has one width; give these episodes different `dataset` names."
             )
         rows[episode.id] = np.asarray(actions, np.float32)
-    return found
+    return actions_of
 
 
 def statistics_of(dataset: str, rows: Mapping[str, np.ndarray]) -> ActionStatistics:

@@ -4,7 +4,7 @@ The path of a frame from `lara-tok encode` to a row:
 
 1. `cli/lara_tok/encode.py` parses the options and calls `encode_dataset(source, ...)`.
 2. `data/load.py` resolves the source by the registry of formats in `data/sources.py` into a list of episodes, e.g. of
-   `data/lerobot/dataset.py`, whose episodes read by `data/lerobot/reader.py`.
+   `data/lerobot/dataset.py`, whose episodes are read by `data/lerobot/reader.py`.
 3. `encode/dataset.py`, the driver, opens an `EncodeJob` (`job.py`: checkpoint, options, fingerprint) and a `Store`
    (`store.py`: what earlier runs of the job did), and puts the pending tasks into a `TaskQueue` (`tasks.py`).
 4. An engine (`engines.py`) hands tasks to workers: in this process, or in worker processes (`pool.py`).

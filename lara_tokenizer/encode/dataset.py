@@ -1,4 +1,4 @@
-"""`encode_dataset`: from a source of video to a token table. This driver alone writes to disk."""
+"""`encode_dataset`: from a source of video to a token table. Only this driver writes to disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lara_tokenizer.encode.engines import running
 from lara_tokenizer.encode.job import EncodeJob, open_job
 from lara_tokenizer.encode.plan import EncodeKeywords, EncodeOptions, EpisodePlan, Unit, ordered_rows
 from lara_tokenizer.encode.store import Store
-from lara_tokenizer.encode.tasks import Encoded, Event, Failure, Heartbeat, Planned, TaskQueue
+from lara_tokenizer.encode.tasks import Encoded, Event, Failure, Heartbeat, TaskQueue
 from lara_tokenizer.errors import EpisodeReadError
 from lara_tokenizer.table.health import HealthFigures, HealthWarning, health_of
 from lara_tokenizer.table.metadata import FRAMES, episodes_digest, read_metadata
@@ -57,10 +57,10 @@ def encode_dataset(
         progress: called with the state of the run after each event.
         options: of the rows, of the run, and of `load_episodes` (fps, decoder, limit, cameras, segment, ...):
 
-            strides: gaps of a pair, "0.6s" or "5f", one or several; default: the first that the model was trained on.
+            strides: of the pairs, "0.6s" or "5f", one or several; default: the first that the model was trained on.
             every: distance of the frames that start a pair: "1f" every frame, "0.5s" two per second.
             columns: extra columns: "latents", "actions" (action_chunk and action_sum), "text".
-            keep_tail: keep rows whose future frame lies past the end, with `valid` false and codes -1.
+            keep_tail: keep rows whose future frame is past the end, with `valid` false and codes -1.
             min_motion: leave out pairs whose pixels change by less on average, 0 to 1 (the column `motion`).
             batch_size: frames, and pairs, per call of the model; default 64.
             dtype: "float32" (default), "bfloat16" or "float16".
@@ -95,10 +95,10 @@ def encode_dataset(
             counts = _write_results(store, job, output)
             seconds = store.seconds()
             summary = _summarize(
-                os.fspath(out),
-                len(job.episodes),
                 counts,
-                plans=store.plans(),
+                store.plans(),
+                out=os.fspath(out),
+                episodes=len(job.episodes),
                 failed=store.failures(),
                 resumed=state.episodes_resumed,
                 decode_seconds=seconds.decode,
@@ -204,8 +204,8 @@ class Progress:
     def update(self, event: Event) -> None:
         """Count an event."""
         match event:
-            case Planned(plan):
-                self._add(plan, len(plan.units))
+            case EpisodePlan(units=units):
+                self._add(event, len(units))
             case Encoded(unit=unit) if unit.episode in self._units_left:
                 self._units_left[unit.episode] -= 1
                 self._finish_if_done(unit.episode)
@@ -312,16 +312,8 @@ class EncodeSummary:
         return {**asdict(self), "mean_position_perplexity": self.mean_position_perplexity}
 
 
-def _summarize(
-    out: str,
-    episodes: int,
-    counts: TokenCounts,
-    *,
-    plans: Mapping[str, EpisodePlan],
-    failed: Mapping[str, str],
-    **others: Any,
-) -> EncodeSummary:
-    """The summary of a job, from its plans and counts; `others` are the remaining fields."""
+def _summarize(counts: TokenCounts, plans: Mapping[str, EpisodePlan], **fields: Any) -> EncodeSummary:
+    """The summary of a job from its counts and plans; `fields` are those that follow from neither."""
     # Without plans an earlier run made the table: then what it left out is not known.
     planned = sum(sum(plan.pairs.values()) for plan in plans.values()) if plans else None
     health = health_of(counts)
@@ -331,11 +323,8 @@ def _summarize(
         for stride in plan.short_of:
             short[stride] = short.get(stride, 0) + 1
     return EncodeSummary(
-        out=out,
-        episodes=episodes,
         encoded=len(plans) - len(too_short),
         too_short=too_short,
-        failed=dict(failed),
         short=short,
         notes={name: list(plan.notes) for name, plan in plans.items() if plan.notes},
         rows=counts.rows,
@@ -349,7 +338,7 @@ def _summarize(
         figures=health.figures,
         health=health.warnings,
         verdict=health.verdict,
-        **others,
+        **fields,
     )
 
 
@@ -363,6 +352,16 @@ def _summary_of_table(output: OutputPath, options: EncodeOptions, num_episodes: 
     names: set[str] = set()
     for table in counts.count_through(iter_tables(output.path)):
         names |= set(table["episode"].unique().to_pylist())
-    no_time = dict.fromkeys(("decode_seconds", "model_seconds", "wall_seconds"), 0.0)
-    summary = _summarize(str(output.path), num_episodes, counts, plans={}, failed={}, resumed=num_episodes, **no_time)
-    return replace(summary, encoded=len(names), already_complete=True)
+    summary = _summarize(
+        counts,
+        {},
+        out=str(output.path),
+        episodes=num_episodes,
+        failed={},
+        resumed=num_episodes,
+        decode_seconds=0.0,
+        model_seconds=0.0,
+        wall_seconds=0.0,
+        already_complete=True,
+    )
+    return replace(summary, encoded=len(names))

@@ -273,8 +273,8 @@ def _signal_columns(names: list[str], pairs: Pairs, signals: Signals) -> dict[st
     columns: dict[str, pa.Array] = {}
     if "text" in names:
         texts = None if signals.texts is None else [signals.texts[frame] for frame in pairs.anchor.tolist()]
-        plain = pa.nulls(len(pairs.anchor), pa.string()) if texts is None else pa.array(texts, pa.string())
-        columns["text"] = plain.dictionary_encode()
+        strings = pa.nulls(len(pairs.anchor), pa.string()) if texts is None else pa.array(texts, pa.string())
+        columns["text"] = strings.dictionary_encode()
     if "action_chunk" in names:
         chunks: list[np.ndarray | None] = [
             None if future < 0 or signals.actions is None else signals.actions[frame:future]

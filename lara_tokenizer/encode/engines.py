@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from lara_tokenizer.encode.plan import EpisodePlan
 from lara_tokenizer.encode.pool import WorkerDied, WorkerLimits, WorkerProcess
 from lara_tokenizer.encode.tasks import (
     Encoded,
@@ -17,7 +18,6 @@ from lara_tokenizer.encode.tasks import (
     FrameChunk,
     Heartbeat,
     Message,
-    Planned,
     Task,
     TaskQueue,
     UnitTask,
@@ -156,7 +156,7 @@ class LocalEngine:
             self._runner.close()
 
     def _serve(self, process: WorkerProcess, tasks: TaskQueue) -> None:
-        """Target of the thread that belongs to one process."""
+        """Body of the thread that serves one process."""
         episode: str | None = None
         try:
             # Each worker goes on with the episode that it has open; another episode only starts when none of its
@@ -176,7 +176,7 @@ class LocalEngine:
                 match message:
                     case Heartbeat():
                         self._events.put((message, False))
-                    case Planned() | Encoded():
+                    case EpisodePlan() | Encoded():
                         return message
                     case Failure(reason=reason):
                         # A worker that could not even unpickle the task does not know its episode.

@@ -12,7 +12,7 @@ from lara_tokenizer.data import Episode
 from lara_tokenizer.encode.engines import Engine, running
 from lara_tokenizer.encode.job import open_job
 from lara_tokenizer.encode.plan import EncodeKeywords, EpisodePlan
-from lara_tokenizer.encode.tasks import Encoded, Failure, Heartbeat, Planned, PlanTask, TaskQueue, UnitTask
+from lara_tokenizer.encode.tasks import Encoded, Failure, Heartbeat, PlanTask, TaskQueue, UnitTask
 from lara_tokenizer.table.source import Source
 
 if TYPE_CHECKING:
@@ -56,16 +56,13 @@ def estimate_dataset(
 
     Arguments and errors are those of `encode_dataset`.
     """
-    with (
-        open_job(source, model, processor, **options) as job,
-        running(job.engine(len(job.episodes))) as engine,
-    ):
+    with open_job(source, model, processor, **options) as job, running(job.engine(len(job.episodes))) as engine:
         plans: dict[str, EpisodePlan] = {}
         failed: dict[str, str] = {}
         for event in engine.run(TaskQueue(PlanTask(episode) for episode in job.episodes.values())):
             match event:
-                case Planned(plan):
-                    plans[plan.episode] = plan
+                case EpisodePlan(episode=name):
+                    plans[name] = event
                 case Failure(episode, reason):
                     failed[episode] = reason
         frames = sum(plan.frames for plan in plans.values())

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lara_tokenizer.encode.model_runner import Runner
     from lara_tokenizer.model import LatentActionPreTrainedModel, LatentActionProcessor
 
-# A worker needs its weights and about this much besides: Python, torch, frames.
+# A worker needs its weights and about this much more: Python, torch, frames.
 _WORKER_BYTES = 1_000_000_000
 # An episode rarely has work for more processes than this; more would only load models.
 _WORKERS_PER_EPISODE = 4
@@ -40,10 +40,10 @@ _VERSIONS = ("av", "numpy", "pyarrow", "torch")
 
 @dataclass(frozen=True, slots=True)
 class EncodeJob:
-    """A job: what it encodes, by which model, with which options.
+    """One job: episodes, checkpoint and checked options.
 
     Attributes:
-        options: checked.
+        options: on which the rows depend.
         checkpoint: on disk, also for a model in memory.
         episodes: by id.
         sources: information about the sources.

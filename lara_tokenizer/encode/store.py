@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from lara_tokenizer.data import Episode
 from lara_tokenizer.encode.plan import EpisodePlan, Unit
-from lara_tokenizer.encode.tasks import Encoded, Event, Failure, Heartbeat, Planned, PlanTask, Task, UnitTask
+from lara_tokenizer.encode.tasks import Encoded, Event, Failure, Heartbeat, PlanTask, Task, UnitTask
 from lara_tokenizer.errors import JobMismatchError, LaraTokenizerError
 from lara_tokenizer.table.metadata import differences
 
@@ -50,7 +50,7 @@ class Store:
     Args:
         folder: `<out>.job`; created if absent.
         fingerprint: options and weights that the rows depend on.
-        episodes: of this run, by id. Stored results of other episodes are left alone and enter no table.
+        episodes: of this run, by id. Stored results of other episodes are not touched, and enter no table.
 
     Raises:
         JobMismatchError: the folder belongs to a job with another fingerprint.
@@ -105,15 +105,11 @@ class Store:
     def pending(self) -> list[Task]:
         """Tasks to do, episode by episode, including the failed episodes of an earlier run."""
         tasks: list[Task] = []
-        with _translated_errors(self.folder):
-            planned = {row[0] for row in self._database.execute("SELECT id FROM episodes")}
-            units = self._units("status = 'pending'")
-        of_episode: dict[str, list[Unit]] = {}
-        for unit in units:
-            of_episode.setdefault(unit.episode, []).append(unit)
+        planned = {name for (name,) in self._query("SELECT id FROM episodes")}
+        units = self._units("status = 'pending'")
         for name, episode in self._episodes.items():
             if name in planned:
-                tasks += [UnitTask(episode, unit) for unit in of_episode.get(name, [])]
+                tasks += [UnitTask(episode, unit) for unit in units.get(name, [])]
             else:
                 tasks.append(PlanTask(episode))
         return tasks
@@ -122,9 +118,9 @@ class Store:
         """Store a result and return the tasks that follow from it. Raises OSError when the disk is full."""
         with _translated_errors(self.folder), self._transaction():
             match event:
-                case Planned(plan):
-                    self._commit_plan(plan)
-                    return [UnitTask(self._episodes[plan.episode], unit) for unit in plan.units]
+                case EpisodePlan(name, units):
+                    self._commit_plan(event)
+                    return [UnitTask(self._episodes[name], unit) for unit in units]
                 case Encoded(unit, num_rows, rows, decode_seconds, model_seconds):
                     # The units of an episode that failed meanwhile are deleted: then this updates no row.
                     self._database.execute(
@@ -156,55 +152,52 @@ class Store:
 
     def plans(self) -> dict[str, EpisodePlan]:
         """Plans of this run's episodes by id, in the order of the table."""
-        units: dict[str, list[Unit]] = {}
-        with _translated_errors(self.folder):
-            for unit in self._units("TRUE"):
-                units.setdefault(unit.episode, []).append(unit)
-            rows = self._database.execute("SELECT id, pairs, frames, notes FROM episodes WHERE status = 'planned'")
-            plans = {
-                name: EpisodePlan(name, tuple(units.get(name, ())), json.loads(pairs), frames, tuple(json.loads(notes)))
-                for name, pairs, frames, notes in rows
-                if name in self._episodes
-            }
-        return {name: plans[name] for name in sorted(plans)}
+        units = self._units("TRUE")
+        rows = self._query("SELECT id, pairs, frames, notes FROM episodes WHERE status = 'planned'")
+        return {
+            name: EpisodePlan(name, tuple(units.get(name, ())), json.loads(pairs), frames, tuple(json.loads(notes)))
+            for name, pairs, frames, notes in sorted(rows)
+            if name in self._episodes
+        }
 
     def failures(self) -> dict[str, str]:
         """Reasons of the episodes that failed in this run, by id, in the order of the table."""
-        with _translated_errors(self.folder):
-            rows = self._database.execute("SELECT id, error FROM episodes WHERE status = 'failed'").fetchall()
+        rows = self._query("SELECT id, error FROM episodes WHERE status = 'failed'")
         return {name: error for name, error in sorted(rows) if name in self._episodes}
 
     def done_units(self) -> set[Unit]:
         """The units whose rows are stored."""
-        with _translated_errors(self.folder):
-            return {unit for unit in self._units("status = 'done'") if unit.episode in self._episodes}
+        units = self._units("status = 'done'")
+        return {unit for name in units.keys() & self._episodes.keys() for unit in units[name]}
 
     def rows(self, unit: Unit) -> pa.Table:
         """The rows of a unit that is done."""
-        with _translated_errors(self.folder):
-            (blob,) = self._database.execute(
-                "SELECT rows FROM units WHERE episode = ? AND camera = ? AND first = ? AND status = 'done'",
-                (unit.episode, unit.camera, unit.first),
-            ).fetchone()
+        ((blob,),) = self._query(
+            "SELECT rows FROM units WHERE episode = ? AND camera = ? AND first = ? AND status = 'done'",
+            (unit.episode, unit.camera, unit.first),
+        )
         return pa.ipc.open_stream(blob).read_all()
 
     def num_rows(self) -> int:
         """Rows of all units that are done."""
-        with _translated_errors(self.folder):
-            rows = self._database.execute("SELECT episode, num_rows FROM units WHERE status = 'done'")
-            return sum(count for episode, count in rows if episode in self._episodes)
+        rows = self._query("SELECT episode, num_rows FROM units WHERE status = 'done'")
+        return sum(count for name, count in rows if name in self._episodes)
 
     def seconds(self) -> Seconds:
         """Worker time of all units that are done."""
-        with _translated_errors(self.folder):
-            sums = self._database.execute("SELECT total(decode_seconds), total(model_seconds) FROM units").fetchone()
-        return Seconds(*sums)
+        return Seconds(*self._query("SELECT total(decode_seconds), total(model_seconds) FROM units")[0])
 
-    def _units(self, condition: str) -> list[Unit]:
-        rows = self._database.execute(
-            f"SELECT episode, camera, first, last, episode_index FROM units WHERE {condition} ORDER BY 1, 2, 3"
-        )
-        return [Unit(*row) for row in rows]
+    def _units(self, condition: str) -> dict[str, list[Unit]]:
+        """Units by episode, sorted by camera and frame."""
+        columns = "episode, camera, first, last, episode_index"
+        units: dict[str, list[Unit]] = {}
+        for row in self._query(f"SELECT {columns} FROM units WHERE {condition} ORDER BY 1, 2, 3"):
+            units.setdefault(row[0], []).append(Unit(*row))
+        return units
+
+    def _query(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        with _translated_errors(self.folder):
+            return self._database.execute(statement, values).fetchall()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -36,7 +36,7 @@ class WorkerSetup:
 
 @dataclass(frozen=True, slots=True)
 class PlanTask:
-    """Read an episode's frame times and cut it into units. The answer is `Planned`, or `Failure`."""
+    """Read an episode's frame times and cut it into units. The answer is an `EpisodePlan`, or `Failure`."""
 
     episode: Episode
 
@@ -49,37 +49,27 @@ class UnitTask:
     unit: Unit
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """Answer to a `PlanTask`."""
-
-    plan: EpisodePlan
+Task = PlanTask | UnitTask
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Answer to a `UnitTask`: its rows as an Arrow IPC stream, and the seconds spent."""
+    """Answer to a `UnitTask`."""
 
     unit: Unit
     num_rows: int
     rows: bytes
+    """As an Arrow IPC stream."""
     decode_seconds: float
     model_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """Answer to a task that failed, with the reason; "" as episode where a worker cannot start, or read its task."""
-
-    episode: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Sign of life, with the number of frames read since the last one; the first one (0) follows the start."""
+    """Sign of life of a worker. The first one follows its start."""
 
     frames: int
+    """Read since the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +87,16 @@ class FrameChunk:
     decode_seconds: float | None = None
 
 
-Task = PlanTask | UnitTask
-Event = Planned | Encoded | Failure | Heartbeat
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Answer to a task that failed."""
+
+    episode: str
+    """Its id; "" if a worker cannot start, or cannot read its task."""
+    reason: str
+
+
+Event = EpisodePlan | Encoded | Failure | Heartbeat
 Message = Event | FrameChunk
 
 

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from lara_tokenizer.encode.engines import running
 from lara_tokenizer.encode.job import EncodeJob, open_job
-from lara_tokenizer.encode.plan import Unit, split_units
-from lara_tokenizer.encode.tasks import Encoded, Failure, Planned, PlanTask, TaskQueue, UnitTask
+from lara_tokenizer.encode.plan import EpisodePlan, Unit, split_units
+from lara_tokenizer.encode.tasks import Encoded, Failure, PlanTask, TaskQueue, UnitTask
 from lara_tokenizer.table.metadata import read_metadata, token_files
 from lara_tokenizer.table.reader import iter_tables
 from lara_tokenizer.table.schema import KEY
@@ -100,7 +100,7 @@ def verify_tokens(
         units = _units(path)
         if missing := sorted({unit.episode for unit in units} - set(job.episodes)):
             raise ValueError(f"episode {missing[0]!r} of {path} is not in the source ({len(missing)} missing)")
-        # A fixed seed: whoever repeats the check sees the same rows.
+        # A fixed seed: a repeated check samples the same rows.
         chosen = random.Random(0).sample(units, max(1, math.ceil(sample * len(units)))) if units else []
         results, unreadable = _encode_again(path, job, chosen, progress)
     differences = [row for result in results for row in result.differences]
@@ -135,9 +135,8 @@ def _encode_again(
     with running(job.engine(len(chosen))) as engine:
         for event in engine.run(tasks):
             match event:
-                case Planned(plan):
-                    episode = job.episodes[plan.episode]
-                    tasks.add(UnitTask(episode, unit) for unit in plan.units if _overlaps_any(unit, chosen))
+                case EpisodePlan(name, planned):
+                    tasks.add(UnitTask(job.episodes[name], unit) for unit in planned if _overlaps_any(unit, chosen))
                     continue
                 case Encoded(unit=unit, rows=rows):
                     results.append(_compare(unit, _stored_rows(path, unit), pa.ipc.open_stream(rows).read_all()))

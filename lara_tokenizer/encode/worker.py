@@ -22,7 +22,6 @@ from lara_tokenizer.encode.tasks import (
     FrameChunk,
     Heartbeat,
     Message,
-    Planned,
     PlanTask,
     Task,
     UnitTask,
@@ -49,7 +48,7 @@ class Worker:
             episode = self._episode(task.episode)
             match task:
                 case PlanTask():
-                    send(Planned(plan_episode(episode, self._options)))
+                    send(plan_episode(episode, self._options))
                 case UnitTask(unit=unit):
                     frames = EpisodeFrames(
                         episode,

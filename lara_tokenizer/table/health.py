@@ -112,7 +112,7 @@ def _figures(counts: TokenCounts) -> HealthFigures:
     idle = {camera: counts.idle_of_camera[camera] / pairs for camera, pairs in sorted(counts.cameras.items())}
     camera_motion, camera_motion_by_camera = _camera_motion(counts.moving_by_camera)
     return HealthFigures(
-        moving_pairs=counts.num_pairs - counts.idle,
+        moving_pairs=counts.num_moving,
         idle_share=counts.idle_share,
         idle_share_by_camera=idle,
         codes=_code_figures(counts),
@@ -123,7 +123,7 @@ def _figures(counts: TokenCounts) -> HealthFigures:
 
 
 def _code_figures(counts: TokenCounts) -> CodeFigures | None:
-    histogram, moving = counts.moving_histogram, counts.num_pairs - counts.idle
+    histogram, moving = counts.moving_histogram, counts.num_moving
     if histogram is None or counts.samples is None or not moving:
         return None
     shares = (histogram.max(1) / moving).tolist()

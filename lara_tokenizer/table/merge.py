@@ -13,14 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lara_tokenizer.table.metadata import (
-    FRAMES,
-    MOVING_PAIRS,
-    differences,
-    episodes_digest,
-    read_metadata,
-    token_files,
-)
+from lara_tokenizer.table.metadata import FRAMES, MOVING_PAIRS, differences, episodes_digest, read_metadata, token_files
 from lara_tokenizer.table.reader import matched_sequences
 from lara_tokenizer.table.schema import KEY
 from lara_tokenizer.table.statistics import (
@@ -37,7 +30,7 @@ _UNEVEN = (
 )
 # Metadata in which the tables may differ. All the rest decides the codes, or how the source is found again.
 _MAY_DIFFER = ("strides", "source", "versions", "episodes", FRAMES, MOVING_PAIRS)
-# A model may have another name in another place; its hashes identify it.
+# A model may have another name on another machine; its hashes identify it.
 _MODEL_NAMES = ("id", "revision")
 
 
@@ -65,10 +58,7 @@ class MergeSummary:
         return asdict(self)
 
 
-def merge_tokens(
-    tables: Sequence[str | os.PathLike[str]],
-    out: str | os.PathLike[str],
-) -> MergeSummary:
+def merge_tokens(tables: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> MergeSummary:
     """Join tables of different episodes, cameras or strides, made by one model with the same options, into one.
 
     Everything is checked before anything is written; memory does not grow with the number of rows.
@@ -215,7 +205,7 @@ def _joined_metadata(parts: Sequence[Mapping[str, Any]], episodes: Mapping[str, 
 
 def _strides_are_even(parts: Sequence[Mapping[str, Any]]) -> bool:
     """True if each set of episodes has the same strides, as if one job had made the table."""
-    # The digest of the episodes' names stands for the set of episodes.
+    # The digest of the episodes' names identifies the set of episodes.
     by_episodes: dict[str, set[str]] = {}
     for metadata in parts:
         by_episodes.setdefault(metadata["episodes"]["ids_sha256"], set()).update(metadata["strides"])

@@ -57,7 +57,7 @@ def token_schema(
     ]
     if "actions" in columns:
         # Lists of any length: the width differs between the datasets of a mixture, and a chunk has one row per frame
-        # of the gap.
+        # from t up to the future frame.
         row = pa.list_(pa.field("element", pa.float32(), nullable=False))
         fields += [pa.field("action_chunk", pa.list_(pa.field("element", row))), pa.field("action_sum", row)]
     if "text" in columns:

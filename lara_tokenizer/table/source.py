@@ -30,10 +30,10 @@ def find_episodes(source: Source, load: LoadOptions) -> tuple[Episodes, dict[str
         return loaded, _by_id(loaded)
     if len(given) < len(sources):
         raise ValueError("the source mixes episodes and paths: pass either")
-    signature(load_episodes).bind_partial(**load)  # an unknown keyword is a TypeError, as in `load_episodes`
-    defaults = signature(load_episodes).parameters
+    call = signature(load_episodes)
+    call.bind_partial(**load)  # an unknown keyword is a TypeError, as in `load_episodes`
     for name, value in load.items():
-        if name != "limit" and value != defaults[name].default:
+        if name != "limit" and value != call.parameters[name].default:
             raise ValueError(f"{name}: these episodes are loaded already. Give it to load_episodes")
     limit = load.get("limit")
     if limit is not None and limit < 1:

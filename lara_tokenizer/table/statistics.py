@@ -58,9 +58,7 @@ def motion_counts_of(rows: pa.Table) -> MotionCounts | None:
     return None if raw is None else MotionCounts(**json.loads(raw))
 
 
-def motion_counts_by_camera(
-    counts: Iterable[tuple[str, MotionCounts | None]],
-) -> dict[str, MotionCounts] | None:
+def motion_counts_by_camera(counts: Iterable[tuple[str, MotionCounts | None]]) -> dict[str, MotionCounts] | None:
     """Sums of (camera, counts) by camera; None if any of the counts is unknown."""
     sums: dict[str, MotionCounts] = {}
     for camera, moving in counts:
@@ -151,14 +149,14 @@ class TokenCounts:
         return sum(self.pairs.values())
 
     @property
-    def idle(self) -> int:
-        """Valid rows that are idle."""
-        return sum(self.idle_of_camera.values())
+    def num_moving(self) -> int:
+        """Valid rows that are not idle."""
+        return self.num_pairs - sum(self.idle_of_camera.values())
 
     @property
     def idle_share(self) -> float:
         """Share of the valid pairs that are idle, 0 to 1."""
-        return self.idle / max(self.num_pairs, 1)
+        return sum(self.idle_of_camera.values()) / max(self.num_pairs, 1)
 
     @property
     def codes_used(self) -> int | None:

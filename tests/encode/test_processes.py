@@ -17,14 +17,13 @@ from lara_tokenizer.data import VideoReader
 from lara_tokenizer.encode import engines, pool
 from lara_tokenizer.encode.engines import LocalEngine, running
 from lara_tokenizer.encode.job import open_job
-from lara_tokenizer.encode.plan import EncodeOptions
+from lara_tokenizer.encode.plan import EncodeOptions, EpisodePlan
 from lara_tokenizer.encode.pool import WorkerDied, WorkerLimits, WorkerProcess
 from lara_tokenizer.encode.tasks import (
     Encoded,
     Failure,
     FrameChunk,
     Heartbeat,
-    Planned,
     PlanTask,
     TaskQueue,
     UnitTask,
@@ -40,7 +39,7 @@ import json, os, sys, time
 sys.path[:] = json.loads(sys.argv[2])
 from multiprocessing.connection import Connection
 from lara_tokenizer.encode.plan import EpisodePlan
-from lara_tokenizer.encode.tasks import Failure, Heartbeat, Planned
+from lara_tokenizer.encode.tasks import Failure, Heartbeat
 connection = Connection(int(sys.argv[1]))
 setup = connection.recv()
 connection.send(Failure("", "the weights are gone") if setup.folder.name == "broken" else Heartbeat(0))
@@ -61,7 +60,7 @@ while True:
         for _ in range(8):
             time.sleep(0.1)
             connection.send(Heartbeat(1))
-    connection.send(Failure("", "bad frame") if wish == "bad" else Planned(EpisodePlan(wish, (), {}, 0)))
+    connection.send(Failure("", "bad frame") if wish == "bad" else EpisodePlan(wish, (), {}, 0))
 """
 LIMITS = WorkerLimits(seconds=2.0, memory=250_000_000)
 
@@ -94,7 +93,7 @@ def test_a_worker_s_death_fails_its_episode_only(impostors):
     with running(LocalEngine(setup(), 2, limits=LIMITS)) as engine:
         events = list(engine.run(tasks_for(*wishes)))
     failed = {event.episode: event.reason for event in events if isinstance(event, Failure)}
-    assert {event.plan.episode for event in events if isinstance(event, Planned)} == {"a", "b", "c", "d", "slow"}
+    assert {event.episode for event in events if isinstance(event, EpisodePlan)} == {"a", "b", "c", "d", "slow"}
     assert failed == {
         "abort": "the worker process died (SIGABRT): terminate called after throwing an instance of 'std::bad_alloc'",
         "hang": "no progress for 2 s",
@@ -153,18 +152,18 @@ def test_decoding_workers_and_a_model_in_the_driver_give_the_same_rows(clips, ti
         with running(engine):
             for event in engine.run(tasks):
                 counts[type(event)] += 1
-                if isinstance(event, Planned):
-                    episode = job.episodes[event.plan.episode]
-                    tasks.add(UnitTask(episode, unit) for unit in event.plan.units)
+                if isinstance(event, EpisodePlan):
+                    episode = job.episodes[event.episode]
+                    tasks.add(UnitTask(episode, unit) for unit in event.units)
                 if isinstance(event, Encoded):
                     rows[event.unit.episode] = event.rows
-        assert (counts[Planned], counts[Encoded], counts[Failure]) == (2, 2, 1)
+        assert (counts[EpisodePlan], counts[Encoded], counts[Failure]) == (2, 2, 1)
         assert counts[Heartbeat] > 0
         alone = Worker(here, load_runner(here))
         for name, blob in rows.items():
             events = []
             alone.answer(PlanTask(job.episodes[name]), events.append)
-            (unit,) = events[-1].plan.units
+            (unit,) = events[-1].units
             alone.answer(UnitTask(job.episodes[name], unit), events.append)
             assert events[-1].rows == blob
 
@@ -187,8 +186,8 @@ def test_latents_that_are_not_finite_fail_their_episode_and_frames_do_not_mix(cl
         with running(engine):
             for event in engine.run(tasks):
                 events.append(event)
-                if isinstance(event, Planned):
-                    tasks.add(UnitTask(episode, unit) for unit in (*event.plan.units, *event.plan.units))
+                if isinstance(event, EpisodePlan):
+                    tasks.add(UnitTask(episode, unit) for unit in (*event.units, *event.units))
         failed, encoded = (next(each for each in events if isinstance(each, kind)) for kind in (Failure, Encoded))
         assert failed.reason.startswith("latents are not finite in float32")
         alone = []
@@ -202,7 +201,7 @@ def test_a_decoding_worker_ends_with_its_seconds(clips, tiny_checkpoint):
         messages = []
         (episode,) = job.episodes.values()
         worker.answer(PlanTask(episode), messages.append)
-        worker.answer(UnitTask(episode, messages[0].plan.units[0]), messages.append)
+        worker.answer(UnitTask(episode, messages[0].units[0]), messages.append)
         assert isinstance(messages[-1], FrameChunk)
         assert messages[-1].decode_seconds > 0
 

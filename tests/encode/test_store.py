@@ -12,7 +12,7 @@ import pytest
 
 from lara_tokenizer.encode.plan import EpisodePlan, Unit
 from lara_tokenizer.encode.store import Store
-from lara_tokenizer.encode.tasks import Encoded, Failure, Planned, PlanTask, TaskQueue, UnitTask
+from lara_tokenizer.encode.tasks import Encoded, Failure, PlanTask, TaskQueue, UnitTask
 from lara_tokenizer.errors import JobMismatchError, LaraTokenizerError
 
 FINGERPRINT = {"strides": ["1f"], "model": {"id": "lam"}}
@@ -25,7 +25,7 @@ def episodes(array_episode):
 
 def plan(name, count=2):
     units = tuple(Unit(name, "", 10 * k, 10 * k + 9) for k in range(count))
-    return Planned(EpisodePlan(name, units, {"1f": 20}, 21, ("a note",)))
+    return EpisodePlan(name, units, {"1f": 20}, 21, ("a note",))
 
 
 def rows(unit):
@@ -48,7 +48,7 @@ def test_what_is_committed_is_there_for_the_next_run(tmp_path, episodes):
     with Store(tmp_path / "job", FINGERPRINT, episodes) as store:
         assert store.done_units() == {first}
         assert store.pending() == [UnitTask(episodes["a"], second), PlanTask(episodes["b"])]
-        assert store.plans() == {"a": plan("a").plan}
+        assert store.plans() == {"a": plan("a")}
         assert store.num_rows() == 10
         assert (store.seconds().decode, store.seconds().model) == (0.5, 1.5)
 

@@ -11,8 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lara_tokenizer.data.columns import ACTIONS, STATES, TEXTS, first_of
-from lara_tokenizer.data.episode import SIGNALS, Episode
+from lara_tokenizer.data.episode import ACTIONS, SIGNALS, STATES, TEXTS, Episode, first_of
 from lara_tokenizer.data.huggingface.reader import DatasetsReader
 from lara_tokenizer.data.huggingface.tables import Tables, local_name, open_tables
 from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions, choose_cameras
@@ -32,7 +31,7 @@ def detect(folder: Path, names: Set[str]) -> bool:
         return True
     if "data" not in names and not any(name.endswith(".parquet") for name in names):
         return False
-    tables = next((found for name in ("*.parquet", "data/*.parquet") if (found := sorted(folder.glob(name)))), [])
+    tables = sorted(folder.glob("*.parquet")) or sorted(folder.glob("data/*.parquet"))
     return any(_has_media(table) for table in tables[:_EXAMINED_TABLES])
 
 
@@ -92,11 +91,11 @@ class _Columns:
         nested = [name for name, kind in types.items() if _nesting(kind) >= 2]
         texts = [name for name in features if _is_text(features[name], types.get(name))]
         rates = [name for name, kind in types.items() if pa.types.is_integer(kind) or pa.types.is_floating(kind)]
-        found = {"actions": first_of(ACTIONS, nested), "states": first_of(STATES, nested)}
+        signals = {"actions": first_of(ACTIONS, nested), "states": first_of(STATES, nested)}
         text = first_of(TEXTS, texts)
         return cls(
             cameras,
-            {signal: name for signal, name in found.items() if name is not None},
+            {signal: name for signal, name in signals.items() if name is not None},
             text,
             first_of(["fps"], rates),
             tuple(getattr(features[text], "names", None) or ()) if text else (),

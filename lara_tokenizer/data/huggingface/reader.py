@@ -13,8 +13,7 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from lara_tokenizer.data.columns import numeric_rows
-from lara_tokenizer.data.episode import CameraReaders, FrameReader, Signals
+from lara_tokenizer.data.episode import CameraReaders, FrameReader, Signals, numeric_rows
 from lara_tokenizer.data.huggingface.rows import Row
 from lara_tokenizer.data.video import EncodedImagesReader, RemoteFile, SharedVideo
 from lara_tokenizer.errors import EpisodeReadError
@@ -30,38 +29,26 @@ class CellVideo:
     row: Row
     column: str
 
-    def __str__(self) -> str:
-        return f"{self.name}, {self.column}"
-
     def open(self) -> BinaryIO:
         """The bytes as a seekable file. Raises EpisodeReadError."""
         data = cell_media(self.row.cell(self.column), self.row.folder)
         assert isinstance(data, bytes)
         return BytesIO(data)
 
+    def __str__(self) -> str:
+        return f"{self.name}, {self.column}"
 
+
+@dataclass(eq=False)
 class DatasetsReader(CameraReaders):
-    """A `FrameReader` and `SignalReader` for one row, whose cameras are columns.
+    """A `FrameReader` and `SignalReader` for one row, whose cameras are columns."""
 
-    Args:
-        name: the episode's id, for errors.
-        row: the row.
-        cameras: columns of videos or lists of images.
-        columns: the column of "actions" and of "states", as far as there are any.
-        text: the row's instruction.
-        decoder: "pyav", "decord" or "torchcodec".
-    """
-
-    def __init__(
-        self, name: str, row: Row, cameras: tuple[str, ...], columns: Mapping[str, str], text: str | None, decoder: str
-    ) -> None:
-        super().__init__()
-        self.name = name
-        self.row = row
-        self.cameras = cameras
-        self.columns = columns
-        self.text = text
-        self.decoder = decoder
+    name: str  # the episode's id, for errors
+    row: Row
+    cameras: tuple[str, ...]  # columns of videos or lists of images
+    columns: Mapping[str, str]  # the column of "actions" and of "states", as far as there are any
+    text: str | None  # the row's instruction
+    decoder: str  # "pyav", "decord" or "torchcodec"
 
     def open_camera(self, camera: str) -> FrameReader:
         """The video or the images in the column. Raises EpisodeReadError where there is none."""

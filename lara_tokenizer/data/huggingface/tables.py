@@ -71,6 +71,8 @@ def _open_saved(folder: str, split: str | None, subset: str | None) -> Tables:
 
 def _open_built(path: str, commit: str | None, split: str | None, subset: str | None, streaming: bool) -> Tables:
     """Open anything that `load_dataset` takes. `datasets` finds the files; no media is decoded by it."""
+    from datasets import Features
+
     builder = _builder(path, commit, subset)
     module = type(builder).__mro__[1].__name__.lower()
     if module == "parquet":
@@ -79,7 +81,7 @@ def _open_built(path: str, commit: str | None, split: str | None, subset: str | 
         if commit is not None and not streaming:
             files = _downloaded(path, commit, files)
         splits: Mapping[str, Sequence[TablePart]] = _parquet_parts(files)
-        features = builder.info.features or _features(next(part for parts in splits.values() for part in parts))
+        features = builder.info.features or Features.from_arrow_schema(next(iter(splits.values()))[0].schema)
     else:
         data = _loaded(builder, path, streaming)
         selected = _select_split({str(key): value for key, value in data.items()}, split, path)
@@ -103,7 +105,7 @@ def _loaded(builder: Any, path: str, streaming: bool) -> Mapping[Any, Any]:
 
 
 def _builder(path: str, commit: str | None, subset: str | None) -> Any:
-    """The builder of `datasets`, which knows the files of each split."""
+    """The builder of `datasets`, which finds the files of each split."""
     from datasets import get_dataset_config_names, load_dataset_builder
 
     names: list[str] = []
@@ -156,12 +158,6 @@ def _parquet_parts(files: Mapping[str, Sequence[str]]) -> dict[str, list[TablePa
             if parts:
                 splits[split] = parts
     return splits
-
-
-def _features(part: TablePart) -> Mapping[str, Any]:
-    from datasets import Features
-
-    return Features.from_arrow_schema(part.schema)
 
 
 def _arrow_parts(name: str, data: Any) -> list[TablePart]:

@@ -14,9 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lara_tokenizer.data.columns import ACTIONS, STATES, first_of
 from lara_tokenizer.data.dataset_files import DatasetFiles, LocalFiles, open_hub
-from lara_tokenizer.data.episode import Episode
+from lara_tokenizer.data.episode import ACTIONS, STATES, Episode, first_of
 from lara_tokenizer.data.lerobot.info import EPISODES_V2, EPISODES_V3, INFO, LeRobotInfo
 from lara_tokenizer.data.lerobot.reader import DataRows, LeRobotReader
 from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions, choose_cameras, last_part

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lara_tokenizer.data.columns import numeric_rows
 from lara_tokenizer.data.dataset_files import DatasetFiles
-from lara_tokenizer.data.episode import FrameIndex, Signals, check_indices
+from lara_tokenizer.data.episode import FrameIndex, Signals, check_indices, numeric_rows
 from lara_tokenizer.data.lerobot.info import TASKS_V2, TASKS_V3, VideoSpan
 from lara_tokenizer.data.video import EncodedImagesReader, VideoReader, open_video_file
 from lara_tokenizer.errors import EpisodeReadError, first_line
@@ -33,41 +32,24 @@ class DataRows:
     columns: tuple[tuple[str, str], ...]  # available actions, states and text as (signal, column)
 
 
+@dataclass(eq=False)
 class LeRobotReader:
     """A `FrameReader` and `SignalReader` for one episode.
 
     Frame i is the video's frame at i / fps seconds from the episode's start. Before the first frame is read, the video
     is checked to contain all of them.
-
-    Args:
-        files: of the dataset.
-        episode_index: selects the rows of a shared file.
-        length: number of frames according to the metadata.
-        fps: frames per second according to the metadata.
-        cameras: the video of each camera; None for images in the data's own column.
-        rows: file and columns of the signals.
-        decoder: "pyav", "decord" or "torchcodec".
     """
 
-    def __init__(
-        self,
-        files: DatasetFiles,
-        episode_index: int,
-        length: int,
-        fps: float,
-        cameras: Mapping[str, VideoSpan | None],
-        rows: DataRows,
-        decoder: str,
-    ) -> None:
-        self.files = files
-        self.episode_index = episode_index
-        self.length = length
-        self.fps = fps
-        self.cameras = dict(cameras)
-        self.rows = rows
-        self.decoder = decoder
-        self._first: dict[str, int] = {}  # by camera: index, in its video file, of the episode's first frame
-        self._images: dict[str, EncodedImagesReader] = {}
+    files: DatasetFiles
+    episode_index: int  # selects the rows of a shared file
+    length: int  # frame count according to the metadata
+    fps: float  # frames per second according to the metadata
+    cameras: Mapping[str, VideoSpan | None]  # the video of each camera; None for images in the data's own column
+    rows: DataRows  # file and columns of the signals
+    decoder: str  # "pyav", "decord" or "torchcodec"
+    _first: dict[str, int] = field(default_factory=dict, init=False)
+    """By camera: index, in its video file, of the episode's first frame."""
+    _images: dict[str, EncodedImagesReader] = field(default_factory=dict, init=False)
 
     def index(self, camera: str) -> FrameIndex:
         """Frame times at the dataset's rate. Raises EpisodeReadError unless the camera has exactly `length` frames."""
@@ -98,14 +80,11 @@ class LeRobotReader:
         """Actions, states and the task of each frame. Raises EpisodeReadError."""
         columns = dict(self.rows.columns)
         table = self._read(list(columns.values()))
-        found: dict[str, Any] = {}
+        task = columns.pop("text", None)
         with _errors_name(self.rows.file):
-            for signal in ("actions", "states"):
-                if signal in columns:
-                    found[signal] = numeric_rows(table[columns[signal]], columns[signal])
-        if "text" in columns:
-            found["texts"] = self._texts(table[columns["text"]].to_pylist())
-        return Signals(**found)
+            values = {signal: numeric_rows(table[column], column) for signal, column in columns.items()}
+        texts = None if task is None else self._texts(table[task].to_pylist())
+        return Signals(values.get("actions"), values.get("states"), texts)
 
     def close(self) -> None:
         """Drop loaded images; video files stay open, as the next episode may be in the same file."""

@@ -119,7 +119,7 @@ class LeRobotWriter:
         """Write one episode of T frames, replacing one of the same id.
 
         Args:
-            episode_id: names the video files. Gaps are allowed: LeRobot's `episode_index` numbers existing episodes.
+            episode_id: names the video files. Gaps are allowed: LeRobot's `episode_index` counts existing episodes.
             task: the instruction.
             columns: column -> (T, D) or (T,), exactly the keys of `column_names`.
             videos: video key -> uint8 (T, H, W, 3) RGB, exactly the keys of `video_shapes`.
@@ -166,7 +166,7 @@ class LeRobotWriter:
         described = [json.loads(table.schema.metadata[b"episode"]) for table in tables]
         tasks = list(dict.fromkeys(episode["task"] for episode in described))
         data = self._data_table(tables, [tasks.index(episode["task"]) for episode in described])
-        # info.json last: readers, and the check in `__init__`, take a folder with it for a dataset.
+        # info.json last: readers, and the check in `__init__`, treat a folder with it as a dataset.
         self._write_table(data, DATA_PATH.format(chunk_index=0, file_index=0))
         self._write_table(self._episodes_table(ids, described, data), "meta/episodes/chunk-000/file-000.parquet")
         self._write_table(_tasks_table(tasks), TASKS_V3)
@@ -322,8 +322,6 @@ def _arrow_column(values: np.ndarray) -> pa.Array:
 
 def _numpy_column(column: pa.ChunkedArray) -> np.ndarray:
     array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks)
     if pa.types.is_fixed_size_list(array.type):
         return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1)
     return array.to_numpy(zero_copy_only=False)

@@ -20,10 +20,9 @@ from typing import Any
 
 from lara_tokenizer.data.episode import Episode
 from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions, choose_cameras
-from lara_tokenizer.data.rlds.features import read_features
+from lara_tokenizer.data.rlds.features import choose_signals, read_features
 from lara_tokenizer.data.rlds.open_x import find_set
 from lara_tokenizer.data.rlds.reader import RecordLayout, RldsReader
-from lara_tokenizer.data.rlds.signals import choose_signals
 from lara_tokenizer.data.rlds.tfrecord import index_records
 
 FEATURES, INFO = "features.json", "dataset_info.json"

@@ -1,4 +1,6 @@
-"""Features of an episode's steps and their storage, from the features.json of a TFDS dataset.
+"""Features of an episode's steps, their storage, and which of them are actions, states and text.
+
+They are listed in the features.json of a TFDS dataset:
 
 steps: Dataset            The key "steps/observation/image_0" of a record holds all steps of that feature:
     action: Tensor (7,)       images, texts and encoded tensors as one bytes value per step,
@@ -9,17 +11,29 @@ steps: Dataset            The key "steps/observation/image_0" of a record holds 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from lara_tokenizer.data.columns import natural_key
+from lara_tokenizer.data.episode import ACTIONS, natural_key
+from lara_tokenizer.data.rlds.open_x import OpenXSet
 
 _NUMBERS = frozenset(("bool", "bfloat16", *(f"float{n}" for n in (16, 32, 64))))
 _NUMBERS |= {f"{sign}int{n}" for sign in ("", "u") for n in (8, 16, 32, 64)}
-_TEXTS = ("string", "object", "str")
+_TEXT_DTYPES = ("string", "object", "str")
 Json = dict[str, Any]
+
+# Usual names of states and instructions, most specific first; a step's actions are called as elsewhere (`ACTIONS`).
+_STATE_NAMES = (
+    *(f"observation/{name}" for name in ("state", "proprio", "robot_state", "eef_state", "EEF_state", "ee_state")),
+    *(f"observation/{name}" for name in ("cartesian_position", "joint_state", "joint_states", "joint_position")),
+    "state",
+)
+_TEXT_NAMES = ("language_instruction", "natural_language_instruction", "instruction", "language_annotation", "task")
+_SLICE = re.compile(r"(.+?)(?:\[(\d+):(\d+)\])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +141,7 @@ def _leaves(node: Json, path: str, prefix: str) -> Iterator[Feature | str]:
     if name in ("Image", "LabeledImage") or field == "image":
         form = content.get("encodingFormat") or content.get("encoding_format") or "none"
         yield Feature(path, key, "image", dtype or "uint8", shape or (-1, -1, 3), form)
-    elif name == "Text" or (field in ("tensor", "") and dtype in _TEXTS and shape == ()):
+    elif name == "Text" or (field in ("tensor", "") and dtype in _TEXT_DTYPES and shape == ()):
         yield Feature(path, key, "text", "string", ())
     elif name == "ClassLabel" or field == "classLabel":
         yield Feature(path, key, "numbers", "int64", ())
@@ -147,3 +161,85 @@ def _shape(content: Json) -> tuple[int, ...]:
 def _sorted(leaves: list[Feature | str]) -> tuple[Feature, ...]:
     features = [leaf for leaf in leaves if isinstance(leaf, Feature)]
     return tuple(sorted(features, key=lambda feature: natural_key(feature.path)))
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSlice:
+    """Numbers `start` to `stop - 1` of a step's feature, flattened."""
+
+    feature: Feature
+    start: int
+    stop: int
+
+    @classmethod
+    def of(cls, feature: Feature, start: int = 0, stop: int | None = None) -> FeatureSlice:
+        """All numbers of a feature from `start` on, or those up to `stop`.
+
+        >>> FeatureSlice.of(Feature("action", "steps/action", "numbers", "float32", (15,)), 7).stop
+        15
+        """
+        return cls(feature, start, prod(feature.shape) if stop is None else stop)
+
+
+@dataclass(frozen=True, slots=True)
+class RldsSignals:
+    """Features that are concatenated to an action and to a state, and the feature of the text."""
+
+    actions: tuple[FeatureSlice, ...] = ()
+    states: tuple[FeatureSlice, ...] = ()
+    text: Feature | None = None  # one text per step, or one of the whole episode
+    notes: tuple[str, ...] = ()  # remarks for the user where several features were combined, or the table did not apply
+
+    @property
+    def available(self) -> tuple[str, ...]:
+        """Names of the signals, as in `Episode.available_signals`."""
+        signals = {"actions": self.actions, "states": self.states, "text": self.text}
+        return tuple(name for name, value in signals.items() if value)
+
+
+def choose_signals(features: EpisodeFeatures, known: OpenXSet | None) -> RldsSignals:
+    """Choose actions, states and text by the table of `known`, or else by name."""
+    numbers = {each.path: each for each in features.steps if each.kind == "numbers" and not each.is_camera}
+    notes: list[str] = []
+    actions = _from_table(numbers, known.action if known else (), notes) or _actions_by_name(numbers, notes)
+    states = _from_table(numbers, known.state if known else (), notes)
+    states = states or next(((FeatureSlice.of(numbers[name]),) for name in _STATE_NAMES if name in numbers), ())
+    return RldsSignals(actions, states, _text(features), tuple(notes))
+
+
+def _from_table(numbers: Mapping[str, Feature], slices: Sequence[str], notes: list[str]) -> tuple[FeatureSlice, ...]:
+    """The slices of the table if the dataset has all of them; another version of it may not."""
+    parts = []
+    for name in slices:
+        path, start, stop = _SLICE.fullmatch(name).groups()  # type: ignore[union-attr]
+        feature = numbers.get(path)
+        if feature is None or int(stop or 0) > prod(feature.shape):
+            notes.append(f"no {name!r} in it, which its published version has")
+            return ()
+        parts.append(FeatureSlice.of(feature, int(start or 0), int(stop) if stop else None))
+    return tuple(parts)
+
+
+def _actions_by_name(numbers: Mapping[str, Feature], notes: list[str]) -> tuple[FeatureSlice, ...]:
+    for name in ACTIONS:
+        if name in numbers:
+            return (FeatureSlice.of(numbers[name]),)
+        if inside := [path for path in sorted(numbers) if path.startswith(f"{name}/")]:
+            notes.append(f"an action is {', '.join(inside)}, side by side")
+            return tuple(FeatureSlice.of(numbers[path]) for path in inside)
+    return ()
+
+
+def _text(features: EpisodeFeatures) -> Feature | None:
+    """The instruction: of each step, or of the episode. Some sets store it as an array of character codes."""
+    candidates = {
+        each.path: each
+        for each in features.steps
+        if each.kind == "text" or (len(each.shape) == 1 and "int" in each.dtype and each.kind == "numbers")
+    }
+    for name in _TEXT_NAMES:
+        for path in (name, f"observation/{name}"):
+            if path in candidates and (candidates[path].kind == "text" or name == "instruction"):
+                return candidates[path]
+    texts = [each for each in features.episode if each.kind == "text"]
+    return next((each for name in _TEXT_NAMES for each in texts if each.path.rpartition("/")[2].endswith(name)), None)

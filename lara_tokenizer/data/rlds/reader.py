@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import nan, prod
 from pathlib import Path
@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from lara_tokenizer.data.episode import FrameIndex, Signals, check_indices
-from lara_tokenizer.data.rlds.features import Feature
-from lara_tokenizer.data.rlds.signals import FeatureSlice, RldsSignals
+from lara_tokenizer.data.rlds.features import Feature, FeatureSlice, RldsSignals
 from lara_tokenizer.data.rlds.tfrecord import Values, parse_example, read_record
 from lara_tokenizer.data.video import EncodedImagesReader
 from lara_tokenizer.errors import EpisodeReadError
@@ -38,6 +37,7 @@ class _Record:
     num_steps: int
 
 
+@dataclass(eq=False)
 class RldsReader:
     """A `FrameReader` and `SignalReader` for the record whose header is at byte `offset` of `shard`.
 
@@ -47,14 +47,13 @@ class RldsReader:
     (2, 256, 256, 3)
     """
 
-    def __init__(self, shard: Path, offset: int, length: int, layout: RecordLayout) -> None:
-        self.shard = shard
-        self.offset = offset
-        self.length = length
-        self.layout = layout
-        self._record: _Record | None = None
-        self._images: dict[str, EncodedImagesReader] = {}
-        self._num_steps: int | None = None
+    shard: Path
+    offset: int
+    length: int  # bytes of the record's data
+    layout: RecordLayout
+    _record: _Record | None = field(default=None, init=False, repr=False)
+    _images: dict[str, EncodedImagesReader] = field(default_factory=dict, init=False)
+    _num_steps: int | None = field(default=None, init=False)
 
     def index(self, camera: str) -> FrameIndex:
         """Count the steps. The rate is the dataset's control rate, NaN where it is unknown.

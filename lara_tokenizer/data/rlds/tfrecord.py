@@ -42,7 +42,7 @@ def index_records(path: Path) -> RecordIndex:
     >>> index_records(Path("demo-train.tfrecord-00000-of-00001")).offsets  # doctest: +SKIP
     array([     0, 139010, 278006])
     """
-    found: list[tuple[int, int]] = []
+    records: list[tuple[int, int]] = []
     problem = None
     # Unbuffered: only 12 bytes per record are read, and a buffer would read far into the data each time.
     with open(path, "rb", buffering=0) as file:
@@ -53,11 +53,11 @@ def index_records(path: Path) -> RecordIndex:
             if offset == 0 and header.startswith(_GZIP):
                 raise ValueError(f"{path}: a compressed TFRecord file. Uncompressed ones are read: gunzip it")
             length, problem = _stored_length(header, offset)
-            found.append((offset, length))
+            records.append((offset, length))
             offset += _HEADER.size + length + _FOOTER.size
     if problem is None and offset > size:
-        problem = f"the file ends within the record at byte {found[-1][0]}"
-    table = np.array(found, np.int64).reshape(-1, 2)
+        problem = f"the file ends within the record at byte {records[-1][0]}"
+    table = np.array(records, np.int64).reshape(-1, 2)
     return RecordIndex(table[:, 0], table[:, 1], problem)
 
 

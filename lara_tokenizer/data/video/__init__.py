@@ -1,15 +1,21 @@
 """Exact frames from video files, image sequences and encoded bytes.
 
 `packets` lists the frames of a video without decoding, `gop_decoder` decodes the groups of pictures that contain
-requested frames, and `reader` combines both into `VideoReader`. `backends` offers decord and torchcodec for the pixels,
-`media` reads videos and images that are not files of their own, `images` reads folders of numbered images.
+requested frames, and `reader` combines both into `VideoReader`. `backends` takes the pixels from decord or torchcodec,
+`media` opens parts of files and remote files, `images` reads sequences of encoded images.
 """
 
 from __future__ import annotations
 
 from lara_tokenizer.data.video.backends import SharedVideo, open_video_file, video_reader_class
-from lara_tokenizer.data.video.images import IMAGE_SUFFIXES, ImageFolderReader, is_numbered_image, missing_number
-from lara_tokenizer.data.video.media import EncodedImagesReader, FileSlice, RemoteFile
+from lara_tokenizer.data.video.images import (
+    IMAGE_SUFFIXES,
+    EncodedImagesReader,
+    ImageFolderReader,
+    is_numbered_image,
+    missing_number,
+)
+from lara_tokenizer.data.video.media import FileSlice, RemoteFile
 from lara_tokenizer.data.video.reader import VIDEO_SUFFIXES, VideoReader
 
 __all__ = [

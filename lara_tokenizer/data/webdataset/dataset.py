@@ -18,8 +18,7 @@ from collections.abc import Iterator, Sequence, Set
 from itertools import islice
 from pathlib import Path
 
-from lara_tokenizer.data.columns import ACTIONS, STATES, first_of, natural_key
-from lara_tokenizer.data.episode import SIGNALS, Episode
+from lara_tokenizer.data.episode import ACTIONS, SIGNALS, STATES, Episode, first_of, natural_key
 from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions, choose_cameras
 from lara_tokenizer.data.webdataset.reader import WebDatasetReader, camera_of, cameras_of, json_text, signal_members
 from lara_tokenizer.data.webdataset.tar import Sample, TarSamples
@@ -105,10 +104,10 @@ class _TarContents:
     def explain_empty(self) -> str:
         """Reason why there is no sample, for an error."""
         extensions = ", ".join(f".{each}" for each, _ in self._others.most_common(4))
-        found = f"its samples hold {extensions}" if extensions else "no sample in it"
+        contents = f"its samples hold {extensions}" if extensions else "no sample in it"
         notes = f" ({'; '.join(self.notes)})" if self.notes else ""
         return (
-            f"{found}{notes}. A sample that is an episode has a video (key.mp4, key.top.mp4) or numbered frames "
+            f"{contents}{notes}. A sample that is an episode has a video (key.mp4, key.top.mp4) or numbered frames "
             "(key.0000.jpg, key.top.0000.jpg)"
         )
 
@@ -156,8 +155,8 @@ def _make_episodes(
 def _json_signals(reader: WebDatasetReader) -> set[str]:
     """The signals in a sample's .json. Raises EpisodeReadError."""
     metadata = reader.metadata()
-    found = {"actions": first_of(ACTIONS, metadata), "states": first_of(STATES, metadata), "text": json_text(metadata)}
-    return {signal for signal, value in found.items() if value is not None}
+    values = {"actions": first_of(ACTIONS, metadata), "states": first_of(STATES, metadata), "text": json_text(metadata)}
+    return {signal for signal, value in values.items() if value is not None}
 
 
 def _find_tars(source: str) -> list[str]:
@@ -170,17 +169,17 @@ def _find_tars(source: str) -> list[str]:
             "'datasets:user/name'"
         )
     if os.path.isdir(source):
-        found = [os.fspath(path) for path in Path(source).glob("*.tar")]
-        if not found:
+        tars = [os.fspath(path) for path in Path(source).glob("*.tar")]
+        if not tars:
             compressed = any(_is_compressed(path.name) for path in Path(source).iterdir())
             hint = ", but compressed ones, which can only be read from their start. Decompress them first"
             raise ValueError(f"source {source!r}: no .tar in it{hint if compressed else ''}")
     else:
-        found = [path for pattern in _expand_braces(source) for path in _match(pattern)]
-    for path in found:
+        tars = [path for pattern in _expand_braces(source) for path in _match(pattern)]
+    for path in tars:
         if _is_compressed(path):
             raise ValueError(f"{path}: a compressed tar, which can only be read from its start. Decompress it first")
-    return sorted({os.path.abspath(path) for path in found}, key=natural_key)
+    return sorted({os.path.abspath(path) for path in tars}, key=natural_key)
 
 
 def _is_compressed(name: str) -> bool:
@@ -190,10 +189,10 @@ def _is_compressed(name: str) -> bool:
 def _match(pattern: str) -> list[str]:
     if os.path.exists(pattern):
         return [pattern]
-    found = glob.glob(pattern, recursive=True)
-    if not found:
+    tars = glob.glob(pattern, recursive=True)
+    if not tars:
         raise ValueError(f"source {pattern!r}: no such file{' (nothing matches)' if glob.has_magic(pattern) else ''}")
-    return found
+    return tars
 
 
 def _expand_braces(pattern: str) -> list[str]:
@@ -204,7 +203,7 @@ def _expand_braces(pattern: str) -> list[str]:
     if match[3] is not None:
         parts = match[3].split(",")
     else:
-        parts = [str(number).zfill(len(match[1])) for number in range(int(match[1]), int(match[2]) + 1)]
+        parts = [str(index).zfill(len(match[1])) for index in range(int(match[1]), int(match[2]) + 1)]
     before, after = pattern[: match.start()], pattern[match.end() :]
     return [path for part in parts for path in _expand_braces(before + part + after)]
 

@@ -13,8 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from lara_tokenizer.data.columns import ACTIONS, STATES, TEXTS, first_of, natural_key
-from lara_tokenizer.data.episode import CameraReaders, FrameIndex, FrameReader, Signals
+from lara_tokenizer.data.episode import (
+    ACTIONS,
+    STATES,
+    TEXTS,
+    CameraReaders,
+    FrameIndex,
+    FrameReader,
+    Signals,
+    first_of,
+    natural_key,
+)
 from lara_tokenizer.data.video import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -55,10 +64,9 @@ def cameras_of(sample: Sample) -> dict[str, list[str]]:
     cameras: dict[str, list[str]] = {}
     videos = set()
     for extension in sample.members:
-        found = camera_of(extension)
-        if found is None:
+        if (member := camera_of(extension)) is None:
             continue
-        camera, is_video = found
+        camera, is_video = member
         if is_video:
             videos.add(camera)
             cameras[camera] = [extension]
@@ -70,8 +78,8 @@ def cameras_of(sample: Sample) -> dict[str, list[str]]:
 def signal_members(sample: Sample) -> dict[str, str]:
     """Extension of the member of each signal that is stored as one."""
     names = {"actions": [f"{name}.npy" for name in ACTIONS], "states": [f"{name}.npy" for name in STATES]}
-    found = {signal: first_of(options, sample.members) for signal, options in (names | {"text": ["txt"]}).items()}
-    return {signal: extension for signal, extension in found.items() if extension is not None}
+    extensions = {signal: first_of(options, sample.members) for signal, options in (names | {"text": ["txt"]}).items()}
+    return {signal: extension for signal, extension in extensions.items() if extension is not None}
 
 
 def json_text(metadata: Mapping[str, Any]) -> str | None:
@@ -197,8 +205,8 @@ class WebDatasetReader(CameraReaders):
 
 
 def _pixel_spans(sample: Sample, extensions: Sequence[str]) -> Span | np.ndarray:
-    found = camera_of(extensions[0])
-    if found is not None and found[1]:
+    member = camera_of(extensions[0])
+    if member is not None and member[1]:
         return sample.members[extensions[0]]
     return np.array([sample.members[extension] for extension in extensions], np.int64)
 

@@ -21,8 +21,7 @@ from lara_tokenizer.data import Stride, load_episodes
 from lara_tokenizer.data.listing import Listing, ListOptions
 from lara_tokenizer.data.rlds import open_x
 from lara_tokenizer.data.rlds.dataset import detect, find_version, list_episodes
-from lara_tokenizer.data.rlds.features import read_features
-from lara_tokenizer.data.rlds.signals import choose_signals
+from lara_tokenizer.data.rlds.features import choose_signals, read_features
 from lara_tokenizer.data.rlds.tfrecord import example_class, parse_example
 from lara_tokenizer.errors import EpisodeReadError
 
