@@ -1,21 +1,21 @@
-"""Shared by all commands: consoles, option types, output as text or JSON. Imports no torch."""
+"""Shared by all commands: consoles, option types, progress, output as text or JSON. Imports no torch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
-import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typer import Option
 
 console = Console()
 console_err = Console(stderr=True)
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-ModelOption = Annotated[
-    str, typer.Option("--model", help="A checkpoint: 'lara-lam' (bundled), a local folder or a Hub id.")
-]
+JsonOption = Annotated[bool, Option("--json", help="Print the result as JSON on stdout.")]
+ModelOption = Annotated[str, Option("--model", help="A checkpoint: 'lara-lam' (bundled), a local folder or a Hub id.")]
 
 
 def say(text: str, *, err: bool = False, style: str | None = None) -> None:
@@ -29,6 +29,15 @@ def emit(result: dict[str, Any], as_json: bool, render: Callable[[dict[str, Any]
         print(json.dumps(result, indent=2))
     else:
         render(result)
+
+
+@contextmanager
+def progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, on a terminal only, as a function of (done, total)."""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    with Progress(*columns, console=console_err, transient=True, disable=not console_err.is_terminal) as bar:
+        task = bar.add_task(unit, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def render_health(result: dict[str, Any], line: Callable[[str, str], None]) -> None:

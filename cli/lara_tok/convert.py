@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from lara_tok._common import JsonOption, emit, say, without_loading_bars
 
@@ -21,26 +21,24 @@ class Target(StrEnum):
 def convert(
     source: Annotated[
         str,
-        typer.Argument(
+        Argument(
             help="A folder of Moto or LARA; a file of weights of LAPA, AdaWorld, DreamDojo or UniVLA; with --to moto, "
             "a checkpoint of this package."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="A new folder for the converted checkpoint.")],
+    out: Annotated[Path, Option(help="A new folder for the converted checkpoint.")],
     vision_encoder: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="The frozen vision encoder of Moto and LARA, which their files do not contain: a transformers folder "
             "or Hub id."
         ),
     ] = None,
     image_size: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Side of LAPA's frames in pixels, which its files do not record. Default: its scripts'."
-        ),
+        Option(min=1, help="Side of LAPA's frames in pixels, which its files do not record. Default: its scripts'."),
     ] = None,
-    to: Annotated[Target, typer.Option(help="The layout to write.")] = Target.OURS,
+    to: Annotated[Target, Option(help="The layout to write.")] = Target.OURS,
     json_: JsonOption = False,
 ) -> None:
     """Convert a published checkpoint to this package's format, or a checkpoint of this package to Moto's layout.

@@ -4,52 +4,35 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typer import Exit
 
-from lara_tok._common import console_err, emit, say
-
-# Parameters of commands whose name is another one in Python: options are singular, "from" is a keyword.
-_KEYWORDS = {"camera": "cameras", "from_": "from_list"}
+from lara_tok._common import emit, progress_bar, say
 
 
-def run_export(format_name: str, parameters: dict[str, Any], counted: str) -> None:
-    """Call `lara_tokenizer.export.export_<format_name>`, with progress on stderr, and print its summary.
+def run_export(name: str, unit: str, *arguments: Any, json_: bool, **keywords: Any) -> None:
+    """Export by a function of `lara_tokenizer.export`, with progress on stderr, and print its summary.
 
     Args:
-        parameters: of the command, by name (its `locals()`); those that are None were not given.
-        counted: unit of the progress, in the plural.
+        name: of the function.
+        unit: of the progress, in the plural.
+        arguments: of the function.
+        json_: print the summary as JSON.
+        keywords: of the function; None is left to its default.
     """
     import lara_tokenizer.export
 
-    export = getattr(lara_tokenizer.export, f"export_{format_name}")
-    as_json = parameters.pop("json_")
-    given = {_KEYWORDS.get(name, name): value for name, value in parameters.items() if value is not None}
-    with _counting(counted) as progress:
-        summary = export(**given, progress=progress)
-    emit(summary.to_dict(), as_json, _render)
-
-
-@contextmanager
-def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, on a terminal only, as a function of (done, total).
-
-    An interrupt ends the command with a hint on how to continue.
-    """
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeRemainingColumn())
-    with Progress(*columns, console=console_err, transient=True, disable=not console_err.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        try:
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-        except KeyboardInterrupt:
-            bar.stop()
-            console_err.print("interrupted; the same command goes on from there", markup=False, highlight=False)
-            raise typer.Exit(130) from None
+    function = getattr(lara_tokenizer.export, name)
+    given = {keyword: value for keyword, value in keywords.items() if value is not None}
+    try:
+        with progress_bar(unit) as progress:
+            summary = function(*arguments, **given, progress=progress)
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on from there", err=True)
+        raise Exit(130) from None
+    emit(summary.to_dict(), json_, _render)
 
 
 def _render(summary: dict[str, Any]) -> None:

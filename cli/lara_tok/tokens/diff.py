@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Exit
 
 from lara_tok._common import JsonOption, emit, say
 
@@ -12,8 +12,8 @@ _LINES = 10  # of episodes; --json has all
 
 
 def diff_tokens(
-    a: Annotated[str, typer.Argument(help="The table before: tokens.parquet, or a folder of shards.")],
-    b: Annotated[str, typer.Argument(help="The table after.")],
+    a: Annotated[str, Argument(help="The table before: tokens.parquet, or a folder of shards.")],
+    b: Annotated[str, Argument(help="The table after.")],
     json_: JsonOption = False,
 ) -> None:
     """Compare two tables: the share of changed codes, by stride and episode.
@@ -27,7 +27,7 @@ def diff_tokens(
 
     result = diff(a, b).to_dict()
     emit(result, json_, _render)
-    raise typer.Exit(0 if result["is_equal"] else 1)
+    raise Exit(0 if result["is_equal"] else 1)
 
 
 def _render(result: dict[str, Any]) -> None:
