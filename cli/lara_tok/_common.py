@@ -47,7 +47,8 @@ def render_health(result: dict[str, Any], line: Callable[[str, str], None]) -> N
         line("per position", _positions(figures["codes"]))
     if figures["spread"] is not None:
         line("spread of z", f"{figures['spread']:.2f} (healthy is about 1)")
-    line("idle pairs", _idle(result))
+    left_out = f", {result['idle_left_out']:,} more left out" if result.get("idle_left_out") else ""
+    line("idle pairs", f"{result['idle_share']:.1%}{left_out}")
     if figures["whole_picture_share"] is not None:
         line("camera motion", f"{figures['whole_picture_share']:.1%} of the moving pairs")
     for warning in result["health"]:
@@ -68,8 +69,3 @@ def _positions(codes: dict[str, Any]) -> str:
     if codes["dead_positions"]:
         text += f", {len(codes['dead_positions'])} of {len(values)} dead"
     return f"{text}; most frequent codes [{most_common}] in {codes['commonest_share']:.1%} of the moving pairs"
-
-
-def _idle(result: dict[str, Any]) -> str:
-    left_out = result.get("idle_left_out")
-    return f"{result['idle_share']:.1%}" + (f", {left_out:,} more left out" if left_out else "")

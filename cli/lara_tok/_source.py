@@ -40,8 +40,7 @@ class SourceOptions:
     ] = False
     episodes: Annotated[str | None, Option(help="Episodes by the dataset's indices: 0,7,10:20 (20 excluded).")] = None
     task: Annotated[
-        list[str] | None,
-        Option(help="Episodes whose instruction contains this text or matches this glob. Repeatable."),
+        list[str] | None, Option(help="Episodes whose instruction contains this text or matches this glob. Repeatable.")
     ] = None
     segment: Annotated[str | None, Option(help="Cut long recordings into episodes of this many seconds: 10s.")] = None
     from_: FromOption = None

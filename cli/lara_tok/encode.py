@@ -26,7 +26,7 @@ def encode(
     model: ModelOption = "lara-lam",
     stride: Annotated[
         list[str] | None,
-        Option(help="Gap between the frames of a pair: 0.6s or 5f. Repeatable. Default: the model's own."),
+        Option(help="Distance between the frames of a pair: 0.6s or 5f. Repeatable. Default: the model's own."),
     ] = None,
     every: Annotated[str, Option(help="Frames that start a pair: 1f is every frame, 0.5s two per second.")] = "1f",
     load_options: dict[str, Any],

@@ -77,10 +77,11 @@ def eval(
     # Both are opened first, so that a model that cannot be measured is refused before the other takes its time.
     opened = [_open(name) for name in (checkpoint, compare) if name is not None]
     measured: list[tuple[Evaluation, Any, Any]] = []
-    for each in opened:
+    for each, model, processor in opened:
         # The stride of the first, so that both see the same pairs.
         stride = measured[0][0].figures.data.stride if measured else None
-        measured.append(_evaluate(*each, source or (), everything=all_, stride=stride, **load_options))
+        keywords = {"everything": all_, "stride": stride, **load_options}
+        measured.append((_evaluate(each, model, processor, source or (), keywords), model, processor))
     out.mkdir(parents=True, exist_ok=True)
     for name, (evaluation, *_) in zip(("report.json", "compared.json"), measured, strict=False):
         text = json.dumps(evaluation.report, indent=2, allow_nan=False)
@@ -106,27 +107,17 @@ def _open(name: str) -> tuple[Checkpoint, Any, Any]:
     return opened, model, LatentActionProcessor.from_pretrained(opened.folder)
 
 
-def _evaluate(
-    opened: Checkpoint, model: Any, processor: Any, source: Any, **options: Any
-) -> tuple[Evaluation, Any, Any]:
+def _evaluate(opened: Checkpoint, model: Any, processor: Any, source: Any, keywords: dict[str, Any]) -> Evaluation:
     from lara_tokenizer.evaluate import evaluate_checkpoint
 
+    keywords |= {"model_id": opened.id, "weights_sha256": opened.weights_sha256}
     with console_err.status(f"{opened.id}: reading frames") as status:
 
         def progress(done: int, total: int) -> None:
             phase = "probing" if done == total else f"reading episode {done + 1:,} of {total:,}"
             status.update(f"{opened.id}: {phase}")
 
-        evaluation = evaluate_checkpoint(
-            model,
-            processor,
-            source,
-            progress=progress,
-            model_id=opened.id,
-            weights_sha256=opened.weights_sha256,
-            **options,
-        )
-    return evaluation, model, processor
+        return evaluate_checkpoint(model, processor, source, progress=progress, **keywords)
 
 
 def _render(report: Report) -> None:

@@ -33,8 +33,7 @@ def refine(
     *,
     out: Annotated[Path | None, Option(help="Folder for policy, tokenizer and log.")] = None,
     mode: Annotated[
-        str | None,
-        Option(help="joint, dit-only, frozen-lam, frozen-policy or codes; overrides the recipe."),
+        str | None, Option(help="joint, dit-only, frozen-lam, frozen-policy or codes; overrides the recipe.")
     ] = None,
     tokenizer: Annotated[str | None, Option(help="'lara-lam', a folder or a Hub id; overrides the recipe.")] = None,
     policy: Annotated[str | None, Option(help="Continue from this policy (stage 3). [default: a fresh one]")] = None,

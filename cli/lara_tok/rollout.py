@@ -26,8 +26,7 @@ def rollout(
     ] = 0,
     embodiment: Annotated[str | None, Option(help="The robot that acts, if the policy has several.")] = None,
     executed_steps: Annotated[
-        int | None,
-        Option(help="Actions executed per predicted chunk (n_action_steps). [default: the policy's own]"),
+        int | None, Option(help="Actions executed per predicted chunk (n_action_steps). [default: the policy's own]")
     ] = None,
     max_steps: Annotated[
         int | None, Option(help="Length limit of an episode. [default: the simulator's; Meta-World 200]")

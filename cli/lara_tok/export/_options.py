@@ -1,18 +1,19 @@
-"""Options that the export commands share. Imports no torch."""
+"""Options of the export commands, and `run_export`, the body of each. Imports no torch."""
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 
-from lara_tok._common import JsonOption
+from lara_tok._common import JsonOption, emit, progress_bar, say
 from lara_tok._options import declared_options, insert_options
 from lara_tok._source import FromOption
-from lara_tok.export._run import run_export
 
 TokensArgument = Annotated[str, Argument(help="tokens.parquet, or a folder of shards.")]
 SourceArgument = Annotated[list[str], Argument(help="The video it was made from.")]
@@ -52,3 +53,42 @@ def export_options(group: type[ExportOptions]) -> Callable[[Callable[..., None]]
         return insert_options(command, "export", declared_options(group), lambda given: partial(run, **given))
 
     return decorate
+
+
+def run_export(function_name: str, unit: str, *arguments: Any, json_: bool, **keywords: Any) -> None:
+    """Call a function of `lara_tokenizer.export`, with progress on stderr, and print its summary.
+
+    Args:
+        unit: of the progress, in the plural.
+        arguments: of the function.
+        json_: print the summary as JSON.
+        keywords: of the function; one that is None was not given.
+    """
+    import lara_tokenizer.export
+
+    function = getattr(lara_tokenizer.export, function_name)
+    given = {keyword: value for keyword, value in keywords.items() if value is not None}
+    try:
+        with progress_bar(unit) as progress:
+            summary = function(*arguments, **given, progress=progress)
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on from there", err=True)
+        raise Exit(130) from None
+    emit(summary.to_dict(), json_, _render)
+
+
+def _render(summary: dict[str, Any]) -> None:
+    say(f"{summary['out']}: {summary['pairs']:,} pairs of {summary['episodes']:,} episodes ({summary['format']})")
+    for reason, count in summary["left_out"].items():
+        say(f"  left out {count:,}: {reason}")
+    for name, value in summary["settings"].items():
+        say(f"  {_setting(name, value, Path(summary['out']).resolve())}")
+    for note in summary["notes"]:
+        say(f"  note: {note}")
+
+
+def _setting(name: str, value: Any, folder: Path) -> str:
+    """A setting in the notation of its reader; a flag quoted for the shell."""
+    text = value if isinstance(value, str) else str(value) if isinstance(value, bool) else json.dumps(value)
+    text = text.replace("<this folder>", str(folder))
+    return f"{name}={shlex.quote(text)}" if name.startswith("--") else f"{name} {text}"

@@ -24,8 +24,7 @@ def export_lapa(
     seed: Annotated[int, Option(help="Of the order of lines.")] = 0,
     images: options.ImagesOption = True,
     vision_weights: Annotated[
-        Path | None,
-        Option(help="LWM's file vqgan: fill the field vision. Default: empty, LAPA's loader computes it."),
+        Path | None, Option(help="LWM's file vqgan: fill the field vision. Default: empty, LAPA's loader computes it.")
     ] = None,
     device: Annotated[
         str | None, Option(help="Of --vision-weights, cpu or cuda. Default: a GPU where there is one.")
