@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from lara_tok._common import say
-from lara_tok._options import declared_options, insert_options
+from lara_tok._common import declared_options, insert_options, say
 
 if TYPE_CHECKING:
     from lara_tokenizer.data import Episodes
@@ -70,10 +69,10 @@ def load(source: Sequence[str], *, fps: Sequence[str] = (), **options: Any) -> E
     return episodes
 
 
-def parse_fps(texts: Sequence[str]) -> float | dict[str, float] | None:
+def parse_fps(options: Sequence[str]) -> float | dict[str, float] | None:
     """Parse '3' as the rate of all episodes, 'glob=3' as that of some."""
     rates: dict[str, float] = {}
-    for text in texts:
+    for text in options:
         pattern, _, rate = text.rpartition("=")
         try:
             value = float(rate)

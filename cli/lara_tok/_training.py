@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from lara_tok._common import console, console_err
-from lara_tok._options import declared_options, insert_options
+from lara_tok._common import console, console_err, declared_options, insert_options
 
 FramesOption = Annotated[Path | None, Option(help="Folder for the cache of decoded frames, to share between runs.")]
 LimitOption = Annotated[int | None, Option(help="Use at most this many episodes.")]

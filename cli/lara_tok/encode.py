@@ -152,11 +152,11 @@ def _line(name: str, text: str) -> None:
     say(f"  {name:15}{text}")
 
 
-def _lines(name: str, texts: list[str]) -> None:
-    for text in texts[:_LINES]:
+def _lines(name: str, lines: list[str]) -> None:
+    for text in lines[:_LINES]:
         _line(name, text)
-    if len(texts) > _LINES:
-        _line("", f"and {len(texts) - _LINES:,} more")
+    if len(lines) > _LINES:
+        _line("", f"and {len(lines) - _LINES:,} more")
 
 
 def _render_summary(result: dict[str, Any]) -> None:

@@ -11,8 +11,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Exit, Option
 
-from lara_tok._common import JsonOption, emit, progress_bar, say
-from lara_tok._options import declared_options, insert_options
+from lara_tok._common import JsonOption, declared_options, emit, insert_options, progress_bar, say
 from lara_tok._source import FromOption
 
 TokensArgument = Annotated[str, Argument(help="tokens.parquet, or a folder of shards.")]
