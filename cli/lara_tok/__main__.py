@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lara_tok._common import console_err
+from lara_tok._common import say
 from lara_tokenizer.errors import LaraTokenizerError
 from lara_tokenizer.version import __version__
 
@@ -58,7 +58,7 @@ def main() -> None:
         # `--debug` is a global option of the app; here only its effect on error output matters.
         if "--debug" in sys.argv:
             raise
-        console_err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        say(f"error: {error}", err=True, style="red")
         sys.exit(2)
 
 

@@ -1,21 +1,64 @@
-"""Shared by all commands: consoles, option types, output as text or JSON. Imports no torch."""
+"""Shared by all commands: consoles, options, progress, output as text or JSON. Imports no torch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any, get_type_hints
 
-import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typer import Option
 
 console = Console()
 console_err = Console(stderr=True)
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-ModelOption = Annotated[
-    str, typer.Option("--model", help="A checkpoint: 'lara-lam' (bundled), a local folder or a Hub id.")
-]
+JsonOption = Annotated[bool, Option("--json", help="Print the result as JSON on stdout.")]
+ModelOption = Annotated[str, Option("--model", help="A checkpoint: 'lara-lam' (bundled), a local folder or a Hub id.")]
+# Repeatable options have singular names, and `from` is reserved in Python: option -> keyword of the library.
+KEYWORDS = {"camera": "cameras", "task": "tasks", "from_": "from_list"}
+
+
+def declared_options(group: type) -> dict[str, Parameter]:
+    """The annotated attributes of a class as parameters of a command, by name; those of its base class come first."""
+    hints = get_type_hints(group, include_extras=True)
+    return {
+        name: Parameter(name, Parameter.KEYWORD_ONLY, default=getattr(group, name), annotation=hint)
+        for name, hint in hints.items()
+    }
+
+
+def insert_options(
+    command: Callable[..., None],
+    name: str,
+    options: Mapping[str, Parameter],
+    collect: Callable[[dict[str, Any]], Any] = dict,
+) -> Callable[..., None]:
+    """Add options to a command, which gets them as its one argument `name`.
+
+    Args:
+        command: its parameter `name` is replaced by the options.
+        options: parameters by name.
+        collect: makes the argument from the keywords of the library that were given; None counts as not given.
+    """
+
+    @wraps(command)
+    def run(**arguments: Any) -> None:
+        values = {option: arguments.pop(option) for option in options}
+        given = {KEYWORDS.get(option, option): value for option, value in values.items() if value is not None}
+        command(**arguments, **{name: collect(given)})
+
+    parameters: list[Parameter] = []
+    for parameter in signature(command, eval_str=True).parameters.values():
+        parameters += options.values() if parameter.name == name else [parameter]
+    parameters.sort(key=lambda parameter: parameter.name == "json_")  # the last one in every --help
+    # Typer reads a command's options from its signature, and their types from its annotations.
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
 
 
 def say(text: str, *, err: bool = False, style: str | None = None) -> None:
@@ -31,6 +74,15 @@ def emit(result: dict[str, Any], as_json: bool, render: Callable[[dict[str, Any]
         render(result)
 
 
+@contextmanager
+def progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, on a terminal only, as a function of (done, total)."""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    with Progress(*columns, console=console_err, transient=True, disable=not console_err.is_terminal) as bar:
+        task = bar.add_task(unit, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def render_health(result: dict[str, Any], line: Callable[[str, str], None]) -> None:
     """Print the health of a table's labels: figures, warnings and verdict; `line` prints a name and a text."""
     figures = result["figures"]
@@ -38,7 +90,8 @@ def render_health(result: dict[str, Any], line: Callable[[str, str], None]) -> N
         line("per position", _positions(figures["codes"]))
     if figures["spread"] is not None:
         line("spread of z", f"{figures['spread']:.2f} (healthy is about 1)")
-    line("idle pairs", _idle(result))
+    left_out = f", {result['idle_left_out']:,} more left out" if result.get("idle_left_out") else ""
+    line("idle pairs", f"{result['idle_share']:.1%}{left_out}")
     if figures["whole_picture_share"] is not None:
         line("camera motion", f"{figures['whole_picture_share']:.1%} of the moving pairs")
     for warning in result["health"]:
@@ -59,8 +112,3 @@ def _positions(codes: dict[str, Any]) -> str:
     if codes["dead_positions"]:
         text += f", {len(codes['dead_positions'])} of {len(values)} dead"
     return f"{text}; most frequent codes [{most_common}] in {codes['commonest_share']:.1%} of the moving pairs"
-
-
-def _idle(result: dict[str, Any]) -> str:
-    left_out = result.get("idle_left_out")
-    return f"{result['idle_share']:.1%}" + (f", {left_out:,} more left out" if left_out else "")

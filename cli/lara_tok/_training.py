@@ -6,24 +6,32 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
-from lara_tok._common import console, console_err
+from lara_tok._common import console, console_err, declared_options, insert_options
 
-FramesOption = Annotated[
-    Path | None, typer.Option(help="Folder for the cache of decoded frames, to share between runs.")
-]
-LimitOption = Annotated[int | None, typer.Option(help="Use at most this many episodes.")]
-StepsOption = Annotated[int | None, typer.Option(help="Optimiser steps, instead of the recipe's.")]
-BatchSizeOption = Annotated[int | None, typer.Option(help="Samples per step and device, instead of the recipe's.")]
-LearningRateOption = Annotated[float | None, typer.Option(help="Peak learning rate, instead of the recipe's.")]
-PrecisionOption = Annotated[str | None, typer.Option(help="fp32 or bf16, instead of the recipe's.")]
-WorkersOption = Annotated[int | None, typer.Option(help="Loader processes, instead of the recipe's.")]
-SeedOption = Annotated[int | None, typer.Option(help="Random seed, instead of the recipe's.")]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in OUT.")]
+FramesOption = Annotated[Path | None, Option(help="Folder for the cache of decoded frames, to share between runs.")]
+LimitOption = Annotated[int | None, Option(help="Use at most this many episodes.")]
+ResumeOption = Annotated[bool, Option("--resume", help="Continue from the last checkpoint in OUT.")]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Print sizes and cost of the run without training; needs no data.")
+    bool, Option("--dry-run", help="Print sizes and cost of the run without training; needs no data.")
 ]
+
+
+class RecipeOptions:
+    """Options of a recipe's training that a command can replace."""
+
+    steps: Annotated[int | None, Option(help="Optimiser steps, instead of the recipe's.")] = None
+    batch_size: Annotated[int | None, Option(help="Samples per step and device, instead of the recipe's.")] = None
+    learning_rate: Annotated[float | None, Option(help="Peak learning rate, instead of the recipe's.")] = None
+    precision: Annotated[str | None, Option(help="fp32 or bf16, instead of the recipe's.")] = None
+    workers: Annotated[int | None, Option(help="Loader processes, instead of the recipe's.")] = None
+    seed: Annotated[int | None, Option(help="Random seed, instead of the recipe's.")] = None
+
+
+def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorator: add `RecipeOptions` to a command, which gets them as its argument `overrides`."""
+    return insert_options(command, "overrides", declared_options(RecipeOptions))
 
 
 def progress_printer(measures: Mapping[str, str]) -> Callable[[str, int, int, dict[str, float]], None]:

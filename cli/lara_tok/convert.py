@@ -6,12 +6,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from lara_tok._common import JsonOption, emit, say, without_loading_bars
 
 
-class Target(StrEnum):
+class Layout(StrEnum):
     """The layout to write."""
 
     OURS = "lara-tokenizer"
@@ -21,26 +21,24 @@ class Target(StrEnum):
 def convert(
     source: Annotated[
         str,
-        typer.Argument(
+        Argument(
             help="A folder of Moto or LARA; a file of weights of LAPA, AdaWorld, DreamDojo or UniVLA; with --to moto, "
             "a checkpoint of this package."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="A new folder for the converted checkpoint.")],
+    out: Annotated[Path, Option(help="A new folder for the converted checkpoint.")],
     vision_encoder: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="The frozen vision encoder of Moto and LARA, which their files do not contain: a transformers folder "
             "or Hub id."
         ),
     ] = None,
     image_size: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Side of LAPA's frames in pixels, which its files do not record. Default: its scripts'."
-        ),
+        Option(min=1, help="Side of LAPA's frames in pixels, which its files do not record. Default: its scripts'."),
     ] = None,
-    to: Annotated[Target, typer.Option(help="The layout to write.")] = Target.OURS,
+    to: Annotated[Layout, Option(help="The layout to write.")] = Layout.OURS,
     json_: JsonOption = False,
 ) -> None:
     """Convert a published checkpoint to this package's format, or a checkpoint of this package to Moto's layout.
@@ -58,12 +56,12 @@ def convert(
     """
     from lara_tokenizer.convert import convert_checkpoint, export_to_moto
 
-    if to is Target.MOTO and vision_encoder is not None:
+    if to is Layout.MOTO and vision_encoder is not None:
         raise ValueError("--vision-encoder applies to conversion from Moto or LARA; --to moto writes the model's own.")
-    if to is Target.MOTO and image_size is not None:
+    if to is Layout.MOTO and image_size is not None:
         raise ValueError("--image-size applies to conversion from LAPA; --to moto writes the model's own.")
     without_loading_bars()
-    if to is Target.MOTO:
+    if to is Layout.MOTO:
         summary = export_to_moto(source, out=out)
     else:
         summary = convert_checkpoint(source, out=out, vision_encoder=vision_encoder, image_size=image_size)
@@ -79,5 +77,4 @@ def _render(summary: dict[str, Any]) -> None:
         f"  {sizes}",
         *(f"  note: {note}" for note in summary["notes"]),
     ]
-    for line in lines:
-        say(line)
+    say("\n".join(lines))

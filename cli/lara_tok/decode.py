@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from lara_tok._common import JsonOption, emit, say, without_loading_bars
 from lara_tok._source import FromOption
 
 
 def decode(
-    tokens: Annotated[str, typer.Argument(help="tokens.parquet, or a folder of shards.")],
-    source: Annotated[list[str], typer.Argument(help="The video it was made from.")],
-    out: Annotated[str, typer.Option(help="An image, futures.png, or an animation, futures.gif.")],
-    episode: Annotated[str | None, typer.Option(help="The episode to draw. Default: the first.")] = None,
+    tokens: Annotated[str, Argument(help="tokens.parquet, or a folder of shards.")],
+    source: Annotated[list[str], Argument(help="The video it was made from.")],
+    out: Annotated[str, Option(help="An image, futures.png, or an animation, futures.gif.")],
+    episode: Annotated[str | None, Option(help="The episode to draw. Default: the first.")] = None,
     frames: Annotated[
-        str | None, typer.Option(help="First frames of the pairs: 0,5,10 or start:stop:step. Default: evenly spread.")
+        str | None, Option(help="First frames of the pairs: 0,5,10 or start:stop:step. Default: evenly spread.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The checkpoint. Default: the one that made the table.")] = None,
+    model: Annotated[str | None, Option(help="The checkpoint. Default: the one that made the table.")] = None,
     from_: FromOption = None,
     json_: JsonOption = False,
 ) -> None:

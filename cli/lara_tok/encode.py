@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from typer import Exit, Option
 
 from lara_tok._common import JsonOption, ModelOption, console_err, emit, render_health, say
 from lara_tok._source import SourceArgument, load, source_options
@@ -22,34 +22,32 @@ _LINES = 20  # of failures, or notes; --json and OUT.failed.jsonl have all
 def encode(
     source: SourceArgument = None,
     *,
-    out: Annotated[str, typer.Option(help="tokens.parquet for one file, tokens/ for a folder of shards.")],
+    out: Annotated[str, Option(help="tokens.parquet for one file, tokens/ for a folder of shards.")],
     model: ModelOption = "lara-lam",
     stride: Annotated[
         list[str] | None,
-        typer.Option(help="Gap between the frames of a pair: 0.6s or 5f. Repeatable. Default: the model's own."),
+        Option(help="Distance between the frames of a pair: 0.6s or 5f. Repeatable. Default: the model's own."),
     ] = None,
-    every: Annotated[
-        str, typer.Option(help="Frames that start a pair: 1f is every frame, 0.5s two per second.")
-    ] = "1f",
+    every: Annotated[str, Option(help="Frames that start a pair: 1f is every frame, 0.5s two per second.")] = "1f",
     load_options: dict[str, Any],
     min_motion: Annotated[
-        float, typer.Option(help="Leave out idle pairs, whose pixels change by less (0 to 1): 0.01.")
+        float, Option(help="Leave out idle pairs, whose pixels change by less (0 to 1): 0.01.")
     ] = 0.0,
     with_: Annotated[
-        list[str] | None, typer.Option("--with", help="Extra columns: latents, actions, text. Commas or repeated.")
+        list[str] | None, Option("--with", help="Extra columns: latents, actions, text. Commas or repeated.")
     ] = None,
     keep_tail: Annotated[
-        bool, typer.Option("--keep-tail", help="Keep pairs that reach past the end, as rows with valid = false.")
+        bool, Option("--keep-tail", help="Keep pairs that reach past the end, as rows with valid = false.")
     ] = False,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Frames, and pairs, per call of the model.")] = 64,
+    dtype: Annotated[str, Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str | None, Option(help="cpu or cuda. Default: a GPU if there is one.")] = None,
+    batch_size: Annotated[int, Option(min=1, help="Frames, and pairs, per call of the model.")] = 64,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes. Default: by cores and memory. 0: this process only.")
+        int | None, Option(min=0, help="Processes. Default: by cores and memory. 0: this process only.")
     ] = None,
-    on_error: Annotated[str, typer.Option(help="skip an episode that fails, or fail.")] = "skip",
+    on_error: Annotated[str, Option(help="skip an episode that fails, or fail.")] = "skip",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count episodes and pairs, estimate the time, write nothing.")
+        bool, Option("--dry-run", help="Count episodes and pairs, estimate the time, write nothing.")
     ] = False,
     json_: JsonOption = False,
 ) -> None:
@@ -89,18 +87,18 @@ def encode(
     if dry_run:
         estimate = estimate_dataset(episodes, model, **options).to_dict()
         emit(estimate, json_, _render_estimate)
-        raise typer.Exit(1 if estimate["failed"] else 0)
+        raise Exit(1 if estimate["failed"] else 0)
     with _Live() as live:
         try:
             summary = encode_dataset(episodes, model, out=out, on_error=on_error, progress=live.show, **options)
         except EpisodeReadError as error:
             say(f"error: {error}\nstopped at the first failure; the same command retries it and continues", err=True)
-            raise typer.Exit(1) from error
+            raise Exit(1) from error
         except KeyboardInterrupt:
             say(f"interrupted: {live.done}; no finished work is lost, the same command continues from there", err=True)
-            raise typer.Exit(130) from None
+            raise Exit(130) from None
     emit(summary.to_dict(), json_, _render_summary)
-    raise typer.Exit(1 if summary.failed else 0)
+    raise Exit(1 if summary.failed else 0)
 
 
 class _Live(AbstractContextManager["_Live"]):
@@ -154,11 +152,11 @@ def _line(name: str, text: str) -> None:
     say(f"  {name:15}{text}")
 
 
-def _lines(name: str, texts: list[str]) -> None:
-    for text in texts[:_LINES]:
+def _lines(name: str, lines: list[str]) -> None:
+    for text in lines[:_LINES]:
         _line(name, text)
-    if len(texts) > _LINES:
-        _line("", f"and {len(texts) - _LINES:,} more")
+    if len(lines) > _LINES:
+        _line("", f"and {len(lines) - _LINES:,} more")
 
 
 def _render_summary(result: dict[str, Any]) -> None:

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.table import Table
+from typer import Argument, Option
 
-from lara_tok._common import JsonOption, console, console_err, emit, without_loading_bars
-from lara_tok._source import (
-    DecoderOption,
-    EpisodesOption,
-    FpsOption,
-    FromOption,
-    SegmentOption,
-    SourceArgument,
-    SplitOption,
-    StreamingOption,
-    SubsetOption,
-    TaskOption,
-    parse_fps,
-)
+from lara_tok._common import JsonOption, console, console_err, emit, say, without_loading_bars
+from lara_tok._source import AllCamerasOption, SourceArgument, parse_fps, source_options
 
 if TYPE_CHECKING:
     from lara_tokenizer.checkpoint import Checkpoint
@@ -58,29 +45,17 @@ ROWS = {
 }
 
 
+@source_options(camera=AllCamerasOption)
 def eval(
-    checkpoint: Annotated[str, typer.Argument(help="'lara-lam' (bundled), a local folder or a Hub id.")],
+    checkpoint: Annotated[str, Argument(help="'lara-lam' (bundled), a local folder or a Hub id.")],
     source: SourceArgument = None,
     *,
-    out: Annotated[Path, typer.Option(help="Folder for report.json and index.html, the health card.")],
-    all_: Annotated[bool, typer.Option("--all", help="Also the slower figures; takes about twice as long.")] = False,
+    out: Annotated[Path, Option(help="Folder for report.json and index.html, the health card.")],
+    all_: Annotated[bool, Option("--all", help="Also the slower figures; takes about twice as long.")] = False,
     compare: Annotated[
-        str | None, typer.Option(help="A second checkpoint, measured on the same pairs and shown beside the first.")
+        str | None, Option(help="A second checkpoint, measured on the same pairs and shown beside the first.")
     ] = None,
-    fps: FpsOption = None,
-    camera: Annotated[
-        list[str] | None,
-        typer.Option(help="A dataset's camera: its name, or the name's last part. Repeatable. Default: all."),
-    ] = None,
-    split: SplitOption = None,
-    subset: SubsetOption = None,
-    streaming: StreamingOption = False,
-    episodes: EpisodesOption = None,
-    task: TaskOption = None,
-    segment: SegmentOption = None,
-    from_: FromOption = None,
-    decoder: DecoderOption = "pyav",
-    limit: Annotated[int | None, typer.Option(min=1, help="Read the first episodes only.")] = None,
+    load_options: dict[str, Any],
     json_: JsonOption = False,
 ) -> None:
     """Measure the codes of a checkpoint: alarms, probes with controls, and a verdict in words.
@@ -96,38 +71,24 @@ def eval(
     """
     from lara_tokenizer.evaluate.report.page import write_report
 
-    if not (source or from_):
+    if not (source or load_options.get("from_list")):
         raise ValueError("evaluation needs SOURCE: a dataset that the checkpoint was not trained on.")
-    load: dict[str, Any] = {
-        "fps": parse_fps(fps or []),
-        "decoder": decoder,
-        "limit": limit,
-        "cameras": camera or (),
-        "split": split,
-        "subset": subset,
-        "streaming": streaming,
-        "episodes": episodes,
-        "tasks": task or (),
-        "segment": segment,
-        "from_list": from_,
-    }
+    load_options["fps"] = parse_fps(load_options.get("fps", ()))
     # Both are opened first, so that a model that cannot be measured is refused before the other takes its time.
-    opened = _open(checkpoint)
-    opened_other = None if compare is None else _open(compare)
-    evaluated = _evaluate(*opened, source or (), everything=all_, **load)
-    evaluation = evaluated[0]
-    other = None
-    if opened_other is not None:
+    opened = [_open(name) for name in (checkpoint, compare) if name is not None]
+    measured: list[tuple[Evaluation, Any, Any]] = []
+    for each, model, processor in opened:
         # The stride of the first, so that both see the same pairs.
-        stride = evaluation.figures.data.stride
-        other = _evaluate(*opened_other, source or (), everything=all_, stride=stride, **load)
+        stride = measured[0][0].figures.data.stride if measured else None
+        keywords = {"everything": all_, "stride": stride, **load_options}
+        measured.append((_evaluate(each, model, processor, source or (), keywords), model, processor))
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / "report.json", evaluation.report)
-    if other is not None:
-        _write(out / "compared.json", other[0].report)
-    write_report(*evaluated, out / "index.html", other=other)
-    console_err.print(f"{out / 'index.html'}: the health card", markup=False, highlight=False, soft_wrap=True)
-    emit(evaluation.report, json_, lambda _: _render(evaluation.figures))
+    for name, (evaluation, *_) in zip(("report.json", "compared.json"), measured, strict=False):
+        text = json.dumps(evaluation.report, indent=2, allow_nan=False)
+        (out / name).write_text(text + "\n", encoding="utf-8")
+    write_report(*measured[0], out / "index.html", other=None if compare is None else measured[1])
+    say(f"{out / 'index.html'}: the health card", err=True)
+    emit(measured[0][0].report, json_, lambda _: _render(measured[0][0].figures))
 
 
 def _open(name: str) -> tuple[Checkpoint, Any, Any]:
@@ -146,31 +107,17 @@ def _open(name: str) -> tuple[Checkpoint, Any, Any]:
     return opened, model, LatentActionProcessor.from_pretrained(opened.folder)
 
 
-def _evaluate(
-    opened: Checkpoint, model: Any, processor: Any, source: Any, **options: Any
-) -> tuple[Evaluation, Any, Any]:
+def _evaluate(opened: Checkpoint, model: Any, processor: Any, source: Any, keywords: dict[str, Any]) -> Evaluation:
     from lara_tokenizer.evaluate import evaluate_checkpoint
 
+    keywords |= {"model_id": opened.id, "weights_sha256": opened.weights_sha256}
     with console_err.status(f"{opened.id}: reading frames") as status:
 
         def progress(done: int, total: int) -> None:
             phase = "probing" if done == total else f"reading episode {done + 1:,} of {total:,}"
             status.update(f"{opened.id}: {phase}")
 
-        evaluation = evaluate_checkpoint(
-            model,
-            processor,
-            source,
-            progress=progress,
-            model_id=opened.id,
-            weights_sha256=opened.weights_sha256,
-            **options,
-        )
-    return evaluation, model, processor
-
-
-def _write(path: Path, report: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        return evaluate_checkpoint(model, processor, source, progress=progress, **keywords)
 
 
 def _render(report: Report) -> None:
@@ -205,11 +152,11 @@ def _add_controls(table: Table, probes: ProbeTable, figure: str) -> None:
 def _cells(estimate: Estimate, sign: str = "") -> tuple[str, str]:
     """The value and its interval as text."""
     bounds = estimate.interval
-    interval = "" if bounds is None else f"({_number(bounds[0])}, {_number(bounds[1])})"
-    return _number(estimate.value, sign), interval
+    interval = "" if bounds is None else f"({_format(bounds[0])}, {_format(bounds[1])})"
+    return _format(estimate.value, sign), interval
 
 
-def _number(value: float | None, sign: str = "") -> str:
+def _format(value: float | None, sign: str = "") -> str:
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:{sign}.3f}" if abs(value) < 10 else f"{value:.1f}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
+from typer import Argument
 
 from lara_tok._common import JsonOption, emit, render_health, say
 
@@ -13,7 +13,7 @@ _WIDTH = 64  # of a histogram, in characters
 
 
 def info(
-    target: Annotated[str, typer.Argument(help="tokens.parquet, a folder of shards, or a checkpoint.")],
+    target: Annotated[str, Argument(help="tokens.parquet, a folder of shards, or a checkpoint.")],
     json_: JsonOption = False,
 ) -> None:
     """Describe a checkpoint or a token table: sizes, provenance, use of the codes.

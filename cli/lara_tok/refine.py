@@ -5,24 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
+from lara_tok import _training as training
 from lara_tok._common import JsonOption, emit, without_loading_bars
-from lara_tok._source import CameraOption, EpisodesOption, FpsOption, SplitOption, TaskOption, load, parse_fps
-from lara_tok._training import (
-    BatchSizeOption,
-    DryRunOption,
-    FramesOption,
-    LearningRateOption,
-    LimitOption,
-    PrecisionOption,
-    ResumeOption,
-    SeedOption,
-    StepsOption,
-    WorkersOption,
-    print_figure,
-    progress_printer,
-)
+from lara_tok._source import AllCamerasOption, load, source_options
 
 RECIPES = (".yaml", ".yml")
 MEASURES = {  # label of a progress line -> key of the log
@@ -37,43 +24,28 @@ MEASURES = {  # label of a progress line -> key of the log
 }
 
 
+@source_options(without=("camera", "subset", "streaming", "segment", "from_", "decoder"), limit=training.LimitOption)
+@training.recipe_options
 def refine(
     recipe_and_sources: Annotated[
-        list[str] | None, typer.Argument(help="An optional recipe (.yaml) first, then sources with actions.")
+        list[str] | None, Argument(help="An optional recipe (.yaml) first, then sources with actions.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for policy, tokenizer and log.")] = None,
+    *,
+    out: Annotated[Path | None, Option(help="Folder for policy, tokenizer and log.")] = None,
     mode: Annotated[
-        str | None,
-        typer.Option(help="joint, dit-only, frozen-lam, frozen-policy or codes; overrides the recipe."),
+        str | None, Option(help="joint, dit-only, frozen-lam, frozen-policy or codes; overrides the recipe.")
     ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="'lara-lam', a folder or a Hub id; overrides the recipe.")
-    ] = None,
-    policy: Annotated[
-        str | None, typer.Option(help="Continue from this policy (stage 3). [default: a fresh one]")
-    ] = None,
-    pretrain: Annotated[
-        Path | None, typer.Option(help="A token table: first train the policy to predict its codes.")
-    ] = None,
-    lam_camera: Annotated[str | None, typer.Option(help="The tokenizer's camera. [default: the first]")] = None,
-    camera: CameraOption = None,
-    frames: FramesOption = None,
-    fps: FpsOption = None,
-    split: SplitOption = None,
-    episodes: EpisodesOption = None,
-    task: TaskOption = None,
-    limit: LimitOption = None,
-    steps: StepsOption = None,
-    batch_size: BatchSizeOption = None,
-    learning_rate: LearningRateOption = None,
-    precision: PrecisionOption = None,
-    workers: WorkersOption = None,
-    seed: SeedOption = None,
-    resume: ResumeOption = False,
-    no_stop: Annotated[
-        bool, typer.Option("--no-stop", help="Warn instead of stopping if the tokenizer collapses.")
-    ] = False,
-    dry_run: DryRunOption = False,
+    tokenizer: Annotated[str | None, Option(help="'lara-lam', a folder or a Hub id; overrides the recipe.")] = None,
+    policy: Annotated[str | None, Option(help="Continue from this policy (stage 3). [default: a fresh one]")] = None,
+    pretrain: Annotated[Path | None, Option(help="A token table: first train the policy to predict its codes.")] = None,
+    lam_camera: Annotated[str | None, Option(help="The tokenizer's camera. [default: the first]")] = None,
+    camera: AllCamerasOption = None,
+    frames: training.FramesOption = None,
+    load_options: dict[str, Any],
+    overrides: dict[str, Any],
+    resume: training.ResumeOption = False,
+    no_stop: Annotated[bool, Option("--no-stop", help="Warn instead of stopping if the tokenizer collapses.")] = False,
+    dry_run: training.DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a tokenizer and a policy together with the LARA loss (stages 2 and 3).
@@ -98,33 +70,17 @@ def refine(
     without_loading_bars()
     sources = list(recipe_and_sources or ())
     path = sources.pop(0) if sources and sources[0].endswith(RECIPES) else None
-    recipe = (RefineRecipe.load(path) if path else RefineRecipe()).override(
-        mode=mode,
-        lam_camera=lam_camera,
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        precision=precision,
-        workers=workers,
-        seed=seed,
-    )
+    recipe = RefineRecipe.load(path) if path else RefineRecipe()
+    recipe = recipe.override(mode=mode, lam_camera=lam_camera, **overrides)
     recipe = replace(recipe, tokenizer=tokenizer or recipe.tokenizer)
     if dry_run:
         emit(plan_refinement(recipe), as_json, _render)
         return
     if not (sources or recipe.sources) or out is None:
         raise ValueError("refine needs SOURCE and --out; with --dry-run neither.")
-    loaded = load(
-        sources or recipe.sources,
-        fps=parse_fps(fps or []),
-        cameras=camera or "all",
-        split=split,
-        episodes=episodes,
-        tasks=task or (),
-        limit=limit,
-    )
+    loaded = load(sources or recipe.sources, cameras=camera or "all", **load_options)
     common: dict[str, Any] = {"out": out, "policy": policy, "frames": frames, "resume": resume}
-    common["progress"] = progress_printer(MEASURES)
+    common["progress"] = training.progress_printer(MEASURES)
     if pretrain is not None:
         from lara_policy.refine.refine import pretrain as train_from_codes
 
@@ -137,4 +93,4 @@ def refine(
 def _render(result: dict[str, Any]) -> None:
     for name, value in result.items():
         if not isinstance(value, dict):
-            print_figure(name, value)
+            training.print_figure(name, value)

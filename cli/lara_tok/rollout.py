@@ -5,41 +5,40 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.table import Table
+from typer import Argument, Exit, Option
 
-from lara_tok._common import JsonOption, console, console_err, emit
+from lara_tok._common import JsonOption, console, emit, progress_bar, say
 
 
 def rollout(
-    policy: Annotated[Path, typer.Argument(help="The policy's folder.")],
+    policy: Annotated[Path, Argument(help="The policy's folder.")],
     env: Annotated[
         list[str],
-        typer.Option(
+        Option(
             help="SIMULATOR:TASK. metaworld:drawer-open-v3, or metaworld:train, unseen, all; libero:spatial/0, by "
             "index or name, or libero:spatial for all ten (also object, goal, 10). Repeatable."
         ),
     ],
-    episodes: Annotated[int, typer.Option(help="Episodes in each environment.")] = 50,
+    episodes: Annotated[int, Option(help="Episodes in each environment.")] = 50,
     seed: Annotated[
-        int, typer.Option(help="Of initial states and the policy's noise; no state occurs in demonstrations.")
+        int, Option(help="Of initial states and the policy's noise; no state occurs in demonstrations.")
     ] = 0,
-    embodiment: Annotated[str | None, typer.Option(help="The robot that acts, if the policy has several.")] = None,
+    embodiment: Annotated[str | None, Option(help="The robot that acts, if the policy has several.")] = None,
     executed_steps: Annotated[
-        int | None,
-        typer.Option(help="Actions executed per predicted chunk (n_action_steps). [default: the policy's own]"),
+        int | None, Option(help="Actions executed per predicted chunk (n_action_steps). [default: the policy's own]")
     ] = None,
     max_steps: Annotated[
-        int | None, typer.Option(help="Length limit of an episode. [default: the simulator's; Meta-World 200]")
+        int | None, Option(help="Length limit of an episode. [default: the simulator's; Meta-World 200]")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes. [default: one per core]")] = None,
+    workers: Annotated[int | None, Option(help="Processes. [default: one per core]")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder that records each episode as it ends; a second run continues there.")
+        Path | None, Option(help="Folder that records each episode as it ends; a second run continues there.")
     ] = None,
-    videos: Annotated[Path | None, typer.Option(help="Folder for videos of the first episodes.")] = None,
-    video_episodes: Annotated[int, typer.Option(help="Videos per environment.")] = 2,
+    videos: Annotated[Path | None, Option(help="Folder for videos of the first episodes.")] = None,
+    video_episodes: Annotated[int, Option(help="Videos per environment.")] = 2,
     tokenizer: Annotated[
-        str | None, typer.Option(help="Draw this checkpoint's codes into the videos: 'lara-lam' or a folder.")
+        str | None, Option(help="Draw this checkpoint's codes into the videos: 'lara-lam' or a folder.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -51,13 +50,10 @@ def rollout(
     Example: lara-tok rollout policy/ --env metaworld:drawer-open-v3 --episodes 50 --videos videos/
     """
     from lara_policy.rollout import rollout as roll_out
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     if tokenizer is not None and videos is None:
         raise ValueError("--tokenizer draws codes into videos: give their folder, --videos DIR")
-    columns = (BarColumn(), MofNCompleteColumn(), "episodes", TimeRemainingColumn())
-    with Progress(*columns, console=console_err, transient=True) as bar:
-        line = bar.add_task("episodes", total=None)
+    with progress_bar("episodes") as progress:
         result = roll_out(
             policy,
             environments=env,
@@ -71,13 +67,13 @@ def rollout(
             videos=videos,
             video_episodes=video_episodes,
             tokenizer=tokenizer,
-            progress=lambda done, total: bar.update(line, completed=done, total=total),
+            progress=progress,
         )
     if videos is not None:
-        console_err.print(f"videos written to {videos}", markup=False, highlight=False, soft_wrap=True)
+        say(f"videos written to {videos}", err=True)
     emit(result, json, _render)
     if result["broken"]:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def _render(result: dict[str, Any]) -> None:
@@ -92,12 +88,7 @@ def _render(result: dict[str, Any]) -> None:
         _add(table, "all", result["all"])
     console.print(table)
     for name, episode, reason in result["broken"]:
-        console_err.print(
-            f"broken, counted as no success: {name} episode {episode}: {reason}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(f"broken, counted as no success: {name} episode {episode}: {reason}", err=True)
 
 
 def _add(table: Table, name: str, summary: dict[str, Any]) -> None:

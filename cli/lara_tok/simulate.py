@@ -5,29 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Exit, Option
 
-from lara_tok._common import JsonOption, console, console_err, emit
+from lara_tok._common import JsonOption, console, console_err, emit, progress_bar
 
 
 def simulate(
-    simulator: Annotated[str, typer.Argument(help="The simulator: metaworld.")],
-    out: Annotated[Path, typer.Option(help="Folder for the LeRobotDataset v3.0.")],
+    simulator: Annotated[str, Argument(help="The simulator: metaworld.")],
+    out: Annotated[Path, Option(help="Folder for the LeRobotDataset v3.0.")],
     task: Annotated[
-        list[str] | None, typer.Option(help="A task, e.g. push-v3, or all, train, unseen. Repeatable. [default: all]")
+        list[str] | None, Option(help="A task, e.g. push-v3, or all, train, unseen. Repeatable. [default: all]")
     ] = None,
-    episodes: Annotated[int, typer.Option(help="Episodes per task.")] = 10,
+    episodes: Annotated[int, Option(help="Episodes per task.")] = 10,
     camera: Annotated[
-        list[str] | None, typer.Option(help="A camera of the scene. Repeatable. [default: corner2, corner]")
+        list[str] | None, Option(help="A camera of the scene. Repeatable. [default: corner2, corner]")
     ] = None,
-    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 128,
+    size: Annotated[int, Option(help="Side of the images in pixels.")] = 128,
     action_noise: Annotated[
-        float, typer.Option(help="Standard deviation of the noise on the actions of every second episode.")
+        float, Option(help="Standard deviation of the noise on the actions of every second episode.")
     ] = 0.0,
-    seed: Annotated[
-        int, typer.Option(help="Of placements and noise; datasets of different seeds share no episode.")
-    ] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes. [default: one per core]")] = None,
+    seed: Annotated[int, Option(help="Of placements and noise; datasets of different seeds share no episode.")] = 0,
+    workers: Annotated[int | None, Option(help="Processes. [default: one per core]")] = None,
     json: JsonOption = False,
 ) -> None:
     """Record scripted experts: video, actions, states and arm masks.
@@ -39,13 +37,10 @@ def simulate(
     """
     from lara_policy.simulation import simulate_metaworld
     from lara_policy.simulation.metaworld.dataset import DEFAULT_CAMERAS
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     if simulator != "metaworld":
         raise ValueError(f"unknown simulator {simulator!r}: there is metaworld")
-    columns = (BarColumn(), MofNCompleteColumn(), "episodes", TimeRemainingColumn())
-    with Progress(*columns, console=console_err, transient=True) as bar:
-        line = bar.add_task("episodes", total=None)
+    with progress_bar("episodes") as progress:
         result = simulate_metaworld(
             out,
             tasks=task or ("all",),
@@ -55,11 +50,11 @@ def simulate(
             action_noise=action_noise,
             seed=seed,
             workers=workers,
-            progress=lambda done, total: bar.update(line, completed=done, total=total),
+            progress=progress,
         )
     emit(result, json, _render)
     if result["failed"]:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def _render(result: dict[str, Any]) -> None:

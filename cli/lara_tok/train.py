@@ -5,37 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
+from lara_tok import _training as training
 from lara_tok._common import JsonOption, console, emit
-from lara_tok._source import (
-    CameraOption,
-    EpisodesOption,
-    FpsOption,
-    FromOption,
-    SegmentOption,
-    SourceArgument,
-    SplitOption,
-    StreamingOption,
-    SubsetOption,
-    TaskOption,
-    load,
-    parse_fps,
-)
-from lara_tok._training import (
-    BatchSizeOption,
-    DryRunOption,
-    FramesOption,
-    LearningRateOption,
-    LimitOption,
-    PrecisionOption,
-    ResumeOption,
-    SeedOption,
-    StepsOption,
-    WorkersOption,
-    print_figure,
-    progress_printer,
-)
+from lara_tok._source import SourceArgument, load, source_options
 
 MEASURES = {
     "loss": "loss",
@@ -48,31 +22,20 @@ MEASURES = {
 }
 
 
+@source_options(without=("decoder",), limit=training.LimitOption)
+@training.recipe_options
 def train(
     source: SourceArgument = None,
+    *,
     recipe: Annotated[
-        Path | None, typer.Option(help="A YAML file, see hub_configs/training. Default: all default options.")
+        Path | None, Option(help="A YAML file, see hub_configs/training. Default: all default options.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for checkpoint and log.")] = None,
-    frames: FramesOption = None,
-    fps: FpsOption = None,
-    camera: CameraOption = None,
-    split: SplitOption = None,
-    subset: SubsetOption = None,
-    streaming: StreamingOption = False,
-    episodes: EpisodesOption = None,
-    task: TaskOption = None,
-    segment: SegmentOption = None,
-    from_: FromOption = None,
-    limit: LimitOption = None,
-    steps: StepsOption = None,
-    batch_size: BatchSizeOption = None,
-    learning_rate: LearningRateOption = None,
-    precision: PrecisionOption = None,
-    workers: WorkersOption = None,
-    seed: SeedOption = None,
-    resume: ResumeOption = False,
-    dry_run: DryRunOption = False,
+    out: Annotated[Path | None, Option(help="Folder for checkpoint and log.")] = None,
+    frames: training.FramesOption = None,
+    load_options: dict[str, Any],
+    overrides: dict[str, Any],
+    resume: training.ResumeOption = False,
+    dry_run: training.DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a latent action model on video (stage 1).
@@ -89,34 +52,16 @@ def train(
     """
     from lara_tokenizer.train import Recipe, plan_training, train_latent_action_model
 
-    chosen = (Recipe.load(recipe) if recipe else Recipe()).override(
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        precision=precision,
-        workers=workers,
-        seed=seed,
-    )
+    chosen = (Recipe.load(recipe) if recipe else Recipe()).override(**overrides)
     if dry_run:
         emit(plan_training(chosen), as_json, _render)
         return
-    if not (source or from_ or chosen.sources) or out is None:
+    from_list = load_options.get("from_list")
+    if not (source or from_list or chosen.sources) or out is None:
         raise ValueError("training needs SOURCE and --out; with --dry-run neither.")
-    found = load(
-        source or (() if from_ else chosen.sources),
-        fps=parse_fps(fps or []),
-        cameras=camera or (),
-        split=split,
-        subset=subset,
-        streaming=streaming,
-        episodes=episodes,
-        tasks=task or (),
-        segment=segment,
-        from_list=from_,
-        limit=limit,
-    )
-    progress = progress_printer(MEASURES)
-    summary = train_latent_action_model(found, chosen, out=out, frames=frames, resume=resume, progress=progress)
+    episodes = load(source or (() if from_list else chosen.sources), **load_options)
+    progress = training.progress_printer(MEASURES)
+    summary = train_latent_action_model(episodes, chosen, out=out, frames=frames, resume=resume, progress=progress)
     emit({**summary, "out": str(out)}, as_json, _render)
 
 
@@ -127,4 +72,4 @@ def _render(result: dict[str, Any]) -> None:
                 shown = f"{counts['episodes']:,} episodes, {counts['pairs']:,} pairs at {', '.join(counts['strides'])}"
                 console.print(f"{dataset or 'source':38} {shown}", highlight=False, markup=False)
         else:
-            print_figure(name, value)
+            training.print_figure(name, value)

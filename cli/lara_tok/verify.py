@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Exit, Option
 
 from lara_tok._common import JsonOption, emit, say, without_loading_bars
 from lara_tok._source import FromOption
 
 
 def verify(
-    tokens: Annotated[str, typer.Argument(help="tokens.parquet, or a folder of shards.")],
-    source: Annotated[list[str], typer.Argument(help="The video it was made from.")],
-    sample: Annotated[str, typer.Option(help="Share of the table to check: 1%, 100%.")] = "1%",
-    model: Annotated[str | None, typer.Option(help="The checkpoint. Default: the one that made the table.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: as for the table.")] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes. Default: by cores and memory.")] = None,
+    tokens: Annotated[str, Argument(help="tokens.parquet, or a folder of shards.")],
+    source: Annotated[list[str], Argument(help="The video it was made from.")],
+    sample: Annotated[str, Option(help="Share of the table to check: 1%, 100%.")] = "1%",
+    model: Annotated[str | None, Option(help="The checkpoint. Default: the one that made the table.")] = None,
+    device: Annotated[str | None, Option(help="cpu or cuda. Default: as for the table.")] = None,
+    workers: Annotated[int | None, Option(min=0, help="Processes. Default: by cores and memory.")] = None,
     from_: FromOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -33,7 +33,7 @@ def verify(
         tokens, source, sample=_parse_share(sample), model=model, device=device, workers=workers, from_list=from_
     )
     emit(report.to_dict(), json_, _render)
-    raise typer.Exit(0 if report.is_equal else 1)
+    raise Exit(0 if report.is_equal else 1)
 
 
 def _parse_share(text: str) -> float:

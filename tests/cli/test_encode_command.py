@@ -187,8 +187,8 @@ def write_audio(path):
         stream = container.add_stream("aac", rate=16000)
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
         sound.rate = 16000
-        container.mux(stream.encode(sound))
-        container.mux(stream.encode(None))
+        for frame in (sound, None):
+            container.mux(stream.encode(frame))
 
 
 # Name -> the valid pairs at stride 2f, or the reason in failed.jsonl.

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-from lara_tok._common import JsonOption
 from lara_tok.export import _options as options
-from lara_tok.export._run import run_export
 
 
+@options.export_options(options.ExportOptions)
 def export_groot(
     tokens: options.TokensArgument,
-    source: Annotated[str, typer.Argument(help="Folder of the LeRobotDataset v2.0 or v2.1 it was made from.")],
+    source: Annotated[str, Argument(help="Folder of the LeRobotDataset v2.0 or v2.1 it was made from.")],
     *,
     out: options.OutOption,
-    action_horizon: Annotated[int, typer.Option(help="The trainer's.")] = 16,
-    max_action_dim: Annotated[int, typer.Option(help="The trainer's.")] = 32,
+    action_horizon: Annotated[int, Option(help="The trainer's.")] = 16,
+    max_action_dim: Annotated[int, Option(help="The trainer's.")] = 32,
     scale: Annotated[
         float | None,
-        typer.Option(help="Divisor of z. Default: its largest magnitude. Give all datasets of a mixture the same."),
+        Option(help="Divisor of z. Default: its largest magnitude. Give all datasets of a mixture the same."),
     ] = None,
-    stride: options.StrideOption = None,
-    camera: options.CameraOption = None,
-    min_margin: options.MinMarginOption = 0.0,
-    min_motion: options.MinMotionOption = 0.0,
-    json_: JsonOption = False,
+    export: options.Export,
 ) -> None:
     """Write a LeRobotDataset with lapa_action in its rows and <LAPA> in its instructions, for GR00T's loader.
 
@@ -35,4 +30,4 @@ def export_groot(
 
     Example: lara-tok export groot tokens.parquet gr1/ --out gr1-latent
     """
-    run_export("groot", locals(), "data files")
+    export("data files", tokens, source, out, action_horizon=action_horizon, max_action_dim=max_action_dim, scale=scale)

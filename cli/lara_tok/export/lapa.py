@@ -5,42 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
-from lara_tok._common import JsonOption
-from lara_tok._source import FromOption
 from lara_tok.export import _options as options
-from lara_tok.export._run import run_export
 
 if TYPE_CHECKING:
     from lara_tokenizer.vision_tokens import LwmVisionTokenizer
 
 
+@options.export_options(options.VideoOptions)
 def export_lapa(
     tokens: options.TokensArgument,
     source: options.SourceArgument,
     *,
     out: options.OutOption,
     instruction: options.InstructionOption = None,
-    template: Annotated[
-        str | None, typer.Option(help="The prompt, with {instruction} in it. Default: LAPA's own.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the order of lines.")] = 0,
+    template: Annotated[str | None, Option(help="The prompt, with {instruction} in it. Default: LAPA's own.")] = None,
+    seed: Annotated[int, Option(help="Of the order of lines.")] = 0,
     images: options.ImagesOption = True,
     vision_weights: Annotated[
-        Path | None,
-        typer.Option(help="LWM's file vqgan: fill the field vision. Default: empty, LAPA's loader computes it."),
+        Path | None, Option(help="LWM's file vqgan: fill the field vision. Default: empty, LAPA's loader computes it.")
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="Of --vision-weights, cpu or cuda. Default: a GPU where there is one.")
+        str | None, Option(help="Of --vision-weights, cpu or cuda. Default: a GPU where there is one.")
     ] = None,
-    stride: options.StrideOption = None,
-    camera: options.CameraOption = None,
-    min_margin: options.MinMarginOption = 0.0,
-    min_motion: options.MinMotionOption = 0.0,
-    workers: options.WorkersOption = None,
-    from_: FromOption = None,
-    json_: JsonOption = False,
+    export: options.Export,
 ) -> None:
     """Write train.jsonl and images/ for LAPA's latent pretraining, and print the flags for its train.py.
 
@@ -48,9 +37,11 @@ def export_lapa(
 
     Example: lara-tok export lapa tokens.parquet videos/ --out for-lapa
     """
-    parameters = locals()
-    parameters["vision"] = _vision_tokenizer(parameters.pop("vision_weights"), parameters.pop("device"))
-    run_export("lapa", parameters, _counted(images, parameters["vision"] is not None))
+    vision = _vision_tokenizer(vision_weights, device)
+    unit = _unit(images, vision is not None)
+    export(
+        unit, tokens, source, out, instruction=instruction, template=template, seed=seed, images=images, vision=vision
+    )
 
 
 def _vision_tokenizer(weights: Path | None, device: str | None) -> LwmVisionTokenizer | None:
@@ -63,7 +54,7 @@ def _vision_tokenizer(weights: Path | None, device: str | None) -> LwmVisionToke
     return LwmVisionTokenizer.from_pickle(weights, device=device)
 
 
-def _counted(images: bool, vision: bool) -> str:
+def _unit(images: bool, vision: bool) -> str:
     """The unit of the progress."""
     if images and vision:
         return "images written and tokenized"

@@ -5,35 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
-from lara_tok._common import JsonOption, emit
+from lara_tok._common import emit, say
 from lara_tok.export import _options as options
-from lara_tok.export._run import run_export
 
 
+@options.export_options(options.ExportOptions)
 def export_lerobot(
     tokens: options.TokensArgument,
-    source: Annotated[str | None, typer.Argument(help="Folder of the LeRobotDataset it was made from.")] = None,
+    source: Annotated[str | None, Argument(help="Folder of the LeRobotDataset it was made from.")] = None,
     *,
-    out: Annotated[Path | None, typer.Option(help="A new folder for the labelled dataset.")] = None,
-    in_place: Annotated[
-        bool, typer.Option("--in-place", help="Put the labelled dataset in the place of SOURCE.")
-    ] = False,
-    undo: Annotated[
-        bool, typer.Option("--undo", help="Take back --in-place. Give the dataset's folder, no table.")
-    ] = False,
-    stride: options.StrideOption = None,
-    camera: options.CameraOption = None,
-    min_margin: options.MinMarginOption = 0.0,
-    min_motion: options.MinMotionOption = 0.0,
+    out: Annotated[Path | None, Option(help="A new folder for the labelled dataset.")] = None,
+    in_place: Annotated[bool, Option("--in-place", help="Put the labelled dataset in the place of SOURCE.")] = False,
+    undo: Annotated[bool, Option("--undo", help="Take back --in-place. Give the dataset's folder, no table.")] = False,
+    export: options.Export,
     model: Annotated[
-        str | None, typer.Option(help="The checkpoint that made the table. Default: the one that it names.")
+        str | None, Option(help="The checkpoint that made the table. Default: the one that it names.")
     ] = None,
     push: Annotated[
-        str | None, typer.Option(help="A dataset repository on the Hub, user/name, to upload the result to.")
+        str | None, Option(help="A dataset repository on the Hub, user/name, to upload the result to.")
     ] = None,
-    json_: JsonOption = False,
 ) -> None:
     """Add latent_labels.* to a LeRobotDataset v2.0, v2.1 or v3.0: codes, their vectors, z, and a mask of valid rows.
 
@@ -48,19 +40,18 @@ def export_lerobot(
 
       lara-tok export lerobot demos/ --undo
     """
-    parameters = locals()
-    if parameters.pop("undo"):
-        _undo(**parameters)
+    if undo:
+        _undo(tokens, [source, out, in_place, model, push], **export.keywords)
         return
     if source is None:
         raise ValueError("SOURCE is missing: the folder of the LeRobotDataset that the table was made from")
-    run_export("lerobot", parameters, "data files")
+    export("data files", tokens, source, out, in_place=in_place, model=model, push=push)
 
 
-def _undo(tokens: str, json_: bool, **others: Any) -> None:
+def _undo(folder: str, others: list[Any], *, json_: bool, **shared: Any) -> None:
     from lara_tokenizer.export.lerobot.export import undo_lerobot
 
-    if any(others.values()):
+    if any([*others, *shared.values()]):
         raise ValueError("--undo takes the dataset's folder, and nothing else")
-    dataset = undo_lerobot(tokens)
-    emit({"undone": str(dataset)}, json_, lambda result: typer.echo(f"{result['undone']}: as it was, no labels"))
+    dataset = undo_lerobot(folder)
+    emit({"undone": str(dataset)}, json_, lambda result: say(f"{result['undone']}: as it was, no labels"))

@@ -4,32 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
-from lara_tok._common import JsonOption
-from lara_tok._source import FromOption
 from lara_tok.export import _options as options
-from lara_tok.export._run import run_export
 
 
+@options.export_options(options.VideoOptions)
 def export_webdataset(
     tokens: options.TokensArgument,
     source: options.SourceArgument,
     *,
     out: options.OutOption,
     shard_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Most pairs in a shard. Default: 5000, about 1 GB at 640 x 480."),
+        int | None, Option(min=1, help="Most pairs in a shard. Default: 5000, about 1 GB at 640 x 480.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the order of episodes.")] = 0,
-    images: Annotated[bool, typer.Option(help="With the two frames of each pair, or codes and metadata alone.")] = True,
-    stride: options.StrideOption = None,
-    camera: options.CameraOption = None,
-    min_margin: options.MinMarginOption = 0.0,
-    min_motion: options.MinMotionOption = 0.0,
-    workers: options.WorkersOption = None,
-    from_: FromOption = None,
-    json_: JsonOption = False,
+    seed: Annotated[int, Option(help="Of the order of episodes.")] = 0,
+    images: Annotated[bool, Option(help="With the two frames of each pair, or codes and metadata alone.")] = True,
+    export: options.Export,
 ) -> None:
     """Write tars that WebDataset reads: one sample per pair, with both frames, codes and text.
 
@@ -38,4 +29,4 @@ def export_webdataset(
 
     Example: lara-tok export webdataset tokens.parquet videos/ --out shards
     """
-    run_export("webdataset", locals(), "pairs")
+    export("pairs", tokens, source, out, shard_size=shard_size, seed=seed, images=images)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Exit
 
 from lara_tok._common import JsonOption, emit, say
 
 _LINES = 10  # of episodes; --json has all
+_COUNTS = {  # of rows of an episode that cannot be compared
+    "only_a": "rows only in a",
+    "only_b": "rows only in b",
+    "validity_changed": "valid in one of them only",
+    "other_future": "with another future frame",
+}
 
 
 def diff_tokens(
-    a: Annotated[str, typer.Argument(help="The table before: tokens.parquet, or a folder of shards.")],
-    b: Annotated[str, typer.Argument(help="The table after.")],
+    a: Annotated[str, Argument(help="The table before: tokens.parquet, or a folder of shards.")],
+    b: Annotated[str, Argument(help="The table after.")],
     json_: JsonOption = False,
 ) -> None:
     """Compare two tables: the share of changed codes, by stride and episode.
@@ -27,7 +33,7 @@ def diff_tokens(
 
     result = diff(a, b).to_dict()
     emit(result, json_, _render)
-    raise typer.Exit(0 if result["is_equal"] else 1)
+    raise Exit(0 if result["is_equal"] else 1)
 
 
 def _render(result: dict[str, Any]) -> None:
@@ -79,19 +85,12 @@ def _render_episodes(result: dict[str, Any]) -> None:
 
 def _episode(part: dict[str, Any]) -> str:
     """Changes of an episode, "" for none."""
-    texts = []
+    changes = []
     if part["pairs_changed"]:
         of_codes = f", {part['codes_changed_share']:.2%} of its codes" if "codes_changed_share" in part else ""
-        texts.append(f"{part['pairs_changed']:,} of {part['pairs']:,} pairs changed{of_codes}")
-    if part["only_a"]:
-        texts.append(f"{part['only_a']:,} rows only in a")
-    if part["only_b"]:
-        texts.append(f"{part['only_b']:,} rows only in b")
-    if part["validity_changed"]:
-        texts.append(f"{part['validity_changed']:,} valid in one of them only")
-    if part["other_future"]:
-        texts.append(f"{part['other_future']:,} with another future frame")
-    return "; ".join(texts)
+        changes.append(f"{part['pairs_changed']:,} of {part['pairs']:,} pairs changed{of_codes}")
+    changes += [f"{part[name]:,} {text}" for name, text in _COUNTS.items() if part[name]]
+    return "; ".join(changes)
 
 
 def _model(table: dict[str, Any]) -> str:

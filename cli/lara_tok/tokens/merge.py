@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from lara_tok._common import JsonOption, emit, say
 
 
 def merge_tokens(
-    tables: Annotated[list[str], typer.Argument(help="Two tables or more: .parquet files, folders of shards.")],
-    out: Annotated[str, typer.Option(help="tokens.parquet for one file, tokens/ for a folder of shards.")],
+    tables: Annotated[list[str], Argument(help="Two tables or more: .parquet files, folders of shards.")],
+    out: Annotated[str, Option(help="tokens.parquet for one file, tokens/ for a folder of shards.")],
     json_: JsonOption = False,
 ) -> None:
     """Join tables of one model and the same options, with different episodes, cameras or strides, into one.
