@@ -1,7 +1,7 @@
 """Converter of LAPA's latent action quantizer (arXiv 2410.11758; its repository, laq/, commit 46aca51) to a `LaqModel`.
 
 It is published as one plain state dict, `laq_openx.pt` or `laq_sthv2.pt`, of 493 tensors. Some are not used, not even
-by LAPA's own code: in self-attention the norm of a context that it does not get, and its null tokens, of which there are 0.
+by LAPA's own code: in self-attention the norm of a context that it does not get, and its null tokens, 0 of them.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def jitter_encoder_inputs(frames_BFCHW: Tensor, options: AugmentationOptions) ->
     frames_MCHW = F.grid_sample(frames_MCHW, grid, padding_mode="border", align_corners=False)
     exponents_M3 = torch.randn(count, 1, device=device) + torch.randn(count, 3, device=device) / 2
     frames_MCHW = (frames_MCHW * (options.view_light * exponents_M3).exp()[:, :, None, None]).clamp(0, 1)
-    return frames_MCHW.view_as(frames_BFCHW)
+    return rearrange(frames_MCHW, "(b f) c h w -> b f c h w", b=len(frames_BFCHW))
 
 
 def _crop_and_mirror(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tensor:
@@ -97,7 +97,7 @@ def _crop_and_mirror(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tens
     stacked = rearrange(frames_BFCHW, "b f c h w -> b (f c) h w")
     grid = F.affine_grid(theta, [batch, frames * channels, height, width], align_corners=False)
     cropped = F.grid_sample(stacked, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return cropped.reshape(frames_BFCHW.shape)
+    return rearrange(cropped, "b (f c) h w -> b f c h w", f=frames)
 
 
 def _recolour(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tensor:
