@@ -143,7 +143,7 @@ def test_the_manifest_contains_the_settings_of_webdataset(tmp_path, tokens, clip
         "decode": "rgb8",
         "to_tuple": "jpg future.jpg codes.npy latents.npy json",
     }
-    assert manifest["tokens"]["model"]["id"] == "tiny-lam"
+    assert manifest["tokens"]["model"]["id"] == "tiny"
     assert manifest["pairs"] == 44
     assert str(tmp_path) not in json.dumps(manifest)
     assert shard_urls(1) == "train-000000.tar"
