@@ -181,15 +181,15 @@ def test_a_checkpoint_with_objects_is_refused_with_a_command_that_saves_its_weig
 
 def test_the_command_handles_missing_settings_namespaces_and_whole_modules(tmp_path):
     class_of_theirs = torch.nn.Linear(2, 2)
-    for number, (content, settings) in enumerate(
+    for index, (content, settings) in enumerate(
         [
             ({"state_dict": {"x": torch.ones(1)}, "hyper_parameters": None, "callback": Path("x")}, {}),
             ({"state_dict": {"x": torch.ones(1)}, "hyper_parameters": argparse.Namespace(lr=1)}, {"lr": 1}),
             (class_of_theirs, {}),
         ]
     ):
-        (tmp_path / str(number)).mkdir()
-        saved = torch.load(_resaved(tmp_path / str(number), content), weights_only=True)
+        (tmp_path / str(index)).mkdir()
+        saved = torch.load(_resaved(tmp_path / str(index), content), weights_only=True)
         assert saved["hyper_parameters"] == settings
         assert all(isinstance(each, torch.Tensor) for each in saved["state_dict"].values())
 

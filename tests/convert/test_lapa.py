@@ -120,19 +120,19 @@ def test_the_summary_says_what_was_assumed(tmp_path):
     assert summary.sizes["num_latents"] == 4
 
 
-@pytest.mark.parametrize(("patch", "side", "number"), [(16, 16, 64), (8, 32, 256)])
-def test_of_two_numbers_of_codes_that_which_makes_frames_of_256_px_is_taken(tmp_path, patch, side, number):
-    torch.save(_small_weights(side * patch, patch, number), tmp_path / "laq.pt")
-    assert convert_checkpoint(tmp_path / "laq.pt", out=tmp_path / "laq").sizes["num_latents"] == number
+@pytest.mark.parametrize(("patch", "side", "count"), [(16, 16, 64), (8, 32, 256)])
+def test_of_two_counts_of_codes_the_one_for_frames_of_256_px_is_chosen(tmp_path, patch, side, count):
+    torch.save(_small_weights(side * patch, patch, count), tmp_path / "laq.pt")
+    assert convert_checkpoint(tmp_path / "laq.pt", out=tmp_path / "laq").sizes["num_latents"] == count
     assert LaqConfig.from_pretrained(tmp_path / "laq").image_size == 256
 
 
-@pytest.mark.parametrize(("number", "patch", "size"), [(4, 16, 128), (16, 32, 512), (4, 32, 224)])
-def test_a_size_that_is_said_decides(tmp_path, number, patch, size):
-    torch.save(_small_weights(size, patch, number), tmp_path / "laq.pt")
+@pytest.mark.parametrize(("count", "patch", "size"), [(4, 16, 128), (16, 32, 512), (4, 32, 224)])
+def test_a_given_size_decides(tmp_path, count, patch, size):
+    torch.save(_small_weights(size, patch, count), tmp_path / "laq.pt")
     summary = convert_checkpoint(tmp_path / "laq.pt", out=tmp_path / "laq", image_size=size)
     found = LaqConfig.from_pretrained(tmp_path / "laq")
-    assert (found.num_latents, found.image_size) == (number, size)
+    assert (found.num_latents, found.image_size) == (count, size)
     assert not any("how large frames are" in note for note in summary.notes)
     with pytest.raises(ValueError, match=f"frames of 96 px do not fit its patches of {patch} px"):
         convert_checkpoint(tmp_path / "laq.pt", out=tmp_path / "other", image_size=96)
