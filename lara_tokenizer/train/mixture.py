@@ -256,7 +256,7 @@ class Mixture:
         for chunk in np.unique(chunks).tolist():
             last = self._cache.get(key)
             if last is None or last[0] != chunk:
-                # The length tells keys apart: numpy treats the seeds (1, 2) and (1, 2, 0) as equal.
+                # The length distinguishes keys: numpy treats the seeds (1, 2) and (1, 2, 0) as equal.
                 rng = np.random.default_rng((self.seed, len(key), *key, chunk))
                 last = self._cache[key] = (chunk, generate(rng))
             chosen = np.flatnonzero(chunks == chunk)

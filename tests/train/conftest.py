@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -11,22 +12,21 @@ from lara_tokenizer.data import Episode, FrameIndex, Signals
 from lara_tokenizer.errors import VideoDecodeError
 
 
+@dataclass(eq=False)
 class SquaresReader:
     """A square that walks at random over a background of its own; `broken` frames cannot be read.
 
     Row t of its `actions`, where it has any, is (seed, t, 2t, ...).
     """
 
-    def __init__(
-        self, seed: int, num_frames: int, size: int, broken: bool = False, fps: float = 10, actions: int = 0
-    ) -> None:
-        self.seed = seed
-        self.num_frames = num_frames
-        self.size = size
-        self.broken = broken
-        self.fps = fps
-        self.actions = actions
-        self.calls = self.closed = 0
+    seed: int
+    num_frames: int
+    size: int
+    broken: bool = False
+    fps: float = 10
+    actions: int = 0
+    calls: int = 0
+    closed: int = 0
 
     def index(self, camera: str) -> FrameIndex:
         return FrameIndex(np.arange(self.num_frames) / self.fps, self.fps)

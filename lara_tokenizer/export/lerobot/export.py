@@ -47,8 +47,8 @@ def export_lerobot(
     """Add the columns `latent_labels.*` to a LeRobotDataset: codes, their vectors, z, and a mask of labelled rows.
 
     Every row gets values; a frame without a selected pair has `latent_labels.valid` 0, codes -1 and vectors 0. Videos
-    and images are hard-linked, and the old dataset stays unchanged. An interrupted call is continued by the same call;
-    a finished one returns its summary again.
+    and images are hard-linked, and the old dataset stays unchanged. The same call again continues an interrupted
+    export, and returns the summary of a finished one.
 
     Args:
         tokens: the table.

@@ -39,7 +39,7 @@ class DataFile:
     Attributes:
         name: relative to the dataset.
         episodes: indices of the episodes whose rows it contains, in its order.
-        named_episode: the episode whose file it is by its name; None where only the rows tell.
+        named_episode: the episode whose file it is by its name; None where only its rows name episodes.
     """
 
     name: str

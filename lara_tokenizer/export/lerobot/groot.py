@@ -51,7 +51,7 @@ def export_groot(
     """Write a LeRobotDataset v2.0 or v2.1 whose instructions are tagged `<LAPA>` and whose rows have `lapa_action`.
 
     Every instruction is tagged, so the loader takes the whole dataset as latent actions; mix it with the untagged one
-    to train on both. Videos are hard-linked. An interrupted call is continued by the same call.
+    to train on both. Videos are hard-linked. The same call again continues an interrupted export.
 
     Args:
         tokens: the table, with latents.
