@@ -224,7 +224,7 @@ class Mixture:
             row[chosen] = self._first[each] + self._shuffled(
                 (each,), int(self._size[each]), indices[chosen] // num_datasets
             )
-        uniform = self._uniform(indices)
+        uniform = self._take((UNIFORM,), CHUNK, indices, lambda rng: rng.random((CHUNK, 2)))
         column = (uniform[:, 0] * self._num_strides[row]).astype(np.int64)
         within = (uniform[:, 1] * self._count[row, column]).astype(np.int64)
         pairs = np.stack([within, within + self._gap[row, column]], 1)
@@ -244,10 +244,6 @@ class Mixture:
             return rng.permuted(np.tile(np.arange(size), (rounds, 1)), axis=1).ravel()
 
         return self._take((ORDER, *key), rounds * size, positions, permute)
-
-    def _uniform(self, positions: np.ndarray) -> np.ndarray:
-        """Uniform random numbers float64 (n, 2) in [0, 1)."""
-        return self._take((UNIFORM,), CHUNK, positions, lambda rng: rng.random((CHUNK, 2)))
 
     def _take(self, key: tuple[int, ...], size: int, positions: np.ndarray, generate: Generate) -> np.ndarray:
         """Entries of an endless array that is generated in chunks of `size`, each from a seed of its own."""
