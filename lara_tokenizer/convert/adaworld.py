@@ -30,33 +30,27 @@ _FREQUENCIES = "temporal_attn.rotary_embedding.freqs"
 class _FrameSettings:
     """Frames of a project's training code, which its files do not record."""
 
-    layout: str
-    title: str
-    height: int
-    width: int
+    project: str
+    size: tuple[int, int]  # (height, width)
+    crop: str  # shape of the centre crop
     resample: str
-    shape: str  # of the centre crop
     strides: tuple[str, ...]
-    gaps: str
+    gaps: str  # of the training pairs, in words
 
 
 _ADAWORLD = _FrameSettings(
-    layout="adaworld",
-    title="AdaWorld",
-    height=256,
-    width=256,
-    resample="bicubic",
-    shape="a square",
+    "AdaWorld",
+    (256, 256),
+    "a square",
+    "bicubic",
     strides=("2f", "1f", "4f"),
     gaps="1 frame for Procgen and Something-Something, 4 for Retro, 2 for all other video",
 )
 _DREAMDOJO = _FrameSettings(
-    layout="dreamdojo",
-    title="DreamDojo",
-    height=240,
-    width=320,
-    resample="bilinear",
-    shape="4 : 3",
+    "DreamDojo",
+    (240, 320),
+    "4 : 3",
+    "bilinear",
     strides=("1f", "2f", "3f", "4f"),
     gaps="1 to 4 frames, with equal probability",
 )
@@ -80,11 +74,12 @@ def _convert(state: StateDictFile, options: ConversionOptions) -> ConvertedModel
     check_tensors(tensors, source_shapes(names, model) | frequencies, state.file, _ADVICE)
     _check_rotation(tensors, frequencies, state.file)
     model.load_state_dict(target_state(names, tensors, model), assign=True)
+    height, width = frames.size
     return ConvertedModel(
-        layout=frames.layout,
+        layout=frames.project.lower(),
         model=model.eval(),
         processor=LatentActionProcessor(
-            size={"height": frames.height, "width": frames.width},
+            size={"height": height, "width": width},
             resample=frames.resample,
             image_mean=(0.0, 0.0, 0.0),
             image_std=(1.0, 1.0, 1.0),
@@ -129,7 +124,7 @@ def _read_config(tensors: Mapping[str, Tensor], frames: _FrameSettings, file: Pa
     head_width = 2 * shape(f"{_BLOCKS}.0.{_FREQUENCIES}", 1)[0]
     try:
         return SpaceTimeVaeConfig(
-            image_size=[frames.height, frames.width],
+            image_size=list(frames.size),
             patch_size=patch_size_of(tensors, "encoder.ffn.0.weight", file, _ADVICE),
             hidden_size=hidden_size,
             num_attention_heads=hidden_size // head_width,
@@ -181,11 +176,12 @@ def _notes(config: SpaceTimeVaeConfig, frames: _FrameSettings) -> list[str]:
         if frames.resample == "bicubic"
         else "Frames are uint8, rounded after the resize, while DreamDojo keeps its filter's fractions."
     )
+    height, width = frames.size
     return [
-        f"The file does not record the size of frames: assumed {frames.height} x {frames.width} px, cropped to "
-        f"{frames.shape} around the centre, as in {frames.title}'s training code ({depth}; {_DREAMDOJO_LAYERS} are "
-        "DreamDojo's, any other number AdaWorld's).",
-        f"strides are those of {frames.title}'s training code: {frames.gaps}, at its videos' own frame rates, which "
+        f"The file does not record the size of frames: assumed {height} x {width} px, cropped to {frames.crop} around "
+        f"the centre, as in {frames.project}'s training code ({depth}; {_DREAMDOJO_LAYERS} are DreamDojo's, any other "
+        "number AdaWorld's).",
+        f"strides are those of {frames.project}'s training code: {frames.gaps}, at its videos' own frame rates, which "
         "the file does not record.",
         resize,
     ]

@@ -36,7 +36,7 @@ class ConvertedModel:
 
 @dataclass(frozen=True, slots=True)
 class ConversionOptions:
-    """Options of the user that complete a file.
+    """User options for what a file does not record.
 
     Attributes:
         vision_encoder: transformers folder or Hub id of the frozen encoder.

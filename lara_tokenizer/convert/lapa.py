@@ -1,7 +1,7 @@
 """Converter of LAPA's latent action quantizer (arXiv 2410.11758; its repository, laq/, commit 46aca51) to a `LaqModel`.
 
 It is published as one plain state dict, `laq_openx.pt` or `laq_sthv2.pt`, of 493 tensors. Some are not used, not even
-by LAPA's own code: in self-attention the norm of a context that it does not get, and its null tokens, which number 0.
+by LAPA's own code: in self-attention the norm of a context that it does not get, and its null tokens, 0 of them.
 """
 
 from __future__ import annotations
@@ -146,11 +146,11 @@ def _read_config(tensors: Mapping[str, Tensor], file: Path, image_size: int | No
 
 
 def _possible_num_latents(tensors: Mapping[str, Tensor], file: Path) -> list[int]:
-    """Numbers of codes per pair that fit the second convolution: the file has its kernel, not its stride."""
+    """Counts of codes per pair that fit the second convolution: the file has its kernel, not its stride."""
     weight = f"{_SECOND_CONVOLUTION}.weight"
     kernel = shape_of(tensors, weight, 4, file, _ADVICE)[2:] if weight in tensors else None
     possible = [
-        number for number, second in SECOND_CONVOLUTION.items() if (None if second is None else second[0]) == kernel
+        count for count, second in SECOND_CONVOLUTION.items() if (None if second is None else second[0]) == kernel
     ]
     if not possible:
         kernels = sorted({str(second[0]) for second in SECOND_CONVOLUTION.values() if second is not None})
@@ -165,14 +165,14 @@ def _num_latents(tensors: Mapping[str, Tensor], patch_size: int, file: Path, ima
     """The number of codes per pair that fits the image size, or, without one, frames of 256 px."""
     possible = _possible_num_latents(tensors, file)
     if image_size is None:
-        return next((number for number in possible if USUAL_SIDE[number] * patch_size == _IMAGE_SIZE), possible[0])
+        return next((count for count in possible if USUAL_SIDE[count] * patch_size == _IMAGE_SIZE), possible[0])
     # The convolutions shrink the grid of patches to one position per code.
     side = image_size // patch_size
-    for number in possible:
-        rows, columns = latent_places(side, number)
-        if image_size == side * patch_size and min(rows, columns) > 0 and rows * columns == number:
-            return number
-    usual = " or ".join(str(USUAL_SIDE[number] * patch_size) for number in possible)
+    for count in possible:
+        rows, columns = latent_places(side, count)
+        if image_size == side * patch_size and min(rows, columns) > 0 and rows * columns == count:
+            return count
+    usual = " or ".join(str(USUAL_SIDE[count] * patch_size) for count in possible)
     raise ValueError(
         f"{file}: frames of {image_size} px do not fit its patches of {patch_size} px and its convolutions; {usual} px "
         "do. Give the size that it was trained on."
@@ -250,12 +250,12 @@ def _notes(config: LaqConfig, possible: list[int], is_size_given: bool) -> list[
 
 
 def _size_note(config: LaqConfig, possible: list[int]) -> str:
-    side, size, number = config.patches_per_side, config.image_size, config.num_latents
+    side, size, count = config.patches_per_side, config.image_size, config.num_latents
     why = "as in LAPA's scripts" if size == _IMAGE_SIZE else f"not the {_IMAGE_SIZE} px of LAPA's scripts"
-    others = [f"{other} codes of {USUAL_SIDE[other] * config.patch_size} px" for other in possible if other != number]
+    others = [f"{other} codes of {USUAL_SIDE[other] * config.patch_size} px" for other in possible if other != count]
     also = f" The file also fits {' and '.join(others)}." if others else ""
     return (
         f"The file does not record the size of frames: assumed {size} px, {side} x {side} patches of "
-        f"{config.patch_size} ({why}), so {number} codes per pair.{also} If it was trained on another size, convert it "
+        f"{config.patch_size} ({why}), so {count} codes per pair.{also} If it was trained on another size, convert it "
         "again with that (--image-size)."
     )

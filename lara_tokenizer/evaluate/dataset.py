@@ -96,7 +96,7 @@ def load_with_masks(source: Source, **load: Unpack[LoadOptions]) -> Episodes:
     episodes = load_episodes(source, **load)
     cameras = dict.fromkeys(camera for episode in episodes for camera in episode.cameras)
     masks: list[str] = []
-    # A dataset offers its mask cameras only where they are asked for by their full name, so each name is tried.
+    # A dataset lists its mask cameras only where they are requested by their full names, so each name is tried.
     for name in filter(None, map(mask_camera, cameras)):
         try:
             load["cameras"] = [*cameras, *masks, name]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionProcessor
 
 MAX_PAIRS = 1024  # pairs that go through the model once more, evenly spaced
-LABELLED = (2, 4, 8, 16, 32, 64)  # numbers of labelled episodes
+LABELLED = (2, 4, 8, 16, 32, 64)  # counts of labelled episodes
 DRAWS = 5  # of the labelled episodes
 MIN_TEST_EPISODES = 3
 # The keys of report.json that need actions; fixed on disk.

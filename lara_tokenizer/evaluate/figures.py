@@ -169,8 +169,8 @@ INTERVAL_KEYS = {
 class ProbeTable(Figures):
     """Probes of the first camera's pairs: rows of z and of all controls.
 
-    `reason` says why there are no rows, None where there are. `margins` has, for "conditional_r2" and under nuisances
-    also "selectivity", the first row minus each other row.
+    `reason` is the reason for having no rows, None where there are rows. `margins` has, for "conditional_r2" and under
+    nuisances also "selectivity", the first row minus each other row.
     """
 
     camera: str = ""

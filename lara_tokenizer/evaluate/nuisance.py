@@ -117,7 +117,7 @@ class NuisanceReader:
 
 
 def with_nuisance(episodes: Sequence[Episode], nuisance: Nuisance) -> list[Episode]:
-    """The same episodes under a nuisance; their mask cameras are used, but not offered.
+    """The same episodes under a nuisance; their mask cameras are used, but not listed.
 
     >>> with_nuisance([Episode("a", reader, dataset="mw")], Nuisance(("shake",), seed=3))[0].dataset  # doctest: +SKIP
     'mw with shake (seed 3)'

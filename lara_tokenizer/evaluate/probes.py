@@ -361,5 +361,5 @@ def margins(values_R: Mapping[str, np.ndarray], name: str) -> dict[str, Estimate
 
 
 def _unit_rows(frames: np.ndarray) -> np.ndarray:
-    """Each frame as a row of numbers in 0..1."""
+    """Each frame flattened to a row of values in 0..1."""
     return rearrange(frames, "p ... -> p (...)").astype(np.float32) / 255

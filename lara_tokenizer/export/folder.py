@@ -158,7 +158,7 @@ def export_folder(out: str | os.PathLike[str], job: Mapping[str, Any]) -> Iterat
         except OSError as error:
             raise OSError(
                 f"{target} cannot be written ({error.strerror or error}). Finished parts are kept in {partial}: run "
-                "the same command again once that is mended, or delete it."
+                "the same command again once that is fixed, or delete it."
             ) from error
 
 

@@ -80,7 +80,8 @@ def export_lapa(
     >>> export_lapa("tokens.parquet", "videos/", "for-lapa").settings["--llama.delta_vocab_size"]  # doctest: +SKIP
     128
     """
-    _check_template(template)
+    if template.count(INSTRUCTION) != 1:
+        raise ValueError(f"template {template!r}: takes a text with {INSTRUCTION} in it, once")
     _check_vision(vision)
     table = TokenTable.open(tokens, **select)
     table.require("codes", "the field delta")
@@ -109,11 +110,6 @@ def export_lapa(
         if codes is not None:
             codes.remove()
     return summary
-
-
-def _check_template(template: str) -> None:
-    if template.count(INSTRUCTION) != 1:
-        raise ValueError(f"template {template!r}: takes a text with {INSTRUCTION} in it, once")
 
 
 def _check_vision(vision: VisionTokenizer | None) -> None:

@@ -83,8 +83,8 @@ class StoredCodes:
     def _labelled(self, index: int) -> dict[str, Any]:
         sample = self.dataset[index]
         mask = sample["latent_mask"]
-        step, gap = self._first_step(sample), self.dataset.skip_frame
-        steps = [step + i * gap if mask[i] > 0 else None for i in range(len(mask))]
+        first, stride = self._first_step(sample), self.dataset.skip_frame
+        steps = [first + i * stride if mask[i] > 0 else None for i in range(len(mask))]
         valid = [step is not None and pickle.loads(self._read(f"latent_motion_valid_{step}")) for step in steps]
         codes = np.zeros((len(steps), self._width), np.int64)
         for pair in np.flatnonzero(valid):

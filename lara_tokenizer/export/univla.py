@@ -60,8 +60,7 @@ def export_univla(
         select: stride, cameras and thresholds, see `TokenTable.open`.
 
     Raises:
-        ValueError: before anything is written, for a table without codes, a source that is not the table's, episodes
-            without instruction, invalid options, and if `out` exists.
+        ValueError: as `export_lapa`; a history outside 0 to 1.
         JobMismatchError: there is an unfinished export of something else.
 
     >>> export_univla("tokens.parquet", "videos/", "for-univla").settings["codebook_size"]  # doctest: +SKIP

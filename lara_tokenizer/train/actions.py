@@ -57,7 +57,7 @@ class EpisodeActions:
 class PairActions:
     """Standardised actions of frame pairs, looked up by `FrameSequence.index`.
 
-    Raises ValueError if an episode's numbers of actions and frames differ, or no sequence has actions.
+    Raises ValueError if an episode does not have one action per frame, or no sequence has actions.
     """
 
     def __init__(self, actions: EpisodeActions, sequences: Sequence[FrameSequence], longest_gap: int) -> None:

@@ -41,8 +41,9 @@ def stabilize_pairs(frames_BFCHW: Tensor, processor: LatentActionProcessor) -> T
 
 def normalise(frames_BFCHW: Tensor, mean: list[float], std: list[float]) -> tuple[Tensor, Tensor]:
     """Normalise frames in 0..1 by the processor's statistics: pixel_values, future_pixel_values (B, 3, H, W)."""
-    mean_C11 = torch.tensor(mean, device=frames_BFCHW.device).view(-1, 1, 1)
-    std_C11 = torch.tensor(std, device=frames_BFCHW.device).view(-1, 1, 1)
+    mean_C11, std_C11 = (
+        rearrange(torch.tensor(values, device=frames_BFCHW.device), "c -> c 1 1") for values in (mean, std)
+    )
     now, future = ((frames_BFCHW - mean_C11) / std_C11).unbind(1)
     return now, future
 
@@ -78,8 +79,9 @@ def jitter_encoder_inputs(frames_BFCHW: Tensor, options: AugmentationOptions) ->
     grid = F.affine_grid(theta_M23, list(frames_MCHW.shape), align_corners=False)
     frames_MCHW = F.grid_sample(frames_MCHW, grid, padding_mode="border", align_corners=False)
     exponents_M3 = torch.randn(count, 1, device=device) + torch.randn(count, 3, device=device) / 2
-    frames_MCHW = (frames_MCHW * (options.view_light * exponents_M3).exp()[:, :, None, None]).clamp(0, 1)
-    return frames_MCHW.view_as(frames_BFCHW)
+    gains_M311 = rearrange((options.view_light * exponents_M3).exp(), "m c -> m c 1 1")
+    frames_MCHW = (frames_MCHW * gains_M311).clamp(0, 1)
+    return rearrange(frames_MCHW, "(b f) c h w -> b f c h w", b=len(frames_BFCHW))
 
 
 def _crop_and_mirror(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tensor:
@@ -97,7 +99,7 @@ def _crop_and_mirror(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tens
     stacked = rearrange(frames_BFCHW, "b f c h w -> b (f c) h w")
     grid = F.affine_grid(theta, [batch, frames * channels, height, width], align_corners=False)
     cropped = F.grid_sample(stacked, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return cropped.reshape(frames_BFCHW.shape)
+    return rearrange(cropped, "b (f c) h w -> b f c h w", f=frames)
 
 
 def _recolour(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tensor:

@@ -114,7 +114,7 @@ def _init_difference_layer(attention: Attention, head: int) -> None:
     # Keys with the opposite sign of the indicator: a patch matches the other frame, not its own.
     key_EH = query_EH.clone()
     key_EH[frame, frame] = -OTHER_FRAME
-    features_HH = _features_only(width, head)
+    features_HH = torch.diag((torch.arange(width) >= head).float())
     heads = attention.num_heads
     attention.qkv.weight.copy_(torch.cat([query_EH.repeat(heads, 1), key_EH.repeat(heads, 1), features_HH]))
     attention.output.weight.copy_(-features_HH)
@@ -149,9 +149,3 @@ def _init_query_layer(
     mixing_HH[:, :head] = 0
     attention.qkv.weight.copy_(torch.cat([*query_weights, keys_EH.repeat(heads, 1), mixing_HH]))
     attention.output.weight.copy_(torch.linalg.qr(torch.randn(width, width, generator=generator)).Q)
-
-
-def _features_only(width: int, first: int) -> Tensor:
-    diagonal = torch.ones(width)
-    diagonal[:first] = 0
-    return torch.diag(diagonal)

@@ -89,12 +89,9 @@ class NormalFlow:
         """Flow (B, 2, G, G): means over cells of temporal times spatial derivative, summed over colours."""
         size = now.shape[-1]
         window = max(1, round(scale * size / 64) // 2 * 2 + 1)
-        before, after = (F.avg_pool2d(_padded(each, window // 2), window, 1) for each in (now, future))
+        margins = (window // 2,) * 4
+        before, after = (F.avg_pool2d(F.pad(each, margins, mode="replicate"), window, 1) for each in (now, future))
         change = after - before
         slope_x, slope_y = slopes((before + after) / 2)
         flow = torch.stack([(change * slope_x).sum(1), (change * slope_y).sum(1)], 1)
         return F.avg_pool2d(-flow, size // self.cells)
-
-
-def _padded(frames: Tensor, margin: int) -> Tensor:
-    return F.pad(frames, (margin, margin, margin, margin), mode="replicate")

@@ -224,7 +224,7 @@ class Mixture:
             row[chosen] = self._first[each] + self._shuffled(
                 (each,), int(self._size[each]), indices[chosen] // num_datasets
             )
-        uniform = self._uniform(indices)
+        uniform = self._take((UNIFORM,), CHUNK, indices, lambda rng: rng.random((CHUNK, 2)))
         column = (uniform[:, 0] * self._num_strides[row]).astype(np.int64)
         within = (uniform[:, 1] * self._count[row, column]).astype(np.int64)
         pairs = np.stack([within, within + self._gap[row, column]], 1)
@@ -245,10 +245,6 @@ class Mixture:
 
         return self._take((ORDER, *key), rounds * size, positions, permute)
 
-    def _uniform(self, positions: np.ndarray) -> np.ndarray:
-        """Uniform random numbers float64 (n, 2) in [0, 1)."""
-        return self._take((UNIFORM,), CHUNK, positions, lambda rng: rng.random((CHUNK, 2)))
-
     def _take(self, key: tuple[int, ...], size: int, positions: np.ndarray, generate: Generate) -> np.ndarray:
         """Entries of an endless array that is generated in chunks of `size`, each from a seed of its own."""
         chunks, within = np.divmod(positions, size)
@@ -256,7 +252,7 @@ class Mixture:
         for chunk in np.unique(chunks).tolist():
             last = self._cache.get(key)
             if last is None or last[0] != chunk:
-                # The length tells keys apart: numpy treats the seeds (1, 2) and (1, 2, 0) as equal.
+                # The length distinguishes keys: numpy treats the seeds (1, 2) and (1, 2, 0) as equal.
                 rng = np.random.default_rng((self.seed, len(key), *key, chunk))
                 last = self._cache[key] = (chunk, generate(rng))
             chosen = np.flatnonzero(chunks == chunk)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from lara_tokenizer import metrics
@@ -17,7 +18,7 @@ CHUNK = 256  # pairs through the model at a time
 
 
 class CollapseError(LaraTokenizerError):
-    """Collapse of z or the codebook: further steps would train the decoder alone."""
+    """Collapse of z or the codebook: further steps would train only the decoder."""
 
 
 class CollapseMonitor:
@@ -140,6 +141,8 @@ class HeldOutMonitor:
 
     def _unit(self, pixel_values: Tensor) -> Tensor:
         """Undo the normalisation: in 0..1 the errors of all channels have the same weight."""
-        mean = torch.tensor(self.image_mean, device=pixel_values.device).view(-1, 1, 1)
-        std = torch.tensor(self.image_std, device=pixel_values.device).view(-1, 1, 1)
+        mean, std = (
+            rearrange(torch.tensor(values, device=pixel_values.device), "c -> c 1 1")
+            for values in (self.image_mean, self.image_std)
+        )
         return pixel_values.float() * std + mean

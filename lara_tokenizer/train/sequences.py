@@ -68,4 +68,4 @@ def check_ids(episodes: Sequence[Episode]) -> None:
 
 def nothing_readable(episodes: Sequence[Episode]) -> ValueError:
     """The error for sources of which every episode was left out."""
-    return ValueError(f"none of the {len(episodes)} episodes could be read; the log above says why for each.")
+    return ValueError(f"none of the {len(episodes)} episodes could be read; the log above has the reason for each.")

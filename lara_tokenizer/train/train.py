@@ -103,7 +103,7 @@ def train_latent_action_model(
         load: keywords of `load_episodes`.
 
     Returns:
-        A summary: steps, pairs, episodes, the last held-out measures, and per dataset the numbers of its episodes,
+        A summary: steps, pairs, episodes, the last held-out measures, and per dataset the counts of its episodes,
         camera sequences ("streams") and pairs, and the strides that its frame rate allows.
 
     Raises:
@@ -122,7 +122,7 @@ def train_latent_action_model(
     size = {"height": config.image_size, "width": config.image_size}
     processor = LatentActionProcessor(size=size, steady_pairs=recipe.steady_pairs)
     if frames is not None and not training.cache_frames:
-        raise ValueError(f"a cache folder, {frames}, was given, but the recipe says cache_frames: false. Drop one.")
+        raise ValueError(f"a cache folder, {frames}, was given, but the recipe has cache_frames: false. Leave out one.")
     report = progress or (lambda phase, done, total, logs: None)
     episodes = as_episodes(recipe.sources if source is None else source, load)
     pixels = open_frames(episodes, processor, recipe.training, frames or out / "frames", report)

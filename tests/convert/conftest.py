@@ -1,4 +1,4 @@
-"""Synthetic checkpoints of Moto and LARA: random tensors under the reference's names, as its files hold them."""
+"""Synthetic checkpoints of Moto and LARA, and what the tests of all families check alike."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from lara_tokenizer.convert import convert_checkpoint
+from lara_tokenizer.model import LatentActionPreTrainedModel, load_model
 
 
 @dataclass(frozen=True)
@@ -218,6 +221,50 @@ def vision_folder(tmp_path_factory) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def vision(vision_folder, sizes) -> Path:
     return vision_folder(sizes)
+
+
+@pytest.fixture(scope="module")
+def converted(request, tmp_path_factory) -> dict[str, Path]:
+    """The converted folder of each of the module's SIZES, from the content of a file that `published(size)` gives."""
+    folder = tmp_path_factory.mktemp("converted")
+    for size in request.module.SIZES:
+        torch.save(request.module.published(size), folder / f"{size}.ckpt")
+        convert_checkpoint(folder / f"{size}.ckpt", out=folder / size)
+    return {size: folder / size for size in request.module.SIZES}
+
+
+@pytest.fixture(scope="module")
+def golden(request) -> dict[str, Tensor]:
+    """Outputs of the original: golden/lapa.safetensors for test_lapa.py."""
+    return load_file(request.path.parent / "golden" / f"{request.path.stem.removeprefix('test_')}.safetensors")
+
+
+@pytest.fixture
+def refuses(tmp_path) -> Callable[..., None]:
+    """refuses(content, match, **options): a file lam.ckpt with that content gives a ValueError, and no folder."""
+
+    def check(content: object, match: str, **options: Any) -> None:
+        torch.save(content, tmp_path / "lam.ckpt")
+        with pytest.raises(ValueError, match=match):
+            convert_checkpoint(tmp_path / "lam.ckpt", out=tmp_path / "lam", **options)
+        assert not (tmp_path / "lam").exists()
+
+    return check
+
+
+@pytest.fixture
+def saved_and_loaded(tmp_path) -> Callable[[LatentActionPreTrainedModel], LatentActionPreTrainedModel]:
+    """saved_and_loaded(model) -> the same model from its files: equal type, and equal to the last bit."""
+
+    def check(model: LatentActionPreTrainedModel) -> LatentActionPreTrainedModel:
+        model.save_pretrained(tmp_path)
+        again, state = load_model(tmp_path), model.state_dict()
+        assert type(again) is type(model)
+        assert again.state_dict().keys() == state.keys()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in again.state_dict().items())
+        return again
+
+    return check
 
 
 @pytest.fixture

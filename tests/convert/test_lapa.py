@@ -6,17 +6,14 @@ The golden values are those of the original on random weights; benchmarks/peer_p
 from __future__ import annotations
 
 import inspect
-import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from peer_parity.comparison import TOLERANCE
-from peer_parity.lapa import GOLDEN, GOLDEN_IMAGES, REPAIRED, SIZES, random_frames, random_weights
+from peer_parity.lapa import GOLDEN_IMAGES, REPAIRED, SIZES, random_frames, random_weights
 from PIL import Image
+from remote_code import encode_with_remote_code
 from safetensors.torch import load_file, save_file
 
 from lara_tokenizer import LatentActionModel, LatentActionProcessor, load_model
@@ -49,19 +46,16 @@ def _weights(size: str = "four") -> dict[str, torch.Tensor]:
     return random_weights(lapa_shapes(_config(size)))
 
 
-@pytest.fixture(scope="module")
-def converted(tmp_path_factory) -> dict[str, Path]:
-    """By size: what the converter makes of their file."""
-    folder = tmp_path_factory.mktemp("lapa")
-    for size in SIZES:
-        torch.save({f"module.{name}": tensor for name, tensor in _weights(size).items()}, folder / f"{size}.pt")
-        convert_checkpoint(folder / f"{size}.pt", out=folder / size)
-    return {size: folder / size for size in SIZES}
+def _small_weights(image_size: int, patch_size: int, num_latents: int) -> dict[str, torch.Tensor]:
+    small = {"hidden_size": 8, "intermediate_size": 21, "num_attention_heads": 2, "attention_head_size": 4}
+    layers = {"num_spatial_layers": 1, "num_temporal_layers": 1, "codebook_dim": 4}
+    config = LaqConfig(image_size=image_size, patch_size=patch_size, num_latents=num_latents, **small, **layers)
+    return random_weights(lapa_shapes(config))
 
 
-@pytest.fixture(scope="module")
-def golden() -> dict[str, torch.Tensor]:
-    return load_file(GOLDEN)
+def published(size: str) -> dict[str, torch.Tensor]:
+    """The content of their file."""
+    return {f"module.{name}": tensor for name, tensor in _weights(size).items()}
 
 
 @pytest.fixture(scope="module")
@@ -126,25 +120,19 @@ def test_the_summary_says_what_was_assumed(tmp_path):
     assert summary.sizes["num_latents"] == 4
 
 
-@pytest.mark.parametrize(("patch", "side", "number"), [(16, 16, 64), (8, 32, 256)])
-def test_of_two_numbers_of_codes_that_which_makes_frames_of_256_px_is_taken(tmp_path, patch, side, number):
-    small = {"hidden_size": 8, "intermediate_size": 21, "num_attention_heads": 2, "attention_head_size": 4}
-    layers = {"num_spatial_layers": 1, "num_temporal_layers": 1, "codebook_dim": 4}
-    config = LaqConfig(image_size=side * patch, patch_size=patch, num_latents=number, **small, **layers)
-    torch.save(random_weights(lapa_shapes(config)), tmp_path / "laq.pt")
-    assert convert_checkpoint(tmp_path / "laq.pt", out=tmp_path / "laq").sizes["num_latents"] == number
+@pytest.mark.parametrize(("patch", "side", "count"), [(16, 16, 64), (8, 32, 256)])
+def test_of_two_counts_of_codes_the_one_for_frames_of_256_px_is_chosen(tmp_path, patch, side, count):
+    torch.save(_small_weights(side * patch, patch, count), tmp_path / "laq.pt")
+    assert convert_checkpoint(tmp_path / "laq.pt", out=tmp_path / "laq").sizes["num_latents"] == count
     assert LaqConfig.from_pretrained(tmp_path / "laq").image_size == 256
 
 
-@pytest.mark.parametrize(("number", "patch", "size"), [(4, 16, 128), (16, 32, 512), (4, 32, 224)])
-def test_a_size_that_is_said_decides(tmp_path, number, patch, size):
-    small = {"hidden_size": 8, "intermediate_size": 21, "num_attention_heads": 2, "attention_head_size": 4}
-    layers = {"num_spatial_layers": 1, "num_temporal_layers": 1, "codebook_dim": 4}
-    config = LaqConfig(image_size=size, patch_size=patch, num_latents=number, **small, **layers)
-    torch.save(random_weights(lapa_shapes(config)), tmp_path / "laq.pt")
+@pytest.mark.parametrize(("count", "patch", "size"), [(4, 16, 128), (16, 32, 512), (4, 32, 224)])
+def test_a_given_size_decides(tmp_path, count, patch, size):
+    torch.save(_small_weights(size, patch, count), tmp_path / "laq.pt")
     summary = convert_checkpoint(tmp_path / "laq.pt", out=tmp_path / "laq", image_size=size)
     found = LaqConfig.from_pretrained(tmp_path / "laq")
-    assert (found.num_latents, found.image_size) == (number, size)
+    assert (found.num_latents, found.image_size) == (count, size)
     assert not any("how large frames are" in note for note in summary.notes)
     with pytest.raises(ValueError, match=f"frames of 96 px do not fit its patches of {patch} px"):
         convert_checkpoint(tmp_path / "laq.pt", out=tmp_path / "other", image_size=96)
@@ -189,27 +177,18 @@ def test_a_size_that_is_said_decides(tmp_path, number, patch, size):
         "one code",
     ],
 )
-def test_names_and_shapes_are_exact(tmp_path, change, match):
+def test_names_and_shapes_are_exact(refuses, change, match):
     tensors = _weights()
     change(tensors)
-    torch.save(tensors, tmp_path / "laq.pt")
-    with pytest.raises(ValueError, match=match):
-        convert_checkpoint(tmp_path / "laq.pt", out=tmp_path / "laq")
-    assert not (tmp_path / "laq").exists()
+    refuses(tensors, match)
 
 
-def test_a_vision_encoder_is_refused(tmp_path):
-    torch.save(_weights(), tmp_path / "laq.pt")
-    with pytest.raises(ValueError, match=r"has no vision encoder\. Leave the vision encoder out"):
-        convert_checkpoint(tmp_path / "laq.pt", out=tmp_path / "laq", vision_encoder="facebook/dinov2-base")
+def test_a_vision_encoder_is_refused(refuses):
+    refuses(_weights(), r"has no vision encoder\. Leave the vision encoder out", vision_encoder="facebook/dinov2-base")
 
 
-def test_saving_and_loading_gives_the_same_model(four, tmp_path):
-    four.save_pretrained(tmp_path)
-    again = load_model(tmp_path)
-    assert type(again) is LaqModel
-    assert again.state_dict().keys() == four.state_dict().keys()
-    assert all(torch.equal(tensor, four.state_dict()[name]) for name, tensor in again.state_dict().items())
+def test_saving_and_loading_gives_the_same_model(four, saved_and_loaded):
+    assert type(saved_and_loaded(four)) is LaqModel
 
 
 def test_a_tensor_lost_from_the_weights_starts_as_documented(converted, tmp_path):
@@ -368,35 +347,7 @@ def test_a_clip_is_labelled_as_its_pairs_are(converted, four, moving_square, wri
     torch.testing.assert_close(found, expected.latents, rtol=0, atol=5e-3)
 
 
-STRANGER = """
-import importlib.abc, json, sys
-
-class Absent(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "lara_tokenizer":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Absent())
-import numpy as np, torch
-from transformers import AutoImageProcessor, AutoModel
-
-folder, frames = sys.argv[1], np.load(sys.argv[2])
-model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
-with torch.no_grad():
-    print(json.dumps(model.encode(**processor(frames[0], frames[1])).codes.tolist()))
-"""
-
-
 def test_a_converted_folder_loads_where_this_package_is_not_installed(converted, golden, tmp_path, monkeypatch):
-    np.save(tmp_path / "frames.npy", random_frames(SIZES["four"]["image_size"]).numpy())
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    done = subprocess.run(
-        [sys.executable, "-c", STRANGER, str(converted["four"]), str(tmp_path / "frames.npy")],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout) == golden["four.published.codes"].tolist()
+    frames = random_frames(SIZES["four"]["image_size"]).numpy()
+    found = encode_with_remote_code(converted["four"], frames, tmp_path, monkeypatch)
+    assert found["codes"] == golden["four.published.codes"].tolist()

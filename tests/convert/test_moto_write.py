@@ -125,8 +125,8 @@ def test_each_difference_in_moto_s_code_is_one_note(trained, tmp_path):
 def test_an_exported_query_does_not_drag_the_fused_weights_along(trained, tmp_path):
     export_to_moto(trained, out=tmp_path / "moto")
     file = tmp_path / "moto" / "pytorch_model.bin"
-    numbers = sum(tensor.numel() for tensor in torch.load(file, weights_only=True).values())
-    assert file.stat().st_size < 4 * numbers + 40_000
+    count = sum(tensor.numel() for tensor in torch.load(file, weights_only=True).values())
+    assert file.stat().st_size < 4 * count + 40_000
 
 
 def test_weights_that_changed_after_the_export_are_refused(trained, tmp_path):

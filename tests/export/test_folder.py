@@ -135,7 +135,7 @@ def test_a_full_disk_is_reported_with_what_to_do(tmp_path):
 
 
 def test_every_task_comes_back_with_its_result():
-    tasks = [str(number) for number in range(20)]
+    tasks = [str(index) for index in range(20)]
     expected = [(task, int(task)) for task in tasks]
     assert list(run_tasks(int, tasks, workers=0)) == expected
     assert sorted(run_tasks(int, tasks, workers=2), key=lambda pair: pair[1]) == expected

@@ -29,8 +29,8 @@ def plain(tmp_path_factory, write_lerobot):
     folder = tmp_path_factory.mktemp("lerobot") / "demos"
     root = write_lerobot(folder, {TOP: frames}, version="v2.1", tasks=["push it", "pull it", "push it"])
     (root / "meta/modality.json").write_text("{}")
-    for number, file in enumerate(sorted(root.glob("data/*/*.parquet"))):
-        texts = pa.array([f"say {number}"] * LENGTHS[number])
+    for index, file in enumerate(sorted(root.glob("data/*/*.parquet"))):
+        texts = pa.array([f"say {index}"] * LENGTHS[index])
         pq.write_table(pq.read_table(file).append_column("annotation.language", texts), file)
     return root
 

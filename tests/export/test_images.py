@@ -36,9 +36,9 @@ def test_images_are_the_requested_frames_and_written_once(tmp_path, tokens, clip
 
     matched = match_source(TokenTable.open(tokens), clips)
     episode = matched.episodes["a.mp4"]
-    numbers = np.array([0, 7, 20])
+    indices = np.array([0, 7, 20])
     with export_folder(tmp_path / "out", {}) as folder:
-        task = ImageTask(episode, "", numbers, folder.path / image_folder("a.mp4", ""))
+        task = ImageTask(episode, "", indices, folder.path / image_folder("a.mp4", ""))
         written: list[ImageTask] = []
         done: list[ImageTask] = []
         work = lambda task: (written.append(task), write_images(task))  # noqa: E731
@@ -47,5 +47,5 @@ def test_images_are_the_requested_frames_and_written_once(tmp_path, tokens, clip
     assert (written, done) == ([task], [task, task])
     files = sorted((tmp_path / "out/images/a.mp4").iterdir())
     assert [file.name for file in files] == ["img_00000.jpg", "img_00007.jpg", "img_00020.jpg"]
-    for file, expected in zip(files, episode.frames("", numbers), strict=True):
+    for file, expected in zip(files, episode.frames("", indices), strict=True):
         assert np.abs(np.array(Image.open(file)).astype(int) - expected).mean() < 6  # JPEG halves the colours

@@ -12,7 +12,7 @@ from lara_tokenizer.export.jsonl import write_shuffled
 
 
 def test_a_shuffle_keeps_every_line_and_depends_on_its_seed_alone(tmp_path):
-    lines = [json.dumps(number).encode() + b"\n" for number in range(70_000)]
+    lines = [json.dumps(index).encode() + b"\n" for index in range(70_000)]
     orders = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         write_shuffled(iter(lines), len(lines), tmp_path / name, seed)
@@ -29,7 +29,7 @@ def test_a_shuffle_keeps_every_line_and_depends_on_its_seed_alone(tmp_path):
 def test_every_line_is_there_once_however_many_rounds_it_takes(tmp_path, monkeypatch, total):
     monkeypatch.setattr(jsonl, "_BUCKET_LINES", 8)
     monkeypatch.setattr(jsonl, "_BUCKETS", 3)
-    lines = [b"%d \r \xe2\x80\xa8\n" % number for number in range(total)]
+    lines = [b"%d \r \xe2\x80\xa8\n" % index for index in range(total)]
     write_shuffled(iter(lines), total, tmp_path / "a", seed=0)
     write_shuffled(iter(lines), total, tmp_path / "b", seed=0)
     shuffled = (tmp_path / "a").open("rb").readlines()

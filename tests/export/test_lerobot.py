@@ -89,8 +89,8 @@ def table(tmp_path, write_tokens, checkpoint):
 
 
 def _table(path, write_tokens, checkpoint, sizes=(N, D, K), **options):
-    episodes = {f"episode_{number:06d}": length for number, length in LABELLED.items()}
-    indices = {f"episode_{number:06d}": number for number in LABELLED}
+    episodes = {f"episode_{index:06d}": length for index, length in LABELLED.items()}
+    indices = {f"episode_{index:06d}": index for index in LABELLED}
     write_tokens(path, episodes, cameras=(TOP,), sizes=sizes, indices=indices, **options)
     written = pq.read_table(path)
     metadata = json.loads(written.schema.metadata[METADATA_KEY])

@@ -65,7 +65,7 @@ def test_a_table_without_frame_metadata_is_exported_with_a_note(tmp_path, tokens
 
 
 def test_pairs_to_compare_are_spread_over_all_sequences(tmp_path, write_tokens):
-    path = write_tokens(tmp_path / "t.parquet", {f"{number:03d}": 8 for number in range(100)}, columns=())
+    path = write_tokens(tmp_path / "t.parquet", {f"{index:03d}": 8 for index in range(100)}, columns=())
     sample = PairSample()
     sequences = list(TokenTable.open(path).sequences())
     for sequence in sequences:

@@ -24,7 +24,7 @@ def samples(out):
     """(shard, key) -> fields, as WebDataset itself groups and decodes them."""
     wds = pytest.importorskip("webdataset")
     shards = sorted(out.glob("*.tar"))
-    assert [shard.name for shard in shards] == [f"train-{number:06d}.tar" for number in range(len(shards))]
+    assert [shard.name for shard in shards] == [f"train-{index:06d}.tar" for index in range(len(shards))]
     read = wds.WebDataset(list(map(str, shards)), shardshuffle=False).decode("rgb8")
     return {(sample["__url__"].split("/")[-1], sample["__key__"]): sample for sample in read}
 
@@ -85,9 +85,9 @@ def test_shards_hold_whole_episodes_and_no_more_pairs_than_asked(tmp_path, token
 
 
 def test_the_seed_orders_the_episodes(tmp_path, write_tokens, moving_square, write_video):
-    for number in range(6):
-        write_video(tmp_path / "clips" / f"{number}.mp4", moving_square(8, seed=number))
-    path = write_tokens(tmp_path / "t.parquet", {f"{number}.mp4": 8 for number in range(6)})
+    for index in range(6):
+        write_video(tmp_path / "clips" / f"{index}.mp4", moving_square(8, seed=index))
+    path = write_tokens(tmp_path / "t.parquet", {f"{index}.mp4": 8 for index in range(6)})
     orders = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         export_webdataset(path, tmp_path / "clips", tmp_path / name, workers=0, images=False, seed=seed)
@@ -143,7 +143,7 @@ def test_the_manifest_contains_the_settings_of_webdataset(tmp_path, tokens, clip
         "decode": "rgb8",
         "to_tuple": "jpg future.jpg codes.npy latents.npy json",
     }
-    assert manifest["tokens"]["model"]["id"] == "tiny-lam"
+    assert manifest["tokens"]["model"]["id"] == "tiny"
     assert manifest["pairs"] == 44
     assert str(tmp_path) not in json.dumps(manifest)
     assert shard_urls(1) == "train-000000.tar"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -11,18 +12,21 @@ from lara_tokenizer.data import Episode, FrameIndex, Signals
 from lara_tokenizer.errors import VideoDecodeError
 
 
+@dataclass(eq=False)
 class SquaresReader:
     """A square that walks at random over a background of its own; `broken` frames cannot be read.
 
     Row t of its `actions`, where it has any, is (seed, t, 2t, ...).
     """
 
-    def __init__(
-        self, seed: int, num_frames: int, size: int, broken: bool = False, fps: float = 10, actions: int = 0
-    ) -> None:
-        self.seed, self.num_frames, self.size, self.broken = seed, num_frames, size, broken
-        self.fps, self.actions = fps, actions
-        self.calls = self.closed = 0
+    seed: int
+    num_frames: int
+    size: int
+    broken: bool = False
+    fps: float = 10
+    actions: int = 0
+    calls: int = 0
+    closed: int = 0
 
     def index(self, camera: str) -> FrameIndex:
         return FrameIndex(np.arange(self.num_frames) / self.fps, self.fps)
@@ -42,10 +46,10 @@ class SquaresReader:
         side = self.size // 4
         background = np.kron(rng.integers(0, 96, (4, 4, 3)), np.ones((self.size // 4, self.size // 4, 1)))
         frames = np.repeat(background[None].astype(np.uint8), self.num_frames, 0)
-        place, colour = rng.integers(0, self.size - side, 2), rng.integers(150, 255, 3)
+        corner, colour = rng.integers(0, self.size - side, 2), rng.integers(150, 255, 3)
         for frame in frames:
-            place = np.clip(place + rng.integers(-2, 3, 2), 0, self.size - side)
-            frame[place[0] : place[0] + side, place[1] : place[1] + side] = colour
+            corner = np.clip(corner + rng.integers(-2, 3, 2), 0, self.size - side)
+            frame[corner[0] : corner[0] + side, corner[1] : corner[1] + side] = colour
         return frames[np.asarray(indices)]
 
     def close(self) -> None:
@@ -78,15 +82,9 @@ def tiny_recipe_values(tiny_config) -> dict:
     from lara_tokenizer.train.recipe import config_keywords
 
     model = {name: getattr(tiny_config, name) for name in config_keywords() if name != "vision_config"}
-    model["vision_config"] = {
-        "model_type": "vit_mae",
-        "image_size": 32,
-        "patch_size": 8,
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-    }
+    sizes = ["image_size", "patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
+    vision = tiny_config.vision_config
+    model["vision_config"] = {name: getattr(vision, name) for name in ("model_type", *sizes)}
     return {
         "model": {**model, "continuous_steps": 8, "dead_code_steps": 4},
         "training": {

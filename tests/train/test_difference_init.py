@@ -57,8 +57,8 @@ def test_only_values_are_set_and_the_seed_decides_them(model, pair):
     before, after = model.state_dict(), one.state_dict()
     assert {name: tensor.shape for name, tensor in before.items()} == {name: t.shape for name, t in after.items()}
     assert all(torch.equal(after[name], tensor) for name, tensor in same.state_dict().items())
-    place = "inverse_dynamics.m_former.positions"
-    assert not torch.equal(after[place], other.state_dict()[place])
+    name = "inverse_dynamics.m_former.positions"
+    assert not torch.equal(after[name], other.state_dict()[name])
     decoder = [name for name in before if name.startswith(("forward_dynamics.", "bottleneck."))]
     assert decoder
     assert all(torch.equal(before[name], after[name]) for name in decoder)

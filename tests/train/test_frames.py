@@ -29,8 +29,8 @@ def cache(tmp_path, squares, processor) -> FrameCache:
 def videos(tmp_path_factory, write_video, moving_square):
     """Two clips with a key frame every 12 frames."""
     folder = tmp_path_factory.mktemp("videos")
-    for number in range(2):
-        write_video(folder / f"{number}.mp4", moving_square(40, seed=number), gop=12)
+    for index in range(2):
+        write_video(folder / f"{index}.mp4", moving_square(40, seed=index), gop=12)
     return folder
 
 
@@ -123,7 +123,7 @@ def test_readers_stay_open_for_the_last_few_episodes_only(squares, processor):
     listed = [episode.reader.closed for episode in episodes]
 
     def closed() -> list[int]:
-        return [number for number, episode in enumerate(episodes) if episode.reader.closed > listed[number]]
+        return [index for index, episode in enumerate(episodes) if episode.reader.closed > listed[index]]
 
     source.read(np.arange(MAX_OPEN_EPISODES), np.zeros((MAX_OPEN_EPISODES, 2), int))
     assert closed() == []

@@ -37,8 +37,8 @@ def test_the_flow_back_is_minus_the_flow_there(flow, pairs):
 @pytest.mark.parametrize(("inside", "outside"), [(0.9, 0.2), (0.1, 0.8)])
 @pytest.mark.parametrize(("x", "y"), [(3, 0), (-3, 0), (0, 2), (0, -2)])
 def test_the_sign_is_that_of_the_motion_whatever_the_contrast(flow, inside, outside, x, y):
-    numbers = flow._all_scales(_square(26, 26, inside, outside), _square(26 + x, 26 + y, inside, outside))[0]
-    small, large = numbers.view(2, 2, G, G)
+    values = flow._all_scales(_square(26, 26, inside, outside), _square(26 + x, 26 + y, inside, outside))[0]
+    small, large = values.view(2, 2, G, G)
     for scale in (small, large):
         along, across = scale if x else scale.flip(0)
         assert along.sum() * (x or y) > 0
@@ -57,9 +57,9 @@ def test_every_number_of_every_cell_appears_once(flow, pairs):
     targets, dims = flow(*pairs)
     assert targets.shape == (16, 8, 32)
     assert dims.tolist() == list(range(32))
-    numbers = flow._all_scales(*pairs)
-    numbers = flow.scale * numbers / (numbers.abs() + flow.softness).sqrt()
-    torch.testing.assert_close(targets.flatten(1).sort(1).values, numbers.flatten(1).sort(1).values)
+    values = flow._all_scales(*pairs)
+    values = flow.scale * values / (values.abs() + flow.softness).sqrt()
+    torch.testing.assert_close(targets.flatten(1).sort(1).values, values.flatten(1).sort(1).values)
 
 
 def test_a_token_has_one_cell_in_each_row_and_column(flow, monkeypatch):
@@ -69,9 +69,9 @@ def test_a_token_has_one_cell_in_each_row_and_column(flow, monkeypatch):
     squares = (targets / flow.scale) ** 2
     cells = (squares + (squares**2 + 4 * flow.softness * squares).sqrt()) / 2
     for token in cells[0]:
-        numbers = token.round().int().unique()
-        assert sorted((numbers // G).tolist()) == list(range(G))
-        assert len((numbers % G).unique()) == G
+        values = token.round().int().unique()
+        assert sorted((values // G).tolist()) == list(range(G))
+        assert len((values % G).unique()) == G
 
 
 def test_the_loss_is_zero_on_its_own_target_and_one_on_zeros(flow, pairs):

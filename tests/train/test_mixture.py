@@ -32,14 +32,14 @@ def _tuples(draws) -> list[tuple[int, ...]]:
 def test_a_draw_depends_on_seed_and_number_alone():
     parts = ("a", 3, 20, 10), ("b", 40, 30, 10)
     one, two = _mixture(*parts, strides=("5f", "1.1s")), _mixture(*parts, strides=("5f", "1.1s"))
-    numbers = np.arange(3 * CHUNK)
-    together = _tuples(one.draw(numbers))
-    shuffled = np.random.default_rng(0).permutation(numbers)
-    assert _tuples(two.draw(shuffled)) == [together[number] for number in shuffled]
-    assert [_tuples(two.draw([number]))[0] for number in (5, 9000, 0, CHUNK)] == [
-        together[number] for number in (5, 9000, 0, CHUNK)
+    indices = np.arange(3 * CHUNK)
+    together = _tuples(one.draw(indices))
+    shuffled = np.random.default_rng(0).permutation(indices)
+    assert _tuples(two.draw(shuffled)) == [together[index] for index in shuffled]
+    assert [_tuples(two.draw([index]))[0] for index in (5, 9000, 0, CHUNK)] == [
+        together[index] for index in (5, 9000, 0, CHUNK)
     ]
-    assert _tuples(_mixture(*parts, strides=("5f", "1.1s"), seed=1).draw(numbers)) != together
+    assert _tuples(_mixture(*parts, strides=("5f", "1.1s"), seed=1).draw(indices)) != together
     assert _tuples(one.draw([2**40])) == _tuples(two.draw([2**40]))
     with pytest.raises(IndexError, match="sample -1"):
         one.draw([3, -1])
@@ -156,7 +156,7 @@ def test_held_out_episodes_take_all_their_cameras_with_them():
 
 def test_segments_of_one_recording_stay_on_one_side():
     names = [f"film{film}.mp4#t={10 * k},{10 * k + 10}" for film in range(6) for k in range(5)]
-    sequences = [FrameSequence(number, "", name, "", np.arange(20) / 10) for number, name in enumerate(names)]
+    sequences = [FrameSequence(index, "", name, "", np.arange(20) / 10) for index, name in enumerate(names)]
     kept, heldout = split_sequences(find_pairs(sequences, ["0.5s"]), 0.3)
     films = [{each.sequence.episode.partition("#")[0] for each in side} for side in (kept, heldout)]
     assert not films[0] & films[1]

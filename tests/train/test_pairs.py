@@ -142,8 +142,8 @@ def test_held_out_actions_are_standardised_by_the_statistics_of_training(squares
     other = EpisodeActions.read(episodes, training.statistics)
     assert other.statistics == training.statistics
     sample = PairDataset(frames, heldout, actions=other)[0]
-    number = float(training.statistics[""].restore(sample["actions"][0].numpy())[0])
-    assert number == pytest.approx(int(heldout[0].sequence.episode[2:]), abs=1e-5)
+    value = float(training.statistics[""].restore(sample["actions"][0].numpy())[0])
+    assert value == pytest.approx(int(heldout[0].sequence.episode[2:]), abs=1e-5)
     assert PairDataset(frames, kept, actions=training)[0]["action_mask"].all()
 
 

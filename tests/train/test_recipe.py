@@ -74,6 +74,11 @@ def test_a_mistake_in_a_recipe_is_named(values, message):
         Recipe.parse(values)
 
 
+def test_a_recipe_made_in_python_is_checked_as_well():
+    with pytest.raises(ValueError, match="preset 'lapa': takes one of"):
+        Recipe(preset="lapa")
+
+
 def test_an_unknown_model_key_is_named_with_the_keys_there_are():
     with pytest.raises(ValueError, match=r"unknown model key 'codebok_size'.*codebook_size"):
         Recipe.parse({"model": {"codebok_size": 8}}).build_config()

@@ -108,8 +108,8 @@ def two_sources(tmp_path_factory, write_video, moving_square) -> list[str]:
     """Folders of videos: four at 10 Hz, two at 3 Hz."""
     root = tmp_path_factory.mktemp("sources")
     for name, clips, length, fps in (("kitchen", 4, 20, 10), ("lab", 2, 12, 3)):
-        for number in range(clips):
-            write_video(root / name / f"{number}.mp4", moving_square(length, size=48, seed=number), fps=fps)
+        for index in range(clips):
+            write_video(root / name / f"{index}.mp4", moving_square(length, size=48, seed=index), fps=fps)
     return [str(root / "kitchen"), str(root / "lab")]
 
 
@@ -146,11 +146,11 @@ def test_the_codebook_draws_are_a_function_of_the_step_and_no_training_draws(tmp
     )
     asked: list[np.ndarray] = []
     draw = pairs.mixture.draw
-    pairs.mixture.draw = lambda numbers: asked.append(np.asarray(numbers)) or draw(numbers)
+    pairs.mixture.draw = lambda indices: asked.append(np.asarray(indices)) or draw(indices)
     first = trainer.draw_latents(2, 7)
     assert torch.equal(first, trainer.draw_latents(2, 7))
     assert not torch.equal(first, trainer.draw_latents(2, 8))
-    assert min(numbers.min() for numbers in asked) >= 2**40
+    assert min(indices.min() for indices in asked) >= 2**40
     assert len(np.unique(np.concatenate(asked))) == 4 * options.batch_size
     # Readers must not share open files with loader processes; a cache may.
     assert trainer.get_train_dataloader().multiprocessing_context.get_start_method() == "spawn"

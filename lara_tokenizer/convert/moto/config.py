@@ -111,14 +111,15 @@ class _Shapes:
 def _m_former_sizes(checkpoint: ReferenceCheckpoint, recorded: dict[str, Any], notes: list[str]) -> dict[str, int]:
     shapes = _Shapes(checkpoint)
     quantizer = settings_section(checkpoint.settings, "vector_quantizer")
-    width = _number(recorded, "hidden_size", shapes("m_former.embeddings.projection.weight", 0))
+    width = shapes("m_former.embeddings.projection.weight", 0)
+    hidden, heads, intermediate, layers = _transformer_sizes(
+        recorded, shapes, M_FORMER_LAYERS, width, "M-Former", notes
+    )
     return {
-        "hidden_size": width,
-        "num_attention_heads": _heads(recorded, width, "M-Former", notes),
-        "intermediate_size": _number(
-            recorded, "intermediate_size", shapes(f"{M_FORMER_LAYERS}.0.intermediate.dense.weight", 0)
-        ),
-        "num_m_former_layers": _number(recorded, "num_hidden_layers", shapes.layers(M_FORMER_LAYERS)),
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "intermediate_size": intermediate,
+        "num_m_former_layers": layers,
         "num_latents": _number(recorded, "query_num", shapes("m_former.embeddings.latent_motion_token", 1)),
         "codebook_size": _number(quantizer, "n_e", shapes("vector_quantizer.embedding.weight", 0)),
         "codebook_dim": _number(quantizer, "e_dim", shapes("vector_quantizer.embedding.weight", 1)),
@@ -128,19 +129,28 @@ def _m_former_sizes(checkpoint: ReferenceCheckpoint, recorded: dict[str, Any], n
 def _decoder_sizes(checkpoint: ReferenceCheckpoint, recorded: dict[str, Any], notes: list[str]) -> dict[str, int]:
     shapes = _Shapes(checkpoint)
     patches = "decoder.transformer.embeddings.patch_embeddings.projection.weight"
-    width = _number(recorded, "hidden_size", shapes(patches, 0))
+    width = shapes(patches, 0)
     patch_size = _number(recorded, "patch_size", shapes(patches, 2))
     side = math.isqrt(shapes("decoder.transformer.embeddings.position_embeddings", 1))
+    hidden, heads, intermediate, layers = _transformer_sizes(recorded, shapes, DECODER_LAYERS, width, "decoder", notes)
     return {
-        "decoder_hidden_size": width,
-        "decoder_num_attention_heads": _heads(recorded, width, "decoder", notes),
-        "decoder_intermediate_size": _number(
-            recorded, "intermediate_size", shapes(f"{DECODER_LAYERS}.0.intermediate.dense.weight", 0)
-        ),
-        "num_decoder_layers": _number(recorded, "num_hidden_layers", shapes.layers(DECODER_LAYERS)),
+        "decoder_hidden_size": hidden,
+        "decoder_num_attention_heads": heads,
+        "decoder_intermediate_size": intermediate,
+        "num_decoder_layers": layers,
         "patch_size": patch_size,
         "image_size": _number(recorded, "image_size", side * patch_size),
     }
+
+
+def _transformer_sizes(
+    recorded: dict[str, Any], shapes: _Shapes, stack: str, width: int, name: str, notes: list[str]
+) -> tuple[int, int, int, int]:
+    """(width, heads, width of the MLP, layers) of a stack of layers whose tensors are `width` wide."""
+    hidden = _number(recorded, "hidden_size", width)
+    heads = _heads(recorded, hidden, name, notes)
+    intermediate = _number(recorded, "intermediate_size", shapes(f"{stack}.0.intermediate.dense.weight", 0))
+    return hidden, heads, intermediate, _number(recorded, "num_hidden_layers", shapes.layers(stack))
 
 
 def _heads(recorded: dict[str, Any], width: int, name: str, notes: list[str]) -> int:

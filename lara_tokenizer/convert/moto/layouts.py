@@ -29,7 +29,7 @@ POLICY_FOLDER = "latent_motion_tokenizer"
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A published layout, with the training settings that its files do not record.
+    """A published layout, with the training settings that its files do not record; by default those of LARA's policies.
 
     Attributes:
         name: as in the summary.
@@ -41,33 +41,28 @@ class Layout:
     """
 
     name: str
-    prefix: str
-    statistics: tuple[tuple[float, ...], tuple[float, ...]]
-    resample: str
-    strides: tuple[str, ...]
+    prefix: str = ""
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
+    resample: str = "bilinear"
+    strides: tuple[str, ...] = ("15f",)
     note: str = ""
 
 
-MOTO = Layout("moto", "", IMAGENET, "bicubic", ("5f",))
+MOTO = Layout("moto", resample="bicubic", strides=("5f",))
 LARA_STAGE_1 = Layout(
     "lara-stage1",
-    "",
-    RAW_PIXELS,
-    "bilinear",
-    ("15f",),
-    "LARA's stage 1 feeds pixels in 0..1; if a policy trained this tokenizer further, it used ImageNet statistics: "
-    f"convert the folder {POLICY_FOLDER}/ of that policy's checkpoint.",
+    statistics=RAW_PIXELS,
+    note="LARA's stage 1 feeds pixels in 0..1; if a policy trained this tokenizer further, it used ImageNet "
+    f"statistics: convert the folder {POLICY_FOLDER}/ of that policy's checkpoint.",
 )
-LARA_POLICY_FOLDER = Layout("lara-policy", "", IMAGENET, "bilinear", ("15f",))
-LARA_POLICY = Layout("lara-policy", "action_head.latent_motion_tokenizer.", IMAGENET, "bilinear", ("15f",))
+LARA_POLICY_FOLDER = Layout("lara-policy")
+LARA_POLICY = Layout("lara-policy", prefix="action_head.latent_motion_tokenizer.")
 OPENPI = Layout(
     "openpi",
-    "latent_motion_tokenizer.",
-    IMAGENET,
-    "bilinear",
-    ("9f",),
-    "openpi resizes with padding, which the processor does not do: it stretches frames to a square. "
-    "Pad frames that are not square before the processor.",
+    prefix="latent_motion_tokenizer.",
+    strides=("9f",),
+    note="openpi resizes with padding, which the processor does not do: it stretches frames to a square. Pad frames "
+    "that are not square before the processor.",
 )
 
 

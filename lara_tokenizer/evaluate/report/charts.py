@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,16 +16,14 @@ WIDTH, HEIGHT = 640, 120  # of a histogram, in units of its own
 SIDE, MARGIN = 200, 6  # of a scatter plot, in units of its own
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(NamedTuple):
     """A label and a figure."""
 
     label: str
     estimate: Estimate
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """A horizontal line of a bar chart, in percent of the width: "zero", "bar" or "whisker"."""
 
     kind: str

@@ -92,14 +92,8 @@ def _histograms(codebook: CodebookFigures) -> list[Histogram]:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FunctionLoader(_resource),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = Environment(loader=FunctionLoader(_resource), autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = environment.keep_trailing_newline = True
     environment.globals["bar_marks"] = bar_marks
     environment.filters |= {
         "format_number": tables.format_number,

@@ -12,6 +12,7 @@ from typing import Any, Unpack
 
 import pyarrow as pa
 
+from lara_tokenizer.data.lerobot.info import INFO
 from lara_tokenizer.errors import JobMismatchError, first_line
 from lara_tokenizer.export.job import ExportFolder, ExportJob, ExportSummary, Progress, summary_again
 from lara_tokenizer.export.lerobot.columns import (
@@ -23,7 +24,7 @@ from lara_tokenizer.export.lerobot.columns import (
     features_of,
     label_columns,
 )
-from lara_tokenizer.export.lerobot.folder import INFO, LeRobotFolder, dataset_version, find_root, read_info
+from lara_tokenizer.export.lerobot.folder import LeRobotFolder, find_root, read_info
 from lara_tokenizer.export.lerobot.in_place import BACKUP, LABEL_MANIFEST, InPlaceSwap, read_label_manifest
 from lara_tokenizer.export.lerobot.metadata import RunningStatistics, statistics_files, write_statistics
 from lara_tokenizer.table.reader import SelectOptions, TokenTable
@@ -46,14 +47,14 @@ def export_lerobot(
     """Add the columns `latent_labels.*` to a LeRobotDataset: codes, their vectors, z, and a mask of labelled rows.
 
     Every row gets values; a frame without a selected pair has `latent_labels.valid` 0, codes -1 and vectors 0. Videos
-    and images are hard-linked, and the old dataset stays unchanged. An interrupted call is continued by the same call;
-    a finished one returns its summary again.
+    and images are hard-linked, and the old dataset stays unchanged. The same call again continues an interrupted
+    export, and returns the summary of a finished one.
 
     Args:
         tokens: the table.
         source: the dataset's folder that it was made from.
         out: a new folder for the labelled dataset.
-        in_place: put the labelled dataset in the place of `source`, which is kept beside it; see `undo_lerobot`.
+        in_place: give the labelled dataset the name of `source`, which is kept beside it; see `undo_lerobot`.
         model: the checkpoint that made the table, for its codebook; None uses the one that the table names.
         push: "user/name" of a dataset repository on the Hub that gets the labelled dataset.
         progress: called with (data files done, of all).
@@ -79,7 +80,7 @@ def export_lerobot(
     else:
         summary = _export_beside(table, root, Path(out), model, progress)
     if push is not None:
-        version = dataset_version(read_info(root))
+        version = read_info(root).version
         _push_dataset(Path(summary.out), push, version)
         summary.notes.append(f"pushed to {push}, tagged {version}")
     return summary
@@ -230,7 +231,7 @@ def _write(
 
 
 def _check_unlabelled(dataset: LeRobotFolder) -> None:
-    labels = [name for name in dataset.info["features"] if name.startswith(PREFIX)]
+    labels = [name for name in dataset.info.features if name.startswith(PREFIX)]
     if labels or read_label_manifest(dataset.root) is not None:
         what = labels[0] if labels else LABEL_MANIFEST
         raise ValueError(

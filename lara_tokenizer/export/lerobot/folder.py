@@ -23,10 +23,9 @@ import pyarrow.parquet as pq
 
 from lara_tokenizer._files import replace
 from lara_tokenizer.data.dataset_files import LocalFiles
+from lara_tokenizer.data.lerobot.info import CHUNK_SIZE, EPISODES_V2, EPISODES_V3, INFO, LeRobotInfo
 from lara_tokenizer.errors import first_line
 
-INFO = "meta/info.json"
-EPISODES_V2, EPISODES_V3 = "meta/episodes.jsonl", "meta/episodes/"
 _ROWS = 16_384  # in memory at a time; larger row groups are split
 # Smaller files are copied: programs edit small files in place, and a link would change the old dataset with them.
 _LINKED = 2**20  # bytes
@@ -40,7 +39,7 @@ class DataFile:
     Attributes:
         name: relative to the dataset.
         episodes: indices of the episodes whose rows it contains, in its order.
-        named_episode: the episode whose file it is by its name; None where only the rows tell.
+        named_episode: the episode whose file it is by its name; None where only its rows name episodes.
     """
 
     name: str
@@ -54,16 +53,14 @@ class LeRobotFolder:
 
     Attributes:
         root: with links resolved.
-        info: the content of meta/info.json.
-        version: "v2.0", "v2.1" or "v3.0".
+        info: of meta/info.json; its version is "v2.0", "v2.1" or "v3.0".
         lengths: count of frames by episode index, in the order of the list.
         data: the files of rows, sorted by name.
         names: of all files, relative to the root.
     """
 
     root: Path
-    info: dict[str, Any]
-    version: str
+    info: LeRobotInfo
     lengths: dict[int, int]
     data: tuple[DataFile, ...]
     names: frozenset[str]
@@ -73,21 +70,20 @@ class LeRobotFolder:
         """Open and check a dataset. Raises ValueError for another folder, and for rows that contradict its list."""
         root = find_root(source)
         info = read_info(root)
-        version = dataset_version(info)
-        if version not in ("v2.0", "v2.1", "v3.0"):
-            raise ValueError(f"{root.name}: a LeRobotDataset {version}; v2.0, v2.1 and v3.0 are taken.")
+        if info.version not in ("v2.0", "v2.1", "v3.0"):
+            raise ValueError(f"{root.name}: a LeRobotDataset {info.version}; v2.0, v2.1 and v3.0 are taken.")
         names = frozenset(LocalFiles(str(root)).names())
-        lengths = _lengths(root, names, version)
+        lengths = _lengths(root, names, info)
         data = tuple(_data_files(root, names, info, lengths))
         _check_lengths(root, lengths, data)
-        return cls(root, info, version, lengths, data, names)
+        return cls(root, info, lengths, data, names)
 
     def fingerprint(self) -> dict[str, Any]:
-        """The dataset's part in what decides a labelled copy, as plain JSON: names and sizes of all files, the info."""
+        """Identity of the dataset as plain JSON: its version, and a hash of info.json and of all names and sizes."""
         digest = hashlib.sha256((self.root / INFO).read_bytes())
         for name in sorted(self.names):
             digest.update(f"{name}\0{(self.root / name).stat().st_size}\0".encode("utf-8", "backslashreplace"))
-        return {"codebase_version": self.version, "files_sha256": digest.hexdigest()}
+        return {"codebase_version": self.info.version, "files_sha256": digest.hexdigest()}
 
     def modification_times(self) -> dict[str, Any]:
         """A hash of the modification times of rows and metadata, for the job of an unfinished export.
@@ -123,7 +119,7 @@ class LeRobotFolder:
 
     def write_info(self, target: Path, features: Mapping[str, Any], **changed: Any) -> None:
         """Write info.json below `target`, with `features` at the end and other entries changed."""
-        write_json(target / INFO, self.info | {"features": {**self.info["features"], **features}} | changed)
+        write_json(target / INFO, {**self.info.content, "features": {**self.info.features, **features}, **changed})
 
 
 class RowKeys:
@@ -175,22 +171,10 @@ def find_root(source: str | os.PathLike[str]) -> Path:
     return root.resolve()
 
 
-def dataset_version(info: Mapping[str, Any]) -> str:
-    """LeRobot's version of the format, e.g. "v3.0", from the content of info.json.
-
-    >>> dataset_version({"codebase_version": "2.1"})
-    'v2.1'
-    """
-    return "v" + str(info["codebase_version"]).removeprefix("v")
-
-
-def read_info(root: Path) -> dict[str, Any]:
-    """The content of meta/info.json. Raises ValueError where it is invalid."""
+def read_info(root: Path) -> LeRobotInfo:
+    """Read meta/info.json. Raises ValueError where it is invalid."""
     try:
-        info = json.loads((root / INFO).read_text(encoding="utf-8"))
-        if missing := [key for key in ("codebase_version", "features", "data_path", "fps") if key not in info]:
-            raise ValueError(f"no {missing[0]!r} in it")
-        return info
+        return LeRobotInfo.parse((root / INFO).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{root.name}: no LeRobotDataset ({INFO}: {error})") from error
 
@@ -238,10 +222,10 @@ def _unidentified(file: DataFile) -> ValueError:
     return ValueError(f"{file.name}: no column episode_index in it, and its name is no episode's")
 
 
-def _lengths(root: Path, names: frozenset[str], version: str) -> dict[int, int]:
+def _lengths(root: Path, names: frozenset[str], info: LeRobotInfo) -> dict[int, int]:
     """Count of frames by episode index, from the list of episodes."""
     try:
-        if version == "v3.0":
+        if info.is_v3:
             tables = sorted(name for name in names if name.startswith(EPISODES_V3) and name.endswith(".parquet"))
             parts = [pq.read_table(root / name, columns=["episode_index", "length"]) for name in tables]
             rows = [(row["episode_index"], row["length"]) for part in parts for row in part.to_pylist()]
@@ -255,14 +239,13 @@ def _lengths(root: Path, names: frozenset[str], version: str) -> dict[int, int]:
     return dict(rows)
 
 
-def _data_files(
-    root: Path, names: frozenset[str], info: Mapping[str, Any], lengths: Mapping[int, int]
-) -> Iterator[DataFile]:
+def _data_files(root: Path, names: frozenset[str], info: LeRobotInfo, lengths: Mapping[int, int]) -> Iterator[DataFile]:
     """All parquet files below data/: LeRobot loads them all, so all must have the same columns."""
     named: dict[str, int] = {}
-    if "{episode_index" in info["data_path"]:
-        size = int(info.get("chunks_size", 1000))
-        named = {info["data_path"].format(episode_chunk=e // size, episode_index=e): e for e in lengths}
+    template = info.content["data_path"]
+    if "{episode_index" in template:
+        size = int(info.content.get("chunks_size", CHUNK_SIZE))
+        named = {template.format(episode_chunk=e // size, episode_index=e): e for e in lengths}
     for name in sorted(name for name in names if name.startswith("data/") and name.endswith(".parquet")):
         unread = DataFile(name, (), named.get(name))
         try:

@@ -21,16 +21,17 @@ from typing import Any, Unpack
 import numpy as np
 import pyarrow as pa
 
+from lara_tokenizer.data.lerobot.info import EPISODES_V2, INFO, TASKS_V2
 from lara_tokenizer.errors import first_line
 from lara_tokenizer.export.job import ExportJob, ExportSummary, Progress
 from lara_tokenizer.export.lerobot.columns import Column, Labels, RowLabels, features_of
 from lara_tokenizer.export.lerobot.export import open_one_camera, summarize_dataset, write_data_files
-from lara_tokenizer.export.lerobot.folder import EPISODES_V2, INFO, LeRobotFolder, read_lines, write_lines
+from lara_tokenizer.export.lerobot.folder import LeRobotFolder, read_lines, write_lines
 from lara_tokenizer.table.reader import SelectOptions, TokenTable
 
 COLUMN, TAG = "lapa_action", "<LAPA>"
 STEP_FILTER, DISCARDED = "meta/step_filter.jsonl", "discarded_episode_indices"
-_TASKS, _MODALITY = "meta/tasks.jsonl", "meta/modality.json"
+_MODALITY = "meta/modality.json"
 # Instructions that the loader can be configured to use instead of the tasks.
 _DETAILED, _DETAILED_KEYS = "meta/episodes_detail_global_instruction.jsonl", "detailed_global_instruction_"
 _ANNOTATION = "annotation."
@@ -50,7 +51,7 @@ def export_groot(
     """Write a LeRobotDataset v2.0 or v2.1 whose instructions are tagged `<LAPA>` and whose rows have `lapa_action`.
 
     Every instruction is tagged, so the loader takes the whole dataset as latent actions; mix it with the untagged one
-    to train on both. Videos are hard-linked. An interrupted call is continued by the same call.
+    to train on both. Videos are hard-linked. The same call again continues an interrupted export.
 
     Args:
         tokens: the table, with latents.
@@ -80,14 +81,14 @@ def export_groot(
         return finished
     summary = summarize_dataset(job, dataset, _settings(table, sizes, scale), _notes(dataset))
     columns = [_column(size, scale)]
-    tagged = {name for name in (_TASKS, EPISODES_V2, _DETAILED) if name in dataset.names}
+    tagged = {name for name in (TASKS_V2, EPISODES_V2, _DETAILED) if name in dataset.names}
     written = {INFO, STEP_FILTER, *tagged, *(file.name for file in dataset.data)}
     with job.folder(summary, unchanged=dataset.modification_times(), hashed=written) as folder:
         write_data_files(dataset, folder, Labels(table, "latents"), columns, progress, change=_tag_annotations)
         dataset.link_or_copy(folder.path, dataset.names - written)
         for name in sorted(tagged):
             write_lines(folder.path / name, (_tag_entry(entry) for entry in read_lines(dataset.root / name)))
-        discarded: set[int] = set(dataset.info.get(DISCARDED, []))
+        discarded: set[int] = set(dataset.info.content.get(DISCARDED, []))
         write_lines(folder.path / STEP_FILTER, _step_filter(dataset, Labels(table), discarded))
         changed = {DISCARDED: sorted(discarded)} if discarded else {}
         dataset.write_info(folder.path, features_of(columns), **changed)
@@ -120,16 +121,18 @@ def _size(table: TokenTable, action_horizon: int, max_action_dim: int) -> int:
 
 
 def _check_dataset(dataset: LeRobotFolder) -> None:
-    if dataset.version == "v3.0":
+    if dataset.info.is_v3:
         raise ValueError(
             f"{dataset.root.name}: a LeRobotDataset v3.0; GR00T's loader reads one episode per file (v2.0, v2.1). "
             "Convert the dataset to v2.1 (Isaac-GR00T has a script for it), encode that, and export it."
         )
-    tasks = list(read_lines(dataset.root / _TASKS)) if _TASKS in dataset.names else []
-    if COLUMN in dataset.info["features"] or any(TAG in task["task"] for task in tasks):
+    tasks = list(read_lines(dataset.root / TASKS_V2)) if TASKS_V2 in dataset.names else []
+    if COLUMN in dataset.info.features or any(TAG in task["task"] for task in tasks):
         raise ValueError(f"{dataset.root}: it has {COLUMN} already. Name the dataset that it was made from.")
     if not tasks:
-        raise ValueError(f"{dataset.root.name}: no {_TASKS}; GR00T detects latent actions by a tag in the instruction.")
+        raise ValueError(
+            f"{dataset.root.name}: no {TASKS_V2}; GR00T detects latent actions by a tag in the instruction."
+        )
     _stored_filter(dataset)
 
 

@@ -1,4 +1,4 @@
-"""A labelled dataset that takes the place of the old one, by an atomic swap of folder names, and the way back.
+"""Labelling in place: an atomic swap of the labelled dataset with the old one, and the swap back.
 
 In place, for a dataset `demos`:
 
@@ -94,7 +94,7 @@ class InPlaceSwap:
         return (self.backup / LABEL_MANIFEST).stat().st_mtime_ns
 
     def apply(self) -> None:
-        """Put the labelled dataset in the place of the old one, unless it is there already."""
+        """Swap the labelled dataset with the old one, unless that is done already."""
         if self.is_built():
             swap_folders(self.dataset, self.backup)
 
@@ -115,7 +115,7 @@ class InPlaceSwap:
             if changed := _changed_files(self.dataset, self.backup, labelled):
                 raise ValueError(
                     f"{self.dataset} was changed since it was labelled ({summarize_names(changed, 3)}), and undoing "
-                    f"would lose that. The dataset without labels is {self.backup}: exchange them yourself."
+                    f"would lose that. The dataset without labels is {self.backup}: swap the two yourself."
                 )
             swap_folders(self.dataset, self.backup)
         # The backup is the labelled dataset now. Removing its files takes time: rename it first, so that a kill leaves

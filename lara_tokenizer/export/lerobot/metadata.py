@@ -23,17 +23,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lara_tokenizer.data.lerobot.info import EPISODES_V3
 from lara_tokenizer.data.lerobot.writer import QUANTILES
 from lara_tokenizer.export.lerobot.columns import Column, with_hf_features
-from lara_tokenizer.export.lerobot.folder import (
-    EPISODES_V3,
-    DataFile,
-    LeRobotFolder,
-    batches,
-    read_lines,
-    write_json,
-    write_lines,
-)
+from lara_tokenizer.export.lerobot.folder import DataFile, LeRobotFolder, batches, read_lines, write_json, write_lines
 
 _STATS, _EPISODES_STATS = "meta/stats.json", "meta/episodes_stats.jsonl"
 _BASIC = ("min", "max", "mean", "std", "count")  # v2.1 has these alone
@@ -202,7 +195,7 @@ def statistics_files(dataset: LeRobotFolder) -> list[str]:
 
 
 def _has_statistics(dataset: LeRobotFolder, name: str) -> bool:
-    if not (dataset.version == "v3.0" and name.startswith(EPISODES_V3) and name.endswith(".parquet")):
+    if not (dataset.info.is_v3 and name.startswith(EPISODES_V3) and name.endswith(".parquet")):
         return False
     return any(column.startswith("stats/") for column in pq.read_schema(dataset.root / name).names)
 

@@ -54,7 +54,7 @@ def export_moto(
     Args:
         tokens: the table.
         source: the video it was made from.
-        out: a new folder. An interrupted call is continued by the same call.
+        out: a new folder. The same call again continues an interrupted export.
         style: "oxe", "rt1" or "calvin": the dataset class of Moto that is to read it.
         name: of the dataset, a folder's name. Avoid names of Open X-Embodiment sets: Moto multiplies the gap of a pair
             for those that it knows.

@@ -37,8 +37,8 @@ def export_webdataset(
     out: str | os.PathLike[str],
     *,
     shard_size: int = SHARD_SIZE,
-    seed: int = 0,
     images: bool = True,
+    seed: int = 0,
     from_list: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -54,8 +54,8 @@ def export_webdataset(
         source: the video it was made from, as given to `encode_dataset`.
         out: a new folder.
         shard_size: largest count of pairs in a shard; an episode that has more is cut.
+        images: include the two frames of each pair; else only codes, latents and metadata.
         seed: of the order of episodes.
-        images: include the two frames of each pair; else codes, latents and metadata alone.
         from_list: the list of clips, if the table was made from one.
         workers: processes that write shards; None uses one per core, 0 none but this one.
         progress: called with (pairs in finished shards, all pairs).

@@ -148,7 +148,12 @@ class _NpyRows:
 def _images(episode: Episode, camera: str, table: pa.Table) -> Iterator[tuple[bytes, bytes]]:
     """The two frames of each pair as JPEG; a frame is encoded once, and kept until its last pair."""
     frames, futures = (table[name].to_numpy() for name in ("frame_index", "future_frame_index"))
-    encoded = _encoded(episode, camera, np.union1d(frames, futures))
+    chunks = frame_chunks(episode, camera, np.union1d(frames, futures))
+    encoded = (
+        (index, encode_jpeg(pixels))
+        for indices, images in chunks
+        for index, pixels in zip(indices.tolist(), images, strict=True)
+    )
     in_memory: dict[int, bytes] = {}
     for frame, future in zip(frames.tolist(), futures.tolist(), strict=True):
         while future not in in_memory:
@@ -157,12 +162,6 @@ def _images(episode: Episode, camera: str, table: pa.Table) -> Iterator[tuple[by
         yield in_memory[frame], in_memory[future]
         for past in [index for index in in_memory if index <= frame]:
             del in_memory[past]
-
-
-def _encoded(episode: Episode, camera: str, indices: np.ndarray) -> Iterator[tuple[int, bytes]]:
-    for chunk, frames in frame_chunks(episode, camera, indices):
-        for index, pixels in zip(chunk.tolist(), frames, strict=True):
-            yield index, encode_jpeg(pixels)
 
 
 # --- Tar --------------------------------------------------------------------------------------------------------------
