@@ -82,8 +82,7 @@ class LatentActionConfig(LatentActionBaseConfig):
         decoder_warp: warp frame t by a predicted flow before the change is added (needs decoder_residual).
         motion_weight: weight the squared error by 1 + motion_weight * |change of the pixel|.
         reconstruction_loss_weight, codebook_loss_weight, commitment_loss_weight: the weights of Eq. 3.
-        strides: gaps between the frames of a training pair, e.g. ["0.5s"]; the first is the default of
-            `lara-tok encode`.
+        strides: of the training pairs, e.g. ["0.5s"]; the first is the default of `lara-tok encode`.
 
     Raises:
         ValueError: naming the fields that do not fit together.
@@ -265,6 +264,6 @@ def _vision_config(given: Mapping[str, Any] | PretrainedConfig | None, image_siz
     return given
 
 
-def _check_divides(small: str, divisor: int, large: str, number: int) -> None:
-    if number % divisor:
-        raise ValueError(f"{small} ({divisor}) must divide {large} ({number}).")
+def _check_divides(small: str, divisor: int, large: str, size: int) -> None:
+    if size % divisor:
+        raise ValueError(f"{small} ({divisor}) must divide {large} ({size}).")

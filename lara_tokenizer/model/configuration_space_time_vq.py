@@ -39,7 +39,7 @@ class SpaceTimeVqConfig(LatentActionBaseConfig):
         num_nuisance_latents: number of tokens for changes other than the task. They are in the encoder's sequence with
             the task tokens and so influence their codes; the decoder gets both.
         nuisance_codebook_size: number of codes of the nuisance tokens.
-        strides: gaps between the frames of a training pair, e.g. ["9f"]; the first is the default of `lara-tok encode`.
+        strides: of the training pairs, e.g. ["9f"]; the first is the default of `lara-tok encode`.
 
     Raises:
         ValueError: naming the fields that do not fit together.
