@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from lara_tokenizer.train.yaml_config import field_names, load_yaml, parse_section, parse_strings, refuse_unknown
+from lara_tokenizer.train.yaml_config import YamlRecipe, override, parse_section, parse_strings, refuse_unknown
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionConfig
@@ -131,7 +130,7 @@ class TrainingOptions(LoopOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Recipe(YamlRecipe):
     """The options of a stage-1 run, and its data too if it names `sources`.
 
     Attributes:
@@ -156,36 +155,29 @@ class Recipe:
     sources: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, path: str | Path) -> Recipe:
-        """Read a recipe from a YAML file. Raises ValueError, naming the file and the key, for an invalid one."""
-        return load_yaml(path, cls.parse)
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Recipe:
-        """Build a recipe from nested mappings. Raises ValueError for an unknown key or a wrong type."""
-        refuse_unknown("recipe", values, field_names(cls))
-        values = dict(values)
-        values["model"] = dict(values.get("model") or {})
-        values["augmentation"] = parse_section(AugmentationOptions, "augmentation", values.get("augmentation"))
+    def _parse_fields(cls, values: dict[str, Any]) -> dict[str, Any]:
         training = _without_direction_weight(values.get("training"))
-        values["training"] = parse_section(TrainingOptions, "training", training)
-        values["sources"] = parse_strings("sources", values.get("sources"))
-        recipe = cls(**values)
-        if not isinstance(recipe.steady_pairs, bool):
-            raise ValueError(f"steady_pairs: takes true or false, got {recipe.steady_pairs!r}.")
-        if recipe.training.start_at_change and recipe.vision_encoder is not None:
+        return values | {
+            "model": dict(values.get("model") or {}),
+            "augmentation": parse_section(AugmentationOptions, "augmentation", values.get("augmentation")),
+            "training": parse_section(TrainingOptions, "training", training),
+            "sources": parse_strings("sources", values.get("sources")),
+        }
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.steady_pairs, bool):
+            raise ValueError(f"steady_pairs: takes true or false, got {self.steady_pairs!r}.")
+        if self.training.start_at_change and self.vision_encoder is not None:
             raise ValueError(
                 "training start_at_change sets the vision encoder's weights, and vision_encoder names pretrained ones: "
                 "leave out one of the two."
             )
-        if recipe.preset not in PRESETS:
-            raise ValueError(f"preset '{recipe.preset}': takes one of {', '.join(PRESETS)}.")
-        return recipe
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset '{self.preset}': takes one of {', '.join(PRESETS)}.")
 
     def override(self, **options: Any) -> Recipe:
         """A copy with some training options replaced; None leaves an option unchanged."""
-        changed = {name: value for name, value in options.items() if value is not None}
-        return replace(self, training=replace(self.training, **changed))
+        return replace(self, training=override(self.training, **options))
 
     def build_config(self) -> LatentActionConfig:
         """Build the model's config: the preset updated by `model`. Raises ValueError for an unknown keyword."""
@@ -194,10 +186,6 @@ class Recipe:
         refuse_unknown("model", self.model, config_keywords())
         build = LatentActionConfig if self.preset == "default" else getattr(LatentActionConfig, self.preset)
         return build(**self.model)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Nested mappings that `parse` accepts."""
-        return asdict(self)
 
 
 def config_keywords() -> list[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
 
@@ -24,6 +24,37 @@ def load_yaml(path: str | Path, parse: Callable[[Mapping[str, Any]], Parsed]) ->
         return parse(values or {})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class YamlRecipe:
+    """Base of the recipes of a run: nested options, parsed from YAML."""
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a recipe from a YAML file. Raises ValueError, naming the file and the key, for an invalid one."""
+        return load_yaml(path, cls.parse)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Build a recipe from nested mappings. Raises ValueError for an unknown key or a wrong type."""
+        refuse_unknown("recipe", values, field_names(cls))
+        return cls(**cls._parse_fields(dict(values)))
+
+    @classmethod
+    def _parse_fields(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Convert the values of known keys to the types of the fields."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested mappings that `parse` accepts."""
+        return asdict(self)
+
+
+def override(options: Section, **values: Any) -> Section:
+    """A copy of a dataclass with some fields replaced; None leaves a field unchanged."""
+    changed = {name: value for name, value in values.items() if value is not None}
+    return replace(options, **changed)  # type: ignore[type-var]
 
 
 def field_names(cls: type) -> list[str]:
