@@ -75,12 +75,12 @@ def run_episode(
         environment: executes them; it is reset first.
         episode: index of the episode.
         seed: of the roll-outs; decides the noise of each prediction.
-        executed_steps: actions executed per chunk; None for the policy's own number.
+        executed_steps: actions executed per chunk; None for the policy's default.
         max_steps: length limit; None for the environment's own.
         recording: filled with the images of its camera; None renders only the policy's observations.
 
     Raises:
-        ValueError: a chunk of the wrong shape, or with a number that is not finite; the message contains the step.
+        ValueError: a chunk of the wrong shape, or with NaN or infinity; the message contains the step.
     """
     executed, limit = executed_steps or policy.executed_steps, max_steps or environment.max_steps
     if not 1 <= executed <= policy.horizon:
@@ -149,7 +149,7 @@ def _prediction_seed(seed: int, environment: str, episode: int, prediction: int)
 
 
 def _check_chunk(chunk: np.ndarray, shape: tuple[int, int], where: str, step: int) -> None:
-    """Raises ValueError for a chunk that is not of `shape` (actions, action size), or not finite."""
+    """Raise ValueError for a chunk that is not of `shape` (actions, action size), or not finite."""
     at = f"{where}, step {step + 1}: the policy predicted"
     if chunk.ndim != 2 or chunk.shape[1] != shape[1]:
         raise ValueError(
@@ -161,6 +161,6 @@ def _check_chunk(chunk: np.ndarray, shape: tuple[int, int], where: str, step: in
     if not np.isfinite(chunk).all():
         row, column = np.argwhere(~np.isfinite(chunk))[0]
         raise ValueError(
-            f"{at} {chunk[row, column]} for number {column} of action {row}: takes finite numbers. A loss that was "
+            f"{at} {chunk[row, column]} for component {column} of action {row}: takes finite values. A loss that was "
             "not finite in training, or statistics of actions with a deviation of 0, are usual reasons."
         )

@@ -24,7 +24,7 @@ class RolloutJob:
     seed: int
     executed_steps: int | None
     max_steps: int | None
-    videos: str | None  # a folder
+    videos: str | Path | None  # a folder
     video_episodes: int  # the first episodes of each environment get a video
     tokenizer: str | None  # whose codes are drawn
     embodiment: str | None  # the policy's robot that acts
