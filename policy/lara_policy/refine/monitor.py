@@ -100,7 +100,12 @@ class JointMonitor:
     def _chunks(self, device: torch.device) -> Iterator[dict[str, Any]]:
         for first in range(0, len(self.batch["state"]), CHUNK):
             chunk = {name: value[first : first + CHUNK] for name, value in self.batch.items()}
-            yield {name: value.to(device) if isinstance(value, Tensor) else value for name, value in chunk.items()}
+            yield to_device(chunk, device)
+
+
+def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """A batch with its tensors on `device`."""
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
 def _gradients(loss: Tensor, weights: list[nn.Parameter]) -> list[Tensor]:

@@ -187,7 +187,7 @@ def test_features_that_are_shared_are_those_that_would_be_computed(joint):
 
 def test_a_shift_moves_a_samples_frames_together(joint):
     model, batch, _ = joint(training={"shift": 3})
-    images, pair = model._shifted(batch["images"], batch["pair"], batch["shift"])
+    images, pair = model._augment(batch)
     assert torch.equal(images[:, 0], pair[:, 0])
     assert not torch.equal(images, batch["images"])
     assert batch["shift"].abs().max() <= 3
