@@ -108,16 +108,10 @@ class LaqConfig(LatentActionBaseConfig):
     def _check(self) -> None:
         positive: tuple[str, ...] = ("image_size", "patch_size", "hidden_size", "intermediate_size")
         positive += ("num_attention_heads", "attention_head_size", "num_spatial_layers", "num_temporal_layers")
-        for name in (*positive, "codebook_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1.")
-        if self.codebook_size < 2:
-            raise ValueError(f"codebook_size ({self.codebook_size}) must be at least 2: one code says nothing.")
-        if self.image_size % self.patch_size:
-            raise ValueError(f"patch_size ({self.patch_size}) must divide image_size ({self.image_size}).")
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it takes {' or '.join(map(repr, allowed))}.")
+        self._check_positive(*positive, "codebook_dim")
+        self._check_codebook_sizes("codebook_size")
+        self._check_divides("patch_size", "image_size")
+        self._check_choices(_CHOICES)
         self._check_latents()
 
     def _check_latents(self) -> None:

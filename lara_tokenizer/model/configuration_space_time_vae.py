@@ -94,9 +94,8 @@ class SpaceTimeVaeConfig(LatentActionBaseConfig):
     def _check(self, sides: Sequence[int]) -> None:
         if len(sides) != 2:
             raise ValueError(f"image_size is {list(sides)}; it takes one side in pixels, or [height, width].")
-        for name in ("patch_size", "hidden_size", "num_attention_heads", "num_encoder_layers", "num_decoder_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1.")
+        positive = ("patch_size", "hidden_size", "num_attention_heads", "num_encoder_layers", "num_decoder_layers")
+        self._check_positive(*positive)
         if self.codebook_dim < 1:
             raise ValueError(f"codebook_dim ({self.codebook_dim}) must be at least 1: it is the width of z.")
         for name, side in zip(("height", "width"), sides, strict=True):
