@@ -203,7 +203,7 @@ class HiddenStateHook:
 
 
 def _why_no_gradient() -> str:
-    # A reentrant checkpoint runs its forward under no_grad, as frozen modules do: only the stack tells them apart.
+    # A reentrant checkpoint runs its forward under no_grad, as frozen modules do: only the stack distinguishes them.
     if any(frame.f_code.co_qualname == "CheckpointFunction.forward" for frame, _ in walk_stack(None)):
         return (
             "it is computed inside a reentrant checkpoint, which hides it from autograd. Checkpoint with "
@@ -343,7 +343,7 @@ class CallRecorder:
         if self.calls:
             nearby = ", ".join(f"'{name}'" for name in dict.fromkeys(self.calls[:4]))
             return f"{text}. Near it these were: {nearby}. Tap one of them."
-        return f"{text}, and nothing near it was. Does the policy's forward run inside the `with` block?"
+        return f"{text}, and neither was anything near it. Run the policy's forward inside the `with` block."
 
     def _record(self, name: str, module: nn.Module, args: Any) -> None:
         if not torch.compiler.is_compiling():  # else the hook would become part of the compiled graph

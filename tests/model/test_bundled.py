@@ -1,4 +1,4 @@
-"""Where "lara-lam" is looked for: a local folder, the installed wheel, the checkout, the Hub."""
+"""Search order of "lara-lam": a local folder, the installed wheel, the checkout, the Hub."""
 
 from __future__ import annotations
 

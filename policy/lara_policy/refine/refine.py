@@ -210,7 +210,7 @@ def _unlabeled_pairs(
         return None
     episodes = load_episodes(recipe.unlabeled, cameras=recipe.lam_camera or ())
     source = open_frames(episodes, setup.processor, recipe.training, frames / "unlabeled", progress)
-    setup.policy.add_tasks([""])  # the instruction of video whose own the policy does not know
+    setup.policy.add_tasks([""])  # the vector of instructions that the policy was not built with
     tasks, seed = setup.policy.config.tasks, recipe.training.seed
     return UnlabeledPairs(source, episodes, [setup.stride], tasks, size, seed)
 

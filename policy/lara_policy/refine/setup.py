@@ -301,8 +301,8 @@ def _extend_policy(
         if robot.name not in policy.embodiments and policy.embodiments:
             known = ", ".join(map(repr, policy.embodiments))
             logger.warning(
-                f"robot {robot.name!r} is new to the policy and starts with fresh weights; it knows {known}. If it is "
-                f"one of them, say so in the recipe: embodiments: {{{robot.name}: ...}}"
+                f"robot {robot.name!r} is new to the policy and starts with fresh weights; the policy has {known}. "
+                f"If it is one of them, name it in the recipe: embodiments: {{{robot.name}: ...}}"
             )
         policy.add_embodiment(robot)
     policy.add_tasks(tasks)
@@ -330,7 +330,7 @@ def _pair_stride(
     frames = lengths.pop()
     if frames > chunk_size:
         raise ValueError(
-            f"lam_stride {stride} is {frames} frames, and the policy predicts {chunk_size} actions: the pair must lie "
+            f"lam_stride {stride} is {frames} frames, and the policy predicts {chunk_size} actions: the pair must be "
             f"within the chunk. Give a shorter lam_stride, or horizon: {frames}."
         )
     trained_frames = {_stride_frames(Stride.parse(each), demonstrations[0]) for each in trained_on}

@@ -161,7 +161,7 @@ def _check(names: Sequence[str], *, episodes: int, seed: int, max_steps: int | N
         raise ValueError(f"max steps {max_steps}: takes at least 1.")
     if any(name.startswith("metaworld:") for name in names):
         if max_steps is not None and max_steps > STEP_LIMIT:
-            raise ValueError(f"max steps {max_steps}: Meta-World goes on for at most {STEP_LIMIT}.")
+            raise ValueError(f"max steps {max_steps}: Meta-World allows at most {STEP_LIMIT}.")
         require_metaworld()
 
 

@@ -116,8 +116,8 @@ def test_noise_changes_the_actions_but_not_the_start(metaworld, monkeypatch):
 
 
 def test_indices_stay_when_episodes_are_added_and_half_are_noisy():
-    numbers = [JOB.episode_index(task, episode) for episode in range(3) for task in JOB.tasks]
-    assert numbers == list(range(6))
+    indices = [JOB.episode_index(task, episode) for episode in range(3) for task in JOB.tasks]
+    assert indices == list(range(6))
     assert [JOB.noise_of(episode) for episode in range(4)] == [0.0, 0.3, 0.0, 0.3]
 
 
