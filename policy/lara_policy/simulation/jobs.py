@@ -30,7 +30,7 @@ def check_same_job(folder: Path, holds: str, recorded: Mapping[str, Any], job: M
         holds: the kind of its results, e.g. "episodes".
         recorded, job: everything that decides the results, as JSON types.
     """
-    differing = [key for key in job | recorded if recorded.get(key) != job.get(key)]
+    differing = [key for key in {**job, **recorded} if recorded.get(key) != job.get(key)]
     if differing:
         was = "; ".join(f"{key} was {recorded.get(key)!r}, is {job.get(key)!r}" for key in differing)
         raise ValueError(f"{folder} holds {holds} of another job ({was}): use another folder, or remove it")
