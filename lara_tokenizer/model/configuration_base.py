@@ -1,5 +1,7 @@
-"""Base class of the configurations of all latent action models, which load only files of their own family."""
+"""Base class of the configurations of all latent action models: loading, and checks that several families share."""
 
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -25,3 +27,25 @@ class LatentActionBaseConfig(PretrainedConfig):
                 "that fits."
             )
         return config, rest
+
+    # The checks raise ValueError, naming the fields.
+
+    def _check_positive(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1.")
+
+    def _check_codebook_sizes(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 2: one code encodes nothing.")
+
+    def _check_divides(self, small: str, large: str) -> None:
+        divisor, size = attrgetter(small, large)(self)
+        if size % divisor:
+            raise ValueError(f"{small} ({divisor}) must divide {large} ({size}).")
+
+    def _check_choices(self, choices: Mapping[str, Sequence[str]]) -> None:
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it takes {' or '.join(map(repr, allowed))}.")

@@ -7,7 +7,7 @@ from .configuration_base import LatentActionBaseConfig
 from .strides import checked_strides
 
 # The grid of patches is reduced to one cell per latent token by a 3 x 3 convolution of stride 2, then by this one
-# (kernel, stride, padding), if any. LAPA publishes weights with 4 tokens; its code supports these numbers.
+# (kernel, stride, padding), if any. LAPA publishes weights with 4 tokens; its code supports these counts.
 SECOND_CONVOLUTION: dict[int, tuple[tuple[int, int], int, int] | None] = {
     1: ((4, 4), 1, 0),
     2: ((3, 4), 1, 0),
@@ -50,8 +50,7 @@ class LaqConfig(LatentActionBaseConfig):
         latent_layout: arrangement of the N code vectors for the decoder. "interleaved", as in published weights: token
             n contains every N-th component of the concatenated vectors. "per_code": one vector per token. Codes are
             the same.
-        strides: gaps between the frames of a training pair, e.g. ["0.6s"]; the first is the default of
-            `lara-tok encode`.
+        strides: of the training pairs, e.g. ["0.6s"]; the first is the default of `lara-tok encode`.
 
     Raises:
         ValueError: naming the fields that do not fit together.
@@ -109,25 +108,20 @@ class LaqConfig(LatentActionBaseConfig):
     def _check(self) -> None:
         positive: tuple[str, ...] = ("image_size", "patch_size", "hidden_size", "intermediate_size")
         positive += ("num_attention_heads", "attention_head_size", "num_spatial_layers", "num_temporal_layers")
-        for name in (*positive, "codebook_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1.")
-        if self.codebook_size < 2:
-            raise ValueError(f"codebook_size ({self.codebook_size}) must be at least 2: one code says nothing.")
-        if self.image_size % self.patch_size:
-            raise ValueError(f"patch_size ({self.patch_size}) must divide image_size ({self.image_size}).")
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it takes {' or '.join(map(repr, allowed))}.")
+        self._check_positive(*positive, "codebook_dim")
+        self._check_codebook_sizes("codebook_size")
+        self._check_divides("patch_size", "image_size")
+        self._check_choices(_CHOICES)
         self._check_latents()
 
     def _check_latents(self) -> None:
         if self.num_latents not in SECOND_CONVOLUTION:
             known = ", ".join(map(str, SECOND_CONVOLUTION))
             raise ValueError(f"num_latents ({self.num_latents}) is one of {known}.")
-        side, places = self.patches_per_side, latent_places(self.patches_per_side, self.num_latents)
-        if min(places) < 1 or places[0] * places[1] != self.num_latents:
-            left = f"{places[0]} x {places[1]} places" if min(places) > 0 else "nothing"
+        side = self.patches_per_side
+        rows, columns = latent_places(side, self.num_latents)
+        if min(rows, columns) < 1 or rows * columns != self.num_latents:
+            left = f"{rows} x {columns} places" if min(rows, columns) > 0 else "nothing"
             usual = USUAL_SIDE[self.num_latents]
             raise ValueError(
                 f"num_latents ({self.num_latents}) does not fit {side} x {side} patches (image_size {self.image_size}, "

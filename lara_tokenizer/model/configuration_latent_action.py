@@ -82,8 +82,7 @@ class LatentActionConfig(LatentActionBaseConfig):
         decoder_warp: warp frame t by a predicted flow before the change is added (needs decoder_residual).
         motion_weight: weight the squared error by 1 + motion_weight * |change of the pixel|.
         reconstruction_loss_weight, codebook_loss_weight, commitment_loss_weight: the weights of Eq. 3.
-        strides: gaps between the frames of a training pair, e.g. ["0.5s"]; the first is the default of
-            `lara-tok encode`.
+        strides: of the training pairs, e.g. ["0.5s"]; the first is the default of `lara-tok encode`.
 
     Raises:
         ValueError: naming the fields that do not fit together.
@@ -199,27 +198,14 @@ class LatentActionConfig(LatentActionBaseConfig):
     def _check(self) -> None:
         positive: tuple[str, ...] = ("image_size", "patch_size", "hidden_size", "num_attention_heads")
         positive += ("intermediate_size", "num_m_former_layers", "num_decoder_layers", "num_latents", "codebook_dim")
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1.")
+        self._check_positive(*positive)
         if self.decoder_warp and not self.decoder_residual:
             raise ValueError("decoder_warp needs decoder_residual: what is moved is frame t. Set both, or neither.")
-        if self.codebook_size < 2:
-            raise ValueError(f"codebook_size ({self.codebook_size}) must be at least 2: one code says nothing.")
-        _check_divides("num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size)
-        _check_divides(
-            "decoder_num_attention_heads",
-            self.decoder_num_attention_heads,
-            "decoder_hidden_size",
-            self.decoder_hidden_size,
-        )
-        _check_divides("patch_size", self.patch_size, "image_size", self.image_size)
-        for name, allowed in (
-            ("patch_order", ("row_major", "shuffled")),
-            ("segment_embedding", ("per_frame", "shared")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it takes {' or '.join(map(repr, allowed))}.")
+        self._check_codebook_sizes("codebook_size")
+        self._check_divides("num_attention_heads", "hidden_size")
+        self._check_divides("decoder_num_attention_heads", "decoder_hidden_size")
+        self._check_divides("patch_size", "image_size")
+        self._check_choices({"patch_order": ("row_major", "shuffled"), "segment_embedding": ("per_frame", "shared")})
         for name in ("continuous_steps", "dead_code_steps", "dead_code_share", "motion_weight", *_WEIGHTS):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} ({getattr(self, name)}) must not be negative.")
@@ -243,7 +229,7 @@ class LatentActionConfig(LatentActionBaseConfig):
                 f"vision_config.image_size ({vision.image_size}) and image_size ({self.image_size}) differ: both "
                 "see the same frames. Set them alike."
             )
-        _check_divides("vision_config.patch_size", vision.patch_size, "image_size", self.image_size)
+        self._check_divides("vision_config.patch_size", "image_size")
         if self.patch_order == "shuffled" and vision.model_type != "vit_mae":
             raise ValueError(f"patch_order 'shuffled' exists for vit_mae only, not for {vision.model_type}.")
 
@@ -263,8 +249,3 @@ def _vision_config(given: Mapping[str, Any] | PretrainedConfig | None, image_siz
         # Published ViT-MAE configs store the pre-training ratio 0.75; a tokenizer needs every patch.
         given.mask_ratio = 0.0
     return given
-
-
-def _check_divides(small: str, divisor: int, large: str, number: int) -> None:
-    if number % divisor:
-        raise ValueError(f"{small} ({divisor}) must divide {large} ({number}).")

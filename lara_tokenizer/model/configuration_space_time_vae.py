@@ -22,7 +22,7 @@ class SpaceTimeVaeConfig(LatentActionBaseConfig):
         hidden_size, num_attention_heads: sizes of encoder and decoder; feed-forward layers are 4 times as wide.
         num_encoder_layers: layers over space and time. num_decoder_layers: layers within a frame.
         codebook_dim: width of z, the one continuous latent of a pair. There is no codebook: `codebook_size` is None.
-        strides: gaps between the frames of a training pair, e.g. ["2f"]; the first is the default of `lara-tok encode`.
+        strides: of the training pairs, e.g. ["2f"]; the first is the default of `lara-tok encode`.
 
     Raises:
         ValueError: naming the fields that do not fit together.
@@ -94,9 +94,8 @@ class SpaceTimeVaeConfig(LatentActionBaseConfig):
     def _check(self, sides: Sequence[int]) -> None:
         if len(sides) != 2:
             raise ValueError(f"image_size is {list(sides)}; it takes one side in pixels, or [height, width].")
-        for name in ("patch_size", "hidden_size", "num_attention_heads", "num_encoder_layers", "num_decoder_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1.")
+        positive = ("patch_size", "hidden_size", "num_attention_heads", "num_encoder_layers", "num_decoder_layers")
+        self._check_positive(*positive)
         if self.codebook_dim < 1:
             raise ValueError(f"codebook_dim ({self.codebook_dim}) must be at least 1: it is the width of z.")
         for name, side in zip(("height", "width"), sides, strict=True):
@@ -105,5 +104,5 @@ class SpaceTimeVaeConfig(LatentActionBaseConfig):
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be an even number of times num_attention_heads "
-                f"({self.num_attention_heads}): positions in time turn the numbers of a head in pairs."
+                f"({self.num_attention_heads}): positions in time rotate the components of a head in pairs."
             )

@@ -39,7 +39,7 @@ class SpaceTimeVqConfig(LatentActionBaseConfig):
         num_nuisance_latents: number of tokens for changes other than the task. They are in the encoder's sequence with
             the task tokens and so influence their codes; the decoder gets both.
         nuisance_codebook_size: number of codes of the nuisance tokens.
-        strides: gaps between the frames of a training pair, e.g. ["9f"]; the first is the default of `lara-tok encode`.
+        strides: of the training pairs, e.g. ["9f"]; the first is the default of `lara-tok encode`.
 
     Raises:
         ValueError: naming the fields that do not fit together.
@@ -90,22 +90,14 @@ class SpaceTimeVqConfig(LatentActionBaseConfig):
 
     def _check(self) -> None:
         positive = ("image_size", "hidden_size", "num_attention_heads", "num_encoder_layers", "num_decoder_layers")
-        for name in (*positive, "num_latents", "codebook_dim", "num_nuisance_latents"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1.")
-        for name in ("codebook_size", "nuisance_codebook_size"):
-            if getattr(self, name) < 2:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 2: one code says nothing.")
+        self._check_positive(*positive, "num_latents", "codebook_dim", "num_nuisance_latents")
+        self._check_codebook_sizes("codebook_size", "nuisance_codebook_size")
         if self.hidden_size % 2 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size}), "
                 "which must be even."
             )
-        if self.image_size % self.vision_config.patch_size:
-            raise ValueError(
-                f"vision_config.patch_size ({self.vision_config.patch_size}) must divide image_size "
-                f"({self.image_size})."
-            )
+        self._check_divides("vision_config.patch_size", "image_size")
 
 
 def _vision_config(given: Mapping[str, Any] | PretrainedConfig | None) -> Any:

@@ -108,7 +108,7 @@ class LatentActionProcessor(BaseImageProcessor):
             `pixel_values` and, for pairs, `future_pixel_values`: float32 (B, 3, S, S).
 
         Raises:
-            ValueError: for frames of another type, or if the numbers of frames differ.
+            ValueError: for frames of another type, or if the two counts of frames differ.
         """
         frames = self.resize_frames(images)
         data = {"pixel_values": self.normalize_frames(frames)}

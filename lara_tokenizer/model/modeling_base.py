@@ -1,8 +1,9 @@
 """Base class of all latent action models: loading, and encoding of frame pairs to latents and codes.
 
 A family is a model type of its own: a config with `num_latents`, `codebook_dim`, `codebook_size` (None: continuous) and
-`strides`, and a subclass of `LatentActionPreTrainedModel` with `get_frame_features`, `infer_latents`, `quantize` and
-`decode`. Code that uses models (encode, evaluate, the command line) depends on these names only.
+`strides`, and a subclass of `LatentActionPreTrainedModel` with `get_frame_features`, `infer_latents`, `decode` and a
+`bottleneck`, or a `quantize` of its own. Code that uses models (encode, evaluate, the command line) depends only on
+these names.
 
 Shape suffixes: B batch, P tokens of a frame, V their width, N latent tokens, D codebook dimension.
 """
@@ -10,11 +11,11 @@ Shape suffixes: B batch, P tokens of a frame, V their width, N latent tokens, D 
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .bottleneck_vq import VectorQuantizerOutput
+from .bottleneck_vq import Codebook, VectorQuantizer, VectorQuantizerOutput
 from .bundled import resolve_checkpoint
 from .configuration_base import LatentActionBaseConfig
 
@@ -45,6 +46,7 @@ class LatentActionPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     _supports_sdpa = True
     config_class: type[LatentActionBaseConfig]
+    bottleneck: VectorQuantizer  # absent for a continuous bottleneck
     predicts_frames = True  # False: `decode` raises, because the decoder predicts features, not frames
     needs_float32 = False  # True: 16-bit inference gives different codes
 
@@ -63,7 +65,7 @@ class LatentActionPreTrainedModel(PreTrainedModel):
         """Disable gradients of the parts that the config keeps frozen."""
 
     def get_frame_features(self, pixel_values: Tensor) -> Tensor:
-        """Frames (B, 3, H, W) from the processor -> (B, P, V): the part of the encoder that sees one frame alone."""
+        """Frames (B, 3, H, W) from the processor -> (B, P, V): the part of the encoder that sees a single frame."""
         raise NotImplementedError
 
     def infer_latents(
@@ -73,8 +75,9 @@ class LatentActionPreTrainedModel(PreTrainedModel):
         raise NotImplementedError
 
     def quantize(self, latents: Tensor) -> LatentActionEncoderOutput:
-        """z (B, N, D) -> the nearest codes and their vectors."""
-        raise NotImplementedError
+        """z (B, N, D) -> the nearest codes and their vectors. Raises ValueError for another shape."""
+        self._check_latents(latents, self.config.num_latents)
+        return self._quantized(latents, self.bottleneck)
 
     def decode(
         self, pixel_values: Tensor, *, codes: Tensor | None = None, quantized_latents: Tensor | None = None
@@ -86,7 +89,7 @@ class LatentActionPreTrainedModel(PreTrainedModel):
         """Compute the training loss. Raises NotImplementedError for all families but `LatentActionModel`."""
         raise NotImplementedError(
             f"{type(self).__name__} gives labels and predictions of published weights and is not trained: call encode "
-            f"or {'decode' if self.predicts_frames else 'predict_features'}. To train a latent action model take "
+            f"or {'decode' if self.predicts_frames else 'predict_features'}. To train a latent action model use "
             "LatentActionModel."
         )
 
@@ -133,16 +136,30 @@ class LatentActionPreTrainedModel(PreTrainedModel):
                     "get_frame_features."
                 )
 
-    def _check_latents(self, latents: Tensor, number: int) -> None:
-        """Raise ValueError unless they are (B, number, D)."""
-        expected = (number, self.config.codebook_dim)
+    def _check_latents(self, latents: Tensor, count: int) -> None:
+        """Raise ValueError unless they are (B, count, D)."""
+        expected = (count, self.config.codebook_dim)
         if latents.ndim != 3 or latents.shape[1:] != expected:
             raise ValueError(
                 f"the latent action is {tuple(latents.shape)}, expected (batch, {expected[0]}, {expected[1]}) from "
                 "encode."
             )
 
-    def _quantized(self, latents: Tensor, quantized: VectorQuantizerOutput) -> LatentActionEncoderOutput:
+    def _refuse_attentions(self, output_attentions: bool) -> None:
+        """Raise ValueError if attention maps are requested of a model that attends within frames and over time."""
+        if output_attentions:
+            raise ValueError(f"{type(self).__name__} gives no attention maps: it attends within frames and over time.")
+
+    def _quantized_latents(self, caller: str, codes: Tensor | None, quantized_latents: Tensor | None) -> Tensor:
+        """The vectors (B, N, D) of a latent action in either form. Raises ValueError for neither and for both."""
+        if codes is not None and quantized_latents is None:
+            return self.bottleneck.lookup(codes)
+        if codes is None and quantized_latents is not None:
+            return quantized_latents
+        raise ValueError(f"{caller} takes either codes or quantized_latents, one of the two.")
+
+    def _quantized(self, latents: Tensor, bottleneck: VectorQuantizer) -> LatentActionEncoderOutput:
+        quantized: VectorQuantizerOutput = bottleneck(latents)
         return LatentActionEncoderOutput(
             latents=latents,
             codes=quantized.codes,
@@ -156,3 +173,26 @@ class LatentActionPreTrainedModel(PreTrainedModel):
         if pixels is None and features is not None:
             return features
         raise ValueError(f"encode takes either {name} or the matching frame features, one of the two.")
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialize the tensors of one module; families override this for modules of their own.
+
+        | tensor         | start                               |
+        | linear weights | truncated normal, initializer_range |
+        | biases         | 0                                   |
+        | layer norms    | 1 and 0                             |
+        | codebooks      | uniform in +-1 / K                  |
+        | counters       | 0                                   |
+        """
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=self.config.initializer_range)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, Codebook):
+            bound = 1 / module.num_embeddings
+            nn.init.uniform_(module.weight, -bound, bound)
+        elif isinstance(module, VectorQuantizer):
+            nn.init.zeros_(module.code_usage)

@@ -17,7 +17,7 @@ from .bundled import resolve_checkpoint  # noqa: F401
 from .configuration_base import LatentActionBaseConfig  # noqa: F401
 from .configuration_laq import SECOND_CONVOLUTION, LaqConfig
 from .laq_transformer import LaqTransformer, RelativePositionBias, UnitAttention
-from .modeling_base import LatentActionEncoderOutput, LatentActionPreTrainedModel
+from .modeling_base import LatentActionPreTrainedModel
 from .strides import checked_strides  # noqa: F401
 
 
@@ -64,7 +64,7 @@ class LaqModel(LatentActionPreTrainedModel):
 
     z is the output of two convolutions on the later frame minus their output on the earlier one. There are no queries,
     and so no attention maps. The model is not trained here. Load it in float32: 16 bits round away much of a small
-    difference of large numbers.
+    difference of large values.
 
     >>> model = load_model("lapa-laq").eval()  # what lara-tok convert wrote  # doctest: +SKIP
     >>> out = model.encode(**processor(frames[:-5], frames[5:]))  # doctest: +SKIP
@@ -83,6 +83,7 @@ class LaqModel(LatentActionPreTrainedModel):
         self.spatial_encoder = LaqTransformer(config, config.num_spatial_layers, "frames")
         self.temporal_encoder = LaqTransformer(config, config.num_temporal_layers, config.temporal_layout)
         self.to_latents = LatentConvolutions(config)
+        # LAPA's NSVQ, without its training noise.
         self.bottleneck = VectorQuantizer(config.codebook_size, config.codebook_dim)
         self.from_latents = nn.Linear(config.codebook_dim, config.hidden_size)
         self.decoder = LaqTransformer(config, config.num_spatial_layers, "frames", reads_context=True)
@@ -92,7 +93,7 @@ class LaqModel(LatentActionPreTrainedModel):
     def get_frame_features(self, pixel_values: Tensor) -> Tensor:
         """Frames (B, 3, S, S) -> patch embeddings (B, P, H).
 
-        Later layers see the previous frame, so nothing more can be computed of one frame alone.
+        Later layers see the previous frame, so nothing more can be computed of a single frame.
         """
         self._check_frames(pixel_values, self.config.image_size, self.config.image_size)
         return self.patches(pixel_values)
@@ -107,29 +108,20 @@ class LaqModel(LatentActionPreTrainedModel):
         tokens_BTPH = torch.stack([frame_features, future_frame_features], 1)
         tokens_BTPH = self.spatial_encoder(tokens_BTPH, self.position_bias())
         tokens_BTPH = self.temporal_encoder(tokens_BTPH.transpose(1, 2)).transpose(1, 2)
-        # Autocast would round away much of this difference of similar numbers. More is lost in the layers before, which
+        # Autocast would round away much of this difference of similar values. More is lost in the layers before, which
         # only float32 weights avoid (`needs_float32`).
         with torch.autocast(tokens_BTPH.device.type, enabled=False):
             now_BND, future_BND = self.to_latents(tokens_BTPH.to(self.from_latents.weight.dtype)).unbind(1)
         return future_BND - now_BND, None
 
-    def quantize(self, latents: Tensor) -> LatentActionEncoderOutput:
-        """z (B, N, D) -> the nearest codes and their vectors (NSVQ without its training noise)."""
-        self._check_latents(latents, self.config.num_latents)
-        return self._quantized(latents, self.bottleneck(latents))
-
     def decode(
         self, pixel_values: Tensor, *, codes: Tensor | None = None, quantized_latents: Tensor | None = None
     ) -> Tensor:
         """Frame t (B, 3, S, S) and a latent action, as codes (B, N) or vectors (B, N, D) -> frame t+C."""
-        if (codes is None) == (quantized_latents is None):
-            raise ValueError("decode takes either codes or quantized_latents, one of the two.")
-        if codes is not None:
-            quantized_latents = self.bottleneck.lookup(codes)
-        assert quantized_latents is not None
-        self._check_latents(quantized_latents, self.config.num_latents)
+        quantized_BND = self._quantized_latents("decode", codes, quantized_latents)
+        self._check_latents(quantized_BND, self.config.num_latents)
         frame_B1PH = self.get_frame_features(pixel_values).unsqueeze(1)
-        action_BNH = self.from_latents(self._action_tokens(quantized_latents))
+        action_BNH = self.from_latents(self._action_tokens(quantized_BND))
         tokens_BPH = self.decoder(frame_B1PH, self.position_bias(), action_BNH).squeeze(1)
         return self._frames(self.to_pixels(tokens_BPH))
 
@@ -148,21 +140,18 @@ class LaqModel(LatentActionPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Initialize the tensors of one module, as in the original.
 
-        | tensor                                                    | start                                    |
-        | weights and biases of linear layers and of convolutions   | PyTorch's: uniform, 1 / sqrt(numbers in) |
-        | layer norms                                               | 1 and 0                                  |
-        | scales of queries and keys                                | 1                                        |
-        | null tokens, codebook                                     | normal, 1                                |
-        | counters                                                  | 0                                        |
+        | tensor                                                    | start                                |
+        | weights and biases of linear layers and of convolutions   | PyTorch's: uniform, 1 / sqrt(inputs) |
+        | layer norms                                               | 1 and 0                              |
+        | scales of queries and keys                                | 1                                    |
+        | null tokens, codebook                                     | normal, 1                            |
+        | counters                                                  | 0                                    |
         """
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
             bound = module.weight[0].numel() ** -0.5
             nn.init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
                 nn.init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
         elif isinstance(module, UnitAttention):
             nn.init.ones_(module.query_scale)
             nn.init.ones_(module.key_scale)
@@ -170,8 +159,8 @@ class LaqModel(LatentActionPreTrainedModel):
                 nn.init.normal_(module.null)
         elif isinstance(module, Codebook):
             nn.init.normal_(module.weight)
-        elif isinstance(module, VectorQuantizer):
-            nn.init.zeros_(module.code_usage)
+        else:
+            super()._init_weights(module)
 
 
 __all__ = ["LaqModel"]

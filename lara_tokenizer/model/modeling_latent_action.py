@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.utils import ModelOutput
 
-from .bottleneck_vq import Codebook, VectorQuantizer, VectorQuantizerOutput, perplexity
+from .bottleneck_vq import VectorQuantizer, VectorQuantizerOutput, perplexity
 
 # Imported so that save_pretrained copies these files too: transformers 4 copies direct imports only.
 from .bundled import resolve_checkpoint  # noqa: F401
@@ -167,20 +167,11 @@ class LatentActionModel(LatentActionPreTrainedModel):
         latents_BND, attentions = self.inverse_dynamics(frame_features, future_frame_features, output_attentions)
         return latents_BND, attentions if output_attentions else None
 
-    def quantize(self, latents: Tensor) -> LatentActionEncoderOutput:
-        """z (B, N, D) -> the nearest codes and their vectors."""
-        self._check_latents(latents, self.config.num_latents)
-        return self._quantized(latents, self.bottleneck(latents))
-
     def decode(
         self, pixel_values: Tensor, *, codes: Tensor | None = None, quantized_latents: Tensor | None = None
     ) -> Tensor:
         """Frame t (B, 3, S, S) and a latent action, as codes (B, N) or vectors (B, N, D) -> frame t+C."""
-        if (codes is None) == (quantized_latents is None):
-            raise ValueError("decode takes either codes or quantized_latents, one of the two.")
-        if codes is not None:
-            quantized_latents = self.bottleneck.lookup(codes)
-        return self.forward_dynamics(pixel_values, quantized_latents)
+        return self.forward_dynamics(pixel_values, self._quantized_latents("decode", codes, quantized_latents))
 
     def forward(
         self,
@@ -258,23 +249,17 @@ class LatentActionModel(LatentActionPreTrainedModel):
                 nn.init.trunc_normal_(module.weight, std=std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
         elif isinstance(module, MFormer):
             for parameter in (module.queries, module.separator, module.positions, module.segments):
                 nn.init.trunc_normal_(parameter, std=std)
         elif isinstance(module, FrameDecoder):
             nn.init.trunc_normal_(module.positions, std=std)
-        elif isinstance(module, Codebook):
-            bound = 1 / module.num_embeddings
-            nn.init.uniform_(module.weight, -bound, bound)
-        elif isinstance(module, VectorQuantizer):
-            nn.init.zeros_(module.code_usage)
         elif isinstance(module, Standardizer):
             nn.init.zeros_(module.running_mean)
             nn.init.ones_(module.running_var)
             nn.init.zeros_(module.num_batches_tracked)
+        else:
+            super()._init_weights(module)
 
     def _reconstruction_loss(
         self, reconstruction: Tensor, now: Tensor, future: Tensor, pair_mask: Tensor | None
@@ -303,7 +288,7 @@ def _mean_over_processes(value: Tensor) -> Tensor:
 def _masked_mean(values_B: Tensor, mask_B: Tensor | None) -> Tensor:
     """Mean over unmasked pairs; with several processes scaled so that their average is the mean over all pairs.
 
-    Processes may hold different numbers of masked pairs, so a plain average of their means would weight them unevenly.
+    Processes may hold unequal counts of masked pairs, so an average of their means would weight pairs unevenly.
     """
     if mask_B is None:
         return values_B.mean()

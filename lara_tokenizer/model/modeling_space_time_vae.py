@@ -67,8 +67,7 @@ class SpaceTimeVaeModel(LatentActionPreTrainedModel):
 
         Raises ValueError for output_attentions: attention within frames and over time has no single map.
         """
-        if output_attentions:
-            raise ValueError(f"{type(self).__name__} gives no attention maps: it attends within frames and over time.")
+        self._refuse_attentions(output_attentions)
         self._check_features(self.config.num_patches, len(self.action_token), frame_features, future_frame_features)
         patches_B2PQ = torch.stack([frame_features, future_frame_features], 1)
         token = self.action_token.to(patches_B2PQ.dtype).expand(len(patches_B2PQ), 2, 1, -1)
@@ -99,22 +98,9 @@ class SpaceTimeVaeModel(LatentActionPreTrainedModel):
         return grid.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialize the tensors of one module; tensors that are missing in a checkpoint get the same values.
-
-        | tensor         | start                               |
-        | linear weights | truncated normal, initializer_range |
-        | biases         | 0                                   |
-        | layer norms    | 1 and 0                             |
-        | action token   | uniform in +-1                      |
-        """
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=self.config.initializer_range)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, SpaceTimeVaeModel):
+        """Initialize the tensors of one module as the base class does, and the action token uniformly in +-1."""
+        super()._init_weights(module)
+        if isinstance(module, SpaceTimeVaeModel):
             nn.init.uniform_(module.action_token, -1, 1)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from .bottleneck_vq import Codebook, VectorQuantizer
+from .bottleneck_vq import VectorQuantizer
 
 # Imported so that save_pretrained copies these files too: transformers 4 copies direct imports only.
 from .bundled import resolve_checkpoint  # noqa: F401
@@ -81,21 +81,15 @@ class SpaceTimeVqModel(LatentActionPreTrainedModel):
 
         Raises ValueError for output_attentions: attention within frames and over time has no single map.
         """
-        if output_attentions:
-            raise ValueError(f"{type(self).__name__} gives no attention maps: it attends within frames and over time.")
+        self._refuse_attentions(output_attentions)
         tokens_BLH = self._encode(frame_features, future_frame_features)
         return self.to_latents(tokens_BLH[:, : self.config.num_latents]), None
-
-    def quantize(self, latents: Tensor) -> LatentActionEncoderOutput:
-        """z of the task (B, N, D) -> the nearest task codes and their vectors."""
-        self._check_latents(latents, self.config.num_latents)
-        return self._quantized(latents, self.bottleneck(latents))
 
     def encode_nuisance(self, frame_features: Tensor, future_frame_features: Tensor) -> LatentActionEncoderOutput:
         """Encode the nuisance tokens: changes between the frames (B, P, V) that are not the task."""
         tokens_BLH = self._encode(frame_features, future_frame_features)
         latents = self.to_nuisance(tokens_BLH[:, self.config.num_latents :])
-        return self._quantized(latents, self.nuisance_bottleneck(latents))
+        return self._quantized(latents, self.nuisance_bottleneck)
 
     def decode(
         self, pixel_values: Tensor, *, codes: Tensor | None = None, quantized_latents: Tensor | None = None
@@ -120,12 +114,9 @@ class SpaceTimeVqModel(LatentActionPreTrainedModel):
             codes, quantized_latents: of the task, (B, N) or (B, N, D); one of the two.
             nuisance_codes: (B, M) from `encode_nuisance`: the decoder was trained with them and has no default.
         """
-        if (codes is None) == (quantized_latents is None):
-            raise ValueError("predict_features takes either codes or quantized_latents, one of the two.")
+        task_BND = self._quantized_latents("predict_features", codes, quantized_latents)
         self._check_frame_features(frame_features)
-        task_BND = quantized_latents if codes is None else self.bottleneck.lookup(codes)
         nuisance_BMD = self.nuisance_bottleneck.lookup(nuisance_codes)
-        assert task_BND is not None
         self._check_latents(task_BND, self.config.num_latents)
         self._check_latents(nuisance_BMD, self.config.num_nuisance_latents)
         tokens = [
@@ -148,29 +139,9 @@ class SpaceTimeVqModel(LatentActionPreTrainedModel):
         return self.encoder(sequence_B2LV)[:, 1, : len(tokens)]
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialize the tensors of one module; tensors that are missing in a checkpoint get the same values.
-
-        | tensor                    | start                               |
-        | linear weights            | truncated normal, initializer_range |
-        | biases                    | 0                                   |
-        | layer norms               | 1 and 0                             |
-        | task and nuisance tokens  | uniform in +-1                      |
-        | codebooks                 | uniform in +-1 / K                  |
-        | counters                  | 0                                   |
-        """
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=self.config.initializer_range)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, Codebook):
-            bound = 1 / module.num_embeddings
-            nn.init.uniform_(module.weight, -bound, bound)
-        elif isinstance(module, VectorQuantizer):
-            nn.init.zeros_(module.code_usage)
-        elif isinstance(module, SpaceTimeVqModel):
+        """Initialize the tensors of one module as the base class does, and the tokens uniformly in +-1."""
+        super()._init_weights(module)
+        if isinstance(module, SpaceTimeVqModel):
             nn.init.uniform_(module.task_tokens, -1, 1)
             nn.init.uniform_(module.nuisance_tokens, -1, 1)
 

@@ -1,4 +1,4 @@
-"""Validation of `strides`, the gaps between the frames of a pair that a latent action model was trained on."""
+"""Validation of `strides`, those of the frame pairs that a latent action model was trained on."""
 
 from collections.abc import Sequence
 

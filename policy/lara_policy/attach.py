@@ -179,7 +179,7 @@ class LaraAttachment(nn.Module):
         return not self._decodes and (self.mode == "frozen-lam" or self.options.latent_gradient_scale == 0)
 
     def _freeze(self) -> None:
-        """Freeze all parameters that get no gradient: DDP would wait for theirs for ever."""
+        """Freeze all parameters that get no gradient: DDP would wait for their gradients for ever."""
         self.lam.config.freeze_vision_encoder = True
         self.lam.freeze()
         # z before quantization is compared, so that without the decoder nothing reaches the codebook either.

@@ -5,11 +5,11 @@ Shape suffixes: B batch, T action tokens, H width of the policy.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
+from traceback import walk_stack
 from types import TracebackType
 from typing import Any
 
@@ -63,7 +63,7 @@ class Tap:
                 raise ValueError(f"{name} {getattr(self, name)!r} of a tap: takes one of {', '.join(allowed)}.")
         if self.chunk is None and (self.tokens != "all" or self.layout == "flat"):
             raise ValueError(
-                f"a tap with tokens {self.tokens!r} and layout {self.layout!r} needs `chunk`, their number."
+                f"a tap with tokens {self.tokens!r} and layout {self.layout!r} needs `chunk`, their count."
             )
         for name in ("chunk", "keep", "repeat"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
@@ -85,7 +85,7 @@ class Tap:
     def select(self, state: Tensor) -> Tensor:
         """The action tokens (B, T, H) of the module's input or output.
 
-        Raises ValueError if the axes or the number of tokens are not as the tap says.
+        Raises ValueError if the axes or the count of tokens do not match the tap.
         """
         axes = 2 if self.layout in ("flat", "bd") else 3
         if state.ndim != axes or (self.layout == "flat" and len(state) % (self.chunk or 1)):
@@ -203,7 +203,8 @@ class HiddenStateHook:
 
 
 def _why_no_gradient() -> str:
-    if _inside_reentrant_checkpoint():
+    # A reentrant checkpoint runs its forward under no_grad, as frozen modules do: only the stack distinguishes them.
+    if any(frame.f_code.co_qualname == "CheckpointFunction.forward" for frame, _ in walk_stack(None)):
         return (
             "it is computed inside a reentrant checkpoint, which hides it from autograd. Checkpoint with "
             "use_reentrant=False; in transformers, gradient_checkpointing_enable({'use_reentrant': False})."
@@ -211,16 +212,6 @@ def _why_no_gradient() -> str:
     if not torch.is_grad_enabled():
         return "the module runs under torch.no_grad(). Tap one that is trained."
     return "nothing before it is trainable. Unfreeze it, tap a later module, or set detach_hidden."
-
-
-def _inside_reentrant_checkpoint() -> bool:
-    # A reentrant checkpoint runs its forward under no_grad, as frozen modules do: only the stack tells them apart.
-    frame = inspect.currentframe()
-    while frame is not None:
-        if frame.f_code.co_qualname == "CheckpointFunction.forward":
-            return True
-        frame = frame.f_back
-    return False
 
 
 # --- Modules by path --------------------------------------------------------------------------------------------------
@@ -255,20 +246,18 @@ def find_module(policy: nn.Module, path: str) -> nn.Module:
         ValueError: with similar paths, and the children of the last module on the path that exists.
     """
     root = unwrap(policy)
-    if has_module(root, path):
-        return root.get_submodule(path)
-    reached, parent = "", root
-    for part in path.split("."):
-        longer = f"{reached}.{part}".lstrip(".")
-        if not has_module(root, longer):
-            break
-        reached, parent = longer, root.get_submodule(longer)
-    children = _summarize_children([name for name, _ in parent.named_children()])
-    close = get_close_matches(path, [name for name, _ in root.named_modules() if name], n=3)
-    raise ValueError(
-        f"{type(root).__name__} has no module '{path}'. {f'{reached!r}' if reached else 'It'} holds {children}."
-        f"{' Did you mean ' + ' or '.join(map(repr, close)) + '?' if close else ''}"
-    )
+    module, reached = root, ""
+    for part in path.split(".") if path else ():
+        child = getattr(module, part, None)
+        if not isinstance(child, nn.Module):
+            children = _summarize_children([name for name, _ in module.named_children()])
+            close = get_close_matches(path, [name for name, _ in root.named_modules() if name], n=3)
+            raise ValueError(
+                f"{type(root).__name__} has no module '{path}'. {f'{reached!r}' if reached else 'It'} holds {children}."
+                f"{' Did you mean ' + ' or '.join(map(repr, close)) + '?' if close else ''}"
+            )
+        module, reached = child, f"{reached}.{part}".lstrip(".")
+    return module
 
 
 def _summarize_children(names: list[str]) -> str:
@@ -354,7 +343,7 @@ class CallRecorder:
         if self.calls:
             nearby = ", ".join(f"'{name}'" for name in dict.fromkeys(self.calls[:4]))
             return f"{text}. Near it these were: {nearby}. Tap one of them."
-        return f"{text}, and nothing near it was. Does the policy's forward run inside the `with` block?"
+        return f"{text}, and neither was anything near it. Run the policy's forward inside the `with` block."
 
     def _record(self, name: str, module: nn.Module, args: Any) -> None:
         if not torch.compiler.is_compiling():  # else the hook would become part of the compiled graph

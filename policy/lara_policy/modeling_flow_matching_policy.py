@@ -214,7 +214,7 @@ class FlowMatchingPolicy(PreTrainedModel):
         """Index of a robot's weights. Raises ValueError, listing the known robots."""
         names = [values["name"] for values in self.config.embodiments]
         if name not in names:
-            raise ValueError(f"unknown embodiment {name!r}: the policy knows {', '.join(map(repr, names)) or 'none'}.")
+            raise ValueError(f"unknown embodiment {name!r}: the policy has {', '.join(map(repr, names)) or 'none'}.")
         return names.index(name)
 
     def task_index(self, text: str) -> int:
@@ -296,7 +296,7 @@ class FlowMatchingPolicy(PreTrainedModel):
             losses["action"] = self.flow.loss(velocity, actions, noise, action_mask)
         if codes is not None:
             if logits is None:
-                raise ValueError("codes came, but this policy has no code queries: build it with num_codes.")
+                raise ValueError("codes given, but this policy has no code queries: build it with num_codes.")
             losses["codes"] = _code_loss(logits, codes, code_mask)
         return FlowMatchingPolicyOutput(
             loss=torch.stack(list(losses.values())).sum() if losses else None,
@@ -391,7 +391,7 @@ class FlowMatchingPolicy(PreTrainedModel):
         if embodiment is None:
             if len(robots) != 1:
                 known = f"name one of {', '.join(robots)}" if robots else "train it on some robot's actions first"
-                raise ValueError(f"this policy knows {len(robots)} embodiments: {known}.")
+                raise ValueError(f"this policy has {len(robots)} embodiments: {known}.")
             embodiment = next(iter(robots))
         self.embodiment_index(embodiment)
         return robots[embodiment]

@@ -45,17 +45,8 @@ class TapPreset:
     layout: str = "btd"
     tokens: str = "all"
 
-    def depth(self, root_path: str, policy: nn.Module) -> int:
-        """Number L of transformer blocks."""
-        assert self.blocks is not None
-        blocks = find_module(policy, root_path + self.blocks)
-        return len(list(blocks.children()))
-
-    def site(self, layer: int | None, depth: int) -> str:
-        """Path, from the root, of the state after `layer` of `depth` blocks; None for what "L" reads."""
-        if layer is None and self.last is not None:
-            return self.last
-        layer = depth if layer is None else layer
+    def site(self, layer: int, depth: int) -> str:
+        """Path, from the root, of the state after `layer` of `depth` blocks."""
         if self.block_norm is None:
             return f"{self.blocks}.{layer - 1}"
         return f"{self.blocks}.{layer}.{self.block_norm}:input" if layer < depth else f"{self.end_norm}:input"
@@ -130,10 +121,8 @@ def resolve_tap(policy: nn.Module, preset: str, layer: int | str | None = None, 
     """
     policy, known = unwrap(policy), find_preset(preset)
     root = _root(policy, preset, known)
-    if layer is not None and not is_layer(layer):
-        site = str(layer)
-    else:
-        site = root + known.site(*_block_number(policy, preset, known, root, known.layer if layer is None else layer))
+    layer = known.layer if layer is None else layer
+    site = root + _site(policy, preset, known, root, layer) if is_layer(layer) else str(layer)
     chunk = _chunk(policy, preset, known, root)
     actions = getattr(getattr(policy, "config", None), "action_delta_indices", None)
     # Some action heads (GR00T's) predict a longer chunk than the policy has actions for.
@@ -151,7 +140,7 @@ def resolve_layer(layer: int | str, num_layers: int) -> int:
     """The 1-based index of a block: "L" and "L-k" count from the last.
 
     Raises:
-        ValueError: neither a number nor "L" or "L-k", or outside 1..num_layers.
+        ValueError: neither an index nor "L" or "L-k", or outside 1..num_layers.
 
     >>> resolve_layer("L-2", 16), resolve_layer("L", 16), resolve_layer(3, 16)
     (14, 16, 3)
@@ -192,18 +181,14 @@ def _root(policy: nn.Module, name: str, preset: TapPreset) -> str:
     )
 
 
-def _block_number(
-    policy: nn.Module, name: str, preset: TapPreset, root: str, layer: int | str
-) -> tuple[int | None, int]:
-    """(number of applied blocks, or None for "L"; L)."""
+def _site(policy: nn.Module, name: str, preset: TapPreset, root: str, layer: int | str) -> str:
+    """Path, from the root, of the state at a layer."""
+    if layer == "L" and preset.last is not None:
+        return preset.last
     if preset.blocks is None:
-        if layer != "L":
-            raise ValueError(f"layer {layer!r}: {name!r} has no numbered blocks. Take 'L', or a module path.")
-        return None, 0
-    depth = preset.depth(root, policy)
-    if layer == "L":
-        return None, depth
-    return resolve_layer(layer, depth), depth
+        raise ValueError(f"layer {layer!r}: {name!r} has no numbered blocks. Take 'L', or a module path.")
+    depth = len(list(find_module(policy, root + preset.blocks).children()))
+    return preset.site(resolve_layer(layer, depth), depth)
 
 
 def _chunk(policy: nn.Module, name: str, preset: TapPreset, root: str) -> int:

@@ -1,4 +1,4 @@
-"""Where "lara-lam" is looked for: a local folder, the installed wheel, the checkout, the Hub."""
+"""Search order of "lara-lam": a local folder, the installed wheel, the checkout, the Hub."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from lara_tokenizer.model.bundled import resolve_checkpoint
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """installed("checkpoints") puts a bundled checkpoint there, in a package that lies in a folder of its own."""
+    """installed("checkpoints") writes a bundled checkpoint there, in a package in a folder of its own."""
     package = tmp_path / "site" / "lara_tokenizer"
     monkeypatch.setattr(bundled, "__file__", str(package / "model" / "bundled.py"))
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    places = {"checkpoints": package / "checkpoints", "hub_configs": package.parent / "hub_configs"}
+    folders = {"checkpoints": package / "checkpoints", "hub_configs": package.parent / "hub_configs"}
 
-    def put(place):
-        folder = places[place] / "lara-lam"
+    def put(name):
+        folder = folders[name] / "lara-lam"
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("{}")
         return str(folder)

@@ -1,4 +1,4 @@
-"""What encode, decode and forward promise."""
+"""Contracts of encode, decode and forward."""
 
 from __future__ import annotations
 

@@ -19,13 +19,13 @@ def test_a_saved_folder_loads_in_a_process_that_cannot_import_us(
     tiny_checkpoint, tiny_model, tiny_processor, moving_square, tmp_path, monkeypatch
 ):
     clip = moving_square(5, size=40)
-    theirs = encode_with_remote_code(tiny_checkpoint, np.stack([clip[:-1], clip[1:]]), tmp_path, monkeypatch)
+    remote = encode_with_remote_code(tiny_checkpoint, np.stack([clip[:-1], clip[1:]]), tmp_path, monkeypatch)
     with torch.no_grad():
-        ours = tiny_model.encode(**tiny_processor(clip[:-1], clip[1:]))
-    assert theirs["codes"] == ours.codes.tolist()
-    torch.testing.assert_close(torch.tensor(theirs["latents"]), ours.latents, rtol=0, atol=1e-6)
-    assert theirs["dim"] == 8
-    assert theirs["module"].startswith("transformers_modules")
+        local = tiny_model.encode(**tiny_processor(clip[:-1], clip[1:]))
+    assert remote["codes"] == local.codes.tolist()
+    torch.testing.assert_close(torch.tensor(remote["latents"]), local.latents, rtol=0, atol=1e-6)
+    assert remote["dim"] == 8
+    assert remote["module"].startswith("transformers_modules")
 
 
 def _entry(shipped: type) -> str:

@@ -58,7 +58,7 @@ def test_rotation_keeps_lengths_and_products_depend_on_the_distance_alone():
     assert torch.equal(turned[0][:, :, 0], query[:, :, 0])
 
 
-def test_positions_are_sines_and_cosines_of_two_places():
+def test_positions_are_sines_and_cosines_at_two_frequencies():
     table = sinusoids(7, 4)
     at = torch.arange(7).float()
     expected = torch.stack([at.sin(), at.cos(), (at / 100).sin(), (at / 100).cos()], 1)

@@ -1,4 +1,4 @@
-"""What a camera did to a pair is undone: known shifts and lights come back, and nothing else is touched."""
+"""Global motion compensation: known shifts and lights are removed, and nothing else is changed."""
 
 from __future__ import annotations
 

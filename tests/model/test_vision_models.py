@@ -8,23 +8,9 @@ from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel
 
-VISION = {
-    "image_size": 32,
-    "patch_size": 8,
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-}
-LAM = {
-    "image_size": 32,
-    "patch_size": 8,
-    "hidden_size": 16,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "num_m_former_layers": 1,
-    "num_decoder_layers": 1,
-}
+SIZES = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+VISION = {**SIZES, "num_hidden_layers": 1}
+LAM = {**SIZES, "num_m_former_layers": 1, "num_decoder_layers": 1}
 
 
 @pytest.mark.parametrize(

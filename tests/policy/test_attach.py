@@ -98,15 +98,15 @@ def test_normalised_frames_are_refused(tiny_checkpoint, frames):
 def test_invalid_pairs_enter_neither_loss(tiny_checkpoint, frames):
     valid = torch.tensor([True, True, False, True, False])
     garbled = [torch.where(valid.view(-1, 1, 1, 1), each, 255 - each) for each in frames]
-    found = []
+    results = []
     for pair in (frames, garbled):
         policy = make_policy()
         torch.manual_seed(3)
         lara = attach_lara(policy, tiny_checkpoint, tap=TAP).eval()  # batch norm of z would see all pairs
         step(lara, policy, pair, valid=valid)
-        found.append([lara.losses["lara"], lara.losses["lam"], policy.embed.weight.grad])
-    for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs)
+        results.append([lara.losses["lara"], lara.losses["lam"], policy.embed.weight.grad])
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)
     policy = make_policy()
     lara = attach_lara(policy, tiny_checkpoint, tap=TAP)
     loss, total = step(lara, policy, frames, valid=torch.zeros(5, dtype=torch.bool))
@@ -138,13 +138,13 @@ def test_without_w2_the_encoder_alone_trains(tiny_checkpoint, frames):
 
 
 def test_one_way_alignment_leaves_the_tokenizer_to_its_own_loss(tiny_checkpoint, frames):
-    found = []
+    results = []
     for w1 in (0.0, 1.0):
         policy = make_policy()
         lara = attach_lara(policy, tiny_checkpoint, tap=TAP, w1=w1, latent_gradient_scale=0)
         step(lara, policy, frames)
-        found.append([parameter.grad for parameter in lara.lam.parameters() if parameter.grad is not None])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        results.append([parameter.grad for parameter in lara.lam.parameters() if parameter.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_detached_hidden_state_may_come_from_a_frozen_policy(tiny_checkpoint, frames):
@@ -184,7 +184,7 @@ def test_evaluation_without_gradients_gives_the_same_losses(tiny_checkpoint, fra
 def test_ddp_around_both_gives_the_same_gradients(tiny_checkpoint, frames, tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        found = []
+        results = []
         for wrap in (lambda module: module, DistributedDataParallel):
             policy = make_policy()
             torch.manual_seed(3)
@@ -193,9 +193,9 @@ def test_ddp_around_both_gives_the_same_gradients(tiny_checkpoint, frames, tmp_p
             with lara.capture():
                 loss, _ = outer(make_batch())
             (loss + wrapped(*frames)).backward()
-            found.append([parameter.grad for parameter in (*policy.parameters(), *lara.trainable_parameters())])
-        for ours, theirs in zip(*found, strict=True):
-            torch.testing.assert_close(ours, theirs)
+            results.append([parameter.grad for parameter in (*policy.parameters(), *lara.trainable_parameters())])
+        for actual, expected in zip(*results, strict=True):
+            torch.testing.assert_close(actual, expected)
     finally:
         torch.distributed.destroy_process_group()
 

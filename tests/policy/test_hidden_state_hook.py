@@ -127,13 +127,13 @@ def test_a_hooked_policy_can_be_copied_between_steps():
 
 
 def test_checkpointing_without_reentrance_gives_the_gradients_of_none():
-    found = []
+    results = []
     for habit in ("none", "plain"):
         policy = make_policy(checkpointing=habit)
         hidden, loss, _ = captured(policy, AFTER_FIRST)
         (loss + hidden.square().mean()).backward()
-        found.append(gradients(policy))
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        results.append(gradients(policy))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
@@ -158,12 +158,12 @@ def test_a_frozen_policy_has_no_gradient_to_give():
 
 def test_ddp_gives_the_state_and_gradients_of_the_plain_policy(one_process):
     plain, wrapped = make_policy(), DistributedDataParallel(make_policy())
-    found = []
+    results = []
     for policy in (plain, wrapped):
         hidden, loss, _ = captured(policy, AFTER_FIRST, policy)
         (loss + hidden.square().mean()).backward()
-        found.append([hidden, *gradients(policy)])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        results.append([hidden, *gradients(policy)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_wrappers_are_unwrapped():
@@ -176,7 +176,7 @@ def test_wrappers_are_unwrapped():
 
 @pytest.mark.parametrize("method", [False, True])
 def test_compiled_policy_gives_the_same_state_and_gradients(method):
-    found = []
+    results = []
     for compiled in (False, True):
         policy = make_policy()
         hook = HiddenStateHook(policy, AFTER_FIRST)
@@ -191,9 +191,9 @@ def test_compiled_policy_gives_the_same_state_and_gradients(method):
                 loss, _ = run(make_batch())
             hidden = hook.take()
             (loss + hidden.square().mean()).backward()
-        found.append([hidden, *gradients(policy)])
-    for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs)
+        results.append([hidden, *gradients(policy)])
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 def test_a_block_that_is_never_called_names_its_parts_that_are():
@@ -220,7 +220,7 @@ def test_a_leaf_that_is_never_called_names_its_neighbours():
 
 def test_a_forward_outside_the_block_is_an_error():
     hook = HiddenStateHook(make_policy(), AFTER_FIRST)
-    with pytest.raises(ValueError, match="run inside the `with` block"), hook:
+    with pytest.raises(ValueError, match="inside the `with` block"), hook:
         pass
 
 

@@ -227,7 +227,7 @@ def test_a_tokenizer_is_no_policy(tiny_checkpoint):
 
 def test_what_does_not_fit_is_named(tiny_checkpoint):
     policy = build(tiny_checkpoint, max_embodiments=2)
-    with pytest.raises(ValueError, match="unknown embodiment 'leg': the policy knows 'arm'"):
+    with pytest.raises(ValueError, match="unknown embodiment 'leg': the policy has 'arm'"):
         policy.embodiment_index("leg")
     with pytest.raises(ValueError, match="unknown task 'fly'"):
         policy.task_index("fly")

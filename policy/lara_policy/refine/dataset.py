@@ -261,7 +261,7 @@ class PolicyDataset(Dataset):
         actions, action_mask = self._action_chunks(episode, now)
         future = now + self.stride_frames
         exists = future < self._length[episode]
-        texts = [self.texts[which][frame] for which, frame in zip(episode.tolist(), now.tolist(), strict=True)]
+        texts = [self.texts[index][frame] for index, frame in zip(episode.tolist(), now.tolist(), strict=True)]
         batch: dict[str, Any] = {
             "images": self._images(episode, now),
             "actions": actions,
@@ -314,7 +314,7 @@ class PolicyDataset(Dataset):
 
 
 class UnlabeledPairs:
-    """Batches of frame pairs without actions, with the index of each instruction that the policy knows.
+    """Batches of frame pairs without actions, with the index of each instruction in the policy.
 
     Batch k holds "unlabeled": uint8 (U, 2, 3, S, S); "unlabeled_task": int64 (U,); "unlabeled_text": U instructions.
     """

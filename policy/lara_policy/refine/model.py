@@ -265,15 +265,13 @@ class LaraModel(nn.Module):
 
     def _augment(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """The batch's images (B, V, 3, S, S) and pair (B, 2, 3, S', S') or None; shifted while training."""
-        images, frames = batch["images"], batch.get("pair")
-        if self.training and self.shift:
-            return self._shifted(images, frames, batch["shift"])
-        return images, frames
+        images, pair = batch["images"], batch.get("pair")
+        if not self.training or not self.shift:
+            return images, pair
 
-    def _shifted(self, images: Tensor, pair: Tensor | None, shift_B2: Tensor) -> tuple[Tensor, Tensor | None]:
         # One shift for all frames of a sample: the pair keeps its motion, and shared frames stay equal.
         def shifted(frames: Tensor) -> Tensor:
-            stacked = shift_frames(rearrange(frames, "b f c h w -> b (f c) h w"), shift_B2, self.shift)
+            stacked = shift_frames(rearrange(frames, "b f c h w -> b (f c) h w"), batch["shift"], self.shift)
             return rearrange(stacked, "b (f c) h w -> b f c h w", c=3)
 
         return shifted(images), None if pair is None else shifted(pair)

@@ -100,7 +100,12 @@ class JointMonitor:
     def _chunks(self, device: torch.device) -> Iterator[dict[str, Any]]:
         for first in range(0, len(self.batch["state"]), CHUNK):
             chunk = {name: value[first : first + CHUNK] for name, value in self.batch.items()}
-            yield {name: value.to(device) if isinstance(value, Tensor) else value for name, value in chunk.items()}
+            yield to_device(chunk, device)
+
+
+def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """A batch with its tensors on `device`."""
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
 def _gradients(loss: Tensor, weights: list[nn.Parameter]) -> list[Tensor]:
@@ -129,7 +134,7 @@ class CollapseMonitor:
     >>> for alarm in monitor.alarms({"spread": 0.1, "perplexity": 50.0, "mean_cosine": 0.95}):
     ...     print(alarm)
     z points one way: its spread is 0.100 (limit 0.25)
-    all z look alike: their mean cosine is 0.950 (limit 0.9)
+    all z are alike: their mean cosine is 0.950 (limit 0.9)
 
     Attributes:
         start: metrics at the start of the run.
@@ -168,7 +173,7 @@ class CollapseMonitor:
             "latent_gradient_scale: 0; then start from the tokenizer as it was."
         )
         if self.stop:
-            raise JointCollapseError(f"stopped at {message} --no-stop goes on regardless.")
+            raise JointCollapseError(f"stopped at {message} --no-stop continues regardless.")
         logger.warning("%s", message)
 
     def alarms(self, measured: Mapping[str, float]) -> list[str]:
@@ -189,7 +194,7 @@ class CollapseMonitor:
             alarms.append(f"the decoder got worse than copying frame t: gain {gain:.3f}")
         if measured.get("mean_cosine", 0) > MEAN_COSINE_ALARM:
             cosine = measured["mean_cosine"]
-            alarms.append(f"all z look alike: their mean cosine is {cosine:.3f} (limit {MEAN_COSINE_ALARM})")
+            alarms.append(f"all z are alike: their mean cosine is {cosine:.3f} (limit {MEAN_COSINE_ALARM})")
         return alarms
 
     def _warn(self, step: int, measured: Mapping[str, float]) -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from lara_policy.alignment import AlignmentOptions
 from lara_policy.refine.model import DIT_ONLY, MODES
 from lara_tokenizer.train.recipe import LoopOptions
-from lara_tokenizer.train.yaml_config import field_names, load_yaml, parse_section, parse_strings, refuse_unknown
+from lara_tokenizer.train.yaml_config import (
+    YamlRecipe,
+    field_names,
+    override,
+    parse_section,
+    parse_strings,
+    refuse_unknown,
+)
 
 PRESETS = ("small", "paper")
 
@@ -56,7 +62,7 @@ class RefineOptions(LoopOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class RefineRecipe:
+class RefineRecipe(YamlRecipe):
     """All settings of a joint run, optionally with its data.
 
     >>> RefineRecipe.parse({"policy": {"num_layers": 4}, "training": {"steps": 10}}).training.steps
@@ -90,37 +96,26 @@ class RefineRecipe:
     unlabeled: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, path: str | Path) -> RefineRecipe:
-        """Read a YAML file. Raises ValueError, naming file and key, for anything that is no recipe."""
-        return load_yaml(path, cls.parse)
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> RefineRecipe:
-        """Parse nested mappings. Raises ValueError for an unknown key or a wrong type."""
-        refuse_unknown("recipe", values, field_names(cls))
-        values = dict(values)
+    def _parse_fields(cls, values: dict[str, Any]) -> dict[str, Any]:
         exact = values.get("paper_exact", False)
         if not isinstance(exact, bool):
             raise ValueError(f"paper_exact: takes true or false, got {exact!r}.")
-        own = values.get("alignment") or {}
+        alignment = values.get("alignment") or {}
         if exact:
-            refuse_unknown("alignment", own, field_names(AlignmentOptions))
-            own = {**asdict(AlignmentOptions.paper_exact()), **own}
-        values["alignment"] = parse_section(AlignmentOptions, "alignment", own)
-        values["training"] = parse_section(RefineOptions, "training", values.get("training"))
-        values["policy"] = dict(values.get("policy") or {})
-        values["embodiments"] = dict(values.get("embodiments") or {})
-        for name in ("sources", "unlabeled"):
-            values[name] = parse_strings(name, values.get(name))
-        values["layer"] = str(values.get("layer", "L-2"))
-        recipe = cls(**values)
-        for name in ("tokenizer", "lam_camera", "lam_stride", "policy_preset", "mode"):
-            if not isinstance(getattr(recipe, name), str):
-                raise ValueError(f"{name}: takes a text, got {getattr(recipe, name)!r}.")
-        recipe._check()
-        return recipe
+            refuse_unknown("alignment", alignment, field_names(AlignmentOptions))
+            alignment = {**asdict(AlignmentOptions.paper_exact()), **alignment}
+        return values | {
+            "alignment": parse_section(AlignmentOptions, "alignment", alignment),
+            "training": parse_section(RefineOptions, "training", values.get("training")),
+            **{name: dict(values.get(name) or {}) for name in ("policy", "embodiments")},
+            **{name: parse_strings(name, values.get(name)) for name in ("sources", "unlabeled")},
+            "layer": str(values.get("layer", "L-2")),
+        }
 
-    def _check(self) -> None:
+    def __post_init__(self) -> None:
+        for name in ("tokenizer", "lam_camera", "lam_stride", "policy_preset", "mode"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name}: takes a text, got {getattr(self, name)!r}.")
         if self.mode not in MODES:
             raise ValueError(f"mode '{self.mode}': takes one of {', '.join(MODES)}.")
         if self.policy_preset not in PRESETS:
@@ -133,13 +128,8 @@ class RefineRecipe:
             raise ValueError("align_unlabeled needs pairs without actions: set training unlabeled_batch.")
 
     def override(self, *, mode: str | None = None, lam_camera: str | None = None, **training: Any) -> RefineRecipe:
-        """A copy with some values replaced; None keeps a value."""
-        changed = {name: value for name, value in training.items() if value is not None}
-        recipe = replace(self, training=replace(self.training, **changed))
-        recipe = replace(recipe, mode=mode or recipe.mode, lam_camera=lam_camera or recipe.lam_camera)
-        recipe._check()
-        return recipe
-
-    def to_dict(self) -> dict[str, Any]:
-        """The inverse of `parse`."""
-        return asdict(self)
+        """A copy with some values replaced; None leaves a value unchanged."""
+        training_options = override(self.training, **training)
+        return replace(
+            self, training=training_options, mode=mode or self.mode, lam_camera=lam_camera or self.lam_camera
+        )

@@ -13,9 +13,9 @@ import torch
 from transformers import set_seed
 
 from lara_policy.configuration_flow_matching_policy import FlowMatchingPolicyConfig
+from lara_policy.embodiment import Embodiment
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy, parameter_counts
 from lara_policy.refine.dataset import UnlabeledPairs
-from lara_policy.refine.model import LaraModel
 from lara_policy.refine.monitor import CollapseMonitor, JointMonitor, is_ready
 from lara_policy.refine.recipe import RefineRecipe
 from lara_policy.refine.setup import Progress, RefineSetup, build_model, policy_config, set_up
@@ -123,7 +123,7 @@ def refine(
         **{f"heldout_{name}": value for name, value in monitor.measure(model, arguments.bf16).items()},
     }
     if trainer.is_world_process_zero():
-        _save(model, recipe, out, setup.refined_from, summary, trainer.state.log_history)
+        _save(trainer, recipe, out, setup.refined_from, summary)
     trainer.accelerator.wait_for_everyone()
     return summary
 
@@ -172,9 +172,10 @@ def plan_refinement(recipe: RefineRecipe) -> dict[str, Any]:
     76800000
     """
     config, training = policy_config(recipe), recipe.training
-    one_robot = {"name": "one", "cameras": ["camera"], "image_sizes": {}, "fps": 10.0}
-    one_robot |= {"action_mean": [0.0] * 7, "action_std": [1.0] * 7, "state_mean": [], "state_std": []}
-    values = {**config.to_dict(), "embodiments": [one_robot]}
+    robot = Embodiment(
+        "one", ("camera",), {}, 10.0, action_mean=[0] * 7, action_std=[1] * 7, state_mean=[], state_std=[]
+    )
+    values = {**config.to_dict(), "embodiments": [robot.to_dict()]}
     if config.context == "frames":
         from lara_tokenizer.model import LatentActionConfig
 
@@ -196,9 +197,7 @@ def plan_refinement(recipe: RefineRecipe) -> dict[str, Any]:
         "learning_rate": training.learning_rate,
         "weight_decay": training.weight_decay,
         "policy_trainable_parameters": counts["trainable"],
-        "parameters_of_each_embodiment": sum(
-            counts[part] for part in ("state_encoder", "action_encoder", "action_decoder")
-        ),
+        "parameters_of_each_embodiment": counts["state_encoder"] + counts["action_encoder"] + counts["action_decoder"],
     }
 
 
@@ -211,7 +210,7 @@ def _unlabeled_pairs(
         return None
     episodes = load_episodes(recipe.unlabeled, cameras=recipe.lam_camera or ())
     source = open_frames(episodes, setup.processor, recipe.training, frames / "unlabeled", progress)
-    setup.policy.add_tasks([""])  # the instruction of video whose own the policy does not know
+    setup.policy.add_tasks([""])  # the vector of instructions that the policy was not built with
     tasks, seed = setup.policy.config.tasks, recipe.training.seed
     return UnlabeledPairs(source, episodes, [setup.stride], tasks, size, seed)
 
@@ -233,21 +232,17 @@ def _watch_tokenizer(trainer: LaraTrainer, recipe: RefineRecipe, start: dict[str
 
 
 def _save(
-    model: LaraModel,
-    recipe: RefineRecipe,
-    out: Path,
-    refined_from: dict[str, Any],
-    summary: dict[str, Any],
-    history: list[Any],
+    trainer: LaraTrainer, recipe: RefineRecipe, out: Path, refined_from: dict[str, Any], summary: dict[str, Any]
 ) -> None:
     """Write policy and tokenizer in float32, and last the log, which marks the run as finished."""
     from lara_policy.refine.trainer import TOKENIZER, json_safe, save_parts
 
+    model = trainer.lara
     model.eval().float()
     save_parts(model, out)
     if model.lam is not None:
         model.processor.save_pretrained(out / TOKENIZER)
         refined = {"refined_from": refined_from, "recipe": recipe.to_dict(), "steps": summary["steps"]}
         (out / TOKENIZER / "refined_by.json").write_text(json.dumps(refined, indent=2) + "\n", encoding="utf-8")
-    log = {"recipe": recipe.to_dict(), "summary": summary, "history": history}
+    log = {"recipe": recipe.to_dict(), "summary": summary, "history": trainer.state.log_history}
     (out / RESULT).write_text(json.dumps(json_safe(log), indent=2) + "\n", encoding="utf-8")

@@ -29,7 +29,7 @@ from lara_tokenizer.train.yaml_config import refuse_unknown
 logger = logging.getLogger(__name__)
 
 NO_ROBOT = Embodiment("", (), {}, 0.0, (), (), (), ())  # of demonstrations without actions
-HELDOUT_SEED = 1  # of the held-out samples' order; any fixed number
+HELDOUT_SEED = 1  # of the held-out samples' order; any constant
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
@@ -78,11 +78,11 @@ def set_up(
     robots = _measure_robots(recipe, episodes, demonstrations)
     # Sorted: the order of task vectors must not depend on that of the episodes.
     tasks = sorted({text for each in demonstrations for text in each.texts})
-    views = len(next(iter(cameras.values())))
+    num_cameras = len(next(iter(cameras.values())))
     if policy is None:
-        policy = _fresh_policy(config, robots, tasks, codes, views, tokenizer, policy_processor)
+        policy = _fresh_policy(config, robots, tasks, codes, num_cameras, tokenizer, policy_processor)
     else:
-        _extend_policy(policy, robots, tasks, codes, views)
+        _extend_policy(policy, robots, tasks, codes, num_cameras)
     lam = tokenizer if has_lam else None
     stride, stride_frames = _pair_stride(recipe, policy, lam, demonstrations)
     training, heldout = _split(demonstrations, recipe.training.heldout_share, recipe.training.seed)
@@ -171,7 +171,7 @@ def _policy_processor(
 def _cameras(sequences: Sequence[FrameSequence], lam_camera: str) -> dict[str, tuple[str, ...]]:
     """Each dataset's cameras, the tokenizer's first.
 
-    Raises ValueError if a dataset lacks the tokenizer's camera, or the datasets differ in the number of cameras.
+    Raises ValueError if a dataset lacks the tokenizer's camera, or the datasets differ in the count of cameras.
     """
     names_of: dict[str, dict[str, None]] = {}
     for sequence in sequences:
@@ -264,7 +264,7 @@ def _fresh_policy(
     robots: list[Embodiment],
     tasks: list[str],
     codes: CodeTable | None,
-    views: int,
+    num_cameras: int,
     tokenizer: LatentActionModel | None,
     processor: LatentActionProcessor,
 ) -> FlowMatchingPolicy:
@@ -272,7 +272,7 @@ def _fresh_policy(
     for robot in robots:
         robot.check_fits(config.max_action_dim, config.max_state_dim)
     # Through a new config, so that the sizes are validated together.
-    values = config.to_dict() | {"embodiments": [robot.to_dict() for robot in robots], "num_cameras": views}
+    values = config.to_dict() | {"embodiments": [robot.to_dict() for robot in robots], "num_cameras": num_cameras}
     if codes is not None:
         values |= {"num_codes": codes.num_codes, "codebook_size": codes.codebook_size}
     if config.context == "vision_language":
@@ -285,12 +285,12 @@ def _fresh_policy(
 
 
 def _extend_policy(
-    policy: FlowMatchingPolicy, robots: list[Embodiment], tasks: list[str], codes: CodeTable | None, views: int
+    policy: FlowMatchingPolicy, robots: list[Embodiment], tasks: list[str], codes: CodeTable | None, num_cameras: int
 ) -> None:
     """Add unknown robots and tasks to a policy. Raises ValueError for data that it cannot take."""
     config = policy.config
-    if config.context == "frames" and views > config.num_cameras:
-        raise ValueError(f"the episodes have {views} cameras, the policy was built for {config.num_cameras}.")
+    if config.context == "frames" and num_cameras > config.num_cameras:
+        raise ValueError(f"the episodes have {num_cameras} cameras, the policy was built for {config.num_cameras}.")
     if codes is not None and (config.num_codes, config.codebook_size) != (codes.num_codes, codes.codebook_size):
         known = f"predicts {config.num_codes} codes of {config.codebook_size}" if config.num_codes else "predicts none"
         raise ValueError(
@@ -301,8 +301,8 @@ def _extend_policy(
         if robot.name not in policy.embodiments and policy.embodiments:
             known = ", ".join(map(repr, policy.embodiments))
             logger.warning(
-                f"robot {robot.name!r} is new to the policy and starts with fresh weights; it knows {known}. If it is "
-                f"one of them, say so in the recipe: embodiments: {{{robot.name}: ...}}"
+                f"robot {robot.name!r} is new to the policy and starts with fresh weights; the policy has {known}. "
+                f"If it is one of them, name it in the recipe: embodiments: {{{robot.name}: ...}}"
             )
         policy.add_embodiment(robot)
     policy.add_tasks(tasks)
@@ -330,7 +330,7 @@ def _pair_stride(
     frames = lengths.pop()
     if frames > chunk_size:
         raise ValueError(
-            f"lam_stride {stride} is {frames} frames, and the policy predicts {chunk_size} actions: the pair must lie "
+            f"lam_stride {stride} is {frames} frames, and the policy predicts {chunk_size} actions: the pair must be "
             f"within the chunk. Give a shorter lam_stride, or horizon: {frames}."
         )
     trained_frames = {_stride_frames(Stride.parse(each), demonstrations[0]) for each in trained_on}
@@ -354,8 +354,9 @@ def _split(
 ) -> tuple[list[Demonstration], list[Demonstration]]:
     """(training, held-out) demonstrations, by episode as in stage 1."""
     paired = [PairedSequence(each.first_sequence, (StridePairs(0, each.num_frames, 0),)) for each in demonstrations]
-    training, _ = split_sequences(paired, share, seed)
-    names = {(each.sequence.dataset, each.sequence.episode) for each in training}
-    is_training = [(each.dataset, each.episode) in names for each in demonstrations]
-    pairs = list(zip(demonstrations, is_training, strict=True))
-    return [each for each, train in pairs if train], [each for each, train in pairs if not train]
+    by_id = {(each.dataset, each.episode): each for each in demonstrations}
+    training, heldout = (
+        [by_id[each.sequence.dataset, each.sequence.episode] for each in side]
+        for side in split_sequences(paired, share, seed)
+    )
+    return training, heldout

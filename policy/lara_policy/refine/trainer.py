@@ -17,7 +17,7 @@ from transformers.utils import cached_file
 
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
 from lara_policy.refine.model import LaraModel
-from lara_policy.refine.monitor import CollapseMonitor, JointMonitor, is_ready
+from lara_policy.refine.monitor import CollapseMonitor, JointMonitor, is_ready, to_device
 from lara_policy.refine.recipe import RefineOptions
 from lara_tokenizer.model import LatentActionModel
 from lara_tokenizer.train.pairs import PairDataset
@@ -89,7 +89,7 @@ class LaraTrainer(IndexedTrainer):
         if self.unlabeled is not None:
             # A batch of its own for every step and process.
             batch = self.state.global_step * self.args.world_size + self.args.process_index
-            inputs = {**inputs, **_to(self.unlabeled(batch), self.args.device)}
+            inputs = {**inputs, **to_device(self.unlabeled(batch), self.args.device)}
         out = model(**inputs)
         # Not `.item()`: it would wait for the device at every step.
         for name, value in {**out.losses, **out.monitors}.items():
@@ -202,7 +202,3 @@ def json_safe(values: Any) -> Any:
     if isinstance(values, list | tuple):
         return [json_safe(value) for value in values]
     return None if isinstance(values, float) and not math.isfinite(values) else values
-
-
-def _to(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}

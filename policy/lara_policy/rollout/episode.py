@@ -32,17 +32,29 @@ class RolloutPolicy(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EpisodeResult:
-    """The result of one episode. Steps are counted from 1, the state after the first action."""
+    """The result of one episode, which it fills step by step. Steps are counted from 1, the state after an action.
+
+    Success and stages are latched: they need not last.
+    """
 
     environment: str
     episode: int
-    steps: int  # executed; an episode ends with success or at its length limit
-    predictions: int
+    steps: int = 0  # executed; an episode ends with success or at its length limit
+    predictions: int = 0
     success_step: int | None = None  # the first step at which the goal was reached
     stages: dict[str, int | None] = field(default_factory=dict)  # stage -> the first step at which it was reached
     broken: str | None = None  # the simulator's error, which counts as no success
+
+    def add(self, step: StepResult) -> None:
+        """Count an executed step."""
+        self.steps += 1
+        for stage, reached in step.stages.items():
+            if self.stages.setdefault(stage, None) is None and reached:
+                self.stages[stage] = self.steps
+        if step.success and self.success_step is None:
+            self.success_step = self.steps
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types."""
@@ -75,70 +87,50 @@ def run_episode(
         environment: executes them; it is reset first.
         episode: index of the episode.
         seed: of the roll-outs; decides the noise of each prediction.
-        executed_steps: actions executed per chunk; None for the policy's own number.
+        executed_steps: actions executed per chunk; None for the policy's default.
         max_steps: length limit; None for the environment's own.
         recording: filled with the images of its camera; None renders only the policy's observations.
 
     Raises:
-        ValueError: a chunk of the wrong shape, or with a number that is not finite; the message contains the step.
+        ValueError: a chunk of the wrong shape, or with NaN or infinity; the message contains the step.
     """
     executed, limit = executed_steps or policy.executed_steps, max_steps or environment.max_steps
     if not 1 <= executed <= policy.horizon:
         raise ValueError(f"executed steps {executed}: takes 1 to {policy.horizon}, the actions of a predicted chunk.")
-    progress, predictions, broken = _Progress(), 0, None
+    result = EpisodeResult(environment.name, episode)
     environment.reset(episode)
-    while progress.success_step is None and progress.steps < limit and broken is None:
+    while result.success_step is None and result.steps < limit and result.broken is None:
         observation = environment.observe()
-        noise_seed = _prediction_seed(seed, environment.name, episode, predictions)
+        noise_seed = _prediction_seed(seed, environment.name, episode, result.predictions)
         chunk = np.asarray(policy.predict(observation, seed=noise_seed))
-        shape = (policy.horizon, environment.action_size)
-        _check_chunk(chunk, shape, f"{environment.name}, episode {episode}", progress.steps)
-        predictions += 1
+        _check_chunk(chunk, (policy.horizon, environment.action_size), result)
+        result.predictions += 1
         # Only the simulator's errors count as a failed episode; those of the policy stop the run.
         try:
-            _execute(environment, chunk[: min(executed, limit - progress.steps)], observation, progress, recording)
+            _execute(environment, chunk[: min(executed, limit - result.steps)], observation, result, recording)
         except SIMULATOR_ERRORS as error:
-            broken = f"step {progress.steps + 1}: {type(error).__name__}: {error}"
-    if recording is not None and broken is None:
+            result.broken = f"step {result.steps + 1}: {type(error).__name__}: {error}"
+    if recording is not None and result.broken is None:
         recording.frames.append(environment.observe()["images"][recording.camera])
-    return EpisodeResult(
-        environment.name, episode, progress.steps, predictions, progress.success_step, progress.stages, broken
-    )
-
-
-@dataclass(slots=True)
-class _Progress:
-    """Executed steps, and success and stages reached so far; both are latched, they need not last."""
-
-    steps: int = 0
-    success_step: int | None = None
-    stages: dict[str, int | None] = field(default_factory=dict)
-
-    def count(self, result: StepResult) -> None:
-        self.steps += 1
-        for stage, reached in result.stages.items():
-            if self.stages.setdefault(stage, None) is None and reached:
-                self.stages[stage] = self.steps
-        if result.success and self.success_step is None:
-            self.success_step = self.steps
+    return result
 
 
 def _execute(
     environment: Environment,
     actions: np.ndarray,
     observation: Mapping[str, Any],
-    progress: _Progress,
+    result: EpisodeResult,
     recording: Recording | None,
 ) -> None:
     """Execute actions until the goal is reached. `observation` is the one before the first action."""
     if recording is not None:
-        recording.chunk_starts.append(progress.steps)
+        recording.chunk_starts.append(result.steps)
     for index, action in enumerate(actions):
         if recording is not None:
             current = environment.observe() if index else observation
             recording.frames.append(current["images"][recording.camera])
-        progress.count(environment.step(action))
-        if progress.success_step is not None:
+        result.add(environment.step(action))
+        if result.success_step is not None:
             return
 
 
@@ -148,19 +140,19 @@ def _prediction_seed(seed: int, environment: str, episode: int, prediction: int)
     return int(np.random.SeedSequence(seed, spawn_key=spawn_key).generate_state(1)[0])
 
 
-def _check_chunk(chunk: np.ndarray, shape: tuple[int, int], where: str, step: int) -> None:
-    """Raises ValueError for a chunk that is not of `shape` (actions, action size), or not finite."""
-    at = f"{where}, step {step + 1}: the policy predicted"
+def _check_chunk(chunk: np.ndarray, shape: tuple[int, int], result: EpisodeResult) -> None:
+    """Raise ValueError for a chunk that is not of `shape` (actions, action size), or not finite."""
+    at = f"{result.environment}, episode {result.episode}, step {result.steps + 1}: the policy predicted"
     if chunk.ndim != 2 or chunk.shape[1] != shape[1]:
         raise ValueError(
-            f"{at} an array of shape {chunk.shape}; {where.partition(':')[0]} takes {shape[1]} numbers per action, so "
-            f"{shape}. Was the policy trained for this robot?"
+            f"{at} an array of shape {chunk.shape}; {result.environment.partition(':')[0]} takes {shape[1]} numbers "
+            f"per action, so {shape}. Was the policy trained for this robot?"
         )
     if chunk.shape[0] != shape[0]:
         raise ValueError(f"{at} {chunk.shape[0]} actions, its horizon is {shape[0]}: takes {shape}.")
     if not np.isfinite(chunk).all():
         row, column = np.argwhere(~np.isfinite(chunk))[0]
         raise ValueError(
-            f"{at} {chunk[row, column]} for number {column} of action {row}: takes finite numbers. A loss that was "
+            f"{at} {chunk[row, column]} for component {column} of action {row}: takes finite values. A loss that was "
             "not finite in training, or statistics of actions with a deviation of 0, are usual reasons."
         )

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lara_policy.rollout.episode import EpisodeResult, RolloutPolicy
 from lara_policy.rollout.statistics import summarize
 from lara_policy.rollout.worker import RolloutJob, load_policy, run_job_episode, start_worker
+from lara_policy.simulation.jobs import check_same_job, require_metaworld, run_rendering_jobs
 from lara_policy.simulation.metaworld.environment import STEP_LIMIT, rollout_seed
 from lara_policy.simulation.registry import SIMULATORS, select_environments
-from lara_policy.simulation.rendering import run_rendering_jobs
 from lara_tokenizer._files import folder_sha256, write_atomically
-from lara_tokenizer.errors import missing_extra
 
 RESULT_FILE = "episodes.jsonl"
 
@@ -46,7 +43,7 @@ def rollout(
 ) -> dict[str, Any]:
     """Run `episodes` episodes in each environment and count the successes.
 
-    On one machine, equal arguments give equal results, whatever the number of workers. Policies with the same seed get
+    On one machine, equal arguments give equal results, with any number of workers. Policies with the same seed get
     the same initial states, so their episodes can be compared in pairs. No initial state occurs in demonstrations of
     `simulate_metaworld`, whatever the two seeds.
 
@@ -56,7 +53,7 @@ def rollout(
         episodes: number of episodes in each environment.
         seed: of initial states and the policy's noise, 0 to 2 ** 32 - 1.
         embodiment: the policy's robot that acts; None for its only one.
-        executed_steps: actions of a chunk executed before the next prediction; None for the policy's own number.
+        executed_steps: actions of a chunk executed before the next prediction; None for the policy's default.
         max_steps: length limit of an episode; None for each environment's own.
         workers: processes; None for one per core.
         out: a folder that records each episode as it ends: an interrupted run continues there, and one with more
@@ -73,34 +70,18 @@ def rollout(
         (environment, episode, reason) in which the simulator failed, which counts as no success.
 
     Raises:
-        ValueError: a number out of range, an unknown name, a policy that does not fit, or `out` holds another job.
+        ValueError: a value out of range, an unknown name, a policy that does not fit, or `out` holds another job.
         ImportError: a simulator is not installed.
         OSError: there is no such folder, no OpenGL works, or a process was killed.
     """
     names = select_environments(environments)
     _check(names, episodes=episodes, seed=seed, max_steps=max_steps, video_episodes=video_episodes)
-    description = {
-        "policy_sha256": policy_sha256(policy),
-        "environments": list(names),
-        "seed": seed,
-        "embodiment": embodiment,
-        "executed_steps": executed_steps,
-        "max_steps": max_steps,
-        "versions": _versions(names),
-    }
+    options: dict[str, Any] = {"seed": seed, "embodiment": embodiment}
+    options |= {"executed_steps": executed_steps, "max_steps": max_steps}
+    identity = {"policy_sha256": policy_sha256(policy), "environments": list(names)}
+    description = {**identity, **options, "versions": _versions(names)}
     log = ResultLog(out, description)
-    video_folder = None if videos is None else str(videos)
-    job = RolloutJob(
-        folder=str(policy),
-        load=load,
-        seed=seed,
-        executed_steps=executed_steps,
-        max_steps=max_steps,
-        videos=video_folder,
-        video_episodes=video_episodes,
-        tokenizer=tokenizer,
-        embodiment=embodiment,
-    )
+    job = RolloutJob(str(policy), load, videos=videos, video_episodes=video_episodes, tokenizer=tokenizer, **options)
     requested = [(name, episode) for episode in range(episodes) for name in names]
     missing = [key for key in requested if key not in log.results or _lacks_video(job, *key)]
     _run(job, missing, log, workers, progress, len(requested))
@@ -152,11 +133,7 @@ class ResultLog:
 
     def _read(self, path: Path) -> None:
         first, *lines = path.read_text(encoding="utf-8").split("\n")
-        recorded = json.loads(first)
-        differing = [key for key in self._job | recorded if recorded.get(key) != self._job.get(key)]
-        if differing:
-            was = "; ".join(f"{key} was {recorded.get(key)!r}, is {self._job.get(key)!r}" for key in differing)
-            raise ValueError(f"{path.parent} holds roll-outs of another job ({was}): use another folder, or remove it")
+        check_same_job(path.parent, "roll-outs", json.loads(first), self._job)
         for line in lines[:-1]:  # the text after the last line break was cut short, or is empty
             result = EpisodeResult(**json.loads(line))
             self.results[result.environment, result.episode] = result
@@ -182,12 +159,10 @@ def _check(names: Sequence[str], *, episodes: int, seed: int, max_steps: int | N
     rollout_seed(seed)
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max steps {max_steps}: takes at least 1.")
-    simulators = {name.partition(":")[0] for name in names}
-    if max_steps is not None and max_steps > STEP_LIMIT and "metaworld" in simulators:
-        raise ValueError(f"max steps {max_steps}: Meta-World goes on for at most {STEP_LIMIT}.")
-    for package in ("metaworld", "mujoco") if "metaworld" in simulators else ():
-        if find_spec(package) is None:
-            raise missing_extra(package, "sim")
+    if any(name.startswith("metaworld:") for name in names):
+        if max_steps is not None and max_steps > STEP_LIMIT:
+            raise ValueError(f"max steps {max_steps}: Meta-World allows at most {STEP_LIMIT}.")
+        require_metaworld()
 
 
 def _versions(names: Sequence[str]) -> dict[str, str]:
@@ -221,18 +196,12 @@ def _run(
     # One environment after another: a worker keeps its environment open for the next episode.
     order = {name: index for index, name in enumerate(dict.fromkeys(name for name, _ in missing))}
     jobs = [(job, *key) for key in sorted(missing, key=lambda key: (order[key[0]], key[1]))]
-    try:
-        with closing(run_rendering_jobs(run_job_episode, jobs, workers, start_worker)) as results:
-            for result in results:
-                log.add(result)
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-    except BrokenProcessPool as error:
-        raise OSError(
-            f"a roll-out process was killed after {done} of {total} episodes (too little memory?): run the same "
-            "command again, with fewer workers if need be; with a folder for results (--out) it goes on from there"
-        ) from error
+    with closing(run_rendering_jobs(run_job_episode, jobs, workers, start_worker)) as results:
+        for result in results:
+            log.add(result)
+            done += 1
+            if progress is not None:
+                progress(done, total)
 
 
 def _report(

@@ -28,6 +28,8 @@ TIMELINE_HEIGHT = 48  # the strip at the bottom: one column per chunk, one row p
 HEIGHT = 3 * MARGIN + IMAGE_SIDE + TIMELINE_HEIGHT
 HELD_SECONDS = 1.5  # the last image stays, to show the result
 
+_font = ImageFont.load_default  # by size in pixels
+
 BACKGROUND, FAINT, GREY, WHITE = (20, 23, 28), (52, 58, 68), (150, 158, 170), (240, 243, 247)
 GREEN, RED = (76, 195, 120), (224, 88, 88)
 
@@ -72,11 +74,8 @@ class LatentCodes:
         observed = [start for start in starts if start + stride < len(frames)]
         codes: dict[int, tuple[int, ...]] = {}
         if observed:
-            pairs = self._processor(
-                [frames[start] for start in observed],
-                [frames[start + stride] for start in observed],
-                return_tensors="pt",
-            )
+            now, future = ([frames[start + offset] for start in observed] for offset in (0, stride))
+            pairs = self._processor(now, future, return_tensors="pt")
             with torch.inference_mode():
                 encoded = self._model.encode(**pairs).codes
             if encoded is None:
@@ -146,10 +145,6 @@ def _fit_square(frame: np.ndarray) -> Image.Image:
     return square
 
 
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)
-
-
 def _draw_lines(
     draw: ImageDraw.ImageDraw,
     y: int,
@@ -196,8 +191,9 @@ def _draw_codes(draw: ImageDraw.ImageDraw, chunk: ChunkCodes) -> None:
     codes: Sequence[int | None] = chunk.codes or (None,) * TILES_PER_ROW
     rows = -(-len(codes) // TILES_PER_ROW)
     top = MARGIN + IMAGE_SIDE - rows * (TILE_HEIGHT + GAP) + GAP
-    frames = f"codes of frames {chunk.start} and {chunk.future}"
-    label = frames if chunk.codes else f"no codes: it ended before frame {chunk.future}"
+    label = f"codes of frames {chunk.start} and {chunk.future}"
+    if chunk.codes is None:
+        label = f"no codes: it ended before frame {chunk.future}"
     draw.text((PANEL_LEFT, top - 22), label, GREY, _font(13))
     for index, code in enumerate(codes):
         row, column = divmod(index, TILES_PER_ROW)
@@ -205,10 +201,10 @@ def _draw_codes(draw: ImageDraw.ImageDraw, chunk: ChunkCodes) -> None:
         box = (left, upper, left + TILE_WIDTH, upper + TILE_HEIGHT)
         if code is None:
             draw.rounded_rectangle(box, 5, None, FAINT)
-        else:
-            draw.rounded_rectangle(box, 5, code_colour(code))
-            centre = (left + TILE_WIDTH / 2, upper + TILE_HEIGHT / 2)
-            draw.text(centre, str(code), BACKGROUND, _font(18), anchor="mm")
+            continue
+        draw.rounded_rectangle(box, 5, code_colour(code))
+        centre = (left + TILE_WIDTH / 2, upper + TILE_HEIGHT / 2)
+        draw.text(centre, str(code), BACKGROUND, _font(18), anchor="mm")
 
 
 def _draw_timeline(
@@ -217,15 +213,13 @@ def _draw_timeline(
     """The whole episode from left to right: one column per chunk, coloured up to now, and a marker at this step."""
     left, right, top = MARGIN, WIDTH - MARGIN, 2 * MARGIN + IMAGE_SIDE
     per_step = (right - left) / max(steps, 1)
-    codes = {chunk.start: chunk.codes for chunk in chunks}
+    codes = {chunk.start: chunk.codes or () for chunk in chunks if chunk.start <= step}
     for start, end in zip(starts, [*starts[1:], steps], strict=True):
         box = (left + start * per_step, top, left + end * per_step - 2, top + TIMELINE_HEIGHT)
         draw.rectangle(box, FAINT)
-        column = codes.get(start)
-        if column is None or start > step:
-            continue
-        height = TIMELINE_HEIGHT / len(column)
+        column = codes.get(start, ())
         for row, code in enumerate(column):
+            height = TIMELINE_HEIGHT / len(column)
             draw.rectangle((box[0], top + row * height, box[2], top + (row + 1) * height - 1), code_colour(code))
     now = left + step * per_step
     draw.rectangle((now - 1, top - 5, now + 1, top + TIMELINE_HEIGHT + 5), WHITE)

@@ -24,7 +24,7 @@ class RolloutJob:
     seed: int
     executed_steps: int | None
     max_steps: int | None
-    videos: str | None  # a folder
+    videos: str | Path | None  # a folder
     video_episodes: int  # the first episodes of each environment get a video
     tokenizer: str | None  # whose codes are drawn
     embodiment: str | None  # the policy's robot that acts
@@ -65,7 +65,7 @@ def run_job_episode(job: RolloutJob, name: str, episode: int) -> EpisodeResult:
     environment = _environment(job, name, policy)
     path = job.video_of(name, episode)
     if path is not None and not policy.cameras:
-        raise ValueError("videos: the policy looks at no camera, so there is nothing to show")
+        raise ValueError("videos: the policy has no camera, so there is nothing to show")
     recording = Recording(policy.cameras[0]) if path is not None else None
     result = run_episode(
         policy,

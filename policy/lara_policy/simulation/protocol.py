@@ -62,6 +62,6 @@ def select_cameras(image_sizes: ImageSizes, known: Mapping[str, str], simulator:
         camera = known.get(name.removeprefix(IMAGE_PREFIX))
         if camera is None:
             available = ", ".join(IMAGE_PREFIX + part for part in known)
-            raise ValueError(f"the policy looks at {name!r}, which {simulator} does not have: there are {available}")
+            raise ValueError(f"the policy needs image {name!r}, not rendered by {simulator}: there are {available}")
         cameras[name] = camera
     return cameras

@@ -1,4 +1,4 @@
-"""MuJoCo rendering: the OpenGL backend, worker processes that render, and images with the arm's mask.
+"""MuJoCo rendering: the OpenGL backend, and images with the arm's mask.
 
 The backend must be chosen before `mujoco` is imported, which reads MUJOCO_GL then. Shadows, reflections and
 multisampling are off: on software OpenGL they cost ten times what the rest does.
@@ -6,12 +6,9 @@ multisampling are off: on software OpenGL they cost ten times what the rest does
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from typing import Any
 
@@ -72,38 +69,6 @@ def gl_environment(backend: str) -> dict[str, str]:
     if backend in ("egl", "osmesa"):
         variables["PYOPENGL_PLATFORM"] = backend
     return variables
-
-
-def run_rendering_jobs(
-    function: Callable[..., Any],
-    jobs: Sequence[tuple[Any, ...]],
-    workers: int | None,
-    initializer: Callable[[], None] | None = None,
-) -> Generator[Any, None, None]:
-    """Yield `function(*job)` of each job, as they end in worker processes that can render; no job, no process.
-
-    Args:
-        function: a module-level function.
-        workers: processes; None for one per core.
-        initializer: called once in each process.
-
-    Raises:
-        BrokenProcessPool: a process was killed.
-        OSError: no OpenGL backend works.
-    """
-    if not jobs:
-        return
-    # Children read the backend from the environment before they import mujoco.
-    os.environ.update(gl_environment(choose_gl_backend()))
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    processes = min(workers or os.cpu_count() or 1, len(jobs))
-    # Spawned, not forked: a forked child would share the parent's OpenGL state.
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"), initializer=initializer)
-    try:
-        for future in as_completed([pool.submit(function, *job) for job in jobs]):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C: jobs that have not started are dropped
 
 
 class SceneRenderer:

@@ -91,10 +91,10 @@ def test_without_alignment_the_tokenizer_feels_nothing_of_the_policy(joint):
     }.items():
         model, batch, _ = joint(**options)
         grads[name] = lam_gradients(model, batch)
-    alone, batch, _ = joint()
-    now, future = alone._pixel_values(batch["pair"])
-    (alone.options.w2 * alone.lam(now, future, pair_mask=batch["pair_mask"]).loss).backward()
-    expected = [parameter.grad for parameter in alone.lam.parameters()]
+    lam_only, batch, _ = joint()
+    now, future = lam_only._pixel_values(batch["pair"])
+    (lam_only.options.w2 * lam_only.lam(now, future, pair_mask=batch["pair_mask"]).loss).backward()
+    expected = [parameter.grad for parameter in lam_only.lam.parameters()]
     for name in ("w1 = 0", "one-way"):
         for own, other in zip(grads[name], expected, strict=True):
             assert (own is None and other is None) or torch.equal(own, other), name
@@ -104,19 +104,19 @@ def test_without_alignment_the_tokenizer_feels_nothing_of_the_policy(joint):
 
 
 def moved(model: LaraModel, batch: dict) -> dict[str, bool]:
-    """Which parts get a gradient that is not 0."""
+    """Parts of the model, and whether each gets a gradient that is not 0."""
     model.zero_grad()
     model(**batch).loss.backward()
-    found: dict[str, bool] = {}
+    has_gradient: dict[str, bool] = {}
     for name, parameter in model.named_parameters():
         part = ".".join(name.split(".")[: 2 if name.startswith(("lam", "policy.context")) else 1])
         has = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
-        found[part] = found.get(part, False) or has
-    return found
+        has_gradient[part] = has_gradient.get(part, False) or has
+    return has_gradient
 
 
 def parts(policy: bool, encoder: bool, decoder: bool, codebook: bool) -> dict[str, bool]:
-    """What `moved` finds where a projector is trained."""
+    """The result of `moved` with a trained projector."""
     return {
         "policy": policy,
         "policy.context": policy,
@@ -187,7 +187,7 @@ def test_features_that_are_shared_are_those_that_would_be_computed(joint):
 
 def test_a_shift_moves_a_samples_frames_together(joint):
     model, batch, _ = joint(training={"shift": 3})
-    images, pair = model._shifted(batch["images"], batch["pair"], batch["shift"])
+    images, pair = model._augment(batch)
     assert torch.equal(images[:, 0], pair[:, 0])
     assert not torch.equal(images, batch["images"])
     assert batch["shift"].abs().max() <= 3
@@ -264,7 +264,7 @@ def test_stage_3_adds_a_robot_and_a_task_and_keeps_all_else(tmp_path, labelled_s
     standing_still = tiny_refinement({"steps": 1, "learning_rate": 0.0})
     with caplog.at_level(logging.WARNING):
         refine(other, standing_still, out=tmp_path / "out", policy=stage_2, frames=tmp_path / "f")
-    assert "robot 'hand' is new to the policy and starts with fresh weights; it knows 'robot'" in caplog.text
+    assert "robot 'hand' is new to the policy and starts with fresh weights; the policy has 'robot'" in caplog.text
     policy = FlowMatchingPolicy.from_pretrained(tmp_path / "out" / "policy")
     assert list(policy.embodiments) == ["robot", "hand"]
     assert policy.embodiments["hand"].action_dim == 5
@@ -358,8 +358,8 @@ def test_unlabeled_video_enters_both_losses(tmp_path, labelled_squares, tiny_ref
     assert torch.allclose(with_extra.loss, expected)
     share = len(pair) / (len(pair) + batch["pair_mask"].sum())
     now, future = model._pixel_values(pair)
-    alone = model.lam(now, future).loss
-    assert torch.allclose(with_extra.losses["lam"], (1 - share) * without.losses["lam"] + share * alone, atol=1e-6)
+    lam_only = model.lam(now, future).loss
+    assert torch.allclose(with_extra.losses["lam"], (1 - share) * without.losses["lam"] + share * lam_only, atol=1e-6)
 
 
 def test_the_optimizer_has_two_rates_and_decays_matrices_only(joint, tmp_path):
@@ -368,18 +368,18 @@ def test_the_optimizer_has_two_rates_and_decays_matrices_only(joint, tmp_path):
     arguments = training_arguments(options, tmp_path)
     monitor = JointMonitor(data.heldout.batch(range(24)), model)
     trainer = LaraTrainer(model, arguments, options, data.samples, tmp_path, monitor=monitor)
-    found = {
+    groups = {
         id(parameter): (group["lr"], group["weight_decay"])
         for group in trainer.create_optimizer().param_groups
         for parameter in group["params"]
     }
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
-            assert id(parameter) not in found, name
+            assert id(parameter) not in groups, name
             continue
         rate = 5e-4 if name.startswith("lam.") else 1e-3
         decays = parameter.ndim >= 2 and not name.endswith("bias")
-        assert found[id(parameter)] == (rate, 0.1 if decays else 0.0), name
+        assert groups[id(parameter)] == (rate, 0.1 if decays else 0.0), name
 
 
 HEALTHY = {"spread": 0.9, "effective_rank": 20.0, "perplexity": 60.0, "gain_over_copying": 0.4, "mean_cosine": 0.05}
@@ -393,7 +393,7 @@ HEALTHY = {"spread": 0.9, "effective_rank": 20.0, "perplexity": 60.0, "gain_over
         ({"effective_rank": 9.0}, "z lost directions"),
         ({"perplexity": 14.0}, "codes died"),
         ({"gain_over_copying": -0.1}, "worse than copying"),
-        ({"mean_cosine": 0.95}, "all z look alike"),
+        ({"mean_cosine": 0.95}, "all z are alike"),
     ],
 )
 def test_each_collapse_stops_the_run_at_its_second_check(change, sentence, caplog):
@@ -434,7 +434,7 @@ def test_collapsed_latents_raise_the_alarm_at_any_weight(tmp_path, labelled_squa
     recipe = tiny_refinement({"learning_rate": 1e-6}, alignment={"w2": w2})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LatentActionModel, "from_pretrained", classmethod(dead))
-        with pytest.raises(JointCollapseError, match=r"all z look alike|z points one way"):
+        with pytest.raises(JointCollapseError, match=r"all z are alike|z points one way"):
             refine(labelled_squares(8), recipe, out=tmp_path, frames=frames / "dead")
 
 
@@ -461,11 +461,11 @@ def test_a_stride_that_the_tokenizer_was_not_trained_on_warns_with_both(
     labelled_squares, tiny_refinement, frames, caplog
 ):
     with caplog.at_level(logging.WARNING):
-        set_up(labelled_squares(8), tiny_refinement(lam_stride="3f"), frames / "gap")
+        set_up(labelled_squares(8), tiny_refinement(lam_stride="3f"), frames / "stride")
     assert "pairs are 3 frames apart (3f), the tokenizer was trained on 0.5s, 5 frames here" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING):  # the paper pre-trains at 5 and aligns at 16
-        data = set_up(labelled_squares(8), tiny_refinement(paper_exact=True), frames / "gap")
+        data = set_up(labelled_squares(8), tiny_refinement(paper_exact=True), frames / "stride")
     assert data.stride_frames == 6
     assert "stride" not in caplog.text
 

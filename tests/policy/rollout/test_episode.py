@@ -68,7 +68,7 @@ def test_a_number_that_is_not_finite_names_the_task_and_the_step():
     later[2, 1] = np.nan
     chunks = iter([first, later])
     policy.predict = lambda observation, *, seed: next(chunks)
-    with pytest.raises(ValueError, match=r"metaworld:fake, episode 3, step 9: .*nan for number 1 of action 2"):
+    with pytest.raises(ValueError, match=r"metaworld:fake, episode 3, step 9: .*nan for component 1 of action 2"):
         run_episode(policy, FakeEnvironment(), 3, seed=0)
 
 

@@ -42,7 +42,7 @@ def test_equal_runs_give_equal_bytes_and_a_stopped_one_goes_on(metaworld, policy
     seen: list[tuple[int, int]] = []
     first = rollout(policy, workers=2, out=tmp_path / "one", progress=lambda *counts: seen.append(counts), **options)
     assert seen == [(done, 4) for done in range(5)]
-    assert [found["environment"] for found in first["environments"]] == NAMES
+    assert [each["environment"] for each in first["environments"]] == NAMES
     assert [result["episode"] for result in first["environments"][1]["episodes"]] == [0, 1]
     assert first["all"]["success"]["trials"] == 4
     assert first["policy"] == "policy"
@@ -69,7 +69,7 @@ def test_a_policy_for_another_robot_stops_the_run_with_its_reason(metaworld, pol
 
 
 def test_a_killed_process_is_an_error_that_says_what_to_do(metaworld, policy, options):
-    with pytest.raises(OSError, match=r"killed after 0 of 4 episodes .* run the same command again"):
+    with pytest.raises(OSError, match=r"process was killed .*: run the same command again"):
         rollout(policy, workers=1, **(options | {"load": load_and_die}))
 
 
@@ -95,7 +95,7 @@ def test_a_policy_is_known_by_its_weights(policy, tmp_path):
     [
         ({"episodes": 0}, "at least 1 of each"),
         ({"max_steps": 0}, "max steps 0: takes at least 1"),
-        ({"max_steps": 501}, "Meta-World goes on for at most 500"),
+        ({"max_steps": 501}, "Meta-World allows at most 500"),
         ({"seed": -1}, "seed -1: takes 0"),
         ({"video_episodes": 0}, "video episodes 0"),
     ],
@@ -109,9 +109,9 @@ def test_numbers_out_of_range_are_refused_before_anything_is_written(policy, opt
 def _result(broken: list) -> dict:
     success = {"successes": 31, "trials": 50, "rate": 0.62, "interval": [0.48, 0.74], "text": "31 of 50, 62 %"}
     stage = {"reached": success | {"text": "40 of 50"}, "success_given_reached": success | {"text": "31 of 40"}}
-    found = {"success": success, "stages": {"near_object": stage}, "mean_success_step": 61.4}
-    environments = [{"environment": name, **found, "episodes": []} for name in NAMES]
-    return {"policy": "policy", "seed": 0, "environments": environments, "all": found, "broken": broken}
+    figures = {"success": success, "stages": {"near_object": stage}, "mean_success_step": 61.4}
+    environments = [{"environment": name, **figures, "episodes": []} for name in NAMES]
+    return {"policy": "policy", "seed": 0, "environments": environments, "all": figures, "broken": broken}
 
 
 @pytest.mark.parametrize(("broken", "code"), [([], 0), ([["metaworld:push-v3", 3, "step 6: boom"]], 1)])

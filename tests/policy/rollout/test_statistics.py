@@ -47,23 +47,23 @@ def episode(index: int, success: int | None, near: int | None, **stages: int | N
 
 def test_conditional_rates_count_the_episodes_that_reached_the_stage():
     # Two reached it and succeeded, one reached it and failed, one succeeded without, one did neither.
-    found = summarize(
+    summary = summarize(
         [episode(0, 10, 4), episode(1, 20, 8), episode(2, None, 9), episode(3, 30, None), episode(4, None, None)]
     )
-    near = found["stages"]["near_object"]
-    assert (found["success"]["successes"], found["success"]["trials"]) == (3, 5)
+    near = summary["stages"]["near_object"]
+    assert (summary["success"]["successes"], summary["success"]["trials"]) == (3, 5)
     assert (near["reached"]["successes"], near["reached"]["trials"]) == (3, 5)
     assert (near["success_given_reached"]["successes"], near["success_given_reached"]["trials"]) == (2, 3)
-    assert found["mean_success_step"] == 20
+    assert summary["mean_success_step"] == 20
 
 
 def test_a_stage_counts_only_for_tasks_that_report_it():
-    found = summarize([episode(0, 10, 4, grasp_success=6), episode(1, None, None)])
-    assert found["stages"]["grasp_success"]["reached"]["trials"] == 1
-    assert found["stages"]["near_object"]["reached"]["trials"] == 2
+    summary = summarize([episode(0, 10, 4, grasp_success=6), episode(1, None, None)])
+    assert summary["stages"]["grasp_success"]["reached"]["trials"] == 1
+    assert summary["stages"]["near_object"]["reached"]["trials"] == 2
 
 
 def test_nothing_reached_gives_no_conditional_rate():
-    found = summarize([episode(0, None, None)])
-    assert found["stages"]["near_object"]["success_given_reached"]["rate"] is None
-    assert found["mean_success_step"] is None
+    summary = summarize([episode(0, None, None)])
+    assert summary["stages"]["near_object"]["success_given_reached"]["rate"] is None
+    assert summary["mean_success_step"] is None

@@ -20,7 +20,7 @@ from lara_policy.rollout.video import (
     write_rollout_video,
 )
 
-PLAYED = EpisodeResult("metaworld:push-v3", 0, 9, 2, 9)
+RESULT = EpisodeResult("metaworld:push-v3", 0, 9, 2, 9)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_the_video_has_every_image_and_holds_the_last(tmp_path, tiny_model, tiny
     paths = [tmp_path / name for name in ("one.mp4", "two.mp4")]
     for path in paths:
         codes = LatentCodes(tiny_model, tiny_processor)
-        write_rollout_video(path, PLAYED, recording, text="push it", fps=10, max_steps=40, codes=codes)
+        write_rollout_video(path, RESULT, recording, text="push it", fps=10, max_steps=40, codes=codes)
     frames = decode_all(paths[0])
     assert frames.shape == (10 + round(HELD_SECONDS * 10), HEIGHT, WIDTH, 3)
     assert paths[0].read_bytes() == paths[1].read_bytes()
@@ -51,7 +51,7 @@ def test_each_image_shows_only_what_is_known_at_its_step(recording):
     chunks = [ChunkCodes(0, 5, (3, 9)), ChunkCodes(8, 13, None)]
 
     def shows(step: int, colour: tuple[int, int, int]) -> bool:
-        drawn = draw_step(step, PLAYED, recording, "push it", 40, chunks)
+        drawn = draw_step(step, RESULT, recording, "push it", 40, chunks)
         return bool((drawn == colour).all(-1).any())
 
     assert shows(0, code_colour(3))
@@ -62,7 +62,7 @@ def test_each_image_shows_only_what_is_known_at_its_step(recording):
 
 def test_the_camera_fills_its_square_whatever_its_shape(recording):
     recording.frames[0] = np.full((30, 40, 3), 200, np.uint8)
-    drawn = draw_step(0, PLAYED, recording, "push it " * 30, 40, [])
+    drawn = draw_step(0, RESULT, recording, "push it " * 30, 40, [])
     square = drawn[MARGIN : MARGIN + IMAGE_SIDE, MARGIN : MARGIN + IMAGE_SIDE]
     assert (square == 200).all(-1).mean() == pytest.approx(0.75)
 

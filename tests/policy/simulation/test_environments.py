@@ -151,7 +151,7 @@ def test_actions_out_of_range_are_clipped_as_in_demonstrations(metaworld):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"observation.images.front": (96, 96)}, "looks at 'observation.images.front', .* there are .*images.corner2"),
+        ({"observation.images.front": (96, 96)}, "image 'observation.images.front', .* there are .*images.corner2"),
         ({"observation.images.corner2": (96, 128)}, "corner2 96 x 128: Meta-World.s images are square"),
         ({**CORNER2, "observation.images.corner": (64, 64)}, "square and all of one size"),
     ],

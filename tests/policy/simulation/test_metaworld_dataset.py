@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from lara_policy.simulation import TASK_TEXT, UNSEEN_TASKS, select_tasks, simulate_metaworld
+from lara_policy.simulation import TASK_TEXT, UNSEEN_TASKS, jobs, select_tasks, simulate_metaworld
 from lara_policy.simulation.metaworld import dataset, expert
 from lara_policy.simulation.metaworld.dataset import CAMERAS, SimulationJob
 from lara_policy.simulation.metaworld.expert import (
@@ -116,8 +116,8 @@ def test_noise_changes_the_actions_but_not_the_start(metaworld, monkeypatch):
 
 
 def test_indices_stay_when_episodes_are_added_and_half_are_noisy():
-    numbers = [JOB.episode_index(task, episode) for episode in range(3) for task in JOB.tasks]
-    assert numbers == list(range(6))
+    indices = [JOB.episode_index(task, episode) for episode in range(3) for task in JOB.tasks]
+    assert indices == list(range(6))
     assert [JOB.noise_of(episode) for episode in range(4)] == [0.0, 0.3, 0.0, 0.3]
 
 
@@ -231,7 +231,7 @@ def test_numbers_and_names_out_of_range_are_refused_before_anything_is_written(t
 
 
 def test_without_the_simulator_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset, "find_spec", lambda name: None)
+    monkeypatch.setattr(jobs, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"needs the 'sim' extra: pip install 'lara-tokenizer\[sim\]'"):
         simulate_metaworld(tmp_path / "new", tasks=["push-v3"])
     assert not (tmp_path / "new").exists()

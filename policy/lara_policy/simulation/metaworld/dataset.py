@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from lara_policy.simulation.jobs import check_same_job, require_metaworld, run_rendering_jobs
 from lara_policy.simulation.metaworld.expert import (
     ACTION_NAMES,
     CAMERAS,
@@ -26,10 +25,8 @@ from lara_policy.simulation.metaworld.expert import (
 )
 from lara_policy.simulation.metaworld.tasks import TASK_TEXT, select_tasks
 from lara_policy.simulation.protocol import SIMULATOR_ERRORS
-from lara_policy.simulation.rendering import run_rendering_jobs
 from lara_tokenizer._files import write_atomically
 from lara_tokenizer.data.lerobot.writer import LeRobotWriter
-from lara_tokenizer.errors import missing_extra
 
 logger = logging.getLogger(__name__)
 
@@ -93,15 +90,13 @@ def simulate_metaworld(
         episodes, frames, tasks, video_bytes, successes, and failed: a list of (task, episode, reason).
 
     Raises:
-        ValueError: unknown tasks or cameras, numbers out of range, or a folder with another job's episodes.
+        ValueError: unknown tasks or cameras, values out of range, or a folder with another job's episodes.
         ImportError: metaworld or mujoco is not installed.
         OSError: no OpenGL works, a process was killed, or the folder cannot be written.
     """
     job = SimulationJob(select_tasks(tasks), tuple(dict.fromkeys(cameras)), size, float(action_noise), seed)
     _check(job, episodes)
-    for package in ("mujoco", "metaworld"):
-        if find_spec(package) is None:
-            raise missing_extra(package, "sim")
+    require_metaworld()
     writer = _writer(out, job)
     _claim_folder(Path(out), job)
     writer.clear_unfinished()
@@ -146,11 +141,7 @@ def _claim_folder(out: Path, job: SimulationJob) -> None:
     description = json.loads(json.dumps(description))  # tuples become lists, as in the file
     path = out / "meta" / "simulation.json"
     if path.exists():
-        recorded = json.loads(path.read_text(encoding="utf-8"))
-        differing = [key for key in description if recorded.get(key) != description[key]]
-        if differing:
-            was = "; ".join(f"{key} was {recorded.get(key)!r}, is {description[key]!r}" for key in differing)
-            raise ValueError(f"{out} holds episodes of another job ({was}): use another folder, or remove this one")
+        check_same_job(out, "episodes", json.loads(path.read_text(encoding="utf-8")), description)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(description, indent=1))
@@ -174,17 +165,11 @@ def _record(
     done = total - len(missing)
     if progress is not None:
         progress(done, total)
-    try:
-        with closing(run_rendering_jobs(make_unit, jobs, workers)) as results:
-            for written, unit_failed in results:
-                done, failed = done + written, failed + unit_failed
-                if progress is not None:
-                    progress(done, total)
-    except BrokenProcessPool as error:
-        raise OSError(
-            "a simulation process was killed (too little memory?): run the same command again to go on, "
-            "with fewer workers if need be"
-        ) from error
+    with closing(run_rendering_jobs(make_unit, jobs, workers)) as results:
+        for written, unit_failed in results:
+            done, failed = done + written, failed + unit_failed
+            if progress is not None:
+                progress(done, total)
     return failed
 
 
@@ -192,7 +177,7 @@ def make_unit(out: str, job: SimulationJob, task: str, episodes: list[int]) -> t
     """Record and write some episodes of one task. Runs in a worker process.
 
     Returns:
-        The number of written episodes, and (task, episode, reason) for each that was not.
+        The count of written episodes, and (task, episode, reason) for each that was not.
     """
     writer, renderer, failed = _writer(out, job), None, []
     for episode in episodes:
