@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,6 +84,22 @@ def write_video() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def write_audio() -> Callable[[Path], None]:
+    """write_audio(path): one second of silence, without a video stream."""
+    av = pytest.importorskip("av")
+
+    def write(path: Path) -> None:
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("aac", rate=16000)
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+            sound.rate = 16000
+            container.mux(stream.encode(sound))
+            container.mux(stream.encode(None))
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def decode_all() -> Callable[..., np.ndarray]:
     """decode_all(path, step=1) -> uint8 (n, H, W, 3): what a plain loop over the file gives, every `step`th frame."""
 
@@ -99,32 +116,27 @@ def decode_all() -> Callable[..., np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def tiny_config():
-    """A LatentActionConfig of the real shape at toy size: 32 px, patch 8, width 16."""
+def tiny_sizes() -> dict[str, Any]:
+    """Keywords of a LatentActionConfig of the real shape at toy size: 32 px, patch 8, width 16."""
+    sizes = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+    return {
+        **sizes,
+        "vision_config": {"model_type": "vit_mae", "num_hidden_layers": 1, **sizes},
+        "num_m_former_layers": 1,
+        "num_decoder_layers": 1,
+        "num_latents": 4,
+        "codebook_dim": 8,
+        "codebook_size": 16,
+        "strides": ["0.5s"],
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_sizes):
+    """The LatentActionConfig of `tiny_sizes`."""
     from lara_tokenizer import LatentActionConfig
 
-    return LatentActionConfig(
-        image_size=32,
-        patch_size=8,
-        vision_config={
-            "model_type": "vit_mae",
-            "image_size": 32,
-            "patch_size": 8,
-            "hidden_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "intermediate_size": 32,
-        },
-        hidden_size=16,
-        num_attention_heads=2,
-        intermediate_size=32,
-        num_m_former_layers=1,
-        num_decoder_layers=1,
-        num_latents=4,
-        codebook_dim=8,
-        codebook_size=16,
-        strides=["0.5s"],
-    )
+    return LatentActionConfig(**tiny_sizes)
 
 
 @pytest.fixture(scope="session")
