@@ -84,18 +84,16 @@ def qwen2_vl(folder: Path) -> Path:
 def _save_tokenizer(folder: Path, special: dict[str, str], more: list[str] | None = None) -> list[str]:
     words = [*PLAIN, *special.values(), *(more or [])]
     vocabulary = {word: index for index, word in enumerate(words)}
+    added = {"extra_special_tokens": special, "additional_special_tokens": more or []}
+    word_level_tokenizer(vocabulary, padding_side="left", **added).save_pretrained(folder)
+    return words
+
+
+def word_level_tokenizer(vocabulary: dict[str, int], **settings: Any) -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words; "<pad>" and "<unk>" are among them."""
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        padding_side="left",
-        extra_special_tokens=special,
-        additional_special_tokens=more or [],
-    )
-    fast.save_pretrained(folder)
-    return words
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", **settings)
 
 
 def _save(

@@ -83,6 +83,13 @@ def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
+def randomize(module: nn.Module) -> dict[str, Tensor]:
+    """Load `random_weights` of its own shapes into a module; returns them."""
+    weights = random_weights(shapes_of(module))
+    module.load_state_dict(weights, strict=True)
+    return weights
+
+
 def compare_shapes(title: str, module: nn.Module, expected: Shapes) -> None:
     """Compare the original's names and shapes with those the converter expects. SystemExit where they differ."""
     original = shapes_of(module)

@@ -33,8 +33,7 @@ from peer_parity.comparison import (
     compare_shapes,
     on_cpu,
     random_frames,
-    random_weights,
-    shapes_of,
+    randomize,
     write_golden,
 )
 
@@ -178,8 +177,7 @@ def compare_dinov2(img_size: int) -> None:
 
     vits = importlib.import_module("dinov2.models.vision_transformer")
     model = build_dinov2(vits, img_size, depth=3, width=128).eval()
-    weights = random_weights(shapes_of(model))
-    model.load_state_dict(weights)
+    weights = randomize(model)
     encoder = dinov2_encoder(weights, dinov2_config(weights, Path("dinov2"), ""))
     frames = random_frames(IMAGE_SIZE, IMAGE_SIZE)[0].float() / 255
     expected = {"features": model.forward_features(frames)["x_norm_patchtokens"]}
@@ -205,8 +203,7 @@ def main() -> None:
     frames = random_frames(IMAGE_SIZE, IMAGE_SIZE)
     for name, sizes in SIZES.items():
         model = build(sizes, VISION[name]).eval()
-        weights = random_weights(shapes_of(model))
-        model.load_state_dict(weights, strict=True)
+        weights = randomize(model)
         expected = original_outputs(model, frames)
         with tempfile.TemporaryDirectory() as scratch:
             torch.save(checkpoint(weights, name), f"{scratch}/lam-stage-2.ckpt")
