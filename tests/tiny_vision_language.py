@@ -45,7 +45,8 @@ def smolvlm(folder: Path) -> Path:
     )
     _save(
         folder,
-        SmolVLMForConditionalGeneration(config),
+        SmolVLMForConditionalGeneration,
+        config,
         image_processor,
         "SmolVLMProcessor",
         "<image>",
@@ -77,7 +78,7 @@ def qwen2_vl(folder: Path) -> Path:
         vision_end_token_id=words.index("<|vision_end|>"),
     )
     image_text = "<|vision_start|><|image_pad|><|vision_end|>"
-    _save(folder, Qwen2VLForConditionalGeneration(config), image_processor, "Qwen2VLProcessor", image_text, {})
+    _save(folder, Qwen2VLForConditionalGeneration, config, image_processor, "Qwen2VLProcessor", image_text, {})
     return folder
 
 
@@ -98,14 +99,15 @@ def word_level_tokenizer(vocabulary: dict[str, int], **settings: Any) -> PreTrai
 
 def _save(
     folder: Path,
-    model: torch.nn.Module,
+    model_class: Any,
+    config: Any,
     image_processor: Any,
     processor: str,
     image_text: str,
     settings: dict[str, Any],
 ) -> None:
     torch.manual_seed(0)
-    model.save_pretrained(folder)
+    model_class(config).save_pretrained(folder)
     image_processor.save_pretrained(folder)
     described = {"processor_class": processor, **settings}
     (folder / "processor_config.json").write_text(json.dumps(described), encoding="utf-8")
