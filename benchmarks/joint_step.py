@@ -41,6 +41,7 @@ def main(
             data = set_up(load_episodes(source, cameras="all"), replace(loaded, mode=mode), folder)
             models[mode] = build_model(data, replace(loaded, mode=mode)).train()
             size = loaded.training.batch_size
+            # Made before the clock starts: reading frames is no part of a step.
             batches[mode] = [data.samples.batch(range(k * size, (k + 1) * size)) for k in range(rounds)]
         lara = models["joint"]
         steps: dict[str, Callable[[int], torch.Tensor]] = {
@@ -50,7 +51,9 @@ def main(
         }
         trained = {"policy": models["dit-only"], "tokenizer": lara.lam, "joint": lara}
         optimizers = {name: torch.optim.AdamW(_trainable(model), lr=1e-5) for name, model in trained.items()}
+        # Precision and attention are those of the training.
         times = _measure(steps, optimizers, rounds, loaded.training.precision == "bf16")
+    # The first steps allocate memory and the optimizer's state.
     median = {name: statistics.median(seconds[2:]) for name, seconds in times.items()}
     for name, seconds in median.items():
         print(f"{name:12} {seconds * 1000:7.1f} ms")

@@ -75,6 +75,7 @@ def load_original(checkout: Path) -> tuple[type[nn.Module], dict[str, str]]:
         raise SystemExit(f"{checkout} has none of {', '.join(PEERS)}: it is neither AdaWorld nor DreamDojo")
     found = check(checkout, PEERS[folder])
     sys.path.insert(0, str(checkout / folder))
+    # Both call `.cuda()` on positions wherever the model is.
     torch.Tensor.cuda = comparison.on_cpu  # type: ignore[method-assign, assignment]
     return importlib.import_module("lam.modules.lam").LatentActionModel, {"project": PEERS[folder].name, **found}
 
@@ -158,7 +159,7 @@ def main() -> None:
     options = comparison.arguments(__doc__, "AdaWorld's or DreamDojo", GOLDEN)
     original, found = load_original(options.checkout)
     for name, depth in PUBLISHED_DEPTH.items():
-        with torch.device("meta"):
+        with torch.device("meta"):  # names and shapes need no memory
             published = original(in_dim=3, enc_blocks=depth, dec_blocks=depth, **PUBLISHED_SIZES)
         comparison.compare_shapes(
             f"{name}, published size", published, adaworld_shapes(getattr(SpaceTimeVaeConfig, name)())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 SEED = 0
 PAIRS = 6
-TOLERANCE = 1e-4
+TOLERANCE = 1e-4  # sums of float32 in another order
 CODES = "codes"  # suffix of the names of outputs that must be equal
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -53,7 +53,7 @@ def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tens
 
 def random_frames(height: int, width: int, seed: int = SEED) -> Tensor:
     """uint8 (2, PAIRS, 3, height, width): frames t and t+C of 8 x 8 coloured squares, half of which stay."""
-    generator = torch.Generator().manual_seed(seed + 1)
+    generator = torch.Generator().manual_seed(seed + 1)  # not the numbers that the weights got
     now, other = torch.randint(256, (2, PAIRS, 3, 8, 8), generator=generator)
     stays = torch.rand(PAIRS, 1, 8, 8, generator=generator) < 0.5
     squares = torch.stack([now, torch.where(stays, now, other)]).to(torch.uint8)
@@ -65,7 +65,7 @@ def compare(original: Mapping[str, Tensor], ours: Mapping[str, Tensor], title: s
     """Print the differences of outputs; SystemExit where codes differ or numbers differ by more than TOLERANCE."""
     findings, wrong = [], []
     for name, expected in original.items():
-        if name.endswith(CODES):
+        if name.endswith(CODES):  # how many differ between pairs is printed: equal constants would show nothing
             equal = torch.equal(expected, ours[name])
             findings.append(f"{name} {'equal' if equal else 'DIFFER'} ({len(expected.unique(dim=0))} different pairs)")
         else:
@@ -105,6 +105,7 @@ def write_golden(file: Path, tensors: Mapping[str, Tensor], script: str, sizes: 
     """Save what the original computed, with the commit and the sizes it was computed from."""
     file.parent.mkdir(parents=True, exist_ok=True)
     metadata = {**found, "seed": str(SEED), "script": str(Path(script).resolve().relative_to(ROOT))}
+    # safetensors takes no views of other tensors.
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, file, metadata={**metadata, "sizes": json.dumps(sizes)})
     print(f"{file}: {file.stat().st_size / 1000:.0f} kB")

@@ -59,7 +59,7 @@ SIZES = {
 }
 # Of DINOv2: the side of the frames that its positions are stored for, and its layers.
 VISION = {"down": {"img_size": 518, "depth": 1}, "up": {"img_size": 112, "depth": 2}}
-# Whether the file has Lightning's settings, the only place where the number of heads is recorded.
+# Whether the file has Lightning's settings: only they record the number of heads.
 RECORDS_HEADS = {"down": True, "up": False}
 PUBLISHED = {
     "model_dim": 768,
@@ -91,6 +91,7 @@ def load_original(checkout: Path, dinov2: Path) -> Any:
     warnings.filterwarnings("ignore", message="xFormers is not available")
     vits = importlib.import_module("dinov2.models.vision_transformer")
     lam = importlib.import_module("latent_action_model.genie.modules.lam")
+    # Libraries that are imported later must not take a stand-in for the real package.
     for module in stand_ins:
         del sys.modules[module.__name__]
 
@@ -210,6 +211,7 @@ def main() -> None:
             convert_checkpoint(f"{scratch}/lam-stage-2.ckpt", out=f"{scratch}/lam")
             compare(expected, our_outputs(f"{scratch}/lam", frames), name)
         for key, value in expected.items():
+            # Whole features would be megabytes in the repository.
             golden[f"{name}.{key}"] = thin(value) if key in ("features", "prediction") else value
     if options.write:
         found |= {f"dinov2_{name}": value for name, value in found_dinov2.items()}

@@ -32,7 +32,7 @@ from transformers import PreTrainedTokenizerFast
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from peer_checkout import describe_file, stand_in
-from peer_readers._sample import GAP, write_clips
+from peer_readers._sample import STRIDE, write_clips
 
 from lara_tokenizer.export import add_act_tokens, export_univla
 from lara_tokenizer.export.images import image_name
@@ -124,6 +124,7 @@ def compare(datasets: Any, builder: Any, folder: Path, num_latents: int, codeboo
     table = [row for row in read_tokens(tokens).to_pylist() if row["valid"]]
     texts = [turn["value"] for line in lines for turn in line["conversations"]]
     tokenizer, univla_tokenizer = new_tokenizer(texts), new_tokenizer(texts)
+    # One vocabulary is extended by our function, the other as UniVLA's training does it.
     add_act_tokens(tokenizer, codebook_size=summary.settings["codebook_size"])
     univla_tokenizer.add_special_tokens({"additional_special_tokens": [f"<ACT_{i}>" for i in range(codebook_size)]})
     by_image = {image_name(row["episode"], row["camera"], row["frame_index"]): row for row in table}
@@ -136,7 +137,7 @@ def compare(datasets: Any, builder: Any, folder: Path, num_latents: int, codeboo
         samples = univla_samples(datasets, builder, univla_tokenizer, row, of_episode, has_history)
         input_ids, labels = tokens_of(line, builder, tokenizer, num_latents)
         assert samples
-        for sample in samples:
+        for sample in samples:  # first the image, to be sure that it is the same pair
             assert sample["pixel_values"].item() == row["frame_index"]
             assert sample["input_ids"].tolist() == input_ids, line
             assert sample["labels"].tolist() == labels, line
@@ -161,9 +162,9 @@ def univla_samples(
         "prompt_builder_fn": builder,
     }
     datasets.random = FixedRandom(int(has_history))
-    first = row["frame_index"] - has_history
-    frames = np.arange(first, first + GAP + 2, dtype=np.uint8)[:, None, None, None]
-    with_history = datasets.RLDSBatchTransformLIBERO_withHis(**parts, window_size=GAP + 1)
+    first = row["frame_index"] - has_history  # a sample with history begins one frame earlier
+    frames = np.arange(first, first + STRIDE + 2, dtype=np.uint8)[:, None, None, None]
+    with_history = datasets.RLDSBatchTransformLIBERO_withHis(**parts, window_size=STRIDE + 1)
     samples = [with_history(rlds_sample(row, frames))]
     if not has_history:
         samples.append(datasets.RLDSBatchTransformLatentAction(**parts)(rlds_sample(row, frames[:-1])))

@@ -45,6 +45,7 @@ class PatchGrid(nn.Module):
                 f"pixel_values are {tuple(pixel_values.shape)}, expected (batch, 3, {self.image_size}, "
                 f"{self.image_size}). Prepare frames with a processor of that size."
             )
+        # LAPA and AdaWorld predict pixels in 0..1, the processor normalizes them.
         unit = pixel_values.float() * self.std + self.mean
         return F.pixel_unshuffle(unit, self.patch_size).flatten(2).transpose(1, 2)
 

@@ -246,6 +246,7 @@ class LapaModel(PeerModel):
 
     def predict(self, now_BPQ: Tensor, quantized_BND: Tensor) -> Tensor:
         """Patches of frame t and action tokens -> patches of frame t+C."""
+        # Without gradient, as published: the embedding is trained by the encoder alone.
         hidden_BTPH = self.embed(now_BPQ).detach().unsqueeze(1)
         # Each action token gets a stripe of every code.
         stripes_BND = quantized_BND.reshape(len(quantized_BND), self.config.codebook_dim, -1).transpose(1, 2)
