@@ -7,7 +7,6 @@ from collections.abc import Callable
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -116,27 +115,21 @@ def decode_all() -> Callable[..., np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def tiny_sizes() -> dict[str, Any]:
-    """Keywords of a LatentActionConfig of the real shape at toy size: 32 px, patch 8, width 16."""
-    sizes = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
-    return {
-        **sizes,
-        "vision_config": {"model_type": "vit_mae", "num_hidden_layers": 1, **sizes},
-        "num_m_former_layers": 1,
-        "num_decoder_layers": 1,
-        "num_latents": 4,
-        "codebook_dim": 8,
-        "codebook_size": 16,
-        "strides": ["0.5s"],
-    }
-
-
-@pytest.fixture(scope="session")
-def tiny_config(tiny_sizes):
-    """The LatentActionConfig of `tiny_sizes`."""
+def tiny_config():
+    """A LatentActionConfig of the real shape at toy size: 32 px, patch 8, width 16."""
     from lara_tokenizer import LatentActionConfig
 
-    return LatentActionConfig(**tiny_sizes)
+    sizes = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+    return LatentActionConfig(
+        **sizes,
+        vision_config={"model_type": "vit_mae", "num_hidden_layers": 1, **sizes},
+        num_m_former_layers=1,
+        num_decoder_layers=1,
+        num_latents=4,
+        codebook_dim=8,
+        codebook_size=16,
+        strides=["0.5s"],
+    )
 
 
 @pytest.fixture(scope="session")

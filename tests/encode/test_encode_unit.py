@@ -208,11 +208,28 @@ def test_a_continuous_bottleneck_gives_latents_and_no_codes(array_episode, movin
     assert table["code_margin"].null_count == 5
 
 
-def test_work_for_many_strides_grows_by_the_m_former_only(array_episode, moving_square, tiny_sizes):
+def test_work_for_many_strides_grows_by_the_m_former_only(array_episode, moving_square):
     """The paper's proportions at toy size: a vision encoder of about five M-Formers. The decoder never runs."""
-    vision = tiny_sizes["vision_config"] | {"hidden_size": 64, "num_hidden_layers": 12, "intermediate_size": 256}
-    sizes = {"hidden_size": 48, "intermediate_size": 192, "num_m_former_layers": 2, "vision_config": vision}
-    config = LatentActionConfig(**tiny_sizes | sizes)
+    config = LatentActionConfig(
+        image_size=32,
+        patch_size=8,
+        vision_config={
+            "model_type": "vit_mae",
+            "image_size": 32,
+            "patch_size": 8,
+            "hidden_size": 64,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 2,
+            "intermediate_size": 256,
+        },
+        hidden_size=48,
+        num_attention_heads=2,
+        intermediate_size=192,
+        num_m_former_layers=2,
+        num_latents=4,
+        codebook_dim=8,
+        codebook_size=16,
+    )
     model = LatentActionModel(config).eval()
     model.forward_dynamics.forward = None  # it would fail
     processor = LatentActionProcessor(size={"height": 32, "width": 32})

@@ -73,13 +73,22 @@ def squares() -> Callable[..., list[Episode]]:
 
 
 @pytest.fixture(scope="session")
-def tiny_recipe_values(tiny_config, tiny_sizes) -> dict:
+def tiny_recipe_values(tiny_config) -> dict:
     """Plain data of a recipe around the tiny config, without workers."""
     from lara_tokenizer.train.recipe import config_keywords
 
-    model = {name: getattr(tiny_config, name) for name in config_keywords()}
+    model = {name: getattr(tiny_config, name) for name in config_keywords() if name != "vision_config"}
+    model["vision_config"] = {
+        "model_type": "vit_mae",
+        "image_size": 32,
+        "patch_size": 8,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     return {
-        "model": {**model, **tiny_sizes, "continuous_steps": 8, "dead_code_steps": 4},
+        "model": {**model, "continuous_steps": 8, "dead_code_steps": 4},
         "training": {
             "steps": 30,
             "batch_size": 16,
