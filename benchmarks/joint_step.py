@@ -50,7 +50,8 @@ def main(
             "joint": lambda k: lara(**batches["joint"][k]).loss,
         }
         trained = {"policy": models["dit-only"], "tokenizer": lara.lam, "joint": lara}
-        optimizers = {name: torch.optim.AdamW(_trainable(model), lr=1e-5) for name, model in trained.items()}
+        trainable = {name: [p for p in model.parameters() if p.requires_grad] for name, model in trained.items()}
+        optimizers = {name: torch.optim.AdamW(parameters, lr=1e-5) for name, parameters in trainable.items()}
         # Precision and attention are those of the training.
         times = _measure(steps, optimizers, rounds, loaded.training.precision == "bf16")
     # The first steps allocate memory and the optimizer's state.
@@ -63,10 +64,6 @@ def main(
 def _tokenizer_loss(lara: Any, batch: dict[str, Any]) -> torch.Tensor:
     now, future = lara._pixel_values(batch["pair"])
     return lara.lam(now, future, pair_mask=batch["pair_mask"]).loss
-
-
-def _trainable(model: Any) -> list[torch.nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _measure(

@@ -40,14 +40,6 @@ class Bar:
     measured: Callable[[dict[str, Any]], float]
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
-    """A control that z must beat: the whole 95 % interval of the difference in conditional R2 is above 0."""
-
-    figure: str
-    row: str
-
-
 BARS = (
     Bar("z_gain", 0.75, 0.60, lambda report: report["z_gain"]),
     Bar("z_gain, moving pixels", 0.55, 0.40, lambda report: report["z_gain_moving"]),
@@ -56,12 +48,13 @@ BARS = (
     Bar("perplexity, mean per position", 48, 32, lambda report: report["perplexity_per_position"]),
     Bar("test episodes of the probe", 60, 60, lambda report: report["probe"]["test_episodes"]),
 )
-CONTROLS = (
-    Control("z above the mean predictor", "mean"),
-    Control("z above shuffled z", "shuffled"),
-    Control("z above pixel-difference PCA", "pixel_difference"),
-    Control("z above a random-init model", "random_init"),
-)
+# Controls that z must beat: the whole 95 % interval of the difference in conditional R2 is above 0.
+CONTROLS = {
+    "mean": "z above the mean predictor",
+    "shuffled": "z above shuffled z",
+    "pixel_difference": "z above pixel-difference PCA",
+    "random_init": "z above a random-init model",
+}
 ROW_NAMES = {
     "z": "z",
     "quantized": "z, quantized",
@@ -145,10 +138,9 @@ def judge(card: dict[str, Any]) -> list[dict[str, Any]]:
             least, value = getattr(bar, name), bar.measured(measured)
             verdict = {"figure": bar.figure, "set": name, "least": least, "measured": value}
             judged.append(verdict | {"passed": value >= least})
-        for control in CONTROLS:
-            # The whole interval counts: a difference above 0 may be chance.
-            margin = measured["probe"]["margins"][control.row]
-            verdict = {"figure": control.figure, "set": name, "least": "above 0", "measured": margin["difference"]}
+        for row, figure in CONTROLS.items():
+            margin = measured["probe"]["margins"][row]
+            verdict = {"figure": figure, "set": name, "least": "above 0", "measured": margin["difference"]}
             judged.append(verdict | {"interval": margin["interval"], "passed": margin["interval"][0] > 0})
     return judged
 

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from random_data import STRIDE, RandomTokens, write_clip
+from random_data import RandomTokens, write_clip
 
 from lara_tokenizer._files import file_sha256
-
-__all__ = ["STRIDE", "write_checkpoint", "write_clips", "write_table"]
 
 FPS, SIDE = 10, 64
 EPISODES = {"kitchen/a.mp4": (40, "Put the Cup on the plate"), "kitchen/b.mp4": (30, "open the drawer, slowly")}

@@ -22,6 +22,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,8 @@ from transformers import PreTrainedTokenizerFast
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from peer_checkout import describe_file, stand_in
-from peer_readers._sample import STRIDE, write_clips
+from peer_readers._sample import write_clips
+from random_data import STRIDE
 
 from lara_tokenizer.export import add_act_tokens, export_univla
 from lara_tokenizer.export.images import image_name
@@ -101,16 +103,6 @@ class TableLookup:
         return {"indices": torch.tensor(row["codes"])[None]}
 
 
-class FixedRandom:
-    """Replaces the module `random`: always returns the same number."""
-
-    def __init__(self, value: int) -> None:
-        self._value = value
-
-    def randint(self, low: int, high: int) -> int:
-        return self._value
-
-
 def frame_index(image: Any) -> torch.Tensor:
     """Replaces an image transform: the index that a frame's pixels are."""
     return torch.tensor([float(np.asarray(image)[0, 0, 0])])
@@ -161,7 +153,8 @@ def univla_samples(
         "image_transform_lam": frame_index,
         "prompt_builder_fn": builder,
     }
-    datasets.random = FixedRandom(int(has_history))
+    # Instead of the module: whether a sample has history is drawn otherwise.
+    datasets.random = SimpleNamespace(randint=lambda low, high: int(has_history))
     first = row["frame_index"] - has_history  # a sample with history begins one frame earlier
     frames = np.arange(first, first + STRIDE + 2, dtype=np.uint8)[:, None, None, None]
     with_history = datasets.RLDSBatchTransformLIBERO_withHis(**parts, window_size=STRIDE + 1)
