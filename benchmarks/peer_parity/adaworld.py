@@ -73,11 +73,11 @@ def load_original(checkout: Path) -> tuple[type[nn.Module], dict[str, str]]:
     folder = next((folder for folder in PEERS if (checkout / folder / "lam/modules/lam.py").is_file()), None)
     if folder is None:
         raise SystemExit(f"{checkout} has none of {', '.join(PEERS)}: it is neither AdaWorld nor DreamDojo")
-    found = check(checkout, PEERS[folder])
+    origin = check(checkout, PEERS[folder])
     sys.path.insert(0, str(checkout / folder))
     # Both call `.cuda()` on positions wherever the model is.
     torch.Tensor.cuda = comparison.on_cpu  # type: ignore[method-assign, assignment]
-    return importlib.import_module("lam.modules.lam").LatentActionModel, {"project": PEERS[folder].name, **found}
+    return importlib.import_module("lam.modules.lam").LatentActionModel, {"project": PEERS[folder].name, **origin}
 
 
 @torch.no_grad()
@@ -157,7 +157,7 @@ def main() -> None:
     from lara_tokenizer.model import SpaceTimeVaeConfig
 
     options = comparison.arguments(__doc__, "AdaWorld's or DreamDojo", GOLDEN)
-    original, found = load_original(options.checkout)
+    original, origin = load_original(options.checkout)
     for name, depth in PUBLISHED_DEPTH.items():
         with torch.device("meta"):  # names and shapes need no memory
             published = original(in_dim=3, enc_blocks=depth, dec_blocks=depth, **PUBLISHED_SIZES)
@@ -177,7 +177,7 @@ def main() -> None:
         if name == "adaworld":
             measure_resize(weights)
     if options.write:
-        comparison.write_golden(GOLDEN, golden, __file__, SIZES, found)
+        comparison.write_golden(GOLDEN, golden, __file__, SIZES, origin)
 
 
 if __name__ == "__main__":

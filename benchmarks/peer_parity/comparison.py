@@ -101,10 +101,10 @@ def compare_shapes(title: str, module: nn.Module, expected: Shapes) -> None:
         raise SystemExit(f"{title}: the converter expects other tensors")
 
 
-def write_golden(file: Path, tensors: Mapping[str, Tensor], script: str, sizes: Any, found: Mapping[str, str]) -> None:
+def write_golden(file: Path, tensors: Mapping[str, Tensor], script: str, sizes: Any, origin: Mapping[str, str]) -> None:
     """Save what the original computed, with the commit and the sizes it was computed from."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {**found, "seed": str(SEED), "script": str(Path(script).resolve().relative_to(ROOT))}
+    metadata = {**origin, "seed": str(SEED), "script": str(Path(script).resolve().relative_to(ROOT))}
     # safetensors takes no views of other tensors.
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, file, metadata={**metadata, "sizes": json.dumps(sizes)})

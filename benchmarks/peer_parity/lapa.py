@@ -150,7 +150,7 @@ def main() -> None:
     from lara_tokenizer.model import LaqConfig
 
     options = arguments(__doc__, "LAPA", GOLDEN)
-    found = check(options.checkout, PEER)
+    origin = check(options.checkout, PEER)
     original = load_original(options.checkout)
     with torch.device("meta"):
         published = original(**PUBLISHED)
@@ -171,7 +171,7 @@ def main() -> None:
             expected["reconstruction"] = expected["reconstruction"][:GOLDEN_IMAGES]
             golden |= {f"{name}.{field or 'published'}.{key}": value for key, value in expected.items()}
     if options.write:
-        write_golden(GOLDEN, golden, __file__, SIZES, found)
+        write_golden(GOLDEN, golden, __file__, SIZES, origin)
 
 
 if __name__ == "__main__":

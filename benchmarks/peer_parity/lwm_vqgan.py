@@ -210,7 +210,7 @@ def compare_videos(original: Original, ours: LwmVisionTokenizer, videos: Path) -
 
 def main() -> None:
     options = arguments(__doc__, "LAPA", GOLDEN, ("--videos", {"type": Path, "help": "a folder of real video"}))
-    found = check(options.checkout, PEER)
+    origin = check(options.checkout, PEER)
     vqgan = load_original(options.checkout)
     for name, sizes in SIZES.items():
         model = build_original(vqgan, sizes)
@@ -225,7 +225,7 @@ def main() -> None:
         if name == "small":  # golden values of the published size would be too large for the repository
             golden = {**expected, **compare_resized()}
     if options.write:
-        write_golden(GOLDEN, golden, __file__, asdict(SIZES["small"]), found)
+        write_golden(GOLDEN, golden, __file__, asdict(SIZES["small"]), origin)
     if options.videos is not None:
         compare_videos(original, ours, options.videos)
 

@@ -193,7 +193,7 @@ def main() -> None:
 
     dinov2 = ("--dinov2", {"type": Path, "required": True, "help": "path of DINOv2's repository"})
     options = arguments(__doc__, "UniVLA", GOLDEN, dinov2)
-    found, found_dinov2 = check(options.checkout, PEER), check(options.dinov2, DINOV2)
+    origin, origin_of_dinov2 = check(options.checkout, PEER), check(options.dinov2, DINOV2)
     build = load_original(options.checkout, options.dinov2)
     with torch.device("meta"):
         published = build(PUBLISHED, PUBLISHED_VISION)
@@ -214,8 +214,8 @@ def main() -> None:
             # Whole features would be megabytes in the repository.
             golden[f"{name}.{key}"] = thin(value) if key in ("features", "prediction") else value
     if options.write:
-        found |= {f"dinov2_{name}": value for name, value in found_dinov2.items()}
-        write_golden(GOLDEN, golden, __file__, SIZES, found)
+        origin |= {f"dinov2_{name}": value for name, value in origin_of_dinov2.items()}
+        write_golden(GOLDEN, golden, __file__, SIZES, origin)
 
 
 if __name__ == "__main__":

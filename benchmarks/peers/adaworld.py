@@ -135,14 +135,14 @@ class AdaWorldModel(PeerModel):
 
     def __init__(self, config: AdaWorldConfig) -> None:
         super().__init__(config)
-        width, numbers, patches = config.hidden_size, self.grid.numbers, self.grid.patches
+        width, patch_dim, patches = config.hidden_size, self.grid.patch_dim, self.grid.patches
         self.latent_dim = config.num_latents * config.codebook_dim
-        self.action_token = nn.Parameter(torch.empty(numbers).uniform_(-1, 1))
-        self.encoder = Blocks(config, 1 + patches, numbers, width, temporal=True)
+        self.action_token = nn.Parameter(torch.empty(patch_dim).uniform_(-1, 1))
+        self.encoder = Blocks(config, 1 + patches, patch_dim, width, temporal=True)
         self.to_moments = nn.Linear(width, 2 * self.latent_dim)
-        self.embed_patches = nn.Linear(numbers, width)
+        self.embed_patches = nn.Linear(patch_dim, width)
         self.from_latents = nn.Linear(self.latent_dim, width)
-        self.decoder = Blocks(config, patches, width, numbers, temporal=False)
+        self.decoder = Blocks(config, patches, width, patch_dim, temporal=False)
 
     def encode(self, *, frame_features: Tensor, future_frame_features: Tensor) -> PeerOutput:
         """Patches (B, P, Q) of both frames -> z, the mean, also as the decoder's input; there are no codes."""

@@ -34,7 +34,7 @@ class PatchGrid(nn.Module):
         return self.side**2
 
     @property
-    def numbers(self) -> int:
+    def patch_dim(self) -> int:
         """Q, of one patch."""
         return 3 * self.patch_size**2
 
