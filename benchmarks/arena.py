@@ -47,9 +47,9 @@ from lara_tokenizer.train.train import plan_training, train_latent_action_model
 ROOT = Path(__file__).resolve().parent.parent
 LAM_RECIPE = ROOT / "hub_configs" / "training" / "lam.yaml"
 TRAINING_NUISANCE = Nuisance(("shake", "light"), seed=11)  # evaluation draws with seeds of its own
-HELDOUT_SHARE, HELDOUT_PAIRS = 0.05, 256
+HELDOUT_SHARE, HELDOUT_PAIRS = 0.05, 256  # of the training episodes: the sweep must not see the test sets
 SETS = {"heldout": "mw-heldout", "unseen": "mw-unseen"}
-PEER_BATCH = 32
+PEER_BATCH = 32  # as lam.yaml has it: peers publish 64 to 480, of which few steps would fit into the same compute
 CAMERA = "observation.images.corner2"  # measured; training uses both cameras
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -90,7 +90,7 @@ def train_lara(
         heldout_share=HELDOUT_SHARE,
         heldout_pairs=HELDOUT_PAIRS,
         log_steps=max(50, steps // 10),
-        save_steps=steps + 1,
+        save_steps=steps + 1,  # only the last weights are measured
     )
     train_latent_action_model(training_episodes(runs), recipe, out=out, frames=runs / "cache-arena")
     pairs = steps * recipe.training.batch_size
@@ -126,6 +126,7 @@ def train_peer(name: str, *, seed: int, rate: float, tflop: float, pairs: PairDa
     processor = LatentActionProcessor(size={"height": model.config.image_size, "width": model.config.image_size})
     model.train()
     for step in range(steps):
+        # As in the library's trainer: pairs in its order, bfloat16, and attention as products of matrices.
         for group in optimizer.param_groups:
             group["lr"] = rate * recipe.learning_rate_share(step, steps)
         frames = to_unit_range(pairs.batch(range(step * PEER_BATCH, (step + 1) * PEER_BATCH)))
@@ -146,12 +147,14 @@ def train_peer(name: str, *, seed: int, rate: float, tflop: float, pairs: PairDa
 def heldout_gain(trained: Trained, monitored: torch.Tensor) -> float:
     """Gain over copying on held-out pairs of the training data, by which every recipe's learning rate is chosen."""
     now, future = monitored.unbind(1)
+    # As for the encoder: camera motion is compensated where the model's processor does it.
     future = trained.processor.steady_future(now, future)
-    errors = []
+    reconstructions = []
     for rows in range(0, len(now), 64):
         out = encode_frames(trained.model, trained.processor, now[rows : rows + 64], future[rows : rows + 64])
-        errors.append(decode_frames(trained.model, trained.processor, now[rows : rows + 64], out.quantized_latents))
-    return float(metrics.gain_over_copying(torch.cat(errors).cpu(), now.float() / 255, future.float() / 255))
+        decoded = decode_frames(trained.model, trained.processor, now[rows : rows + 64], out.quantized_latents)
+        reconstructions.append(decoded)
+    return float(metrics.gain_over_copying(torch.cat(reconstructions).cpu(), now.float() / 255, future.float() / 255))
 
 
 def measure(trained: Trained, runs: Path, pairs_per_episode: int, sets: list[str]) -> dict[str, Any]:
@@ -174,7 +177,7 @@ def measure(trained: Trained, runs: Path, pairs_per_episode: int, sets: list[str
             },
         }
         if results[name]["codebook"]:
-            results[name]["codebook"].pop("counts", None)
+            results[name]["codebook"].pop("counts", None)  # long, and in no table
     return results
 
 
@@ -187,6 +190,7 @@ def cache_components(folder: Path) -> None:
         path = folder / f"{key.hexdigest()}.npy"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
+            # Runs side by side may compute the same PCA: each renames a file of its own.
             partial = path.with_suffix(f".{os.getpid()}.npy")
             np.save(partial, compute(values_PF, train, components))
             partial.replace(path)
@@ -216,7 +220,7 @@ def run(
 ) -> None:
     """Train one recipe once and write OUT/TAG-NAME-rateR-seedS.json."""
     logging.basicConfig(level=logging.ERROR)
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # runs share a machine, and sums in one order make them repeatable
     start = time.monotonic()
     test_sets = [name for name in sets.split(",") if name]
     cache_components(runs / "cache-components")
@@ -228,7 +232,7 @@ def run(
     label = f"{tag}-{name.replace(':', '-')}-rate{learning_rate or 'own'}-seed{seed}"
     if name.startswith("lara"):
         folder = runs / "arena" / label
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)  # training does not overwrite the run of an earlier call
         trained = train_variant(
             name.partition(":")[2], seed=seed, rate=learning_rate, tflop=tflop, runs=runs, out=folder
         )

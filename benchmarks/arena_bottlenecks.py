@@ -33,11 +33,13 @@ class FiniteScalarQuantizer(VectorQuantizer):
     def forward(self, latents_BND: Tensor) -> VectorQuantizerOutput:
         half = LEVELS // 2
         bounded_BNL = half * torch.tanh(self.down(latents_BND.float()))
+        # Straight-through: rounded in the forward pass, the identity in the backward pass.
         rounded_BNL = bounded_BNL + (bounded_BNL.round() - bounded_BNL).detach()
+        # The levels are the digits of a code.
         weights_L = LEVELS ** torch.arange(self.scalars, device=latents_BND.device)
         codes_BN = ((bounded_BNL.round().long() + half) * weights_L).sum(-1)
         quantized_BND = self.up(rounded_BNL if not self.continuous else bounded_BNL)
-        zero_B = latents_BND.new_zeros(len(latents_BND))
+        zero_B = latents_BND.new_zeros(len(latents_BND))  # neither a codebook nor a commitment loss
         return VectorQuantizerOutput(quantized_BND, codes_BN, torch.zeros_like(codes_BN).float(), zero_B, zero_B)
 
     def start_codebook(self, latents_BND: Tensor, iterations: int = 10, seed: int = 0) -> None:
@@ -52,14 +54,14 @@ class NoQuantizer(VectorQuantizer):
     """Bottleneck that passes z to the decoder unchanged; its codes are meaningless, of an untrained codebook."""
 
     def forward(self, latents_BND: Tensor) -> VectorQuantizerOutput:
-        self.continuous = True
+        self.continuous = True  # in every call: the schedule of the training resets it
         return super().forward(latents_BND)
 
 
 class LightKL(NoQuantizer):
     """Variational bottleneck as in AdaWorld: in training the decoder reads a sample around z, the mean.
 
-    The weighted KL takes the place of the codebook loss, whose weight is 1.
+    The weighted KL replaces the codebook loss, whose weight is 1.
     """
 
     def __init__(self, codebook_size: int, codebook_dim: int) -> None:
@@ -70,6 +72,7 @@ class LightKL(NoQuantizer):
         out = super().forward(latents_BND)
         if not self.training:
             return out
+        # The exponential amplifies the rounding of bfloat16.
         with torch.autocast(latents_BND.device.type, enabled=False):
             mean_BND = latents_BND.float()
             log_variance_BND = FIRST_LOG_VARIANCE + self.to_log_variance(mean_BND)
@@ -87,4 +90,5 @@ BOTTLENECKS = {"fsq": FiniteScalarQuantizer, "no-quantizer": NoQuantizer, "kl": 
 
 def use(name: str) -> None:
     """Build and load models with this bottleneck from here on."""
+    # The model looks the class up in its module when it is built.
     modeling_latent_action.VectorQuantizer = BOTTLENECKS[name]

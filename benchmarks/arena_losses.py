@@ -9,7 +9,8 @@
     direction        z of a pair and of the reversed pair must differ in every component; from the first release, which
                      had neither the normal flow target nor the initialization from the frame difference
 
-Shape suffixes: B pairs, N latent tokens, D numbers of a token, C frames of the longest gap, A components of an action.
+Shape suffixes: B pairs, N latent tokens, D numbers of a token, C frames of the longest stride,
+A components of an action.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def latents_of(model: LatentActionModel, now: Tensor, future: Tensor) -> Tensor:
 
 def zero_transition_loss(still_BND: Tensor, latents_BND: Tensor) -> Tensor:
     """Squared excess of the length of z(o, o) over 5 % of the usual length of z, which gets no gradient."""
+    # Without gradient: longer z of true pairs would satisfy the term, too.
     usual = latents_BND.detach().float().flatten(1).square().sum(1).mean().sqrt()
     relative_B = still_BND.float().flatten(1).norm(dim=1) / usual.clamp(min=1e-8)
     return (relative_B - ZERO_MARGIN).relu().square().mean()
@@ -82,14 +84,14 @@ def label_loss(head: nn.Linear, latents_BND: Tensor, actions_BCA: Tensor, mask_B
 
 
 def labelled_pairs(
-    frames: Any, streams: Sequence[PairedSequence], episodes: Sequence[Episode], seed: int
+    frames: Any, sequences: Sequence[PairedSequence], episodes: Sequence[Episode], seed: int
 ) -> PairDataset:
     """Pairs of 5 % of the episodes, with actions. Actions of other episodes are not read."""
-    names = sorted({each.sequence.episode for each in streams})
+    names = sorted({each.sequence.episode for each in sequences})
     count = max(1, round(LABELLED_SHARE * len(names)))
     labelled = set(np.random.default_rng(seed).permutation(names)[:count].tolist())
     actions = EpisodeActions.read([episode for episode in episodes if episode.id in labelled])
-    return PairDataset(frames, [each for each in streams if each.sequence.episode in labelled], seed, actions=actions)
+    return PairDataset(frames, [each for each in sequences if each.sequence.episode in labelled], seed, actions=actions)
 
 
 class OneMoreLoss(trainer.LatentActionTrainer):
@@ -97,6 +99,7 @@ class OneMoreLoss(trainer.LatentActionTrainer):
 
     def __init__(self, *args: Any, episodes: Sequence[Episode] = (), **keywords: Any) -> None:
         super().__init__(*args, **keywords)
+        # Pairs as the decoder and as the inverse model get them.
         self.shown: tuple[Tensor, Tensor] | None = None
 
     def _augment(self, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,7 +132,7 @@ class FeatureTarget(OneMoreLoss):
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
-        self.teacher = frozen_teacher()
+        self.teacher = frozen_teacher()  # not a part of the model: neither trained nor saved
 
     def extra_loss(self, out: Any) -> Tensor:
         """The term of frame t+C as the decoder must predict it."""
@@ -157,9 +160,10 @@ class FewLabels(OneMoreLoss):
 
     def extra_loss(self, out: Any) -> Tensor:
         """The term of a small batch of its own, in which no pair is reversed in time."""
-        first = self.state.global_step * LABELLED_BATCH
+        first = self.state.global_step * LABELLED_BATCH  # the sequence of pairs goes on after a restart
         batch = self.labelled.__getitems__(range(first, first + LABELLED_BATCH))
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            # A reversed pair has no actions.
             pairs = augment_pairs(to_unit_range(batch["frames"]), replace(self.augmentation, reverse=0.0))
             seen = stabilize_pairs(jitter_encoder_inputs(pairs, self.augmentation), self.processor)
         latents_BND = latents_of(self.lam, *self._pixel_values(seen))
@@ -171,6 +175,7 @@ class Direction(OneMoreLoss):
 
     def _pixel_values(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
         now, future = super()._pixel_values(pairs)
+        # One batch, of which `direction_loss` finds the halves again.
         return torch.cat([now, future]), torch.cat([future, now])
 
     def extra_loss(self, out: Any) -> Tensor:
@@ -189,12 +194,13 @@ LOSSES: dict[str, type[OneMoreLoss]] = {
 
 def use(name: str, episodes: Sequence[Episode]) -> None:
     """Train with this term from here on; `episodes` are those of the training."""
+    # The training looks the class up in its module.
     trainer.LatentActionTrainer = partial(LOSSES[name], episodes=episodes)  # type: ignore[misc, assignment]
 
 
 def extra_gflop_per_pair(name: str, config: LatentActionConfig, batch_size: int) -> float:
     """10^9 operations that the term adds per pair of the batch, forward and backward."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng():  # the weights drawn here must not change those of the training
         model = LatentActionModel(config).train()
     now, future = torch.zeros(2, 1, 3, config.image_size, config.image_size)
     latents = torch.ones(1, config.num_latents, config.codebook_dim)
@@ -203,6 +209,7 @@ def extra_gflop_per_pair(name: str, config: LatentActionConfig, batch_size: int)
     terms: dict[str, Callable[[], Tensor]] = {
         **dict.fromkeys(("no-flow-target", "first-release"), reversed_pair),
         "zero-transition": lambda: zero_transition_loss(latents_of(model, now, now), latents),
+        # The image has a gradient, so that the backward pass through the teacher counts.
         "feature-target": lambda: feature_loss(frozen_teacher(), now.requires_grad_(), future),
         "few-labels": lambda: latents_of(model, now, future).square().sum(),
     }

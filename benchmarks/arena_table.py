@@ -58,9 +58,9 @@ def load(folder: Path, tag: str) -> list[Run]:
 def keep(run: Run) -> Run:
     """The parts of a run that statistics need: headline, and errors by episode of z and, of ours, the controls."""
     rows = ["z", *(name for name in CONTROLS if name not in ("mean", "frame"))] if run["name"] == OURS else ["z"]
-    alone = ["", "frame", *rows]
-    actions = [*alone, *(f"frame+{row}" for row in rows)]
-    targets = {"plain": {"actions": actions}, "nuisance": {"actions": actions, **dict.fromkeys(FAMILIES, alone)}}
+    single = ["", "frame", *rows]
+    actions = [*single, *(f"frame+{row}" for row in rows)]
+    targets = {"plain": {"actions": actions}, "nuisance": {"actions": actions, **dict.fromkeys(FAMILIES, single)}}
     small = {key: value for key, value in run.items() if key not in SETS}
     for part in SETS:
         if part in run:
@@ -78,6 +78,7 @@ def keep(run: Run) -> Run:
 
 def _rounded(errors: dict[str, Any], keys: list[str]) -> dict[str, list[Any]]:
     """The errors of those of `keys` that there are, to four significant digits."""
+    # More digits would change no printed figure, and make the committed files larger.
     digits = {key: [float(f"{x:.4g}") for x in np.ravel(errors[key])] for key in keys if key in errors}
     return {key: np.reshape(values, np.shape(errors[key])).tolist() for key, values in digits.items()}
 
@@ -95,7 +96,7 @@ class Statistics:
 
     def conditional(self, kind: str, row: str, weights_RE: np.ndarray) -> np.ndarray:
         """R2 of the actions that a row adds to frame t."""
-        if row in ("mean", "frame"):
+        if row in ("mean", "frame"):  # nothing beside frame t
             return np.zeros(len(weights_RE))
         frame = self.r2(kind, "actions", "frame", weights_RE)
         return self.r2(kind, "actions", f"frame+{row}", weights_RE) - frame
@@ -118,9 +119,11 @@ def difference(pairs: list[tuple[Statistics, str, Statistics, str]], measure: Ca
     """[difference, low, high]: mean over seeds of measure(ours) - measure(other), with the 95 % interval."""
     count = len(next(iter(pairs[0][0].errors["plain"]["actions"].values())))
     weights_RE = resamples(count, 0)
+    # Row 0 of the weights has each episode once: column 0 is the figure itself.
     by_seed_SR = np.stack(
         [measure(one, row, weights_RE) - measure(other, control, weights_RE) for one, row, other, control in pairs]
     )
+    # Seeds are few, so they are drawn again for each resample of the episodes.
     drawn_RS = np.random.default_rng(SEED_RESAMPLES).integers(len(pairs), size=(len(weights_RE) - 1, len(pairs)))
     resampled_R = np.take_along_axis(by_seed_SR[:, 1:].T, drawn_RS, 1).mean(1)
     return [float(by_seed_SR[:, 0].mean()), *(float(x) for x in np.quantile(resampled_R, [0.025, 0.975]))]
@@ -135,6 +138,7 @@ def margins(runs: list[Run]) -> Iterable[tuple[str, str, str, list[float]]]:
         for name, measure in MEASURES.items():
             for peer in peers:
                 other = {run["seed"]: Statistics(run, part) for run in runs if run["name"] == peer}
+                # Recipes of a seed saw the same pairs, so their difference varies less than that of any two.
                 pairs = [(own[seed], "z", other[seed], "z") for seed in sorted(own) if seed in other]
                 yield part, name, peer, difference(pairs, measure)
             for control, label in CONTROLS.items():
@@ -220,7 +224,7 @@ def main(
         kept.mkdir(parents=True, exist_ok=True)
         for path in sorted(results.glob("*.json")):
             run = keep(json.loads(path.read_text(encoding="utf-8")))
-            if path.name.startswith("ablation"):
+            if path.name.startswith("ablation"):  # its tables have no intervals
                 for part in SETS:
                     run.get(part, {}).pop("errors", None)
             (kept / path.name).write_text(json.dumps(run) + "\n", encoding="utf-8")

@@ -26,6 +26,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+# Before torch is imported, which reads it then.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import av
@@ -75,20 +76,14 @@ def make_clip(file: Path, seconds: int) -> Path:
     return write_clip(file, frames(), (WIDTH, HEIGHT), FPS, preset="veryfast")
 
 
-def repeat_clip(clip: Path, file: Path, times: int) -> Path:
-    """A longer clip of the same packets, end to end."""
-    join_clips([clip] * times, file)
-    return file
-
-
 def baseline(clip: Path, model: LatentActionModel, processor: LatentActionProcessor) -> tuple[float, float]:
     """CPU seconds of the bare decoding loop, and of the model on frames in memory."""
-    gap = Stride.parse(STRIDE).frames_at(FPS)
+    stride_frames = Stride.parse(STRIDE).frames_at(FPS)
     decode_cpu = model_cpu = 0.0
     runner = ModelRunner(model, processor)
     pending: list[Frame] = []  # frames whose pair is not complete
     with av.open(str(clip)) as container:
-        container.streams.video[0].codec_context.thread_count = 1
+        container.streams.video[0].codec_context.thread_count = 1  # as the library's reader
         decoded = container.decode(video=0)
         while True:
             start = time.process_time()
@@ -101,9 +96,9 @@ def baseline(clip: Path, model: LatentActionModel, processor: LatentActionProces
             with torch.inference_mode():
                 pixels = processor.resize_frames(in_memory)
                 pending += map(Frame, pixels, runner.frame_features(pixels), pixels)
-                while len(pending) > gap:
-                    count = min(len(pending) - gap, BATCH)
-                    now, future = pending[:count], pending[gap:][:count]
+                while len(pending) > stride_frames:
+                    count = min(len(pending) - stride_frames, BATCH)
+                    now, future = pending[:count], pending[stride_frames:][:count]
                     runner.encode([frame.features for frame in now], runner.future_features(now, future))
                     pending = pending[count:]
             model_cpu += time.process_time() - start
@@ -115,17 +110,17 @@ def peak_memory(cost: Cost) -> Iterator[None]:
     done = threading.Event()
     this = psutil.Process()
 
-    def watch() -> None:
+    def sample() -> None:
         while not done.wait(0.05):
             total = 0
             for process in [this, *this.children(recursive=True)]:
                 try:
                     total += process.memory_info().rss
-                except psutil.NoSuchProcess:
+                except psutil.NoSuchProcess:  # it ended since it was listed
                     continue
             cost.memory = max(cost.memory, total)
 
-    thread = threading.Thread(target=watch)
+    thread = threading.Thread(target=sample)
     thread.start()
     try:
         yield
@@ -149,6 +144,8 @@ def encode(
 
     def start_and_mark(engine: LocalEngine) -> None:
         start_engine(engine)
+        # The system counts the time of children when they have ended: what the living ones have used for imports and
+        # for loading the model is read here, to be subtracted at the end.
         times = [child.cpu_times() for child in psutil.Process().children()]
         marks["children"] = sum(each.user + each.system for each in times)
         marks["reaped"], marks["own"], marks["wall"] = _reaped(), time.process_time(), time.perf_counter()
@@ -156,7 +153,7 @@ def encode(
     with tempfile.TemporaryDirectory() as folder:
         LocalEngine.start = start_and_mark  # type: ignore[method-assign]
         table = out or Path(folder) / "t.parquet"
-        table.unlink(missing_ok=True)
+        table.unlink(missing_ok=True)  # a complete table would not be encoded again
         try:
             with peak_memory(cost) if watch_memory else nullcontext():
                 encode_dataset(source, model, out=table, strides=STRIDE, columns=columns, workers=workers)
@@ -199,7 +196,7 @@ def measure_ratios(folder: Path, model_name: str, runs: int, seconds: int, worke
 def measure_memory(folder: Path, model_name: str, workers: int) -> dict:
     """Peak memory of a 20-minute clip over that of a 1-minute clip."""
     short = make_clip(folder / "one.mp4", 60)
-    long = repeat_clip(short, folder / "twenty.mp4", 20)
+    long = join_clips([short] * 20, folder / "twenty.mp4")
     # A first run fills this process, the driver: imports, buffers of the parquet writer.
     _, *peaks = [encode(clip, model_name, workers, watch_memory=True).memory for clip in (short, short, long)]
     return {"peak_bytes_1_min": peaks[0], "peak_bytes_20_min": peaks[1], "ratio": round(peaks[1] / peaks[0], 4)}
@@ -220,6 +217,7 @@ class _FakeRunner(ModelRunner):
     """A runner of the model on tensors that have a shape and no values."""
 
     def __init__(self, config: LatentActionConfig) -> None:
+        # The paper's model is never allocated.
         with torch.device("meta"):
             model = LatentActionModel(config).eval()
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)

@@ -127,11 +127,12 @@ def write_dataset(root: Path, rows: int) -> Path:
 
 def measure(name: str, rows: int, folder: Path, runs: int) -> dict[str, float]:
     """The medians of several runs, each in a process of its own."""
+    # The inputs are made here, so that they count neither as seconds nor as memory of the measured process.
     write_table(folder, rows, CASES[name])
     if CASES[name].is_dataset:
         write_dataset(folder / f"dataset-{rows}", rows)
     command = [sys.executable, __file__, "--one", name, "--rows", str(rows), "--folder", str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # threads of BLAS would add to the CPU seconds
     results = []
     for _ in range(runs):
         ran = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -149,7 +150,7 @@ def run_one(name: str, rows: int, folder: Path) -> dict[str, float]:
     if not case.is_dataset:
         source = [Episode(episode_name(index), BlackFrames(), text=TEXT) for index in range(rows // FRAMES)]
     export = getattr(importlib.import_module("lara_tokenizer.export"), f"export_{case.format}")
-    shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(out, ignore_errors=True)  # an export goes into a new folder
     start = time.perf_counter()
     export(tokens, source, out, **case.options)
     seconds = time.perf_counter() - start
@@ -172,7 +173,7 @@ def _own_peak_mb() -> float:
 def summarize(runs: dict[int, dict[str, float]]) -> dict[str, Any]:
     """The cost of a million rows in one format, and the growth of memory."""
     small, large = runs[min(runs)], runs[max(runs)]
-    growth = max(large[who] / small[who] - 1 for who in ("own_mb", "largest_worker_mb") if small[who])
+    growth = max(large[who] / small[who] - 1 for who in ("own_mb", "largest_worker_mb") if small[who])  # no worker: 0
     seconds = large["seconds"] / max(runs) * 1e6
     return {
         "seconds_a_million": round(seconds, 1),
@@ -212,7 +213,7 @@ def main() -> None:
         for name in options.formats:
             results[name] = summarize({rows: measure(name, rows, folder, options.runs) for rows in options.sizes})
             show(name, results[name])
-            if options.kept:
+            if options.kept:  # after every format: a run of a quarter of an hour may be stopped
                 options.kept.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
 
 

@@ -41,6 +41,7 @@ def main(
             data = set_up(load_episodes(source, cameras="all"), replace(loaded, mode=mode), folder)
             models[mode] = build_model(data, replace(loaded, mode=mode)).train()
             size = loaded.training.batch_size
+            # Made before the clock starts: reading frames is no part of a step.
             batches[mode] = [data.samples.batch(range(k * size, (k + 1) * size)) for k in range(rounds)]
         lara = models["joint"]
         steps: dict[str, Callable[[int], torch.Tensor]] = {
@@ -49,8 +50,11 @@ def main(
             "joint": lambda k: lara(**batches["joint"][k]).loss,
         }
         trained = {"policy": models["dit-only"], "tokenizer": lara.lam, "joint": lara}
-        optimizers = {name: torch.optim.AdamW(_trainable(model), lr=1e-5) for name, model in trained.items()}
+        trainable = {name: [p for p in model.parameters() if p.requires_grad] for name, model in trained.items()}
+        optimizers = {name: torch.optim.AdamW(parameters, lr=1e-5) for name, parameters in trainable.items()}
+        # Precision and attention are those of the training.
         times = _measure(steps, optimizers, rounds, loaded.training.precision == "bf16")
+    # The first steps allocate memory and the optimizer's state.
     median = {name: statistics.median(seconds[2:]) for name, seconds in times.items()}
     for name, seconds in median.items():
         print(f"{name:12} {seconds * 1000:7.1f} ms")
@@ -60,10 +64,6 @@ def main(
 def _tokenizer_loss(lara: Any, batch: dict[str, Any]) -> torch.Tensor:
     now, future = lara._pixel_values(batch["pair"])
     return lara.lam(now, future, pair_mask=batch["pair_mask"]).loss
-
-
-def _trainable(model: Any) -> list[torch.nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _measure(

@@ -40,14 +40,6 @@ class Bar:
     measured: Callable[[dict[str, Any]], float]
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
-    """A control that z must beat: the whole 95 % interval of the difference in conditional R2 is above 0."""
-
-    figure: str
-    row: str
-
-
 BARS = (
     Bar("z_gain", 0.75, 0.60, lambda report: report["z_gain"]),
     Bar("z_gain, moving pixels", 0.55, 0.40, lambda report: report["z_gain_moving"]),
@@ -56,12 +48,13 @@ BARS = (
     Bar("perplexity, mean per position", 48, 32, lambda report: report["perplexity_per_position"]),
     Bar("test episodes of the probe", 60, 60, lambda report: report["probe"]["test_episodes"]),
 )
-CONTROLS = (
-    Control("z above the mean predictor", "mean"),
-    Control("z above shuffled z", "shuffled"),
-    Control("z above pixel-difference PCA", "pixel_difference"),
-    Control("z above a random-init model", "random_init"),
-)
+# Controls that z must beat: the whole 95 % interval of the difference in conditional R2 is above 0.
+CONTROLS = {
+    "mean": "z above the mean predictor",
+    "shuffled": "z above shuffled z",
+    "pixel_difference": "z above pixel-difference PCA",
+    "random_init": "z above a random-init model",
+}
 ROW_NAMES = {
     "z": "z",
     "quantized": "z, quantized",
@@ -85,6 +78,7 @@ def main() -> None:
             parser.error("a checkpoint is measured on both --heldout and --unseen")
         card = measure(options.checkpoint, {"heldout": options.heldout, "unseen": options.unseen})
         options.card.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    # Read again even where it was just measured: the page must follow from the file.
     card = json.loads(options.card.read_text(encoding="utf-8"))
     if options.write_card is not None:
         options.write_card.write_text(page(card), encoding="utf-8")
@@ -110,7 +104,7 @@ def measure(checkpoint: str, folders: dict[str, list[str]]) -> dict[str, Any]:
         },
     }
     for name, paths in folders.items():
-        print(f"{SETS[name]}: {' '.join(paths)}", file=sys.stderr)
+        print(f"{SETS[name]}: {' '.join(paths)}", file=sys.stderr)  # standard output is for the tables
         report = evaluate_checkpoint(model, processor, paths).report
         card[name] = {"data": [describe(Path(path)) for path in paths], **figures(report)}
     return card | {"bars": judge(card)}
@@ -121,6 +115,7 @@ def figures(report: dict[str, Any]) -> dict[str, Any]:
     values = {name: figure["value"] for name, figure in report["headline"].items()}
     counts = {name: report["data"][name] for name in ("episodes", "cameras", "frames", "pairs", "stride", "seed")}
     alarms = {"alarms": [f"{alarm['name']} ({alarm['severity']})" for alarm in report["alarms"]]}
+    # The probe keeps its intervals: the margins over controls are judged by them.
     return counts | values | {"used_codes_share": report["codebook"]["used_share"], "probe": report["probe"]} | alarms
 
 
@@ -129,7 +124,7 @@ def describe(folder: Path) -> dict[str, Any]:
     info = json.loads((folder / "meta" / "info.json").read_text(encoding="utf-8"))
     described = {"folder": str(folder), **{name: info[name] for name in ("total_episodes", "total_frames", "fps")}}
     simulation = folder / "meta" / "simulation.json"
-    if simulation.exists():
+    if simulation.exists():  # recorded demonstrations have none
         described["simulation"] = json.loads(simulation.read_text(encoding="utf-8"))
     return described
 
@@ -143,9 +138,9 @@ def judge(card: dict[str, Any]) -> list[dict[str, Any]]:
             least, value = getattr(bar, name), bar.measured(measured)
             verdict = {"figure": bar.figure, "set": name, "least": least, "measured": value}
             judged.append(verdict | {"passed": value >= least})
-        for control in CONTROLS:
-            margin = measured["probe"]["margins"][control.row]
-            verdict = {"figure": control.figure, "set": name, "least": "above 0", "measured": margin["difference"]}
+        for row, figure in CONTROLS.items():
+            margin = measured["probe"]["margins"][row]
+            verdict = {"figure": figure, "set": name, "least": "above 0", "measured": margin["difference"]}
             judged.append(verdict | {"interval": margin["interval"], "passed": margin["interval"][0] > 0})
     return judged
 
@@ -173,11 +168,10 @@ def probe_rows(probe: dict[str, Any]) -> list[list[str]]:
     rows = [["frame t, PCA 256-d", f"{probe['frame_r2']:.3f}", "", ""]]
     for name, text in ROW_NAMES.items():
         row, margin = probe["rows"][name], probe["margins"].get(name)
-        alone = f"{row['r2']:.3f} {_interval(row['r2_interval']) if 'r2_interval' in row else ''}".strip()
+        r2 = f"{row['r2']:.3f} {_interval(row['r2_interval']) if 'r2_interval' in row else ''}".strip()
         added = f"{row['conditional_r2']:+.3f} {_interval(row['interval'])}" if name != "mean" else "0"
-        rows.append(
-            [text, alone, added, f"{margin['difference']:+.3f} {_interval(margin['interval'])}" if margin else ""]
-        )
+        above = f"{margin['difference']:+.3f} {_interval(margin['interval'])}" if margin else ""
+        rows.append([text, r2, added, above])
     return rows
 
 
@@ -230,7 +224,7 @@ def page(card: dict[str, Any]) -> str:
         weights_sha256=weights,
         megabytes=f"{card['model']['weights_bytes'] / 1e6:.1f}",
         parameters=f"{card['model']['parameters'] / 1e6:.1f}",
-        versions=", ".join(f"{name} {number}" for name, number in card["versions"].items()),
+        versions=", ".join(f"{name} {release}" for name, release in card["versions"].items()),
         seed=card["heldout"]["seed"],
         bars=_markdown(BAR_HEADER, bar_rows(card)),
         misses=misses(card),
@@ -248,6 +242,7 @@ def simulate_command(data: dict[str, Any]) -> str:
     from lara_policy.simulation.metaworld.tasks import TASK_SETS
 
     made = data["simulation"]
+    # A named set of tasks where there is one: the full set has dozens.
     tasks = next(([name] for name, tasks in TASK_SETS.items() if list(tasks) == made["tasks"]), made["tasks"])
     command = ["lara-tok", "simulate", made["simulator"], "--out", data["folder"]]
     command += [word for task in tasks for word in ("--task", task)]

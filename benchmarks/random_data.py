@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from lara_tokenizer.table.schema import FORMAT_VERSION, token_schema
 from lara_tokenizer.table.write import OutputPath, write_tokens
 
-GAP = 5  # frames from the first frame of a pair to the second
+STRIDE = 5  # frames from the first frame of a pair to the second
 
 
 def write_clip(file: Path, frames: Iterable[np.ndarray], size: tuple[int, int], fps: int, **options: str) -> Path:
@@ -41,6 +41,7 @@ def join_clips(clips: Sequence[Path], file: Path) -> Path:
         start = 0
         for clip in clips:
             with av.open(str(clip)) as source:
+                # The last packet is empty, and with B-frames the one before it is not the last frame.
                 packets = [packet for packet in source.demux(source.streams.video[0]) if packet.size]
                 length = max(packet.pts + packet.duration for packet in packets)
                 for packet in packets:
@@ -83,19 +84,19 @@ class RandomTokens:
         """
         schema = self.schema
         frames = np.arange(length, dtype=np.int32)
-        valid = frames + GAP < length
+        valid = frames + STRIDE < length
         if codes is None:
             codes = rng.integers(0, self.codebook_size, (length, self.num_latents)).astype(np.int16)
-        codes[~valid] = -1
+        codes[~valid] = -1  # as encode fills rows without a future frame
         columns: dict[str, Any] = {
             "episode": pa.array([episode] * length).dictionary_encode(),
             "episode_index": pa.array([episode_index] * length, pa.int64()),
             "camera": pa.array([camera] * length).dictionary_encode(),
-            "stride": pa.array([f"{GAP}f"] * length).dictionary_encode(),
+            "stride": pa.array([f"{STRIDE}f"] * length).dictionary_encode(),
             "frame_index": frames,
-            "future_frame_index": np.where(valid, frames + GAP, -1).astype(np.int32),
+            "future_frame_index": np.where(valid, frames + STRIDE, -1).astype(np.int32),
             "timestamp": frames / fps,
-            "future_timestamp": pa.array((frames + GAP) / fps, mask=~valid),
+            "future_timestamp": pa.array((frames + STRIDE) / fps, mask=~valid),
             "codes": pa.FixedSizeListArray.from_arrays(codes.reshape(-1), type=schema.field("codes").type),
             "valid": valid,
             "text": pa.array([text] * length).dictionary_encode(),
@@ -124,7 +125,7 @@ class RandomTokens:
         metadata = {
             "format_version": FORMAT_VERSION,
             "model": {**identity, **sizes, "codebook_size": self.codebook_size},
-            "strides": [f"{GAP}f"],
+            "strides": [f"{STRIDE}f"],
             "every": "1f",
             "columns": list(self.columns),
             "keep_tail": True,
@@ -149,14 +150,14 @@ def write_lerobot(
     """Write a LeRobotDataset v2.1 without video files.
 
     Args:
-        lengths: frames of each episode; episode e does task e modulo their number.
+        lengths: frames of each episode; episode e does task e modulo their count.
         features: of info.json, without those of the columns that every dataset has.
         columns: episode index and length -> the columns of its parquet file besides those.
     """
-    number = {"dtype": "int64", "shape": [1], "names": None}
+    integer = {"dtype": "int64", "shape": [1], "names": None}
     standard = {
         "timestamp": {"dtype": "float32", "shape": [1], "names": None},
-        **dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), number),
+        **dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), integer),
     }
     info = {
         "codebase_version": "v2.1",

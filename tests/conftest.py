@@ -83,6 +83,22 @@ def write_video() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def write_audio() -> Callable[[Path], None]:
+    """write_audio(path): one second of silence, without a video stream."""
+    av = pytest.importorskip("av")
+
+    def write(path: Path) -> None:
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("aac", rate=16000)
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+            sound.rate = 16000
+            container.mux(stream.encode(sound))
+            container.mux(stream.encode(None))
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def decode_all() -> Callable[..., np.ndarray]:
     """decode_all(path, step=1) -> uint8 (n, H, W, 3): what a plain loop over the file gives, every `step`th frame."""
 
@@ -103,21 +119,10 @@ def tiny_config():
     """A LatentActionConfig of the real shape at toy size: 32 px, patch 8, width 16."""
     from lara_tokenizer import LatentActionConfig
 
+    sizes = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
     return LatentActionConfig(
-        image_size=32,
-        patch_size=8,
-        vision_config={
-            "model_type": "vit_mae",
-            "image_size": 32,
-            "patch_size": 8,
-            "hidden_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "intermediate_size": 32,
-        },
-        hidden_size=16,
-        num_attention_heads=2,
-        intermediate_size=32,
+        **sizes,
+        vision_config={"model_type": "vit_mae", "num_hidden_layers": 1, **sizes},
         num_m_former_layers=1,
         num_decoder_layers=1,
         num_latents=4,

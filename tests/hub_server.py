@@ -199,8 +199,8 @@ class _Handler(BaseHTTPRequestHandler):
 def _entries(files: dict[str, Path]) -> list[dict[str, Any]]:
     """A tree's files and folders, as the API lists them."""
     folders = {parent.as_posix() for name in files for parent in Path(name).parents if parent.as_posix() != "."}
-    found = [{"type": "directory", "path": folder, "size": 0, "oid": "0" * 40} for folder in sorted(folders)]
-    found += [
+    entries = [{"type": "directory", "path": folder, "size": 0, "oid": "0" * 40} for folder in sorted(folders)]
+    entries += [
         {"type": "file", "path": name, "size": path.stat().st_size, "oid": _etag(path)} for name, path in files.items()
     ]
-    return found
+    return entries

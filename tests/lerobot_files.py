@@ -30,13 +30,13 @@ PATHS = {
 
 @dataclass(frozen=True)
 class Layout:
-    """One dataset to write: `clips[camera][episode]`, `lengths`, `actions` and `tasks` per episode."""
+    """One dataset to write; all lists are by episode. States are optional."""
 
     root: Path
     version: str
     fps: float
     lengths: list[int]
-    actions: list[np.ndarray]
+    vectors: dict[str, list[np.ndarray]]
     tasks: list[str]
 
     @property
@@ -56,7 +56,7 @@ class Layout:
         """Columns of one episode's data."""
         length = self.lengths[episode]
         return {
-            "action": list(self.actions[episode]),
+            **{name: list(values[episode]) for name, values in self.vectors.items()},
             "timestamp": (np.arange(length) / self.fps).astype("f4"),
             "frame_index": np.arange(length),
             "episode_index": np.full(length, episode),
@@ -81,6 +81,7 @@ def write_lerobot(
     kind: str = "video",
     lengths: list[int] | None = None,
     actions: list[np.ndarray] | None = None,
+    states: list[np.ndarray] | None = None,
     tasks: list[str] | None = None,
     **video: object,
 ) -> Path:
@@ -92,7 +93,8 @@ def write_lerobot(
     first = next(iter(clips.values()))
     lengths = lengths or [len(clip) for clip in first]
     actions = actions or [np.random.default_rng(e).normal(size=(n, 3)).astype("f4") for e, n in enumerate(lengths)]
-    layout = Layout(root, version, fps, lengths, actions, tasks or ["push"] * len(lengths))
+    vectors = {"action": actions} | ({"observation.state": states} if states else {})
+    layout = Layout(root, version, fps, lengths, vectors, tasks or ["push"] * len(lengths))
     rows = [layout.rows(episode) for episode in range(len(lengths))]
     entries = [layout.entry(episode) for episode in range(len(lengths))]
     (root / "meta").mkdir(parents=True)
@@ -161,7 +163,9 @@ def _write_lines(file: Path, values: list[dict]) -> None:
 
 def _write_info(layout: Layout, features: dict[str, dict]) -> None:
     data_path, video_path = PATHS["v3.0" if layout.is_v3 else "v2.1"]
-    features |= {"action": {"dtype": "float32", "shape": [3], "names": None}, "task_index": {"dtype": "int64"}}
+    for name, values in layout.vectors.items():
+        features[name] = {"dtype": "float32", "shape": [values[0].shape[1]], "names": None}
+    features["task_index"] = {"dtype": "int64"}
     info = {
         "codebase_version": layout.version,
         "fps": layout.fps,

@@ -45,7 +45,8 @@ def smolvlm(folder: Path) -> Path:
     )
     _save(
         folder,
-        SmolVLMForConditionalGeneration(config),
+        SmolVLMForConditionalGeneration,
+        config,
         image_processor,
         "SmolVLMProcessor",
         "<image>",
@@ -77,37 +78,36 @@ def qwen2_vl(folder: Path) -> Path:
         vision_end_token_id=words.index("<|vision_end|>"),
     )
     image_text = "<|vision_start|><|image_pad|><|vision_end|>"
-    _save(folder, Qwen2VLForConditionalGeneration(config), image_processor, "Qwen2VLProcessor", image_text, {})
+    _save(folder, Qwen2VLForConditionalGeneration, config, image_processor, "Qwen2VLProcessor", image_text, {})
     return folder
 
 
 def _save_tokenizer(folder: Path, special: dict[str, str], more: list[str] | None = None) -> list[str]:
     words = [*PLAIN, *special.values(), *(more or [])]
     vocabulary = {word: index for index, word in enumerate(words)}
+    added = {"extra_special_tokens": special, "additional_special_tokens": more or []}
+    word_level_tokenizer(vocabulary, padding_side="left", **added).save_pretrained(folder)
+    return words
+
+
+def word_level_tokenizer(vocabulary: dict[str, int], **settings: Any) -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words; "<pad>" and "<unk>" are among them."""
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        padding_side="left",
-        extra_special_tokens=special,
-        additional_special_tokens=more or [],
-    )
-    fast.save_pretrained(folder)
-    return words
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", **settings)
 
 
 def _save(
     folder: Path,
-    model: torch.nn.Module,
+    model_class: Any,
+    config: Any,
     image_processor: Any,
     processor: str,
     image_text: str,
     settings: dict[str, Any],
 ) -> None:
     torch.manual_seed(0)
-    model.save_pretrained(folder)
+    model_class(config).save_pretrained(folder)
     image_processor.save_pretrained(folder)
     described = {"processor_class": processor, **settings}
     (folder / "processor_config.json").write_text(json.dumps(described), encoding="utf-8")

@@ -85,9 +85,9 @@ def _rows(
 ) -> pa.Table:
     num_latents, codebook_dim, codebook_size = sizes
     episode, camera, stride = sequence
-    gap = int(stride.removesuffix("f"))
+    stride_frames = int(stride.removesuffix("f"))
     frames = np.arange(count, dtype=np.int32)
-    valid = frames + gap < count
+    valid = frames + stride_frames < count
     codes = rng.integers(0, codebook_size or 1, (count, num_latents)).astype(np.int16)
     latents = rng.standard_normal((count, num_latents * codebook_dim)).astype(np.float16)
     codes[~valid], latents[~valid] = -1, np.nan
@@ -97,9 +97,9 @@ def _rows(
         "camera": pa.array([camera] * count).dictionary_encode(),
         "stride": pa.array([stride] * count).dictionary_encode(),
         "frame_index": frames,
-        "future_frame_index": np.where(valid, frames + gap, -1).astype(np.int32),
+        "future_frame_index": np.where(valid, frames + stride_frames, -1).astype(np.int32),
         "timestamp": frames / FPS,
-        "future_timestamp": pa.array((frames + gap) / FPS, mask=~valid),
+        "future_timestamp": pa.array((frames + stride_frames) / FPS, mask=~valid),
         "codes": codes,
         "latents": latents,
         "code_margin": pa.array(rng.random(count, np.float32), mask=~valid),

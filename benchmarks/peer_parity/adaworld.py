@@ -26,18 +26,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from peer_checkout import ROOT, Peer, check
-from peer_parity.comparison import (
-    PAIRS,
-    SEED,
-    arguments,
-    compare,
-    compare_shapes,
-    on_cpu,
-    random_frames,
-    random_weights,
-    shapes_of,
-    write_golden,
-)
+from peer_parity import comparison
 
 # By the folder of the module.
 PEERS = {
@@ -84,10 +73,11 @@ def load_original(checkout: Path) -> tuple[type[nn.Module], dict[str, str]]:
     folder = next((folder for folder in PEERS if (checkout / folder / "lam/modules/lam.py").is_file()), None)
     if folder is None:
         raise SystemExit(f"{checkout} has none of {', '.join(PEERS)}: it is neither AdaWorld nor DreamDojo")
-    found = check(checkout, PEERS[folder])
+    origin = check(checkout, PEERS[folder])
     sys.path.insert(0, str(checkout / folder))
-    torch.Tensor.cuda = on_cpu  # type: ignore[method-assign, assignment]
-    return importlib.import_module("lam.modules.lam").LatentActionModel, {"project": PEERS[folder].name, **found}
+    # Both call `.cuda()` on positions wherever the model is.
+    torch.Tensor.cuda = comparison.on_cpu  # type: ignore[method-assign, assignment]
+    return importlib.import_module("lam.modules.lam").LatentActionModel, {"project": PEERS[folder].name, **origin}
 
 
 @torch.no_grad()
@@ -125,7 +115,9 @@ def converted(weights: dict[str, Tensor]) -> tuple[Any, Any]:
 def measure_resize(weights: dict[str, Tensor]) -> None:
     """Print the difference of frames after AdaWorld's bicubic filter and ours, and of our model's z of them."""
     model, processor = converted(weights)
-    noise = torch.randint(256, (2, PAIRS, 3, *CLIP), generator=torch.Generator().manual_seed(SEED)).to(torch.uint8)
+    noise = torch.randint(
+        256, (2, comparison.PAIRS, 3, *CLIP), generator=torch.Generator().manual_seed(comparison.SEED)
+    ).to(torch.uint8)
     clip = random_clip()
     for title, now, future in (("noise", *noise), ("a clip", clip[:-2], clip[2:])):
         ours = [processor(each)["pixel_values"] for each in (now, future)]
@@ -141,9 +133,9 @@ def measure_resize(weights: dict[str, Tensor]) -> None:
 
 def random_clip() -> Tensor:
     """uint8 (12, 3, H, W): a grainy background, and a square that moves over it with growing speed."""
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(comparison.SEED)
     grain = torch.randint(-30, 31, (3, *CLIP), generator=generator)
-    background = (random_frames(*CLIP)[0, 0] + grain).clamp(0, 255).to(torch.uint8)
+    background = (comparison.random_frames(*CLIP)[0, 0] + grain).clamp(0, 255).to(torch.uint8)
     frames = background.repeat(12, 1, 1, 1)
     for index, frame in enumerate(frames):
         left = 60 + index * (index + 1) // 2
@@ -164,27 +156,28 @@ def main() -> None:
     from lara_tokenizer.convert.adaworld import adaworld_shapes
     from lara_tokenizer.model import SpaceTimeVaeConfig
 
-    options = arguments(__doc__, "AdaWorld's or DreamDojo", GOLDEN)
-    original, found = load_original(options.checkout)
+    options = comparison.arguments(__doc__, "AdaWorld's or DreamDojo", GOLDEN)
+    original, origin = load_original(options.checkout)
     for name, depth in PUBLISHED_DEPTH.items():
-        with torch.device("meta"):
+        with torch.device("meta"):  # names and shapes need no memory
             published = original(in_dim=3, enc_blocks=depth, dec_blocks=depth, **PUBLISHED_SIZES)
-        compare_shapes(f"{name}, published size", published, adaworld_shapes(getattr(SpaceTimeVaeConfig, name)()))
+        comparison.compare_shapes(
+            f"{name}, published size", published, adaworld_shapes(getattr(SpaceTimeVaeConfig, name)())
+        )
     golden: dict[str, Tensor] = {}
     for name, sizes in SIZES.items():
         model = original(in_dim=3, **sizes).eval()
-        weights = random_weights(shapes_of(model))
-        for key, tensor in model.state_dict().items():
-            assert not key.endswith("freqs") or torch.equal(tensor, weights[key]), "the constant is not the original's"
-        model.load_state_dict(weights, strict=True)
-        frames = random_frames(*FRAMES[name])
+        constants = {key: tensor.clone() for key, tensor in model.state_dict().items() if key.endswith("freqs")}
+        weights = comparison.randomize(model)
+        assert all(torch.equal(tensor, weights[key]) for key, tensor in constants.items()), "not the original's"
+        frames = comparison.random_frames(*FRAMES[name])
         expected = original_outputs(model, frames)
-        compare(expected, our_outputs(weights, frames), name)
+        comparison.compare(expected, our_outputs(weights, frames), name)
         golden |= {f"{name}.latents": expected["latents"], f"{name}.reconstruction": thin(expected["reconstruction"])}
         if name == "adaworld":
             measure_resize(weights)
     if options.write:
-        write_golden(GOLDEN, golden, __file__, SIZES, found)
+        comparison.write_golden(GOLDEN, golden, __file__, SIZES, origin)
 
 
 if __name__ == "__main__":

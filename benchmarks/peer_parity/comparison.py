@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 SEED = 0
 PAIRS = 6
-TOLERANCE = 1e-4
+TOLERANCE = 1e-4  # sums of float32 in another order
 CODES = "codes"  # suffix of the names of outputs that must be equal
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -53,7 +53,7 @@ def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tens
 
 def random_frames(height: int, width: int, seed: int = SEED) -> Tensor:
     """uint8 (2, PAIRS, 3, height, width): frames t and t+C of 8 x 8 coloured squares, half of which stay."""
-    generator = torch.Generator().manual_seed(seed + 1)
+    generator = torch.Generator().manual_seed(seed + 1)  # not the numbers that the weights got
     now, other = torch.randint(256, (2, PAIRS, 3, 8, 8), generator=generator)
     stays = torch.rand(PAIRS, 1, 8, 8, generator=generator) < 0.5
     squares = torch.stack([now, torch.where(stays, now, other)]).to(torch.uint8)
@@ -65,7 +65,7 @@ def compare(original: Mapping[str, Tensor], ours: Mapping[str, Tensor], title: s
     """Print the differences of outputs; SystemExit where codes differ or numbers differ by more than TOLERANCE."""
     findings, wrong = [], []
     for name, expected in original.items():
-        if name.endswith(CODES):
+        if name.endswith(CODES):  # how many differ between pairs is printed: equal constants would show nothing
             equal = torch.equal(expected, ours[name])
             findings.append(f"{name} {'equal' if equal else 'DIFFER'} ({len(expected.unique(dim=0))} different pairs)")
         else:
@@ -83,6 +83,13 @@ def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
+def randomize(module: nn.Module) -> dict[str, Tensor]:
+    """Load `random_weights` of its own shapes into a module; returns them."""
+    weights = random_weights(shapes_of(module))
+    module.load_state_dict(weights, strict=True)
+    return weights
+
+
 def compare_shapes(title: str, module: nn.Module, expected: Shapes) -> None:
     """Compare the original's names and shapes with those the converter expects. SystemExit where they differ."""
     original = shapes_of(module)
@@ -94,10 +101,11 @@ def compare_shapes(title: str, module: nn.Module, expected: Shapes) -> None:
         raise SystemExit(f"{title}: the converter expects other tensors")
 
 
-def write_golden(file: Path, tensors: Mapping[str, Tensor], script: str, sizes: Any, found: Mapping[str, str]) -> None:
+def write_golden(file: Path, tensors: Mapping[str, Tensor], script: str, sizes: Any, origin: Mapping[str, str]) -> None:
     """Save what the original computed, with the commit and the sizes it was computed from."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {**found, "seed": str(SEED), "script": str(Path(script).resolve().relative_to(ROOT))}
+    metadata = {**origin, "seed": str(SEED), "script": str(Path(script).resolve().relative_to(ROOT))}
+    # safetensors takes no views of other tensors.
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, file, metadata={**metadata, "sizes": json.dumps(sizes)})
     print(f"{file}: {file.stat().st_size / 1000:.0f} kB")

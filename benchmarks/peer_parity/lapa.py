@@ -91,6 +91,7 @@ def repair(model: Any, field: str) -> None:
     else:
         for stack in (model.enc_spatial_transformer, model.enc_temporal_transformer, model.dec_spatial_transformer):
             for layer in stack.layers:
+                # As context the input gets the norm that LAPA applies to queries only.
                 layer[1].context_norm = layer[1].norm
                 layer[1].forward = _with_normed_context(layer[1].forward)
 
@@ -114,7 +115,7 @@ def _with_normed_context(forward: Any) -> Any:
 def original_outputs(model: Any, frames: Tensor) -> dict[str, Tensor]:
     """Codes by both of LAPA's ways, z, and the reconstruction."""
     video = (frames.float() / 255).permute(1, 2, 0, 3, 4)
-    encoded: list[Tensor] = []
+    encoded: list[Tensor] = []  # of both frames: LAPA does not return z
     encode = model.vq.encode
     model.vq.encode = lambda tokens, batch: encoded.append(encode(tokens, batch)) or encoded[-1]
     codes = model.inference(video, return_only_codebook_ids=True)
@@ -149,7 +150,7 @@ def main() -> None:
     from lara_tokenizer.model import LaqConfig
 
     options = arguments(__doc__, "LAPA", GOLDEN)
-    found = check(options.checkout, PEER)
+    origin = check(options.checkout, PEER)
     original = load_original(options.checkout)
     with torch.device("meta"):
         published = original(**PUBLISHED)
@@ -160,6 +161,7 @@ def main() -> None:
         frames = random_frames(sizes["image_size"])
         for field in (None, *REPAIRED):
             model = original(**sizes).eval()
+            # LAPA's own method loads whatever fits.
             nn.Module.load_state_dict(model, weights, strict=True)
             if field is not None:
                 repair(model, field)
@@ -169,7 +171,7 @@ def main() -> None:
             expected["reconstruction"] = expected["reconstruction"][:GOLDEN_IMAGES]
             golden |= {f"{name}.{field or 'published'}.{key}": value for key, value in expected.items()}
     if options.write:
-        write_golden(GOLDEN, golden, __file__, SIZES, found)
+        write_golden(GOLDEN, golden, __file__, SIZES, origin)
 
 
 if __name__ == "__main__":

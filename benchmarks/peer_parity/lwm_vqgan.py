@@ -43,7 +43,7 @@ PEER = Peer(
 GOLDEN = ROOT / "tests/vision_tokens/golden/lwm_vqgan.safetensors"
 IMAGES = 4
 TOLERANCE = 1e-4  # of the largest latent
-EQUAL_CODES = 0.999
+EQUAL_CODES = 0.999  # jax and torch sum in other orders: a latent between two codes may get either
 # Heights and widths to be resized to 256 x 256; golden values are every PIXEL_STEP-th pixel of the result.
 RESIZED = ((100, 201), (333, 410))
 PIXEL_STEP = 6
@@ -169,7 +169,7 @@ def compare(title: str, original: Mapping[str, Tensor], ours: LwmVisionTokenizer
     apart = ((latents - original["latents"]).abs().max() / original["latents"].abs().max()).item()
     equal = (codes == original["codes"]).double().mean().item()
     print(
-        f"{title:44} {len(frames)} pictures, latents within {apart:.1e} of the largest, "
+        f"{title:44} {len(frames)} images, latents within {apart:.1e} of the largest, "
         f"{equal:.4%} of {codes.numel()} codes equal ({original['codes'].unique().numel()} different ones)",
         flush=True,
     )
@@ -203,14 +203,14 @@ def compare_videos(original: Original, ours: LwmVisionTokenizer, videos: Path) -
     for episode in load_episodes(videos):
         count = len(episode.timestamps(""))
         frames = episode.frames("", [count // 4, count // 2])
-        prepared = np.stack([prepare(image=frame)["image"] for frame in frames])
+        resized = np.stack([prepare(image=frame)["image"] for frame in frames])
         height, width = frames.shape[1:3]
-        compare(f"{episode.id} ({width} x {height})", original(prepared), ours, frames)
+        compare(f"{episode.id} ({width} x {height})", original(resized), ours, frames)
 
 
 def main() -> None:
     options = arguments(__doc__, "LAPA", GOLDEN, ("--videos", {"type": Path, "help": "a folder of real video"}))
-    found = check(options.checkout, PEER)
+    origin = check(options.checkout, PEER)
     vqgan = load_original(options.checkout)
     for name, sizes in SIZES.items():
         model = build_original(vqgan, sizes)
@@ -222,10 +222,10 @@ def main() -> None:
         original, ours = Original(model, arrays), our_tokenizer(arrays, sizes)
         expected = original(frames)
         compare(f"{name}, {len(shapes)} tensors with equal names", expected, ours, frames)
-        if name == "small":
+        if name == "small":  # golden values of the published size would be too large for the repository
             golden = {**expected, **compare_resized()}
     if options.write:
-        write_golden(GOLDEN, golden, __file__, asdict(SIZES["small"]), found)
+        write_golden(GOLDEN, golden, __file__, asdict(SIZES["small"]), origin)
     if options.videos is not None:
         compare_videos(original, ours, options.videos)
 

@@ -33,8 +33,7 @@ from peer_parity.comparison import (
     compare_shapes,
     on_cpu,
     random_frames,
-    random_weights,
-    shapes_of,
+    randomize,
     write_golden,
 )
 
@@ -60,7 +59,7 @@ SIZES = {
 }
 # Of DINOv2: the side of the frames that its positions are stored for, and its layers.
 VISION = {"down": {"img_size": 518, "depth": 1}, "up": {"img_size": 112, "depth": 2}}
-# Whether the file has Lightning's settings, the only place where the number of heads is recorded.
+# Whether the file has Lightning's settings: only they record the number of heads.
 RECORDS_HEADS = {"down": True, "up": False}
 PUBLISHED = {
     "model_dim": 768,
@@ -92,6 +91,7 @@ def load_original(checkout: Path, dinov2: Path) -> Any:
     warnings.filterwarnings("ignore", message="xFormers is not available")
     vits = importlib.import_module("dinov2.models.vision_transformer")
     lam = importlib.import_module("latent_action_model.genie.modules.lam")
+    # Libraries that are imported later must not take a stand-in for the real package.
     for module in stand_ins:
         del sys.modules[module.__name__]
 
@@ -178,8 +178,7 @@ def compare_dinov2(img_size: int) -> None:
 
     vits = importlib.import_module("dinov2.models.vision_transformer")
     model = build_dinov2(vits, img_size, depth=3, width=128).eval()
-    weights = random_weights(shapes_of(model))
-    model.load_state_dict(weights)
+    weights = randomize(model)
     encoder = dinov2_encoder(weights, dinov2_config(weights, Path("dinov2"), ""))
     frames = random_frames(IMAGE_SIZE, IMAGE_SIZE)[0].float() / 255
     expected = {"features": model.forward_features(frames)["x_norm_patchtokens"]}
@@ -194,7 +193,7 @@ def main() -> None:
 
     dinov2 = ("--dinov2", {"type": Path, "required": True, "help": "path of DINOv2's repository"})
     options = arguments(__doc__, "UniVLA", GOLDEN, dinov2)
-    found, found_dinov2 = check(options.checkout, PEER), check(options.dinov2, DINOV2)
+    origin, origin_of_dinov2 = check(options.checkout, PEER), check(options.dinov2, DINOV2)
     build = load_original(options.checkout, options.dinov2)
     with torch.device("meta"):
         published = build(PUBLISHED, PUBLISHED_VISION)
@@ -205,18 +204,18 @@ def main() -> None:
     frames = random_frames(IMAGE_SIZE, IMAGE_SIZE)
     for name, sizes in SIZES.items():
         model = build(sizes, VISION[name]).eval()
-        weights = random_weights(shapes_of(model))
-        model.load_state_dict(weights, strict=True)
+        weights = randomize(model)
         expected = original_outputs(model, frames)
         with tempfile.TemporaryDirectory() as scratch:
             torch.save(checkpoint(weights, name), f"{scratch}/lam-stage-2.ckpt")
             convert_checkpoint(f"{scratch}/lam-stage-2.ckpt", out=f"{scratch}/lam")
             compare(expected, our_outputs(f"{scratch}/lam", frames), name)
         for key, value in expected.items():
+            # Whole features would be megabytes in the repository.
             golden[f"{name}.{key}"] = thin(value) if key in ("features", "prediction") else value
     if options.write:
-        found |= {f"dinov2_{name}": value for name, value in found_dinov2.items()}
-        write_golden(GOLDEN, golden, __file__, SIZES, found)
+        origin |= {f"dinov2_{name}": value for name, value in origin_of_dinov2.items()}
+        write_golden(GOLDEN, golden, __file__, SIZES, origin)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from random_data import GAP, RandomTokens, write_clip
+from random_data import RandomTokens, write_clip
 
-__all__ = ["GAP", "write_checkpoint", "write_clips", "write_table"]
+from lara_tokenizer._files import file_sha256
 
 FPS, SIDE = 10, 64
 EPISODES = {"kitchen/a.mp4": (40, "Put the Cup on the plate"), "kitchen/b.mp4": (30, "open the drawer, slowly")}
@@ -28,6 +27,7 @@ def write_clips(folder: Path, num_latents: int, codebook_size: int) -> tuple[Pat
         write_clip(
             folder / "clips" / name, (np.roll(background, 2 * t, axis=1) for t in range(length)), (SIDE, SIDE), FPS
         )
+        # Each code once before any comes again: a reader that maps one code wrongly is noticed.
         codes = np.resize(rng.permutation(codebook_size), (length, num_latents)).astype(np.int16)
         tables.append(table.rows(rng, length, FPS, episode=name, text=text, codes=codes))
     return table.write(folder / "tokens.parquet", tables), folder / "clips"
@@ -56,6 +56,5 @@ def write_table(file: Path, lengths: Mapping[int, int], camera: str, fps: float,
             yield LABELS.rows(rng, length, fps, episode=name, episode_index=index, camera=camera)
 
     weights = checkpoint / "model.safetensors"
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    model = {"id": "random", "revision": None, "weights_sha256": {weights.name: digest}}
+    model = {"id": "random", "revision": None, "weights_sha256": {weights.name: file_sha256(weights)}}
     return LABELS.write(file, episodes(), model=model, camera=camera)

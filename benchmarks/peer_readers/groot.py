@@ -36,7 +36,8 @@ FILES = {
     "groot/vla/model/dreamzero/transform/dreamzero_cotrain.py": "d5c23e0335e2a85f1d3a735c98cf9c9e16fb63e1",
 }
 INDICES = "groot/vla/configs/model/dreamzero/transform/base.yaml"
-CAMERA, FPS, SIDE, LENGTHS, UNLABELLED = "observation.images.ego_view", 20, 64, (40, 25, 30), 1
+CAMERA, FPS, SIDE, LENGTHS = "observation.images.ego_view", 20, 64, (40, 25, 30)
+UNLABELLED = 1  # this episode is not in the table
 TASK = "annotation.human.action.task_description"
 TAG = "gr1_unified"
 HORIZON, WIDTH = 16, 32
@@ -58,6 +59,7 @@ def main() -> None:
             write_checkpoint(scratch / "random")
             lengths = {index: length for index, length in enumerate(LENGTHS) if index != UNLABELLED}
             tokens = write_table(scratch / "tokens.parquet", lengths, CAMERA, FPS, scratch / "random")
+        # Of random motion in 0..1 a tenth is left out; of a real table, still frames.
         summary = export_groot(tokens, source, scratch / "out", min_motion=0.1 if options.tokens is None else 0.004)
         compare(options.checkout, tokens, scratch, summary.settings, summary.pairs)
 
@@ -82,7 +84,7 @@ def compare(checkout: Path, tokens: Path, scratch: Path, settings: dict[str, Any
         assert not action[0, len(z) :].any()
         assert all(text.startswith("<LAPA>") for text in data[TASK]), data[TASK]
         seen.add((int(episode), int(step)))
-        if index % 97 == 0:
+        if index % 97 == 0:  # the transform decodes video, which takes long
             check_transform(checkout, dataset, index, scratch)
     check_sampling(dataset, seen)
     print(
@@ -137,7 +139,7 @@ def check_transform(checkout: Path, dataset: Any, index: int, scratch: Path) -> 
     assert bool(out["has_real_action"])
     assert not out["state"].any()
     assert out["text"] == raw[TASK][0].removeprefix("<LAPA>"), out["text"]
-    assert "<" not in out["text"]
+    assert "<" not in out["text"]  # the tag is not for the language model
 
 
 def check_sampling(dataset: Any, seen: set[tuple[int, int]]) -> None:

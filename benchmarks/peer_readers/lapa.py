@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--checkout", type=Path, required=True)
     parser.add_argument("--tokens", type=Path, help="A real table. Default: random codes for generated clips.")
     parser.add_argument("--source", help="The video of that table.")
-    parser.add_argument("--pictures", type=int, default=8, help="Pairs whose picture goes through their VQGAN.")
+    parser.add_argument("--pictures", type=int, default=8, help="Pairs whose image goes through their VQGAN.")
     options = parser.parse_args()
     stand_in_tux()
     sys.path.insert(0, str(options.checkout))
@@ -96,6 +96,7 @@ class LapaTokenizer:
         corpus = folder / "texts.txt"
         folder.mkdir(parents=True, exist_ok=True)
         corpus.write_text("\n".join([*texts, "<vision> </vision> <delta> </delta>"]))
+        # So few sentences do not fill the vocabulary, hence no hard limit.
         sentencepiece.SentencePieceTrainer.train(
             input=str(corpus), model_prefix=str(folder / "words"), vocab_size=500, hard_vocab_limit=False, minloglevel=2
         )
@@ -148,7 +149,7 @@ def compare(data: Any, tokens: Path, source: Any, folder: Path, vqgan: Path, num
     last = []
     for index in range(len(order) // BATCH):
         if index * BATCH >= num_images:
-            dataset.text_processor.vqgan = SameCodes()
+            dataset.text_processor.vqgan = SameCodes()  # LAPA's own takes seconds per image
         batch, _ = next(batches)
         for row in range(BATCH):
             line = order[index * BATCH + row]
@@ -157,8 +158,8 @@ def compare(data: Any, tokens: Path, source: Any, folder: Path, vqgan: Path, num
     used = {code for row in rows.values() for code in row["codes"]}
     print(
         f"  N {len(line['delta'])}, K {summary.settings['--llama.delta_vocab_size']}: {len(last)} of {summary.pairs} "
-        f"pairs read, delta = the table's codes ({len(used)} different, up to {max(used)}); the last of them stands at "
-        f"place {max(last)} of {dataset.seq_length}"
+        f"pairs read, delta = the table's codes ({len(used)} different, up to {max(used)}); the last of them is at "
+        f"position {max(last)} of {dataset.seq_length}"
     )
 
 
@@ -189,10 +190,11 @@ def compare_vision(data: Any, tokens: Path, source: Any, folder: Path, vqgan: Pa
             equal.append(np.mean(vision[:-1] == expected[line["image"]]))
     different = len({code for line in order for code in line["vision"]})
     print(
-        f"  vision stored, img_aug={summary.settings[f'{PROCESSOR}img_aug']}, without pictures: {len(equal)} of "
+        f"  vision stored, img_aug={summary.settings[f'{PROCESSOR}img_aug']}, without images: {len(equal)} of "
         f"{summary.pairs} pairs read, vision = the line's codes, of which {np.mean(equal):.4%} are those that their "
-        f"VQGAN gives the picture ({different} different ones)"
+        f"VQGAN gives the image ({different} different ones)"
     )
+    # jax and torch sum in other orders: a latent between two codes may get either.
     assert np.mean(equal) >= 0.999
 
 
@@ -214,6 +216,7 @@ def check(example: dict[str, np.ndarray], line: dict[str, Any], row: dict[str, A
     assert delta.dtype == np.int32, delta.dtype
     assert delta.tolist() == list(row["codes"]), (line["image"], delta, row["codes"])
     assert len(vision) == 257, len(vision)  # 256 codes of the image, and an end
+    # Position 0 is the beginning of the sequence.
     prompt = tokenizer.encode(line["instruction"])
     assert ids[1 : 1 + len(prompt)].tolist() == prompt
     assert (row.get("text") or "") in tokenizer.decode(prompt)

@@ -46,6 +46,7 @@ def main() -> None:
         write_checkpoint(scratch / "random")
         for python, version in ((options.lerobot06, "v3.0"), (options.lerobot03, "v2.1")):
             if python is not None:
+                # Not resolved: the Python of an environment is a link to one without its packages.
                 compare(Path(python).absolute(), version, scratch)
 
 
@@ -80,6 +81,7 @@ def label(dataset: Path, scratch: Path) -> tuple[Path, Path]:
     table = read_tokens(tokens)
     valid = np.array(table["valid"].to_pylist())
     codes, latents = (np.array(table[name].to_pylist()) for name in ("codes", "latents"))
+    # Rows of episodes that are not in the table stay invalid.
     offsets = dict(zip(lengths, np.cumsum([0, *lengths.values()]), strict=False))
     rows = np.array([offsets[index] for index in table["episode_index"].to_pylist()])
     rows = (rows + table["frame_index"].to_numpy())[valid]
@@ -96,6 +98,7 @@ def label(dataset: Path, scratch: Path) -> tuple[Path, Path]:
 
 def run_there(scratch: Path, python: Path, script: Path, *arguments: object) -> str:
     """Run a script in lerobot's environment, offline; returns its output."""
+    # Without PYTHONPATH lara_tokenizer is not there, as for anyone who downloads a dataset.
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(scratch / "hf"), "HF_LEROBOT_HOME": str(scratch / "lerobot")}
     command = [str(python), "-P", str(script), *map(str, arguments)]  # -P: this file has the name of lerobot's package

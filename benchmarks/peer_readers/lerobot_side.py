@@ -53,7 +53,7 @@ def check_windows(root: Path, ids: np.ndarray, episodes: np.ndarray) -> None:
     fps = LeRobotDataset("acme/set", root=root, video_backend="pyav").fps
     deltas = {IDS: [i / fps for i in range(WINDOW)]}
     dataset = LeRobotDataset("acme/set", root=root, video_backend="pyav", delta_timestamps=deltas)
-    for index in range(0, len(dataset), 7):
+    for index in range(0, len(dataset), 7):  # a row decodes its frames, which takes long
         row, last = dataset[index], np.flatnonzero(episodes == episodes[index])[-1]
         window = [min(index + i, last) for i in range(WINDOW)]
         assert np.array_equal(np.asarray(row[IDS]), ids[window])
@@ -63,7 +63,7 @@ def check_windows(root: Path, ids: np.ndarray, episodes: np.ndarray) -> None:
 def check_datasets(root: Path, expected: np.lib.npyio.NpzFile) -> None:
     """Read the parquet files alone, with the types that their own metadata records."""
     files = sorted(str(file) for file in (root / "data").glob("*/*.parquet"))
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as cache:  # or `datasets` would give what it read before
         table = datasets.Dataset.from_parquet(files, cache_dir=cache)
         for name, key in COLUMNS.items():
             assert np.array_equal(np.array(table[:][name]).reshape(expected[key].shape), expected[key]), name
@@ -77,10 +77,11 @@ def check_statistics(dataset: LeRobotDataset, expected: np.lib.npyio.NpzFile) ->
         pooled = expected[key].reshape(-1, width).astype(float)
         assert all(np.isfinite(value).all() for value in stats.values()), name
         assert stats["count"] == len(dataset)
+        # Quantiles of lerobot come from histograms, so only these can be equal.
         for each, value in (("min", pooled.min(0)), ("max", pooled.max(0)), ("mean", pooled.mean(0))):
             np.testing.assert_allclose(stats[each], value, atol=1e-6, err_msg=f"{name} {each}")
         np.testing.assert_allclose(stats["std"], pooled.std(0), atol=1e-5)
-    if not hasattr(dataset.meta, "episodes_stats"):
+    if not hasattr(dataset.meta, "episodes_stats"):  # lerobot 0.3 has that attribute
         check_episodes(dataset, expected)
 
 

@@ -28,7 +28,7 @@ from peer_readers._moto import run
 STYLES = ("oxe", "rt1", "calvin")
 LENGTHS = {"one": 70, "two": 83, "three": 3, "four": 91, "five": 60}  # "three" is shorter than a pair
 HEIGHT, WIDTH, FPS = 64, 80, 10
-GAP, SEQUENCE, CHUNK = 3, 2, 3
+STRIDE, SEQUENCE, CHUNK = 3, 2, 3
 FRAME_ERROR = 4.0  # of 255, on average over a frame; the frame before or after differs far more, if it moved
 TIME_LIMIT = 300  # seconds; Moto's datasets retry for ever where nothing can be read
 
@@ -69,7 +69,7 @@ def make(scratch: Path, arguments: argparse.Namespace) -> None:
         Episode(name, reader, text=reader.text, fps=FPS, available_signals=("actions", "text"))
         for name, reader in readers.items()
     ]
-    options = {"strides": [f"{GAP}f"], "keep_tail": True, "columns": ["text"], "workers": 0}
+    options = {"strides": [f"{STRIDE}f"], "keep_tail": True, "columns": ["text"], "workers": 0}
     encode_dataset(episodes, "lara-lam", out=scratch / "tokens.parquet", **options)
     for style in STYLES:
         summary = export_moto(
@@ -92,6 +92,7 @@ def make(scratch: Path, arguments: argparse.Namespace) -> None:
 def _moving_image(length: int, name: str, rng: np.random.Generator) -> MemoryReader:
     """A grey image that moves, but for a third of the time, so that some pairs have little motion."""
     image = rng.integers(0, 256, (HEIGHT // 8, WIDTH // 8, 1), np.uint8).repeat(8, 0).repeat(8, 1).repeat(3, 2)
+    # Steps of 3 pixels or more: neighbouring frames differ by far more than a codec's error.
     offsets = np.cumsum(rng.integers(3, 9, length) * (np.arange(length) // 8 % 3 > 0))
     frames = np.stack([np.roll(image, int(offset), 1) for offset in offsets])
     actions = rng.uniform(-1, 1, (length, 7)).astype(np.float32)
@@ -132,7 +133,7 @@ class Expected:
         """The steps d, 2d, ... later, None past the end of the episode."""
         steps: list[int | None] = [None] * SEQUENCE
         for i in range(SEQUENCE):
-            future = step + (i + 1) * GAP
+            future = step + (i + 1) * STRIDE
             if future >= len(self.episode) or self.episode[future] != self.episode[step]:
                 break
             steps[i] = future
@@ -162,7 +163,7 @@ def read(scratch: Path) -> None:
     print(f"  transformers {transformers.__version__}, torch {torch.__version__}, OpenCV {cv2.__version__}")
     expected = Expected.load(scratch)
     for style in STYLES:
-        os.chdir(scratch / style)
+        os.chdir(scratch / style)  # paths in data_config.yaml are relative
         with_actions = style != "oxe"
         config = {
             "sequence_length": SEQUENCE,
@@ -179,7 +180,7 @@ def read(scratch: Path) -> None:
                 lmdb_dir="lmdb/lara",
                 video_dir="video/lara/image",
                 split="train",
-                skip_frame=GAP,
+                skip_frame=STRIDE,
                 rgb_shape=(HEIGHT, WIDTH),
                 **config,
             )
@@ -233,7 +234,7 @@ def _check_actions(sample: dict[str, Any], step: int, expected: Expected, is_cal
     there = 0
     for i in range(SEQUENCE):
         for j in range(CHUNK):
-            at = step + i * GAP + j
+            at = step + i * STRIDE + j
             same = at < len(expected.episode) and expected.episode[at] == expected.episode[step]
             assert sample["mask"][i, j] == same
             if same:
@@ -252,12 +253,12 @@ def check_videos(datasets: Any, expected: Expected) -> None:
     video_dir = "video/lara/image"
     metadata = json.loads(Path(video_dir, "video_metadata.json").read_text())["train"]
     dataset = datasets.JsonDataset_for_MotoGPT_Video(
-        split="train", skip_frame=GAP, sequence_length=SEQUENCE, video_dir=video_dir, rgb_shape=(HEIGHT, WIDTH)
+        split="train", skip_frame=STRIDE, sequence_length=SEQUENCE, video_dir=video_dir, rgb_shape=(HEIGHT, WIDTH)
     )
     wrapped = with_stored_codes(dataset, "lmdb/lara")
     errors = []
     for video, (_, length, first) in enumerate(dataset.videos):
-        for start in range(length - GAP):
+        for start in range(length - STRIDE):
             sample = dataset.obtain_item(video, start_local_step=start)
             at = [first + start, *expected.futures(first + start)]
             images = [sample["rgb_initial"][0], *sample["rgb_future"]]

@@ -61,7 +61,7 @@ def _moving_pairs() -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (PAIRS, 16, 16, 3), np.uint8)
     now = coarse.repeat(4, 1).repeat(4, 2)
-    shifts = rng.integers(-9, 10, (PAIRS, 2))
+    shifts = rng.integers(-9, 10, (PAIRS, 2))  # many motions, so that many codes occur
     future = np.stack([np.roll(image, tuple(shift), (0, 1)) for image, shift in zip(now, shifts, strict=True)])
     return [(now, future)]
 
@@ -82,6 +82,7 @@ def random_moto(folder: Path, vision: Path) -> None:
     """A checkpoint with random weights as Moto writes it, made by the helpers of tests/convert."""
     from transformers import ViTMAEConfig, ViTMAEModel
 
+    # By path: the tests are no package.
     spec = importlib.util.spec_from_file_location("convert_conftest", ROOT / "tests/convert/conftest.py")
     assert spec is not None
     assert spec.loader is not None
@@ -94,6 +95,7 @@ def random_moto(folder: Path, vision: Path) -> None:
     config = ViTMAEConfig(num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, **vision_sizes)
     torch.manual_seed(0)
     model = ViTMAEModel(config)
+    # As they are initialized, weights are so small that all frames have nearly the same features.
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -111,6 +113,7 @@ def read(scratch: Path) -> None:
     for name in ("bundled", "converted"):
         expected = torch.load(scratch / name / "expected.pt")
         tokenizer = load_model(str(scratch / name)).eval()
+        # Moto's own order first: `keep_patch_order` changes the model.
         shuffled = [_codes(tokenizer, expected) for _ in range(2)]
         codes = _codes(keep_patch_order(tokenizer), expected)
         ours = expected["codes"]

@@ -22,6 +22,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,8 @@ from transformers import PreTrainedTokenizerFast
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from peer_checkout import describe_file, stand_in
-from peer_readers._sample import GAP, write_clips
+from peer_readers._sample import write_clips
+from random_data import STRIDE
 
 from lara_tokenizer.export import add_act_tokens, export_univla
 from lara_tokenizer.export.images import image_name
@@ -101,16 +103,6 @@ class TableLookup:
         return {"indices": torch.tensor(row["codes"])[None]}
 
 
-class FixedRandom:
-    """Replaces the module `random`: always returns the same number."""
-
-    def __init__(self, value: int) -> None:
-        self._value = value
-
-    def randint(self, low: int, high: int) -> int:
-        return self._value
-
-
 def frame_index(image: Any) -> torch.Tensor:
     """Replaces an image transform: the index that a frame's pixels are."""
     return torch.tensor([float(np.asarray(image)[0, 0, 0])])
@@ -124,6 +116,7 @@ def compare(datasets: Any, builder: Any, folder: Path, num_latents: int, codeboo
     table = [row for row in read_tokens(tokens).to_pylist() if row["valid"]]
     texts = [turn["value"] for line in lines for turn in line["conversations"]]
     tokenizer, univla_tokenizer = new_tokenizer(texts), new_tokenizer(texts)
+    # One vocabulary is extended by our function, the other as UniVLA's training does it.
     add_act_tokens(tokenizer, codebook_size=summary.settings["codebook_size"])
     univla_tokenizer.add_special_tokens({"additional_special_tokens": [f"<ACT_{i}>" for i in range(codebook_size)]})
     by_image = {image_name(row["episode"], row["camera"], row["frame_index"]): row for row in table}
@@ -136,7 +129,7 @@ def compare(datasets: Any, builder: Any, folder: Path, num_latents: int, codeboo
         samples = univla_samples(datasets, builder, univla_tokenizer, row, of_episode, has_history)
         input_ids, labels = tokens_of(line, builder, tokenizer, num_latents)
         assert samples
-        for sample in samples:
+        for sample in samples:  # first the image, to be sure that it is the same pair
             assert sample["pixel_values"].item() == row["frame_index"]
             assert sample["input_ids"].tolist() == input_ids, line
             assert sample["labels"].tolist() == labels, line
@@ -160,10 +153,11 @@ def univla_samples(
         "image_transform_lam": frame_index,
         "prompt_builder_fn": builder,
     }
-    datasets.random = FixedRandom(int(has_history))
-    first = row["frame_index"] - has_history
-    frames = np.arange(first, first + GAP + 2, dtype=np.uint8)[:, None, None, None]
-    with_history = datasets.RLDSBatchTransformLIBERO_withHis(**parts, window_size=GAP + 1)
+    # Instead of the module: whether a sample has history is drawn otherwise.
+    datasets.random = SimpleNamespace(randint=lambda low, high: int(has_history))
+    first = row["frame_index"] - has_history  # a sample with history begins one frame earlier
+    frames = np.arange(first, first + STRIDE + 2, dtype=np.uint8)[:, None, None, None]
+    with_history = datasets.RLDSBatchTransformLIBERO_withHis(**parts, window_size=STRIDE + 1)
     samples = [with_history(rlds_sample(row, frames))]
     if not has_history:
         samples.append(datasets.RLDSBatchTransformLatentAction(**parts)(rlds_sample(row, frames[:-1])))

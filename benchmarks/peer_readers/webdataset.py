@@ -82,6 +82,7 @@ def compare(tokens: Path, source: Any, out: Path) -> None:
         worst = max(worst, *(check_sample(sample, rows, episodes) for sample in once(in_order(urls, decode), rows)))
     for sample in once(in_workers(urls, summary.settings), rows):
         check_codes(sample, rows)
+    # All of a node before the next one: the environment is that of one node at a time.
     by_node = [list(on_node(urls, rank)) for rank in range(NODES)]
     for sample in once((sample for samples in by_node for sample in samples), rows):
         check_codes(sample, rows)
@@ -123,6 +124,7 @@ def on_node(urls: str, rank: int) -> Iterator[dict[str, Any]]:
     """The samples of one of several nodes."""
     import webdataset
 
+    # `torchrun` sets these, and webdataset reads them while it iterates.
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(NODES)}
     split = webdataset.split_by_node
     yield from webdataset.WebDataset(urls, shardshuffle=False, nodesplitter=split).decode("rgb8")

@@ -135,14 +135,14 @@ class AdaWorldModel(PeerModel):
 
     def __init__(self, config: AdaWorldConfig) -> None:
         super().__init__(config)
-        width, numbers, patches = config.hidden_size, self.grid.numbers, self.grid.patches
+        width, patch_dim, patches = config.hidden_size, self.grid.patch_dim, self.grid.patches
         self.latent_dim = config.num_latents * config.codebook_dim
-        self.action_token = nn.Parameter(torch.empty(numbers).uniform_(-1, 1))
-        self.encoder = Blocks(config, 1 + patches, numbers, width, temporal=True)
+        self.action_token = nn.Parameter(torch.empty(patch_dim).uniform_(-1, 1))
+        self.encoder = Blocks(config, 1 + patches, patch_dim, width, temporal=True)
         self.to_moments = nn.Linear(width, 2 * self.latent_dim)
-        self.embed_patches = nn.Linear(numbers, width)
+        self.embed_patches = nn.Linear(patch_dim, width)
         self.from_latents = nn.Linear(self.latent_dim, width)
-        self.decoder = Blocks(config, patches, width, numbers, temporal=False)
+        self.decoder = Blocks(config, patches, width, patch_dim, temporal=False)
 
     def encode(self, *, frame_features: Tensor, future_frame_features: Tensor) -> PeerOutput:
         """Patches (B, P, Q) of both frames -> z, the mean, also as the decoder's input; there are no codes."""
@@ -159,7 +159,7 @@ class AdaWorldModel(PeerModel):
         """Mean squared error of pixels in 0..1, and beta times the KL in nats a pair, from a sample of z."""
         now_BPQ, future_BPQ = self.get_frame_features(torch.cat([now, future])).chunk(2)
         mean_BND, log_variance_BND = self._moments(now_BPQ, future_BPQ)
-        sample_BND = mean_BND
+        sample_BND = mean_BND  # in evaluation, as published
         if self.training:
             sample_BND = mean_BND + torch.randn_like(mean_BND) * (log_variance_BND / 2).exp()
         reconstruction = F.mse_loss(self.predict(now_BPQ, sample_BND), future_BPQ)
@@ -172,6 +172,7 @@ class AdaWorldModel(PeerModel):
         patches_BTPQ = torch.stack([now_BPQ, future_BPQ], 1)
         token = self.action_token.expand(len(now_BPQ), 2, 1, -1)
         action_BH = self.encoder(torch.cat([token, patches_BTPQ], 2))[:, 1, 0]
+        # The exponential of the variance amplifies the rounding of bfloat16.
         with torch.autocast(action_BH.device.type, enabled=False):
             moments = self.to_moments(action_BH.float())
         shape = (self.config.num_latents, self.config.codebook_dim)
@@ -203,7 +204,7 @@ ADAWORLD = Recipe(
     betas=(0.9, 0.999),
     weight_decay=1e-2,
     published_learning_rate=2.5e-5,
-    decays_vectors=True,
+    decays_vectors=True,  # biases and norms too, as published
     max_grad_norm=0.3,
     augment=shift_brightness,
 )

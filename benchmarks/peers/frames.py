@@ -34,7 +34,7 @@ class PatchGrid(nn.Module):
         return self.side**2
 
     @property
-    def numbers(self) -> int:
+    def patch_dim(self) -> int:
         """Q, of one patch."""
         return 3 * self.patch_size**2
 
@@ -45,6 +45,7 @@ class PatchGrid(nn.Module):
                 f"pixel_values are {tuple(pixel_values.shape)}, expected (batch, 3, {self.image_size}, "
                 f"{self.image_size}). Prepare frames with a processor of that size."
             )
+        # LAPA and AdaWorld predict pixels in 0..1, the processor normalizes them.
         unit = pixel_values.float() * self.std + self.mean
         return F.pixel_unshuffle(unit, self.patch_size).flatten(2).transpose(1, 2)
 

@@ -202,7 +202,7 @@ class LapaModel(PeerModel):
         super().__init__(config)
         width, dim, side = config.hidden_size, config.codebook_dim, self.grid.side
         self.embed = nn.Sequential(
-            nn.LayerNorm(self.grid.numbers), nn.Linear(self.grid.numbers, width), nn.LayerNorm(width)
+            nn.LayerNorm(self.grid.patch_dim), nn.Linear(self.grid.patch_dim, width), nn.LayerNorm(width)
         )
         self.position_bias = RelativePositionBias(width, config.num_attention_heads, side)
         self.spatial, self.temporal = (
@@ -225,7 +225,7 @@ class LapaModel(PeerModel):
         self.quantizer = NoiseSubstitutionQuantizer(config.codebook_size, dim)
         self.from_latents = nn.Linear(dim, width)
         self.decoder = nn.ModuleList(Layer(config, side, 1, "space", True) for _ in range(config.num_layers))
-        self.to_pixels = nn.Linear(width, self.grid.numbers)
+        self.to_pixels = nn.Linear(width, self.grid.patch_dim)
 
     def encode(self, *, frame_features: Tensor, future_frame_features: Tensor) -> PeerOutput:
         """Patches (B, P, Q) of both frames -> z, its codes and what the decoder gets (with noise while training)."""
@@ -246,6 +246,7 @@ class LapaModel(PeerModel):
 
     def predict(self, now_BPQ: Tensor, quantized_BND: Tensor) -> Tensor:
         """Patches of frame t and action tokens -> patches of frame t+C."""
+        # Without gradient, as published: the embedding is trained by the encoder alone.
         hidden_BTPH = self.embed(now_BPQ).detach().unsqueeze(1)
         # Each action token gets a stripe of every code.
         stripes_BND = quantized_BND.reshape(len(quantized_BND), self.config.codebook_dim, -1).transpose(1, 2)

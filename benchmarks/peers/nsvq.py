@@ -54,12 +54,13 @@ class NoiseSubstitutionQuantizer(nn.Module):
         that is chosen.
         """
         used_K = self.batches_used >= USED_SHARE * self.batches
-        used_K &= self.batches_used > 0
+        used_K &= self.batches_used > 0  # or all would count as used before the first batch
         self.batches_used.zero_()
         self.batches.zero_()
         used, unused = used_K.nonzero().flatten(), (~used_K).nonzero().flatten()
         if not len(used) or not len(unused):
             return 0
+        # Each used code is copied once before any is copied again.
         rounds = -(-len(unused) // len(used))
         picks = torch.cat([used[torch.randperm(len(used), device=used.device)] for _ in range(rounds)])
         self.codebook[unused] = self.codebook[picks[: len(unused)]]

@@ -40,6 +40,7 @@ class PeerConfig:
     strides: tuple[str, ...] = ("0.5s",)
 
     def __post_init__(self) -> None:
+        # Rotary positions turn pairs of components of a head.
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of twice the number of attention heads "

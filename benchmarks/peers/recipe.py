@@ -52,6 +52,7 @@ class Recipe:
         """
         warmup = self.warmup_share * total_steps
         if step < warmup:
+            # step + 1: a warm-up from 0 would waste the first step.
             return self.warmup_start + (1 - self.warmup_start) * (step + 1) / math.ceil(warmup)
         if self.final_rate is None:
             return 1.0

@@ -25,8 +25,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         ValueError: for a missing file, and for anything but a pickle of dicts and arrays of floats.
     """
     try:
-        with path.open("rb") as stream:
-            content = _OnlyArrays(stream).load()
+        with path.open("rb") as file:
+            content = _OnlyArrays(file).load()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file. Name LWM's file vqgan, or another pickle of its weights.") from None
     except _Refused as error:

@@ -9,15 +9,15 @@ from arena_table import FAMILIES, FIGURES, MEASURES, Statistics, ablation_sectio
 EPISODES = 40
 
 
-def _run(name: str, seed: int, left_over: float, told: float) -> dict:
-    """A run whose z leaves `left_over` of the actions' variance and tells `told` of every nuisance's."""
+def _run(name: str, seed: int, left_over: float, nuisance_r2: float) -> dict:
+    """A run whose z leaves `left_over` of the actions' variance and explains `nuisance_r2` of every nuisance's."""
     rng = np.random.default_rng(seed)
     size = rng.uniform(1, 2, (EPISODES, 4))
     actions = {"": size, "frame": 0.9 * size, "z": left_over * size, "frame+z": 0.9 * left_over * size}
     for control in ("pixel_difference", "random_init", "shuffled"):
         actions |= {control: size, f"frame+{control}": 0.9 * size}
     keys = ("frame", "pixel_difference", "random_init", "shuffled")
-    family = {"": size[:, :2], "z": (1 - told) * size[:, :2], **dict.fromkeys(keys, size[:, :2])}
+    family = {"": size[:, :2], "z": (1 - nuisance_r2) * size[:, :2], **dict.fromkeys(keys, size[:, :2])}
     errors = {
         "plain": {"actions": {key: value.tolist() for key, value in actions.items()}},
         "nuisance": {
@@ -30,7 +30,7 @@ def _run(name: str, seed: int, left_over: float, told: float) -> dict:
 
 
 def test_conditional_r2_and_selectivity_are_those_planted():
-    one = Statistics(_run("lara", 0, left_over=0.6, told=0.1), "heldout")
+    one = Statistics(_run("lara", 0, left_over=0.6, nuisance_r2=0.1), "heldout")
     once = np.ones((1, EPISODES))
     assert one.conditional("plain", "z", once) == pytest.approx([0.9 * 0.4])
     assert one.selectivity("z", once) == pytest.approx([0.4 - 0.1])
@@ -39,9 +39,9 @@ def test_conditional_r2_and_selectivity_are_those_planted():
 
 def test_the_better_recipe_is_better_against_every_peer_and_control():
     runs = [_run("lara", seed, 0.6, 0.1) for seed in range(3)] + [_run("moto", seed, 0.8, 0.3) for seed in range(3)]
-    found = list(margins(runs))
-    assert {opponent for _, _, opponent, _ in found} >= {"moto", "shuffled z", "mean predictor"}
-    assert all(low > 0 for *_, (_, low, _) in found)
+    compared = list(margins(runs))
+    assert {opponent for _, _, opponent, _ in compared} >= {"moto", "shuffled z", "mean predictor"}
+    assert all(low > 0 for *_, (_, low, _) in compared)
 
 
 def test_equal_recipes_do_not_differ():
@@ -61,11 +61,11 @@ def test_seeds_that_disagree_widen_the_interval():
     assert wide_high - wide_low > 5 * (high - low)
 
 
-def test_what_is_kept_of_a_run_gives_the_same_statistics():
+def test_the_small_copy_of_a_run_gives_the_same_statistics():
     runs = [_run(name, seed, 0.6, 0.1) for name in ("lara", "moto") for seed in range(2)]
-    kept = [keep(run) for run in runs]
-    assert "frame+pixel_difference" not in kept[2]["heldout"]["errors"]["plain"]["actions"]
-    for (*whole, before), (*same, after) in zip(margins(runs), margins(kept), strict=True):
+    small = [keep(run) for run in runs]
+    assert "frame+pixel_difference" not in small[2]["heldout"]["errors"]["plain"]["actions"]
+    for (*whole, before), (*same, after) in zip(margins(runs), margins(small), strict=True):
         assert whole == same
         assert after == pytest.approx(before, abs=2e-3)
 
@@ -76,9 +76,9 @@ def test_a_variant_that_saw_labels_stands_apart_and_seeds_are_not_mixed():
         return {"name": name, "seed": seed, "heldout": {"headline": headline}}
 
     runs = [run("lara", 0, 0.1), run("lara", 1, 0.3), run("lara:few-labels", 0, 0.5), run("lara:fsq", 0, 0.2)]
-    _, alone, labelled, seeds = "\n".join(ablation_sections(runs)).split("\n## ")
-    assert "few-labels" not in alone
-    assert "| lara | held-out episodes | 1 | 0.100 |" in alone  # the first seed, as of the variants
+    _, unlabelled, labelled, seeds = "\n".join(ablation_sections(runs)).split("\n## ")
+    assert "few-labels" not in unlabelled
+    assert "| lara | held-out episodes | 1 | 0.100 |" in unlabelled  # the first seed, as of the variants
     assert "| lara:few-labels | held-out episodes | 1 | 0.500 |" in labelled
     assert "fsq" not in labelled
     assert [line.split("|")[3:5] for line in seeds.splitlines() if "held-out" in line] == [

@@ -47,26 +47,26 @@ RECIPE = {
 class _Clip:
     """Twelve frames of noise; action row t is (clip, t). `asked` notes whose actions were read."""
 
-    def __init__(self, number: int, asked: list[int]) -> None:
-        self.number, self.asked = number, asked
+    def __init__(self, episode: int, asked: list[int]) -> None:
+        self.episode, self.asked = episode, asked
 
     def index(self, camera: str) -> FrameIndex:
         return FrameIndex(np.arange(12) / 10, 10.0)
 
     def frames(self, camera: str, indices: np.ndarray) -> np.ndarray:
-        whole = np.random.default_rng(self.number).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+        whole = np.random.default_rng(self.episode).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
         return whole[np.asarray(indices)]
 
     def signals(self) -> Signals:
-        self.asked.append(self.number)
-        return Signals(actions=np.stack([np.full(12, self.number), np.arange(12)], 1).astype(np.float32))
+        self.asked.append(self.episode)
+        return Signals(actions=np.stack([np.full(12, self.episode), np.arange(12)], 1).astype(np.float32))
 
     def close(self) -> None:
         pass
 
 
 def _episodes(count: int, asked: list[int]) -> list[Episode]:
-    return [Episode(f"{number:02}", _Clip(number, asked)) for number in range(count)]
+    return [Episode(f"{index:02}", _Clip(index, asked)) for index in range(count)]
 
 
 def _latents(*shape: int) -> torch.Tensor:
@@ -80,8 +80,8 @@ def test_the_kl_of_the_standard_normal_is_zero_and_of_others_its_closed_form():
     zeros = torch.zeros(2, 8, 32)
     assert arena_bottlenecks.kl(zeros, zeros).tolist() == [0.0, 0.0]
     one = (0.3**2 + 0.5 - 1 - np.log(0.5)) / 2
-    found = arena_bottlenecks.kl(torch.full((2, 8, 32), 0.3), torch.full((2, 8, 32), float(np.log(0.5))))
-    assert found.tolist() == pytest.approx([256 * one] * 2, rel=1e-5)
+    divergence = arena_bottlenecks.kl(torch.full((2, 8, 32), 0.3), torch.full((2, 8, 32), float(np.log(0.5))))
+    assert divergence.tolist() == pytest.approx([256 * one] * 2, rel=1e-5)
 
 
 def test_a_kl_bottleneck_samples_in_training_and_gives_z_itself_in_evaluation():
@@ -104,7 +104,7 @@ def test_the_kl_teaches_mean_and_variance():
 # The zero-transition margin
 
 
-def test_a_short_z_of_no_motion_costs_nothing_and_a_long_one_the_square_of_what_is_too_much():
+def test_a_short_z_of_no_motion_is_free_and_a_long_one_costs_its_squared_excess():
     latents = torch.ones(4, 8, 32)
     assert zero_transition_loss(0.05 * latents, latents) == pytest.approx(0.0, abs=1e-9)
     assert zero_transition_loss(0.55 * latents, latents) == pytest.approx(0.25, rel=1e-4)
@@ -122,7 +122,7 @@ def test_no_motion_is_measured_relative_to_z_which_cannot_grow_to_please_it():
 # The target in feature space
 
 
-def test_the_right_frame_has_the_right_features_and_a_wrong_one_is_pulled_towards_them():
+def test_the_right_frame_has_the_right_features_and_a_wrong_one_is_pulled_there():
     teacher = arena_losses.frozen_teacher()
     future, wrong = _latents(2, 2, 3, 64, 64)
     assert feature_loss(teacher, future, future) == 0
@@ -142,8 +142,8 @@ def test_actions_of_unlabelled_episodes_are_never_read(tmp_path):
     processor = LatentActionProcessor(size={"height": 32, "width": 32})
     cache = FrameCache.build(episodes, processor, tmp_path)
     asked.clear()
-    streams = find_pairs(cache.sequences, ["0.5s"])[10:]  # the first ten are held out
-    pairs = labelled_pairs(cache, streams, episodes, seed=0)
+    sequences = find_pairs(cache.sequences, ["0.5s"])[10:]  # the first ten are held out
+    pairs = labelled_pairs(cache, sequences, episodes, seed=0)
     labelled = {int(each.episode) for each in cache.sequences if each.index in pairs.mixture._sequence_index}
     assert len(labelled) == 2  # 5 % of 30, rounded
     assert set(asked) == labelled
@@ -166,7 +166,7 @@ def test_a_label_that_is_not_there_teaches_nothing():
 # Both directions of time
 
 
-def test_the_direction_loss_is_zero_for_an_antisymmetric_z_and_largest_for_a_symmetric_one():
+def test_the_direction_loss_is_zero_for_antisymmetric_z_and_largest_for_symmetric_z():
     latents = _latents(64, 8, 32)
     assert direction_loss(torch.cat([latents, -latents])) == 0
     assert direction_loss(torch.cat([latents, latents])) == pytest.approx(0.9 - 1e-3)

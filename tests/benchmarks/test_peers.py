@@ -95,7 +95,7 @@ def test_unused_codes_move_onto_used_ones_and_used_ones_stay():
     assert torch.equal(quantizer.codebook[[2, 5, 11]], before[[2, 5, 11]])
     copies = (quantizer.codebook[:, None] == before[None, [2, 5, 11]]).all(-1)
     assert copies.any(1).all()
-    assert sorted(copies.sum(0).tolist()) == [5, 5, 6]  # spread evenly: 16 codes at 3 places
+    assert sorted(copies.sum(0).tolist()) == [5, 5, 6]  # spread evenly: 16 codes at 3 positions
     assert quantizer.batches == 0
 
 
@@ -357,8 +357,8 @@ class _Known(nn.Module):
 
 
 def test_operations_are_those_counted_by_hand():
-    places, attention = 64, 2 * 64 * 64 * 6
-    convolution = 2 * places * 6 * 1 * 9
+    positions, attention = 64, 2 * 64 * 64 * 6
+    convolution = 2 * positions * 6 * 1 * 9
     # Forward and weight gradient of the convolution; two products forward and four backward of the attention.
     assert training_flops_per_pair(_Known()) == 2 * convolution + 6 * attention
 

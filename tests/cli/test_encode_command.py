@@ -182,15 +182,6 @@ def write_frames(path, frames, codec="libx264", pix_fmt="yuv420p", rotation=0, p
             container.mux(stream.encode(None))
 
 
-def write_audio(path):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
-        sound.rate = 16000
-        for frame in (sound, None):
-            container.mux(stream.encode(frame))
-
-
 # Name -> the valid pairs at stride 2f, or the reason in failed.jsonl.
 OUTCOMES = {
     "good.mp4": FRAMES - 2,
@@ -213,7 +204,7 @@ OUTCOMES = {
 
 
 @pytest.fixture(scope="module")
-def bad_folder(tmp_path_factory, moving_square):
+def bad_folder(tmp_path_factory, moving_square, write_audio):
     folder = tmp_path_factory.mktemp("bad")
     frames = moving_square(FRAMES)
     for name in ("good", "truncated", "lying_header", "unreadable", "vanished"):

@@ -1,4 +1,4 @@
-"""LeRobot's side of `make test-lerobot`: writes datasets with lerobot itself, and says what its own reader gives.
+"""LeRobot's side of `make test-lerobot`: writes datasets with lerobot itself, and saves what its own reader gives.
 
     python lerobot_sets.py write FOLDER     datasets, and beside each `<name>.npz` with what lerobot reads from it
     python lerobot_sets.py open FOLDER      what lerobot reads from a dataset that is there already, as FOLDER.npz
@@ -46,8 +46,8 @@ def write(root: Path, kind: str, lengths: tuple[int, ...] = LENGTHS) -> None:
     for episode, length in enumerate(lengths):
         for t in range(length):
             frame = {
-                f"observation.images.{camera}": make_frame(episode, t, number)
-                for number, camera in enumerate(("top", "wrist"))
+                f"observation.images.{camera}": make_frame(episode, t, index)
+                for index, camera in enumerate(("top", "wrist"))
             }
             frame["observation.state"] = rng.normal(size=3).astype(np.float32)
             frame["action"] = rng.normal(size=4).astype(np.float32)

@@ -5,6 +5,7 @@ Each builder takes a folder for the files it writes (configurations, tokenizers)
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,10 @@ from unittest.mock import patch
 import torch
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies.factory import get_policy_class, make_policy_config
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tiny_vision_language import word_level_tokenizer
 
 BATCH, CHUNK, SIDE, STATE, ACTION = 3, 8, 64, 2, 2
 DEPTH = 4  # blocks of every policy that has some
@@ -63,7 +68,7 @@ def build(kind: str, fields: dict[str, Any]) -> torch.nn.Module:
 
 
 def make_batch(history: int | None = None, tokens: int | None = None) -> dict[str, torch.Tensor]:
-    """What a pre-processor gives: `history` observations in time, or no such axis; `tokens` of an instruction."""
+    """A pre-processed batch: `history` observations in time, or no such axis; `tokens` of an instruction."""
     random = torch.Generator().manual_seed(1)
     time = () if history is None else (history,)
     batch = {
@@ -111,43 +116,15 @@ def multi_task_dit(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
 
 
 def smolvlm_folder(folder: Path) -> Path:
-    """What `vlm_model_name` may name: a configuration and a processor with a word-level tokenizer."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import (
-        PreTrainedTokenizerFast,
-        SmolVLMConfig,
-        SmolVLMImageProcessor,
-        SmolVLMProcessor,
-        SmolVLMVideoProcessor,
-    )
+    """A folder for `vlm_model_name`: a configuration and a processor with a word-level tokenizer."""
+    from transformers import SmolVLMConfig, SmolVLMImageProcessor, SmolVLMProcessor, SmolVLMVideoProcessor
 
     special = {"image_token": "<image>", "fake_image_token": "<fake>", "global_image_token": "<global>"}
     special |= {"end_of_utterance_token": "<end>"}
-    words = [
-        "<unk>",
-        "<pad>",
-        "<s>",
-        "</s>",
-        *special.values(),
-        "push",
-        "the",
-        "square",
-        "\n",
-        "User",
-        "Assistant",
-        ":",
-    ]
+    words = ["<unk>", "<pad>", "<s>", "</s>", *special.values(), *("push", "the", "square", "\n")]
+    words += ["User", "Assistant", ":"]
     vocabulary = {word: index for index, word in enumerate(words)} | {f"w{index}": index for index in range(15, 64)}
-    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        unk_token="<unk>",
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        extra_special_tokens=special,
-    )
+    tokenizer = word_level_tokenizer(vocabulary, bos_token="<s>", eos_token="</s>", extra_special_tokens=special)
     SmolVLMProcessor(SmolVLMImageProcessor(), tokenizer, SmolVLMVideoProcessor(), image_seq_len=4).save_pretrained(
         folder
     )
@@ -248,24 +225,16 @@ def groot_n1_7(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
     text = {**TINY_TEXT, "num_hidden_layers": 2, "vocab_size": 64, "rope_scaling": rope, "rope_parameters": rope}
     vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32}
     vision |= {"patch_size": 8, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
-    Qwen3VLConfig(
-        text_config=text,
-        vision_config=vision,
-        image_token_id=image,
-        video_token_id=59,
-        vision_start_token_id=start,
-        vision_end_token_id=end,
-    ).save_pretrained(folder / "qwen3-vl")
+    tokens = {"image_token_id": image, "video_token_id": 59}
+    tokens |= {"vision_start_token_id": start, "vision_end_token_id": end}
+    Qwen3VLConfig(text_config=text, vision_config=vision, **tokens).save_pretrained(folder / "qwen3-vl")
+    widths = {"backbone_embedding_dim": 32, "hidden_size": 32, "input_embedding_dim": 32}
+    limits = {"max_state_dim": 6, "max_action_dim": 5}
     attention = {"num_attention_heads": 4, "attention_head_dim": 8, "dropout": 0.0, "positional_embeddings": None}
     config = GR00TN17Config(
         model_name=str(folder / "qwen3-vl"),
         backbone_model_type="qwen",
-        backbone_embedding_dim=32,
         select_layer=2,
-        hidden_size=32,
-        input_embedding_dim=32,
-        max_state_dim=6,
-        max_action_dim=5,
         action_horizon=horizon,
         max_num_embodiments=4,
         max_seq_len=32,
@@ -280,14 +249,15 @@ def groot_n1_7(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
         vl_self_attention_cfg={**attention, "num_layers": 1, "final_dropout": True},
         use_flash_attention=False,
         load_bf16=False,
+        **widths,
+        **limits,
     )
     GR00TN17(config, load_backbone_weights=False).save_pretrained(folder / "groot")
     fields = {
         "base_model_path": str(folder / "groot"),
         "chunk_size": CHUNK,
         "n_action_steps": 4,
-        "max_state_dim": 6,
-        "max_action_dim": 5,
+        **limits,
         "use_flash_attention": False,
         "use_bf16": False,
     }

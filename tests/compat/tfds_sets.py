@@ -79,7 +79,7 @@ def kinds() -> Any:
 
 
 def plain() -> Any:
-    """The commonest set: one camera, one action tensor, text of the episode alone, steps in the older container."""
+    """The most common set: one camera, one action tensor, text of the whole episode, steps in the older container."""
     import tensorflow_datasets as tfds
 
     f = tfds.features
@@ -103,7 +103,7 @@ def random_image(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray
     return pixels.astype(np.uint8)
 
 
-def random_step(rng: np.random.Generator, number: int) -> dict[str, Any]:
+def random_step(rng: np.random.Generator, step: int) -> dict[str, Any]:
     def numbers(*shape: int) -> np.ndarray:
         return rng.normal(size=shape)
 
@@ -133,9 +133,9 @@ def random_step(rng: np.random.Generator, number: int) -> dict[str, Any]:
             "scalar_uint8": np.uint8(rng.integers(256)),
             "uint64": rng.integers(0, 2**20, 2, dtype=np.uint64),
         },
-        "language_instruction": f"öffne die Schublade {number // 2}",
-        "is_first": number == 0,
-        "reward": np.float32(number),
+        "language_instruction": f"öffne die Schublade {step // 2}",
+        "is_first": step == 0,
+        "reward": np.float32(step),
     }
 
 
@@ -274,14 +274,14 @@ def check(sets: Path, folder: Path) -> None:
         files = sorted((folder / name).rglob("*-accurate.npz"))
         assert len(files) == len(episodes) > 0, f"{name}: TFDS read {len(files)} episodes, we {len(episodes)}"
         rough: dict[str, int] = {}
-        frames = numbers = 0
+        frames = values = 0
         for file in files:
             episode = episodes[f"{file.parent.name}/{file.name[:6]}"]
             columns = load(file)
             frames += compare_frames(episode, columns, load(file.with_name(f"{file.name[:6]}-default.npz")), rough)
-            numbers += compare_signals(episode, columns)
+            values += compare_signals(episode, columns)
             episode.close()
-        log.info("%s: %d episodes, %d frames and %d numbers equal", name, len(files), frames, numbers)
+        log.info("%s: %d episodes, %d frames and %d numbers equal", name, len(files), frames, values)
         for camera, difference in sorted(rough.items()):
             log.info(
                 "%s: %s differs from TensorFlow's default JPEG decoding by up to %d of 255", name, camera, difference
@@ -297,9 +297,9 @@ def compare_frames(episode: Any, columns: dict[str, np.ndarray], default: Any, r
     compared = 0
     for camera in episode.cameras:
         key = f"steps/observation/{camera}"
-        theirs = columns[key][..., :3]  # an alpha channel is dropped
-        ours = episode.frames(camera, range(len(theirs)))
-        np.testing.assert_array_equal(ours, theirs, err_msg=f"{episode.id} {camera}")
+        original = columns[key][..., :3]  # an alpha channel is dropped
+        ours = episode.frames(camera, range(len(original)))
+        np.testing.assert_array_equal(ours, original, err_msg=f"{episode.id} {camera}")
         difference = int(np.abs(ours.astype(int) - default[key][..., :3]).max())
         if episode.reader.layout.cameras[camera].encoding == "jpeg":
             rough[camera] = max(rough.get(camera, 0), difference)
@@ -314,9 +314,9 @@ def compare_signals(episode: Any, columns: dict[str, np.ndarray]) -> int:
     compared = 0
     for values, parts in ((ours.actions, layout.actions), (ours.states, layout.states)):
         rows = [columns[part.feature.key] for part in parts]
-        theirs = np.concatenate([row.reshape(len(row), -1).astype(np.float32) for row in rows], 1)
-        np.testing.assert_array_equal(values, theirs, err_msg=episode.id)
-        compared += theirs.size
+        original = np.concatenate([row.reshape(len(row), -1).astype(np.float32) for row in rows], 1)
+        np.testing.assert_array_equal(values, original, err_msg=episode.id)
+        compared += original.size
     text = columns[layout.text.key]
     expected = [text] * len(ours.texts) if text.ndim == 0 else text
     assert ours.texts == tuple(_text(each) for each in expected), f"{episode.id}: {ours.texts[:2]}"

@@ -76,7 +76,7 @@ def test_a_miss_is_named_in_the_table_and_in_a_sentence(script):
     card = _card(script, _measured(0.7499, 0.01), _measured(0.60, 0.0))
     assert [(bar["figure"], bar["set"]) for bar in card["bars"] if not bar["passed"]] == [
         ("z_gain", "heldout"),
-        *((control.figure, "unseen") for control in script.CONTROLS),
+        *((figure, "unseen") for figure in script.CONTROLS.values()),
     ]
     page = script.page(card)
     assert "| z_gain | 0.7499 | 0.75 | MISS | 0.6 | 0.6 | pass |" in page

@@ -52,23 +52,23 @@ def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 def _distances(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[float, str]]:
     """The relative distance of each number, and a line about it; a number that is missing is infinitely far."""
-    found = []
+    distances = []
     for key in sorted({*before, *after}):
         x, y = before.get(key), after.get(key)
         distance = 0.0 if x == y else float("inf") if x is None or y is None else abs(x - y) / max(abs(x), abs(y))
-        found.append((distance, f"{key}: {x} and {y}, {distance:.2g} apart"))
-    return sorted(found, key=lambda item: -item[0])
+        distances.append((distance, f"{key}: {x} and {y}, {distance:.2g} apart"))
+    return sorted(distances, key=lambda item: -item[0])
 
 
 def _show(title: str, lines: list[str]) -> None:
     """All cases (section/case) that differ, each with its first differences."""
     print(f"{title}: {len(lines) or 'none'}")
     for _, group in groupby(sorted(lines, key=_case), key=_case):
-        found = list(group)
-        for line in found[:SHOWN]:
+        differing = list(group)
+        for line in differing[:SHOWN]:
             print(f"  {line}")
-        if len(found) > SHOWN:
-            print(f"  {_case(found[0])}: and {len(found) - SHOWN} more")
+        if len(differing) > SHOWN:
+            print(f"  {_case(differing[0])}: and {len(differing) - SHOWN} more")
 
 
 def _case(line: str) -> str:

@@ -25,15 +25,15 @@ def sha256(data: bytes | str) -> str:
 def canonical(value: Any, prose: list[str]) -> Any:
     """`value` without volatile entries; sentences move to the list `prose`."""
     if isinstance(value, dict):
-        kept = {}
+        result = {}
         for key, item in value.items():
             if VOLATILE.search(key):
                 continue
             if key in PROSE:
                 prose.append(json.dumps(item))
                 item = [] if not item else type(item).__name__
-            kept[key] = canonical(item, prose)
-        return kept
+            result[key] = canonical(item, prose)
+        return result
     if isinstance(value, list):
         return [canonical(item, prose) for item in value]
     return value
@@ -76,7 +76,7 @@ def _file_digests(path: Path, name: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _has_noise(text: str) -> bool:
-    """Whether `canonical` would change this JSON; other files count byte for byte."""
+    """True if `canonical` would change this JSON; other files count byte for byte."""
     keys = set(re.findall(r'"(\w+)":', text))
     return bool(keys & PROSE) or any(VOLATILE.search(key) for key in keys)
 

@@ -20,6 +20,11 @@ from typing import Any
 
 import numpy as np
 
+# Helpers are this checkout's: the tree under test may be of an older revision.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import lerobot_files
+
 HERE = Path(__file__).resolve().parent
 FPS = 10
 LENGTHS = (24, 30, 18, 27, 21, 33)
@@ -212,66 +217,18 @@ def write_rlds(folder: Path) -> None:
 
 def write_lerobot(root: Path, version: str) -> None:
     """A LeRobotDataset of two cameras; v3.0 keeps all episodes of a camera in one file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    is_v3 = version == "v3.0"
-    meta, offset, rows, entries = root / "meta", 0, [], []
-    meta.mkdir(parents=True)
-    (root / "data/chunk-000").mkdir(parents=True)
-    videos: dict[str, list[np.ndarray]] = {FRONT: [], SIDE: []}
-    for episode, length in enumerate(LENGTHS):
-        frames, actions = square_episode(10 + episode, length)
-        videos[FRONT].append(frames)
-        videos[SIDE].append(frames[:, :, ::-1])
-        task = episode % len(TASKS)
-        rows.append(
-            {
-                "action": list(actions),
-                "observation.state": list(np.cumsum(actions[:, :2], 0).astype(np.float32)),
-                "timestamp": (np.arange(length) / FPS).astype(np.float32),
-                "frame_index": np.arange(length),
-                "episode_index": np.full(length, episode),
-                "index": offset + np.arange(length),
-                "task_index": np.full(length, task),
-            }
-        )
-        entry: dict[str, Any] = {"episode_index": episode, "tasks": [TASKS[task]], "length": length}
-        if is_v3:
-            entry |= {"data/chunk_index": 0, "data/file_index": 0}
-            for camera in videos:
-                entry |= {f"videos/{camera}/chunk_index": 0, f"videos/{camera}/file_index": 0}
-                entry |= {f"videos/{camera}/from_timestamp": offset / FPS}
-                entry |= {f"videos/{camera}/to_timestamp": (offset + length) / FPS}
-        entries.append(entry)
-        offset += length
-    features: dict[str, Any] = {
-        camera: {"dtype": "video", "shape": [HEIGHT, WIDTH, 3], "names": None} for camera in videos
-    }
-    features |= {"action": {"dtype": "float32", "shape": [7], "names": None}, "task_index": {"dtype": "int64"}}
-    features |= {"observation.state": {"dtype": "float32", "shape": [2], "names": ["x", "y"]}}
-    info = {"codebase_version": version, "fps": FPS, "total_episodes": len(LENGTHS), "chunks_size": 1000}
-    if is_v3:
-        pq.write_table(pa.concat_tables([pa.table(row) for row in rows]), root / "data/chunk-000/file-000.parquet")
-        (meta / "episodes/chunk-000").mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(entries), meta / "episodes/chunk-000/file-000.parquet")
-        pq.write_table(pa.table({"task_index": range(len(TASKS)), "task": list(TASKS)}), meta / "tasks.parquet")
-        info["data_path"] = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-        info["video_path"] = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-        for camera, clips in videos.items():
-            write_video(root / f"videos/{camera}/chunk-000/file-000.mp4", np.concatenate(clips))
-    else:
-        info["data_path"] = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
-        info["video_path"] = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
-        for episode, row in enumerate(rows):
-            pq.write_table(pa.table(row), root / f"data/chunk-000/episode_{episode:06d}.parquet")
-            for camera, clips in videos.items():
-                write_video(root / f"videos/chunk-000/{camera}/episode_{episode:06d}.mp4", clips[episode])
-        (meta / "episodes.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-        tasks = [{"task_index": index, "task": task} for index, task in enumerate(TASKS)]
-        (meta / "tasks.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
-        (meta / "modality.json").write_text("{}")
-    (meta / "info.json").write_text(json.dumps(info | {"features": features}))
+    episodes = [square_episode(10 + index, length) for index, length in enumerate(LENGTHS)]
+    lerobot_files.write_lerobot(
+        root,
+        {FRONT: [frames for frames, _ in episodes], SIDE: [frames[:, :, ::-1] for frames, _ in episodes]},
+        lambda path, frames, fps: write_video(path, frames),
+        version=version,
+        actions=[actions for _, actions in episodes],
+        states=[np.cumsum(actions[:, :2], 0).astype(np.float32) for _, actions in episodes],
+        tasks=[TASKS[index % len(TASKS)] for index in range(len(LENGTHS))],
+    )
+    if version == "v2.1":
+        (root / "meta/modality.json").write_text("{}")
 
 
 def write_checkpoint(folder: Path, recipe: Path) -> None:

@@ -5,7 +5,7 @@
     python tests/golden/record.py --tree NEW --work DIR --out DIR/after.json --resume-from DIR/before
     python tests/golden/compare.py DIR/before.json DIR/after.json
 
-The tree under test is driven through `lara-tok` alone. Inputs are made once, in DIR/inputs, and shared; the outputs of
+The tree under test is driven only through `lara-tok`. Inputs are made once, in DIR/inputs, and shared; the outputs of
 a recording stay in DIR/<name of its JSON file>, where differing ones can be looked at.
 """
 
@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 
 
 class Recording:
-    """What one tree gives. Outputs belong to a class:
+    """The outputs of one tree. Each belongs to a class:
 
     equal: must be the same in both recordings. close: numbers that agree to 1e-6. drift: numbers of the same runs,
     later, for information. free: prose, markup, public names.
@@ -89,10 +89,10 @@ class Recording:
 
     def tree(self, key: str, path: str) -> None:
         """Record a file, or all files of a folder."""
-        found = list(tree_digests(self.folder / path))
-        if not found:
+        digests = list(tree_digests(self.folder / path))
+        if not digests:
             raise ValueError(f"{path}: no files")
-        for kind, name, digest in found:
+        for kind, name, digest in digests:
             self._put(kind, f"{key}/{name}", digest)
 
     def equal(self, key: str, value: Any) -> None:

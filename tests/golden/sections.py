@@ -1,6 +1,6 @@
 """The sections of a golden recording: each runs commands and records what they give.
 
-Every section writes into the folder of its name, and reads the shared inputs alone, so that each can be run by itself.
+Every section writes into the folder of its name, and reads only the shared inputs, so that each can be run by itself.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def encode(recording: Recording) -> None:
 
 
 def tables(recording: Recording) -> None:
-    """What the commands on tables print and write."""
+    """The outputs of the commands on tables."""
     run, out = recording.command, "tables/wide.parquet"
     run(f"encode {SAMPLES} --stride 0.3s --with latents --workers 0 --out {out}")
     run(f"tokens merge {TABLES}/samples.parquet {out} --out tables/merged.parquet", "merge", "tables/merged.parquet")
@@ -77,8 +77,8 @@ def tables(recording: Recording) -> None:
     run("info lara-lam", "info lara-lam")
     run(f"verify {TABLES}/samples.parquet {SAMPLES} --sample 100% --workers 0", "verify")
     run(f"verify tables/half.parquet {SAMPLES} --sample 50% --workers 2", "verify half")
-    for picture in ("futures.png", "futures.gif"):
-        run(f"decode {TABLES}/samples.parquet {SAMPLES} --out tables/{picture}", picture, f"tables/{picture}")
+    for name in ("futures.png", "futures.gif"):
+        run(f"decode {TABLES}/samples.parquet {SAMPLES} --out tables/{name}", name, f"tables/{name}")
 
 
 def export(recording: Recording) -> None:

@@ -93,8 +93,8 @@ def test_a_square_of_the_right_size_stays_and_half_of_one_is_its_mean():
 
 def test_codes_do_not_turn_on_how_many_frames_come_at_once(small):
     frames = np.concatenate([random_frames(SMALL.image_size, seed) for seed in range(3)])
-    alone = np.concatenate([small(frame[None]) for frame in frames])
-    assert (small(frames) == alone).mean() > 0.99
+    one_by_one = np.concatenate([small(frame[None]) for frame in frames])
+    assert (small(frames) == one_by_one).mean() > 0.99
     assert small(frames[:0]).shape == (0, SMALL.num_codes)
 
 

@@ -30,15 +30,6 @@ def read_all(path):
     return reader.frames("", range(reader.index().num_frames))
 
 
-def write_audio(path):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
-        sound.rate = 16000
-        container.mux(stream.encode(sound))
-        container.mux(stream.encode(None))
-
-
 def scramble(data: bytes, first: float, last: float) -> bytes:
     broken = bytearray(data)
     for k in range(int(first * len(data)), int(last * len(data))):
@@ -75,7 +66,7 @@ def test_frames_before_the_damage_are_given(good, tmp_path, decode_all):
     np.testing.assert_array_equal(VideoReader(path).frames("", [0, 11, 14]), decode_all(good)[[0, 11, 14]])
 
 
-def test_audio_only_names_what_there_is(tmp_path):
+def test_audio_only_names_what_there_is(tmp_path, write_audio):
     write_audio(tmp_path / "sound.m4a")
     with pytest.raises(VideoDecodeError, match=r"no video in it \(streams: audio\)"):
         VideoReader(tmp_path / "sound.m4a").index()
