@@ -29,7 +29,7 @@ quickstart: $(VENV)/.base  ## Install, tokenize the sample videos, show the resu
 # The tests of a file stay in one worker, because they share fixtures that are slow to make. The packages are named for
 # their doctests.
 test: $(VENV)/.dev  ## Run the tests and the doctests
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --doctest-modules --ignore tests/compat tests lara_tokenizer policy/lara_policy cli/lara_tok
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --doctest-modules tests lara_tokenizer policy/lara_policy cli/lara_tok
 
 quality: $(VENV)/.dev  ## Check format, lint and types
 	$(BIN)/ruff format --check .

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# Scripts of opt-in targets, which need other environments or arguments; not to be imported for doctests.
+collect_ignore_glob = ["compat/*", "golden/*"]
 
 
 def pytest_configure() -> None:
