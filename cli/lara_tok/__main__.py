@@ -15,7 +15,7 @@ from lara_tokenizer.version import __version__
 
 app = typer.Typer(
     name="lara-tok",
-    help="Latent actions from video: encode, look inside, check, train, evaluate.",
+    help="Latent actions from video: encode, inspect, verify, train, evaluate.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -38,7 +38,7 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Log in detail; show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Detailed log; show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,

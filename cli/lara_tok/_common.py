@@ -18,6 +18,7 @@ console_err = Console(stderr=True)
 
 JsonOption = Annotated[bool, Option("--json", help="Print the result as JSON on stdout.")]
 ModelOption = Annotated[str, Option("--model", help="A checkpoint: 'lara-lam' (bundled), a local folder or a Hub id.")]
+MIN_MOTION_HELP = "Leave out pairs whose mean absolute pixel change is below this (0 to 1; noise is about 0.004): 0.01."
 # Repeatable options have singular names, and `from` is reserved in Python: option -> keyword of the library.
 KEYWORDS = {"camera": "cameras", "task": "tasks", "from_": "from_list"}
 
@@ -64,6 +65,11 @@ def insert_options(
 def say(text: str, *, err: bool = False, style: str | None = None) -> None:
     """Print a line on stdout (or stderr) verbatim: no markup, no highlighting, not wrapped."""
     (console_err if err else console).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def quantity(count: int, noun: str) -> str:
+    """A count with its noun: "1 episode", "1,204 pairs"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def emit(result: dict[str, Any], as_json: bool, render: Callable[[dict[str, Any]], None]) -> None:

@@ -12,13 +12,25 @@ from lara_tok._common import declared_options, insert_options, say
 if TYPE_CHECKING:
     from lara_tokenizer.data import Episodes
 
-SourceArgument = Annotated[list[str] | None, Argument(help="Data to read, see above.")]
+SourceArgument = Annotated[
+    list[str] | None, Argument(help="Data to read: files, folders, globs or datasets. See above.")
+]
 AllCamerasOption = Annotated[
-    list[str] | None, Option(help="A dataset's camera: its name, or the name's last part. Repeatable. Default: all.")
+    list[str] | None,
+    Option(
+        help="A dataset's camera: its name, or the name's last part (for LeRobot the key, or e.g. wrist). Repeatable. "
+        "Default: all."
+    ),
 ]
 FromOption = Annotated[
-    str | None, Option("--from", help="A list of clips: .txt, or .csv with path, start, end (seconds), label.")
+    str | None,
+    Option(
+        "--from",
+        help="A list of clips: .txt, or .csv with path (relative to SOURCE or the list), start, end (seconds), label.",
+    ),
 ]
+
+LIMIT_HELP = "Read only the first N episodes."
 
 
 class SourceOptions:
@@ -26,25 +38,33 @@ class SourceOptions:
 
     fps: Annotated[
         list[str] | None,
-        Option(help="True frame rate, where files state a wrong one or none: 3, or 'rt1_*=3'. Repeatable."),
+        Option(
+            help="Frame rate of files that record none or a wrong one: 3, or for some episodes 'rt1_*=3'. Repeatable."
+        ),
     ] = None
     camera: Annotated[
         list[str] | None,
-        Option(help="A dataset's camera: its name, the name's last part, or all. Repeatable. Default: the first."),
+        Option(
+            help="A dataset's camera: its name, the name's last part (for LeRobot the key, or e.g. wrist), or all. "
+            "Repeatable. Default: the first."
+        ),
     ] = None
-    split: Annotated[str | None, Option(help="One split of a dataset. Default: all.")] = None
+    split: Annotated[str | None, Option(help="Read only this split of a dataset. Default: all.")] = None
     subset: Annotated[str | None, Option(help="The subset (configuration) of a Hugging Face dataset.")] = None
     streaming: Annotated[
         bool, Option("--streaming", help="Download only the parts of a Hugging Face dataset that are read.")
     ] = False
-    episodes: Annotated[str | None, Option(help="Episodes by the dataset's indices: 0,7,10:20 (20 excluded).")] = None
+    episodes: Annotated[
+        str | None, Option(help="Read only these episodes, by index in the dataset: 0,7,10:20 (20 excluded).")
+    ] = None
     task: Annotated[
-        list[str] | None, Option(help="Episodes whose instruction contains this text or matches this glob. Repeatable.")
+        list[str] | None,
+        Option(help="Read only episodes whose instruction contains this text or matches this glob. Repeatable."),
     ] = None
     segment: Annotated[str | None, Option(help="Cut long recordings into episodes of this many seconds: 10s.")] = None
     from_: FromOption = None
-    decoder: Annotated[str, Option(help="pyav, decord or torchcodec.")] = "pyav"
-    limit: Annotated[int | None, Option(min=1, help="Read the first episodes only.")] = None
+    decoder: Annotated[str, Option(help="pyav, decord or torchcodec; decord and torchcodec are extras.")] = "pyav"
+    limit: Annotated[int | None, Option(min=1, help=LIMIT_HELP)] = None
 
 
 def source_options(*, without: Collection[str] = (), **types: Any) -> Callable[[Callable[..., None]], Any]:

@@ -9,29 +9,40 @@ from typing import Annotated, Any
 from typer import Option
 
 from lara_tok._common import console, console_err, declared_options, insert_options
+from lara_tok._source import LIMIT_HELP
 
-FramesOption = Annotated[Path | None, Option(help="Folder for the cache of decoded frames, to share between runs.")]
-LimitOption = Annotated[int | None, Option(help="Use at most this many episodes.")]
+FramesOption = Annotated[Path | None, Option(help="Folder for the cache of decoded frames; several runs can share it.")]
+LimitOption = Annotated[int | None, Option(help=LIMIT_HELP)]
 ResumeOption = Annotated[bool, Option("--resume", help="Continue from the last checkpoint in OUT.")]
 DryRunOption = Annotated[
-    bool, Option("--dry-run", help="Print sizes and cost of the run without training; needs no data.")
+    bool, Option("--dry-run", help="Print sizes and cost of the run without training; needs neither SOURCE nor --out.")
 ]
 
 
 class RecipeOptions:
     """Options of a recipe's training that a command can replace."""
 
-    steps: Annotated[int | None, Option(help="Optimiser steps, instead of the recipe's.")] = None
+    steps: Annotated[int | None, Option(help="Optimizer steps, instead of the recipe's.")] = None
     batch_size: Annotated[int | None, Option(help="Samples per step and device, instead of the recipe's.")] = None
     learning_rate: Annotated[float | None, Option(help="Peak learning rate, instead of the recipe's.")] = None
     precision: Annotated[str | None, Option(help="fp32 or bf16, instead of the recipe's.")] = None
-    workers: Annotated[int | None, Option(help="Loader processes, instead of the recipe's.")] = None
+    workers: Annotated[int | None, Option(help="Data loader processes, instead of the recipe's.")] = None
     seed: Annotated[int | None, Option(help="Random seed, instead of the recipe's.")] = None
 
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """Decorator: add `RecipeOptions` to a command, which gets them as its argument `overrides`."""
     return insert_options(command, "overrides", declared_options(RecipeOptions))
+
+
+def require_source_and_out(source: object, out: Path | None) -> Path:
+    """Return `out`. Raises ValueError, naming what is missing, if it is None or there is no source."""
+    missing = [] if source else ["No source: name SOURCE, or `sources` in the recipe."]
+    if out is None:
+        missing.append("Missing --out.")
+    if missing or out is None:
+        raise ValueError(" ".join(missing))
+    return out
 
 
 def progress_printer(measures: Mapping[str, str]) -> Callable[[str, int, int, dict[str, float]], None]:

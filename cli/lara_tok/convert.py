@@ -22,8 +22,8 @@ def convert(
     source: Annotated[
         str,
         Argument(
-            help="A folder of Moto or LARA; a file of weights of LAPA, AdaWorld, DreamDojo or UniVLA; with --to moto, "
-            "a checkpoint of this package."
+            help="A checkpoint folder of Moto or LARA; a weights file of LAPA, AdaWorld, DreamDojo or UniVLA; with "
+            "--to moto, a checkpoint of this package."
         ),
     ],
     out: Annotated[Path, Option(help="A new folder for the converted checkpoint.")],
@@ -36,12 +36,14 @@ def convert(
     ] = None,
     image_size: Annotated[
         int | None,
-        Option(min=1, help="Side of LAPA's frames in pixels, which its files do not record. Default: its scripts'."),
+        Option(
+            min=1, help="Side of LAPA's frames in pixels, which its files do not record. Default: as in its scripts."
+        ),
     ] = None,
-    to: Annotated[Layout, Option(help="The layout to write.")] = Layout.OURS,
+    to: Annotated[Layout, Option(help="The format to write. moto: Moto's checkpoint folder.")] = Layout.OURS,
     json_: JsonOption = False,
 ) -> None:
-    """Convert a published checkpoint to this package's format, or a checkpoint of this package to Moto's layout.
+    """Convert a published checkpoint to this package's format, or a checkpoint of this package to Moto's.
 
     The model family is detected from tensor names; names and shapes of all tensors are checked. Assumptions about what
     the files do not record are printed as notes.

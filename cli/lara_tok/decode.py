@@ -6,17 +6,17 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from lara_tok._common import JsonOption, emit, say, without_loading_bars
+from lara_tok._common import JsonOption, emit, quantity, say, without_loading_bars
 from lara_tok._source import FromOption
 
 
 def decode(
     tokens: Annotated[str, Argument(help="tokens.parquet, or a folder of shards.")],
-    source: Annotated[list[str], Argument(help="The video it was made from.")],
-    out: Annotated[str, Option(help="An image, futures.png, or an animation, futures.gif.")],
+    source: Annotated[list[str], Argument(help="The SOURCE that was given to encode.")],
+    out: Annotated[str, Option(help="An image (futures.png) or an animation (futures.gif).")],
     episode: Annotated[str | None, Option(help="The episode to draw. Default: the first.")] = None,
     frames: Annotated[
-        str | None, Option(help="First frames of the pairs: 0,5,10 or start:stop:step. Default: evenly spread.")
+        str | None, Option(help="First frames of the pairs to draw: 0,5,10 or start:stop:step. Default: evenly spaced.")
     ] = None,
     model: Annotated[str | None, Option(help="The checkpoint. Default: the one that made the table.")] = None,
     from_: FromOption = None,
@@ -55,4 +55,4 @@ def _parse_frames(text: str) -> list[int]:
 
 
 def _render(result: dict[str, Any]) -> None:
-    say(f"{result['out']}: {len(result['frames'])} pairs of {result['episode']}, stride {result['stride']}")
+    say(f"{result['out']}: {quantity(len(result['frames']), 'pair')} of {result['episode']}, stride {result['stride']}")

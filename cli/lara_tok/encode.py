@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from typer import Exit, Option
 
-from lara_tok._common import JsonOption, ModelOption, console_err, emit, render_health, say
+from lara_tok._common import MIN_MOTION_HELP, JsonOption, ModelOption, console_err, emit, quantity, render_health, say
 from lara_tok._source import SourceArgument, load, source_options
 from lara_tokenizer.errors import EpisodeReadError
 
@@ -22,36 +22,39 @@ _LINES = 20  # of failures, or notes; --json and OUT.failed.jsonl have all
 def encode(
     source: SourceArgument = None,
     *,
-    out: Annotated[str, Option(help="tokens.parquet for one file, tokens/ for a folder of shards.")],
+    out: Annotated[str, Option(help="The table: a file, tokens.parquet, or a folder of shards, tokens/.")],
     model: ModelOption = "lara-lam",
     stride: Annotated[
         list[str] | None,
         Option(help="Distance between the frames of a pair: 0.6s or 5f. Repeatable. Default: the model's own."),
     ] = None,
-    every: Annotated[str, Option(help="Frames that start a pair: 1f is every frame, 0.5s two per second.")] = "1f",
+    every: Annotated[
+        str, Option(help="Distance between the first frames of pairs: 1f is every frame, 0.5s two per second.")
+    ] = "1f",
     load_options: dict[str, Any],
-    min_motion: Annotated[
-        float, Option(help="Leave out idle pairs, whose pixels change by less (0 to 1): 0.01.")
-    ] = 0.0,
+    min_motion: Annotated[float, Option(help=MIN_MOTION_HELP)] = 0.0,
     with_: Annotated[
-        list[str] | None, Option("--with", help="Extra columns: latents, actions, text. Commas or repeated.")
+        list[str] | None,
+        Option("--with", help="Extra columns: latents, actions, text. Separated by commas, or repeated."),
     ] = None,
     keep_tail: Annotated[
         bool, Option("--keep-tail", help="Keep pairs that reach past the end, as rows with valid = false.")
     ] = False,
     dtype: Annotated[str, Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str | None, Option(help="cpu or cuda. Default: a GPU if there is one.")] = None,
-    batch_size: Annotated[int, Option(min=1, help="Frames, and pairs, per call of the model.")] = 64,
+    batch_size: Annotated[int, Option(min=1, help="Frames, and pairs, per forward pass of the model.")] = 64,
     workers: Annotated[
-        int | None, Option(min=0, help="Processes. Default: by cores and memory. 0: this process only.")
+        int | None, Option(min=0, help="Worker processes. Default: by cores and memory. 0: none, all in this process.")
     ] = None,
-    on_error: Annotated[str, Option(help="skip an episode that fails, or fail.")] = "skip",
+    on_error: Annotated[
+        str, Option(help="skip: list a failed episode and continue; fail: stop at the first.")
+    ] = "skip",
     dry_run: Annotated[
         bool, Option("--dry-run", help="Count episodes and pairs, estimate the time, write nothing.")
     ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Turn video into a table of latent action codes.
+    """Encode video into a table of latent action codes.
 
     Run the same command again to continue after a stop, or to retry failed episodes.
     Exit code: 0 all done, 1 some episodes failed (listed in OUT.failed.jsonl), 2 usage or refusal.
@@ -159,18 +162,32 @@ def _lines(name: str, lines: list[str]) -> None:
         _line("", f"and {len(lines) - _LINES:,} more")
 
 
+def _render_failed(result: dict[str, Any]) -> None:
+    _lines("failed", [f"{episode}: {reason}" for episode, reason in result["failed"].items()])
+
+
 def _render_summary(result: dict[str, Any]) -> None:
-    head = f"{result['out']}: {sum(result['pairs'].values()):,} pairs of {result['encoded']:,} episodes"
-    say(head + (" (complete already, nothing to do)" if result["already_complete"] else ""))
+    if result["failed"] and len(result["failed"]) == result["episodes"]:
+        failed = "the episode" if result["episodes"] == 1 else f"all {result['episodes']:,} episodes"
+        say(f"no table written: {failed} failed")
+        _render_failed(result)
+        return
+    head = f"{result['out']}: {quantity(sum(result['pairs'].values()), 'pair')}"
+    head += f" of {quantity(result['encoded'], 'episode')}"
+    if result["already_complete"]:
+        head += " (complete already, nothing to do)"
+    elif not result["encoded"]:
+        head += f": every {'other ' if result['failed'] else ''}episode is shorter than the stride"
+    say(head)
     for stride, count in result["pairs"].items():
         _line(f"stride {stride}", f"{count:,} pairs")
     if not result["already_complete"]:
         spent = f"{result['decode_seconds']:.1f} s decoding, {result['model_seconds']:.1f} s model"
         _line("time", f"{spent} (all workers and runs), {result['wall_seconds']:.1f} s this run")
     for stride, count in result["short"].items():
-        _line("too short", f"{count:,} episodes for stride {stride}")
+        _line("too short", f"{quantity(count, 'episode')} for stride {stride}")
     _lines("note", [f"{episode}: {'; '.join(notes)}" for episode, notes in result["notes"].items()])
-    _lines("failed", [f"{episode}: {reason}" for episode, reason in result["failed"].items()])
+    _render_failed(result)
     if result["codes_used"] is not None:
         text = f"{result['codes_used']} of {result['codebook_size']} used, perplexity {result['perplexity']:.1f}"
         _line("codes", f"{text} pooled, {result['mean_position_perplexity']:.1f} per position")
@@ -178,11 +195,11 @@ def _render_summary(result: dict[str, Any]) -> None:
 
 
 def _render_estimate(result: dict[str, Any]) -> None:
-    say(f"{result['episodes']:,} episodes, {sum(result['pairs'].values()):,} pairs")
+    say(f"{quantity(result['episodes'], 'episode')}, {quantity(sum(result['pairs'].values()), 'pair')}")
     for stride, count in result["pairs"].items():
         _line(f"stride {stride}", f"{count:,} pairs")
     if result["seconds"] is not None:
         _line("time", f"about {_duration(result['seconds'])} with {result['workers']} workers, by a short probe")
     if result["too_short"]:
-        _line("too short", f"{len(result['too_short']):,} episodes")
-    _lines("failed", [f"{episode}: {reason}" for episode, reason in result["failed"].items()])
+        _line("too short", quantity(len(result["too_short"]), "episode"))
+    _render_failed(result)

@@ -51,17 +51,17 @@ def eval(
     source: SourceArgument = None,
     *,
     out: Annotated[Path, Option(help="Folder for report.json and index.html, the health card.")],
-    all_: Annotated[bool, Option("--all", help="Also the slower figures; takes about twice as long.")] = False,
+    all_: Annotated[bool, Option("--all", help="Compute the slower figures too; takes about twice as long.")] = False,
     compare: Annotated[
         str | None, Option(help="A second checkpoint, measured on the same pairs and shown beside the first.")
     ] = None,
     load_options: dict[str, Any],
     json_: JsonOption = False,
 ) -> None:
-    """Measure the codes of a checkpoint: alarms, probes with controls, and a verdict in words.
+    """Evaluate a checkpoint on a dataset: probes next to controls, use of z by the decoder, codebook health.
 
     SOURCE is any source of `lara-tok encode`; use one that the checkpoint was not trained on. Probes predict its
-    actions from z; masks of the arm are detected. Alarms are findings, not failures: the exit code is 0.
+    actions from z; its arm masks are used if it has any. Alarms are findings, not failures: the exit code is 0.
 
     Examples:
 
@@ -73,6 +73,8 @@ def eval(
 
     if not (source or load_options.get("from_list")):
         raise ValueError("evaluation needs SOURCE: a dataset that the checkpoint was not trained on.")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; eval writes a folder (report.json, index.html). Name a folder.")
     load_options["fps"] = parse_fps(load_options.get("fps", ()))
     # Both are opened first, so that a model that cannot be measured is refused before the other takes its time.
     opened = [_open(name) for name in (checkpoint, compare) if name is not None]

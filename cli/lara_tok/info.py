@@ -6,17 +6,17 @@ from typing import Annotated, Any
 
 from typer import Argument
 
-from lara_tok._common import JsonOption, emit, render_health, say
+from lara_tok._common import JsonOption, emit, quantity, render_health, say
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _WIDTH = 64  # of a histogram, in characters
 
 
 def info(
-    target: Annotated[str, Argument(help="tokens.parquet, a folder of shards, or a checkpoint.")],
+    target: Annotated[str, Argument(help="A table (tokens.parquet, or a folder of shards) or a checkpoint.")],
     json_: JsonOption = False,
 ) -> None:
-    """Describe a checkpoint or a token table: sizes, provenance, use of the codes.
+    """Describe a checkpoint or a token table: sizes, provenance, codebook use.
 
     Examples:
 
@@ -53,7 +53,11 @@ def _render_checkpoint(result: dict[str, Any]) -> None:
 def _render_tokens(result: dict[str, Any]) -> None:
     provenance = result["provenance"]
     model = provenance["model"]
-    _line("tokens", f"{result['rows']:,} rows of {result['episodes']:,} episodes, {result['bytes'] / 1e6:.2f} MB")
+    _line(
+        "tokens",
+        f"{quantity(result['rows'], 'row')} of {quantity(result['episodes'], 'episode')}, "
+        f"{result['bytes'] / 1e6:.2f} MB",
+    )
     for stride, count in result["pairs"].items():
         _line(f"stride {stride}", f"{count:,} pairs")
     if cameras := [camera for camera in result["cameras"] if camera]:

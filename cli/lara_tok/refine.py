@@ -17,7 +17,7 @@ MEASURES = {  # label of a progress line -> key of the log
     "action": "heldout_action",
     "codes": "heldout_codes",
     "alignment": "heldout_alignment",
-    "centred cosine": "heldout_alignment_centered_cosine",
+    "centered cosine": "heldout_alignment_centered_cosine",
     "perplexity": "heldout_perplexity",
     "spread": "heldout_spread",
     "z gain": "heldout_z_gain",
@@ -31,14 +31,20 @@ def refine(
         list[str] | None, Argument(help="An optional recipe (.yaml) first, then sources with actions.")
     ] = None,
     *,
-    out: Annotated[Path | None, Option(help="Folder for policy, tokenizer and log.")] = None,
+    out: Annotated[Path | None, Option(help="Folder for the policy, the tokenizer and the log.")] = None,
     mode: Annotated[
-        str | None, Option(help="joint, dit-only, frozen-lam, frozen-policy or codes; overrides the recipe.")
+        str | None,
+        Option(
+            help="joint; dit-only: the policy alone; frozen-lam or frozen-policy: the other one is trained; codes: "
+            "predict a table's codes. Overrides the recipe."
+        ),
     ] = None,
-    tokenizer: Annotated[str | None, Option(help="'lara-lam', a folder or a Hub id; overrides the recipe.")] = None,
-    policy: Annotated[str | None, Option(help="Continue from this policy (stage 3). [default: a fresh one]")] = None,
+    tokenizer: Annotated[
+        str | None, Option(help="'lara-lam' (bundled), a local folder or a Hub id. Overrides the recipe.")
+    ] = None,
+    policy: Annotated[str | None, Option(help="Start from this policy (stage 3). Default: a new one.")] = None,
     pretrain: Annotated[Path | None, Option(help="A token table: first train the policy to predict its codes.")] = None,
-    lam_camera: Annotated[str | None, Option(help="The tokenizer's camera. [default: the first]")] = None,
+    lam_camera: Annotated[str | None, Option(help="Camera of the tokenizer; default: the first.")] = None,
     camera: AllCamerasOption = None,
     frames: training.FramesOption = None,
     load_options: dict[str, Any],
@@ -50,9 +56,9 @@ def refine(
 ) -> None:
     """Train a tokenizer and a policy together with the LARA loss (stages 2 and 3).
 
-    Sources are those of `lara-tok encode`, with actions. OUT/policy is for `lara-tok rollout`, OUT/tokenizer for
-    `lara-tok encode --model`. With --pretrain the policy first learns to predict the codes of a table from all its
-    episodes, then also actions from the episodes that have them.
+    Set w1, w2 and layer in the recipe: docs/policy.md. Sources are those of `lara-tok encode`, with actions. OUT/policy
+    is for `lara-tok rollout`, OUT/tokenizer for `lara-tok encode --model`. With --pretrain the policy first learns to
+    predict the codes of a table from all its episodes, then also actions from the episodes that have them.
 
     Examples:
 
@@ -76,8 +82,7 @@ def refine(
     if dry_run:
         emit(plan_refinement(recipe), as_json, _render)
         return
-    if not (sources or recipe.sources) or out is None:
-        raise ValueError("refine needs SOURCE and --out; with --dry-run neither.")
+    out = training.require_source_and_out(sources or recipe.sources, out)
     loaded = load(sources or recipe.sources, cameras=camera or "all", **load_options)
     common: dict[str, Any] = {"out": out, "policy": policy, "frames": frames, "resume": resume}
     common["progress"] = training.progress_printer(MEASURES)

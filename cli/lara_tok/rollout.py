@@ -12,26 +12,26 @@ from lara_tok._common import JsonOption, console, emit, progress_bar, say
 
 
 def rollout(
-    policy: Annotated[Path, Argument(help="The policy's folder.")],
+    policy: Annotated[Path, Argument(help="The policy's folder, as in OUT/policy of `lara-tok refine`.")],
     env: Annotated[
         list[str],
         Option(
-            help="SIMULATOR:TASK. metaworld:drawer-open-v3, or metaworld:train, unseen, all; libero:spatial/0, by "
-            "index or name, or libero:spatial for all ten (also object, goal, 10). Repeatable."
+            help="SIMULATOR:TASK, e.g. metaworld:drawer-open-v3 or libero:spatial/0 (a task by index or name). Several "
+            "tasks: metaworld:train, unseen or all; libero:spatial, object, goal or 10, ten tasks each. Repeatable."
         ),
     ],
     episodes: Annotated[int, Option(help="Episodes in each environment.")] = 50,
     seed: Annotated[
-        int, Option(help="Of initial states and the policy's noise; no state occurs in demonstrations.")
+        int, Option(help="Random seed of initial states and of the policy's noise; no state occurs in demonstrations.")
     ] = 0,
     embodiment: Annotated[str | None, Option(help="The robot that acts, if the policy has several.")] = None,
     executed_steps: Annotated[
-        int | None, Option(help="Actions executed per predicted chunk (n_action_steps). [default: the policy's own]")
+        int | None, Option(help="Actions executed per predicted chunk (n_action_steps). Default: the policy's own.")
     ] = None,
     max_steps: Annotated[
-        int | None, Option(help="Length limit of an episode. [default: the simulator's; Meta-World 200]")
+        int | None, Option(help="Most steps of an episode. Default: the simulator's; 200 for Meta-World.")
     ] = None,
-    workers: Annotated[int | None, Option(help="Processes. [default: one per core]")] = None,
+    workers: Annotated[int | None, Option(help="Worker processes. Default: one per core.")] = None,
     out: Annotated[
         Path | None, Option(help="Folder that records each episode as it ends; a second run continues there.")
     ] = None,
@@ -42,7 +42,7 @@ def rollout(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Run a policy in simulators and count its successes, with Wilson 95 % intervals.
+    """Run a policy in simulators and report its success rates, with Wilson 95 % intervals.
 
     Equal commands give equal results, to the byte. Two policies with the same seed get the same initial states, none of
     which occurs in demonstrations of `lara-tok simulate`. Meta-World needs the extra sim, LIBERO the extra libero.

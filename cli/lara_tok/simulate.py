@@ -12,23 +12,25 @@ from lara_tok._common import JsonOption, console, console_err, emit, progress_ba
 
 def simulate(
     simulator: Annotated[str, Argument(help="The simulator: metaworld.")],
-    out: Annotated[Path, Option(help="Folder for the LeRobotDataset v3.0.")],
+    out: Annotated[Path, Option(help="Folder for the dataset, a LeRobotDataset v3.0.")],
     task: Annotated[
-        list[str] | None, Option(help="A task, e.g. push-v3, or all, train, unseen. Repeatable. [default: all]")
+        list[str] | None, Option(help="A task, e.g. push-v3, or all, train, unseen. Repeatable. Default: all.")
     ] = None,
     episodes: Annotated[int, Option(help="Episodes per task.")] = 10,
     camera: Annotated[
-        list[str] | None, Option(help="A camera of the scene. Repeatable. [default: corner2, corner]")
+        list[str] | None, Option(help="A camera of the scene. Repeatable. Default: corner2 and corner.")
     ] = None,
     size: Annotated[int, Option(help="Side of the images in pixels.")] = 128,
     action_noise: Annotated[
         float, Option(help="Standard deviation of the noise on the actions of every second episode.")
     ] = 0.0,
-    seed: Annotated[int, Option(help="Of placements and noise; datasets of different seeds share no episode.")] = 0,
-    workers: Annotated[int | None, Option(help="Processes. [default: one per core]")] = None,
+    seed: Annotated[
+        int, Option(help="Random seed of placements and noise; datasets with different seeds share no episode.")
+    ] = 0,
+    workers: Annotated[int | None, Option(help="Worker processes. Default: one per core.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Record scripted experts: video, actions, states and arm masks.
+    """Record demonstrations of scripted experts: video, actions, states and arm masks.
 
     The experts move about eight times faster than real arms, so the recorded 10 fps are nominal.
     A second run with the same options continues where the first stopped.

@@ -28,9 +28,9 @@ def train(
     source: SourceArgument = None,
     *,
     recipe: Annotated[
-        Path | None, Option(help="A YAML file, see hub_configs/training. Default: all default options.")
+        Path | None, Option(help="A YAML file, see hub_configs/training. Default: built-in defaults (not lam.yaml).")
     ] = None,
-    out: Annotated[Path | None, Option(help="Folder for checkpoint and log.")] = None,
+    out: Annotated[Path | None, Option(help="Folder for the checkpoint and the log.")] = None,
     frames: training.FramesOption = None,
     load_options: dict[str, Any],
     overrides: dict[str, Any],
@@ -42,7 +42,7 @@ def train(
 
     SOURCE is detected as by `lara-tok encode`: video files, folders, globs, LeRobotDataset, RLDS, Hugging Face
     datasets, WebDataset tars, Something-Something v2. Several datasets are sampled equally often. Without SOURCE the
-    recipe's sources are used.
+    recipe's sources are used. Training stops with an error if z or the codebook collapses.
 
     Examples:
 
@@ -57,8 +57,7 @@ def train(
         emit(plan_training(chosen), as_json, _render)
         return
     from_list = load_options.get("from_list")
-    if not (source or from_list or chosen.sources) or out is None:
-        raise ValueError("training needs SOURCE and --out; with --dry-run neither.")
+    out = training.require_source_and_out(source or from_list or chosen.sources, out)
     episodes = load(source or (() if from_list else chosen.sources), **load_options)
     progress = training.progress_printer(MEASURES)
     summary = train_latent_action_model(episodes, chosen, out=out, frames=frames, resume=resume, progress=progress)

@@ -12,17 +12,19 @@ from lara_tok._source import FromOption
 
 def verify(
     tokens: Annotated[str, Argument(help="tokens.parquet, or a folder of shards.")],
-    source: Annotated[list[str], Argument(help="The video it was made from.")],
+    source: Annotated[list[str], Argument(help="The SOURCE that was given to encode.")],
     sample: Annotated[str, Option(help="Share of the table to check: 1%, 100%.")] = "1%",
     model: Annotated[str | None, Option(help="The checkpoint. Default: the one that made the table.")] = None,
     device: Annotated[str | None, Option(help="cpu or cuda. Default: as for the table.")] = None,
-    workers: Annotated[int | None, Option(min=0, help="Processes. Default: by cores and memory.")] = None,
+    workers: Annotated[
+        int | None, Option(min=0, help="Worker processes. Default: by cores and memory. 0: none, all in this process.")
+    ] = None,
     from_: FromOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Encode a sample of a table again, with the options in its metadata, and list the rows that differ.
 
-    Exit code: 0 all equal, 1 something differs, 2 usage, or other weights.
+    Exit code: 0 all equal, 1 something differs, 2 wrong usage or other weights.
 
     Example: lara-tok verify tokens.parquet videos/ --sample 5%
     """

@@ -14,10 +14,17 @@ Parsed = TypeVar("Parsed")
 
 
 def load_yaml(path: str | Path, parse: Callable[[Mapping[str, Any]], Parsed]) -> Parsed:
-    """Read a YAML file as plain data and `parse` it. Raises ValueError, naming the file, if either fails."""
+    """Read a YAML file as plain data and `parse` it.
+
+    Raises FileNotFoundError if there is no such file, and ValueError, naming the file, if reading or parsing it fails.
+    """
     path = Path(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"recipe '{path}': no such file. Recipes are in hub_configs/training of a checkout."
+        ) from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     try:

@@ -280,6 +280,19 @@ def test_some_failures_end_with_one_and_are_named(lara_tok, bad_folder, options,
     assert json.loads((tmp_path / "t.parquet.failed.jsonl").read_text())["episode"] == "zero_bytes.mp4"
 
 
+def test_without_a_pair_the_summary_says_why(lara_tok, bad_folder, options, tmp_path):
+    bad = [bad_folder / "zero_bytes.mp4", bad_folder / "not_a_video.mp4"]
+    ran = lara_tok("encode", *bad, "--out", tmp_path / "t.parquet", "--stride", "2f", *options)
+    assert ran.code == 1
+    first, *failures = ran.out.splitlines()
+    assert first == "no table written: all 2 episodes failed"
+    assert [line.split()[:2] for line in failures] == [["failed", f"{path.name}:"] for path in sorted(bad)]
+    ran = lara_tok("encode", bad_folder / "good.mp4", "--out", tmp_path / "short.parquet", "--stride", "99f", *options)
+    assert ran.code == 0
+    assert "short.parquet: 0 pairs of 0 episodes: every episode is shorter than the stride\n" in ran.out
+    assert "too short      1 episode for stride 99f" in ran.out
+
+
 def one_line(ran, code=2):
     """The error of a command that ended with one line and no traceback."""
     assert ran.code == code

@@ -57,6 +57,14 @@ def test_without_a_source_it_is_asked_for(lara_tok, tiny_checkpoint, tmp_path):
     assert "evaluation needs SOURCE" in ran.err
 
 
+def test_a_file_as_out_is_refused_before_the_source_is_read(lara_tok, tiny_checkpoint, tmp_path):
+    out = tmp_path / "t.parquet"
+    out.write_text("")
+    ran = lara_tok("eval", tiny_checkpoint, tmp_path / "absent", "--out", out)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == f"error: --out {out} is a file; eval writes a folder (report.json, index.html). Name a folder.\n"
+
+
 def test_a_second_checkpoint_that_cannot_be_measured_is_refused_before_the_first_is(
     lara_tok, tiny_checkpoint, tiny_processor, tmp_path
 ):

@@ -98,7 +98,9 @@ def test_a_dry_run_needs_nothing(lara_tok, recipe):
 
 
 def test_missing_arguments_are_named(lara_tok, recipe, demos, tmp_path):
-    assert "needs SOURCE and --out" in lara_tok("refine", recipe).err
+    assert "error: Missing --out." in lara_tok("refine", recipe, demos).err
+    assert "error: No source: name SOURCE, or `sources`" in lara_tok("refine", recipe, "--out", tmp_path).err
+    assert lara_tok("refine", recipe).err.endswith("in the recipe. Missing --out.\n")
     ran = lara_tok("refine", demos, "--mode", "apart", "--out", tmp_path)
     assert ran.code == 2
     assert "mode 'apart': takes one of joint" in ran.err

@@ -92,3 +92,8 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path):
     path.write_text("training: {stpes: 3}", encoding="utf-8")
     with pytest.raises(ValueError, match=r"bad.yaml: unknown training key 'stpes'"):
         Recipe.load(path)
+
+
+def test_a_missing_recipe_is_named_with_where_recipes_are(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^recipe '.*nope.yaml': no such file. Recipes are in hub_configs"):
+        Recipe.load(tmp_path / "nope.yaml")

@@ -11,14 +11,18 @@ from typing import Annotated, Any
 
 from typer import Argument, Exit, Option
 
-from lara_tok._common import JsonOption, declared_options, emit, insert_options, progress_bar, say
+from lara_tok._common import MIN_MOTION_HELP, JsonOption, declared_options, emit, insert_options, progress_bar, say
 from lara_tok._source import FromOption
 
 TokensArgument = Annotated[str, Argument(help="tokens.parquet, or a folder of shards.")]
-SourceArgument = Annotated[list[str], Argument(help="The video it was made from.")]
+SourceArgument = Annotated[list[str], Argument(help="The SOURCE that was given to encode.")]
 OutOption = Annotated[Path, Option(help="A new folder.")]
-InstructionOption = Annotated[str | None, Option(help="For episodes without one. Default: those are refused.")]
-ImagesOption = Annotated[bool, Option(help="Write the images, or leave them to you.")]
+InstructionOption = Annotated[
+    str | None, Option(help="Instruction for episodes without one; else such episodes are refused.")
+]
+ImagesOption = Annotated[
+    bool, Option(help="Write the images. With --no-images, provide them under the names in train.jsonl.")
+]
 Export = partial[None]
 """`run_export` of the command's format, with the shared options filled in."""
 
@@ -30,17 +34,17 @@ class ExportOptions:
     camera: Annotated[
         list[str] | None, Option(help="One of the table's cameras, or all. Repeatable. Default: its only one.")
     ] = None
-    min_margin: Annotated[float, Option(help="Leave out pairs whose code_margin is smaller.")] = 0.0
-    min_motion: Annotated[
-        float, Option(help="Leave out pairs whose pixels change by less on average, 0 to 1. Noise is 0.004.")
-    ] = 0.0
+    min_margin: Annotated[float, Option(help="Leave out pairs whose code_margin is below this.")] = 0.0
+    min_motion: Annotated[float, Option(help=MIN_MOTION_HELP)] = 0.0
     json_: JsonOption = False
 
 
 class VideoOptions(ExportOptions):
     """The options of the export commands that decode video."""
 
-    workers: Annotated[int | None, Option(min=0, help="Processes that decode video. Default: one per core.")] = None
+    workers: Annotated[int | None, Option(min=0, help="Worker processes that decode video. Default: one per core.")] = (
+        None
+    )
     from_: FromOption = None
 
 
@@ -71,7 +75,7 @@ def run_export(function_name: str, unit: str, *arguments: Any, json_: bool, **ke
         with progress_bar(unit) as progress:
             summary = function(*arguments, **given, progress=progress)
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on from there", err=True)
+        say("interrupted; the same command continues from there", err=True)
         raise Exit(130) from None
     emit(summary.to_dict(), json_, _render)
 

@@ -12,14 +12,14 @@ from lara_tok.export import _options as options
 @options.export_options(options.ExportOptions)
 def export_groot(
     tokens: options.TokensArgument,
-    source: Annotated[str, Argument(help="Folder of the LeRobotDataset v2.0 or v2.1 it was made from.")],
+    source: Annotated[str, Argument(help="The LeRobotDataset v2.0 or v2.1 that was given to encode, a folder.")],
     *,
     out: options.OutOption,
-    action_horizon: Annotated[int, Option(help="The trainer's.")] = 16,
-    max_action_dim: Annotated[int, Option(help="The trainer's.")] = 32,
+    action_horizon: Annotated[int, Option(help="The trainer's action horizon.")] = 16,
+    max_action_dim: Annotated[int, Option(help="The trainer's max_action_dim.")] = 32,
     scale: Annotated[
         float | None,
-        Option(help="Divisor of z. Default: its largest magnitude. Give all datasets of a mixture the same."),
+        Option(help="Divisor of z. Default: its largest magnitude. Use the same for all datasets of a mixture."),
     ] = None,
     export: options.Export,
 ) -> None:

@@ -21,13 +21,14 @@ def export_lapa(
     out: options.OutOption,
     instruction: options.InstructionOption = None,
     template: Annotated[str | None, Option(help="The prompt, with {instruction} in it. Default: LAPA's own.")] = None,
-    seed: Annotated[int, Option(help="Of the order of lines.")] = 0,
+    seed: Annotated[int, Option(help="Shuffles the lines.")] = 0,
     images: options.ImagesOption = True,
     vision_weights: Annotated[
-        Path | None, Option(help="LWM's file vqgan: fill the field vision. Default: empty, LAPA's loader computes it.")
+        Path | None,
+        Option(help="LWM's VQGAN checkpoint; writes the field `vision`. Default: empty, LAPA's loader computes it."),
     ] = None,
     device: Annotated[
-        str | None, Option(help="Of --vision-weights, cpu or cuda. Default: a GPU where there is one.")
+        str | None, Option(help="Device for --vision-weights: cpu or cuda. Default: a GPU if there is one.")
     ] = None,
     export: options.Export,
 ) -> None:
@@ -47,7 +48,7 @@ def export_lapa(
 def _vision_tokenizer(weights: Path | None, device: str | None) -> LwmVisionTokenizer | None:
     if weights is None:
         if device is not None:
-            raise ValueError(f"--device {device} is for --vision-weights: name the file vqgan of LWM there.")
+            raise ValueError(f"--device {device} is for --vision-weights: name LWM's VQGAN checkpoint there.")
         return None
     from lara_tokenizer.vision_tokens import LwmVisionTokenizer
 

@@ -14,14 +14,14 @@ from lara_tok.export import _options as options
 @options.export_options(options.ExportOptions)
 def export_lerobot(
     tokens: options.TokensArgument,
-    source: Annotated[str | None, Argument(help="Folder of the LeRobotDataset it was made from.")] = None,
+    source: Annotated[str | None, Argument(help="The LeRobotDataset that was given to encode, a folder.")] = None,
     *,
     out: Annotated[Path | None, Option(help="A new folder for the labelled dataset.")] = None,
-    in_place: Annotated[bool, Option("--in-place", help="Put the labelled dataset in the place of SOURCE.")] = False,
-    undo: Annotated[bool, Option("--undo", help="Take back --in-place. Give the dataset's folder, no table.")] = False,
+    in_place: Annotated[bool, Option("--in-place", help="Replace SOURCE by the labelled dataset.")] = False,
+    undo: Annotated[bool, Option("--undo", help="Undo --in-place: give only the dataset's folder, no table.")] = False,
     export: options.Export,
     model: Annotated[
-        str | None, Option(help="The checkpoint that made the table. Default: the one that it names.")
+        str | None, Option(help="The checkpoint that made the table. Default: the one in its metadata.")
     ] = None,
     push: Annotated[
         str | None, Option(help="A dataset repository on the Hub, user/name, to upload the result to.")

@@ -17,9 +17,9 @@ def export_univla(
     out: options.OutOption,
     instruction: options.InstructionOption = None,
     history: Annotated[
-        float, Option(help="Share of pairs that mention the codes of the pair one frame earlier, 0 to 1.")
+        float, Option(help="Share of pairs whose prompt contains the codes of the pair one frame earlier, 0 to 1.")
     ] = 0.5,
-    seed: Annotated[int, Option(help="Of the order of lines, and of the choice of pairs with history.")] = 0,
+    seed: Annotated[int, Option(help="Shuffles the lines, and chooses the pairs with history.")] = 0,
     images: options.ImagesOption = True,
     export: options.Export,
 ) -> None:

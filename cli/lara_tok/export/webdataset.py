@@ -16,10 +16,10 @@ def export_webdataset(
     *,
     out: options.OutOption,
     shard_size: Annotated[
-        int | None, Option(min=1, help="Most pairs in a shard. Default: 5000, about 1 GB at 640 x 480.")
+        int | None, Option(min=1, help="Most pairs per shard. Default: 5000, about 1 GB at 640 x 480.")
     ] = None,
-    seed: Annotated[int, Option(help="Of the order of episodes.")] = 0,
-    images: Annotated[bool, Option(help="With the two frames of each pair, or codes and metadata alone.")] = True,
+    seed: Annotated[int, Option(help="Shuffles the episodes.")] = 0,
+    images: Annotated[bool, Option(help="Include both frames of each pair, or only codes and metadata.")] = True,
     export: options.Export,
 ) -> None:
     """Write tars that WebDataset reads: one sample per pair, with both frames, codes and text.

@@ -25,7 +25,7 @@ def diff_tokens(
     """Compare two tables: the share of changed codes, by stride and episode.
 
     Rows are matched by episode, camera, stride and frame; --json has all episodes.
-    Exit code: 0 equal, 1 something differs, 2 usage, or tables that cannot be compared.
+    Exit code: 0 equal, 1 something differs, 2 wrong usage or tables that cannot be compared.
 
     Example: lara-tok tokens diff before.parquet after.parquet
     """

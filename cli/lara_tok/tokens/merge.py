@@ -6,17 +6,17 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from lara_tok._common import JsonOption, emit, say
+from lara_tok._common import JsonOption, emit, quantity, say
 
 
 def merge_tokens(
-    tables: Annotated[list[str], Argument(help="Two tables or more: .parquet files, folders of shards.")],
-    out: Annotated[str, Option(help="tokens.parquet for one file, tokens/ for a folder of shards.")],
+    tables: Annotated[list[str], Argument(help="Two or more tables: .parquet files or folders of shards.")],
+    out: Annotated[str, Option(help="The table: a file, tokens.parquet, or a folder of shards, tokens/.")],
     json_: JsonOption = False,
 ) -> None:
     """Join tables of one model and the same options, with different episodes, cameras or strides, into one.
 
-    A row that is in two of them, or a model or option that differs, is refused. Nothing is encoded again.
+    Tables that share a row, or differ in model or options, are refused. Nothing is encoded again.
 
     Example: lara-tok tokens merge left.parquet right.parquet --out tokens.parquet
     """
@@ -26,8 +26,8 @@ def merge_tokens(
 
 
 def _render(result: dict[str, Any]) -> None:
-    strides = ", ".join(result["strides"])
-    say(f"{result['out']}: {result['rows']:,} rows of {result['episodes']:,} episodes, strides {strides}")
+    rows, episodes = quantity(result["rows"], "row"), quantity(result["episodes"], "episode")
+    say(f"{result['out']}: {rows} of {episodes}, strides {', '.join(result['strides'])}")
     for path, count in result["rows_of"].items():
         say(f"  {count:,} of {path}")
     for note in result["notes"]:
