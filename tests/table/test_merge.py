@@ -124,7 +124,7 @@ def test_a_row_in_two_tables_is_named_with_both(tmp_path, left, right):
         ({"load": {"decoder": "pyav", "fps": 3.0}}, "load.fps was not set and is 3.0"),
         ({"min_motion": 0.01}, "min_motion was 0.0 and is 0.01"),
         ({"dtype": "bfloat16"}, "dtype was float32 and is bfloat16"),
-        ({"load": {"decoder": "pyav", "cameras": ["top"]}}, "load.cameras was not set and is top"),
+        ({"load": {"decoder": "pyav", "cameras": ["top"]}}, "load.cameras was not set and is by name"),
         ({"source": [{"name": "videos", "format": "video files", "revision": "abc"}]}, "at no revision and at abc"),
     ],
 )
