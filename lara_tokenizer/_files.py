@@ -1,8 +1,10 @@
 """Files and folders: atomic replacement, folder swap, locks, digests, and the header of a safetensors file.
 
-The rule for everything this package writes: a reader sees the old file or the new one, whole, and what was reported as
-written survives a power cut. So new content is written beside the target, synced to disk, renamed over it (`os.replace`
-is one step of the file system), and the folder that holds the name is synced too.
+The rule for the files this package writes: a reader sees the old file or the new one, complete, and what was reported
+as written survives a power cut. So new content is written beside the target, synced to disk, renamed over it
+(`os.replace` is atomic), and the folder that holds the name is synced too. The exception is `replace_folder`: a folder
+with files takes two renames, so for a moment, and after a kill in between until the next run, there is no folder of
+that name; the old one is then in `previous`.
 """
 
 from __future__ import annotations
@@ -67,9 +69,9 @@ def replace(unfinished: Path, target: Path, *, durable: bool = True) -> None:
 
 
 def replace_folder(new: Path, target: Path, previous: Path) -> None:
-    """Put folder `new` in the place of `target`, which may hold files; those pass through `previous` and are removed.
+    """Give folder `new` the name `target`; a folder of that name is renamed to `previous`, then removed.
 
-    Two renames: for a moment there is no `target`. Where that matters, use `swap_folders`.
+    Not atomic: between the two renames there is no `target`. Where that matters, use `swap_folders`.
     """
     shutil.rmtree(previous, ignore_errors=True)
     if target.exists():

@@ -112,14 +112,17 @@ def encode_dataset(
 
 
 def _run(store: Store, job: EncodeJob, state: Progress, *, stop_on_failure: bool) -> Iterator[None]:
-    """Run the pending tasks, one event at a time. Each is on disk before the next one is handled."""
+    """Run the pending tasks, one event at a time, and commit each event's result before the next one is handled.
+
+    What is committed is safe from a kill; after a power cut the last units are encoded again.
+    """
     pending = store.pending()
     if not pending:
         return
     tasks = TaskQueue(pending)
     with running(job.engine(len(pending))) as engine:
         for event in engine.run(tasks):
-            # Committed before anything else happens: a kill after this line loses nothing of it.
+            # First of all: a kill after this line loses nothing of the result.
             tasks.add(store.commit(event))
             state.update(event)
             if isinstance(event, Failure):

@@ -37,8 +37,7 @@ from lara_tokenizer.encode.plan import (
     unit_pairs,
 )
 from lara_tokenizer.table.reader import combine
-from lara_tokenizer.table.statistics import MotionCounts, with_motion_counts
-from lara_tokenizer.thresholds import IDLE_MOTION
+from lara_tokenizer.table.statistics import MotionCounts, is_moving, with_motion_counts
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionPreTrainedModel, LatentActionProcessor
@@ -96,15 +95,15 @@ def encode_unit(unit: Unit, frames: UnitFrames, model: Runner, options: EncodeOp
     for indices, pixels_B3SS in _rebatch(pairs.needed, frames.read(pairs.needed), options.batch_size):
         held.add(indices, pixels_B3SS, model.frame_features(pixels_B3SS))
         for complete in queue.completed_by(indices[-1]):
-            # Motion needs pixels only, so idle pairs are left out before the model sees them.
+            # Motion needs pixels only, so pairs are left out before the model sees them.
             now, future = held.get(pairs.anchor[complete]), held.get(pairs.future[complete])
             motion = _motion(now, future)
             is_global = is_global_motion([frame.cells for frame in now], [frame.cells for frame in future])
             rows.set_motion(complete, motion, is_global)
-            idle = complete[motion < options.min_motion]
-            rows.leave_out(idle)
-            held.release(idle)
-            queue.add(complete[motion >= options.min_motion])
+            below_min_motion = motion < options.min_motion
+            rows.leave_out(complete[below_min_motion])
+            held.release(complete[below_min_motion])
+            queue.add(complete[~below_min_motion])
         for batch in queue.full_batches():
             _encode_pairs(batch, pairs, held, model, rows)
     for batch in queue.last_batches():
@@ -236,7 +235,7 @@ class Rows:
 
     def motion_counts(self) -> MotionCounts:
         """Moving pairs among the rows of the table."""
-        moving = self._is_kept & (self._motion >= IDLE_MOTION)  # false for NaN, where invalid
+        moving = self._is_kept & is_moving(self._motion)
         return MotionCounts(int(moving.sum()), int((moving & self._is_global).sum()))
 
     def table(self, unit: Unit, timestamps: np.ndarray, signals: Signals) -> pa.Table:

@@ -1,6 +1,7 @@
 """`EncodeJob`: everything that a run needs, from a source, a model and options. Opens no video.
 
-Its fingerprint is the metadata of the table, and what a resumed run must agree with.
+This is not the on-disk state of a job: that is `store.py`. The job's fingerprint is part of the table's metadata, and a
+resumed run must agree with it.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def _encode_again(
     path: Path, job: EncodeJob, chosen: list[Unit], progress: Callable[[int, int], object] | None
 ) -> tuple[list[_UnitResult], dict[str, str]]:
     """Encode the chosen units and compare each with the table; the second result has the reasons of failures."""
-    # Without its idle pairs a table does not show where its units were cut, so the episodes are planned again.
+    # A table made with min_motion does not show where its units were cut, so the episodes are planned again.
     episodes = [job.episodes[name] for name in sorted({unit.episode for unit in chosen})]
     tasks = TaskQueue(PlanTask(episode) for episode in episodes)
     results: list[_UnitResult] = []
@@ -160,7 +160,7 @@ def _overlaps_any(unit: Unit, chosen: list[Unit]) -> bool:
 
 
 def _units(path: Path) -> list[Unit]:
-    """The units that the table's rows came from or, if idle pairs were left out, about as many."""
+    """The units that the table's rows came from or, if pairs below min_motion were left out, about as many."""
     anchors: dict[tuple[str, str], list[np.ndarray]] = {}
     schema = pa.schema([("episode", pa.string()), ("camera", pa.string()), ("frame_index", pa.int32())])
     for table in iter_tables(path, schema.names):

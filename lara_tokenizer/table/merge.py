@@ -167,8 +167,8 @@ def _check_joinable(paths: Sequence[Path], parts: Sequence[Mapping[str, Any]]) -
         before = revisions.setdefault((source["name"], source["format"]), source["revision"])
         if before != source["revision"]:
             raise ValueError(
-                f"the tables were made from {source['name']} ({source['format']}) at {before} and at "
-                f"{source['revision']}: one table has one of them. Encode one of them again."
+                f"the tables were made from {source['name']} ({source['format']}) at {before or 'no revision'} and at "
+                f"{source['revision'] or 'no revision'}: one table has one of them. Encode one of them again."
             )
 
 

@@ -27,7 +27,8 @@ def token_files(tokens: str | Path) -> list[Path]:
     path = Path(tokens)
     files = sorted(path.glob("data/*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
-        raise FileNotFoundError(f"{path}: no such token table (a .parquet file, or a folder with data/*.parquet)")
+        reason = "not a token table" if path.exists() else "no such token table"
+        raise FileNotFoundError(f"{path}: {reason} (a .parquet file, or a folder with data/*.parquet)")
     return files
 
 
@@ -69,8 +70,8 @@ def episodes_digest(ids: Iterable[str]) -> dict[str, Any]:
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
     """One line for each entry that differs between two nested dicts, with both values.
 
-    >>> differences({"model": {"id": "a"}, "every": "1f"}, {"model": {"id": "b"}, "every": "1f"})
-    ["model.id was 'a' and is 'b'"]
+    >>> differences({"model": {"id": "a"}, "strides": ["60s"]}, {"model": {"id": "b"}, "strides": ["0.3s", "0.6s"]})
+    ['model.id was a and is b', 'strides was 60s and is 0.3s, 0.6s']
     """
     lines: list[str] = []
     for name in sorted({*before, *after}):
@@ -80,8 +81,32 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             lines += differences(old, new, f"{prefix}{name}.")
         else:
-            lines.append(f"{prefix}{name} was {old!r} and is {new!r}")
+            texts = _plain(old), _plain(new)
+            # 3 and "3" differ only as Python values.
+            before_text, after_text = texts if texts[0] != texts[1] else (repr(old), repr(new))
+            lines.append(f"{prefix}{name} was {before_text} and is {after_text}")
     return lines
+
+
+def _plain(value: Any) -> str:
+    """A JSON value as text for a message.
+
+    >>> _plain([{"name": "demos", "format": "video files", "revision": None}]), _plain(["0.3s", "0.6s"]), _plain(None)
+    ('demos (video files)', '0.3s, 0.6s', 'not set')
+    """
+    match value:
+        case None:
+            return "not set"
+        case "" | []:
+            return "empty"
+        case {"name": name, "format": kind, "revision": revision}:
+            return f"{name} ({kind}{f', revision {revision}' if revision else ''})"
+        case Mapping():
+            return ", ".join(f"{key} {_plain(item)}" for key, item in value.items()) or "empty"
+        case list() | tuple():
+            return ", ".join(map(_plain, value)) or "empty"
+        case _:
+            return str(value)
 
 
 def _read_schema(file: Path) -> pa.Schema:

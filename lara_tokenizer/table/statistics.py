@@ -89,7 +89,7 @@ class TokenCounts:
         num_latents, codebook_size: N and K; K is None for a continuous bottleneck.
         rows: number of rows, valid or not.
         pairs, cameras: valid rows by stride, and by camera.
-        idle_of_camera: valid rows by camera whose motion is below `IDLE_MOTION`.
+        idle_of_camera: valid rows by camera that are idle (motion below `IDLE_MOTION`).
         histogram: int64 (N, K), occurrences of each code at each position; None without codes.
         moving_histogram: the same for the pairs that are not idle.
         samples: sample of the codes of those pairs; None without codes.
@@ -124,7 +124,7 @@ class TokenCounts:
         self.pairs.update(_occurrences(valid["stride"]))
         self.cameras.update(_occurrences(valid["camera"]))
         # `motion` is never null in a valid row.
-        moves = valid["motion"].to_numpy() >= IDLE_MOTION
+        moves = is_moving(valid["motion"].to_numpy())
         self.idle_of_camera.update(_occurrences(valid["camera"].filter(pa.array(~moves))))
         if self.histogram is None or self.moving_histogram is None or self.samples is None:
             assert self.directions is not None
@@ -230,6 +230,15 @@ class DirectionMoments:
         # E[x^2] - E[x]^2 may round to just below 0.
         variance = np.maximum(self._squares / self.pairs - mean**2, 0)
         return float(np.sqrt(variance.size) * np.sqrt(variance).mean() / 2**15)
+
+
+def is_moving(motion: np.ndarray) -> np.ndarray:
+    """Whether each pair is not idle: bool (R,) of motion float32 (R,). False for NaN, the motion of invalid pairs.
+
+    >>> is_moving(np.array([0.0, 0.01, np.nan], np.float32)).tolist()
+    [False, True, False]
+    """
+    return motion >= IDLE_MOTION
 
 
 def codes_array(table: pa.Table) -> np.ndarray:

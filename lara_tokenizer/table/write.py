@@ -1,4 +1,4 @@
-"""Writing a token table: where it goes, its row groups and shards, and the atomic finish."""
+"""Writing a token table: its path, its row groups and shards, and the final rename."""
 
 from __future__ import annotations
 
@@ -66,13 +66,14 @@ class OutputPath:
         return self.path.with_name(self.path.name + ".failed.jsonl")
 
     def make_parent(self) -> None:
-        """Make the folder that will hold the table. Raises OSError in one line if it is not writable."""
+        """Make the folder that will hold the table. Raises OSError in one line if it cannot be made or written."""
+        folder = self.path.parent
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.path.parent, os.W_OK):
-                raise PermissionError(None, "Permission denied")
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OSError(f"cannot write to {self.path.parent}: {error.strerror}. Name another --out.") from error
+            raise OSError(f"cannot create the folder {folder}: {error.strerror}. Name another --out.") from error
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"cannot write to {folder}: no permission. Name another --out.")
 
     def is_complete(self, fingerprint: Mapping[str, Any], episodes: Iterable[str]) -> bool:
         """True if this job has written its table already, with all episodes.
@@ -84,8 +85,9 @@ class OutputPath:
         try:
             made_by = read_metadata(self.path)
         except (ValueError, OSError) as error:
+            reason = str(error).removeprefix(f"{self.path}: ").removesuffix(".")
             raise JobMismatchError(
-                f"{self.path} exists and is not a token table ({error}). Name another --out, or move it away."
+                f"{self.path} exists and was not written by this job: {reason}. Name another --out, or move it away."
             ) from None
         # What is left is the fingerprint of the job that wrote the table.
         made_from = made_by.pop("episodes")
@@ -114,7 +116,7 @@ def write_tokens(
     scratch: Path,
     num_rows: int,
 ) -> None:
-    """Write a token table; what is at `out` is replaced at the very end, in one step.
+    """Write a token table; what is at `out` is replaced at the very end: a file atomically, a folder by two renames.
 
     Equal rows and metadata give equal bytes, however the rows are cut into `tables`.
 

@@ -42,7 +42,7 @@ def test_tables_made_with_other_settings_say_so(lara_tok, tmp_path, table):
     assert "other options" not in lara_tok("tokens", "diff", table, table).out
     ran = lara_tok("tokens", "diff", table, edited(table, tmp_path / "b.parquet", {}, dtype="bfloat16"))
     assert ran.code == 0
-    assert "            other options: dtype was 'float32' and is 'bfloat16'\n" in ran.out
+    assert "            other options: dtype was float32 and is bfloat16\n" in ran.out
 
 
 def test_tables_that_cannot_be_compared_end_with_2(lara_tok, tmp_path, table):

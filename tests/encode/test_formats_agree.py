@@ -206,5 +206,5 @@ def test_a_list_that_changed_is_another_job(tmp_path, moving_square, write_video
     options = {"from_list": listed, "columns": "text", "strides": "0.5s", "workers": 0, "out": out}
     encode_dataset(tmp_path, tiny_checkpoint, **options)
     listed.write_text("path,label\na.mp4,pull\n")
-    with pytest.raises(JobMismatchError, match="was made by another job: source was"):
+    with pytest.raises(JobMismatchError, match=r"was made by another job: source was .*, revision .* and is "):
         encode_dataset(tmp_path, tiny_checkpoint, **options)

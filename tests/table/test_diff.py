@@ -11,6 +11,7 @@ from token_tables import edited, write_table
 
 from lara_tokenizer.table import diff_tokens, read_tokens
 from lara_tokenizer.table.diff import CodeMoves
+from lara_tokenizer.table.metadata import differences
 
 SEQUENCES = {("a.mp4", "", "2f"): 12, ("a.mp4", "", "5f"): 12, ("b.mp4", "", "2f"): 30, ("b.mp4", "", "5f"): 30}
 
@@ -139,12 +140,23 @@ def test_other_weights_are_said_and_other_sizes_refused(tmp_path, table):
             diff_tokens(table, other)
 
 
+def test_settings_are_printed_plainly_unless_only_their_types_differ():
+    source = {"name": "demos", "format": "LeRobotDataset v3.0", "revision": "abc"}
+    assert differences({"source": []}, {"source": [source]}) == [
+        "source was empty and is demos (LeRobotDataset v3.0, revision abc)"
+    ]
+    assert differences({"columns": ["text"]}, {"columns": ["actions", "text"]}) == [
+        "columns was text and is actions, text"
+    ]
+    assert differences({"tasks": "3"}, {"tasks": ["3"]}) == ["tasks was '3' and is ['3']"]
+
+
 def test_other_settings_are_said_and_other_versions_are_not(tmp_path, table):
     assert diff_tokens(table, table).made_differently == []
     load = {"decoder": "pyav", "fps": 3.0}
     other = edited(table, tmp_path / "b.parquet", {}, dtype="bfloat16", load=load, versions={"torch": "2.14.0"})
     diff = diff_tokens(table, other)
-    assert diff.made_differently == ["dtype was 'float32' and is 'bfloat16'", "load.fps was None and is 3.0"]
+    assert diff.made_differently == ["dtype was float32 and is bfloat16", "load.fps was not set and is 3.0"]
     assert diff.same_model
     assert diff.is_equal
 

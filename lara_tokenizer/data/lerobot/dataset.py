@@ -33,7 +33,7 @@ def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listin
     """List the episodes of a folder, or of "user/name" on the Hub, of which only metadata is downloaded now.
 
     Cameras are feature keys; by default the first one that has files is taken. Ids are "episode_000000" and so on.
-    Raises ValueError for a source that is no such dataset, is empty, or lacks a camera.
+    Raises ValueError for a source that is not such a dataset, is empty, or lacks a camera.
 
     >>> list_episodes("demos").episodes[0].id  # doctest: +SKIP
     'episode_000000'
@@ -77,10 +77,14 @@ class _Dataset:
         self.names = names
         self.name = name
         self.notes: list[str] = []
+        if INFO not in names:
+            raise ValueError(f"{name}: not a LeRobotDataset: {INFO} is missing")
         try:
             self.info = LeRobotInfo.parse(files.path(INFO).read_text(encoding="utf-8"))
-        except (EpisodeReadError, OSError, ValueError, TypeError) as error:
-            raise ValueError(f"{name}: no LeRobotDataset ({INFO}: {error})") from error
+        except EpisodeReadError as error:
+            raise ValueError(f"{name}: {error}") from error
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(f"{name}: not a LeRobotDataset: {INFO}: {error}") from error
         self.version = self.info.version
         if not self.info.is_supported:
             raise ValueError(

@@ -32,11 +32,11 @@ INDEX_FEATURES = {  # columns that LeRobot expects in every dataset
 
 @dataclass(frozen=True, slots=True)
 class VideoSpan:
-    """The part of a video file that belongs to one episode."""
+    """The part of a video file that belongs to one episode; times are in seconds from the file's first frame."""
 
     file: str
-    start: float | None = None  # seconds; None where the file contains this episode alone
-    stop: float | None = None
+    start: float | None = None  # LeRobot's from_timestamp; None where the file contains only this episode
+    stop: float | None = None  # LeRobot's to_timestamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class LeRobotInfo:
 
     @classmethod
     def parse(cls, text: str) -> LeRobotInfo:
-        """Read the JSON text. Raises ValueError and TypeError for content that is no LeRobotDataset's.
+        """Read the JSON text. Raises ValueError and TypeError for content that is not a LeRobotDataset's.
 
         >>> text = '{"codebase_version": "2.1", "fps": 10, "features": {}, "data_path": "data.parquet"}'
         >>> LeRobotInfo.parse(text).version

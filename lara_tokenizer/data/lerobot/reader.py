@@ -36,8 +36,8 @@ class DataRows:
 class LeRobotReader:
     """A `FrameReader` and `SignalReader` for one episode.
 
-    Frame i is the video's frame at i / fps seconds from the episode's start. Before the first frame is read, the video
-    is checked to contain all of them.
+    Frame i is the video's frame nearest to i / fps seconds from the episode's start. Before the first frame is read,
+    the video is checked to contain all of them (`first_frame_of`).
     """
 
     files: DatasetFiles
@@ -110,7 +110,8 @@ class LeRobotReader:
             span = self.cameras[camera]
             assert span is not None
             with _errors_name(span.file):
-                self._first[camera] = find_span(self._video(camera).index().timestamps, span, self.length, self.fps)
+                timestamps = self._video(camera).index().timestamps
+                self._first[camera] = first_frame_of(span, timestamps, self.length, self.fps)
         return self._first[camera]
 
     def _image_reader(self, camera: str) -> EncodedImagesReader:
@@ -157,23 +158,30 @@ def _read_cell(files: DatasetFiles, cells: Sequence[Any], i: int) -> bytes:
     raise ValueError("the cell is empty")
 
 
-def find_span(timestamps: np.ndarray, span: VideoSpan, length: int, fps: float) -> int:
-    """Index of an episode's first frame in a video file whose frames are at `timestamps`, float64 (n,), seconds.
+def first_frame_of(span: VideoSpan, timestamps: np.ndarray, length: int, fps: float) -> int:
+    """Index of an episode's first frame in its video file.
 
-    Raises EpisodeReadError unless the video has exactly the `length` frames that the episode should have there.
+    Args:
+        span: `start` and `stop` are LeRobot's from_timestamp and to_timestamp.
+        timestamps: float64 (n,), of the file's frames, in seconds from its first frame, not the container's raw PTS.
+        length: frame count of the episode according to the metadata.
+        fps: frames per second according to the metadata.
 
-    >>> find_span(np.arange(30) / 10, VideoSpan("a.mp4", start=1.0, stop=2.0), length=10, fps=10)
+    Raises EpisodeReadError unless the file has exactly these frames there, each less than half a frame from its
+    expected time. (LeRobot's own tolerance, `tolerance_s`, is 1e-4 s.)
+
+    >>> first_frame_of(VideoSpan("a.mp4", start=1.0, stop=2.0), np.arange(30) / 10, length=10, fps=10)
     10
     """
     if span.start is None:
         if len(timestamps) != length:
-            raise EpisodeReadError(span.file, f"{len(timestamps)} frames in it, the episode's data has {length} rows")
+            raise EpisodeReadError(span.file, f"the file has {len(timestamps)} frames, the metadata says {length}")
         return 0
     if span.stop is not None and round((span.stop - span.start) * fps) != length:
         raise EpisodeReadError(
             span.file,
-            f"{span.start:g} s to {span.stop:g} s of it are {round((span.stop - span.start) * fps)} frames, the "
-            f"episode's data has {length} rows",
+            f"from_timestamp {span.start:g} s to to_timestamp {span.stop:g} s are "
+            f"{round((span.stop - span.start) * fps)} frames, the metadata says {length}",
         )
     expected = span.start + np.arange(length) / fps
     first = int(np.argmin(np.abs(timestamps - span.start)))
@@ -181,7 +189,9 @@ def find_span(timestamps: np.ndarray, span: VideoSpan, length: int, fps: float) 
     # From half a frame on, the neighbour would be nearer: the episode's border would be one frame off.
     if len(actual) < length or np.abs(actual - expected).max() >= 0.5 / fps:
         raise EpisodeReadError(
-            span.file, f"no frame each 1/{fps:g} s from {span.start:g} s to {expected[-1]:g} s in it ({length} frames)"
+            span.file,
+            f"expected a frame every 1/{fps:g} s from {span.start:g} s to {expected[-1]:g} s ({length} frames), but "
+            "frames are missing or off by half a frame or more",
         )
     return first
 

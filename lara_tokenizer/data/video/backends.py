@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lara_tokenizer.data.episode import FrameIndex
-from lara_tokenizer.data.video.packets import FAR, Media
+from lara_tokenizer.data.video.packets import SEEK_THRESHOLD, Media
 from lara_tokenizer.data.video.reader import VideoReader
 from lara_tokenizer.errors import VideoDecodeError, missing_extra
 
@@ -73,7 +73,7 @@ class DecordReader(_PixelBackend):
         return frames if len(unique) == len(indices) and (np.diff(rows) > 0).all() else frames[rows]
 
     def _frame(self, i: int) -> np.ndarray:
-        is_jump = not 0 <= self._next <= i <= self._next + FAR
+        is_jump = not 0 <= self._next <= i <= self._next + SEEK_THRESHOLD
         if is_jump:
             self._opened.seek_accurate(i)
             self._next = i

@@ -1,8 +1,9 @@
-"""Decoding of only the groups of pictures (GOPs) that contain requested frames, with every frame verified.
+"""Decoding of requested frames: seek to the key frame before each, decode forward, check every frame's PTS.
 
-A decoder starts at a key packet and outputs frames in presentation order, so its output must match the packet table
-frame by frame. At the first mismatch or damaged frame `NotAsListedError` is raised. The caller then decodes from the
-start of the file, after `prove_whole` has shown that this yields every listed frame.
+Only the groups of pictures (GOPs) with a requested frame are decoded. After a seek, the decoder outputs frames in
+presentation order, so their PTS must match the packet table one by one. At the first mismatch or damaged frame
+`FrameMismatchError` is raised. The caller then decodes from the start of the file, after `verify_decodes_completely`
+has shown that this yields every listed frame.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from lara_tokenizer.data.video.packets import FAR, Media, PacketTable, open_video, stream_packets
+from lara_tokenizer.data.video.packets import SEEK_THRESHOLD, Media, PacketTable, open_video, stream_packets
 from lara_tokenizer.errors import VideoDecodeError
 
 
-class NotAsListedError(Exception):
+class FrameMismatchError(Exception):
     """The decoder output differs from the frame that the packet table lists."""
 
 
@@ -33,7 +34,7 @@ class GopDecoder:
 
     def __init__(self, path: Path | Media, table: PacketTable, *, from_start: bool = False) -> None:
         if not from_start and not table.has_times:
-            raise NotAsListedError("frames have no time stamps of their own")
+            raise FrameMismatchError("frames have no time stamps of their own")
         self._path = path
         self._table = table
         self._from_start = from_start
@@ -46,13 +47,13 @@ class GopDecoder:
     def frames(self, indices: Iterable[int]) -> Iterator[av.VideoFrame]:
         """Yield the frames of strictly increasing `indices`.
 
-        Raises NotAsListedError and PyAV's errors.
+        Raises FrameMismatchError and PyAV's errors.
         """
         for i in indices:
             start = 0 if self._from_start else int(self._table.starts[i])
-            # Continuing is possible only within the run of packets decoded since the last start, and only forward.
+            # Continuing is possible only within the run of packets decoded since the last seek, and only forward.
             if not (self._first_row <= start <= self._row and self._next <= i):
-                self._restart(start)
+                self._jump_to(start)
             while self._next < i:
                 self._decode_next()
             yield self._decode_next()
@@ -64,24 +65,25 @@ class GopDecoder:
         self._container, self._stream = open_video(self._path)
         self._packets: Iterator[av.Packet] = stream_packets(self._container, self._stream)
         self._row = 0  # of the next packet to decode
-        self._begin(0)
+        self._reset_at(0)
 
-    def _begin(self, row: int) -> None:
+    def _reset_at(self, row: int) -> None:
+        """Expect the first frame that decoding from the packet in `row` outputs."""
         self._first_row = row
         self._next = int(np.searchsorted(self._frame_pts, self._table.pts[row])) if row > 0 else 0
-        self._at_begin = True
+        self._is_first_after_seek = True
         self._drained = False
         self._ready: deque[av.VideoFrame] = deque()
 
-    def _restart(self, row: int) -> None:
+    def _jump_to(self, row: int) -> None:
         """Move to a key packet without decoding the packets in between."""
         self._stream.codec_context.flush_buffers()
-        if not self._row <= row <= self._row + FAR:
+        if not self._row <= row <= self._row + SEEK_THRESHOLD:
             self._seek(row)
         for _ in range(row - self._row):
             next(self._packets, None)
         self._row = row
-        self._begin(row)
+        self._reset_at(row)
 
     def _seek(self, row: int) -> None:
         """Move to the packet in `row` or an earlier key packet; to the start if the container cannot seek there."""
@@ -105,16 +107,16 @@ class GopDecoder:
         if not self._from_start:
             due = self._frame_pts[self._next]
             # Leading frames of the first key packet refer to packets that were not decoded: discard them.
-            while self._at_begin and frame is not None and frame.pts is not None and frame.pts < due:
+            while self._is_first_after_seek and frame is not None and frame.pts is not None and frame.pts < due:
                 frame = self._output()
             if frame is not None and frame.pts != due:
-                raise NotAsListedError(f"frame {self._next} is missing or its time stamp is wrong")
+                raise FrameMismatchError(f"frame {self._next} is missing or its time stamp is wrong")
             if frame is not None and frame.is_corrupt:
-                raise NotAsListedError(f"frame {self._next} is damaged")
+                raise FrameMismatchError(f"frame {self._next} is damaged")
         if frame is None:
-            raise NotAsListedError(f"the video ends before frame {self._next}")
+            raise FrameMismatchError(f"the video ends before frame {self._next}")
         self._next += 1
-        self._at_begin = False
+        self._is_first_after_seek = False
         return frame
 
     def _output(self) -> av.VideoFrame | None:
@@ -130,7 +132,7 @@ class GopDecoder:
         return self._ready.popleft() if self._ready else None
 
 
-def prove_whole(path: Path | Media, table: PacketTable) -> None:
+def verify_decodes_completely(path: Path | Media, table: PacketTable) -> None:
     """Decode the whole file. Raises VideoDecodeError unless every listed frame is decoded undamaged."""
     decoder = GopDecoder(path, table, from_start=True)
     seen: list[int | None] = []

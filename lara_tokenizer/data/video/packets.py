@@ -16,8 +16,8 @@ from av.video.stream import VideoStream
 
 from lara_tokenizer.errors import VideoDecodeError, first_line
 
-# Reading past this many packets without decoding them costs about as much as a seek.
-FAR = 64
+# In packets (frames, for decord): a jump forward by at most this many reads on, since a seek costs about as much.
+SEEK_THRESHOLD = 64
 _NO_TIME = np.iinfo(np.int64).min
 
 FrameTimes = tuple[np.ndarray, float, str]  # timestamps, rate and note, as in a `FrameIndex`
@@ -35,21 +35,22 @@ class PacketTable:
     """The m packets of a stream in decoding order, and the n frames displayed from them.
 
     Frame i of a video is the i-th displayed packet in presentation order. Packets that an edit list discards are
-    decoded, since others may refer to them, but never displayed.
+    decoded, since others may refer to them, but never displayed. A row is a position in this list of packets: `pts`
+    and `dts` have one entry per row; `keys`, `rows` and `starts` contain rows.
     """
 
     stream: int  # index of the stream in the container
     pts: np.ndarray  # int64 (m,): presentation time in ticks of the stream
     dts: np.ndarray  # int64 (m,): decoding time, or presentation time where there is none
-    keys: np.ndarray  # int64 (k,): rows of the key packets
-    rows: np.ndarray  # int64 (n,): row of each frame
-    starts: np.ndarray  # int64 (n,): row of the key packet from which decoding reproduces each frame exactly
+    keys: np.ndarray  # int64 (k,): rows of the key packets, ascending
+    rows: np.ndarray  # int64 (n,): row of the displayed packet of each frame
+    starts: np.ndarray  # int64 (n,): row of the key packet from which each frame is decoded exactly
 
     @classmethod
     def build(
         cls, stream: int, pts: list[int | None], dts: list[int | None], keys: list[bool], shown: list[bool]
     ) -> PacketTable:
-        """A table from one list item per packet. `shown` is False for packets that an edit list discards."""
+        """A table from one list item per packet. `shown` is True for displayed packets, False for discarded ones."""
         times = np.array([_NO_TIME if t is None else t for t in pts], np.int64)
         shown_rows = np.flatnonzero(shown)
         # A stable sort keeps packets without times in file order.

@@ -11,7 +11,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from lara_tokenizer.data.episode import FrameIndex, check_indices
-from lara_tokenizer.data.video.gop_decoder import GopDecoder, NotAsListedError, prove_whole
+from lara_tokenizer.data.video.gop_decoder import FrameMismatchError, GopDecoder, verify_decodes_completely
 from lara_tokenizer.data.video.packets import Media, PacketTable, decode_errors, open_video, scan
 from lara_tokenizer.errors import VideoDecodeError
 
@@ -95,10 +95,10 @@ class VideoReader:
             if not self._from_start:
                 try:
                     return self._decode(indices)
-                except (NotAsListedError, av.error.FFmpegError) as error:
+                except (FrameMismatchError, av.error.FFmpegError) as error:
                     logger.info("%s: %s; decoding from the start of the file instead", self.path, error)
                     self.close()
-                    prove_whole(self.path, self._scan()[0])
+                    verify_decodes_completely(self.path, self._scan()[0])
                     self._from_start = True
             return self._decode(indices)
         except BaseException:

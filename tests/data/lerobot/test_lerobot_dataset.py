@@ -14,7 +14,7 @@ import pytest
 from lara_tokenizer.data import load_episodes
 from lara_tokenizer.data.lerobot import reader as lerobot_reader
 from lara_tokenizer.data.lerobot.info import VideoSpan
-from lara_tokenizer.data.lerobot.reader import find_span
+from lara_tokenizer.data.lerobot.reader import first_frame_of
 from lara_tokenizer.encode.worker import reason_of
 from lara_tokenizer.errors import EpisodeReadError
 
@@ -211,12 +211,13 @@ def test_a_missing_video_of_many_episodes(copied_v3):
 
 def test_a_video_with_another_number_of_frames(copied_v2, clips, write_video):
     write_video(copied_v2 / f"videos/chunk-000/{TOP}/episode_000001.mp4", clips[TOP][1][:7])
-    assert "7 frames in it, the episode's data has 9 rows" in failing(copied_v2, 1)
+    assert "the file has 7 frames, the metadata says 9" in failing(copied_v2, 1)
 
 
 def test_a_file_that_ends_before_its_last_episode(copied_v3, clips, write_video):
     write_video(copied_v3 / f"videos/{TOP}/chunk-000/file-000.mp4", np.concatenate(clips[TOP])[:-1])
-    assert "no frame each 1/10 s from 2.2 s to 3.8 s in it (17 frames)" in failing(copied_v3, 2)
+    expected = "expected a frame every 1/10 s from 2.2 s to 3.8 s (17 frames), but frames are missing"
+    assert expected in failing(copied_v3, 2)
 
 
 def test_borders_that_do_not_fit_the_length(copied_v3):
@@ -224,7 +225,7 @@ def test_borders_that_do_not_fit_the_length(copied_v3):
     table = pq.read_table(file).to_pylist()
     table[1][f"videos/{TOP}/to_timestamp"] += 0.2
     pq.write_table(pa.Table.from_pylist(table), file)
-    assert "are 11 frames, the episode's data has 9 rows" in failing(copied_v3, 1)
+    assert "are 11 frames, the metadata says 9" in failing(copied_v3, 1)
 
 
 def test_broken_parquet(copied):
@@ -245,8 +246,11 @@ def test_data_with_another_number_of_rows(copied):
 
 def test_an_empty_dataset_and_one_that_is_none(copied, tmp_path):
     (copied / "meta/info.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"no LeRobotDataset .meta/info.json: no 'codebase_version' in it"):
+    with pytest.raises(ValueError, match=r"not a LeRobotDataset: meta/info.json: no 'codebase_version' in it"):
         load_episodes(copied)
+    (copied / "meta/info.json").unlink()
+    with pytest.raises(ValueError, match=r"not a LeRobotDataset: meta/info.json is missing$"):
+        load_episodes(f"lerobot:{copied}")
     with pytest.raises(ValueError, match="neither a local folder nor a Hub repository"):
         load_episodes(f"lerobot:{tmp_path / 'a' / 'b'}")
 
@@ -278,9 +282,9 @@ def test_a_broken_line_of_metadata_costs_its_episode_alone(tmp_path, clips, writ
 
 def test_a_span_starts_at_the_nearest_frame_and_a_gap_is_refused():
     times = np.delete(np.arange(40) / 20, 17)
-    assert find_span(times, VideoSpan("a.mp4", 0.2501, 0.7501), length=10, fps=20) == 5
-    with pytest.raises(EpisodeReadError, match="no frame each 1/20 s"):
-        find_span(times, VideoSpan("a.mp4", 0.5, 1.0), length=10, fps=20)
+    assert first_frame_of(VideoSpan("a.mp4", 0.2501, 0.7501), times, length=10, fps=20) == 5
+    with pytest.raises(EpisodeReadError, match="expected a frame every 1/20 s"):
+        first_frame_of(VideoSpan("a.mp4", 0.5, 1.0), times, length=10, fps=20)
 
 
 def test_the_published_set_with_its_warts(shared_data):
@@ -320,7 +324,7 @@ def test_a_damaged_picture_names_the_file_the_camera_and_the_frame(tmp_path, cli
 def test_metadata_that_makes_no_sense_is_a_plain_error(copied_v2, change):
     info = json.loads((copied_v2 / "meta/info.json").read_text())
     (copied_v2 / "meta/info.json").write_text(json.dumps(info | change))
-    with pytest.raises(ValueError, match=r"^set: (its metadata is invalid|no LeRobotDataset|it has no camera)"):
+    with pytest.raises(ValueError, match=r"^set: (its metadata is invalid|not a LeRobotDataset|it has no camera)"):
         load_episodes(copied_v2)
 
 

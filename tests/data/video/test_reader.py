@@ -87,12 +87,12 @@ def test_only_groups_of_pictures_with_a_wanted_frame_are_decoded(long_clip, monk
 
 
 def test_growing_indices_go_on_without_a_new_start(long_clip, monkeypatch):
-    starts, restart = [], GopDecoder._restart
-    monkeypatch.setattr(GopDecoder, "_restart", lambda self, row: starts.append(row) or restart(self, row))
+    jumps, jump_to = [], GopDecoder._jump_to
+    monkeypatch.setattr(GopDecoder, "_jump_to", lambda self, row: jumps.append(row) or jump_to(self, row))
     reader = VideoReader(long_clip)
     for first in range(0, 300, 64):
         reader.frames("", range(first, min(first + 64, 300)))
-    assert starts == []
+    assert jumps == []
 
 
 def test_repeated_and_no_indices(long_clip, decode_all):
