@@ -173,7 +173,7 @@ def _begin(partial: Path, job: Mapping[str, Any]) -> Path:
     try:
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"cannot write to {partial.parent}: {error.strerror}. Name another --out.") from error
+        raise OSError(f"cannot create the folder {partial}: {error.strerror}. Name another --out.") from error
     job_file, unfinished = partial / _JOB, partial / f"{_JOB}.tmp"
     if not job_file.exists():
         if any(entry != unfinished for entry in partial.iterdir()):

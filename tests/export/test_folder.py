@@ -128,7 +128,7 @@ def test_a_full_disk_is_reported_with_what_to_do(tmp_path):
         is_full()
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(OSError, match=r"cannot write to .*Name another --out"),
+        pytest.raises(OSError, match=r"cannot create the folder .*Name another --out"),
         export_folder(tmp_path / "file/out", {}),
     ):
         pass
