@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -10,20 +10,6 @@ from typing import Any, Self, TypeVar
 import yaml
 
 Section = TypeVar("Section")
-Parsed = TypeVar("Parsed")
-
-
-def load_yaml(path: str | Path, parse: Callable[[Mapping[str, Any]], Parsed]) -> Parsed:
-    """Read a YAML file as plain data and `parse` it. Raises ValueError, naming the file, if either fails."""
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    try:
-        return parse(values or {})
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +19,15 @@ class YamlRecipe:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a recipe from a YAML file. Raises ValueError, naming the file and the key, for an invalid one."""
-        return load_yaml(path, cls.parse)
+        path = Path(path)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        try:
+            return cls.parse(values or {})
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
