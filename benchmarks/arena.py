@@ -37,7 +37,7 @@ from lara_tokenizer.evaluate import evaluate_checkpoint, probes
 from lara_tokenizer.evaluate.encoding import decode_frames, encode_frames
 from lara_tokenizer.evaluate.nuisance import Nuisance, with_nuisance
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
-from lara_tokenizer.train.augment import normalise, to_unit_range
+from lara_tokenizer.train.augment import normalize, to_unit_range
 from lara_tokenizer.train.frames import FrameCache
 from lara_tokenizer.train.mixture import find_pairs, split_sequences
 from lara_tokenizer.train.pairs import PairDataset
@@ -131,7 +131,7 @@ def train_peer(name: str, *, seed: int, rate: float, tflop: float, pairs: PairDa
             group["lr"] = rate * recipe.learning_rate_share(step, steps)
         frames = to_unit_range(pairs.batch(range(step * PEER_BATCH, (step + 1) * PEER_BATCH)))
         frames = frames if recipe.augment is None else recipe.augment(frames)
-        now, future = normalise(frames, processor.image_mean, processor.image_std)
+        now, future = normalize(frames, processor.image_mean, processor.image_std)
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             loss, _ = model.training_loss(now, future)
         optimizer.zero_grad()

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from lara_tokenizer.evaluate.bootstrap import resamples
+from lara_tokenizer.evaluate.figures import resamples
 from lara_tokenizer.evaluate.probes import pooled_r2
 
 OURS = "lara"

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from lara_tokenizer import metrics
-from lara_tokenizer.evaluate.bootstrap import rounded
-from lara_tokenizer.evaluate.figures import DIGITS, CodebookFigures, LatentFigures
+from lara_tokenizer.evaluate.figures import DIGITS, CodebookFigures, LatentFigures, rounded
 from lara_tokenizer.thresholds import DEAD_POSITION_PERPLEXITY
 
 BINS = 8  # of equal probability, for each action dimension

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 
 from lara_tokenizer import metrics
-from lara_tokenizer.evaluate.bootstrap import estimate, resamples, rounded, sums_by_episode
 from lara_tokenizer.evaluate.dataset import PairSet, evenly_spaced
 from lara_tokenizer.evaluate.encoding import EncodedSet, batches, decode_frames, encode_frames, encode_pairs
-from lara_tokenizer.evaluate.figures import DecoderFigures
+from lara_tokenizer.evaluate.figures import DecoderFigures, estimate, resamples, rounded, sums_by_episode
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionProcessor

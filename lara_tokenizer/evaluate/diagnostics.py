@@ -37,15 +37,15 @@ def find_alarms(report: Report) -> list[Alarm]:
     >>> find_alarms(evaluation.figures)[0].name  # doctest: +SKIP
     'encodes_shake'
     """
-    found = ((name, rule(report)) for name, rule in ROOTS.items())
-    root, sentence = next(((name, text) for name, text in found if text is not None), ("", None))
-    alarms = [] if sentence is None else [Alarm(root, "alarm", sentence)]
+    judged = ((name, rule(report)) for name, rule in PRIMARY_ALARMS.items())
+    primary, sentence = next(((name, text) for name, text in judged if text is not None), ("", None))
+    alarms = [] if sentence is None else [Alarm(primary, "alarm", sentence)]
     # Nothing else is worth saying about a model that was not trained.
-    if root == "untrained":
+    if primary == "untrained":
         return alarms
     alarms += _encoded_nuisances(report)
     for name, (causes, rule) in WARNINGS.items():
-        if root not in causes and (sentence := rule(report)) is not None:
+        if primary not in causes and (sentence := rule(report)) is not None:
             alarms.append(Alarm(name, "warning", sentence))
     return sorted(alarms, key=lambda each: each.severity != "alarm")
 
@@ -119,7 +119,7 @@ def _ignored_z(report: Report) -> str | None:
 
 
 # The first that applies is the alarm: it explains those after it.
-ROOTS: dict[str, Rule] = {
+PRIMARY_ALARMS: dict[str, Rule] = {
     "untrained": _untrained,
     "constant_z": _constant_z,
     "collapsed_codebook": _collapsed_codebook,
@@ -146,6 +146,7 @@ def _encoded_nuisances(report: Report) -> list[Alarm]:
 
 def _no_actions(report: Report) -> str | None:
     margins = report.probe.margins.get("conditional_r2")
+    # The mean predictor has a conditional R2 of 0: its margin is what z adds to frame t.
     if not margins or margins["mean"].low > 0:
         return None
     episodes = report.probe.test_episodes

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from lara_tokenizer.evaluate.bootstrap import rounded
 from lara_tokenizer.evaluate.dataset import PairSet, evenly_spaced
 from lara_tokenizer.evaluate.encoding import EncodedSet, encode_pairs
+from lara_tokenizer.evaluate.figures import rounded
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionProcessor
@@ -23,7 +23,7 @@ def shift_responses(
 ) -> dict[str, float | None]:
     """Root mean square of z between a frame and itself, and itself shifted by 3 px, relative to z of true pairs.
 
-    0 is best: neither contains an action. A z that is not centred has a norm of its own, hence
+    0 is best: neither contains an action. A z that is not centered has a norm of its own, hence
     `zero_transition_centred` = |z(o, o) - mean z| / |z - mean z|.
     """
     frames = pairs.frames[pairs.now]
@@ -36,8 +36,8 @@ def shift_responses(
     reference = rms(latents_PND)
     mean = latents_PND.mean(0)
     ratios = {name: rounded(rms(latents) / max(reference, 1e-12)) for name, latents in responses.items()}
-    centred = rms(responses["zero_transition"] - mean) / max(rms(latents_PND - mean), 1e-12)
-    return ratios | {"zero_transition_centred": rounded(centred)}
+    centered = rms(responses["zero_transition"] - mean) / max(rms(latents_PND - mean), 1e-12)
+    return ratios | {"zero_transition_centred": rounded(centered)}
 
 
 def nuisance_invariance(plain: EncodedSet, under_nuisance: EncodedSet) -> dict[str, float | None]:

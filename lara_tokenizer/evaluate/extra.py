@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from lara_tokenizer.evaluate.bootstrap import rounded
 from lara_tokenizer.evaluate.codebook import code_action_information
 from lara_tokenizer.evaluate.dataset import PairSet, evenly_spaced
 from lara_tokenizer.evaluate.decoder import image_quality, transfer_figures
 from lara_tokenizer.evaluate.encoding import EncodedSet
 from lara_tokenizer.evaluate.equivariance import composition, nuisance_invariance, shift_responses
+from lara_tokenizer.evaluate.figures import rounded
 from lara_tokenizer.evaluate.learned_probes import fit_l1, fit_mlp, learned_probe
-from lara_tokenizer.evaluate.probes import LAMBDAS, STD_FLOOR, Key, Ridge, standardise
+from lara_tokenizer.evaluate.probes import LAMBDAS, STD_FLOOR, Key, Ridge, standardize
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionProcessor
@@ -114,7 +114,7 @@ def _r2_from(features: np.ndarray, actions: np.ndarray, episode_P: np.ndarray, l
     """R2 on all episodes but the labelled ones, of a ridge that was fitted to those."""
     train = np.isin(episode_P, labelled)
     first_half = np.isin(episode_P, labelled[: len(labelled) // 2])
-    x, y = standardise(features, train), standardise(actions, train)
+    x, y = standardize(features, train), standardize(actions, train)
     errors = np.zeros(len(LAMBDAS))
     for fit, check in ((first_half, train & ~first_half), (train & ~first_half, first_half)):
         errors += ((y[check] - _predictions(x, y, fit, check, LAMBDAS)) ** 2).sum((1, 2))

@@ -1,4 +1,7 @@
-"""The figures of an evaluation as dataclasses; `Report.to_dict` is the content of report.json."""
+"""The figures of an evaluation as dataclasses, and their bootstrap intervals; `Report.to_dict` is report.json.
+
+Shape suffixes: P pairs, E episodes, R bootstrap resamples.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import numpy as np
 
 FORMAT_VERSION = 1  # of report.json
 DIGITS = 4  # after the decimal point, of every figure in a report
+RESAMPLES = 2000  # of the episodes, for the percentile bootstrap
 
 Interval = list[float | None]  # [2.5 % quantile, 97.5 % quantile]
 
@@ -61,6 +65,44 @@ class Estimate(Figures):
 
 
 UNMEASURED = Estimate(None)
+
+
+def resamples(count: int, seed: int) -> np.ndarray:
+    """Occurrences of each episode in each resample, float (1 + R, E); row 0 has each episode once.
+
+    The same arguments give the same resamples, so that differences between figures are paired.
+    """
+    once = np.ones((1, count))
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    return np.concatenate([once, drawn])
+
+
+def estimate(values_R: np.ndarray) -> Estimate:
+    """The value (row 0) with the 95 % percentile interval of its resamples (the other rows).
+
+    >>> estimate(np.array([0.5, 0.4, 0.6]))
+    Estimate(value=0.5, interval=[0.405, 0.595])
+    """
+    return Estimate(rounded(values_R[0]), interval(values_R[1:]))
+
+
+def interval(values_R: np.ndarray) -> Interval:
+    """The 2.5 % and 97.5 % quantiles, rounded."""
+    return [rounded(value) for value in np.quantile(values_R, [0.025, 0.975])]
+
+
+def rounded(value: float) -> float | None:
+    """Round to the digits of a report; None for NaN and infinity, which JSON cannot express."""
+    # Adding 0.0 turns -0.0 into 0.0.
+    return round(float(value), DIGITS) + 0.0 if np.isfinite(value) else None
+
+
+def sums_by_episode(values_P: np.ndarray, episode_P: np.ndarray, episodes: np.ndarray) -> np.ndarray:
+    """Sum (P, ...) over the pairs of each episode: (E, ...), in the order of `episodes`."""
+    row_P = np.searchsorted(episodes, episode_P)
+    out = np.zeros((len(episodes), *values_P.shape[1:]))
+    np.add.at(out, row_P, values_P)
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +188,9 @@ class ProbeRow(Figures):
         """Keys of what was probed alone, each figure with its interval in a key of its own."""
         row: dict[str, Any] = {}
         for name, interval_name in INTERVAL_KEYS.items():
-            if (estimate := getattr(self, name)) is not None:
-                row[name] = estimate.value
-                row |= {} if estimate.interval is None else {interval_name: estimate.interval}
+            if (figure := getattr(self, name)) is not None:
+                row[name] = figure.value
+                row |= {} if figure.interval is None else {interval_name: figure.interval}
             if name == "nuisance_r2" and self.families:
                 row["families"] = {family: each.value for family, each in self.families.items()}
                 row["family_intervals"] = {family: each.interval for family, each in self.families.items()}

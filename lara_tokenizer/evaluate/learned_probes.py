@@ -10,8 +10,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from lara_tokenizer.evaluate.bootstrap import rounded
-from lara_tokenizer.evaluate.probes import STD_FLOOR, Split, cross_fit_splits, pooled_r2, standardise
+from lara_tokenizer.evaluate.figures import rounded
+from lara_tokenizer.evaluate.probes import STD_FLOOR, Split, cross_fit_splits, pooled_r2, standardize
 
 Fitted = Callable[[Tensor], Tensor]
 
@@ -113,10 +113,10 @@ def learned_probe(
 def _predict(
     fit: Callable[[Tensor, Tensor, Tensor, Tensor], Fitted], features: np.ndarray, targets: np.ndarray, split: Split
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions and targets of the test pairs, standardised by the training pairs."""
+    """Predictions and targets of the test pairs, standardized by the training pairs."""
     train, validation, test = split.train, split.validation, split.test
-    x = torch.from_numpy(standardise(features.astype(np.float64), train)).float()
-    y = torch.from_numpy(standardise(targets, train)).float()
+    x = torch.from_numpy(standardize(features.astype(np.float64), train)).float()
+    y = torch.from_numpy(standardize(targets, train)).float()
     sides = [torch.from_numpy(mask) for mask in (train, validation, test)]
     # Callers may have turned gradients off.
     with torch.enable_grad():

@@ -12,8 +12,16 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
-from lara_tokenizer.evaluate.bootstrap import estimate, interval, resamples, rounded, sums_by_episode
-from lara_tokenizer.evaluate.figures import Estimate, ProbeRow, ProbeTable
+from lara_tokenizer.evaluate.figures import (
+    Estimate,
+    ProbeRow,
+    ProbeTable,
+    estimate,
+    interval,
+    resamples,
+    rounded,
+    sums_by_episode,
+)
 
 LAMBDAS = np.logspace(-4, 3, 15)
 FOLDS = 5  # in each, one fifth of the episodes tests, the next chooses lambda, the other three train: 60/20/20
@@ -87,7 +95,7 @@ def cross_fit_splits(episode_P: np.ndarray, task_E: Sequence[Any] | None = None,
     ]
 
 
-def standardise(values: np.ndarray, train: np.ndarray) -> np.ndarray:
+def standardize(values: np.ndarray, train: np.ndarray) -> np.ndarray:
     """(x - mean) / std with the statistics of the training rows; a constant column becomes 0."""
     mean, std = values[train].mean(0), values[train].std(0)
     return (values - mean) / np.where(std > STD_FLOOR, std, 1)
@@ -140,13 +148,13 @@ def principal_components(values_PF: np.ndarray, train: np.ndarray, components: i
 
 
 class Probe:
-    """A ridge probe of some features in one fold: standardised and decomposed once, then fitted to several targets."""
+    """A ridge probe of some features in one fold: standardized and decomposed once, then fitted to several targets."""
 
     def __init__(self, features_PF: np.ndarray, split: Split) -> None:
         self.train = split.train
         self.validation = split.validation
         self.test = split.test
-        x = standardise(np.asarray(features_PF, np.float64), self.train)
+        x = standardize(np.asarray(features_PF, np.float64), self.train)
         self.solver = Ridge(x[self.train])
         self.validation_x = x[self.validation] @ self.solver.left
         self.test_x = x[self.test] @ self.solver.left
@@ -156,7 +164,7 @@ class Probe:
 
         Returns the predictions (test pairs, A) in the units of the targets, and lambda.
         """
-        y = standardise(targets_PA, self.train)
+        y = standardize(targets_PA, self.train)
         weights_LFA = self.solver.rotated(y[self.train], LAMBDAS)
         residual_LPA = y[self.validation] - self.validation_x @ weights_LFA
         best = int((residual_LPA**2).sum(1).mean(1).argmin())
@@ -197,12 +205,12 @@ class CrossFit:
     @property
     def rows(self) -> list[str]:
         """The names of latents and controls, each of which is probed alone and together with frame t."""
-        return [probe[1] for probe in next(iter(self.errors.values())) if len(probe) == 2]
+        return [key[1] for key in next(iter(self.errors.values())) if len(key) == 2]
 
     def r2(self, target: str, weights_RE: np.ndarray | None = None) -> dict[Key, np.ndarray]:
-        """`pooled_r2` of each probe of a target, (R,)."""
+        """`pooled_r2` of each probe of a target, (R,), by key."""
         errors = self.errors[target]
-        return {probe: pooled_r2(error, errors[()], weights_RE) for probe, error in errors.items()}
+        return {key: pooled_r2(error, errors[()], weights_RE) for key, error in errors.items()}
 
 
 def cross_fit(
@@ -219,21 +227,21 @@ def cross_fit(
 
     The other arguments are those of `probe_actions`.
     """
-    features = {key: rearrange(np.asarray(value), "p ... -> p (...)") for key, value in latents.items()}
+    features = {name: rearrange(np.asarray(value), "p ... -> p (...)") for name, value in latents.items()}
     first = next(iter(features))
     features["shuffled"] = features[first][np.random.default_rng(seed).permutation(len(episode_P))]
-    y = {key: np.asarray(value, np.float64) for key, value in targets.items()}
+    y = {target: np.asarray(value, np.float64) for target, value in targets.items()}
     # A dimension that never changes has no R2.
-    y = {key: value[:, value.std(0) > STD_FLOOR] for key, value in y.items()}
+    y = {target: value[:, value.std(0) > STD_FLOOR] for target, value in y.items()}
     now = _unit_rows(frames_P)
     difference = _unit_rows(future_frames_P) - now
-    fit = CrossFit(np.unique(episode_P), len(episode_P), {key: {} for key in y}, {key: {} for key in y})
+    fit = CrossFit(np.unique(episode_P), len(episode_P), {target: {} for target in y}, {target: {} for target in y})
     for split in cross_fit_splits(episode_P, task_E, seed):
         phi = principal_components(now, split.train)
         of_fold = {**features, "pixel_difference": principal_components(difference, split.train)}
         inputs: dict[Key, np.ndarray] = {(): np.empty((len(episode_P), 0)), (FRAME,): phi}
-        inputs |= {(key,): value for key, value in of_fold.items()}
-        inputs |= {(FRAME, key): np.concatenate([phi, value], 1) for key, value in of_fold.items()}
+        inputs |= {(name,): value for name, value in of_fold.items()}
+        inputs |= {(FRAME, name): np.concatenate([phi, value], 1) for name, value in of_fold.items()}
         # Decomposing the features is the cost, so all targets share it.
         for key, value in inputs.items():
             probe = Probe(value, split)
@@ -261,7 +269,7 @@ def probe_actions(
     >>> probe_actions({"z": z}, now, future, actions, episodes).rows["z"].conditional_r2.value  # doctest: +SKIP
     0.21
 
-    Cross-fitted: in each of five folds the probes are trained on three fifths of the episodes (PCA, standardisation,
+    Cross-fitted: in each of five folds the probes are trained on three fifths of the episodes (PCA, standardization,
     ridge), lambda is chosen on one fifth, and the last fifth is predicted, so that every episode is a test episode
     once. With y_ia dimension a of the action of pair i, yhat_ia its prediction in the fold that tests i, and ybar_ia
     the mean of that fold's training pairs, over all pairs i
@@ -357,7 +365,7 @@ def nuisance_table(fit: CrossFit, families: Sequence[str], seed: int) -> ProbeTa
 
 def margins(values_R: Mapping[str, np.ndarray], name: str) -> dict[str, Estimate]:
     """The row `name` minus each other row, from the value and the resamples (1 + R,) of each."""
-    return {key: estimate(values_R[name] - value) for key, value in values_R.items() if key != name}
+    return {row: estimate(values_R[name] - value) for row, value in values_R.items() if row != name}
 
 
 def _unit_rows(frames: np.ndarray) -> np.ndarray:

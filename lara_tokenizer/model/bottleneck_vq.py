@@ -100,7 +100,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def start_codebook(self, latents_BND: Tensor, iterations: int = 10, seed: int = 0) -> None:
-        """Initialize the codebook by k-means on latents (B, N, D), pooled over positions, and reset the counters."""
+        """K-means initialization of the codebook, on latents (B, N, D) pooled over positions; resets the counters."""
         points_MD = latents_BND.reshape(-1, latents_BND.shape[-1]).float()
         size = self.codebook.num_embeddings
         if points_MD.shape[0] < size:
@@ -108,21 +108,21 @@ class VectorQuantizer(nn.Module):
         # Drawn on the CPU, so that every device gets the same draws.
         generator = torch.Generator().manual_seed(seed)
         picks_K = torch.randperm(points_MD.shape[0], generator=generator)[:size].to(points_MD.device)
-        centres_KD = points_MD[picks_K]
+        centers_KD = points_MD[picks_K]
         for _ in range(iterations):
-            nearest_M = torch.cdist(points_MD, centres_KD).argmin(-1)
-            sums_KD = torch.zeros_like(centres_KD).index_add_(0, nearest_M, points_MD)
+            nearest_M = torch.cdist(points_MD, centers_KD).argmin(-1)
+            sums_KD = torch.zeros_like(centers_KD).index_add_(0, nearest_M, points_MD)
             counts_K = torch.bincount(nearest_M, minlength=size).unsqueeze(-1)
-            # An empty cluster keeps its centre.
-            centres_KD = torch.where(counts_K > 0, sums_KD / counts_K.clamp(min=1), centres_KD)
-        self.codebook.weight.copy_(centres_KD)
+            # An empty cluster keeps its center.
+            centers_KD = torch.where(counts_K > 0, sums_KD / counts_K.clamp(min=1), centers_KD)
+        self.codebook.weight.copy_(centers_KD)
         self.code_usage.zero_()
 
     @torch.no_grad()
     def revive_dead_codes(self, latents_BND: Tensor, seed: int = 0, share: float = 0.0) -> int:
-        """Code reset: move each unused code onto a random latent; returns the number of codes moved.
+        """Reset of dead codes: move each onto a random latent; returns the number of codes moved.
 
-        A code is unused if its count since the last call is at most `share` of uniform use (0: it was never used).
+        A code is dead if its count since the last call is at most `share` of uniform use (0: it was never used).
         """
         dead_K = self.code_usage <= share * self.code_usage.float().mean()
         self.code_usage.zero_()

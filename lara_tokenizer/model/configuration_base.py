@@ -38,7 +38,9 @@ class LatentActionBaseConfig(PretrainedConfig):
     def _check_codebook_sizes(self, *names: str) -> None:
         for name in names:
             if getattr(self, name) < 2:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 2: one code encodes nothing.")
+                raise ValueError(
+                    f"{name} ({getattr(self, name)}) must be at least 2: a codebook of one code carries no information."
+                )
 
     def _check_divides(self, small: str, large: str) -> None:
         divisor, size = attrgetter(small, large)(self)

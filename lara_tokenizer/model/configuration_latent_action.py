@@ -55,7 +55,8 @@ _PAPER_SCALE = {
 class LatentActionConfig(LatentActionBaseConfig):
     """Sizes, loss weights and training schedule of a `LatentActionModel`.
 
-    The defaults are those of the bundled `lara-lam`; `paper_exact()` and `moto()` are the paper's architecture.
+    The defaults are the sizes of the bundled `lara-lam`, except the vision patch (8, not 16); its other settings are
+    in `hub_configs/training/lam.yaml`. `paper_exact()` and `moto()` are the paper's architecture.
 
     >>> LatentActionConfig(hidden_size=768, num_attention_heads=5)
     Traceback (most recent call last):
@@ -200,7 +201,7 @@ class LatentActionConfig(LatentActionBaseConfig):
         positive += ("intermediate_size", "num_m_former_layers", "num_decoder_layers", "num_latents", "codebook_dim")
         self._check_positive(*positive)
         if self.decoder_warp and not self.decoder_residual:
-            raise ValueError("decoder_warp needs decoder_residual: what is moved is frame t. Set both, or neither.")
+            raise ValueError("decoder_warp needs decoder_residual: the warp applies to frame t. Set both, or neither.")
         self._check_codebook_sizes("codebook_size")
         self._check_divides("num_attention_heads", "hidden_size")
         self._check_divides("decoder_num_attention_heads", "decoder_hidden_size")

@@ -128,7 +128,7 @@ class LatentActionProcessor(BaseImageProcessor):
         if self.crop == "center":
             parts = [_crop_center(part, *size) for part in parts]
         if not any(part.shape[0] for part in parts):
-            raise ValueError("no frames came: give at least one image.")
+            raise ValueError("empty input: give at least one image.")
         if len({part.shape for part in parts}) == 1:
             parts = [torch.cat(parts)]  # one call of the resize kernel
         resized = [part if part.shape[-2:] == size else self._resize(part, size) for part in parts]
@@ -186,13 +186,13 @@ def _as_frames(image: Any) -> Tensor:
     if not frames.is_floating_point() or (frames.numel() and not (frames.min() >= 0 and frames.max() <= 1)):
         raise ValueError(
             f"frames of type {frames.dtype} run from {frames.min():g} to {frames.max():g}; they take uint8 in 0..255, "
-            "or floats in 0..1. Undo any normalisation first: the processor applies its own."
+            "or floats in 0..1. Undo any normalization first: the processor applies its own."
         )
     return frames.mul(255).round().to(torch.uint8)
 
 
 def _crop_center(frames_B3HW: Tensor, height: int, width: int) -> Tensor:
-    """Crop to the largest centred region with the aspect ratio height : width, in whole pixels."""
+    """Crop to the largest centered region with the aspect ratio height : width, in whole pixels."""
     down, across = frames_B3HW.shape[-2:]
     rows, columns = min(down, across * height // width), min(across, down * width // height)
     # Tiny frames with another aspect ratio would otherwise become empty.

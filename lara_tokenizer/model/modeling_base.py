@@ -88,9 +88,8 @@ class LatentActionPreTrainedModel(PreTrainedModel):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the training loss. Raises NotImplementedError for all families but `LatentActionModel`."""
         raise NotImplementedError(
-            f"{type(self).__name__} gives labels and predictions of published weights and is not trained: call encode "
-            f"or {'decode' if self.predicts_frames else 'predict_features'}. To train a latent action model use "
-            "LatentActionModel."
+            f"{type(self).__name__} is for inference: use encode and "
+            f"{'decode' if self.predicts_frames else 'predict_features'}; only LatentActionModel can be trained."
         )
 
     def encode(

@@ -50,7 +50,10 @@ class LatentActionOutput(ModelOutput):
 
 
 class ResamplerLinear(nn.Linear):
-    """A linear layer with PyTorch's own initialization: the type of the layers around the codebook."""
+    """A linear layer with PyTorch's own initialization, around the codebook.
+
+    Named after these layers' tensors in Moto's checkpoints, `vq_down_resampler` and `vq_up_resampler`.
+    """
 
 
 class Standardizer(nn.BatchNorm1d):
@@ -74,7 +77,8 @@ class InverseDynamicsModel(nn.Module):
         middle = config.decoder_hidden_size
         self.m_former = MFormer(config)
         self.to_latents = nn.Sequential(ResamplerLinear(width, middle), nn.Tanh(), ResamplerLinear(middle, dim))
-        # Without batch norm z starts nearly constant, and the decoder never learns to use it.
+        # Without batch norm z starts nearly constant, and the decoder never learns to use it, unless z has a target of
+        # its own (`flow_weight`).
         self.standardize = Standardizer(dim) if config.standardize_latents else None
 
     def forward(

@@ -1,4 +1,4 @@
-"""Actions of a frame pair: those executed from frame t up to frame t + C, standardised per dataset.
+"""Actions of a frame pair: those executed from frame t up to frame t + C, standardized per dataset.
 
 Shape suffixes: B pairs, C frames of the longest gap, A width of the widest action.
 """
@@ -55,7 +55,7 @@ class EpisodeActions:
 
 
 class PairActions:
-    """Standardised actions of frame pairs, looked up by `FrameSequence.index`.
+    """Standardized actions of frame pairs, looked up by `FrameSequence.index`.
 
     Raises ValueError if an episode does not have one action per frame, or no sequence has actions.
     """

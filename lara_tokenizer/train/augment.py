@@ -39,8 +39,8 @@ def stabilize_pairs(frames_BFCHW: Tensor, processor: LatentActionProcessor) -> T
     return to_unit_range(torch.stack([now, processor.steady_future(now, future)], 1))
 
 
-def normalise(frames_BFCHW: Tensor, mean: list[float], std: list[float]) -> tuple[Tensor, Tensor]:
-    """Normalise frames in 0..1 by the processor's statistics: pixel_values, future_pixel_values (B, 3, H, W)."""
+def normalize(frames_BFCHW: Tensor, mean: list[float], std: list[float]) -> tuple[Tensor, Tensor]:
+    """Normalize frames in 0..1 by the processor's statistics: pixel_values, future_pixel_values (B, 3, H, W)."""
     mean_C11, std_C11 = (
         rearrange(torch.tensor(values, device=frames_BFCHW.device), "c -> c 1 1") for values in (mean, std)
     )

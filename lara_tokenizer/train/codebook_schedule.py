@@ -1,4 +1,4 @@
-"""`CodebookSchedule`: VQ warm-up without quantization, k-means initialisation, and resets of dead codes."""
+"""`CodebookSchedule`: VQ warm-up without quantization, k-means initialization, and resets of dead codes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lara_tokenizer.model import LatentActionModel
 
 logger = logging.getLogger(__name__)
 
-INIT_BATCHES = 4  # batches of latents for the k-means initialisation
+INIT_BATCHES = 4  # batches of latents for the k-means initialization
 
 
 class CodebookSchedule(TrainerCallback):
-    """Trainer callback that warms up, initialises and maintains the codebook.
+    """Trainer callback that warms up, initializes and maintains the codebook.
 
-    For the first `continuous_steps` of the model's config z is not quantized; then the codebook is initialised by
+    For the first `continuous_steps` of the model's config z is not quantized; then the codebook is initialized by
     k-means, and every `dead_code_steps` unused codes are reset. 0 disables either part. All decisions depend on the
     step alone, so that they survive a restart.
 
@@ -37,7 +37,7 @@ class CodebookSchedule(TrainerCallback):
         self.dead_code_share = model.config.dead_code_share
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # A checkpoint written at the very last continuous step has no codebook yet: the next step initialises it.
+        # A checkpoint written at the very last continuous step has no codebook yet: the next step initializes it.
         self.model.bottleneck.continuous = self.continuous_steps > 0 and state.global_step <= self.continuous_steps
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -47,11 +47,11 @@ class CodebookSchedule(TrainerCallback):
         bottleneck.start_codebook(self.draw_latents(INIT_BATCHES, state.global_step))
         bottleneck.continuous = False
         self._broadcast()
-        logger.info("step %d: codebook initialised by k-means", state.global_step)
+        logger.info("step %d: codebook initialized by k-means", state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         is_due = self.dead_code_steps and state.global_step % self.dead_code_steps == 0
-        # The initialisation clears the usage counters, so the first reset waits for a whole window.
+        # The initialization clears the usage counters, so the first reset waits for a whole window.
         if not is_due or self.model.bottleneck.continuous or state.global_step <= self.continuous_steps:
             return
         latents = self.draw_latents(1, state.global_step)

@@ -2,7 +2,7 @@
 
 With random weights z is a random function of both frames, dominated by appearance. The decoder learns to read z only
 if z encodes motion, and z learns motion only through a decoder that reads it, which takes thousands of steps. This
-initialisation provides what those steps would find. It sets values only: the architecture, and so the layout of
+initialization provides what those steps would find. It sets values only: the architecture, and so the layout of
 checkpoints, is unchanged, and all weights are trained.
 
     vision encoder     patches projected onto the principal components of frame differences (PCA); layers add little
@@ -42,7 +42,7 @@ def initialize_from_difference(model: LatentActionModel, now: Tensor, future: Te
 
     Args:
         model: with a ViT-MAE encoder.
-        now: normalised frames t (B, 3, S, S) of some pairs, for the principal components.
+        now: normalized frames t (B, 3, S, S) of some pairs, for the principal components.
         future: their frames t + C.
         seed: of the random codes.
 

@@ -1,4 +1,6 @@
-"""Normal flow as a regression target for z: where something moves, and in which direction, whatever its appearance.
+"""`NormalFlow`, the loss of `flow_weight`; the terms of Eq. 3 are in `model/modeling_latent_action.py`.
+
+Normal flow is a regression target for z: where something moves, and in which direction, whatever its appearance.
 
 The reconstruction loss alone is satisfied by a z that encodes the new appearance, which does not predict the action.
 The product of a pixel's temporal and spatial derivatives depends on the motion alone: its sign is the same for dark

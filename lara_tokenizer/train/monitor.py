@@ -12,7 +12,7 @@ from lara_tokenizer import metrics
 from lara_tokenizer.errors import LaraTokenizerError
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 from lara_tokenizer.thresholds import PERPLEXITY_FLOOR, PERPLEXITY_SHARE_OF_BEST, SPREAD_ALARM, STAGE_ONE_PATIENCE
-from lara_tokenizer.train.augment import normalise, to_unit_range
+from lara_tokenizer.train.augment import normalize, to_unit_range
 
 CHUNK = 256  # pairs through the model at a time
 
@@ -115,7 +115,7 @@ class HeldOutMonitor:
         pixels: list[tuple[Tensor, Tensor]] = []
         latents, codes, quantized = [], [], []
         for frames in self.frames.split(CHUNK):
-            now, future = normalise(to_unit_range(frames.to(model.device)), self.image_mean, self.image_std)
+            now, future = normalize(to_unit_range(frames.to(model.device)), self.image_mean, self.image_std)
             encoded = model.encode(now, future)
             assert encoded.latents is not None
             assert encoded.codes is not None
@@ -140,7 +140,7 @@ class HeldOutMonitor:
         }
 
     def _unit(self, pixel_values: Tensor) -> Tensor:
-        """Undo the normalisation: in 0..1 the errors of all channels have the same weight."""
+        """Undo the normalization: in 0..1 the errors of all channels have the same weight."""
         mean, std = (
             rearrange(torch.tensor(values, device=pixel_values.device), "c -> c 1 1")
             for values in (self.image_mean, self.image_std)

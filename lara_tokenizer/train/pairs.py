@@ -22,7 +22,7 @@ class PairDataset(Dataset):
 
     A sample:
         frames: uint8 (2, 3, S, S), frame t and frame t + C.
-        actions: float32 (C, A), only with `actions`: standardised by the dataset's own statistics, 0 where masked; C is
+        actions: float32 (C, A), only with `actions`: standardized by the dataset's own statistics, 0 where masked; C is
             `longest_gap`, A the width of the widest dataset.
         action_mask: bool (C, A), true for actions of frames t to t + C - 1 in the dataset's own dimensions; all false
             for episodes without actions.

@@ -108,7 +108,7 @@ class TrainingOptions(LoopOptions):
         grace_steps: steps after the start of the codebook before a collapse of z stops training.
         heldout_pairs: held-out pairs that each log measures.
         flow_weight: weight of the loss that regresses the normal flow from z, 0 for none (see losses.py).
-        start_at_change: initialise the first layer of the M-Former as the difference of the two frames
+        start_at_change: initialize the first layer of the M-Former as the difference of the two frames
             (see difference_init.py).
     """
 

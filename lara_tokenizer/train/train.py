@@ -20,7 +20,7 @@ from transformers import set_seed
 from lara_tokenizer.data import Episode, LoadOptions
 from lara_tokenizer.errors import missing_extra
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
-from lara_tokenizer.train.augment import normalise, stabilize_pairs, to_unit_range
+from lara_tokenizer.train.augment import normalize, stabilize_pairs, to_unit_range
 from lara_tokenizer.train.difference_init import initialize_from_difference
 from lara_tokenizer.train.frames import FrameCache, FrameSource, ReaderFrames
 from lara_tokenizer.train.mixture import PairedSequence, find_pairs, split_sequences
@@ -136,7 +136,7 @@ def train_latent_action_model(
     model = _build_model(recipe, config)
     if training.start_at_change:
         sample = stabilize_pairs(to_unit_range(pairs.batch(range(INIT_PAIRS))), processor)
-        now, future = normalise(sample, processor.image_mean, processor.image_std)
+        now, future = normalize(sample, processor.image_mean, processor.image_std)
         initialize_from_difference(model, now, future, training.seed)
     trainer = LatentActionTrainer(
         model,

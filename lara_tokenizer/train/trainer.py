@@ -19,7 +19,7 @@ from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train.augment import (
     augment_pairs,
     jitter_encoder_inputs,
-    normalise,
+    normalize,
     stabilize_pairs,
     to_unit_range,
 )
@@ -110,7 +110,7 @@ class LatentActionTrainer(IndexedTrainer):
 
     Args:
         model: on any device; trained in place.
-        processor: the model's; its global motion compensation and normalisation are applied to batches.
+        processor: the model's; its global motion compensation and normalization are applied to batches.
         options: of the loop.
         augmentation: of the batches.
         pairs: training pairs.
@@ -228,7 +228,7 @@ class LatentActionTrainer(IndexedTrainer):
     def _pixel_values(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(pairs.device.type, enabled=False), torch.no_grad():
             # Recolouring leaves other strides; with one layout kernels sum in one order.
-            return normalise(pairs.contiguous(), self.processor.image_mean, self.processor.image_std)
+            return normalize(pairs.contiguous(), self.processor.image_mean, self.processor.image_std)
 
     def _autocast(self) -> AbstractContextManager:
         return torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -10,27 +10,6 @@ from typing import Any, Self, TypeVar
 import yaml
 
 Section = TypeVar("Section")
-Parsed = TypeVar("Parsed")
-
-
-def load_yaml(path: str | Path, parse: Callable[[Mapping[str, Any]], Parsed]) -> Parsed:
-    """Read a YAML file as plain data and `parse` it.
-
-    Raises FileNotFoundError if there is no such file, and ValueError, naming the file, if reading or parsing it fails.
-    """
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"recipe '{path}': no such file. Recipes are in hub_configs/training of a checkout."
-        ) from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    try:
-        return parse(values or {})
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +18,23 @@ class YamlRecipe:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a recipe from a YAML file. Raises ValueError, naming the file and the key, for an invalid one."""
-        return load_yaml(path, cls.parse)
+        """Read a recipe from a YAML file.
+
+        Raises FileNotFoundError if there is no such file, and ValueError, naming file and key, for an invalid one.
+        """
+        path = Path(path)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"recipe '{path}': no such file. Recipes are in hub_configs/training of a checkout."
+            ) from None
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        try:
+            return cls.parse(values or {})
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:

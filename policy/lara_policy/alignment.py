@@ -24,20 +24,21 @@ PROJECTORS = ("linear", "mlp")
 class AlignmentOptions:
     """Options of the LARA loss: weights, comparison of z with f(h), gradient flow.
 
-    The defaults keep the codebook alive; `paper_exact()` gives the paper's.
+    The defaults guard against collapse (`center`, and w2 = 10 w1); `paper_exact()` gives the paper's.
 
     Attributes:
-        w1, w2: weights of L_LARA and L_LAM beside the action loss (Eq. 7). For the tokenizer only their ratio counts:
-            AdamW is invariant to a common scale.
+        w1, w2: weights of L_LARA and L_LAM beside the action loss (Eq. 7). Under AdamW the tokenizer feels nearly only
+            their ratio.
         latent_gradient_scale: factor on the gradient into z: 1 as in the paper; 0 for one-way alignment, where the
-            tokenizer trains on L_LAM only.
+            tokenizer trains on L_LAM only. `LaraModel.detach_latents` does the same until the tokenizer is ready.
         detach_hidden: the reverse, no gradient into the policy.
         center: subtract the batch mean from z and from f(h) first. Without it a constant z minimizes the loss.
         per_token: mean cosine of the N latent tokens instead of one cosine of the flattened N x D vector.
-        token: the policy's action token that is read: the last, their mean, or each of them (mean of the losses).
+        token: how the action tokens are pooled: the last, their mean, or each of them (mean of the losses). Which
+            tokens of a policy are its action tokens is selected by `Tap.tokens`.
         projector: f, one linear layer or a two-layer MLP.
         tau_min: align only samples whose flow time tau (0 noise, 1 action) is at least this.
-        stop_step: no alignment from this optimizer step on (HASTE).
+        stop_step: no alignment from this optimizer step on: early stopping, as in HASTE (arXiv 2505.16792).
         align_unlabeled: factor on w1 for pairs without actions, which are aligned at tau = 0 with z detached.
     """
 
@@ -144,7 +145,7 @@ class LaraAlignment(nn.Module):
             latents: (B, N, D), z before quantization, or (B, N * D).
             mask: bool (B,), False for pairs without a true future frame.
             tau: (B,), the flow time of each sample; required if `tau_min` is set.
-            step: the optimizer step, for `stop_step`.
+            step: the optimizer step; without it `stop_step` has no effect.
             unlabeled: pairs without actions: z is detached, and `tau_min` does not apply (tau is 0).
 
         Raises:

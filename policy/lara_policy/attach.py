@@ -123,7 +123,7 @@ class LaraAttachment(nn.Module):
                 tokenizer's processor takes: tensors (B, 3, H, W), uint8 or floats in 0..1, or lists of images.
             valid: bool (B,), False if the future frame is past the episode's end; None for all true.
             tau: (B,), the flow time of each sample (0 noise, 1 action); required if `tau_min` is set.
-            step: the optimizer step; required if `stop_step` is set.
+            step: the optimizer step; without it `stop_step` has no effect.
 
         Raises:
             ValueError: nothing was captured, or batch size or width differ from the captured ones.

@@ -44,7 +44,7 @@ class FlowMatching:
             raise ValueError(f"num_steps {self.num_steps}: at least one Euler step.")
 
     def time(self, quantile: Tensor) -> Tensor:
-        """tau in [0, 1] of uniform numbers in [0, 1); by inverse transform u = quantile^(1 / alpha)."""
+        """tau in [0, 1] from a uniform quantile in [0, 1), by inverse transform: u = quantile^(1 / alpha)."""
         return ((self.cut - quantile ** (1 / self.alpha)) / self.cut).clamp(0, 1)
 
     def sample_time(self, batch: int, device: torch.device | str = "cpu") -> Tensor:

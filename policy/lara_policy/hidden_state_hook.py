@@ -41,6 +41,7 @@ class Tap:
         layout: order of the axes: "btd", "bdt" (a convolution), "tbd"; "flat" is (B * T, H) and requires `chunk`; "bd"
             is one token.
         tokens: the action tokens are "all" of the sequence, or its "first" or "last" `chunk` ones.
+            `AlignmentOptions.token` then pools them.
         chunk: number of action tokens.
         keep: read only the first `keep` of those, if the future frame is nearer than the end of the chunk.
         repeat: how many times the policy repeats the whole batch (as `Tensor.repeat` does), for as many noise levels.
@@ -71,7 +72,7 @@ class Tap:
 
     @classmethod
     def at(cls, site: str, **rest: Any) -> Tap:
-        """A tap from one string, "model.norm" or "model.norm:input".
+        """A tap from one string: a module's path, then ":input" to read its input; `rest` are the other fields.
 
         >>> Tap.at("model.norm:input").where
         'input'
@@ -170,7 +171,7 @@ class HiddenStateHook:
         """The hidden state (B, T, H) of the last armed forward; a second call raises ValueError."""
         if self._hidden is None:
             raise ValueError(
-                f"no hidden state of {self.tap} is at hand: run the policy's forward inside the `with` block of this "
+                f"no hidden state of {self.tap} was captured: run the policy's forward inside the `with` block of this "
                 "hook first, once for each time that the state is used."
             )
         hidden_BTH, self._hidden = self._hidden, None

@@ -284,7 +284,7 @@ def test_misuse_is_named(four, pairs):
         four.encode(frame_features=torch.zeros(1, 49, 24), future_frame_features=torch.zeros(1, 49, 24))
     with pytest.raises(ValueError, match="no queries whose attention"):
         four.encode(**pairs, output_attentions=True)
-    with pytest.raises(NotImplementedError, match="is not trained: call encode or decode"):
+    with pytest.raises(NotImplementedError, match="is for inference: use encode and decode"):
         four(**pairs)
 
 

@@ -213,7 +213,7 @@ def test_misuse_is_named(model, features):
         model.encode(frame_features=features[0, :, :8], future_frame_features=features[1, :, :8])
     with pytest.raises(ValueError, match="gives no attention maps"):
         model.encode(frame_features=features[0], future_frame_features=features[1], output_attentions=True)
-    with pytest.raises(NotImplementedError, match="is not trained: call encode or predict_features"):
+    with pytest.raises(NotImplementedError, match="is for inference: use encode and predict_features"):
         model(frame, frame)
 
 

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from lara_tokenizer import evaluate, metrics
-from lara_tokenizer.evaluate.bootstrap import RESAMPLES, estimate, resamples, rounded, sums_by_episode
 from lara_tokenizer.evaluate.codebook import codebook_figures
 from lara_tokenizer.evaluate.decoder import COPY, OWN, SHUFFLED, decoder_figures, squared_errors
-from lara_tokenizer.evaluate.figures import Estimate
+from lara_tokenizer.evaluate.figures import RESAMPLES, Estimate, estimate, resamples, rounded, sums_by_episode
 from lara_tokenizer.evaluate.probes import Ridge, Split, cross_fit_splits
 
 

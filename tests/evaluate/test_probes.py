@@ -13,7 +13,7 @@ from lara_tokenizer.evaluate.probes import (
     pooled_r2,
     principal_components,
     probe_actions,
-    standardise,
+    standardize,
 )
 
 EPISODES, PAIRS = 100, 8
@@ -104,7 +104,7 @@ def test_folds_are_a_function_of_the_episodes_and_the_seed():
 
 def test_standardising_uses_the_training_rows_alone_and_a_constant_column_becomes_zero():
     values = np.array([[1.0, 5.0], [3.0, 5.0], [100.0, 5.0]])
-    out = standardise(values, np.array([True, True, False]))
+    out = standardize(values, np.array([True, True, False]))
     assert out[:, 0].tolist() == [-1, 1, 98]
     assert not out[:, 1].any()
 
@@ -114,8 +114,8 @@ def test_principal_components_keep_what_varies_in_few_directions():
     values = rng.normal(size=(60, 3)) @ rng.normal(size=(3, 40))
     train = np.arange(60) < 40
     scores = principal_components(values, train, 3)
-    centred = values - values[train].mean(0)
-    assert np.allclose(np.linalg.norm(scores, axis=1), np.linalg.norm(centred, axis=1), rtol=1e-3)
+    centered = values - values[train].mean(0)
+    assert np.allclose(np.linalg.norm(scores, axis=1), np.linalg.norm(centered, axis=1), rtol=1e-3)
     assert np.abs(np.corrcoef(scores[train].T) - np.eye(3)).max() < 0.01
 
 

@@ -93,12 +93,12 @@ def test_while_continuous_latents_pass_unchanged_and_cost_nothing(quantizer):
 
 
 def test_k_means_finds_separated_clusters(quantizer):
-    centres_KD = 10 * torch.eye(4).repeat(4, 1) * torch.arange(1, 17).unsqueeze(1)
+    centers_KD = 10 * torch.eye(4).repeat(4, 1) * torch.arange(1, 17).unsqueeze(1)
     noise_BND = 0.01 * torch.randn(40, 16, 4)
     quantizer.code_usage += 3
-    quantizer.start_codebook(centres_KD + noise_BND, iterations=30)
-    out = quantizer(centres_KD.unsqueeze(0))
-    # A random start may put two centres into one cluster; it never leaves the data, and most clusters get one.
+    quantizer.start_codebook(centers_KD + noise_BND, iterations=30)
+    out = quantizer(centers_KD.unsqueeze(0))
+    # A random start may put two centers into one cluster; it never leaves the data, and most clusters get one.
     assert out.codes.unique().numel() >= 9
     assert not quantizer.code_usage.any()
 

@@ -1,4 +1,4 @@
-"""One resize, one normalisation: every form of a frame gives the same pixels."""
+"""One resize, one normalization: every form of a frame gives the same pixels."""
 
 from __future__ import annotations
 
@@ -137,11 +137,11 @@ def test_a_processor_survives_saving(processor, tmp_path, clip):
         (np.zeros((8, 8), np.uint8), r"a frame is Tensor of shape \(8, 8\)"),
         (np.zeros((8, 8, 4), np.uint8), r"frames of shape \(8, 8, 4\) have no axis of 3 colours"),
         (np.full((8, 8, 3), 2.0), r"run from 2 to 2; they take uint8 in 0..255, or floats in 0..1"),
-        (np.full((8, 8, 3), -1.0), "Undo any normalisation first"),
+        (np.full((8, 8, 3), -1.0), "Undo any normalization first"),
         (np.full((8, 8, 3), np.nan), "run from nan to nan"),
         (np.zeros((8, 8, 3), np.int32), r"frames of type torch.int32 run from 0 to 0"),
-        ([], "no frames came"),
-        (np.zeros((0, 8, 8, 3), np.uint8), "no frames came"),
+        ([], "empty input"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "empty input"),
     ],
     ids=["path", "grey", "four channels", "large floats", "negative", "nan", "integers", "empty list", "empty clip"],
 )

@@ -49,17 +49,17 @@ def test_a_constant_z_satisfies_the_plain_cosine_and_not_the_centred_one():
     plain = alignment(center=False)
     torch.nn.init.zeros_(plain.projector[0].weight)
     torch.nn.init.ones_(plain.projector[0].bias)
-    centred = copy.deepcopy(plain)
-    centred.options = AlignmentOptions(center=True)
+    centered = copy.deepcopy(plain)
+    centered.options = AlignmentOptions(center=True)
     hidden, _ = pair()
     assert plain(hidden, constant).loss.item() == pytest.approx(0, abs=1e-6)
-    assert centred(hidden, constant).loss.item() == pytest.approx(1)
+    assert centered(hidden, constant).loss.item() == pytest.approx(1)
 
 
 def test_centring_makes_the_loss_blind_to_a_common_mean():
     hidden, latents = pair()
-    centred = alignment(center=True)
-    assert torch.allclose(centred(hidden, latents).loss, centred(hidden, latents + 7).loss, atol=1e-5)
+    centered = alignment(center=True)
+    assert torch.allclose(centered(hidden, latents).loss, centered(hidden, latents + 7).loss, atol=1e-5)
 
 
 def test_per_token_is_the_mean_of_each_tokens_cosine():

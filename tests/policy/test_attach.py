@@ -89,9 +89,9 @@ def test_frames_go_through_the_tokenizers_own_processor(tiny_checkpoint, frames)
         torch.testing.assert_close(lara.losses["lam"], expected)
 
 
-def test_normalised_frames_are_refused(tiny_checkpoint, frames):
+def test_normalized_frames_are_refused(tiny_checkpoint, frames):
     policy = make_policy()
-    with pytest.raises(ValueError, match="Undo any normalisation first"):
+    with pytest.raises(ValueError, match="Undo any normalization first"):
         step(attach_lara(policy, tiny_checkpoint, tap=TAP), policy, [each.float() / 127 - 1 for each in frames])
 
 

@@ -252,7 +252,7 @@ def test_a_module_without_a_tensor_is_refused():
 
 def test_the_state_is_handed_out_once():
     _, _, hook = captured(make_policy(), AFTER_FIRST)
-    with pytest.raises(ValueError, match=r"no hidden state of the output of 'layers.0' is at hand"):
+    with pytest.raises(ValueError, match=r"no hidden state of the output of 'layers.0' was captured"):
         hook.take()
 
 

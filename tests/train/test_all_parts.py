@@ -1,4 +1,4 @@
-"""Motion compensation, cross augmentation, normal flow and difference initialisation: together, with a restart."""
+"""Motion compensation, cross augmentation, normal flow and difference initialization: together, with a restart."""
 
 from __future__ import annotations
 

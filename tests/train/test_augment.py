@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lara_tokenizer.model import LatentActionProcessor
-from lara_tokenizer.train.augment import augment_pairs, normalise, to_unit_range
+from lara_tokenizer.train.augment import augment_pairs, normalize, to_unit_range
 from lara_tokenizer.train.recipe import AugmentationOptions
 
 ALL = AugmentationOptions(crop_scale=0.7, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1, flip=0.5)
@@ -71,7 +71,7 @@ def test_contrast_keeps_the_mean_grey_of_frame_t():
 def test_pixel_statistics_are_the_processors():
     processor = LatentActionProcessor(size={"height": 8, "width": 8})
     frames = torch.randint(0, 256, (4, 2, 3, 8, 8), dtype=torch.uint8)
-    now, future = normalise(to_unit_range(frames), processor.image_mean, processor.image_std)
+    now, future = normalize(to_unit_range(frames), processor.image_mean, processor.image_std)
     assert torch.allclose(now, processor.normalize_frames(frames[:, 0]), atol=1e-5)
     assert torch.allclose(future, processor.normalize_frames(frames[:, 1]), atol=1e-5)
 

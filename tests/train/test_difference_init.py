@@ -1,4 +1,4 @@
-"""The difference initialisation: the first layer compares positions, and only values are set."""
+"""The difference initialization: the first layer compares positions, and only values are set."""
 
 from __future__ import annotations
 

@@ -63,10 +63,10 @@ def test_a_constant_dimension_is_centred_and_left_at_its_scale(parts):
 
 def test_restoring_is_the_inverse_and_standardised_actions_have_mean_0_and_std_1(parts):
     found, rows = ActionStatistics.of(np.concatenate(parts)), np.concatenate(parts)
-    standardised = found.standardise(rows)
-    assert standardised.mean(0) == pytest.approx(np.zeros(4), abs=1e-6)
-    assert standardised.std(0)[:3] == pytest.approx(np.ones(3))
-    assert np.array_equal(found.restore(standardised).astype(np.float32), rows)
+    standardized = found.standardise(rows)
+    assert standardized.mean(0) == pytest.approx(np.zeros(4), abs=1e-6)
+    assert standardized.std(0)[:3] == pytest.approx(np.ones(3))
+    assert np.array_equal(found.restore(standardized).astype(np.float32), rows)
     assert found.standardise(rows[0]).shape == (4,)
 
 

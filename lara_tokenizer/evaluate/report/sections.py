@@ -162,12 +162,12 @@ def two_components(values_PF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     >>> two_components(np.array([[0.0, 0], [1, 0], [2, 0]]))[1]
     array([1., 0.])
     """
-    centred = values_PF.astype(np.float64) - values_PF.mean(0)
-    variances, directions = np.linalg.eigh(centred.T @ centred)
+    centered = values_PF.astype(np.float64) - values_PF.mean(0)
+    variances, directions = np.linalg.eigh(centered.T @ centered)
     directions, shares = directions[:, :-3:-1], variances[:-3:-1].clip(0) / max(variances.sum(), 1e-30)
     # The sign of a component is arbitrary: the largest component of a direction is made positive.
     largest = directions[np.abs(directions).argmax(0), [0, 1]]
-    return centred @ (directions * np.where(largest < 0, -1, 1)), shares
+    return centered @ (directions * np.where(largest < 0, -1, 1)), shares
 
 
 def ranks(values_P: np.ndarray) -> np.ndarray:

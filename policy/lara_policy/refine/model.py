@@ -24,7 +24,7 @@ from lara_policy.tap_presets import resolve_layer
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 
 MODES = ("joint", "dit-only", "frozen-lam", "frozen-policy", "codes")
-DIT_ONLY = ("dit-only", "codes")  # modes without a tokenizer
+MODES_WITHOUT_TOKENIZER = ("dit-only", "codes")
 
 
 @dataclass
@@ -104,8 +104,9 @@ class LaraModel(nn.Module):
         super().__init__()
         if mode not in MODES:
             raise ValueError(f"mode {mode!r}: takes one of {', '.join(MODES)}.")
-        if mode not in DIT_ONLY and lam is None:
-            raise ValueError(f"mode {mode!r} needs a tokenizer; without one there are {', '.join(DIT_ONLY)}.")
+        if mode not in MODES_WITHOUT_TOKENIZER and lam is None:
+            without = ", ".join(MODES_WITHOUT_TOKENIZER)
+            raise ValueError(f"mode {mode!r} needs a tokenizer; without one there are {without}.")
         self.policy = policy
         self.processor = processor
         self.options = options
@@ -117,12 +118,14 @@ class LaraModel(nn.Module):
             "alignment_unlabeled": options.w1 * options.align_unlabeled,
         }
         self.mode = mode
-        self.layer = 1 if mode in DIT_ONLY else resolve_layer(layer, policy.config.num_layers)
+        self.layer = 1 if mode in MODES_WITHOUT_TOKENIZER else resolve_layer(layer, policy.config.num_layers)
         self.stride_frames = stride_frames
         self.shift = shift
         self.step = 0  # the optimizer step, set by the trainer
-        self.detach_latents = False  # set by the trainer while the tokenizer is not ready for the policy's gradient
-        self.lam = None if mode in DIT_ONLY else lam
+        # Set by the trainer while the tokenizer is not ready for the policy's gradient; for a whole run that is
+        # `AlignmentOptions.latent_gradient_scale` 0.
+        self.detach_latents = False
+        self.lam = None if mode in MODES_WITHOUT_TOKENIZER else lam
         self.alignment: LaraAlignment | None = None
         if self.lam is not None:
             config = self.lam.config
@@ -149,20 +152,22 @@ class LaraModel(nn.Module):
     def forward(self, **batch: Any) -> JointOutput:
         """L = L_ACT + w1 L_LARA + w2 L_LAM (Eq. 7); terms and weights share their names with the log.
 
+        `JointOutput.weighted` multiplies the terms by `weights` and sums them.
+
         Args:
             batch: from `PolicyDataset`; with "unlabeled", uint8 (U, 2, 3, S, S), from `UnlabeledPairs`, too.
         """
         images, frames = self._augment(batch)
         pair = None if self.lam is None or frames is None else self._encode_pair(frames, batch["pair_mask"])
         action = self._policy_forward(batch, images, pair)
-        terms = dict(action.losses)  # L_ACT
+        terms = dict(action.losses)  # L_ACT (Eq. 2), weight 1
         if pair is None:
             return JointOutput.weighted(terms, self.weights)
         latents, lam_loss = self._tokenizer_forward(pair)
         aligned = self._align(action, latents, pair.mask)
-        terms["alignment"] = aligned.loss  # L_LARA
+        terms["alignment"] = aligned.loss  # L_LARA (Eq. 6), weight w1
         if lam_loss is not None:
-            terms["lam"] = lam_loss  # L_LAM
+            terms["lam"] = lam_loss  # L_LAM (Eq. 3), weight w2
         terms |= self._unlabeled_terms(batch, lam_loss)
         monitors = {f"alignment_{name}": value for name, value in aligned.monitors.items()}
         return JointOutput.weighted(terms, self.weights, monitors)

@@ -125,16 +125,16 @@ class JointCollapseError(LaraTokenizerError):
 
 
 @dataclass
-class CollapseMonitor:
+class JointCollapseMonitor:
     """Detects tokenizer collapse during joint training, relative to the metrics at the start.
 
     An alarm stops the run at its second check in a row: one bad batch is no collapse.
 
-    >>> monitor = CollapseMonitor({"spread": 1.0, "effective_rank": 80.0, "perplexity": 60.0})
+    >>> monitor = JointCollapseMonitor({"spread": 1.0, "effective_rank": 80.0, "perplexity": 60.0})
     >>> for alarm in monitor.alarms({"spread": 0.1, "perplexity": 50.0, "mean_cosine": 0.95}):
     ...     print(alarm)
-    z points one way: its spread is 0.100 (limit 0.25)
-    all z are alike: their mean cosine is 0.950 (limit 0.9)
+    z collapsed to one direction: its spread is 0.100 (limit 0.25)
+    z of different pairs are nearly parallel: their mean cosine is 0.950 (limit 0.9)
 
     Attributes:
         start: metrics at the start of the run.
@@ -168,9 +168,9 @@ class CollapseMonitor:
         if self.strikes < JOINT_PATIENCE:
             return
         message = (
-            f"step {step}: the tokenizer is collapsing: {'; '.join(alarms)}. Lower w1 against w2 (AdamW is invariant "
-            "to their common scale), set center: true, mix unlabeled video into L_LAM (unlabeled_batch), or use "
-            "latent_gradient_scale: 0; then start from the tokenizer as it was."
+            f"step {step}: the tokenizer is collapsing: {'; '.join(alarms)}. Lower w1 relative to w2, set "
+            "center: true, mix unlabeled video into L_LAM (unlabeled_batch), or use latent_gradient_scale: 0; then "
+            "start from the tokenizer as it was."
         )
         if self.stop:
             raise JointCollapseError(f"stopped at {message} --no-stop continues regardless.")
@@ -180,7 +180,9 @@ class CollapseMonitor:
         """A message for each exceeded limit; metrics that were not measured are not judged."""
         alarms = []
         if _below(measured, "spread", SPREAD_ALARM):
-            alarms.append(f"z points one way: its spread is {measured['spread']:.3f} (limit {SPREAD_ALARM})")
+            alarms.append(
+                f"z collapsed to one direction: its spread is {measured['spread']:.3f} (limit {SPREAD_ALARM})"
+            )
         for name, share, what in (
             ("effective_rank", RANK_SHARE_OF_START, "z lost directions: effective rank"),
             ("perplexity", PERPLEXITY_SHARE_OF_BEST, "codes died: perplexity"),
@@ -194,7 +196,10 @@ class CollapseMonitor:
             alarms.append(f"the decoder got worse than copying frame t: gain {gain:.3f}")
         if measured.get("mean_cosine", 0) > MEAN_COSINE_ALARM:
             cosine = measured["mean_cosine"]
-            alarms.append(f"all z are alike: their mean cosine is {cosine:.3f} (limit {MEAN_COSINE_ALARM})")
+            alarms.append(
+                "z of different pairs are nearly parallel: "
+                f"their mean cosine is {cosine:.3f} (limit {MEAN_COSINE_ALARM})"
+            )
         return alarms
 
     def _warn(self, step: int, measured: Mapping[str, float]) -> None:
@@ -209,8 +214,8 @@ class CollapseMonitor:
             self.conflicts = self.conflicts + 1 if measured["gradient_cosine"] < 0 else 0
             if self.conflicts >= GRADIENT_CONFLICTS:
                 text = (
-                    f"alignment and action loss pulled in opposite directions at {GRADIENT_CONFLICTS} checks: "
-                    "set stop_step"
+                    f"alignment and action loss pulled in opposite directions at {GRADIENT_CONFLICTS} checks "
+                    "in a row: set stop_step"
                 )
                 self._warn_once(text, "gradient_cosine", step)
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lara_policy.alignment import AlignmentOptions
-from lara_policy.refine.model import DIT_ONLY, MODES
+from lara_policy.refine.model import MODES, MODES_WITHOUT_TOKENIZER
 from lara_tokenizer.train.recipe import LoopOptions
 from lara_tokenizer.train.yaml_config import (
     YamlRecipe,
@@ -120,7 +120,7 @@ class RefineRecipe(YamlRecipe):
             raise ValueError(f"mode '{self.mode}': takes one of {', '.join(MODES)}.")
         if self.policy_preset not in PRESETS:
             raise ValueError(f"policy_preset '{self.policy_preset}': takes one of {', '.join(PRESETS)}.")
-        if self.training.unlabeled_batch and self.mode in DIT_ONLY:
+        if self.training.unlabeled_batch and self.mode in MODES_WITHOUT_TOKENIZER:
             raise ValueError(f"training unlabeled_batch: mode '{self.mode}' has no tokenizer that could learn from it.")
         if self.training.unlabeled_batch and not self.unlabeled:
             raise ValueError("training unlabeled_batch needs `unlabeled`, sources of video.")

@@ -16,7 +16,7 @@ from lara_policy.configuration_flow_matching_policy import FlowMatchingPolicyCon
 from lara_policy.embodiment import Embodiment
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy, parameter_counts
 from lara_policy.refine.dataset import UnlabeledPairs
-from lara_policy.refine.monitor import CollapseMonitor, JointMonitor, is_ready
+from lara_policy.refine.monitor import JointCollapseMonitor, JointMonitor, is_ready
 from lara_policy.refine.recipe import RefineRecipe
 from lara_policy.refine.setup import Progress, RefineSetup, build_model, policy_config, set_up
 from lara_tokenizer.data import Episode, LoadOptions, load_episodes
@@ -220,7 +220,7 @@ def _watch_tokenizer(trainer: LaraTrainer, recipe: RefineRecipe, start: dict[str
     model = trainer.lara
     if model.lam is None or recipe.mode == "frozen-lam":
         return
-    trainer.collapse_monitor = CollapseMonitor(start, stop)
+    trainer.collapse_monitor = JointCollapseMonitor(start, stop)
     if not is_ready(start, model.lam.config.codebook_size):
         model.detach_latents = True
         logger.warning(

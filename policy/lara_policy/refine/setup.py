@@ -15,7 +15,7 @@ from lara_policy.configuration_flow_matching_policy import FlowMatchingPolicyCon
 from lara_policy.embodiment import Embodiment
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
 from lara_policy.refine.dataset import CodeTable, Demonstration, PolicyDataset, read_demonstrations
-from lara_policy.refine.model import DIT_ONLY, LaraModel, differing_settings
+from lara_policy.refine.model import MODES_WITHOUT_TOKENIZER, LaraModel, differing_settings
 from lara_policy.refine.recipe import RefineRecipe
 from lara_tokenizer.checkpoint import Checkpoint
 from lara_tokenizer.data import Episode
@@ -64,7 +64,7 @@ def set_up(
     config = policy.config if policy else policy_config(recipe)
     checkpoint = Checkpoint.open(recipe.tokenizer)
     processor = LatentActionProcessor.from_pretrained(checkpoint.folder)
-    has_lam = recipe.mode not in DIT_ONLY
+    has_lam = recipe.mode not in MODES_WITHOUT_TOKENIZER
     # A fresh policy without a tokenizer still needs its vision encoder.
     tokenizer = _load_tokenizer(checkpoint) if has_lam or (policy is None and config.context == "frames") else None
     policy_processor = _policy_processor(policy, config, processor)

@@ -17,7 +17,7 @@ from transformers.utils import cached_file
 
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
 from lara_policy.refine.model import LaraModel
-from lara_policy.refine.monitor import CollapseMonitor, JointMonitor, is_ready, to_device
+from lara_policy.refine.monitor import JointCollapseMonitor, JointMonitor, is_ready, to_device
 from lara_policy.refine.recipe import RefineOptions
 from lara_tokenizer.model import LatentActionModel
 from lara_tokenizer.train.pairs import PairDataset
@@ -65,7 +65,9 @@ class LaraTrainer(IndexedTrainer):
         super().__init__(model=model, args=arguments, train_dataset=samples, data_collator=PairDataset.collate)
         self.model_accepts_loss_kwargs = False  # LaraModel takes no num_items_in_batch
         self.monitor = monitor
-        self.collapse_monitor: CollapseMonitor | None = None  # set once the start is measured, on this trainer's device
+        self.collapse_monitor: JointCollapseMonitor | None = (
+            None  # set once the start is measured, on this trainer's device
+        )
         self.unlabeled = unlabeled
         self.progress = progress
         self.log_lines = Path(out) / LOG_LINES

@@ -16,9 +16,9 @@ from typing import Any
 from lara_policy.rollout.episode import EpisodeResult, RolloutPolicy
 from lara_policy.rollout.statistics import summarize
 from lara_policy.rollout.worker import RolloutJob, load_policy, run_job_episode, start_worker
-from lara_policy.simulation.jobs import check_same_job, require_metaworld, run_rendering_jobs
 from lara_policy.simulation.metaworld.environment import STEP_LIMIT, rollout_seed
 from lara_policy.simulation.registry import SIMULATORS, select_environments
+from lara_policy.simulation.rendering import check_same_job, require_metaworld, run_rendering_jobs
 from lara_tokenizer._files import folder_sha256, write_atomically
 
 RESULT_FILE = "episodes.jsonl"

@@ -20,7 +20,7 @@ CONFIDENCE = 0.95
 def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Wilson's score interval of a proportion: all p whose score test does not reject `successes` of `trials`.
 
-    With z the normal quantile and p = successes / trials, its centre is (p + z^2 / 2n) / (1 + z^2 / n). It stays
+    With z the normal quantile and p = successes / trials, its center is (p + z^2 / 2n) / (1 + z^2 / n). It stays
     within 0..1 and is wide for few trials: 0 of 10 gives (0, 0.28), no trial gives (0, 1).
 
     >>> [round(bound, 3) for bound in wilson_interval(31, 50)]
@@ -35,11 +35,11 @@ def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE)
         return 0.0, 1.0
     z, p = NormalDist().inv_cdf((1 + confidence) / 2), successes / trials
     shrink = 1 + z * z / trials
-    centre = (p + z * z / (2 * trials)) / shrink
+    center = (p + z * z / (2 * trials)) / shrink
     half = z / shrink * sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
     # Exactly 0 and 1 at the ends, where rounding may miss them by 1e-17.
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == trials else min(1.0, centre + half)
+    low = 0.0 if successes == 0 else max(0.0, center - half)
+    high = 1.0 if successes == trials else min(1.0, center + half)
     return low, high
 
 

@@ -136,7 +136,7 @@ def draw_step(
 
 
 def _fit_square(frame: np.ndarray) -> Image.Image:
-    """The frame, centred in a square and as large as fits."""
+    """The frame, centered in a square and as large as fits."""
     height, width = frame.shape[:2]
     scale = IMAGE_SIDE / max(height, width)
     image = Image.fromarray(frame).resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
@@ -203,8 +203,8 @@ def _draw_codes(draw: ImageDraw.ImageDraw, chunk: ChunkCodes) -> None:
             draw.rounded_rectangle(box, 5, None, FAINT)
             continue
         draw.rounded_rectangle(box, 5, code_colour(code))
-        centre = (left + TILE_WIDTH / 2, upper + TILE_HEIGHT / 2)
-        draw.text(centre, str(code), BACKGROUND, _font(18), anchor="mm")
+        center = (left + TILE_WIDTH / 2, upper + TILE_HEIGHT / 2)
+        draw.text(center, str(code), BACKGROUND, _font(18), anchor="mm")
 
 
 def _draw_timeline(

@@ -13,7 +13,7 @@ from lara_policy.alignment import AlignmentOptions
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
 from lara_policy.refine import RefineOptions, RefineRecipe, refine
 from lara_policy.refine.model import LaraModel
-from lara_policy.refine.monitor import CollapseMonitor, JointCollapseError, JointMonitor
+from lara_policy.refine.monitor import JointCollapseError, JointCollapseMonitor, JointMonitor
 from lara_policy.refine.setup import build_model, set_up
 from lara_policy.refine.trainer import LaraTrainer, training_arguments
 from safetensors.torch import load_file
@@ -388,21 +388,21 @@ HEALTHY = {"spread": 0.9, "effective_rank": 20.0, "perplexity": 60.0, "gain_over
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"spread": 0.2}, "z points one way"),
-        ({"spread": float("nan")}, "z points one way"),
+        ({"spread": 0.2}, "z collapsed to one direction"),
+        ({"spread": float("nan")}, "z collapsed to one direction"),
         ({"effective_rank": 9.0}, "z lost directions"),
         ({"perplexity": 14.0}, "codes died"),
         ({"gain_over_copying": -0.1}, "worse than copying"),
-        ({"mean_cosine": 0.95}, "all z are alike"),
+        ({"mean_cosine": 0.95}, "z of different pairs are nearly parallel"),
     ],
 )
 def test_each_collapse_stops_the_run_at_its_second_check(change, sentence, caplog):
-    monitor = CollapseMonitor(HEALTHY)
+    monitor = JointCollapseMonitor(HEALTHY)
     monitor.check(100, HEALTHY)
     monitor.check(200, HEALTHY | change)
     with pytest.raises(JointCollapseError, match=f"stopped at step 300.*{sentence}.*Lower w1"):
         monitor.check(300, HEALTHY | change)
-    going_on = CollapseMonitor(HEALTHY, stop=False)
+    going_on = JointCollapseMonitor(HEALTHY, stop=False)
     with caplog.at_level(logging.WARNING):
         going_on.check(100, HEALTHY | change)
         going_on.check(200, HEALTHY | change)
@@ -410,7 +410,7 @@ def test_each_collapse_stops_the_run_at_its_second_check(change, sentence, caplo
 
 
 def test_conflicting_losses_are_warned_of_once(caplog):
-    monitor = CollapseMonitor(HEALTHY)
+    monitor = JointCollapseMonitor(HEALTHY)
     with caplog.at_level(logging.WARNING):
         for step in range(8):
             monitor.check(step, HEALTHY | {"gradient_cosine": -0.1})
@@ -434,7 +434,9 @@ def test_collapsed_latents_raise_the_alarm_at_any_weight(tmp_path, labelled_squa
     recipe = tiny_refinement({"learning_rate": 1e-6}, alignment={"w2": w2})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LatentActionModel, "from_pretrained", classmethod(dead))
-        with pytest.raises(JointCollapseError, match=r"all z are alike|z points one way"):
+        with pytest.raises(
+            JointCollapseError, match=r"z of different pairs are nearly parallel|z collapsed to one direction"
+        ):
             refine(labelled_squares(8), recipe, out=tmp_path, frames=frames / "dead")
 
 

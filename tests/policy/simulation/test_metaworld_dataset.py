@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from lara_policy.simulation import TASK_TEXT, UNSEEN_TASKS, jobs, select_tasks, simulate_metaworld
+from lara_policy.simulation import TASK_TEXT, UNSEEN_TASKS, rendering, select_tasks, simulate_metaworld
 from lara_policy.simulation.metaworld import dataset, expert
 from lara_policy.simulation.metaworld.dataset import CAMERAS, SimulationJob
 from lara_policy.simulation.metaworld.expert import (
@@ -231,7 +231,7 @@ def test_numbers_and_names_out_of_range_are_refused_before_anything_is_written(t
 
 
 def test_without_the_simulator_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "find_spec", lambda name: None)
+    monkeypatch.setattr(rendering, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"needs the 'sim' extra: pip install 'lara-tokenizer\[sim\]'"):
         simulate_metaworld(tmp_path / "new", tasks=["push-v3"])
     assert not (tmp_path / "new").exists()

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from lara_policy.simulation.jobs import check_same_job, require_metaworld, run_rendering_jobs
 from lara_policy.simulation.metaworld.expert import (
     ACTION_NAMES,
     CAMERAS,
@@ -25,6 +24,7 @@ from lara_policy.simulation.metaworld.expert import (
 )
 from lara_policy.simulation.metaworld.tasks import TASK_TEXT, select_tasks
 from lara_policy.simulation.protocol import SIMULATOR_ERRORS
+from lara_policy.simulation.rendering import check_same_job, require_metaworld, run_rendering_jobs
 from lara_tokenizer._files import write_atomically
 from lara_tokenizer.data.lerobot.writer import LeRobotWriter
 
