@@ -1,4 +1,4 @@
-"""Every number that decides whether latent actions are alive, in one place.
+"""Every number that decides whether latent actions are alive, and what a pair shows, in one place.
 
 Code statistics of a table (`table/health.py`), the figures of a report (`evaluate/diagnostics.py`), stage 1
 (`train/monitor.py`) and joint training (`lara_policy/refine/monitor.py`) judge by these. This file imports nothing, so
@@ -12,6 +12,10 @@ from __future__ import annotations
 MOVING_PIXEL = 0.05
 # A pair is idle when a pixel changes by less than one of 255 steps on average: nothing but sensor noise.
 IDLE_MOTION = 1 / 255
+# Global motion (encode/camera_motion.py): a cell moves if its squared correlation with itself is at most this, and a pair
+# does if at least this share of its patterned cells move.
+SAME_PATTERN = 0.8
+GLOBAL_MOTION_SHARE = 0.6
 
 # --- Spread of z: sqrt(D) * mean_d std(z / |z|), about 1 where z is isotropic, 0 where all z point one way ------------
 # Runs that collapsed in toy settings were below a third; below a half deserves a look.

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lara_tokenizer.thresholds import GLOBAL_MOTION_SHARE, SAME_PATTERN
+
 _CELLS, _SIDE = 8, 4  # cells per side of the image, pixels per side of a cell
 _PIXELS = _SIDE**2
 _MAX_PIXELS = 2 * _CELLS * _SIDE  # per side of the image that are averaged: more would only cost time
 # Standard deviation of grey levels, 0 to 255, above which a cell has a pattern: compression leaves about one.
 _PATTERN = 4.0
-SAME_PATTERN = 0.8
-GLOBAL_MOTION_SHARE = 0.6
 # With fewer patterned cells than this share, an object in front of a bare wall would count as camera motion.
 _LEAST_CELLS = 0.5
 

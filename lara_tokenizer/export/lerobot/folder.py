@@ -176,7 +176,7 @@ def read_info(root: Path) -> LeRobotInfo:
     try:
         return LeRobotInfo.parse((root / INFO).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{root.name}: no LeRobotDataset ({INFO}: {error})") from error
+        raise ValueError(f"{root.name}: not a LeRobotDataset ({INFO}: {error})") from error
 
 
 def batches(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
