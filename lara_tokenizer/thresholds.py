@@ -12,8 +12,8 @@ from __future__ import annotations
 MOVING_PIXEL = 0.05
 # A pair is idle when a pixel changes by less than one of 255 steps on average: nothing but sensor noise.
 IDLE_MOTION = 1 / 255
-# Global motion (encode/camera_motion.py): a cell moves if its squared correlation with itself is at most this, and a pair
-# does if at least this share of its patterned cells move.
+# Global motion (encode/camera_motion.py): a cell moves if its squared correlation with the same cell of the other frame
+# is at most this, and a pair does if at least this share of its patterned cells move.
 SAME_PATTERN = 0.8
 GLOBAL_MOTION_SHARE = 0.6
 
