@@ -12,7 +12,9 @@ CONTEXTS = ("frames", "vision_language")
 
 
 class FlowMatchingPolicyConfig(PretrainedConfig):
-    """Sizes and embodiments of a `FlowMatchingPolicy`. The defaults are Table S.1 of LARA, with four adapter layers; `small()` suits a CPU.
+    """Sizes and embodiments of a `FlowMatchingPolicy`.
+
+    The defaults are Table S.1 of LARA, with four adapter layers instead of one; `small()` suits a CPU.
 
     >>> FlowMatchingPolicyConfig(hidden_size=1536, num_heads=7)
     Traceback (most recent call last):
