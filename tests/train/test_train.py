@@ -214,4 +214,4 @@ def test_the_command_without_a_source_says_what_it_needs(tmp_path, invoke):
     path = tmp_path / "recipe.yaml"
     path.write_text("{}", encoding="utf-8")
     result = invoke("--recipe", path)
-    assert "SOURCE and --out" in str(result.exception)
+    assert str(result.exception) == "No source: name SOURCE, or `sources` in the recipe. Missing --out."
