@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from lara_tokenizer._files import available_cores
 from lara_tokenizer.errors import missing_extra
 
 ARM_ROOT = "right_arm_base_link"
@@ -232,7 +233,7 @@ def run_rendering_jobs(
     # Children read the backend from the environment before they import mujoco.
     os.environ.update(gl_environment(choose_gl_backend()))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    processes = min(workers or os.cpu_count() or 1, len(jobs))
+    processes = min(workers or available_cores(), len(jobs))
     # Spawned, not forked: a forked child would share the parent's OpenGL state.
     pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"), initializer=initializer)
     try:
