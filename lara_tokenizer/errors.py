@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import unicodedata
+
+_JOINERS = "\u200c\u200d"
+
 
 class LaraTokenizerError(Exception):
     """Base class of this package's exceptions."""
@@ -22,7 +26,7 @@ class EpisodeReadError(LaraTokenizerError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return printable(f"{self.path}: {self.reason}")
 
 
 class VideoDecodeError(EpisodeReadError):
@@ -31,6 +35,25 @@ class VideoDecodeError(EpisodeReadError):
 
 class JobMismatchError(LaraTokenizerError):
     """The output was begun by another job: other weights, other options or another source."""
+
+
+def printable(text: object) -> str:
+    r"""A name or text as one line for a terminal or log: control characters and undecodable bytes are escaped.
+
+    Names come from other people's files. An escape sequence in one would clear the screen or colour an error green, a
+    newline would forge a line of output. Escaped are the Unicode categories Cc (C0 and C1 controls), Cf (direction
+    overrides, but not the joiners of Persian and of emoji), Cs (bytes of a name that are not UTF-8), Zl and Zp.
+
+    >>> print(printable("clip \x1b[31m.mp4"), printable("a\nb"), printable("caf\udce9.mp4"), printable("Tür 中"))
+    clip \x1b[31m.mp4 a\nb caf\udce9.mp4 Tür 中
+    """
+    text = str(text)
+    return text if text.isprintable() else "".join(map(_printable_character, text))
+
+
+def _printable_character(character: str) -> str:
+    is_escaped = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in _JOINERS
+    return character.encode("unicode_escape").decode() if is_escaped else character
 
 
 def first_line(error: BaseException) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isnan
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -34,6 +35,11 @@ class FrameIndex:
     """float64 (n,), strictly increasing: seconds from the first frame, or from the start of a segment."""
     fps: float  # nominal rate in frames per second; NaN where the source states none
     note: str = ""  # A remark for the user, such as "2 video streams, took stream 1 (320x180)"
+    start: float = 0.0
+    """Seconds of frame 0 on the clock of its file, as players and `ffmpeg -ss` count: above 0 if sound is first."""
+    digest: str = ""
+    """Hex digest of what the index was made from (sizes and times of packets), to notice that a file was replaced; ""
+    where the source has no such list."""
 
     @property
     def num_frames(self) -> int:
@@ -115,6 +121,14 @@ class StatedDuration(Protocol):
         """
 
 
+@runtime_checkable
+class FileBacked(Protocol):
+    """A `FrameReader` that reads local files which may change; frames pinned by a commit on the Hub do not."""
+
+    def files(self, camera: str) -> tuple[Path, ...]:
+        """The files that frames and signals of this episode are read from; they need not exist. Opens nothing."""
+
+
 @dataclass(eq=False)
 class CameraReaders(ABC):
     """Base of `FrameReader`s that open each camera with another reader, of a video or of a sequence of images.
@@ -135,6 +149,14 @@ class CameraReaders(ABC):
     def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """uint8 (n, H, W, 3) in RGB, in the order of `indices`. Raises EpisodeReadError and IndexError."""
         return self._reader(camera).frames("", indices)
+
+    def files(self, camera: str = "") -> tuple[Path, ...]:
+        """The local files of the camera, as `FileBacked.files`; none where its reader cannot be made."""
+        try:
+            reader = self._reader(camera)
+        except EpisodeReadError:
+            return ()
+        return reader.files("") if isinstance(reader, FileBacked) else ()
 
     def close(self) -> None:
         """Close open files; the next call opens them again."""
@@ -175,7 +197,7 @@ class Episode:
             if isnan(index.fps):
                 raise EpisodeReadError(self.id, "its source has no frame rate: give it with fps (--fps)")
             return index
-        return FrameIndex(np.arange(index.num_frames) / self.fps, self.fps, index.note)
+        return replace(index, timestamps=np.arange(index.num_frames) / self.fps, fps=self.fps)
 
     def timestamps(self, camera: str = "") -> np.ndarray:
         """float64 (n,): seconds from the first frame."""
@@ -197,6 +219,10 @@ class Episode:
         if isinstance(self.reader, SignalReader):
             return self.reader.signals()
         return Signals(texts=None if self.text is None else (self.text,) * self.num_frames(self.cameras[0]))
+
+    def files(self, camera: str = "") -> tuple[Path, ...]:
+        """The local files that frames and signals are read from; none where the source does not name them."""
+        return self.reader.files(camera) if isinstance(self.reader, FileBacked) else ()
 
     def close(self) -> None:
         """Close open files; the episode stays usable."""
