@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,11 @@ class ListOptions:
 
 
 DEFAULT_OPTIONS = ListOptions()
+
+# Words in the name of a camera whose pictures are no colour video: depth maps and masks of objects.
+_NOT_COLOR = frozenset(
+    "depth depths depthmap disparity mask masks seg segs segmap segmentation segmentations semantic semantics".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +106,13 @@ def last_part(camera: str) -> str:
     ('top', 'rgb')
     """
     return camera.replace("/", ".").rpartition(".")[2]
+
+
+def is_color_camera(name: str) -> bool:
+    """Whether a camera is colour video by its name, not a depth map, a mask or a segmentation: words are compared.
+
+    >>> [is_color_camera(name) for name in ("observation.images.head_depth", "depthRight", "cam_high", "in_depth_rgb")]
+    [False, False, True, False]
+    """
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
+    return not _NOT_COLOR & set(words)
