@@ -26,7 +26,21 @@ DEFAULT_OPTIONS = ListOptions()
 
 # Words in the name of a camera whose pictures are no colour video: depth maps and masks of objects.
 _NOT_COLOR = frozenset(
-    "depth depths depthmap disparity mask masks seg segs segmap segmentation segmentations semantic semantics".split()
+    [
+        "depth",
+        "depths",
+        "depthmap",
+        "disparity",
+        "mask",
+        "masks",
+        "seg",
+        "segs",
+        "segmap",
+        "segmentation",
+        "segmentations",
+        "semantic",
+        "semantics",
+    ]
 )
 
 
