@@ -95,7 +95,7 @@ def choose_cameras(
     if not available:
         raise ValueError(f"{source}: it has no camera: no column, file or feature of it holds images")
     color = [camera for camera in available if (is_color or is_color_camera)(camera)]
-    if not color and (not requested or "all" in requested and len(set(requested)) == 1):
+    if not color and set(requested) <= {"all"}:
         raise ValueError(
             f"{source}: it has no colour camera, only {', '.join(map(repr, available))}. To read depth or masks, name "
             f"the camera: --camera {available[0]}"

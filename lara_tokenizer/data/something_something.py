@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator, Set
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from lara_tokenizer._parse import read_json
 from lara_tokenizer.data.episode import Episode
 from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions
 from lara_tokenizer.data.video import video_reader_class
@@ -55,13 +56,14 @@ def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listin
     for path in chosen.values():
         for entry in _entries(path):
             clip_id, label = str(entry["id"]), entry.get("label")
+            label = label.strip() if isinstance(label, str) else None
             listed.add(clip_id)
             if clip_id in videos and clip_id not in episodes:
                 episodes[clip_id] = Episode(
                     videos[clip_id].relative_to(folder).as_posix(),
                     reader_class(videos[clip_id]),
-                    index=int(clip_id) if clip_id.isdigit() else None,
-                    text=label,
+                    index=int(clip_id) if re.fullmatch("[0-9]{1,18}", clip_id) else None,
+                    text=label or None,
                     available_signals=("text",) if label else (),
                 )
     if not episodes:
@@ -94,7 +96,9 @@ def _entries(path: Path) -> list[dict[str, Any]]:
 @lru_cache(maxsize=len(_SPLITS))  # read once to detect the format, and again to list the clips
 def _read_entries(path: Path, version: int) -> list[dict[str, Any]]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except (OSError, ValueError):
         return []
-    return [entry for entry in values if isinstance(entry, dict) and "id" in entry] if isinstance(values, list) else []
+    if not isinstance(values, list):
+        return []
+    return [each for each in values if isinstance(each, dict) and isinstance(each.get("id"), str | int)]
