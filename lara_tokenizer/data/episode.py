@@ -244,7 +244,7 @@ def first_of(names: Iterable[str], available: Iterable[str]) -> str | None:
 
 
 def is_storable(text: str) -> bool:
-    """Whether a text or a file name can be stored as UTF-8.
+    r"""Whether a text or a file name can be stored as UTF-8.
 
     >>> is_storable("Tür"), is_storable("\udce9")
     (True, False)
@@ -253,7 +253,7 @@ def is_storable(text: str) -> bool:
 
 
 def storable_text(text: str) -> str:
-    """An instruction that can be stored as UTF-8: halves of characters, as JSON may hold them, become U+FFFD.
+    r"""An instruction that can be stored as UTF-8: halves of characters, as JSON may hold them, become U+FFFD.
 
     >>> storable_text("pick \ud83d")
     'pick �'
