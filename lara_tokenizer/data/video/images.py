@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import os
@@ -49,6 +50,11 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         raise VideoDecodeError(name, f"{name} cannot be read ({reason})") from error
 
 
+def digest_of(sizes: Sequence[int] | np.ndarray) -> str:
+    """Hex digest of the sizes in bytes of a sequence's images, to notice that it was replaced."""
+    return hashlib.sha256(np.asarray(sizes, "<i8").tobytes()).hexdigest()
+
+
 @dataclass(eq=False)
 class EncodedImagesReader:
     """A `FrameReader` for a sequence of individually encoded images of equal size."""
@@ -59,13 +65,14 @@ class EncodedImagesReader:
     read: Callable[[int], bytes]
     """Encoded bytes of image i; any exception that it raises counts as an unreadable image."""
     fps: float = math.nan  # frames per second; with NaN the episode must set a rate
+    digest: str = ""  # as `FrameIndex.digest`
     _size: tuple[int, ...] | None = field(default=None, init=False)
 
     def index(self, camera: str = "") -> FrameIndex:
         """Count the images. Raises EpisodeReadError where there is none."""
         if self.count == 0:
             raise EpisodeReadError(self.source, "no images")
-        return FrameIndex(np.arange(self.count) / self.fps, self.fps)
+        return FrameIndex(np.arange(self.count) / self.fps, self.fps, digest=self.digest)
 
     def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """uint8 (n, H, W, 3) in RGB, in the order of `indices`.
@@ -124,7 +131,7 @@ class ImageFolderReader(CameraReaders):
         if missing := missing_number(names):
             raise VideoDecodeError(self.folder, f"{missing}: later frames would have wrong times")
         read = partial(_read_file, self.folder, names)
-        return EncodedImagesReader(self.folder, len(names), names.__getitem__, read, self.fps)
+        return EncodedImagesReader(self.folder, len(names), names.__getitem__, read, self.fps, self._digest(names))
 
     def files(self, camera: str = "") -> tuple[Path, ...]:
         """The images of the sequence, in order; none where the folder cannot be listed."""
@@ -132,6 +139,12 @@ class ImageFolderReader(CameraReaders):
             return tuple(self.folder / name for name in self._names())
         except VideoDecodeError:
             return ()
+
+    def _digest(self, names: Sequence[str]) -> str:
+        try:
+            return digest_of([os.stat(self.folder / name).st_size for name in names])
+        except OSError:  # a link to nothing, say: reading that image will tell
+            return ""
 
     def _names(self) -> list[str]:
         try:
