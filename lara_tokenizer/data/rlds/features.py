@@ -143,6 +143,7 @@ def _leaves(node: Json, path: str, prefix: str) -> Iterator[Feature | str]:
             yield from _leaves(inner, f"{path}/{child}".lstrip("/"), prefix)
         return
     shape, dtype = _shape(content), content.get("dtype", "")
+    is_fixed = "shape" in content and all(size >= 0 for size in shape)
     encoding = content.get("encoding") or "none"
     key = prefix + path
     if name in ("Image", "LabeledImage") or field == "image":
@@ -152,12 +153,7 @@ def _leaves(node: Json, path: str, prefix: str) -> Iterator[Feature | str]:
         yield Feature(path, key, "text", "string", ())
     elif name == "ClassLabel" or field == "classLabel":
         yield Feature(path, key, "numbers", "int64", ())
-    elif (
-        "shape" in content
-        and dtype in _NUMBERS
-        and all(n >= 0 for n in shape)
-        and encoding in ("none", "bytes", "zlib")
-    ):
+    elif is_fixed and dtype in _NUMBERS and encoding in ("none", "bytes", "zlib"):
         yield Feature(path, key, "numbers", dtype, shape, encoding)
     else:
         yield path

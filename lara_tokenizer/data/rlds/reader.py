@@ -199,7 +199,7 @@ def step_values(feature: Feature, stored: Values) -> np.ndarray:
 
 
 def _decompress(feature: Feature, data: bytes) -> bytes:
-    """The numbers of one step. Raises ValueError where they are more than the feature has: a few bytes can be a bomb."""
+    """The numbers of one step, decompressed to the feature's size at most. Raises ValueError for another size."""
     size = prod(feature.shape) * np.dtype("uint16" if feature.dtype == "bfloat16" else feature.dtype).itemsize
     numbers = zlib.decompressobj().decompress(data, size + 1)
     if len(numbers) != size:
