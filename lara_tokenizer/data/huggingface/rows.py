@@ -120,7 +120,8 @@ def parquet_part(url: str) -> TablePart:
     def values(columns: Sequence[str]) -> dict[str, list[Any]]:
         try:
             # As dictionaries: a text that all rows share is stored once, and a million rows do not multiply it.
-            with _open_parquet(file, footer, texts=columns) as opened:
+            texts = [field.name for field in schema if field.name in columns and is_text(field.type, in_lists=False)]
+            with _open_parquet(file, footer, texts=texts) as opened:
                 table = opened.read(columns=list(columns), use_threads=False)
                 return _values(table, columns)
         except Exception as error:

@@ -117,13 +117,12 @@ def several_sequences(names: Sequence[str]) -> str:
     patterns = sorted({_NUMBER.sub("*", name) for name in names})
     if len(patterns) != 1:
         return f"several sequences ({', '.join(patterns[:4])})" if patterns else "no numbered images"
-    changing = _changing(names)
-    spans = list(_NUMBER.finditer(names[0]))
-    if len(changing) == 1 and changing[0] < len(spans) - 1:
-        # ep1_0001.png, ep2_0001.png: one frame of each.
-        is_one = _word_before(names[0], spans[changing[0]].start()) not in (*_EPISODES, *_CAMERAS)
-    else:
-        is_one = len(changing) < 2 or len({_numbers(name)[changing[0]] for name in names}) == len(names)
+    if not (changing := _changing(names)):
+        return ""
+    first, spans = changing[0], list(_NUMBER.finditer(names[0]))
+    is_one = len(changing) == 1 or len({_NUMBER.findall(name)[first] for name in names}) == len(names)
+    if first < len(spans) - 1 and _word_before(names[0], spans[first].start()) in (*_EPISODES, *_CAMERAS):
+        is_one = False  # ep1_0001.png, ep2_0001.png: one frame of each
     return "" if is_one else f"several sequences ({', '.join(names[:3])})"
 
 
@@ -141,6 +140,8 @@ def split_sequences(names: Sequence[str]) -> list[ImageSequence]:
     if not several_sequences(names) or len({_NUMBER.sub("*", name) for name in names}) != 1:
         return []
     *outer, last = _changing(names)
+    if not outer:
+        return []
     spans = list(_NUMBER.finditer(names[0]))
     words = [_word_before(names[0], span.start()) for span in spans]
     if words[last] in _CAMERAS or (words[last] not in _FRAMES and any(words[i] in _FRAMES for i in outer)):
@@ -164,13 +165,9 @@ def sequences_in(folder: Path) -> list[ImageSequence]:
         return []
 
 
-def _numbers(name: str) -> list[str]:
-    return _NUMBER.findall(name)
-
-
 def _changing(names: Sequence[str]) -> list[int]:
     """The positions of the numbers that are not the same in all names; all names have one pattern."""
-    return [i for i, column in enumerate(zip(*map(_numbers, names), strict=True)) if len(set(column)) > 1]
+    return [i for i, column in enumerate(zip(*map(_NUMBER.findall, names), strict=True)) if len(set(column)) > 1]
 
 
 def _word_before(name: str, position: int) -> str:
