@@ -165,9 +165,10 @@ class LeRobotInfo:
         """Raise ValueError for templates and camera names that cannot be formatted, or lead out of the dataset."""
         if not self.is_v3:
             size = self.content.get("chunks_size", CHUNK_SIZE)
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            if not whole_number(size):
                 raise ValueError(f"chunks_size {_short(size)}: takes a number of files above 0")
-        indices = {"chunk_index": 0, "file_index": 0} if self.is_v3 else {"episode_chunk": 0, "episode_index": 0}
+        keys = ("chunk_index", "file_index") if self.is_v3 else ("episode_chunk", "episode_index")
+        indices: dict[str, object] = dict.fromkeys(keys, 0)
         used = [("data_path", indices)]
         videos = [key for key in self.cameras() if self.features[key]["dtype"] == "video"]
         used += [("video_path", {**indices, "video_key": key}) for key in videos]

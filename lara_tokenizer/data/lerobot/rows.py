@@ -72,11 +72,18 @@ def moved_episodes(
     by_file: dict[str, list[int]] = {}
     for episode, file in named.items():
         by_file.setdefault(file, []).append(episode)
-    for file, episodes in by_file.items():
-        for episode in _absent(files, file, episodes):
-            others = [name for name in candidates if name != file and not _absent(files, name, [episode], True)]
-            if len(others) == 1:
-                yield episode, file, others[0]
+    absent = [
+        episode
+        for file, episodes in by_file.items()
+        for episode in set(episodes) - _present(files, file, episodes, if_unknown=True)
+    ]
+    found: dict[int, list[str]] = {episode: [] for episode in absent}
+    for name in candidates if absent else ():
+        for episode in _present(files, name, absent, if_unknown=False):
+            found[episode].append(name)
+    for episode in sorted(absent):
+        if len(found[episode]) == 1:
+            yield episode, named[episode], found[episode][0]
 
 
 def data_files(names: set[str] | frozenset[str], folder: str = "data") -> list[str]:
@@ -221,18 +228,21 @@ def _holds(path: Path, episode_index: int) -> bool:
     return any(first <= episode_index <= last for first, last in ranges)
 
 
-def _absent(files: LocalFiles, file: str, episodes: Sequence[int], if_unknown: bool = False) -> list[int]:
-    """The episodes that have no row in a file, by its footer; `if_unknown`: all of them if it cannot tell."""
+def _present(files: LocalFiles, file: str, episodes: Sequence[int], *, if_unknown: bool) -> set[int]:
+    """The episodes that may have rows in a file, by its footer; `if_unknown`: whether one that it cannot tell does."""
     try:
         path = files.path(file)
+    except EpisodeReadError:
+        return set()
+    try:
         ranges = np.array(_footer(path, path.stat().st_mtime_ns).episode_ranges, np.float64).reshape(-1, 2)
-    except (EpisodeReadError, pa.ArrowException, OSError, ValueError):
-        return list(episodes) if if_unknown else []
-    if if_unknown and not np.isfinite(ranges).all():
-        return list(episodes)
+    except (pa.ArrowException, OSError, ValueError):
+        return set(episodes) if if_unknown else set()
+    if not if_unknown:
+        ranges = ranges[np.isfinite(ranges).all(axis=1)]
     index = np.array(episodes, np.float64)[:, None]
-    is_there = ((ranges[:, 0] <= index) & (index <= ranges[:, 1])).any(axis=1)
-    return [episode for episode, found in zip(episodes, is_there, strict=True) if not found]
+    is_there = ((ranges[:, 0] <= index) & (index <= ranges[:, 1])).any(axis=1).tolist()
+    return {episode for episode, found in zip(episodes, is_there, strict=True) if found}
 
 
 def _episode_rows(path: Path, version: int, columns: tuple[str, ...], episode_index: int) -> pa.Table:

@@ -113,7 +113,9 @@ def first_frame_of(span: VideoSpan, timestamps: np.ndarray, length: int, fps: fl
     _check_stop(span, span.start, length, (fps, rate), is_tolerant=is_filled)
     found = _by_time(span.start, timestamps, length, fps)
     if found == span.before:
-        if is_filled or not span.is_overlapped:
+        # In another order than the indices, inexact times may as well be those of other episodes.
+        is_sure = layout.is_exact or (layout.in_order and (is_filled or not span.is_overlapped))
+        if is_sure:
             return found, _rest(count, layout)
     elif is_filled and layout.in_order and _is_regular(timestamps, rate):
         nearest = int(np.argmin(np.abs(timestamps - span.start)))
@@ -252,6 +254,8 @@ def _contradiction(
             reason += f"; the file's are {rate:.4g} per second"
         return reason
     where = f"from_timestamp {span.start:g} s is frame {found} of {count}"
+    if found == span.before and not layout.in_order:
+        return f"{where}; episodes lie in another order than their indices, and their times overlap or are inexact"
     if found == span.before:
         return (
             f"{where}, but the next episode starts before this one's {length} frames end, and the lengths of the "
