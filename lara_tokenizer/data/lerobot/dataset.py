@@ -199,7 +199,8 @@ class _Dataset:
         first = ""
         for episode, file, actual in moved_episodes(self.files, data_files(self.names), named):
             moved[episode] = actual
-            first = first or f"those of episode {episode} are in {actual}, not in {file or 'the file that none names'}"
+            elsewhere = f"not in {file}" if file else "and the metadata names none"
+            first = first or f"those of episode {episode} are in {actual}, {elsewhere}"
         if moved:
             are = "the rows of 1 episode are" if len(moved) == 1 else f"the rows of {len(moved):,} episodes are"
             self.notes.append(f"{are} in another file than {EPISODES_V3} says, and were found: {first}")

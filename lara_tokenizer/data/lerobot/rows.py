@@ -240,9 +240,12 @@ def _present(files: LocalFiles, file: str, episodes: Sequence[int], *, if_unknow
         return set(episodes) if if_unknown else set()
     if not if_unknown:
         ranges = ranges[np.isfinite(ranges).all(axis=1)]
-    index = np.array(episodes, np.float64)[:, None]
-    is_there = ((ranges[:, 0] <= index) & (index <= ranges[:, 1])).any(axis=1).tolist()
-    return {episode for episode, found in zip(episodes, is_there, strict=True) if found}
+    # An episode is in a range if the furthest end of those that begin at or before it is not before it.
+    ranges = ranges[np.argsort(ranges[:, 0], kind="stable")]
+    ends = np.concatenate([[-math.inf], np.maximum.accumulate(ranges[:, 1])])
+    index = np.array(episodes, np.float64)
+    is_there = ends[np.searchsorted(ranges[:, 0], index, side="right")] >= index
+    return {episode for episode, found in zip(episodes, is_there.tolist(), strict=True) if found}
 
 
 def _episode_rows(path: Path, version: int, columns: tuple[str, ...], episode_index: int) -> pa.Table:

@@ -33,13 +33,13 @@ def numbered_sets(tmp_path_factory, numbered_frames, write_lerobot) -> dict[str,
 @pytest.fixture
 def set_v3(numbered_sets, tmp_path) -> Path:
     """A copy to be changed, with all episodes in one file."""
-    return shutil.copytree(numbered_sets["v3.0"], tmp_path / "set")
+    return shutil.copytree(numbered_sets["v3.0"], tmp_path / "v3/set")
 
 
 @pytest.fixture
 def set_v2(numbered_sets, tmp_path) -> Path:
     """A copy to be changed, with a file for each episode."""
-    return shutil.copytree(numbered_sets["v2.1"], tmp_path / "set")
+    return shutil.copytree(numbered_sets["v2.1"], tmp_path / "v2/set")
 
 
 @pytest.fixture
