@@ -134,9 +134,10 @@ def _hub_names(repo_id: str, revision: str) -> frozenset[str]:
     from huggingface_hub import HfApi
 
     try:
-        return frozenset(HfApi().list_repo_files(repo_id, repo_type="dataset", revision=revision))
+        info = HfApi().dataset_info(repo_id, revision=revision)
     except Exception as error:  # the Hub client's errors share no base class
         raise EpisodeReadError(repo_id, f"cannot be listed on the Hub ({first_line(error)})") from error
+    return frozenset(sibling.rfilename for sibling in info.siblings or ())
 
 
 def _walk(root: str) -> Iterator[str]:

@@ -6,10 +6,12 @@ Entries of the metadata without a file are reported in notes and ignored.
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 
+from lara_tokenizer._parse import read_json
 from lara_tokenizer.data.dataset_files import DatasetFiles, LocalFiles, open_hub
 from lara_tokenizer.data.episode import ACTIONS, STATES, Episode, first_of
 from lara_tokenizer.data.lerobot.entries import EpisodeEntry, read_entries
@@ -18,6 +20,7 @@ from lara_tokenizer.data.lerobot.reader import LeRobotReader
 from lara_tokenizer.data.lerobot.rows import DataRows, column_names, data_files, moved_episodes
 from lara_tokenizer.data.lerobot.spans import VideoSpan, lay_out
 from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions, choose_cameras, last_part
+from lara_tokenizer.data.video import VIDEO_SUFFIXES
 from lara_tokenizer.errors import EpisodeReadError, first_line
 
 KNOWN_VERSIONS = ("v2.0", "v2.1", "v3.0")
@@ -64,11 +67,12 @@ class _Dataset:
         if INFO not in names:
             raise ValueError(f"{name}: not a LeRobotDataset: {INFO} is missing")
         try:
-            self.info = LeRobotInfo.parse(files.path(INFO).read_bytes())
+            self.info = LeRobotInfo.check(read_json(files.path(INFO), INFO))
         except EpisodeReadError as error:
             raise ValueError(f"{name}: {error}") from error
-        except (OSError, ValueError, TypeError, OverflowError) as error:
-            raise ValueError(f"{name}: not a LeRobotDataset: {INFO}: {first_line(error)}") from error
+        except (OSError, ValueError) as error:
+            reason = first_line(error).removeprefix(f"{INFO}: ")
+            raise ValueError(f"{name}: not a LeRobotDataset: {INFO}: {reason}") from error
         self.version = self.info.version
         if not self.info.is_supported:
             remedy = "It is newer than this program" if self.info.is_newer else "Convert it with lerobot"
@@ -134,6 +138,8 @@ class _Dataset:
             if key in requested or last_part(key) in requested:
                 raise ValueError(f"{self.name}: camera {key!r} is named in {INFO}, but there are no files of it")
             self.notes.append(f"{INFO} names camera {key!r}, but there are no files of it")
+        for key in sorted(_filmed(self.names) - self.info.features.keys()):
+            self.notes.append(f"there are videos of {key!r}, which {INFO} does not name; they are not read")
         color = [key for key in existing if self.info.is_color(key)]
         if existing and not color and set(requested) <= {"all"}:
             raise ValueError(
@@ -160,7 +166,10 @@ class _Dataset:
         """The frames of each episode, in the order of `entries`; None for images in the rows."""
         spans = [self.info.video_span(camera, each.entry) for each in entries]
         videos = [span for span in spans if span is not None]
-        return lay_out(videos, [each.length for each in entries], self.info.fps) if videos else spans
+        if not videos:
+            return spans
+        placed = lay_out(videos, [each.length for each in entries], self.info.fps)
+        return placed if self.info.is_color(camera) else [replace(span, is_color=False) for span in placed]
 
     def _columns(self, entries: Sequence[EpisodeEntry]) -> frozenset[str] | None:
         """Columns of the first file of rows; None where it is not here, or cannot be read."""
@@ -205,3 +214,14 @@ class _Dataset:
             are = "the rows of 1 episode are" if len(moved) == 1 else f"the rows of {len(moved):,} episodes are"
             self.notes.append(f"{are} in another file than {EPISODES_V3} says, and were found: {first}")
         return moved
+
+
+def _filmed(names: Set[str]) -> set[str]:
+    """Camera keys by the folders of videos: videos/KEY/chunk-000/... in v3.0, videos/chunk-000/KEY/... in v2.x."""
+    keys = set()
+    for name in names:
+        top, _, rest = name.partition("/")
+        if top == "videos" and name.endswith(VIDEO_SUFFIXES):
+            folders = [folder for folder in rest.split("/")[:-1] if not folder.startswith("chunk-")]
+            keys.update(folders if len(folders) == 1 else [])
+    return keys

@@ -54,29 +54,28 @@ class LeRobotInfo:
 
     @classmethod
     def parse(cls, text: str | bytes) -> LeRobotInfo:
-        """Read the JSON text. Raises ValueError and TypeError for content that is not a LeRobotDataset's.
+        """Read the JSON text. Raises ValueError for content that is not a LeRobotDataset's.
 
         >>> text = '{"codebase_version": "2.1", "fps": 10, "features": {}, "data_path": "data.parquet"}'
         >>> LeRobotInfo.parse(text).version
         'v2.1'
         """
         try:
-            content = load_json(text, INFO)
+            return cls.check(load_json(text, INFO))
         except ValueError as error:
             raise ValueError(str(error).removeprefix(f"{INFO}: ")) from error
+
+    @classmethod
+    def check(cls, content: Any) -> LeRobotInfo:
+        """The info of a parsed file. Raises ValueError for content that is not a LeRobotDataset's."""
         if not isinstance(content, dict):
             raise ValueError("not a JSON object")
         if missing := [key for key in ("codebase_version", "fps", "features", "data_path") if key not in content]:
             raise ValueError(f"no {missing[0]!r} in it")
-        fps = content["fps"]
-        if isinstance(fps, bool) or not _SLOWEST <= float(fps) <= _FASTEST:
-            raise ValueError(
-                f"fps {_short(fps)}: takes frames per second above 0, that is {_SLOWEST:g} to {_FASTEST:,}"
-            )
         if not isinstance(content["features"], dict):
             raise ValueError(f"features {_short(content['features'])}: takes an object with a description by key")
         version = "v" + str(content["codebase_version"]).removeprefix("v")
-        info = cls(version, float(fps), content["features"], content)
+        info = cls(version, _frame_rate(content["fps"]), content["features"], content)
         if info.is_supported:
             info._check_paths()
         return info
@@ -112,7 +111,8 @@ class LeRobotInfo:
         """Whether a camera is colour video by its name, description and shape, not a mask, depth or one channel."""
         feature = self.features[camera]
         description = self._description(camera)
-        is_depth = any(description.get(name) is True for name in ("video.is_depth_map", "is_depth_map"))
+        flags = (description.get(name) for name in ("video.is_depth_map", "is_depth_map"))
+        is_depth = any(flag not in (None, False, "", "false", "False") for flag in flags)
         shape = feature.get("shape")
         # (H, W, 1) or (1, H, W): LeRobot stores both orders.
         has_one_channel = isinstance(shape, list | tuple) and (
@@ -212,6 +212,16 @@ def _indices(entry: Mapping[str, Any], prefix: str) -> dict[str, int] | str:
     key = prefix + next(key for key, value in indices.items() if value is None)
     value = entry.get(key)
     return f"it has no {key}" if value is None else f"{key} is {_short(value)}, not a whole number"
+
+
+def _frame_rate(value: Any) -> float:
+    try:
+        fps = float(value) if not isinstance(value, bool) else 0.0
+    except (TypeError, ValueError, OverflowError):
+        fps = 0.0
+    if not _SLOWEST <= fps <= _FASTEST:
+        raise ValueError(f"fps {_short(value)}: takes frames per second above 0, that is {_SLOWEST:g} to {_FASTEST:,}")
+    return fps
 
 
 def _seconds(value: Any) -> float | None:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 
 from lara_tokenizer.data.dataset_files import DatasetFiles
@@ -111,6 +112,8 @@ class LeRobotReader:
             with errors_name(span.file):
                 if span.problem:
                     raise EpisodeReadError(span.file, span.problem)
+                if not span.is_color:
+                    _check_depth(self.dataset.path(span.file))
                 timestamps = self._video(camera).index().timestamps
                 self._first[camera] = first_frame_of(span, timestamps, self.rows.length, self.rows.fps)
         return self._first[camera]
@@ -121,6 +124,18 @@ class LeRobotReader:
             name, read = partial("{}, frame {}".format, camera), partial(_read_cell, self.dataset, cells)
             self._images[camera] = EncodedImagesReader(self.rows.file, len(cells), name, read)
         return self._images[camera]
+
+
+def _check_depth(path: Path) -> None:
+    """Raise EpisodeReadError for a video of more than 8 bits per channel: conversion would drop the lower ones."""
+    try:
+        with av.open(str(path)) as container:
+            pixels = container.streams.video[0].format
+            bits = max(component.bits for component in pixels.components)
+    except (av.error.FFmpegError, OSError, IndexError, AttributeError):
+        return  # the reader says it better
+    if bits > 8:
+        raise EpisodeReadError(path, f"no colour video, and {bits} bits per channel ({pixels.name}); 8 are read")
 
 
 def _read_cell(files: DatasetFiles, cells: Sequence[Any], i: int) -> bytes:

@@ -48,6 +48,7 @@ class VideoSpan:
     position: int = 0  # number of episodes before this one in the file
     before: int = 0  # frames of the episodes before this one in the file
     is_overlapped: bool = False  # whether the next episode starts before this one's last frame
+    is_color: bool = True  # whether the camera is colour video, not depth, a mask or one channel
     problem: str = ""  # reason why there is no such part; reading raises it
 
 
@@ -223,10 +224,9 @@ def _check_stop(span: VideoSpan, start: float, length: int, rates: tuple[float, 
 
 def _rest(count: int, layout: FileLayout) -> str:
     """A remark where a file has a few frames more or less than its episodes: which of them is unknown."""
-    if count < layout.frames:
-        return f"the video file has {count} frames, its {layout.episodes} episodes have {layout.frames}"
-    if 0 < count - layout.frames <= max(_EXTRA_FRAMES, layout.episodes):
-        return f"the video file has {count} frames, its {layout.episodes} episodes use {layout.frames}"
+    if count != layout.frames and count - layout.frames <= max(_EXTRA_FRAMES, layout.episodes):
+        are = "its episode is" if layout.episodes == 1 else f"its {layout.episodes} episodes are"
+        return f"the video file has {count} frames, {are} {layout.frames} long"
     return ""
 
 

@@ -90,7 +90,7 @@ def test_a_deleted_episode_leaves_a_gap_where_times_are_exact(set_v3, check_pair
     assert isinstance(found[3], EpisodeReadError)
 
 
-@pytest.mark.parametrize(("extra", "note"), [(1, "has 27 frames, its 4 episodes use 26"), (13, "")])
+@pytest.mark.parametrize(("extra", "note"), [(1, "has 27 frames, its 4 episodes are 26 long"), (13, "")])
 def test_frames_after_the_last_episode_belong_to_nobody(set_v3, check_pairs, numbered_frames, write_video, extra, note):
     write_video(set_v3 / VIDEO, numbered_frames(26 + extra))
     assert all(note in found if note else found == "" for found in outcome(set_v3, check_pairs).values())
@@ -100,7 +100,7 @@ def test_a_file_that_lacks_frames_costs_the_last_and_is_said(set_v3, check_pairs
     write_video(set_v3 / VIDEO, numbered_frames(25))
     found = outcome(set_v3, check_pairs)
     assert "frames are missing" in str(found.pop(3))
-    assert all(note == "the video file has 25 frames, its 4 episodes have 26" for note in found.values())
+    assert all(note == "the video file has 25 frames, its 4 episodes are 26 long" for note in found.values())
 
 
 def test_without_times_only_a_file_of_its_own_is_read(set_v3, check_pairs):
@@ -161,7 +161,7 @@ def test_a_faster_or_slower_film_of_the_same_time_is_refused_with_its_rate():
 def test_a_hole_in_the_times_of_the_frames_costs_its_episode_alone():
     stamps = np.delete(np.arange(40) / 20, 17)
     first, second, third = place([0.0, 0.5, 1.0], [10, 10, 20], stamps, 20)
-    assert first == (0, "the video file has 39 frames, its 3 episodes have 40")
+    assert first == (0, "the video file has 39 frames, its 3 episodes are 40 long")
     assert "expected a frame every 1/20 s" in second
     assert third == (19, "")
 

@@ -167,10 +167,10 @@ def test_totals_that_differ_from_the_list_are_said(set_v3):
     [
         ({"fps": 1e-300}, "fps 1e-300: takes frames per second above 0"),
         ({"fps": float("nan")}, "fps nan: takes"),
-        ({"fps": 10**400}, "integer division result too large|int too large"),
+        ({"fps": 10**400}, "fps 1000"),
         ({"fps": -10}, "fps -10: takes"),
         ({"fps": True}, "fps True: takes"),
-        ({"fps": [30]}, "float"),
+        ({"fps": [30]}, r"fps \[30\]: takes"),
         ({"features": [1]}, r"features \[1\]: takes an object"),
         ({"chunks_size": 0}, "chunks_size 0: takes a number of files above 0"),
         ({"chunks_size": "many"}, "chunks_size 'many': takes a number"),
@@ -298,3 +298,18 @@ def test_depth_of_more_than_8_bits_is_refused_in_one_line(set_v3):
         edit_info(set_v3, features=features | {TOP: features[TOP] | {"info": described}})
         with pytest.raises(ValueError, match=f"'{TOP}' is no colour video and has .* pixels; 8 bits per channel"):
             load_episodes(set_v3, cameras="top")
+
+
+def test_a_depth_film_of_more_than_8_bits_is_refused_when_its_pixels_are_seen(set_v2, numbered_frames, write_video):
+    depth = "observation.images.top_depth"
+    for episode, pixels in enumerate(("gray16le", "gray", "gray", "gray")):
+        file = set_v2 / f"videos/chunk-000/{depth}/episode_{episode:06d}.mp4"
+        write_video(file, numbered_frames(6 if episode == 1 else 8), codec="ffv1", pix_fmt=pixels)
+    assert "there are videos of 'observation.images.top_depth', which meta/info.json does not name" in notes_of(set_v2)
+    features = features_of(set_v2)
+    edit_info(set_v2, features={depth: features[TOP], **features})
+    assert load_episodes(set_v2)[0].cameras == (TOP,)
+    first, second, *_ = load_episodes(set_v2, cameras="top_depth")
+    with pytest.raises(EpisodeReadError, match=r"episode_000000.mp4: no colour video, and 16 bits per channel"):
+        first.frame_index(depth)
+    assert second.frames(depth, range(6)).shape == (6, 48, 64, 3)
