@@ -9,7 +9,8 @@ from __future__ import annotations
 import codecs
 import hashlib
 import os
-from collections.abc import Sequence, Set
+import re
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from lara_tokenizer.data.clip_table import Clip, decode_list, read_lines, read_table
@@ -21,6 +22,7 @@ from lara_tokenizer.data.video import video_reader_class
 from lara_tokenizer.data.video.suffixes import VIDEO_SUFFIXES
 
 LOOKED_FOR = ""
+_REPEATED = re.compile(r"#\d+$")
 
 
 def detect(folder: Path, names: Set[str]) -> bool:
@@ -60,13 +62,29 @@ def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listin
         episode = Episode(name, reader_class(path), text=clip.label, available_signals=signals)
         if clip.start is not None or clip.end is not None:
             episode = cut(episode, clip.start or 0.0, clip.end, text=clip.label)
-        if episode.id in episodes:
-            raise ValueError(f"{file}: lines {lines[episode.id]} and {clip.line} both name {episode.id}")
+        _tell_apart(episode, episodes, f"{file}: lines {lines.get(episode.id)} and {clip.line}")
         episodes[episode.id] = episode
         lines[episode.id] = clip.line
+    if repeated := [name for name in episodes if _REPEATED.search(name)]:
+        notes.append(
+            f"{len(repeated)} lines label a part that an earlier line labels otherwise; called {repeated[0]} ..."
+        )
     # A changed list of the same name is another source, even with the same clips: labels may differ.
     digest = hashlib.sha256(content.removeprefix(codecs.BOM_UTF8)).hexdigest()
     return Listing("list of clips", file.name, list(episodes.values()), notes, revision=digest)
+
+
+def _tell_apart(episode: Episode, earlier: Mapping[str, Episode], where: str) -> None:
+    """Number the id of a part that has another label already: annotators describe overlapping actions one by one.
+
+    Raises ValueError where an earlier line says the same.
+    """
+    name, count = episode.id, 1
+    while episode.id in earlier:
+        if earlier[episode.id].text == episode.text:
+            raise ValueError(f"{where} both name {episode.id}")
+        count += 1
+        episode.id = f"{name}#{count}"
 
 
 def _find_files(file: Path, clips: Sequence[Clip], folder: Path, notes: list[str]) -> list[Path]:
@@ -80,7 +98,10 @@ def _find_files(file: Path, clips: Sequence[Clip], folder: Path, notes: list[str
     for clip in clips:
         if clip.path in found:
             continue
-        found[clip.path] = path = Path(os.path.abspath(folder / clip.path))
+        path = Path(os.path.abspath(folder / clip.path))
+        if "\\" in clip.path and not path.exists():  # a list from Windows
+            path = Path(os.path.abspath(folder / clip.path.replace("\\", "/")))
+        found[clip.path] = path
         has_suffix = path.suffix.lower() in VIDEO_SUFFIXES
         if os.path.isfile(path) or (has_suffix and not clip.is_id):
             continue

@@ -141,6 +141,8 @@ def _find_columns(file: Path, header: Sequence[str], separator: str) -> dict[str
     named = {key: next((name for name in names if name in header), None) for key, names in _NAMES.items()}
     if named["path"] is None:
         named["path"] = _id_column(header, named["start"])
+        if named["path"] == "clip_uid" and {"clip_start_sec", "clip_end_sec"} <= set(header):
+            named |= {"start": "clip_start_sec", "end": "clip_end_sec"}
     if named["path"] is None:
         other = next((each for each in _SEPARATORS if each != separator and each in "".join(header)), None)
         hint = f". Its columns are separated by {_SEPARATORS[other]}: write " if other else ""
@@ -180,7 +182,8 @@ def _clip(where: str, line: int, cells: Mapping[str, str], *, is_id: bool) -> Cl
     if not cells["path"]:
         raise ValueError(f"{where}: no path")
     start, end = (_seconds(cells.get(key, ""), f"{where}: {key}") for key in ("start", "end"))
-    if end is not None and end <= (start or 0.0):
+    # A part of no length is listed and is too short to encode: published annotations contain some.
+    if end is not None and end < (start or 0.0):
         raise ValueError(f"{where}: the clip ends at {end:g} s, before it starts")
     return Clip(line, cells["path"], start, end, cells.get("label") or None, is_id)
 

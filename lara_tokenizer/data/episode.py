@@ -298,4 +298,8 @@ def numeric_rows(column: pa.ChunkedArray, name: str) -> np.ndarray:
     kind = values.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise EpisodeReadError(name, f"column {name!r} holds {kind}, not numbers")
-    return values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(count, -1)
+    with np.errstate(over="raise"):
+        try:
+            return values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(count, -1)
+        except FloatingPointError:
+            raise EpisodeReadError(name, f"column {name!r} has numbers too large for float32") from None

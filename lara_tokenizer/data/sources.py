@@ -265,7 +265,12 @@ def _walk(folder: Path, left_out: _LeftOut) -> Iterator[tuple[str, Path]]:
     """
     for here, entries in walk_folders(folder, left_out):
         names = {e.name for e in entries}
-        if (dataset := next((each for each in FORMATS.values() if each.load().detect(here, names)), None)) is not None:
+        try:
+            dataset = next((each for each in FORMATS.values() if each.load().detect(here, names)), None)
+        except OSError as error:  # a folder may be listed but not entered
+            left_out.unreadable.append(f"{here} ({error.strerror})")
+            continue
+        if dataset is not None:
             yield dataset.name, here
             if not dataset.ignores_other_files:
                 entries.clear()

@@ -162,6 +162,10 @@ EPIC = "narration_id,participant_id,video_id,narration_timestamp,start_timestamp
             "columns clip_uid, clip_start_sec, clip_end_sec are not used",
         ),
         ("clip_uid,video_uid,clip_start_sec,clip_end_sec,narration\nP01_01,v,0.5,1.5,open door\n", "columns video_uid"),
+        (
+            "clip_uid,video_start_sec,video_end_sec,clip_start_sec,clip_end_sec,text\nP01_01,9,11,0.5,1.5,open door\n",
+            "",
+        ),
         ("id,template,start,end,label\nP01_01,open [x],.5,1.5,open door\n", "columns template are not used"),
     ],
 )
@@ -189,3 +193,23 @@ def test_an_id_is_the_one_video_of_that_name(film, tmp_path):
     (tmp_path / "7.avi").write_bytes(film.read_bytes())
     with pytest.raises(ValueError, match=r"line 2: '7' may be 7.avi and 7.webm. Write the path with its suffix"):
         load_episodes(f"list:{tmp_path / 'clips.csv'}")
+
+
+def test_overlapping_annotations_are_told_apart_and_empty_ones_are_too_short(film):
+    rows = ["film.mp4,1,2,open", "film.mp4,1,2,pull", "film.mp4,1,2,let go", "film.mp4,3,3,look"]
+    (film.parent / "clips.csv").write_text("path,start,end,label\n" + "\n".join(rows))
+    episodes = load_episodes(f"list:{film.parent / 'clips.csv'}")
+    assert {episode.id: (episode.text, episode.num_frames()) for episode in episodes} == {
+        "film.mp4#t=1,2": ("open", 10),
+        "film.mp4#t=1,2#2": ("pull", 10),
+        "film.mp4#t=1,2#3": ("let go", 10),
+        "film.mp4#t=3,3": ("look", 0),
+    }
+    assert "2 lines label a part that an earlier line labels otherwise" in str(episodes.sources[0])
+
+
+def test_a_list_made_on_windows_names_its_folders(film):
+    (film.parent.parent / "clips.csv").write_text("path,start\r\nday one\\film.mp4,1\r\n")
+    assert [episode.id for episode in load_episodes(f"list:{film.parent.parent / 'clips.csv'}")] == [
+        "day one/film.mp4#t=1"
+    ]

@@ -160,7 +160,11 @@ class RldsReader:
         columns = []
         for each in slices:
             rows = self._rows(each.feature, record.values[each.feature.key]).reshape(record.num_steps, -1)
-            columns.append(rows[:, each.start : each.stop].astype(np.float32))
+            try:
+                with np.errstate(over="raise"):
+                    columns.append(rows[:, each.start : each.stop].astype(np.float32))
+            except FloatingPointError:
+                raise EpisodeReadError(self._source, f"{each.feature.path} is too large for float32") from None
         return np.concatenate(columns, 1)
 
     def _texts(self, feature: Feature, record: _Record) -> tuple[str, ...]:

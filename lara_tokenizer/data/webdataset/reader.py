@@ -202,7 +202,8 @@ class WebDatasetReader(CameraReaders):
                 value = np.load(io.BytesIO(self._read(name, span)), allow_pickle=False)
             else:
                 value = metadata[name]
-            rows = np.asarray(value, np.float32)
+            with np.errstate(over="raise"):
+                rows = np.asarray(value, np.float32)
             if rows.ndim == 0 or rows.size == 0:
                 raise ValueError("not a row of numbers for each frame")
         except EpisodeReadError:
