@@ -217,7 +217,7 @@ def _frame_index(
         timestamps,
         rate,
         "; ".join(note for note in notes if note),
-        start=max(0.0, begin - (container.start_time or 0) / av.time_base),
+        start=round(max(0.0, begin - (container.start_time or 0) / av.time_base), 6),
         digest=packets.digest(),
     )
 

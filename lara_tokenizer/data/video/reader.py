@@ -13,6 +13,7 @@ from av.video.reformatter import VideoReformatter
 from lara_tokenizer.data.episode import FrameIndex, check_indices
 from lara_tokenizer.data.video.display import Orientation
 from lara_tokenizer.data.video.gop_decoder import FrameMismatchError, GopDecoder, verify_decodes_completely
+from lara_tokenizer.data.video.media import local_files
 from lara_tokenizer.data.video.packets import Media, PacketTable, decode_errors, open_video, scan
 from lara_tokenizer.errors import VideoDecodeError
 
@@ -74,6 +75,10 @@ class VideoReader:
         with decode_errors(self.path):
             # For no indices one frame is decoded all the same, as the result's shape (0, H, W, 3) needs its size.
             return self._read(indices) if len(indices) else self._read(np.zeros(1, np.int64))[:0]
+
+    def files(self, camera: str = "") -> tuple[Path, ...]:
+        """The file of the video, or the one that its bytes are part of; none where they are remote."""
+        return local_files(self.path)
 
     def close(self) -> None:
         """Close the file; the next call opens it again."""

@@ -46,19 +46,15 @@ def display_order(pts: np.ndarray, dts: np.ndarray, shown: np.ndarray, starts: n
     stamps = pts[frames]
     rows = frames[np.argsort(stamps, kind="stable")]
     ticks = pts[rows]
-    if ticks[0] != NO_TIME and (np.diff(ticks) > 0).all():
-        return Display(rows, ticks.astype(np.float64), is_stamped=True)
     missing = int((stamps == NO_TIME).sum())
     # Where most stamps are missing, the rest are guesses of the demuxer.
-    if 2 * missing > len(frames) or len(np.unique(stamps)) < 2:
+    if 2 * missing > len(frames) or (ticks[0] == ticks[-1] and len(frames) > 1):
         return Display(rows, None, is_stamped=False)
-    filled = _filled(stamps, dts[frames])
-    # The clock restarts at a packet from which decoding starts and that is displayed before an earlier one, or where
-    # decoding times step back. Within each of these parts, frames are in order of their stamps.
-    latest = np.maximum.accumulate(np.concatenate([[NO_TIME], filled[:-1]]))
-    decoded = dts[frames]
-    steps_back = (np.diff(decoded, prepend=decoded[:1]) < 0) & (decoded != NO_TIME)
-    restarts = ((starts[frames] != Start.NONE) & (filled <= latest)) | steps_back
+    filled = _filled(stamps, dts[frames]) if missing else stamps
+    restarts = _restarts(filled, dts[frames], starts[frames])
+    if not missing and (np.diff(ticks) > 0).all() and not restarts.any():
+        return Display(rows, ticks.astype(np.float64), is_stamped=True)
+    # Between two restarts of the clock, frames are in order of their stamps.
     order = np.lexsort((filled, np.cumsum(restarts)))
     ticks, good, jumps = _mended(filled[order].astype(np.float64))
     notes = []
@@ -92,6 +88,16 @@ def hole_note(seconds: np.ndarray) -> str:
     longest = int(holes[np.argmax(gaps[holes])])
     others = f", and {len(holes) - 1} shorter" if len(holes) > 1 else ""
     return f"no frame for {gaps[longest]:.1f} s after frame {longest}{others} (lost, or the recording paused)"
+
+
+def _restarts(stamps: np.ndarray, dts: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """bool (n,): whether the clock restarts at each frame in file order."""
+    restarts = np.zeros(len(stamps), bool)
+    # A frame from which decoding starts is displayed after all frames before it in the file. And no frame is displayed
+    # before the frame ahead of it in the file is even decoded.
+    restarts[1:] = (starts[1:] != Start.NONE) & (stamps[1:] <= np.maximum.accumulate(stamps[:-1]))
+    restarts[1:] |= (dts[1:] < dts[:-1]) & (stamps[1:] < dts[:-1]) & (dts[1:] != NO_TIME)
+    return restarts
 
 
 def _filled(stamps: np.ndarray, dts: np.ndarray) -> np.ndarray:
