@@ -25,11 +25,18 @@ from lara_tokenizer.errors import VideoDecodeError, first_line
 
 # In packets (frames, for decord): a jump forward by at most this many reads on, since a seek costs about as much.
 SEEK_THRESHOLD = 64
+
+
 class Media(Hashable, Protocol):
     """A video that is not a file of its own, such as a tar member. Picklable and hashable; `str()` is its name."""
 
     def open(self) -> BinaryIO:
         """The bytes from the start as a seekable file; the caller closes it."""
+
+
+# Decoders that show a damaged picture without a word unless told otherwise. Not for H.264 and others, which report
+# damage anyway: there it refuses good files whose headers break a rule (OpenCV's box.mp4).
+_STRICT = {"mjpeg": {"err_detect": "explode"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,7 @@ def open_video(path: Path | Media) -> tuple[InputContainer, VideoStream]:
         raise VideoDecodeError(path, f"frames of {width}x{height}; up to {MAX_PIXELS:,} pixels are read")
     # One process per core uses the cores better than threads of one decoder.
     stream.codec_context.thread_count = 1
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)} | _STRICT.get(stream.codec_context.codec.canonical_name, {})
     return container, stream
 
 

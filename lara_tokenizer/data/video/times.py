@@ -59,11 +59,16 @@ def display_order(pts: np.ndarray, dts: np.ndarray, shown: np.ndarray, starts: n
     ticks, good, jumps = _mended(filled[order].astype(np.float64))
     notes = []
     if missing:
-        notes.append(f"{_count(missing, 'frame has', 'frames have')} no time stamp: placed between the neighbours")
-    if repeats := int((~good & (stamps[order] != NO_TIME)).sum()):
         notes.append(
-            f"{_count(repeats, 'time stamp repeats or steps', 'time stamps repeat or step')} back: "
-            f"{'that frame is' if repeats == 1 else 'those frames are'} placed between the neighbours"
+            "1 frame has no time stamp: it is placed between its neighbours"
+            if missing == 1
+            else f"{missing} frames have no time stamp: they are placed between their neighbours"
+        )
+    if false := int((~good & (stamps[order] != NO_TIME)).sum()):
+        notes.append(
+            "1 time stamp repeats or is out of order: that frame is placed between its neighbours"
+            if false == 1
+            else f"{false} time stamps repeat or are out of order: those frames are placed between their neighbours"
         )
     if jumps:
         shown_at = ", ".join(map(str, jumps[:3])) + (", ..." if len(jumps) > 3 else "")
@@ -150,7 +155,3 @@ def _mended(ticks: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
     numbers = np.arange(len(ticks))
     kept = good | (numbers == len(ticks) - 1)
     return np.interp(numbers, numbers[kept], ticks[kept]), good, jumps
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
