@@ -80,7 +80,7 @@ def hole_note(seconds: np.ndarray) -> str:
     """Remark about the longest gap in frame times, float64 (n,); "" where frames follow each other steadily.
 
     >>> hole_note(np.array([0.0, 0.1, 0.2, 2.6, 2.7, 2.8]))
-    'no frame for 2.4 s after frame 2 (lost, or the recording paused)'
+    'a hole of 2.4 s after frame 2: frames are lost, or the recording paused'
     """
     gaps = np.diff(seconds)
     if len(gaps) < 2:
@@ -91,8 +91,8 @@ def hole_note(seconds: np.ndarray) -> str:
     if not 0 < len(holes) <= max(_FEW_HOLES, len(gaps) // 100):
         return ""
     longest = int(holes[np.argmax(gaps[holes])])
-    others = f", and {len(holes) - 1} shorter" if len(holes) > 1 else ""
-    return f"no frame for {gaps[longest]:.1f} s after frame {longest}{others} (lost, or the recording paused)"
+    which = "a hole" if len(holes) == 1 else f"{len(holes)} holes, the longest"
+    return f"{which} of {gaps[longest]:.1f} s after frame {longest}: frames are lost, or the recording paused"
 
 
 def _restarts(stamps: np.ndarray, dts: np.ndarray, starts: np.ndarray) -> np.ndarray:
