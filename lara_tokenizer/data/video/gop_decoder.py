@@ -88,7 +88,7 @@ class GopDecoder:
         self._reset_at(row)
 
     def _seek(self, row: int) -> None:
-        """Move to the packet in `row` or an earlier one; to the start of the file if the container cannot seek there."""
+        """Move to the packet in `row` or an earlier one; to the start of the file if that cannot be sought."""
         if not self._table.is_stamped and self._row <= row:
             return  # where time stamps repeat, a position is known only by counting packets
         if row > 0 and self._table.is_stamped:
