@@ -47,7 +47,7 @@ def start_test(context: VideoCodecContext) -> StartTest | None:
 
 def shown_test(context: VideoCodecContext) -> Callable[[bytes], bool] | None:
     """A function of a packet's bytes that tells whether a frame is displayed; None where each packet displays one."""
-    return {"vp8": _vp8_shown, "vp9": _vp9_shown}.get(context.codec.canonical_name)
+    return {"av1": _av1_shown, "vp8": _vp8_shown, "vp9": _vp9_shown}.get(context.codec.canonical_name)
 
 
 class _Bits:
@@ -236,31 +236,43 @@ def _vp9_shown(data: bytes) -> bool:
     return any(shown for _, shown in _vp9_frames(data))
 
 
-def _av1(data: bytes) -> Start:
-    position, has_sequence = 0, False
+def _av1_units(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Kind of each open bitstream unit (OBU) of a packet, and its first two bytes."""
+    position = 0
     while position < len(data):
         header = data[position]
-        kind = header >> 3 & 15
         position += 2 if header & 4 else 1
         size = len(data) - position
         if header & 2:
             size = shift = 0
-            while position < len(data):
+            while position < len(data) and shift < 56:
                 byte = data[position]
                 size, shift, position = size | (byte & 127) << shift, shift + 7, position + 1
-                if byte < 128 or shift > 56:
+                if byte < 128:
                     break
+        yield header >> 3 & 15, data[position : position + 2]
+        position += size
+
+
+def _av1(data: bytes) -> Start:
+    has_sequence = False
+    for kind, start in _av1_units(data):
         if kind == 1:
             has_sequence = True
-            if position < len(data) and data[position] & 8:  # every frame is a still picture
+            if start and start[0] & 8:  # every frame is a still picture
                 return Start.CLOSED
-        elif kind in (3, 6):
-            bits = _Bits(data[position : position + 1])
-            shows_earlier, frame_type, is_shown = bits.read(1), bits.read(2), bits.read(1)
-            is_key = not shows_earlier and frame_type == 0 and is_shown
-            return Start.CLOSED if is_key and has_sequence else Start.NONE
-        position += size
+        elif kind in (3, 6):  # one bit shows an earlier frame, two are the type (0 for key frames), one shows this one
+            return Start.CLOSED if has_sequence and start and start[0] >> 4 == 1 else Start.NONE
     return Start.NONE
+
+
+def _av1_shown(data: bytes) -> bool:
+    for kind, start in _av1_units(data):
+        if kind in (3, 6) and start and start[0] & 0x90:
+            return True
+        if kind == 1 and start and start[0] & 8:  # still pictures have no such bits
+            return True
+    return False
 
 
 _START_TESTS: dict[str, StartTest] = {
