@@ -1,0 +1,89 @@
+"""Base of the readers whose pixels come from another library than PyAV, and the comparison of its frames with PyAV's.
+
+The libraries seek without an error to where decoding cannot start, or to a neighbour of the frame asked for. Converted
+pixels of all of them are equal in every bit on most files, since FFmpeg's arithmetic is the same, so that a neighbour
+is told apart in the slowest scene. Colours differ slightly where a file has 10 bits or names an invalid colour matrix.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from lara_tokenizer.data.video.packets import Media
+from lara_tokenizer.data.video.reader import VideoReader
+from lara_tokenizer.errors import VideoDecodeError
+
+# Levels of 255 by which colour conversion may differ on the mean over a block, and the side of a block in pixels.
+# Measured: 5 with an invalid colour matrix. A picture without its references differs by 50 and more somewhere.
+_ROUNDING = 8.0
+_BLOCK = 16
+
+
+class PixelReader(VideoReader):
+    """Base of the decord and torchcodec readers: the packet scan of `VideoReader`, pixels from another library."""
+
+    def __init__(self, path: str | Path | Media) -> None:
+        super().__init__(path)
+        self._opened: Any = None
+
+    def close(self) -> None:
+        """Close the file; the next call opens it again."""
+        super().close()
+        self._opened = None
+
+    def __getstate__(self) -> dict:
+        return super().__getstate__() | {"_opened": None}
+
+    def _input(self) -> str | BinaryIO:
+        """The path or file object that the library opens."""
+        return str(self.path) if isinstance(self.path, Path) else self.path.open()
+
+    def _check_times_exist(self) -> None:
+        """Refuse a file in which a time stamp does not name one frame, since both libraries seek by time."""
+        if not self._scan()[0].has_times:
+            raise self._refusal("finds frames by their time stamps, and some here have none or another frame's")
+
+    def _check_count(self, count: int) -> None:
+        listed = self.index().num_frames
+        if count != listed:
+            raise self._refusal(f"counts {count} frames where the file shows {listed}")
+
+    def _check_images(self, numbers: np.ndarray, images: np.ndarray) -> None:
+        """Compare the library's images of some frames, uint8 (n, H, W, 3), with PyAV's; refuse where one is another."""
+        exact = VideoReader._read(self, numbers)
+        for i, given, expected in zip(numbers, images, exact, strict=True):
+            if not np.array_equal(given, expected):
+                self._check_image(int(i), given)
+
+    def _check_image(self, i: int, image: np.ndarray) -> bool:
+        """Compare the library's image of frame i, uint8 (H, W, 3), with PyAV's; refuse where it is another.
+
+        Returns whether a neighbour of frame i would have been told from it: False in a scene without motion.
+        """
+        numbers = np.arange(max(i - 1, 0), min(i + 2, self.index().num_frames))
+        exact = VideoReader._read(self, numbers)
+        if image.shape != exact.shape[1:]:
+            given, right = (f"{width}x{height}" for height, width, _ in (image.shape, exact.shape[1:]))
+            raise self._refusal(f"gives an image of {given} for frame {i}, which is {right}")
+        differences = np.abs(exact.astype(np.int16) - image)
+        means = differences.mean((1, 2, 3))
+        own = int(i - numbers[0])
+        # Of frames that differ by no more than rounding, the image has to be nearest to the one asked for.
+        if _largest_block(differences[own]) > _ROUNDING or means[own] > means.min():
+            raise self._refusal(f"gives another image for frame {i}")
+        return bool((np.delete(means, own) > means[own]).all())
+
+    def _refusal(self, problem: str) -> VideoDecodeError:
+        return VideoDecodeError(self.path, f"{self.library} {problem}. Use the decoder pyav")
+
+
+def _largest_block(difference: np.ndarray) -> float:
+    """The largest mean over any block of (H, W, 3): a mean over the image would hide what moves in a small part."""
+    height, width, _ = difference.shape
+    rows, columns = np.arange(0, height, _BLOCK), np.arange(0, width, _BLOCK)
+    sums = np.add.reduceat(np.add.reduceat(difference.sum(2, dtype=np.int64), rows, 0), columns, 1)
+    counts = np.diff([*rows, height])[:, None] * np.diff([*columns, width]) * 3
+    return float((sums / counts).max())
