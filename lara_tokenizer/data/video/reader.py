@@ -11,7 +11,9 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from lara_tokenizer.data.episode import FrameIndex, check_indices
+from lara_tokenizer.data.video.display import Orientation
 from lara_tokenizer.data.video.gop_decoder import FrameMismatchError, GopDecoder, verify_decodes_completely
+from lara_tokenizer.data.video.media import local_files
 from lara_tokenizer.data.video.packets import Media, PacketTable, decode_errors, open_video, scan
 from lara_tokenizer.errors import VideoDecodeError
 
@@ -74,6 +76,10 @@ class VideoReader:
             # For no indices one frame is decoded all the same, as the result's shape (0, H, W, 3) needs its size.
             return self._read(indices) if len(indices) else self._read(np.zeros(1, np.int64))[:0]
 
+    def files(self, camera: str = "") -> tuple[Path, ...]:
+        """The file of the video, or the one that its bytes are part of; none where they are remote."""
+        return local_files(self.path)
+
     def close(self) -> None:
         """Close the file; the next call opens it again."""
         if self._decoder is not None:
@@ -86,8 +92,7 @@ class VideoReader:
 
     def _scan(self) -> tuple[PacketTable, FrameIndex]:
         if self._scanned is None:
-            table, times = scan(self.path)
-            self._scanned = table, FrameIndex(*times)
+            self._scanned = scan(self.path)
         return self._scanned
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
@@ -125,13 +130,13 @@ class VideoReader:
 
 
 def upright_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
-    """uint8 (H, W, 3): a frame at full size, rotated by its display matrix (PyAV ignores it).
+    """uint8 (H, W, 3): a frame at full size, turned and mirrored by its display matrix (PyAV ignores it).
 
-    A view of the converted frame: copy it before that is released.
+    A view of the converted frame: copy it before that is released. Raises VideoDecodeError for more than `MAX_PIXELS`.
     """
     rgb = reformatter.reformat(frame, format="rgb24", **ONE_THREAD)
     plane = rgb.planes[0]
     # Lines are padded: line_size is at least 3 * width.
     lines = np.frombuffer(memoryview(plane), np.uint8).reshape(rgb.height, plane.line_size)
     pixels = lines[:, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
-    return np.rot90(pixels, frame.rotation // 90)
+    return Orientation.of_frame(frame).apply(pixels)
