@@ -18,6 +18,7 @@ import numpy as np
 
 from lara_tokenizer.data.episode import FrameIndex
 from lara_tokenizer.data.video.decord_reader import DecordReader
+from lara_tokenizer.data.video.media import local_files
 from lara_tokenizer.data.video.packets import Media
 from lara_tokenizer.data.video.reader import VideoReader
 from lara_tokenizer.data.video.torchcodec_reader import TorchcodecReader
@@ -95,6 +96,10 @@ class SharedVideo:
     def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """uint8 (n, H, W, 3), as `VideoReader.frames`."""
         return open_video_file(self.path, self.decoder).frames(camera, indices)
+
+    def files(self, camera: str = "") -> tuple[Path, ...]:
+        """The local file that holds the video, as `FileBacked.files`; none for a remote one."""
+        return local_files(self.path)
 
     def close(self) -> None:
         """Keep the video open for the next episode."""

@@ -50,7 +50,7 @@ class DecordReader(PixelReader):
     def _open(self) -> Any:
         import decord
 
-        self._check_times_exist()
+        self._check_stamps()
         decord.logging.set_level(decord.logging.QUIET)
         try:
             reader = decord.VideoReader(self._input(), ctx=decord.cpu(0), num_threads=1)

@@ -25,6 +25,8 @@ from lara_tokenizer.errors import VideoDecodeError, first_line
 
 # In packets (frames, for decord): a jump forward by at most this many reads on, since a seek costs about as much.
 SEEK_THRESHOLD = 64
+
+
 class Media(Hashable, Protocol):
     """A video that is not a file of its own, such as a tar member. Picklable and hashable; `str()` is its name."""
 

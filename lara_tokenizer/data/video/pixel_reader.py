@@ -41,9 +41,9 @@ class PixelReader(VideoReader):
         """The path or file object that the library opens."""
         return str(self.path) if isinstance(self.path, Path) else self.path.open()
 
-    def _check_times_exist(self) -> None:
+    def _check_stamps(self) -> None:
         """Refuse a file in which a time stamp does not name one frame, since both libraries seek by time."""
-        if not self._scan()[0].has_times:
+        if not self._scan()[0].is_stamped:
             raise self._refusal("finds frames by their time stamps, and some here have none or another frame's")
 
     def _check_count(self, count: int) -> None:
@@ -51,9 +51,18 @@ class PixelReader(VideoReader):
         if count != listed:
             raise self._refusal(f"counts {count} frames where the file shows {listed}")
 
+    def _exact(self, numbers: np.ndarray) -> np.ndarray:
+        """uint8 (n, H, W, 3): the frames as PyAV reads them, of a file that the library can show upright."""
+        exact = VideoReader._read(self, numbers)
+        turn = self._orientation
+        # A rotation is a mirroring twice.
+        if turn.transpose ^ turn.mirror_x ^ turn.mirror_y:
+            raise self._refusal("rotates images by the file's display matrix but does not mirror them")
+        return exact
+
     def _check_images(self, numbers: np.ndarray, images: np.ndarray) -> None:
         """Compare the library's images of some frames, uint8 (n, H, W, 3), with PyAV's; refuse where one is another."""
-        exact = VideoReader._read(self, numbers)
+        exact = self._exact(numbers)
         for i, given, expected in zip(numbers, images, exact, strict=True):
             if not np.array_equal(given, expected):
                 self._check_image(int(i), given)
@@ -64,10 +73,9 @@ class PixelReader(VideoReader):
         Returns whether a neighbour of frame i would have been told from it: False in a scene without motion.
         """
         numbers = np.arange(max(i - 1, 0), min(i + 2, self.index().num_frames))
-        exact = VideoReader._read(self, numbers)
+        exact = self._exact(numbers)
         if image.shape != exact.shape[1:]:
-            given, right = (f"{width}x{height}" for height, width, _ in (image.shape, exact.shape[1:]))
-            raise self._refusal(f"gives an image of {given} for frame {i}, which is {right}")
+            raise self._refusal(f"gives an image of shape {image.shape} for frame {i}, not {exact.shape[1:]}")
         differences = np.abs(exact.astype(np.int16) - image)
         means = differences.mean((1, 2, 3))
         own = int(i - numbers[0])

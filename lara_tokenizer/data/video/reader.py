@@ -47,6 +47,7 @@ class VideoReader:
         self._scanned: tuple[PacketTable, FrameIndex] | None = None
         self._decoder: GopDecoder | None = None
         self._from_start = False
+        self._orientation = Orientation()  # of the frames read last
 
     def index(self, camera: str = "") -> FrameIndex:
         """Count and time the frames in one pass over the packets. Raises VideoDecodeError."""
@@ -121,6 +122,7 @@ class VideoReader:
             pixels = upright_rgb(frame, reformatter)
             if out is None:
                 out = np.empty((len(indices), *pixels.shape), np.uint8)
+                self._orientation = Orientation.of_frame(frame)
             if pixels.shape != out.shape[1:]:
                 sizes = " to ".join(f"{width}x{height}" for height, width, _ in (out.shape[1:], pixels.shape))
                 raise VideoDecodeError(self.path, f"the frame size changes within the video, from {sizes}")

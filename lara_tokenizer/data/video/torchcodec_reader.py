@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lara_tokenizer.data.video.packets import Media
+from lara_tokenizer.data.video.display import Orientation
+from lara_tokenizer.data.video.packets import Media, open_video
 from lara_tokenizer.data.video.pixel_reader import PixelReader
 
 
@@ -17,57 +18,77 @@ class TorchcodecReader(PixelReader):
     Colours differ from PyAV's by about 2 of 255 where a file names an invalid colour matrix.
 
     torchcodec decodes from the last key frame before the frame asked for, and seeks there unless its last frame came
-    from the same key frame. It believes the container's key flags, and some seeks end behind the key frame, so the
-    image of that key frame is read along and compared with PyAV's. Each frame's time is compared with the packets'.
+    from the same key frame. It believes the container's key flags, and some of its seeks end behind the key frame. So
+    the key frame has to be a proven start, and its image is read along and compared with PyAV's, unless a seek to it
+    cannot end elsewhere. The time of every frame is compared with the packets'.
     """
 
     library = "torchcodec"
 
     def __init__(self, path: str | Path | Media) -> None:
         super().__init__(path)
-        self._starts = np.zeros(0, np.int64)  # frames from which torchcodec decodes the frames up to the next of them
-        self._last = (-1, -1)  # number of the frame read last, and of its start among `_starts`
+        self._last = -1  # the frame read last
+        self._is_compared = False  # whether any image was compared since the file was opened
+        # Per frame: torchcodec's number of it, its key frame, and as such a key frame, whether a seek must end at it.
+        self._numbers = self._keys = np.zeros(0, np.int64)
+        self._is_sure = np.zeros(0, bool)
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
         if self._opened is None:
-            self._opened, self._last = self._open(), (-1, -1)
+            self._opened = self._open()
+            self._last, self._is_compared = -1, False
         wanted = np.unique(indices)
-        new_starts = self._new_starts(wanted)
-        numbers = np.union1d(wanted, new_starts)
-        batch = self._opened.get_frames_at(numbers.tolist())
-        self._check_times(numbers, batch.pts_seconds.numpy() - self._opened.metadata.begin_stream_seconds)
-        pixels = batch.data.numpy()
-        if len(new_starts):
-            self._check_images(new_starts, pixels[np.searchsorted(numbers, new_starts)])
-        self._last = int(numbers[-1]), int(self._start_of(numbers[-1:])[0])
-        return pixels if np.array_equal(numbers, indices) else pixels[np.searchsorted(numbers, indices)]
+        jumps = self._jumps(wanted)
+        needed = ~self._is_sure[jumps]
+        needed[:1] |= not self._is_compared
+        compared = jumps[needed]
+        frames = np.union1d(wanted, compared)
+        batch = self._opened.get_frames_at(self._numbers[frames].tolist())
+        self._check_times(frames, batch.pts_seconds.numpy() - self._opened.metadata.begin_stream_seconds)
+        images = batch.data.numpy()
+        if len(compared):
+            self._check_images(compared, images[np.searchsorted(frames, compared)])
+            self._check_rotation()
+            self._is_compared = True
+        self._last = int(frames[-1])
+        return images if np.array_equal(frames, indices) else images[np.searchsorted(frames, indices)]
 
-    def _new_starts(self, wanted: np.ndarray) -> np.ndarray:
-        """Frames at which torchcodec begins anew in order to read `wanted`, ascending."""
-        starts = np.unique(self._start_of(wanted))
-        last, last_start = self._last
-        return starts[1:] if starts[:1] == last_start and wanted[0] > last else starts
+    def _jumps(self, wanted: np.ndarray) -> np.ndarray:
+        """Key frames at which torchcodec begins anew to read `wanted`, ascending; refuse where one is no start."""
+        keys = np.unique(self._keys[wanted])
+        if self._last >= 0 and wanted[0] > self._last and keys[0] == self._keys[self._last]:
+            keys = keys[1:]
+        table = self._scan()[0]
+        is_start = (table.starts[keys] == table.rows[keys]) | (keys == 0)
+        if not is_start.all():
+            key = int(keys[np.argmin(is_start)])
+            raise self._refusal(f"begins to decode at frame {key}, where that gives wrong images")
+        return keys
 
-    def _start_of(self, numbers: np.ndarray) -> np.ndarray:
-        return self._starts[np.searchsorted(self._starts, numbers, side="right") - 1]
-
-    def _check_times(self, numbers: np.ndarray, seconds: np.ndarray) -> None:
+    def _check_times(self, frames: np.ndarray, seconds: np.ndarray) -> None:
         """Compare the times of decoded frames, float64 (n,) from the file's first frame on, with the packet scan."""
         timestamps = self.index().timestamps
         # A frame that is further off than half the smallest gap is another frame.
         slack = np.diff(timestamps).min() / 2 if len(timestamps) > 1 else np.inf
-        off = ~(np.abs(seconds - timestamps[numbers]) <= slack)
+        off = ~(np.abs(seconds - timestamps[frames]) <= slack)
         if off.any():
             k = int(np.argmax(off))
             raise self._refusal(
-                f"gives the frame at {seconds[k]:.3f} s for frame {numbers[k]}, which is at "
-                f"{timestamps[numbers[k]]:.3f} s"
+                f"gives the frame at {seconds[k]:.3f} s for frame {frames[k]}, which is at "
+                f"{timestamps[frames[k]]:.3f} s"
             )
+
+    def _check_rotation(self) -> None:
+        """Refuse a turned file if this version of torchcodec does not rotate; an image may look the same turned."""
+        if self._orientation != Orientation():
+            if not getattr(self._opened.metadata, "rotation", None):
+                raise self._refusal("does not rotate images by the file's display matrix")
+            self._is_sure[:] = False
 
     def _open(self) -> Any:
         from torchcodec.decoders import VideoDecoder
 
-        self._check_times_exist()
+        self._check_stamps()
         # Any object with `read` and `seek`, though torchcodec's annotation names two classes.
         source: Any = self._input()
         decoder = VideoDecoder(
@@ -77,6 +98,39 @@ class TorchcodecReader(PixelReader):
             num_ffmpeg_threads=1,
             seek_mode="exact",
         )
-        self._check_count(len(decoder))
-        self._starts = np.union1d([0], decoder._get_key_frame_indices().numpy())
+        self._number_frames(len(decoder), np.asarray(decoder._get_key_frame_indices(), np.int64))
+        self._is_sure = self._sure_landings()
         return decoder
+
+    def _number_frames(self, count: int, keys: np.ndarray) -> None:
+        """Match the packet table's frames with torchcodec's `count` frames, of which `keys` are key frames."""
+        table = self._scan()[0]
+        if count == len(table.pts) > table.num_frames:
+            # Packets that are not displayed (VP8's invisible frames) are counted too, in order of their times.
+            self._numbers = np.searchsorted(np.sort(table.pts), table.pts[table.rows])
+        else:
+            self._check_count(count)
+            self._numbers = np.arange(count)
+        keys = np.union1d([0], keys)
+        own_keys = keys[np.searchsorted(keys, self._numbers, side="right") - 1]
+        self._keys = np.searchsorted(self._numbers, own_keys)
+
+    def _sure_landings(self) -> np.ndarray:
+        """bool (n,): whether a seek to each frame, if it is a key frame, has to end at its packet.
+
+        mp4 seeks to the last packet that its index calls a key frame and that is decoded by the time of display.
+        Matroska goes by times of display. If the next packet is decoded later, its flags are of no account.
+        """
+        table = self._scan()[0]
+        pts, dts = table.pts[table.rows], table.dts[table.rows]
+        container, stream = open_video(self.path)
+        with container:
+            # PyAV before 17 has no index.
+            entries = getattr(stream, "index_entries", ()) if "mp4" in container.format.name else ()
+            listed = np.array(sorted(entry.timestamp for entry in entries if entry.is_keyframe), np.int64)
+            is_matroska = "matroska" in container.format.name
+        if not table.is_proven or not (is_matroska or len(listed)):
+            return np.zeros(table.num_frames, bool)
+        if is_matroska:
+            return pts < np.append(table.dts[1:], np.iinfo(np.int64).max)[table.rows]
+        return listed[np.searchsorted(listed, pts, side="right") - 1] == dts
