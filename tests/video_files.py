@@ -148,6 +148,62 @@ def write_clip(
     return path
 
 
+def read_packets(path: Path) -> list[tuple[bytes, bool]]:
+    """The bytes and the key flag of each packet of the first video stream, in file order."""
+    with av.open(str(path)) as container:
+        return [(bytes(packet), packet.is_keyframe) for packet in container.demux(video=0) if packet.size]
+
+
+def write_packets(path: Path, like: Path, packets: list[tuple[bytes, bool]], fps: int = 25) -> Path:
+    """Write packets, of the codec of the file `like`, one after the other in time. Returns `path`."""
+    with av.open(str(like)) as source, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for number, (data, is_key) in enumerate(packets):
+            packet = av.Packet(data)
+            packet.stream, packet.time_base = stream, Fraction(1, fps)
+            packet.pts = packet.dts = number
+            packet.is_keyframe = is_key
+            container.mux(packet)
+    return path
+
+
+_VOP = b"\0\0\1\xb6"  # start code of an MPEG-4 picture; the next two bits are its type: I, P, B
+
+
+def pack_divx(packets: list[tuple[bytes, bool]]) -> list[tuple[bytes, bool]]:
+    """The "packed bitstream" of DivX: each B picture is in one packet with the P picture that follows it in time.
+
+    An empty picture takes the place of the B picture. `packets` are MPEG-4 with single B pictures.
+    """
+    packed: list[tuple[bytes, bool]] = []
+    for data, is_key in packets:
+        if data[data.index(_VOP) + 4] >> 6 == 2:
+            packed[-1] = packed[-1][0] + data, packed[-1][1]
+            packed.append((_VOP + b"\x50\x4f", False))
+        else:
+            # Decoders unpack only what this user data announces.
+            packed.append((data.replace(_VOP, b"\0\0\1\xb2DivX503b1393p" + _VOP, 1) if is_key else data, is_key))
+    return packed
+
+
+def hide(packets: list[tuple[bytes, bool]], numbers: set[int]) -> list[tuple[bytes, bool]]:
+    """VP8 packets, of which some display nothing, as alternate reference frames."""
+    return [
+        (bytes([data[0] & 0xEF]) + data[1:] if number in numbers else data, is_key)
+        for number, (data, is_key) in enumerate(packets)
+    ]
+
+
+def set_matrix(path: Path, a: int, b: int, c: int, d: int) -> Path:
+    """Give an mp4 the display matrix (a, b, c, d) of its track header, such as (-1, 0, 0, 1) for a mirror image."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4
+    at += 52 if data[at] else 40  # by version
+    data[at : at + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    return path
+
+
 def _suffix(path: Path) -> str:
     return "frag.mp4" if path.name.endswith(".frag.mp4") else path.suffix[1:]
 

@@ -23,13 +23,18 @@ class DecordReader(PixelReader):
     def __init__(self, path: str | Path | Media) -> None:
         super().__init__(path)
         self._next = -1  # the frame that decord gives next; -1 before the first seek
-        self._is_sure = False  # whether the images since the last seek prove that no neighbour was taken
+        self._is_sure = False  # whether the images since the last seek prove where it ended
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
+        import decord
+
         if self._opened is None:
             self._opened, self._next = self._open(), -1
         unique, rows = np.unique(indices, return_inverse=True)
-        frames = np.stack([self._frame(int(i)) for i in unique])
+        try:
+            frames = np.stack([self._frame(int(i)) for i in unique])
+        except (decord.DECORDError, StopIteration) as error:
+            raise self._refusal("fails to decode these frames") from error
         return frames if len(unique) == len(indices) and (np.diff(rows) > 0).all() else frames[rows]
 
     def _frame(self, i: int) -> np.ndarray:

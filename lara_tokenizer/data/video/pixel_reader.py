@@ -12,7 +12,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from lara_tokenizer.data.video.packets import Media
+from lara_tokenizer.data.episode import FrameIndex
+from lara_tokenizer.data.video.packets import Media, PacketTable
 from lara_tokenizer.data.video.reader import VideoReader
 from lara_tokenizer.errors import VideoDecodeError
 
@@ -28,14 +29,19 @@ class PixelReader(VideoReader):
     def __init__(self, path: str | Path | Media) -> None:
         super().__init__(path)
         self._opened: Any = None
+        self._exact = VideoReader(path)  # scans the packets, and reads the frames to compare with
 
     def close(self) -> None:
         """Close the file; the next call opens it again."""
         super().close()
+        self._exact.close()
         self._opened = None
 
     def __getstate__(self) -> dict:
         return super().__getstate__() | {"_opened": None}
+
+    def _scan(self) -> tuple[PacketTable, FrameIndex]:
+        return self._exact._scan()
 
     def _input(self) -> str | BinaryIO:
         """The path or file object that the library opens."""
@@ -51,18 +57,18 @@ class PixelReader(VideoReader):
         if count != listed:
             raise self._refusal(f"counts {count} frames where the file shows {listed}")
 
-    def _exact(self, numbers: np.ndarray) -> np.ndarray:
+    def _exact_images(self, numbers: np.ndarray) -> np.ndarray:
         """uint8 (n, H, W, 3): the frames as PyAV reads them, of a file that the library can show upright."""
-        exact = VideoReader._read(self, numbers)
-        turn = self._orientation
+        images = self._exact.frames("", numbers)
+        turn = self._exact._orientation
         # A rotation is a mirroring twice.
         if turn.transpose ^ turn.mirror_x ^ turn.mirror_y:
             raise self._refusal("rotates images by the file's display matrix but does not mirror them")
-        return exact
+        return images
 
     def _check_images(self, numbers: np.ndarray, images: np.ndarray) -> None:
         """Compare the library's images of some frames, uint8 (n, H, W, 3), with PyAV's; refuse where one is another."""
-        exact = self._exact(numbers)
+        exact = self._exact_images(numbers)
         for i, given, expected in zip(numbers, images, exact, strict=True):
             if not np.array_equal(given, expected):
                 self._check_image(int(i), given)
@@ -70,19 +76,20 @@ class PixelReader(VideoReader):
     def _check_image(self, i: int, image: np.ndarray) -> bool:
         """Compare the library's image of frame i, uint8 (H, W, 3), with PyAV's; refuse where it is another.
 
-        Returns whether a neighbour of frame i would have been told from it: False in a scene without motion.
+        Returns whether frame i could not be taken for another: False in a scene with little motion, in which the same
+        images may come again with each group of pictures.
         """
         numbers = np.arange(max(i - 1, 0), min(i + 2, self.index().num_frames))
-        exact = self._exact(numbers)
+        exact = self._exact_images(numbers)
         if image.shape != exact.shape[1:]:
             raise self._refusal(f"gives an image of shape {image.shape} for frame {i}, not {exact.shape[1:]}")
         differences = np.abs(exact.astype(np.int16) - image)
-        means = differences.mean((1, 2, 3))
+        means, largest = differences.mean((1, 2, 3)), np.array([_largest_block(each) for each in differences])
         own = int(i - numbers[0])
         # Of frames that differ by no more than rounding, the image has to be nearest to the one asked for.
-        if _largest_block(differences[own]) > _ROUNDING or means[own] > means.min():
+        if largest[own] > _ROUNDING or means[own] > means.min():
             raise self._refusal(f"gives another image for frame {i}")
-        return bool((np.delete(means, own) > means[own]).all())
+        return bool((np.delete(largest, own) > _ROUNDING).all())
 
     def _refusal(self, problem: str) -> VideoDecodeError:
         return VideoDecodeError(self.path, f"{self.library} {problem}. Use the decoder pyav")

@@ -43,7 +43,10 @@ class TorchcodecReader(PixelReader):
         needed[:1] |= not self._is_compared
         compared = jumps[needed]
         frames = np.union1d(wanted, compared)
-        batch = self._opened.get_frames_at(self._numbers[frames].tolist())
+        try:
+            batch = self._opened.get_frames_at(self._numbers[frames].tolist())
+        except RuntimeError as error:
+            raise self._refusal("fails to decode these frames") from error
         self._check_times(frames, batch.pts_seconds.numpy() - self._opened.metadata.begin_stream_seconds)
         images = batch.data.numpy()
         if len(compared):
@@ -80,7 +83,7 @@ class TorchcodecReader(PixelReader):
 
     def _check_rotation(self) -> None:
         """Refuse a turned file if this version of torchcodec does not rotate; an image may look the same turned."""
-        if self._orientation != Orientation():
+        if self._exact._orientation != Orientation():
             if not getattr(self._opened.metadata, "rotation", None):
                 raise self._refusal("does not rotate images by the file's display matrix")
             self._is_sure[:] = False
@@ -91,13 +94,16 @@ class TorchcodecReader(PixelReader):
         self._check_stamps()
         # Any object with `read` and `seek`, though torchcodec's annotation names two classes.
         source: Any = self._input()
-        decoder = VideoDecoder(
-            source,
-            stream_index=self._scan()[0].stream,
-            dimension_order="NHWC",
-            num_ffmpeg_threads=1,
-            seek_mode="exact",
-        )
+        try:
+            decoder = VideoDecoder(
+                source,
+                stream_index=self._scan()[0].stream,
+                dimension_order="NHWC",
+                num_ffmpeg_threads=1,
+                seek_mode="exact",
+            )
+        except RuntimeError as error:
+            raise self._refusal("cannot open it") from error
         self._number_frames(len(decoder), np.asarray(decoder._get_key_frame_indices(), np.int64))
         self._is_sure = self._sure_landings()
         return decoder
