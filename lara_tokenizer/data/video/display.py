@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideData
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,8 @@ class Orientation:
     @classmethod
     def of_frame(cls, frame: av.VideoFrame) -> Self:
         """The orientation that a decoded frame carries, from its container or its own stream."""
-        for item in frame.side_data:
+        # A sequence, though it is typed as a mapping.
+        for item in cast(Iterable[SideData], frame.side_data):
             if item.type.name == "DISPLAYMATRIX":
                 return cls.from_matrix(struct.unpack("9i", bytes(item)[:36]))
         return cls()

@@ -73,7 +73,7 @@ class GopDecoder:
     def _reset_at(self, row: int) -> None:
         """Expect the first frame that decoding from the packet in `row` outputs."""
         self._first_row = row
-        self._next = int(np.argmax(self._table.starts == row)) if row > 0 else 0
+        self._first = self._next = int(np.argmax(self._table.starts == row)) if row > 0 else 0
         self._is_first_after_seek = True
         self._drained = False
         self._ready: deque[av.VideoFrame] = deque()
@@ -88,10 +88,9 @@ class GopDecoder:
         self._reset_at(row)
 
     def _seek(self, row: int) -> None:
-        """Move to the packet in `row` or an earlier one; to the start of the file if the container cannot seek there.
-
-        Without a time stamp for each frame, packets are counted from the start of the file instead.
-        """
+        """Move to the packet in `row` or an earlier one; to the start of the file if that cannot be sought."""
+        if not self._table.is_stamped and self._row <= row:
+            return  # where time stamps repeat, a position is known only by counting packets
         if row > 0 and self._table.is_stamped:
             self._container.seek(int(self._table.dts[row]), stream=self._stream)
             packets = stream_packets(self._container, self._stream)
@@ -110,9 +109,6 @@ class GopDecoder:
         """Decode frame `self._next` and verify it."""
         frame = self._output()
         if not self._from_start:
-            # Leading frames of the first packet refer to packets that were not decoded: discard them.
-            while self._is_first_after_seek and frame is not None and -1 < self._number(frame) < self._next:
-                frame = self._output()
             if frame is not None and self._number(frame) != self._next:
                 raise FrameMismatchError(f"frame {self._next} is missing or its time stamp is wrong")
             if frame is not None and frame.is_corrupt:
@@ -150,6 +146,9 @@ class GopDecoder:
         while not self._ready and not self._drained:
             packet = self._next_packet()
             self._drained = packet is None
+            # Leading frames of the first packet refer to packets that were not decoded, and no others refer to them.
+            if packet is not None and not self._from_start and -1 < self._numbers[packet.pts] < self._first:
+                continue
             # Decoding None flushes the frames that the decoder delays.
             self._ready.extend(self._stream.codec_context.decode(packet))
         return self._ready.popleft() if self._ready else None

@@ -21,6 +21,15 @@ def local_files(media: object) -> tuple[Path, ...]:
     return (Path(media.path),) if isinstance(media, FileSlice) else ()
 
 
+def file_version(media: object) -> tuple[int, int]:
+    """Modification time in nanoseconds and size of the local file that holds a video; zeros where there is none."""
+    try:
+        status = local_files(media)[0].stat()
+    except (OSError, IndexError):
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
 @dataclass(frozen=True, slots=True)
 class FileSlice:
     """`size` bytes of a file from `offset` on, such as a tar member; a `Media`.

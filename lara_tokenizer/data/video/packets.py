@@ -34,6 +34,11 @@ class Media(Hashable, Protocol):
         """The bytes from the start as a seekable file; the caller closes it."""
 
 
+# Decoders that show a damaged picture without a word unless told otherwise. Not for H.264 and others, which report
+# damage anyway: there it refuses good files whose headers break a rule (OpenCV's box.mp4).
+_STRICT = {"mjpeg": {"err_detect": "explode"}}
+
+
 @dataclass(frozen=True, slots=True)
 class PacketTable:
     """The m packets of a stream in decoding order, and the n frames displayed from them.
@@ -105,6 +110,9 @@ def open_video(path: Path | Media) -> tuple[InputContainer, VideoStream]:
         raise VideoDecodeError(path, f"frames of {width}x{height}; up to {MAX_PIXELS:,} pixels are read")
     # One process per core uses the cores better than threads of one decoder.
     stream.codec_context.thread_count = 1
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)} | _STRICT.get(
+        stream.codec_context.codec.canonical_name, {}
+    )
     return container, stream
 
 
@@ -130,26 +138,23 @@ class _Packets:
     def read(cls, container: InputContainer, stream: VideoStream) -> _Packets:
         """Read all packets; the codec's header is read where a decoder might start, or might show nothing."""
         starts_at, shows = start_test(stream.codec_context), shown_test(stream.codec_context)
-        is_corrupt, duration = False, 0
+        is_cut, last_duration = False, 0
         rows = []
         for packet in stream_packets(container, stream):
-            is_key, is_corrupt, duration = packet.is_keyframe, packet.is_corrupt, packet.duration
-            start = Start.NONE
+            is_cut, last_duration = packet.is_corrupt, packet.duration or 0
+            is_key, start = packet.is_keyframe, Start.NONE
             if is_key:
                 # Without a test of its own, a codec is decoded from an I picture, which `GopDecoder` checks.
                 start = Start.OPEN if starts_at is None else starts_at(bytes(packet))
             shown = not packet.is_discard and (shows is None or shows(bytes(packet)))
-            pts, dts = packet.pts, packet.dts
-            rows.append(
-                (NO_TIME if pts is None else pts, NO_TIME if dts is None else dts, packet.size, is_key, start, shown)
-            )
-        table = np.array(rows, np.int64).reshape(-1, 6)
-        pts, dts, sizes, keys, starts, shown = table.T
+            pts, dts = (NO_TIME if time is None else time for time in (packet.pts, packet.dts))
+            rows.append((pts, dts, packet.size, is_key, start, shown))
+        columns = np.array(rows, np.int64).reshape(-1, 6).T.copy()
+        keys = columns[3] != 0
+        starts = columns[4].astype(np.uint8)
         if starts_at is None and len(keys) > 1 and keys.all():
-            starts = np.zeros_like(starts)  # flags that are never off say nothing
-        return cls(
-            pts.copy(), dts.copy(), sizes, keys != 0, starts.astype(np.uint8), shown != 0, is_corrupt, duration or 0
-        )
+            starts[:] = Start.NONE  # flags that are never off say nothing
+        return cls(columns[0], columns[1], columns[2], keys, starts, columns[5] != 0, is_cut, last_duration)
 
     def digest(self) -> str:
         """Hex SHA-256 of sizes, times and flags: another file, or a file encoded anew, has another."""

@@ -13,7 +13,7 @@ from av.video.reformatter import VideoReformatter
 from lara_tokenizer.data.episode import FrameIndex, check_indices
 from lara_tokenizer.data.video.display import Orientation
 from lara_tokenizer.data.video.gop_decoder import FrameMismatchError, GopDecoder, verify_decodes_completely
-from lara_tokenizer.data.video.media import local_files
+from lara_tokenizer.data.video.media import file_version, local_files
 from lara_tokenizer.data.video.packets import Media, PacketTable, decode_errors, open_video, scan
 from lara_tokenizer.errors import VideoDecodeError
 
@@ -45,6 +45,7 @@ class VideoReader:
     def __init__(self, path: str | Path | Media) -> None:
         self.path: Path | Media = Path(path) if isinstance(path, str) else path
         self._scanned: tuple[PacketTable, FrameIndex] | None = None
+        self._version = (0, 0)  # of the file that was scanned
         self._decoder: GopDecoder | None = None
         self._from_start = False
         self._orientation = Orientation()  # of the frames read last
@@ -82,18 +83,26 @@ class VideoReader:
         return local_files(self.path)
 
     def close(self) -> None:
-        """Close the file; the next call opens it again."""
-        if self._decoder is not None:
-            self._decoder.close()
-            self._decoder = None
+        """Close the file; the next call opens it again, and counts its frames anew if it has been replaced."""
+        self._close_decoder()
+        if self._scanned is not None and file_version(self.path) != self._version:
+            self._scanned = None
+            self._from_start = False
 
     def __getstate__(self) -> dict:
         # The packet table is pickled, so that a worker process need not scan again; an open decoder cannot be.
         return self.__dict__ | {"_decoder": None}
 
+    def _close_decoder(self) -> None:
+        if self._decoder is not None:
+            self._decoder.close()
+            self._decoder = None
+
     def _scan(self) -> tuple[PacketTable, FrameIndex]:
         if self._scanned is None:
+            version = file_version(self.path)
             self._scanned = scan(self.path)
+            self._version = version
         return self._scanned
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
@@ -103,16 +112,18 @@ class VideoReader:
                     return self._decode(indices)
                 except (FrameMismatchError, av.error.FFmpegError) as error:
                     logger.info("%s: %s; decoding from the start of the file instead", self.path, error)
-                    self.close()
+                    self._close_decoder()
                     verify_decodes_completely(self.path, self._scan()[0])
                     self._from_start = True
             return self._decode(indices)
         except BaseException:
-            self.close()
+            self._close_decoder()
             raise
 
     def _decode(self, indices: np.ndarray) -> np.ndarray:
         if self._decoder is None:
+            if file_version(self.path) not in ((0, 0), self._version):
+                raise VideoDecodeError(self.path, "the file has changed since its frames were counted")
             self._decoder = GopDecoder(self.path, self._scan()[0], from_start=self._from_start)
         # One converter for all frames: making it takes about a third of the time of a conversion.
         reformatter = VideoReformatter()
@@ -134,7 +145,7 @@ class VideoReader:
 def upright_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
     """uint8 (H, W, 3): a frame at full size, turned and mirrored by its display matrix (PyAV ignores it).
 
-    A view of the converted frame: copy it before that is released. Raises VideoDecodeError for more than `MAX_PIXELS`.
+    A view of the converted frame: copy it before that is released.
     """
     rgb = reformatter.reformat(frame, format="rgb24", **ONE_THREAD)
     plane = rgb.planes[0]

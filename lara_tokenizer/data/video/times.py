@@ -59,11 +59,16 @@ def display_order(pts: np.ndarray, dts: np.ndarray, shown: np.ndarray, starts: n
     ticks, good, jumps = _mended(filled[order].astype(np.float64))
     notes = []
     if missing:
-        notes.append(f"{_count(missing, 'frame has', 'frames have')} no time stamp: placed between the neighbours")
-    if repeats := int((~good & (stamps[order] != NO_TIME)).sum()):
         notes.append(
-            f"{_count(repeats, 'time stamp repeats or steps', 'time stamps repeat or step')} back: "
-            f"{'that frame is' if repeats == 1 else 'those frames are'} placed between the neighbours"
+            "1 frame has no time stamp: it is placed between its neighbours"
+            if missing == 1
+            else f"{missing} frames have no time stamp: they are placed between their neighbours"
+        )
+    if false := int((~good & (stamps[order] != NO_TIME)).sum()):
+        notes.append(
+            "1 time stamp repeats or is out of order: that frame is placed between its neighbours"
+            if false == 1
+            else f"{false} time stamps repeat or are out of order: those frames are placed between their neighbours"
         )
     if jumps:
         shown_at = ", ".join(map(str, jumps[:3])) + (", ..." if len(jumps) > 3 else "")
@@ -75,7 +80,7 @@ def hole_note(seconds: np.ndarray) -> str:
     """Remark about the longest gap in frame times, float64 (n,); "" where frames follow each other steadily.
 
     >>> hole_note(np.array([0.0, 0.1, 0.2, 2.6, 2.7, 2.8]))
-    'no frame for 2.4 s after frame 2 (lost, or the recording paused)'
+    'a hole of 2.4 s after frame 2: frames are lost, or the recording paused'
     """
     gaps = np.diff(seconds)
     if len(gaps) < 2:
@@ -86,8 +91,8 @@ def hole_note(seconds: np.ndarray) -> str:
     if not 0 < len(holes) <= max(_FEW_HOLES, len(gaps) // 100):
         return ""
     longest = int(holes[np.argmax(gaps[holes])])
-    others = f", and {len(holes) - 1} shorter" if len(holes) > 1 else ""
-    return f"no frame for {gaps[longest]:.1f} s after frame {longest}{others} (lost, or the recording paused)"
+    which = "a hole" if len(holes) == 1 else f"{len(holes)} holes, the longest"
+    return f"{which} of {gaps[longest]:.1f} s after frame {longest}: frames are lost, or the recording paused"
 
 
 def _restarts(stamps: np.ndarray, dts: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -150,7 +155,3 @@ def _mended(ticks: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
     numbers = np.arange(len(ticks))
     kept = good | (numbers == len(ticks) - 1)
     return np.interp(numbers, numbers[kept], ticks[kept]), good, jumps
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
