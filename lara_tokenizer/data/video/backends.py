@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -18,7 +17,7 @@ import numpy as np
 
 from lara_tokenizer.data.episode import FrameIndex
 from lara_tokenizer.data.video.decord_reader import DecordReader
-from lara_tokenizer.data.video.media import local_files
+from lara_tokenizer.data.video.media import file_version, local_files
 from lara_tokenizer.data.video.packets import Media
 from lara_tokenizer.data.video.reader import VideoReader
 from lara_tokenizer.data.video.torchcodec_reader import TorchcodecReader
@@ -63,12 +62,7 @@ def open_video_file(path: Path | Media, decoder: str) -> VideoReader:
 
     A file that has been replaced since is opened anew. Raises what `video_reader_class` raises.
     """
-    version = (0, 0)
-    if isinstance(path, Path):
-        with suppress(OSError):  # the reader will report what is wrong with the file
-            status = path.stat()
-            version = (status.st_mtime_ns, status.st_size)
-    return _reader(path, decoder, version)
+    return _reader(path, decoder, file_version(path))
 
 
 @lru_cache(maxsize=_OPEN_VIDEOS)
