@@ -1,13 +1,11 @@
-"""Clips in every pair of codec and container, and containers that lie about their key frames.
+"""Clips in every pair of codec and container, whose frames show their own number, so that a wrong frame is seen as one.
 
-Each frame shows its own number in blocks, so that a wrong frame is seen as another number. All clips are written by
-PyAV; the flags are falsified by patching the bytes of a finished file.
+All are written by PyAV. `video_flags` makes their containers lie about key frames.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -137,7 +135,7 @@ def write_clip(
     extra = {"plain": {}, "b_frames": chosen.b_frames, "open_gop": chosen.open_gop}[variant]
     if extra is None:
         raise ValueError(f"{codec} has no {variant}")
-    suffix = _suffix(path)
+    suffix = suffix_of(path)
     with av.open(str(path), "w", container_options=CONTAINERS[suffix]) as container:
         stream = container.add_stream(chosen.encoder, rate=Fraction(fps), options=chosen.options | extra)
         stream.height, stream.width = frames.shape[1:3]
@@ -204,133 +202,6 @@ def set_matrix(path: Path, a: int, b: int, c: int, d: int) -> Path:
     return path
 
 
-def _suffix(path: Path) -> str:
+def suffix_of(path: Path) -> str:
+    """The key of `CONTAINERS` for a file's name."""
     return "frag.mp4" if path.name.endswith(".frag.mp4") else path.suffix[1:]
-
-
-def flag_all_as_key(path: Path) -> Path:
-    """Patch a finished clip so that its container calls every packet a key frame. Returns `path`."""
-    suffix = _suffix(path)
-    data = bytearray(path.read_bytes())
-    _LIARS[suffix](data)
-    path.write_bytes(data)
-    return path
-
-
-def _drop_sync_table(data: bytearray) -> None:
-    """mp4, mov: without its "stss" box every sample is a sync sample."""
-    data[:] = data.replace(b"stss", b"free")
-
-
-def _sync_samples_in_fragments(data: bytearray) -> None:
-    """Fragmented mp4: default and per-sample flags of each track say "depends on no other, is a sync sample"."""
-    is_sync = struct.pack(">I", 0x02000000)
-    for name, start in _boxes(data, 0, len(data)):
-        if name == b"trex":
-            data[start + 20 : start + 24] = is_sync
-        elif name in (b"tfhd", b"trun"):
-            flags = int.from_bytes(data[start + 1 : start + 4])
-            # Optional fields before the flags, in bytes: tfhd 0x20 is the default flags, trun 0x4 those of the first.
-            if name == b"tfhd" and flags & 0x20:
-                at = start + 8 + 8 * bool(flags & 1) + 4 * bool(flags & 2) + 4 * bool(flags & 8) + 4 * bool(flags & 16)
-                data[at : at + 4] = is_sync
-            elif name == b"trun":
-                at = start + 8 + 4 * (flags & 1)
-                if flags & 4:
-                    data[at : at + 4] = is_sync
-                if flags & 0x400:
-                    size = 4 * (flags >> 8 & 0xF).bit_count()
-                    first = at + 4 * bool(flags & 4) + 4 * bool(flags & 0x100) + 4 * bool(flags & 0x200)
-                    for sample in range(int.from_bytes(data[start + 4 : start + 8])):
-                        data[first + sample * size : first + sample * size + 4] = is_sync
-
-
-def _boxes(data: bytearray, start: int, stop: int) -> Iterator[tuple[bytes, int]]:
-    """Name and start of the contents of each box of an mp4, in file order, those within other boxes too."""
-    while start + 8 <= stop:
-        size, name = int.from_bytes(data[start : start + 4]), bytes(data[start + 4 : start + 8])
-        yield name, start + 8
-        if name in (b"moov", b"mvex", b"moof", b"traf"):
-            yield from _boxes(data, start + 8, start + size)
-        start += max(size, 8)
-
-
-def _key_chunks_in_index(data: bytearray) -> None:
-    """avi: each entry of the index "idx1" (name, flags, offset, size) has the flag AVIIF_KEYFRAME."""
-    index = data.rfind(b"idx1")
-    size = int.from_bytes(data[index + 4 : index + 8], "little")
-    for entry in range(index + 8, index + 8 + size, 16):
-        data[entry + 4] |= 0x10
-
-
-def _key_blocks(data: bytearray) -> None:
-    """mkv, webm: each SimpleBlock has its key bit, and no Block names another that it refers to."""
-    for name, at, start, _ in _elements(data, 0, len(data)):
-        if name == 0xA3:  # SimpleBlock: track (1 byte), time (2 bytes), flags
-            data[start + 3] |= 0x80
-        elif name == 0xFB:  # ReferenceBlock becomes Void
-            data[at] = 0xEC
-
-
-def _elements(data: bytearray, at: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-    """Name, position, start of the contents and their size of each element of an mkv, those in groups too."""
-    while at < stop:
-        name_size = 9 - data[at].bit_length()
-        size_size = 9 - data[at + name_size].bit_length()
-        start = at + name_size + size_size
-        name = int.from_bytes(data[at : at + name_size])
-        size = int.from_bytes(data[at + name_size : start]) & ((1 << 7 * size_size) - 1)
-        yield name, at, start, size
-        if name in (0x18538067, 0x1F43B675, 0xA0):  # Segment, Cluster, BlockGroup
-            yield from _elements(data, start, min(start + size, stop))
-        at = start + size
-
-
-def _key_payloads(data: bytearray) -> None:
-    """wmv: each payload's stream number has the key bit. Only the packets as FFmpeg's muxer writes them."""
-    size = 3200  # of a packet
-    start = data.index(bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")) + 50  # behind the header of the data object
-    while data[start : start + 3] == b"\x82\x00\x00":
-        flags, at = data[start + 3], start + 5
-        at += (flags >> 1 & 3) + (flags >> 3 & 3) + (flags >> 5 & 3) + 6  # sequence, padding, length; time, duration
-        padding_size = flags >> 3 & 3
-        padding = int.from_bytes(data[start + 5 : start + 5 + padding_size], "little")
-        count = data[at] & 0x3F if flags & 1 else 1
-        at += flags & 1
-        for _ in range(count):
-            data[at] |= 0x80
-            at += 1 + 1 + 4  # stream, object, offset
-            at += 1 + data[at]  # replicated data
-            at += 2 + int.from_bytes(data[at : at + 2], "little") if flags & 1 else size - padding
-        start += size
-
-
-def _key_tags(data: bytearray) -> None:
-    """flv: the frame type, in the first byte of each video tag, is 1 (key) where it was 2 (inter)."""
-    at = 13
-    while at < len(data):
-        size = int.from_bytes(data[at + 1 : at + 4])
-        if data[at] == 9 and data[at + 11] >> 4 & 7 == 2:
-            data[at + 11] ^= 0x30
-        at += 11 + size + 4
-
-
-def _random_access_everywhere(data: bytearray) -> None:
-    """ts: each packet that begins a picture and has an adaptation field has its random_access_indicator."""
-    for at in range(0, len(data), 188):
-        begins, adapts = data[at + 1] & 0x40, data[at + 3] & 0x20
-        if begins and adapts and data[at + 4]:
-            data[at + 5] |= 0x40
-
-
-_LIARS: dict[str, Callable[[bytearray], None]] = {
-    "mp4": _drop_sync_table,
-    "frag.mp4": _sync_samples_in_fragments,
-    "mov": _drop_sync_table,
-    "mkv": _key_blocks,
-    "webm": _key_blocks,
-    "avi": _key_chunks_in_index,
-    "ts": _random_access_everywhere,
-    "wmv": _key_payloads,
-    "flv": _key_tags,
-}

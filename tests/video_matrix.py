@@ -18,7 +18,8 @@ from pathlib import Path
 
 import av
 import numpy as np
-from video_files import CODECS, CONTAINERS, flag_all_as_key, number_in, numbered, write_clip
+from video_files import CODECS, CONTAINERS, number_in, numbered, write_clip
+from video_flags import LIES, flag_keys
 
 from lara_tokenizer.data.video.backends import video_reader_class
 from lara_tokenizer.errors import VideoDecodeError
@@ -82,15 +83,15 @@ def _difference(frames: np.ndarray, expected: np.ndarray, decoder: str) -> str:
 def write_all(folder: Path, codecs: list[str]) -> Iterator[tuple[str, Path, np.ndarray]]:
     """Each clip that FFmpeg can write and read: its codec, variant, container and flags, its file and its frames."""
     frames = numbered(FRAMES)
-    for codec, (variant, gop), container, lies in product(codecs, VARIANTS, CONTAINERS, (False, True)):
-        path = folder / f"{codec}-{variant}-{gop}{'-lying' if lies else ''}.{container}"
+    for codec, (variant, gop), container, lie in product(codecs, VARIANTS, CONTAINERS, ("", *LIES)):
+        path = folder / f"clip.{container}"
         try:
             write_clip(path, codec, frames, variant=variant, gop=gop)
-            if lies:
-                flag_all_as_key(path)
+            if lie:
+                flag_keys(path, lie)
             expected = decode_plainly(path)
             if [number_in(frame) for frame in expected] == [number_in(frame) for frame in frames]:
-                yield f"{codec} {variant} gop {gop} {container} {'lying' if lies else 'true'}", path, expected
+                yield f"{codec} {variant} gop {gop} {container} {f'{lie} key' if lie else 'true'}", path, expected
         except (ValueError, IndexError, KeyError, AttributeError, av.error.FFmpegError):
             continue  # no such pair or variant, or no flags in this container
         finally:

@@ -10,7 +10,6 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from video_files import (
-    flag_all_as_key,
     hide,
     number_in,
     numbered,
@@ -20,6 +19,7 @@ from video_files import (
     write_clip,
     write_packets,
 )
+from video_flags import flag_keys
 from video_matrix import EQUAL, decode_plainly, verdict
 
 from lara_tokenizer.data import VideoReader, load_episodes
@@ -100,7 +100,7 @@ MISLEADING = {
     "packed DivX": write_packed,
     "intra refresh": write_refresh,
     "joined with cat": write_joined,
-    "ffv1 flagged all key": lambda folder, _: flag_all_as_key(write_clip(folder / "a.mp4", "ffv1", numbered(48))),
+    "ffv1 flagged all key": lambda folder, _: flag_keys(write_clip(folder / "a.mp4", "ffv1", numbered(48))),
     "hevc in ts": lambda folder, _: write_clip(folder / "a.ts", "hevc", numbered(48), variant="b_frames"),
     "B frames in avi": lambda folder, _: write_clip(folder / "a.avi", "h264", numbered(48), variant="b_frames"),
     "B frames in wmv": lambda folder, _: write_clip(folder / "a.wmv", "mpeg4", numbered(48), variant="b_frames"),

@@ -4,46 +4,47 @@ A small part of `tests/video_matrix.py`, which tries every pair.
 """
 
 import pytest
-from video_files import flag_all_as_key, numbered, write_clip
+from video_files import numbered, write_clip
+from video_flags import flag_keys
 from video_matrix import EQUAL, decode_plainly, verdict
 
 from lara_tokenizer.data.video.backends import video_reader_class
 
-TRUE = [
-    ("h264", "b_frames", "mp4"),
-    ("h264", "open_gop", "mkv"),
-    ("h264", "b_frames", "avi"),
-    ("hevc", "open_gop", "ts"),
-    ("vp8", "plain", "webm"),
-    ("av1", "plain", "mp4"),
-    ("mpeg1", "open_gop", "mpg"),
-    ("mpeg4", "b_frames", "wmv"),
-    ("h263", "plain", "avi"),
-    ("mjpeg", "plain", "avi"),
-    ("prores", "plain", "mov"),
-]
-LYING = [
-    ("h264", "b_frames", "frag.mp4"),
-    ("hevc", "plain", "mkv"),
-    ("vp9", "plain", "webm"),
-    ("mpeg2", "open_gop", "mp4"),
-    ("mpeg2", "b_frames", "ts"),
-    ("mpeg4", "b_frames", "mp4"),
-    ("mpeg4", "plain", "frag.mp4"),
-    ("wmv2", "plain", "wmv"),
-    ("msmpeg4v3", "plain", "avi"),
-    ("flv1", "plain", "flv"),
-    ("ffv1", "plain", "mp4"),
+CLIPS = [
+    ("h264", "b_frames", "mp4", ""),
+    ("h264", "open_gop", "mkv", ""),
+    ("h264", "b_frames", "avi", ""),
+    ("hevc", "open_gop", "ts", ""),
+    ("vp8", "plain", "webm", ""),
+    ("av1", "plain", "mp4", ""),
+    ("mpeg1", "open_gop", "mpg", ""),
+    ("mpeg4", "b_frames", "wmv", ""),
+    ("h263", "plain", "avi", ""),
+    ("mjpeg", "plain", "avi", ""),
+    ("prores", "plain", "mov", ""),
+    ("h264", "b_frames", "frag.mp4", "all"),
+    ("hevc", "plain", "mkv", "all"),
+    ("hevc", "open_gop", "mov", "some"),
+    ("vp9", "plain", "webm", "all"),
+    ("mpeg2", "open_gop", "mp4", "all"),
+    ("mpeg2", "b_frames", "ts", "all"),
+    ("mpeg4", "b_frames", "mp4", "all"),
+    ("mpeg4", "plain", "frag.mp4", "all"),
+    ("wmv2", "plain", "wmv", "some"),
+    ("msmpeg4v3", "plain", "avi", "all"),
+    ("msmpeg4v3", "plain", "mkv", "first"),
+    ("flv1", "plain", "flv", "all"),
+    ("ffv1", "plain", "mp4", "some"),
 ]
 
 
-@pytest.fixture(scope="module", params=TRUE + LYING, ids="-".join)
+@pytest.fixture(scope="module", params=CLIPS, ids="-".join)
 def clip(request, tmp_path_factory):
-    """A clip of 30 frames with a key frame every 8, the first eleven with true key flags; and its frames."""
-    codec, variant, container = request.param
+    """A clip of 30 frames with a key frame every 8, and its frames: codec, variant, container and lie of its flags."""
+    codec, variant, container, lie = request.param
     path = write_clip(tmp_path_factory.mktemp("clip") / f"clip.{container}", codec, numbered(30), variant=variant)
-    if request.param in LYING:
-        flag_all_as_key(path)
+    if lie:
+        flag_keys(path, lie)
     return path, decode_plainly(path)
 
 
