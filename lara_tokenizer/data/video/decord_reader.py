@@ -25,11 +25,9 @@ class DecordReader(PixelReader):
         self._next = -1  # the frame that decord gives next; -1 before the first seek
         self._is_sure = False  # whether the images since the last seek prove where it ended
 
-    def _read(self, indices: np.ndarray) -> np.ndarray:
+    def _pixels(self, indices: np.ndarray) -> np.ndarray:
         import decord
 
-        if self._opened is None:
-            self._opened, self._next = self._open(), -1
         unique, rows = np.unique(indices, return_inverse=True)
         try:
             frames = np.stack([self._frame(int(i)) for i in unique])
@@ -62,4 +60,5 @@ class DecordReader(PixelReader):
         except (decord.DECORDError, RuntimeError) as error:
             raise self._refusal("cannot open it (AV1, which it does not support, or a damaged file)") from error
         self._check_count(len(reader))
+        self._next = -1
         return reader

@@ -7,6 +7,7 @@ is told apart in the slowest scene. Colours differ slightly where a file has 10 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,12 +19,12 @@ from lara_tokenizer.data.video.reader import VideoReader
 from lara_tokenizer.errors import VideoDecodeError
 
 # Levels of 255 by which colour conversion may differ on the mean over a block, and the side of a block in pixels.
-# Measured: 5 with an invalid colour matrix. A picture without its references differs by 50 and more somewhere.
+# Measured: 5 with an invalid colour matrix; 57 to 96, on the mean over the image, for pictures without references.
 _ROUNDING = 8.0
 _BLOCK = 16
 
 
-class PixelReader(VideoReader):
+class PixelReader(VideoReader, ABC):
     """Base of the decord and torchcodec readers: the packet scan of `VideoReader`, pixels from another library."""
 
     def __init__(self, path: str | Path | Media) -> None:
@@ -39,6 +40,24 @@ class PixelReader(VideoReader):
 
     def __getstate__(self) -> dict:
         return super().__getstate__() | {"_opened": None}
+
+    @abstractmethod
+    def _open(self) -> Any:
+        """Open the file in the library. Raises VideoDecodeError."""
+
+    @abstractmethod
+    def _pixels(self, indices: np.ndarray) -> np.ndarray:
+        """The checked frames of one or more indices, as `frames`, from `self._opened`. Raises VideoDecodeError."""
+
+    def _read(self, indices: np.ndarray) -> np.ndarray:
+        if self._opened is None:
+            self._opened = self._open()
+        try:
+            return self._pixels(indices)
+        except BaseException:
+            # At which frame the library stands now is unknown.
+            self._opened = None
+            raise
 
     def _scan(self) -> tuple[PacketTable, FrameIndex]:
         return self._exact._scan()

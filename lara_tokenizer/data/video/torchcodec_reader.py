@@ -33,10 +33,7 @@ class TorchcodecReader(PixelReader):
         self._numbers = self._keys = np.zeros(0, np.int64)
         self._is_sure = np.zeros(0, bool)
 
-    def _read(self, indices: np.ndarray) -> np.ndarray:
-        if self._opened is None:
-            self._opened = self._open()
-            self._last, self._is_compared = -1, False
+    def _pixels(self, indices: np.ndarray) -> np.ndarray:
         wanted = np.unique(indices)
         jumps = self._jumps(wanted)
         needed = ~self._is_sure[jumps]
@@ -106,6 +103,7 @@ class TorchcodecReader(PixelReader):
             raise self._refusal("cannot open it") from error
         self._number_frames(len(decoder), np.asarray(decoder._get_key_frame_indices(), np.int64))
         self._is_sure = self._sure_landings()
+        self._last, self._is_compared = -1, False
         return decoder
 
     def _number_frames(self, count: int, keys: np.ndarray) -> None:
