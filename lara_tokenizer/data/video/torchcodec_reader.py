@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
 
 from lara_tokenizer.data.video.display import Orientation
 from lara_tokenizer.data.video.packets import Media, open_video
@@ -29,9 +31,10 @@ class TorchcodecReader(PixelReader):
         super().__init__(path)
         self._last = -1  # the frame read last
         self._is_compared = False  # whether any image was compared since the file was opened
-        # Per frame: torchcodec's number of it, its key frame, and as such a key frame, whether a seek must end at it.
-        self._numbers = self._keys = np.zeros(0, np.int64)
-        self._is_sure = np.zeros(0, bool)
+        self._numbers = np.zeros(0, np.int64)  # int64 (n,): torchcodec's number of each frame
+        self._keys = np.zeros(0, np.int64)  # int64 (n,): the key frame from which torchcodec decodes it
+        self._times = np.zeros(0)  # float64 (n,): seconds on the file's clock
+        self._is_sure = np.zeros(0, bool)  # bool (n,): whether a seek to it, as a key frame, has to end there
 
     def _pixels(self, indices: np.ndarray) -> np.ndarray:
         wanted = np.unique(indices)
@@ -44,7 +47,7 @@ class TorchcodecReader(PixelReader):
             batch = self._opened.get_frames_at(self._numbers[frames].tolist())
         except RuntimeError as error:
             raise self._refusal("fails to decode these frames") from error
-        self._check_times(frames, batch.pts_seconds.numpy() - self._opened.metadata.begin_stream_seconds)
+        self._check_times(frames, batch.pts_seconds.numpy())
         images = batch.data.numpy()
         if len(compared):
             self._check_images(compared, images[np.searchsorted(frames, compared)])
@@ -66,17 +69,15 @@ class TorchcodecReader(PixelReader):
         return keys
 
     def _check_times(self, frames: np.ndarray, seconds: np.ndarray) -> None:
-        """Compare the times of decoded frames, float64 (n,) from the file's first frame on, with the packet scan."""
-        timestamps = self.index().timestamps
+        """Compare the times of decoded frames, float64 (n,) on the file's clock, with the packet scan."""
+        times = self._times
         # A frame that is further off than half the smallest gap is another frame.
-        slack = np.diff(timestamps).min() / 2 if len(timestamps) > 1 else np.inf
-        off = ~(np.abs(seconds - timestamps[frames]) <= slack)
+        slack = np.diff(times).min() / 2 if len(times) > 1 else np.inf
+        off = ~(np.abs(seconds - times[frames]) <= slack)
         if off.any():
             k = int(np.argmax(off))
-            raise self._refusal(
-                f"gives the frame at {seconds[k]:.3f} s for frame {frames[k]}, which is at "
-                f"{timestamps[frames[k]]:.3f} s"
-            )
+            given, right = seconds[k] - times[0], self.index().timestamps[frames[k]]
+            raise self._refusal(f"gives the frame at {given:.3f} s for frame {frames[k]}, which is at {right:.3f} s")
 
     def _check_rotation(self) -> None:
         """Refuse a turned file if this version of torchcodec does not rotate; an image may look the same turned."""
@@ -102,7 +103,12 @@ class TorchcodecReader(PixelReader):
         except RuntimeError as error:
             raise self._refusal("cannot open it") from error
         self._number_frames(len(decoder), np.asarray(decoder._get_key_frame_indices(), np.int64))
-        self._is_sure = self._sure_landings()
+        container, stream = open_video(self.path)
+        with container:
+            assert stream.time_base is not None
+            table = self._scan()[0]
+            self._times = table.pts[table.rows] * float(stream.time_base)
+            self._is_sure = self._sure_landings(container, stream)
         self._last, self._is_compared = -1, False
         return decoder
 
@@ -119,7 +125,7 @@ class TorchcodecReader(PixelReader):
         own_keys = keys[np.searchsorted(keys, self._numbers, side="right") - 1]
         self._keys = np.searchsorted(self._numbers, own_keys)
 
-    def _sure_landings(self) -> np.ndarray:
+    def _sure_landings(self, container: InputContainer, stream: VideoStream) -> np.ndarray:
         """bool (n,): whether a seek to each frame, if it is a key frame, has to end at its packet.
 
         mp4 seeks to the last packet that its index calls a key frame and that is decoded by the time of display.
@@ -127,14 +133,11 @@ class TorchcodecReader(PixelReader):
         """
         table = self._scan()[0]
         pts, dts = table.pts[table.rows], table.dts[table.rows]
-        container, stream = open_video(self.path)
-        with container:
-            # PyAV before 17 has no index.
-            entries = getattr(stream, "index_entries", ()) if "mp4" in container.format.name else ()
-            listed = np.array(sorted(entry.timestamp for entry in entries if entry.is_keyframe), np.int64)
-            is_matroska = "matroska" in container.format.name
-        if not table.is_proven or not (is_matroska or len(listed)):
-            return np.zeros(table.num_frames, bool)
-        if is_matroska:
+        # PyAV before 17 has no index.
+        entries = getattr(stream, "index_entries", ()) if "mp4" in container.format.name else ()
+        listed = np.array(sorted(entry.timestamp for entry in entries if entry.is_keyframe), np.int64)
+        if table.is_proven and "matroska" in container.format.name:
             return pts < np.append(table.dts[1:], np.iinfo(np.int64).max)[table.rows]
-        return listed[np.searchsorted(listed, pts, side="right") - 1] == dts
+        if table.is_proven and len(listed):
+            return listed[np.searchsorted(listed, pts, side="right") - 1] == dts
+        return np.zeros(table.num_frames, bool)
