@@ -48,6 +48,7 @@ class VideoReader:
         self._version = (0, 0)  # of the file that was scanned
         self._decoder: GopDecoder | None = None
         self._from_start = False
+        self._orientation = Orientation()  # of the frames read last
 
     def index(self, camera: str = "") -> FrameIndex:
         """Count and time the frames in one pass over the packets. Raises VideoDecodeError."""
@@ -132,6 +133,7 @@ class VideoReader:
             pixels = upright_rgb(frame, reformatter)
             if out is None:
                 out = np.empty((len(indices), *pixels.shape), np.uint8)
+                self._orientation = Orientation.of_frame(frame)
             if pixels.shape != out.shape[1:]:
                 sizes = " to ".join(f"{width}x{height}" for height, width, _ in (out.shape[1:], pixels.shape))
                 raise VideoDecodeError(self.path, f"the frame size changes within the video, from {sizes}")
