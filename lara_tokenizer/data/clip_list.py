@@ -60,7 +60,7 @@ def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listin
         signals = ("text",) if clip.label else ()
         episode = Episode(name, reader_class(path), text=clip.label, available_signals=signals)
         if clip.start is not None or clip.end is not None:
-            episode = cut(episode, clip.start or 0.0, clip.end, text=clip.label)
+            episode = cut(episode, clip.start or 0.0, clip.end, text=clip.label, by_file_clock=True)
         if episode.id in episodes:
             _tell_apart(episode, episodes, f"{file}: lines {lines[episode.id]} and {clip.line}")
             repeated.append(episode.id)
