@@ -22,7 +22,7 @@ from lara_tokenizer.data.merging import ResolvedSource
 from lara_tokenizer.data.video import ImageFolderReader, video_reader_class
 from lara_tokenizer.data.video.numbered import IMAGE_SUFFIXES, is_numbered_image, sequences_in
 from lara_tokenizer.data.video.suffixes import UNREAD_SUFFIXES, VIDEO_SUFFIXES
-from lara_tokenizer.errors import missing_extra
+from lara_tokenizer.errors import LaraTokenizerError, missing_extra
 
 READABLE = (
     "a video file, a folder of videos, a folder of numbered images, a dataset's folder (LeRobotDataset, RLDS, "
@@ -157,14 +157,14 @@ def _resolve_by_detection(name: str, text: str, options: ListOptions, *, only_vi
         raise ValueError(f"source {text!r}: no video in it. {_looked_for()}")
     is_file = os.path.isfile(name)
     sources = [ResolvedSource(_list_videos(videos, base, text, options), base, base, is_file)] if videos else []
-    unreadable: list[ValueError] = []
+    unreadable: list[Exception] = []
     for kind, path in contents:
         if only_video or kind not in FORMATS:
             continue
         is_tar = path.is_file()
         try:
             listing = _list(FORMATS[kind], str(path), options)
-        except ValueError as error:
+        except (ValueError, OSError, LaraTokenizerError) as error:
             unreadable.append(error)
             continue
         sources.append(ResolvedSource(listing, base, path.parent if is_tar else path, is_tar))
