@@ -124,6 +124,10 @@ def test_a_raw_stream_needs_a_rate(box):
     with pytest.raises(ValueError, match=r"c.h264 is a raw stream, which states no times. .*--fps 'c.h264=30'"):
         load_episodes(box / "c.h264")
     assert load_episodes(f"{box}/*.h264", fps=30)[0].fps == 30
+    (box / "clips.csv").write_text("path,start,end\nc.h264,1,2\n")
+    with pytest.raises(ValueError, match=r"c.h264 is a raw stream"):
+        load_episodes(f"list:{box}/clips.csv")
+    assert len(load_episodes(f"list:{box}/clips.csv", fps={"c.h264": 30})) == 1
 
 
 # --- depth beside colour --------------------------------------------------------------------------------------------
