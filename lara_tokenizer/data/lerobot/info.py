@@ -167,7 +167,7 @@ class LeRobotInfo:
             size = self.content.get("chunks_size", CHUNK_SIZE)
             if not whole_number(size):
                 raise ValueError(f"chunks_size {_short(size)}: takes a number of files above 0")
-        keys = ("chunk_index", "file_index") if self.is_v3 else ("episode_chunk", "episode_index")
+        keys = ("chunk_index", "file_index") if self.is_v3 else ("episode_chunk", "episode_index", "chunk_index")
         indices: dict[str, object] = dict.fromkeys(keys, 0)
         used = [("data_path", indices)]
         videos = [key for key in self.cameras() if self.features[key]["dtype"] == "video"]
@@ -186,7 +186,8 @@ class LeRobotInfo:
     def _v2_values(self, entry: Mapping[str, Any]) -> dict[str, int]:
         episode_index = int(entry["episode_index"])
         chunk = episode_index // int(self.content.get("chunks_size", CHUNK_SIZE))
-        return {"episode_chunk": chunk, "episode_index": episode_index}
+        # AgiBot World 2026 calls the chunk as v3.0 does.
+        return {"episode_chunk": chunk, "episode_index": episode_index, "chunk_index": chunk}
 
 
 def whole_number(value: Any) -> int | None:

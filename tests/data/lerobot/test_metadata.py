@@ -155,6 +155,18 @@ def test_an_episode_listed_twice_is_read_once_or_not_at_all(request, check_pairs
     assert "episode 1 is listed 2 times, with different entries; it is left out" in notes_of(root)
 
 
+def test_a_list_that_promises_a_million_episodes_in_a_few_bytes_is_left_out(set_v3, check_pairs):
+    table = pa.table({"episode_index": np.zeros(1_000_001, np.int8), "length": np.ones(1_000_001, np.int8)})
+    pq.write_table(table, set_v3 / "meta/episodes/chunk-000/file-001.parquet")
+    assert [check_pairs(episode) for episode in load_episodes(set_v3)] == [""] * 4
+    assert "file-001.parquet cannot be read (its footer promises 1,000,001 rows; up to" in notes_of(set_v3)
+
+
+def test_the_template_of_v2_may_call_the_chunk_as_v3_does(set_v2, check_pairs):
+    edit_info(set_v2, data_path="data/chunk-{chunk_index:03d}/episode_{episode_index:06d}.parquet")
+    assert [check_pairs(episode) for episode in load_episodes(set_v2)] == [""] * 4
+
+
 def test_totals_that_differ_from_the_list_are_said(set_v3):
     edit_info(set_v3, total_episodes=40, total_frames=25)
     assert notes_of(set_v3) == (
