@@ -125,9 +125,19 @@ def _find(files: DatasetFiles, rows: DataRows, columns: Sequence[str], large: bo
         with errors_name(name):
             path = files.path(name)
             if _holds(path, rows.episode_index) and len(table := _read(path, rows, columns, large)):
-                logger.info("the rows of episode %d are in %s, not in %s", rows.episode_index, name, rows.file)
+                _say_moved(name, rows.file, rows.episode_index)
                 return name, table
     raise failure
+
+
+_said: set[tuple[str, str]] = set()  # in this process
+
+
+def _say_moved(actual: str, named: str, episode_index: int) -> None:
+    """Log once for each pair of files that rows are not where the metadata says."""
+    if (actual, named) not in _said:
+        _said.add((actual, named))
+        logger.warning("the rows of episode %d are in %s, not in %s", episode_index, actual, named or "a named file")
 
 
 def _is_absent(files: DatasetFiles, name: str) -> bool:

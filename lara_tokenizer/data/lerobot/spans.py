@@ -118,7 +118,7 @@ def first_frame_of(span: VideoSpan, timestamps: np.ndarray, length: int, fps: fl
         is_sure = layout.is_exact or (layout.in_order and (is_filled or not span.is_overlapped))
         if is_sure:
             return found, _rest(count, layout)
-    elif is_filled and layout.in_order and _is_regular(timestamps, rate):
+    elif is_filled and layout.in_order and (layout.episodes == 1 or _is_regular(timestamps, rate)):
         nearest = int(np.argmin(np.abs(timestamps - span.start)))
         # from_timestamp is kept on the clock of the metadata or on that of the file.
         difference = min(abs(span.start * fps - span.before), abs(nearest - span.before))

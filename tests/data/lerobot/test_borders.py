@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from lerobot_files import edit_episodes
+from lerobot_files import edit_episodes, read_numbers
 
 from lara_tokenizer.data import load_episodes
 from lara_tokenizer.data.lerobot.spans import VideoSpan, first_frame_of, lay_out
@@ -77,6 +77,25 @@ def test_episodes_may_lie_in_any_order_in_their_file(set_v3, check_pairs, number
     write_video(set_v3 / VIDEO, np.concatenate([clips[i] for i in (2, 0, 3, 1)]))
     set_starts(set_v3, (0.7, 2.0, 0.0, 1.5))
     assert outcome(set_v3, check_pairs) == dict.fromkeys(range(4), "")
+
+
+def test_each_camera_has_borders_of_its_own(tmp_path, numbered_frames, write_lerobot, write_video):
+    wrist = "observation.images.wrist"
+    clips = np.split(numbered_frames(52), np.cumsum(LENGTHS * 2)[:-1])
+    root = write_lerobot(tmp_path / "set", {TOP: clips[:4], wrist: clips[4:]})
+    write_video(root / f"videos/{wrist}/chunk-000/file-003.mp4", np.concatenate([*clips[6:], clips[4]]))
+    keys = [f"videos/{wrist}/{key}" for key in ("file_index", "from_timestamp", "to_timestamp")]
+    places = [(3, 1.2, 2.0), (0, 0.8, 1.4), (3, 0.0, 0.7), (3, 0.7, 1.2)]
+    edit_episodes(
+        root, lambda rows: [row | dict(zip(keys, place, strict=True)) for row, place in zip(rows, places, strict=True)]
+    )
+    set_starts(root, (0.0, 0.83, 1.46, 2.19))
+    for episode in load_episodes(root, cameras="all"):
+        first = sum(LENGTHS[: episode.index])
+        for camera, begin in ((TOP, first), (wrist, 26 + first)):
+            found = read_numbers(episode.frames(camera, range(LENGTHS[episode.index])))
+            assert found == list(range(begin, begin + LENGTHS[episode.index]))
+        assert bool(episode.frame_index(TOP).note) == (episode.index >= 2)
 
 
 def test_a_deleted_episode_leaves_a_gap_where_times_are_exact(set_v3, check_pairs):
@@ -170,6 +189,14 @@ def test_a_lost_frame_and_one_too_many_do_not_add_up_to_a_proof():
     stamps = np.sort(np.append(np.delete(np.arange(40) / 20, 3), 39.4 / 20))
     found = place([0.0, 0.5, 1.0], [10, 10, 20], stamps, 20)
     assert "which frame belongs to which row is unknown" in found[1]
+
+
+def test_uneven_times_matter_only_where_episodes_share_a_file():
+    stamps = np.cumsum([0.0, 0.1, 0.1, 0.3, 0.1, 0.02, 0.1, 0.1])
+    ((first, note),) = place([0.0], [8], stamps, 10)
+    assert first == 0
+    assert "paired in order" in note
+    assert all(isinstance(reason, str) for reason in place([0.0, 0.4], [4, 4], stamps, 10))
 
 
 def test_a_span_may_be_a_frame_off_its_length_where_the_file_is_full():
