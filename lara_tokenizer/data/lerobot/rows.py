@@ -137,7 +137,8 @@ def _say_moved(actual: str, named: str, episode_index: int) -> None:
     """Log once for each pair of files that rows are not where the metadata says."""
     if (actual, named) not in _said:
         _said.add((actual, named))
-        logger.warning("the rows of episode %d are in %s, not in %s", episode_index, actual, named or "a named file")
+        where = f"not in {named}" if named else "and the metadata names none"
+        logger.warning("the rows of episode %d are in %s, %s", episode_index, actual, where)
 
 
 def _is_absent(files: DatasetFiles, name: str) -> bool:
@@ -182,7 +183,7 @@ def _read(path: Path, rows: DataRows, columns: Sequence[str], large: bool) -> pa
             selected = ds.field(EPISODE) == rows.episode_index if EPISODE in footer.names else None
             # One thread: worker processes share the cores.
             table = ds.dataset(path).head(rows.length + 1, columns=list(wanted), filter=selected, use_threads=False)
-        if not len(table) and sum(footer.group_rows) and not rows.shared:
+        if not len(table) and any(footer.group_rows) and not rows.shared:
             raise EpisodeReadError(path, _other_episode(footer, rows.episode_index))
         return table
     except _DAMAGE as error:

@@ -193,6 +193,8 @@ def test_totals_that_differ_from_the_list_are_said(set_v3):
         ({"video_path": "/etc/{video_key}"}, "video_path: /etc/.*: the name leads out of the dataset"),
         ({"video_path": "videos/../../{video_key}.mp4"}, "video_path: .*: the name leads out of the dataset"),
         ({"data_path": "../secret.parquet"}, "data_path: ../secret.parquet: the name leads out of the dataset"),
+        ({"video_path": "v/" * 10_000 + "{video_key}"}, r"video_path: a file name of 20,022 characters; takes up to"),
+        ({"features": {f"c{i}": {"dtype": "image"} for i in range(1000)}}, "features name 1,000 cameras; up to"),
         ({"codebase_version": "v4.0"}, "a LeRobotDataset v4.0; v2.0, v2.1 and v3.0 are read. It is newer"),
         ({"codebase_version": "v30.1"}, "a LeRobotDataset v30.1; .* It is newer"),
         ({"codebase_version": None}, "a LeRobotDataset vNone; .* Convert it with lerobot"),
