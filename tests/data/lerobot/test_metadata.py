@@ -239,7 +239,8 @@ def test_an_index_that_is_no_number_costs_its_episode_alone(set_v3, check_pairs,
     episodes = load_episodes(set_v3)
     with pytest.raises(EpisodeReadError, match=f"meta/episodes: episode 2: (videos/{TOP}/file_index is|it has no)"):
         episodes[2].frames(TOP, [0])
-    assert [check_pairs(episodes[i]) for i in (0, 1, 3)] == [""] * 3
+    for other in (0, 1, 3):
+        check_pairs(episodes[other])
 
 
 def test_no_camera_name_leads_out_of_the_dataset(set_v3):
