@@ -140,17 +140,10 @@ class _Dataset:
             self.notes.append(f"{INFO} names camera {key!r}, but there are no files of it")
         for key in sorted(_filmed(self.names) - self.info.features.keys()):
             self.notes.append(f"there are videos of {key!r}, which {INFO} does not name; they are not read")
-        color = [key for key in existing if self.info.is_color(key)]
-        if existing and not color and set(requested) <= {"all"}:
-            raise ValueError(
-                f"{self.name}: it has no colour camera, only {', '.join(map(repr, existing))}. To read depth or masks, "
-                f"name the camera: --camera {existing[0]}"
-            )
-        available = [key for key in existing if key in color or key in requested or last_part(key) in requested]
-        cameras, notes = choose_cameras(available, requested, self.name)
+        cameras, notes = choose_cameras(existing, requested, self.name, is_color=self.info.is_color)
         self.notes += notes
         for camera in cameras:
-            if camera not in color and (pixels := self.info.deep_pixels(camera)):
+            if not self.info.is_color(camera) and (pixels := self.info.deep_pixels(camera)):
                 raise ValueError(
                     f"{self.name}: camera {camera!r} is no colour video and has {pixels} pixels; 8 bits per channel "
                     "are read"
