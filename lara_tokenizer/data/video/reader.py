@@ -22,10 +22,6 @@ logger = logging.getLogger(__name__)
 # PyAV 17 and later convert colours with one thread per core by default; earlier versions use one thread.
 ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
 
-VIDEO_SUFFIXES = (
-    ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv",
-)  # fmt: skip
-
 
 class VideoReader:
     """A `FrameReader` for one video with one camera: a file, or the bytes of a `Media`.
