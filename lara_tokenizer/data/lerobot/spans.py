@@ -115,7 +115,7 @@ def first_frame_of(span: VideoSpan, timestamps: np.ndarray, length: int, fps: fl
     rate = _rate(timestamps, fps)
     _check_stop(span, span.start, length, (fps, rate), is_tolerant=is_filled)
     found = _by_time(span.start, timestamps, length, fps)
-    is_exact = any(_keeps_pace(timestamps, exact) for exact in layout.exact_rates)
+    is_exact = not is_filled and any(_keeps_pace(timestamps, exact) for exact in layout.exact_rates)
     if found == span.before:
         # In another order than the indices, inexact times may as well be those of other episodes. With frames of no
         # episode in the file, times on another clock than the file's may meet the lengths by chance.
@@ -131,7 +131,7 @@ def first_frame_of(span: VideoSpan, timestamps: np.ndarray, length: int, fps: fl
         difference = min(abs(span.start * fps - span.before), abs(nearest - span.before))
         if difference <= span.position + _SAME_FRAME:
             return span.before, _drift(span, span.start, nearest, found is not None, rate, fps, layout)
-    elif found is not None and not is_filled and is_exact:
+    elif found is not None and is_exact:
         is_on_frame = abs(timestamps[found] - span.start) * fps <= _EXACT
         if is_on_frame and layout.stop <= timestamps[-1] + (1 + _SAME_FRAME) / min(fps, rate):
             return found, _rest(count, layout) if layout.has_slivers else ""
@@ -246,16 +246,18 @@ def _rest(count: int, layout: FileLayout) -> str:
 
 
 def _overlap(span: VideoSpan, layout: FileLayout) -> str:
-    proof = f"the lengths of its {layout.episodes} episodes add up to the file's {layout.frames} frames"
+    proof = f"the lengths of the file's {layout.episodes} episodes add up to its {layout.frames} frames"
     return f"the next episode's from_timestamp lies within this one, but {proof}" if span.is_overlapped else ""
 
 
 def _drift(
     span: VideoSpan, start: float, nearest: int, is_by_time: bool, rate: float, fps: float, layout: FileLayout
 ) -> str:
-    proof = f"the lengths of its {layout.episodes} episodes add up to the file's {layout.frames} frames"
+    proof = f"the lengths of the file's {layout.episodes} episodes add up to its {layout.frames} frames"
     if nearest != span.before:
-        return f"from_timestamp {start:g} s is frame {nearest} of the video file, but {proof} and say {span.before}"
+        return (
+            f"from_timestamp {start:g} s is frame {nearest} of the video file, but {proof} and say frame {span.before}"
+        )
     pace = f"its frames come at {rate:.4g} per second, the rows at {fps:g}" if not is_by_time else "times are inexact"
     return f"{pace}; {proof}, so rows and frames are paired in order"
 

@@ -54,7 +54,7 @@ def test_lengths_that_fill_the_file_correct_its_times(set_v3, check_pairs, start
     found = outcome(set_v3, check_pairs)
     assert all(isinstance(note, str) for note in found.values())
     assert {index for index, note in found.items() if note} == noted
-    assert all("episodes add up to the file's 26 frames" in found[index] for index in noted)
+    assert all("episodes add up to its 26 frames" in found[index] for index in noted)
 
 
 @pytest.mark.parametrize(
