@@ -130,7 +130,7 @@ def first_frame_of(span: VideoSpan, timestamps: np.ndarray, length: int, fps: fl
         # from_timestamp is kept on the clock of the metadata or on that of the file.
         difference = min(abs(span.start * fps - span.before), abs(nearest - span.before))
         if difference <= span.position + _SAME_FRAME:
-            return span.before, _drift(span, span.start, nearest, found is not None, rate, fps, layout)
+            return span.before, _drift(span, span.start, nearest, rate, fps, layout)
     elif found is not None and is_exact:
         is_on_frame = abs(timestamps[found] - span.start) * fps <= _EXACT
         if is_on_frame and layout.stop <= timestamps[-1] + (1 + _SAME_FRAME) / min(fps, rate):
@@ -246,20 +246,19 @@ def _rest(count: int, layout: FileLayout) -> str:
 
 
 def _overlap(span: VideoSpan, layout: FileLayout) -> str:
-    proof = f"the lengths of the file's {layout.episodes} episodes add up to its {layout.frames} frames"
-    return f"the next episode's from_timestamp lies within this one, but {proof}" if span.is_overlapped else ""
+    return f"the next episode's from_timestamp lies within this one, but {_proof(layout)}" if span.is_overlapped else ""
 
 
-def _drift(
-    span: VideoSpan, start: float, nearest: int, is_by_time: bool, rate: float, fps: float, layout: FileLayout
-) -> str:
-    proof = f"the lengths of the file's {layout.episodes} episodes add up to its {layout.frames} frames"
+def _drift(span: VideoSpan, start: float, nearest: int, rate: float, fps: float, layout: FileLayout) -> str:
     if nearest != span.before:
-        return (
-            f"from_timestamp {start:g} s is frame {nearest} of the video file, but {proof} and say frame {span.before}"
-        )
-    pace = f"its frames come at {rate:.4g} per second, the rows at {fps:g}" if not is_by_time else "times are inexact"
-    return f"{pace}; {proof}, so rows and frames are paired in order"
+        moved = f"from_timestamp {start:g} s is frame {nearest} of the video file"
+        return f"{moved}, but {_proof(layout)} and say frame {span.before}"
+    pace = f"the video's frames come at {rate:.4g} per second, the rows at {fps:g}"
+    return f"{pace}; {_proof(layout)}, so rows and frames are paired in order"
+
+
+def _proof(layout: FileLayout) -> str:
+    return f"the lengths of the file's {layout.episodes} episodes add up to its {layout.frames} frames"
 
 
 def _contradiction(
