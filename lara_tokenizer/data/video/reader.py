@@ -22,10 +22,6 @@ logger = logging.getLogger(__name__)
 # PyAV 17 and later convert colours with one thread per core by default; earlier versions use one thread.
 ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
 
-VIDEO_SUFFIXES = (
-    ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv",
-)  # fmt: skip
-
 
 class VideoReader:
     """A `FrameReader` for one video with one camera: a file, or the bytes of a `Media`.
@@ -48,6 +44,7 @@ class VideoReader:
         self._version = (0, 0)  # of the file that was scanned
         self._decoder: GopDecoder | None = None
         self._from_start = False
+        self._orientation = Orientation()  # of the frames read last
 
     def index(self, camera: str = "") -> FrameIndex:
         """Count and time the frames in one pass over the packets. Raises VideoDecodeError."""
@@ -135,6 +132,7 @@ class VideoReader:
             pixels = upright_rgb(frame, reformatter)
             if out is None:
                 out = np.empty((len(indices), *pixels.shape), np.uint8)
+                self._orientation = Orientation.of_frame(frame)
             if pixels.shape != out.shape[1:]:
                 sizes = " to ".join(f"{width}x{height}" for height, width, _ in (out.shape[1:], pixels.shape))
                 raise VideoDecodeError(self.path, f"the frame size changes within the video, from {sizes}")
