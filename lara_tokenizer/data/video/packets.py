@@ -59,6 +59,7 @@ class PacketTable:
     """The packets tell the order of display, so that `starts` are of use."""
     is_proven: bool
     """The codec's own headers say that decoding can begin at `starts`; otherwise only the container's flags do."""
+    lost: np.ndarray  # int64 (n,): row at or before each frame's at which bytes are lost since its start; -1 for none
 
     @property
     def num_frames(self) -> int:
@@ -131,30 +132,30 @@ class _Packets:
     keys: np.ndarray  # bool (m,), the container's flag
     starts: np.ndarray  # uint8 (m,), a `Start` by the codec's own header
     shown: np.ndarray  # bool (m,)
-    is_cut: bool  # the last one is incomplete
+    corrupt: np.ndarray  # bool (m,): bytes are lost within or just after it
     last_duration: int  # of the last one, in ticks; 0 where unknown
 
     @classmethod
     def read(cls, container: InputContainer, stream: VideoStream) -> _Packets:
         """Read all packets; the codec's header is read where a decoder might start, or might show nothing."""
         starts_at, shows = start_test(stream.codec_context), shown_test(stream.codec_context)
-        is_cut, last_duration = False, 0
+        last_duration = 0
         rows = []
         for packet in stream_packets(container, stream):
-            is_cut, last_duration = packet.is_corrupt, packet.duration or 0
+            last_duration = packet.duration or 0
             is_key, start = packet.is_keyframe, Start.NONE
             if is_key:
                 # Without a test of its own, a codec is decoded from an I picture, which `GopDecoder` checks.
                 start = Start.OPEN if starts_at is None else starts_at(bytes(packet))
             shown = not packet.is_discard and (shows is None or shows(bytes(packet)))
             pts, dts = (NO_TIME if time is None else time for time in (packet.pts, packet.dts))
-            rows.append((pts, dts, packet.size, is_key, start, shown))
-        columns = np.array(rows, np.int64).reshape(-1, 6).T.copy()
+            rows.append((pts, dts, packet.size, is_key, start, shown, packet.is_corrupt))
+        columns = np.array(rows, np.int64).reshape(-1, 7).T.copy()
         keys = columns[3] != 0
         starts = columns[4].astype(np.uint8)
         if starts_at is None and len(keys) > 1 and keys.all():
             starts[:] = Start.NONE  # flags that are never off say nothing
-        return cls(columns[0], columns[1], columns[2], keys, starts, columns[5] != 0, is_cut, last_duration)
+        return cls(columns[0], columns[1], columns[2], keys, starts, columns[5] != 0, columns[6] != 0, last_duration)
 
     def digest(self) -> str:
         """Hex SHA-256 of sizes, times and flags: another file, or a file encoded anew, has another."""
@@ -170,7 +171,7 @@ def scan(path: Path | Media) -> tuple[PacketTable, FrameIndex]:
             if not packets.shown.any():
                 raise VideoDecodeError(path, "the video stream holds no frame")
             display = display_order(packets.pts, packets.dts, packets.shown, packets.starts)
-            if packets.is_cut:
+            if packets.corrupt[-1]:
                 count = len(display.rows)
                 promised = f" of {stream.frames}" if stream.frames > count else ""
                 raise VideoDecodeError(path, f"the file is cut off in frame {count}{promised}")
@@ -185,16 +186,30 @@ def _table(stream: VideoStream, packets: _Packets, display: Display) -> PacketTa
         # open start are not seen as such, and every count after it would be wrong.
         kinds = np.where(kinds == Start.CLOSED, kinds, Start.NONE)
     is_ordered = display.is_stamped or (display.ticks is not None and not is_reordered)
+    starts = _starts(display, packets.pts if display.is_stamped else np.arange(len(packets.pts)), kinds)
     return PacketTable(
         stream=stream.index,
         pts=packets.pts,
         dts=np.where(packets.dts == NO_TIME, packets.pts, packets.dts),
         rows=display.rows,
-        starts=_starts(display, packets.pts if display.is_stamped else np.arange(len(packets.pts)), kinds),
+        starts=starts,
         is_stamped=display.is_stamped,
         is_ordered=is_ordered,
         is_proven=start_test(stream.codec_context) is not None,
+        lost=_lost(display.rows, starts, packets),
     )
+
+
+def _lost(rows: np.ndarray, starts: np.ndarray, packets: _Packets) -> np.ndarray:
+    """The last row at which bytes are lost between the start and the packet of each frame; -1 where there is none."""
+    holes = np.flatnonzero(packets.corrupt)
+    # Where files are joined, the packet before the last one is marked although nothing is lost.
+    begins = np.append(np.flatnonzero(packets.starts), len(packets.starts))
+    holes = holes[begins[np.searchsorted(begins, holes, side="right")] > holes + 2]
+    if not len(holes):
+        return np.full(len(rows), -1)
+    last = np.append(holes, -1)[np.searchsorted(holes, rows, side="right") - 1]
+    return np.where(last >= starts, last, -1)
 
 
 def _frame_index(
