@@ -61,9 +61,9 @@ def orders(count: int) -> list[list[list[int]]]:
     """Ways to read a video of `count` frames: each a list of calls, with the indices of each call."""
     shuffled = [int(i) for i in np.random.default_rng(0).permutation(count)]
     return [
-        [[i] for i in range(count - 1, -1, -3)],
+        [[i] for i in range(count - 1, -1, -7)],
         [list(range(0, count, 5)), list(range(2, count, 7)), list(range(count))],
-        [shuffled[:6], shuffled[6:12], *([i] for i in shuffled[:12])],
+        [shuffled[:6], shuffled[6:12], *([i] for i in shuffled[:6])],
         [list(range(first, min(first + 5, count))) for first in range(count // 3, count, 5)],
         [[1, count - 2], [count // 2]],
     ]
