@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -59,6 +59,7 @@ class PacketTable:
     """The packets tell the order of display, so that `starts` are of use."""
     is_proven: bool
     """The codec's own headers say that decoding can begin at `starts`; otherwise only the container's flags do."""
+    unused: np.ndarray  # int64 (u,): rows at the head of a cut file that refer to packets which are not in it
     lost: np.ndarray  # int64 (n,): row at or before each frame's at which bytes are lost since its start; -1 for none
 
     @property
@@ -77,7 +78,7 @@ def _starts(display: Display, pts: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     `kinds` is a `Start` per packet.
     """
     rows = display.rows
-    keys = np.flatnonzero(kinds)
+    keys = np.flatnonzero(kinds >= Start.OPEN)
     if not len(keys):
         return np.zeros(len(rows), np.int64)
     start = np.searchsorted(keys, rows, side="right") - 1
@@ -144,7 +145,7 @@ class _Packets:
         for packet in stream_packets(container, stream):
             last_duration = packet.duration or 0
             is_key, start = packet.is_keyframe, Start.NONE
-            if is_key:
+            if is_key or not rows:
                 # Without a test of its own, a codec is decoded from an I picture, which `GopDecoder` checks.
                 start = Start.OPEN if starts_at is None else starts_at(bytes(packet))
             shown = not packet.is_discard and (shows is None or shows(bytes(packet)))
@@ -170,15 +171,41 @@ def scan(path: Path | Media) -> tuple[PacketTable, FrameIndex]:
             packets = _Packets.read(container, stream)
             if not packets.shown.any():
                 raise VideoDecodeError(path, "the video stream holds no frame")
+            unused = _unused_head(packets)
+            packets.shown[unused] = False
             display = display_order(packets.pts, packets.dts, packets.shown, packets.starts)
             if packets.corrupt[-1]:
                 count = len(display.rows)
                 promised = f" of {stream.frames}" if stream.frames > count else ""
                 raise VideoDecodeError(path, f"the file is cut off in frame {count}{promised}")
-            return _table(stream, packets, display), _frame_index(path, container, stream, packets, display)
+            index = _frame_index(path, container, stream, packets, display)
+            if len(unused):
+                frames = (
+                    "frame cannot be decoded and is"
+                    if len(unused) == 1
+                    else f"{len(unused)} frames cannot be decoded and are"
+                )
+                note = f"the file begins within a group of pictures: its first {frames} left out"
+                index = replace(index, note="; ".join(filter(None, [note, index.note])))
+            return _table(stream, packets, display, unused), index
 
 
-def _table(stream: VideoStream, packets: _Packets, display: Display) -> PacketTable:
+def _unused_head(packets: _Packets) -> np.ndarray:
+    """Rows at the head of the file that no decoder can show, as it was cut from a longer one: int64 (u,).
+
+    They come before the first start, or follow it and are displayed before it. None where there is no start at all.
+    """
+    starts = np.flatnonzero(packets.starts >= Start.OPEN)
+    if not len(starts) or packets.starts[0] == Start.UNKNOWN or (packets.pts == NO_TIME).any():
+        return np.zeros(0, np.int64)
+    first, rows = starts[0], np.arange(len(packets.pts))
+    is_leading = (rows > first) & (packets.pts < packets.pts[first]) & (packets.starts[first] == Start.OPEN)
+    if len(starts) > 1:
+        is_leading &= rows < starts[1]
+    return np.flatnonzero(((rows < first) | is_leading) & packets.shown)
+
+
+def _table(stream: VideoStream, packets: _Packets, display: Display, unused: np.ndarray) -> PacketTable:
     is_reordered = bool((np.diff(display.rows) < 0).any())
     kinds = packets.starts
     if stream.codec_context.has_b_frames and not is_reordered:
@@ -196,6 +223,7 @@ def _table(stream: VideoStream, packets: _Packets, display: Display) -> PacketTa
         is_stamped=display.is_stamped,
         is_ordered=is_ordered,
         is_proven=start_test(stream.codec_context) is not None,
+        unused=unused,
         lost=_lost(display.rows, starts, packets),
     )
 
@@ -204,7 +232,7 @@ def _lost(rows: np.ndarray, starts: np.ndarray, packets: _Packets) -> np.ndarray
     """The last row at which bytes are lost between the start and the packet of each frame; -1 where there is none."""
     holes = np.flatnonzero(packets.corrupt)
     # Where files are joined, the packet before the last one is marked although nothing is lost.
-    begins = np.append(np.flatnonzero(packets.starts), len(packets.starts))
+    begins = np.append(np.flatnonzero(packets.starts >= Start.OPEN), len(packets.starts))
     holes = holes[begins[np.searchsorted(begins, holes, side="right")] > holes + 2]
     if not len(holes):
         return np.full(len(rows), -1)

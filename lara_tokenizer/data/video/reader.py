@@ -72,7 +72,7 @@ class VideoReader:
         indices = check_indices(indices, self.index(camera).num_frames, self.path)
         lost = indices[self._scan()[0].lost[indices] >= 0]
         if len(lost):
-            raise VideoDecodeError(self.path, f"damaged: bytes are lost shortly before frame {lost.min()}")
+            raise VideoDecodeError(self.path, f"damaged: bytes are lost near frame {lost.min()}")
         with decode_errors(self.path):
             # For no indices one frame is decoded all the same, as the result's shape (0, H, W, 3) needs its size.
             return self._read(indices) if len(indices) else self._read(np.zeros(1, np.int64))[:0]
