@@ -69,7 +69,8 @@ def test_a_failed_episode_loses_its_units_and_is_retried_by_the_next_run(tmp_pat
 
 
 def test_another_job_is_refused_with_both_values(tmp_path, episodes):
-    Store(tmp_path / "job", FINGERPRINT, episodes).__exit__()
+    with Store(tmp_path / "job", FINGERPRINT, episodes) as store:
+        store.commit(rows(store.commit(plan("a"))[0].unit))
     other = {"strides": ["2f"], "model": {"id": "lam"}}
     with pytest.raises(JobMismatchError, match=r"strides was 1f and is 2f\. Repeat those options"):
         Store(tmp_path / "job", other, episodes)
