@@ -30,10 +30,10 @@ _TICK = 0.5  # seconds between checks of a silent worker
 _SIGNALS = {each.value: each.name for each in signal.Signals}
 _STARTS = 3  # of a worker that is killed before it is ready
 
-# The worker ends with the driver, however that ends and whatever the worker is doing: it looks for its parent every
-# second, and on Linux the kernel kills it, also in a decoder that never returns. A closed pipe alone would be noticed
-# after the unit. Then it gets the driver's module path, where custom readers live, and imports the rest.
-_BOOTSTRAP = """
+# A worker ends with the driver, however that ends and whatever the worker is doing: it looks for its parent every
+# second, and on Linux the kernel kills it, also in a decoder that never returns. A closed pipe is only noticed after the
+# unit.
+_END_WITH_DRIVER = """
 import ctypes, json, os, sys, threading, time
 driver = int(sys.argv[3])
 def end_with_driver():
@@ -44,6 +44,9 @@ threading.Thread(target=end_with_driver, daemon=True).start()
 if sys.platform == "linux":
     PR_SET_PDEATHSIG, SIGKILL = 1, 9
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
+"""
+# Then it gets the driver's module path, where custom readers live, before it imports the rest.
+_BOOTSTRAP = f"""{_END_WITH_DRIVER}
 sys.path[:] = json.loads(sys.argv[2])
 from multiprocessing.connection import Connection
 from lara_tokenizer.encode.worker import main

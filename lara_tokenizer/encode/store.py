@@ -215,16 +215,17 @@ class Store:
         return len(self._vanished)
 
     def pending(self) -> list[Task]:
-        """Tasks to do, episode by episode, including the failed episodes of an earlier run."""
+        """Tasks to do, episode by episode, including episodes that failed in an earlier run, not in this one."""
         tasks: list[Task] = []
-        planned = dict(self._query("SELECT id, files FROM episodes WHERE status = 'planned'"))
+        known = {name: row for name, *row in self._query("SELECT id, status, files FROM episodes")}
         units = self._units("status = 'pending'")
         for name, episode in self._episodes.items():
-            if name in planned and name not in self._suspects:
-                files = states_from_json(planned[name])
-                tasks += [UnitTask(episode, unit, files) for unit in units.get(name, [])]
-            else:
+            status, files = known.get(name, ("", None))
+            if not status or name in self._suspects:
                 tasks.append(PlanTask(episode))
+            elif status == "planned":
+                states = states_from_json(files)
+                tasks += [UnitTask(episode, unit, states) for unit in units.get(name, [])]
         return tasks
 
     def commit(self, event: Event) -> list[Task]:
@@ -245,6 +246,7 @@ class Store:
                     )
                 case Failure(episode, reason):
                     self._fail(episode, reason)
+                    self._suspects.discard(episode)
                 case Heartbeat():
                     pass
         return []
@@ -252,7 +254,7 @@ class Store:
     def _commit_plan(self, plan: EpisodePlan) -> list[Unit]:
         """Store a plan, and return its units that are to be done. Those of an earlier plan of the same content stay."""
         name, execute = plan.episode, self._database.execute
-        before = self._plans("id = ?", "episode = ?", name).get(name)
+        before = self._plans("id = ? AND pairs IS NOT NULL", "episode = ?", name).get(name)
         done = self._units("status = 'done' AND episode = ?", name).get(name, [])
         change = "" if before is None else change_of(before.files, plan.files)
         if before is None or change or replace(before, files=()) != replace(plan, files=()):
