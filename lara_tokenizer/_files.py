@@ -213,8 +213,11 @@ def _scratch_name(name: str) -> str:
 def _scratch_prefix(name: str) -> str:
     # A name has 255 bytes on most file systems.
     short = name if len(os.fsencode(name)) <= 100 else hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
-    machine = re.sub(r"[^0-9A-Za-z-]", "-", platform.node())[:40]
-    return f".{short}.{machine}."
+    return f".{short}.{_machine()}."
+
+
+def _machine() -> str:
+    return re.sub(r"[^0-9A-Za-z-]", "-", platform.node())[:40]
 
 
 def _started(process: int) -> int | None:

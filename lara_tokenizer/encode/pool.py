@@ -31,8 +31,8 @@ _SIGNALS = {each.value: each.name for each in signal.Signals}
 _STARTS = 3  # of a worker that is killed before it is ready
 
 # A worker ends with the driver, however that ends and whatever the worker is doing: it looks for its parent every
-# second, and on Linux the kernel kills it, also in a decoder that never returns. A closed pipe is only noticed after the
-# unit.
+# second, and on Linux the kernel kills it, also in a decoder that never returns. A closed pipe is noticed too late,
+# after the unit.
 _END_WITH_DRIVER = """
 import ctypes, json, os, sys, threading, time
 driver = int(sys.argv[3])
