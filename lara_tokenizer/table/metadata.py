@@ -17,6 +17,8 @@ METADATA_KEY = b"lara_tokenizer"
 # Entries that are no options of the job and not part of its fingerprint; tables of earlier releases lack them.
 FRAMES = "frames"  # size, filter and crop of the processor
 MOVING_PAIRS = "moving_pairs"  # motion counts by camera
+# In the entry "episodes": digest of the content of all of them, where it is in local files; see `provenance.py`.
+CONTENT = "content_sha256"
 
 
 def token_files(tokens: str | Path) -> list[Path]:
