@@ -60,7 +60,7 @@ class PrintableFormatter(logging.Formatter):
     Other libraries mean the newlines of their messages.
     """
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, the name that logging calls
+    def formatMessage(self, record: logging.LogRecord) -> str:
         if record.name.partition(".")[0] in _OURS:
             record.message = printable(record.message)
         return super().formatMessage(record)

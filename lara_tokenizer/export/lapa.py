@@ -88,7 +88,7 @@ def export_lapa(
     identity = None if vision is None else dict(vision.identity)
     options = {"instruction": instruction, "template": template, "seed": seed, "images": images, "vision": identity}
     job = ExportJob("lapa", table, out, options)
-    if (finished := job.finished()) is not None:
+    if (finished := job.finished(source, from_list)) is not None:
         return finished
     matched = job.match(source, from_list)
     longest_prompt = len(template) - len(INSTRUCTION) + check_jsonl(matched, instruction, seed)

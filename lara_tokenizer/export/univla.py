@@ -72,7 +72,7 @@ def export_univla(
     table.require("codes", "<ACT_...> words")
     options = {"instruction": instruction, "history": float(history), "seed": seed, "images": images}
     job = ExportJob("univla", table, out, options)
-    if (finished := job.finished()) is not None:
+    if (finished := job.finished(source, from_list)) is not None:
         return finished
     matched = job.match(source, from_list)
     check_jsonl(matched, instruction, seed)

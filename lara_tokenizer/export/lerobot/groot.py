@@ -77,7 +77,7 @@ def export_groot(
     scale = _scale(table, scale)
     sizes = {"action_horizon": action_horizon, "max_action_dim": max_action_dim}
     job = ExportJob("groot", table, out, {"dataset": dataset.fingerprint(), "scale": scale, **sizes})
-    if (finished := job.finished()) is not None:
+    if (finished := job.finished(f"lerobot:{dataset.root}")) is not None:
         return finished
     summary = summarize_dataset(job, dataset, _settings(table, sizes, scale), _notes(dataset))
     columns = [_column(size, scale)]
@@ -222,7 +222,9 @@ def _settings(table: TokenTable, sizes: Mapping[str, int], scale: float) -> dict
 def _notes(dataset: LeRobotFolder) -> list[str]:
     """Sentences for the manifest; a change of their text changes the bytes of exports."""
     notes = [
-        f"frames without a pair hold zeros and are named in {STEP_FILTER}: loaders that do not know that file draw them"
+        *dataset.notes(),
+        f"frames without a pair hold zeros and are named in {STEP_FILTER}: loaders that do not know that file draw "
+        "them",
     ]
     if _MODALITY not in dataset.names:
         notes.append(f"no {_MODALITY} in the dataset: GR00T's loader needs one, or one of its own for this embodiment")

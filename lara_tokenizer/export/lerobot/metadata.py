@@ -73,7 +73,7 @@ class RunningStatistics:
             for name in _ALL:
                 cells = [each[name].tolist() for each in statistics]
                 table[f"{column.name}/{name}"] = pa.array(cells, _statistic_type(name))
-        pq.write_table(pa.table(table), self._file(index))
+        pq.write_table(pa.table(table), self.file(index))
         self._episodes = []
         self._statistics = []
 
@@ -81,7 +81,7 @@ class RunningStatistics:
         """The stored statistics of an episode, by column and name."""
         index = self._file_of[episode]
         if self._stored[0] != index:
-            rows = pq.read_table(self._file(index)).to_pylist()
+            rows = pq.read_table(self.file(index)).to_pylist()
             self._stored = (index, {row["episode_index"]: row for row in rows})
         row = self._stored[1][episode]
         return {column.name: {name: row[f"{column.name}/{name}"] for name in _ALL} for column in self._columns}
@@ -95,7 +95,8 @@ class RunningStatistics:
                     sums[feature] = _added(sums[feature], {name: np.asarray(each) for name, each in lists.items()})
         return {feature: _weighted_mean(each) for feature, each in sums.items()}
 
-    def _file(self, index: int) -> Path:
+    def file(self, index: int) -> Path:
+        """The file with the statistics of the episodes of one data file."""
         return self._folder / f"{index:06d}.parquet"
 
     def _end_episode(self) -> None:

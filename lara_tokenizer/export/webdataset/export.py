@@ -76,7 +76,7 @@ def export_webdataset(
         raise ValueError(f"seed {seed}: takes 0 or more")
     table = TokenTable.open(tokens, **select)
     job = ExportJob("webdataset", table, out, {"shard_size": shard_size, "seed": seed, "images": images})
-    if (finished := job.finished()) is not None:
+    if (finished := job.finished(source, from_list)) is not None:
         return finished
     matched = job.match(source, from_list)
     shards = plan_shards(matched.selected, shard_size, seed)
@@ -84,9 +84,9 @@ def export_webdataset(
     show = counter(progress, matched.num_pairs)
     with job.folder(summary) as folder:
         rows = folder.path / _ROWS
-        if not folder.is_done(_ROWS):
+        if not folder.is_done(_ROWS, [rows]):
             write_rows(matched.sequences("codes", "latents", "text"), rows)
-            folder.mark_done(_ROWS)
+            folder.mark_done(_ROWS, [rows])
         tasks = _tasks(folder.path, table, shards, matched.episodes if images else None)
         folder.run_tasks(write_shard, tasks, workers, lambda task: show(task.pairs))
         rows.unlink(missing_ok=True)
