@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lara_tokenizer._parse import load_json
 from lara_tokenizer.export.codebook import read_codebook
 from lara_tokenizer.export.lerobot.folder import DataFile, RowKeys, batches
 from lara_tokenizer.table.reader import TokenSequence, TokenTable
@@ -232,13 +233,16 @@ def with_hf_features(metadata: Mapping[bytes, bytes] | None, added: Mapping[str,
     Args:
         added: entries with the type "Sequence", which every release of `datasets` reads; they become "List" in files
             of newer releases, which use that.
+
+    Raises ValueError for metadata that is not JSON.
     """
     metadata = dict(metadata or {})
     if b"huggingface" not in metadata:
         return metadata
-    content = json.loads(metadata[b"huggingface"])
-    known = content.get("info", {}).get("features")
-    if known is None:
+    content = load_json(metadata[b"huggingface"], "metadata 'huggingface' of a parquet file")
+    info = content.get("info") if isinstance(content, dict) else None
+    known = info.get("features") if isinstance(info, dict) else None
+    if not isinstance(known, dict):  # `datasets` takes the types of the columns then
         return metadata
     text = json.dumps(added)
     if '"_type": "List"' in json.dumps(known):

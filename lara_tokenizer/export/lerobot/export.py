@@ -22,7 +22,7 @@ from lara_tokenizer.export.lerobot.columns import (
     label_columns,
 )
 from lara_tokenizer.export.lerobot.files import list_files
-from lara_tokenizer.export.lerobot.folder import LeRobotFolder, find_root
+from lara_tokenizer.export.lerobot.folder import LeRobotFolder, find_root, reading
 from lara_tokenizer.export.lerobot.in_place import BACKUP, LABEL_MANIFEST, InPlaceSwap, read_label_manifest
 from lara_tokenizer.export.lerobot.metadata import RunningStatistics, statistics_files, write_statistics
 from lara_tokenizer.export.lerobot.push import check_push, push_dataset
@@ -145,7 +145,8 @@ def write_data_files(
         if not folder.is_done(file.name, files):
             new.parent.mkdir(parents=True, exist_ok=True)
             on_rows = (lambda *_: None) if statistics is None else statistics.add
-            add_columns(dataset.root / file.name, new, file, labels, columns, on_rows, change)
+            with reading(f"{file.name} of {dataset.root.name}"):
+                add_columns(dataset.root / file.name, new, file, labels, columns, on_rows, change)
             if statistics is not None:
                 statistics.store(index)
             folder.mark_done(file.name, files)
@@ -213,12 +214,14 @@ def _write(
 ) -> None:
     """Write the labelled dataset to the job's folder."""
     rewritten = {INFO, *(file.name for file in dataset.data), *statistics_files(dataset)}
-    with job.folder(summary, unchanged=dataset.modification_times(), hashed=rewritten) as folder:
+    times = dataset.modification_times()
+    with job.folder(summary, unchanged=times, hashed=rewritten) as folder:
         statistics = RunningStatistics(folder.scratch, dataset.data, columns)
         write_data_files(dataset, folder, Labels(job.table, "codes", "latents"), columns, progress, statistics)
         dataset.link_or_copy(folder.path, dataset.names - rewritten)
         dataset.write_info(folder.path, features_of(columns))
         write_statistics(dataset, folder.path, statistics)
+        dataset.check_unchanged(times)
 
 
 def _check_unlabelled(dataset: LeRobotFolder) -> None:

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -101,6 +102,14 @@ class LeRobotFolder:
         An edit may keep all sizes. A finished export does not contain it: copies of a dataset have their own times.
         """
         return {"dataset_times_sha256": hashlib.sha256(repr(sorted(self._times().items())).encode()).hexdigest()}
+
+    def check_unchanged(self, times: Mapping[str, Any]) -> None:
+        """Raises ValueError where files came or went since it was opened, or its `modification_times` are others."""
+        if list_files(self.root).names != self.names or self.modification_times() != times:
+            raise ValueError(
+                f"{self.root} was changed while it was exported: that is not finished. Delete the folder that ends in "
+                ".partial, and export again."
+            )
 
     def changed_since(self, time_ns: int) -> list[str]:
         """The files of rows and metadata that were written after a time, st_mtime_ns."""
@@ -197,9 +206,20 @@ def find_root(source: str | os.PathLike[str]) -> Path:
 def read_info(root: Path) -> LeRobotInfo:
     """Read meta/info.json. Raises ValueError where it is invalid."""
     try:
-        return LeRobotInfo.parse((root / INFO).read_text(encoding="utf-8"))
+        return LeRobotInfo.parse((root / INFO).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{root.name}: not a LeRobotDataset ({INFO}: {error})") from error
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Raise ValueError, naming the parquet file, where it turns out to be damaged within the block."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system; damage is an OSError for Arrow
+            raise
+        raise ValueError(f"{name} cannot be read ({first_line(error)})") from error
 
 
 def batches(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -261,7 +281,7 @@ def _lengths(root: Path, names: frozenset[str], info: LeRobotInfo) -> dict[int, 
         if info.is_v3:
             tables = sorted(name for name in names if name.startswith(EPISODES_V3) and name.endswith(".parquet"))
             parts = [read_parquet(root / name, name, columns=["episode_index", "length"]) for name in tables]
-            entries = (entry for part in parts for entry in part.to_pylist())
+            entries: Iterator[dict[str, Any]] = (entry for part in parts for entry in part.to_pylist())
         else:
             entries = read_lines(root / EPISODES_V2)
         rows = [(int(entry["episode_index"]), int(entry["length"])) for entry in entries]
@@ -280,10 +300,9 @@ def _data_files(root: Path, names: frozenset[str], info: LeRobotInfo, lengths: M
     named = _named_files(info, lengths)
     for name in sorted(name for name in names if name.startswith("data/") and name.endswith(".parquet")):
         unread = DataFile(name, (), named.get(name))
-        try:
-            yield DataFile(name, tuple(_check_rows(root, unread, lengths)), unread.named_episode)
-        except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"{name} of {root.name} cannot be read ({first_line(error)})") from error
+        with reading(f"{name} of {root.name}"):
+            episodes = _check_rows(root, unread, lengths)
+        yield DataFile(name, tuple(episodes), unread.named_episode)
 
 
 def _named_files(info: LeRobotInfo, lengths: Mapping[int, int]) -> dict[str, int]:
