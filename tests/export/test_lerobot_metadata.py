@@ -38,6 +38,7 @@ def table(tmp_path, write_tokens):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("meta/info.json", DEEP, r"meta/info.json: not JSON \(nested too deeply\)"),
         ("meta/episodes.jsonl", DEEP, r"list of episodes cannot be read \(episodes.jsonl, line 1: not JSON"),
         ("meta/episodes.jsonl", "[1]", r"line 1: \[1\], not a JSON object"),
         ("meta/episodes.jsonl", '{"episode_index": 0}', r"no 'length' in an entry"),
@@ -63,7 +64,7 @@ def test_damaged_metadata_is_one_line(name, content, message, plain, table, tmp_
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"chunks_size": 0}, "chunks_size 0: takes a count"),
+        ({"chunks_size": 0}, "chunks_size 0: takes a number"),
         ({"data_path": "data/{episode_index:9999999999d}.parquet"}, "data_path|template .* cannot be used"),
         ({"data_path": "{episode_index.__class__}"}, "data_path|template .* cannot be used"),
         ({"discarded_episode_indices": {"a": 1}}, "takes a list of episode indices"),
@@ -76,6 +77,14 @@ def test_entries_of_info_that_cannot_be_used_are_refused(changed, message, plain
     with pytest.raises(ValueError, match=message):
         export_groot(table, dataset, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
+
+
+def test_metadata_with_a_byte_order_mark_is_read(plain, table, tmp_path):
+    dataset = shutil.copytree(plain["v2.1"], tmp_path / "demos")
+    for name in ("meta/info.json", "meta/episodes.jsonl", "meta/tasks.jsonl"):
+        (dataset / name).write_bytes(b"\xef\xbb\xbf" + (dataset / name).read_bytes())
+    export_groot(table, dataset, tmp_path / "out")
+    assert json.loads((tmp_path / "out/meta/tasks.jsonl").read_text())["task"] == "<LAPA>push"
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"info": 3}', b'{"info": {"features": []}}', b"\xff"])

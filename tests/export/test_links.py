@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lara_tokenizer.export import export_groot, export_lerobot, undo_lerobot
-from lara_tokenizer.export.lerobot.files import BROKEN, LOOP, OUTSIDE, SPECIAL, list_files
+from lara_tokenizer.export.lerobot.files import BROKEN, LOOP, NESTED, OUTSIDE, SPECIAL, list_files
 
 TOP = "observation.images.top"
 LENGTHS = (13, 9)
@@ -110,6 +110,8 @@ def test_links_within_the_dataset_are_carried_as_files(plain, table, tmp_path):
     shutil.move(dataset / "videos", dataset / "stored")
     (dataset / "videos").symlink_to("stored")
     (dataset / "README.md").symlink_to("meta/info.json")
+    (dataset / "latest").symlink_to(".")
+    (dataset / "data/up").symlink_to("..")
     (tmp_path / "link").symlink_to(dataset)
     export_lerobot(table, tmp_path / "link", tmp_path / "out")
     assert not any(file.is_symlink() for file in (tmp_path / "out").rglob("*"))
@@ -150,10 +152,13 @@ def test_loops_end_and_every_kind_of_entry_has_a_reason(tmp_path):
     os.mkfifo(root / "pipe")
     found = list_files(root)
     assert found.names == {"data/rows", "copy/rows"}
+    (root / "data/deep/other").symlink_to("../../more")
+    (root / "more").mkdir()
     loops = ["latest", "data/up", "data/deep/back", "copy/up", "copy/deep/back"]
     assert found.left_out == {
         **dict.fromkeys(loops, LOOP),
         **dict.fromkeys(["gone", "round"], BROKEN),
+        "copy/deep/other": NESTED,
         "out": OUTSIDE,
         "pipe": SPECIAL,
     }

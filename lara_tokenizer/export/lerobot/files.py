@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _SNAPSHOTS, _BLOBS, _REPOSITORY = "snapshots", "blobs", "datasets--"  # names in the Hub's cache
-OUTSIDE, BROKEN, LOOP, SPECIAL = (
+OUTSIDE, BROKEN, LOOP, NESTED, SPECIAL = (
     "a link that leads out of the dataset",
     "a link to nothing",
     "a link to a folder that contains it",
+    "a link to a folder, in a folder that is one",
     "no regular file",
 )
 
@@ -41,7 +42,8 @@ class CarriedFiles:
 def list_files(root: Path) -> CarriedFiles:
     """All files below `root`, an absolute path without links.
 
-    Links to folders within it are followed once: one inside such a folder is left out, so no loop is endless.
+    Links to folders within it are followed, but not to a folder that contains the link, nor within a folder that was
+    reached by one: so no loop is endless, and a few links do not name a billion files.
 
     Raises OSError for a folder that cannot be listed.
     """
@@ -60,7 +62,7 @@ def list_files(root: Path) -> CarriedFiles:
                 continue
             path, reason = _target(root, folder / entry.name)
             if reason is None and path.is_dir():
-                reason = LOOP if is_linked or folder.is_relative_to(path) else None
+                reason = LOOP if folder.is_relative_to(path) else NESTED if is_linked else None
                 if reason is None:
                     folders.append((path, f"{name}/", True))
             elif reason is None:

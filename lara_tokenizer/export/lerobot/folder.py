@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lara_tokenizer._files import replace, summarize_names
-from lara_tokenizer._parse import format_template, read_json_lines, read_parquet
-from lara_tokenizer.data.lerobot.info import CHUNK_SIZE, EPISODES_V2, EPISODES_V3, INFO, LeRobotInfo
+from lara_tokenizer._parse import read_json_lines, read_parquet
+from lara_tokenizer.data.lerobot.info import EPISODES_V2, EPISODES_V3, INFO, LeRobotInfo
 from lara_tokenizer.errors import first_line
 from lara_tokenizer.export.lerobot.files import carried_path, list_files
 from lara_tokenizer.export.lerobot.needed import check_needed
@@ -206,8 +206,8 @@ def find_root(source: str | os.PathLike[str]) -> Path:
 def read_info(root: Path) -> LeRobotInfo:
     """Read meta/info.json. Raises ValueError where it is invalid."""
     try:
-        return LeRobotInfo.parse((root / INFO).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, TypeError) as error:
+        return LeRobotInfo.parse((root / INFO).read_bytes())
+    except (OSError, ValueError) as error:
         raise ValueError(f"{root.name}: not a LeRobotDataset ({INFO}: {error})") from error
 
 
@@ -307,16 +307,9 @@ def _data_files(root: Path, names: frozenset[str], info: LeRobotInfo, lengths: M
 
 def _named_files(info: LeRobotInfo, lengths: Mapping[int, int]) -> dict[str, int]:
     """The episode of each data file whose name contains the episode's index. Raises ValueError for other templates."""
-    template = info.content["data_path"]
-    if not isinstance(template, str) or "{episode_index" not in template:
+    if info.is_v3 or "{episode_index" not in info.content["data_path"]:
         return {}
-    size = info.content.get("chunks_size", CHUNK_SIZE)
-    if not isinstance(size, int) or size < 1:
-        raise ValueError(f"{INFO}: chunks_size {size!r}: takes a count of episodes, 1 or more")
-    return {
-        format_template(template, {"episode_chunk": episode // size, "episode_index": episode}, INFO): episode
-        for episode in lengths
-    }
+    return {info.data_file({"episode_index": episode}): episode for episode in lengths}
 
 
 def _check_rows(root: Path, file: DataFile, lengths: Mapping[int, int]) -> list[int]:

@@ -9,6 +9,7 @@ from itertools import repeat
 from pathlib import Path
 
 from lara_tokenizer.data.lerobot.info import EPISODES_V2, EPISODES_V3, INFO, TASKS_V2, TASKS_V3, LeRobotInfo
+from lara_tokenizer.export.lerobot.files import LOOP
 
 # As templates, whose fields stand for a part of one name.
 _METADATA = (
@@ -31,6 +32,8 @@ def check_needed(root: Path, info: LeRobotInfo, left_out: Mapping[str, str]) -> 
     video = info.content.get("video_path")
     templates = [*_METADATA, *([video] if isinstance(video, str) else [])]
     for name, reason in sorted(left_out.items()):
+        if reason == LOOP:  # all files of such a folder are carried under names of their own
+            continue
         is_rows = f"{name}/".startswith(_ROWS)
         if is_rows or any(may_name(template, name, fields) for template in templates):
             raise ValueError(
