@@ -146,14 +146,14 @@ def test_loops_end_and_every_kind_of_entry_has_a_reason(tmp_path):
     (root / "data/up").symlink_to("..")
     (root / "data/deep/back").symlink_to("../../data")
     (root / "copy").symlink_to("data")
+    (root / "data/deep/other").symlink_to("../../more")
+    (root / "more").mkdir()
     (root / "gone").symlink_to("nothing")
     (root / "round").symlink_to("round")
     (root / "out").symlink_to("/")
     os.mkfifo(root / "pipe")
     found = list_files(root)
     assert found.names == {"data/rows", "copy/rows"}
-    (root / "data/deep/other").symlink_to("../../more")
-    (root / "more").mkdir()
     loops = ["latest", "data/up", "data/deep/back", "copy/up", "copy/deep/back"]
     assert found.left_out == {
         **dict.fromkeys(loops, LOOP),
