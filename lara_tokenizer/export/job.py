@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -25,6 +25,8 @@ __all__ = ["ExportFolder", "ExportJob", "ExportSummary", "Progress", "counter", 
 MANIFEST = "export_manifest.json"
 FORMAT_VERSION = 1
 _COMPLETE = "This export was complete already: nothing was written."
+_MULTIPLES = {".tar": 10_240}  # bytes of its records
+_ENDS = {".jsonl": b"\n", ".tar": bytes(1024), ".jpg": b"\xff\xd9"}
 # Stored in manifests: a change of this text would change the bytes of exports.
 _UNCHECKED = (
     "The table is of an earlier release and does not say what frames its model saw: the pixels of its source were not "
@@ -102,8 +104,18 @@ class ExportJob:
         self._manifest = manifest
         self._states: list[SequenceState] = []  # of the source
 
-    def finished(self, source: Source, from_list: str | os.PathLike[str] | None = None) -> ExportSummary | None:
+    def finished(
+        self,
+        source: Source,
+        from_list: str | os.PathLike[str] | None = None,
+        names: Callable[[MatchedSource], Iterable[str]] = lambda matched: (),
+    ) -> ExportSummary | None:
         """The summary of this very export if `out` contains it, complete; None if `out` is new.
+
+        Args:
+            source: the table's.
+            from_list: the list of clips, if the table was made from one.
+            names: of the files that the export consists of, besides those whose hash is in its manifest.
 
         Raises ValueError where `out` is something else, or was changed, or the source is no longer the table's.
         """
@@ -111,17 +123,23 @@ class ExportJob:
         if file.is_file():
             manifest = read_manifest(file)
             if not self.differences(manifest):
-                return self.summary_again(manifest, source, from_list)
+                return self.summary_again(manifest, source, from_list, names)
         check_new(self.out)
         return None
 
     def summary_again(
-        self, manifest: Mapping[str, Any], source: Source, from_list: str | os.PathLike[str] | None = None
+        self,
+        manifest: Mapping[str, Any],
+        source: Source,
+        from_list: str | os.PathLike[str] | None = None,
+        names: Callable[[MatchedSource], Iterable[str]] = lambda matched: (),
     ) -> ExportSummary:
-        """The summary of a finished export, from its manifest. Raises ValueError as `finished`."""
-        self.match(source, from_list)
+        """The summary of a finished export, from its manifest; arguments and errors as `finished`."""
+        matched = self.match(source, from_list)
         written = manifest.get("files", {})
-        if changed := [name for name in sorted(written) if _sha256(self.out / name) != written[name]]:
+        changed = [name for name in sorted(written) if _sha256(self.out / name) != written[name]]
+        changed += [name for name in names(matched) if not is_whole(self.out / name)]
+        if changed:
             raise ValueError(
                 f"{self.out} was changed since it was exported: {summarize_names(changed)}. Delete it, or name another "
                 "--out."
@@ -200,6 +218,18 @@ def read_manifest(file: Path) -> dict[str, Any]:
     ):
         raise ValueError(f"{file}: not the manifest of an export")
     return manifest
+
+
+def is_whole(file: Path) -> bool:
+    """Whether there is a file that is not empty, and ends as a file of its suffix does; its content is not read."""
+    end = _ENDS.get(file.suffix, b"")
+    try:
+        with file.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - len(end)))
+            return size > 0 and size % _MULTIPLES.get(file.suffix, 1) == 0 and (not end or stream.read() == end)
+    except OSError:
+        return False
 
 
 def _sha256(file: Path) -> str | None:

@@ -49,6 +49,14 @@ def check_jsonl(matched: MatchedSource, instruction: str | None, seed: int) -> i
     return max(len(text) for of_sequence in texts for text in set(of_sequence))
 
 
+def jsonl_files(matched: MatchedSource, images: bool) -> Iterator[str]:
+    """Names of the files of such an export, with its images or without."""
+    yield LINES
+    for _, sequence in matched.sequences() if images else ():
+        folder = image_folder(sequence.episode, sequence.camera)
+        yield from (f"{folder}/{frame_file(frame)}" for frame in sequence.frames[sequence.selected].tolist())
+
+
 def write_jsonl(
     folder: ExportFolder,
     matched: MatchedSource,

@@ -173,11 +173,36 @@ def test_a_file_that_changes_while_it_is_exported_ends_the_export(tokens, clips,
         episode.reader = Backed(episode.reader, source / episode.id)
 
     def touch(done, total):
-        os.utime(source / "b/left.mp4", ns=(0, 1))
+        if done == total:  # while frames are still read, the reader notices
+            os.utime(source / "b/left.mp4", ns=(0, 1))
 
     with pytest.raises(EpisodeReadError, match=r"b/left.mp4: left.mp4 changed while it was exported"):
         export_univla(tokens, loaded, tmp_path / "out", workers=0, progress=touch)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "how"),
+    [
+        *(("lapa", "train.jsonl", "cut"), ("univla", "images/a.mp4/img_00000.jpg", "removed")),
+        *(("webdataset", "train-000001.tar", "cut"), ("moto", "lmdb/lara/train/data.mdb", "removed")),
+        *(
+            ("moto", "video/lara/image/train_eps_00000001.mp4", "emptied"),
+            ("lapa", "images/a.mp4/img_00003.jpg", "cut"),
+        ),
+    ],
+)
+def test_complete_already_is_not_said_of_files_that_are_gone_or_cut(name, file, how, tokens, clips, tmp_path):
+    export, options = OF_CLIPS[name]
+    export(tokens, clips, tmp_path / "out", workers=0, **options)
+    assert "complete already" in export(tokens, clips, tmp_path / "out", workers=0, **options).notes[-1]
+    path = tmp_path / "out" / file
+    content = path.read_bytes()
+    path.unlink()
+    if how != "removed":
+        path.write_bytes(content[: len(content) - 9] if how == "cut" else b"")
+    with pytest.raises(ValueError, match=rf"out was changed since it was exported: {file}. Delete it"):
+        export(tokens, clips, tmp_path / "out", workers=0, **options)
 
 
 def test_complete_already_is_said_of_the_same_source_and_whole_files_alone(

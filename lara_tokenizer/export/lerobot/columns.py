@@ -294,9 +294,10 @@ def _offsets(rows: int, length: int) -> pa.Array:
 
 
 def _compression(parquet: pq.ParquetFile) -> str:
-    """The compression of the file's first column."""
-    metadata = parquet.metadata
-    if not metadata.num_row_groups or not metadata.num_columns:
+    """The compression of the file's first column. Raises as Arrow does for a damaged file."""
+    if not parquet.num_row_groups or not parquet.schema_arrow.names:
         return "snappy"
-    found = metadata.row_group(0).column(0).compression.lower()
+    # Of a damaged file, pyarrow aborts the process where metadata of a column is asked for, but not where it is read.
+    next(parquet.iter_batches(1, row_groups=[0], columns=parquet.schema_arrow.names[:1], use_threads=False), None)
+    found = parquet.metadata.row_group(0).column(0).compression.lower()
     return "none" if found == "uncompressed" else found

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -83,10 +84,11 @@ def export_moto(
         raise ValueError(f"cameras {', '.join(table.cameras)}: Moto has one per dataset. Choose with --camera.")
     options = {"style": style, "name": name, "instruction": instruction, "actions": actions, "video": video}
     job = ExportJob("moto", table, out, options)
-    if (finished := job.finished(source, from_list)) is not None:
+    plan_of = partial(MotoPlan.of, style=style, name=name, video=video, instruction=instruction, actions=actions)
+    if (finished := job.finished(source, from_list, lambda matched: _files(plan_of(matched)))) is not None:
         return finished
     matched = job.match(source, from_list)
-    plan = MotoPlan.of(matched, style=style, name=name, video=video, instruction=instruction, actions=actions)
+    plan = plan_of(matched)
     summary = job.summarize(matched, plan.settings(), plan.notes())
     with job.folder(summary) as folder:
         _write(plan, folder, workers, progress)
@@ -112,6 +114,15 @@ def _write(plan: MotoPlan, folder: ExportFolder, workers: int | None, progress: 
     (folder.path / "data_config.yaml").write_text(config, encoding="utf-8")
     with (folder.path / "episodes.jsonl").open("w", encoding="utf-8") as stream:
         stream.writelines(plan.episode_lines())
+
+
+def _files(plan: MotoPlan) -> Iterator[str]:
+    """Names of the files of an export."""
+    yield from ("data_config.yaml", "episodes.jsonl", f"{plan.lmdb_dir}/{SPLIT}/{DATABASE}")
+    if plan.style != "calvin":
+        yield f"{plan.video_dir}/video_metadata.json"
+        if plan.video:
+            yield from (f"{plan.video_dir}/{video_name(index)}" for index in range(len(plan.num_frames)))
 
 
 def _image_tasks(plan: MotoPlan, path: Path) -> Iterator[ImageTask]:
