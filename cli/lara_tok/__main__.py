@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -32,6 +33,7 @@ for _name in COMMANDS:
 for _name in ("export", "tokens"):
     app.add_typer(import_module(f"lara_tok.{_name}").app, name=_name)
 
+_warning_text = warnings.formatwarning
 EXIT_REFUSED, EXIT_FAULT, EXIT_INTERRUPTED = 2, 70, 130  # 70 is EX_SOFTWARE of sysexits.h
 _OURS = ("lara_tokenizer", "lara_policy", "lara_tok")  # loggers whose messages are one line
 
@@ -76,6 +78,7 @@ def main() -> None:
     (Ctrl-C), 143 terminated (SIGTERM).
     """
     _escape_what_cannot_be_encoded()
+    warnings.formatwarning = lambda *of_warning, **more: printable_lines(_warning_text(*of_warning, **more))
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
