@@ -99,7 +99,7 @@ def encode(
         try:
             summary = encode_dataset(episodes, model, out=out, on_error=on_error, progress=live.show, **options)
         except EpisodeReadError as error:
-            say(f"error: {error}\nstopped at the first failure; the same command retries it and continues", err=True)
+            say(f"error: {error}", "stopped at the first failure; the same command retries it and continues", err=True)
             raise Exit(1) from error
         except KeyboardInterrupt as stop:
             say(f"interrupted: {live.done}; no finished work is lost, the same command continues from there", err=True)
