@@ -12,6 +12,7 @@ import re
 import stat
 import string
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from reprlib import Repr
 from typing import TYPE_CHECKING, Any
@@ -27,10 +28,13 @@ MAX_JSON_LINE_BYTES = 2**24  # of one line of a JSON lines file
 MAX_JSON_VALUES = 10_000_000  # numbers, texts, lists and dictionaries: at some 64 bytes each these are 640 MB
 MAX_JSON_DEPTH = 64  # lists and dictionaries within each other
 MAX_YAML_BYTES = 2**20
+MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, as in its own reader
 MAX_YAML_VALUES = 100_000  # with every alias (*name) written out
 MAX_PIXELS = 2**26  # of one picture (8192 x 8192): as uint8 RGB these are 200 MB
 MAX_CELL_ROWS = 100_000_000  # rows of one parquet file; run-length encoding stores a billion in a kilobyte
 MAX_TABLE_BYTES = 2**29  # of a parquet file of metadata in memory; a dictionary stores a text once for a million rows
+_DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
+_DTYPE_BYTES |= {"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8}
 _FORMAT_SPEC = re.compile(r"0?[0-9]{0,2}d?")  # ":03d", ":06", ":d"
 _HUGE_NUMBER = re.compile(r"[0-9]{309}")  # no float holds an integer of so many digits
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -214,6 +218,61 @@ def format_template(template: object, values: Mapping[str, object], name: object
         return template.format_map(values)
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise ValueError(f"{name}: file name template {shown(template)} cannot be used: {first_line(error)}") from error
+
+
+def safetensors_header(file: Path, name: object | None = None) -> tuple[dict[str, dict[str, Any]], int]:
+    """Entries of a safetensors file ({name: {dtype, shape, data_offsets}}) and the offset of its first data byte.
+
+    The format is a length (8 bytes, little endian), a JSON header of that length, then the numbers, without gaps.
+
+    Raises OSError where the file cannot be read, and ValueError, naming it, where it is truncated, damaged or something
+    else.
+    """
+    name = file if name is None else name
+    _check_regular(file, name)
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        if start == b"version ":  # of https://git-lfs.github.com/spec/v1
+            raise ValueError(f"{name}: a Git LFS pointer, not the weights. Download the file itself (git lfs pull)")
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+            raise ValueError(
+                f"{name}: damaged, or no safetensors file: of {size:,} bytes its header would be {length:,}. Download "
+                "it again"
+            )
+        header = load_json(stream.read(length), f"{name}: its header")
+    if not isinstance(header, dict):
+        raise ValueError(f"{name}: its header holds {shown(header, 40)}, expected names and tensors")
+    header.pop("__metadata__", None)
+    places = [_checked_entry(tensor, entry, name) for tensor, entry in header.items()]
+    end = 0
+    for first, last in sorted(places):
+        if first != end:
+            raise ValueError(f"{name}: its tensors overlap or leave gaps at byte {end:,}. Download it again")
+        end = last
+    if 8 + length + end != size:
+        raise ValueError(
+            f"{name}: {size:,} bytes, and its header describes {8 + length + end:,}: truncated or damaged. Download it "
+            "again"
+        )
+    return header, 8 + length
+
+
+def _checked_entry(tensor: str, entry: Any, name: object) -> tuple[int, int]:
+    """First and last byte of a tensor in the data. Raises ValueError for an entry that contradicts itself."""
+    try:
+        shape, (first, last), width = entry["shape"], entry["data_offsets"], _DTYPE_BYTES[entry["dtype"]]
+        if not all(type(each) is int and each >= 0 for each in (*shape, first, last)):
+            raise ValueError
+        numbers = prod(shape) if len(shape) <= 64 else -1
+        if last - first != numbers * width:
+            raise ValueError
+    except (TypeError, KeyError, ValueError):
+        raise ValueError(
+            f"{name}: the entry of tensor {shown(tensor)} in its header cannot be: {shown(entry)}. Download it again"
+        ) from None
+    return first, last
 
 
 def read_parquet(file: Path, name: object | None = None, *, columns: Sequence[str] | None = None) -> pa.Table:

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEAVES = {
     "lara_tokenizer._files",
     "lara_tokenizer._lazy",
+    "lara_tokenizer._parse",
     "lara_tokenizer.errors",
     "lara_tokenizer.thresholds",
     "lara_tokenizer.version",
@@ -28,6 +29,7 @@ LEAVES = {
 EDGES = {
     "lara_tokenizer._files": set(),
     "lara_tokenizer._lazy": set(),
+    "lara_tokenizer._parse": {"lara_tokenizer.errors"},
     "lara_tokenizer.thresholds": set(),
     "lara_tokenizer.errors": set(),
     "lara_tokenizer.version": set(),
@@ -47,7 +49,7 @@ EDGES = {
     "lara_tokenizer.export": LEAVES
     | {"lara_tokenizer.data", "lara_tokenizer.table", "lara_tokenizer.checkpoint", "lara_tokenizer.vision_tokens"},
     "lara_tokenizer.vision_tokens": LEAVES,
-    "lara_tokenizer.convert": LEAVES | {"lara_tokenizer.model"},
+    "lara_tokenizer.convert": LEAVES | {"lara_tokenizer.model", "lara_tokenizer.checkpoint"},
     "lara_tokenizer.evaluate": LEAVES | {"lara_tokenizer.model", "lara_tokenizer.data", "lara_tokenizer.metrics"},
     "lara_tokenizer.train": LEAVES | {"lara_tokenizer.model", "lara_tokenizer.data", "lara_tokenizer.metrics"},
     "lara_policy": LEAVES
