@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lara_tokenizer._files import file_sha256
+from lara_tokenizer._files import file_sha256, summarize_names
 from lara_tokenizer._parse import read_json_object, safetensors_header, shown
 from lara_tokenizer.errors import first_line
 
@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 _INDEX = "model.safetensors.index.json"
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+_VISION = "vision_encoder."  # its tensors have the names of the published encoder
+_PROCESSOR_FIELDS = ("size", "resample", "image_mean", "image_std")
+_CONFIG_FIELDS = ("image_size", "hidden_size", "num_attention_heads", "codebook_dim", "strides")
 # transformers adds these to a saved processor, or config. They change with its version, the results do not.
 _PROCESSOR_BOOKKEEPING = (
     "_processor_class",
@@ -81,7 +84,7 @@ class Checkpoint:
 
         folder, revision = _local_folder(resolve_checkpoint(name))
         advice = "Convert checkpoints of other projects first: lara-tok convert"
-        config = read_config(folder, AutoConfig, MODEL_TYPES, advice)
+        config = read_config(folder, AutoConfig, MODEL_TYPES, advice, required=_CONFIG_FIELDS)
         weights = check_weights(folder, config, AutoModel.from_config)
         processor = processor or read_processor(folder)
         _check_size(folder, config, processor)
@@ -184,12 +187,16 @@ def _local_folder(name: str | os.PathLike[str]) -> tuple[Path, str | None]:
     return folder, folder.name
 
 
-def read_config(folder: Path, config_class: Any, model_types: Collection[str], advice: str) -> Any:
+def read_config(
+    folder: Path, config_class: Any, model_types: Collection[str], advice: str, required: Collection[str] = ()
+) -> Any:
     """The config of a model in a folder, by a class with `from_pretrained`.
 
-    Raises ValueError, with `advice` for a model of another type.
+    Raises ValueError, with `advice` for a model of another type. Fields that are `required` must be in the file: their
+    defaults need not be what the model was trained with.
     """
     from transformers import PretrainedConfig
+    from transformers.utils import logging
 
     try:
         fields = read_json_object(folder / "config.json", f"model {folder.name!r}: config.json")
@@ -201,10 +208,19 @@ def read_config(folder: Path, config_class: Any, model_types: Collection[str], a
             f"model {folder.name!r}: its model_type is {shown(model_type)}, this takes "
             f"{', '.join(map(repr, model_types))}. {advice}"
         )
+    if absent := [name for name in required if name not in fields]:
+        raise ValueError(f"model {folder.name!r}: config.json has no {absent[0]!r}. Take the file as it was saved.")
     for name in fields:
         # Some would replace a method of the config, others make transformers download and run code.
         if callable(getattr(PretrainedConfig, name, None)) or name in _REFUSED_FIELDS:
             raise ValueError(f"model {folder.name!r}: config.json sets {name!r}, which is not taken. Remove it.")
+    for name in ("dtype", "torch_dtype"):
+        if fields.get(name) not in (None, "float32", "float16", "bfloat16", "float64"):
+            raise ValueError(
+                f"model {folder.name!r}: config.json says {name} {shown(fields[name])}, no type of weights"
+            )
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # it logs the whole config beside its error
     try:
         return config_class.from_pretrained(folder)
     except Exception as error:  # of wrong types and sizes: a config class raises nearly anything
@@ -212,6 +228,8 @@ def read_config(folder: Path, config_class: Any, model_types: Collection[str], a
             f"model {folder.name!r}: its config.json cannot be used: {_reason(error)} Take the file as it was "
             "published or saved."
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def check_weights(folder: Path, config: Any, build: Callable[[Any], nn.Module]) -> list[Path]:
@@ -245,13 +263,24 @@ def check_weights(folder: Path, config: Any, build: Callable[[Any], nn.Module]) 
             )
     try:
         with torch.device("meta"):
-            needed = sum(parameter.numel() for parameter in build(config).parameters())
+            model = build(config)
     except Exception as error:  # of sizes that fit no model
         raise ValueError(f"model {folder.name!r}: its config.json fits no model: {_reason(error)}") from error
+    needed = sum(parameter.numel() for parameter in model.parameters())
     if needed > numbers:
+        has_vision = any(name.startswith(_VISION) for name in entries)
+        names = (name for name, _ in model.named_parameters() if not (has_vision and name.startswith(_VISION)))
+        absent = summarize_names(name for name in names if name not in entries)
         raise ValueError(
             f"model {folder.name!r}: config.json describes a model of {needed:,} numbers, its weights hold "
-            f"{numbers:,}. Take both files from one place."
+            f"{numbers:,}{f' (without {absent})' if absent else ''}. Take both files from one place."
+        )
+    # By the last part of their names: transformers renames some parts of published vision encoders.
+    whole = {name.rpartition(".")[2] for name, tensor in model.state_dict().items() if not tensor.is_floating_point()}
+    if wrong := [name for name, entry in entries.items() if _is_whole(entry) and name.rpartition(".")[2] not in whole]:
+        raise ValueError(
+            f"model {folder.name!r}: its weights hold integers as {summarize_names(wrong)}. Quantized weights are not "
+            "read: take those of the original."
         )
     return weights
 
@@ -263,8 +292,11 @@ def read_processor(folder: Path) -> LatentActionProcessor:
     found = [name for name in _PROCESSOR_FILES if (folder / name).is_file()]
     if not found:
         raise ValueError(f"model {folder.name!r}: the folder has no {_PROCESSOR_FILES[0]}")
-    for name in found:
-        read_json_object(folder / name, f"model {folder.name!r}: {name}")
+    files = [read_json_object(folder / name, f"model {folder.name!r}: {name}") for name in found]
+    settings = files[0]["image_processor"] if isinstance(files[0].get("image_processor"), dict) else files[0]
+    if absent := [name for name in _PROCESSOR_FIELDS if name not in settings]:
+        # Its default need not be what the model was trained with.
+        raise ValueError(f"model {folder.name!r}: {found[0]} has no {absent[0]!r}. Take the file as it was saved.")
     try:
         return LatentActionProcessor.from_pretrained(folder)
     except Exception as error:  # as for a config
@@ -272,6 +304,10 @@ def read_processor(folder: Path) -> LatentActionProcessor:
             f"model {folder.name!r}: its {found[0]} cannot be used: {_reason(error)} Take the file as it was "
             "published or saved."
         ) from error
+
+
+def _is_whole(entry: Mapping[str, Any]) -> bool:
+    return entry["dtype"].startswith(("I", "U", "BOOL"))
 
 
 def _reason(error: Exception) -> str:
