@@ -21,7 +21,6 @@ from lara_tokenizer.errors import first_line, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 MAX_JSON_BYTES = 2**28  # of a file; a larger one is not metadata
 MAX_JSON_LINE_BYTES = 2**24  # of one line of a JSON lines file
@@ -288,12 +287,12 @@ def read_parquet(file: Path, name: object | None = None, *, columns: Sequence[st
     try:
         with pq.ParquetFile(file) as opened:
             check_parquet_rows(opened.metadata.num_rows, name)
-            if missing := [column for column in columns or () if column not in opened.schema_arrow.names]:
-                raise ValueError(
-                    f"{name}: no column {missing[0]!r} in it "
-                    f"(there are {printable(', '.join(opened.schema_arrow.names))[:300]})"
-                )
-            return _read_within(opened, None if columns is None else list(columns), name)
+            schema = opened.schema_arrow
+        if missing := [column for column in columns or () if column not in schema.names]:
+            found = printable(", ".join(schema.names))[:300]
+            raise ValueError(f"{name}: no column {missing[0]!r} in it (there are {found})")
+        read = schema if columns is None else pa.schema([schema.field(column) for column in columns], schema.metadata)
+        return _read_within(file, read, name)
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     # Damage is an OSError for Arrow, too; names that are not UTF-8 fail in Python.
@@ -301,35 +300,44 @@ def read_parquet(file: Path, name: object | None = None, *, columns: Sequence[st
         raise ValueError(f"{name}: cannot be read as parquet ({printable(first_line(error))[:300]})") from error
 
 
-def _read_within(opened: pq.ParquetFile, columns: list[str] | None, name: object) -> pa.Table:
-    """The columns of an open file, at most `MAX_TABLE_BYTES` in memory. Raises ValueError for more."""
+def _read_within(file: Path, schema: pa.Schema, name: object) -> pa.Table:
+    """The columns of `schema`, at most `MAX_TABLE_BYTES` in memory. Raises ValueError for more.
+
+    The sizes that a footer states are not asked for: pyarrow aborts the process where they contradict each other.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # A text that a dictionary stores once for a million rows stays there until its size is known.
+    texts = [each.name for each in schema if _is_text(each.type)]
+    has_nested_texts = any("string" in str(each.type) or "binary" in str(each.type) for each in schema) and not texts
+    batches, size = [], 0
+    with pq.ParquetFile(file, read_dictionary=texts) as opened:
+        # One thread: worker processes share the cores.
+        step = 256 if has_nested_texts else 65_536
+        for batch in opened.iter_batches(batch_size=step, columns=schema.names, use_threads=False):
+            size += sum(_unpacked_bytes(column) for column in batch.columns)
+            if size > MAX_TABLE_BYTES:
+                raise ValueError(f"{name}: its rows take more than the {MAX_TABLE_BYTES:,} bytes that are read")
+            batches.append(batch)
+    return pa.Table.from_batches(batches).cast(schema) if batches else schema.empty_table()
+
+
+def _is_text(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
-    expected, largest = 0, 1
-    footer = opened.metadata
-    for group in range(footer.num_row_groups):
-        for index in range(footer.num_columns):
-            chunk = footer.row_group(group).column(index)
-            if columns is not None and not f"{chunk.path_in_schema}.".startswith(tuple(f"{each}." for each in columns)):
-                continue
-            if chunk.physical_type != "BYTE_ARRAY":
-                expected += 8 * chunk.num_values
-                continue
-            # Of texts in a dictionary only an upper bound is known: every row may be the longest one.
-            is_repeated = any("DICTIONARY" in encoding for encoding in chunk.encodings)
-            expected += chunk.total_uncompressed_size * (chunk.num_values if is_repeated else 1)
-            largest = max(largest, chunk.total_uncompressed_size)
-    # One thread: worker processes share the cores.
-    if expected <= MAX_TABLE_BYTES:
-        return opened.read(columns=columns, use_threads=False)
-    batches, size = [], 0
-    step = max(1, min(65_536, MAX_TABLE_BYTES // 8 // largest))
-    for batch in opened.iter_batches(batch_size=step, columns=columns, use_threads=False):
-        batches.append(batch)
-        size += batch.nbytes
-        if size > MAX_TABLE_BYTES:
-            raise ValueError(f"{name}: its rows take more than the {MAX_TABLE_BYTES:,} bytes that are read")
-    return pa.Table.from_batches(batches, schema=None if batches else opened.schema_arrow)
+    of_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    return any(is_one(kind) for is_one in of_text)
+
+
+def _unpacked_bytes(column: pa.Array) -> int:
+    """Bytes of a column with each text of its dictionary written out."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not isinstance(column, pa.DictionaryArray) or not _is_text(column.type.value_type):
+        return column.nbytes
+    return column.indices.nbytes + (pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0)
 
 
 def check_parquet_rows(rows: int, name: object) -> None:

@@ -1,7 +1,7 @@
 """The parquet files of a token table: names, columns and rows, each checked before it is used.
 
-A table may come from anywhere. Damage, columns of other types, shards that are missing or from another table, and row
-groups that would not fit into memory are a ValueError that names the file.
+A table may come from anywhere. Damage, columns of other types, and shards that are missing or from another table are a
+ValueError that names the file.
 """
 
 from __future__ import annotations
@@ -15,13 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lara_tokenizer._files import summarize_names
-from lara_tokenizer._parse import shown
 from lara_tokenizer.errors import first_line, printable
 from lara_tokenizer.table.schema import METADATA_KEY
 
-# Limits of one row group. Those of this package have 65,536 rows, and a value for each number in them.
-_MAX_GROUP_ROWS = 2**20
-_MAX_GROUP_VALUES = 2**28
+_MOST_ROWS = 65_536  # read at once: as many as a row group of this package has
 _SHARD = re.compile(r"train-([0-9]{5})-of-([0-9]{5})\.parquet")
 
 
@@ -41,7 +38,7 @@ def token_files(tokens: str | Path) -> list[Path]:
         if found != [(shard, len(found)) for shard in range(len(found))]:
             names = summarize_names(file.name for file in files)
             raise ValueError(
-                f"{path}: its shards are incomplete or of several tables ({names}). Download the folder, or encode, again."
+                f"{path}: its shards are incomplete or of several tables ({names}). Download it, or encode, again."
             )
     return files
 
@@ -62,7 +59,7 @@ def table_rows(tokens: str | Path) -> int:
 
 
 def iter_tables(tokens: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Iterate over the row groups of a table, in order.
+    """Iterate over the row groups of a table, in order; large ones come in parts.
 
     Raises ValueError for damage, a shard of another table, a column that is missing, and a missing value in a column
     that has one in each row.
@@ -75,11 +72,13 @@ def iter_tables(tokens: str | Path, columns: Sequence[str] | None = None) -> Ite
             _check_shard(path, schema, first)
             if missing := [name for name in columns or () if name not in schema.names]:
                 raise ValueError(f"{path}: not a token table, it has no column {missing[0]!r}")
-            for index in range(file.num_row_groups):
-                _check_group(path, file.metadata.row_group(index))
-                group = file.read_row_group(index, columns=columns)
-                _check_values(path, group)
-                yield group
+            for group in range(file.num_row_groups):
+                # A group may claim any number of rows. Its metadata is not asked for: pyarrow aborts the process where
+                # entries of it contradict each other.
+                for batch in file.iter_batches(_MOST_ROWS, row_groups=[group], columns=columns, use_threads=False):
+                    rows = pa.Table.from_batches([batch])
+                    _check_values(path, rows)
+                    yield rows
 
 
 def check_columns(file: Path, schema: pa.Schema, required: pa.Schema, optional: pa.Schema) -> None:
@@ -124,19 +123,10 @@ def _own(schema: pa.Schema) -> bytes | None:
     return metadata.get(METADATA_KEY)
 
 
-def _check_group(path: Path, group: pq.RowGroupMetaData) -> None:
-    values = sum(group.column(index).num_values for index in range(group.num_columns))
-    if not 0 <= group.num_rows <= _MAX_GROUP_ROWS or values > _MAX_GROUP_VALUES:
-        raise ValueError(
-            f"{path}: a row group of {shown(group.num_rows)} rows and {values:,} values, more than the "
-            f"{_MAX_GROUP_ROWS:,} and {_MAX_GROUP_VALUES:,} that are read at once. Encode again."
-        )
-
-
-def _check_values(path: Path, group: pa.Table) -> None:
+def _check_values(path: Path, rows: pa.Table) -> None:
     """Raise ValueError for a missing value where the format has one in each row."""
-    for field in group.schema:
-        column = group[field.name]
+    for field in rows.schema:
+        column = rows[field.name]
         nulls = 0 if field.nullable else column.null_count
         if pa.types.is_fixed_size_list(field.type):
             nulls = column.null_count or sum(chunk.flatten().null_count for chunk in column.chunks)
