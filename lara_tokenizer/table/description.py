@@ -11,6 +11,7 @@ from lara_tokenizer.checkpoint import Checkpoint
 from lara_tokenizer.table.health import health_of
 from lara_tokenizer.table.metadata import read_metadata
 from lara_tokenizer.table.parquet import iter_tables, table_schema, token_files
+from lara_tokenizer.table.reader import check_codes, matrix
 from lara_tokenizer.table.statistics import TokenCounts, motion_counts_from_metadata
 
 
@@ -41,7 +42,11 @@ def _describe_tokens(path: Path) -> dict[str, Any]:
     )
     episodes: set[str] = set()
     cameras: set[str] = set()
-    for table in counts.count_through(iter_tables(path)):
+    for table in iter_tables(path):
+        valid = table.filter(table["valid"])
+        if valid.num_rows and (codes := matrix(valid, "codes")) is not None:
+            check_codes(codes, counts.codebook_size, valid["episode"][0].as_py(), path)
+        counts.add(table)
         episodes |= set(table["episode"].unique().to_pylist())
         cameras |= set(table["camera"].unique().to_pylist())
     files = token_files(path)

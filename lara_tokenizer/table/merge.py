@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lara_tokenizer._files import summarize_names
 from lara_tokenizer.table.metadata import FRAMES, MOVING_PAIRS, differences, episodes_digest, read_metadata
 from lara_tokenizer.table.parquet import table_rows, table_schema, token_files
 from lara_tokenizer.table.reader import matched_sequences
@@ -102,9 +103,14 @@ def _common_schema(paths: Sequence[Path]) -> pa.Schema:
     schemas = [table_schema(token_files(path)[0]).remove_metadata() for path in paths]
     for path, schema in zip(paths[1:], schemas[1:], strict=True):
         if not schema.equals(schemas[0]):
+            one, other = _columns(schemas[0]), _columns(schema)
+            only = [
+                summarize_names([each for each in a if each not in b]) or "none"
+                for a, b in ((one, other), (other, one))
+            ]
             raise ValueError(
-                f"{paths[0]} and {path} have other columns: {', '.join(_columns(schemas[0]))} and "
-                f"{', '.join(_columns(schema))}. Encode one of them again."
+                f"{paths[0]} and {path} have other columns, or another order: {only[0]} only in the first, {only[1]} "
+                "only in the second. Encode one of them again."
             )
     return schemas[0]
 

@@ -16,9 +16,11 @@ import pyarrow.parquet as pq
 
 from lara_tokenizer._files import summarize_names
 from lara_tokenizer.errors import first_line, printable
-from lara_tokenizer.table.schema import METADATA_KEY
+from lara_tokenizer.table.schema import METADATA_KEY, OPTIONAL_COLUMNS, token_schema
 
 _MOST_ROWS = 65_536  # read at once: as many as a row group of this package has
+# Columns with a value in each row, whatever a rewritten file says of itself.
+_FILLED = {field.name for field in token_schema(1, 1, 2, OPTIONAL_COLUMNS) if not field.nullable}
 _SHARD = re.compile(r"train-([0-9]{5})-of-([0-9]{5})\.parquet")
 
 
@@ -75,7 +77,7 @@ def iter_tables(tokens: str | Path, columns: Sequence[str] | None = None) -> Ite
             for group in range(file.num_row_groups):
                 # A group may claim any number of rows. Its metadata is not asked for: pyarrow aborts the process where
                 # entries of it contradict each other.
-                for batch in file.iter_batches(_MOST_ROWS, row_groups=[group], columns=columns, use_threads=False):
+                for batch in file.iter_batches(_MOST_ROWS, row_groups=[group], columns=columns):
                     rows = pa.Table.from_batches([batch])
                     _check_values(path, rows)
                     yield rows
@@ -127,7 +129,7 @@ def _check_values(path: Path, rows: pa.Table) -> None:
     """Raise ValueError for a missing value where the format has one in each row."""
     for field in rows.schema:
         column = rows[field.name]
-        nulls = 0 if field.nullable else column.null_count
+        nulls = column.null_count if field.name in _FILLED else 0
         if pa.types.is_fixed_size_list(field.type):
             nulls = column.null_count or sum(chunk.flatten().null_count for chunk in column.chunks)
         if nulls:

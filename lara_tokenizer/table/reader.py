@@ -118,6 +118,16 @@ def check_frames(run: pa.Table, episode: str, source: str | Path) -> None:
         )
 
 
+def check_codes(codes: np.ndarray, codebook_size: int | None, episode: str, source: str | Path) -> None:
+    """Raise ValueError for codes of valid rows that the model's codebook does not have."""
+    if codes.size and (codebook_size is None or codes.min() < 0 or codes.max() >= codebook_size):
+        of_model = f"0 to {codebook_size - 1}" if codebook_size else "none"
+        raise ValueError(
+            f"{source}: valid rows of episode {episode!r} hold codes from {codes.min()} to {codes.max()}, the "
+            f"model's codebook has {of_model}: the table was edited. Encode again."
+        )
+
+
 def matrix(table: pa.Table, name: str) -> np.ndarray | None:
     """A column of fixed-size lists as an array (rows, length); None if the table has no such column."""
     if name not in table.column_names:
@@ -280,7 +290,7 @@ class TokenTable:
         codes = matrix(table, "codes")
         valid = table["valid"].to_numpy()
         if codes is not None:
-            self._check_range(codes[valid], key)
+            check_codes(codes[valid], self.codebook_size, key[0], self.path)
         check_frames(table, key[0], self.path)
         return TokenSequence(
             episode=key[0],
@@ -310,15 +320,6 @@ class TokenTable:
             self.left_out[reason] += int((selected & applies).sum())
             selected &= ~applies
         return selected
-
-    def _check_range(self, codes: np.ndarray, key: tuple[str, ...]) -> None:
-        size = self.codebook_size
-        assert size is not None
-        if codes.size and (codes.min() < 0 or codes.max() >= size):
-            raise ValueError(
-                f"{self.path}: valid rows of episode {key[0]!r} hold codes from {codes.min()} to {codes.max()}, the "
-                f"model's codebook has 0 to {size - 1}: the table was edited. Encode again."
-            )
 
 
 def _runs_of_table(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[tuple[str, ...], pa.Table]]:
