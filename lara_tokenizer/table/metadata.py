@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 
 from lara_tokenizer._parse import load_json, shown
-from lara_tokenizer.data import LoadOptions
 from lara_tokenizer.errors import printable
 from lara_tokenizer.table.parquet import check_columns, table_schema, token_files
 from lara_tokenizer.table.schema import FORMAT_VERSION, METADATA_KEY, OPTIONAL_COLUMNS, token_schema
@@ -98,6 +97,13 @@ class _Whole:
         return f"a whole number, {self.least:,} to {self.most:,}{' or null' if self.or_none else ''}"
 
 
+class _Either:
+    """One of several types."""
+
+    def __init__(self, *types: Any) -> None:
+        self.types = types
+
+
 # Types of the entries: of values, of the items of a list, or of the entries of a dictionary; "*" is any other name.
 _COUNT = _Whole(0, 2**63)
 _TEXT, _TEXT_OR_NONE, _FLAG, _NUMBER = (str,), (str, type(None)), (bool,), (int, float)
@@ -123,7 +129,19 @@ _ENTRIES: dict[str, Any] = {
     "dtype": _TEXT,
     "device": _TEXT,
     "source": [{"name": _TEXT, "format": _TEXT, "revision": _TEXT_OR_NONE, "*": _ANY}],
-    "load": dict.fromkeys(LoadOptions.__annotations__, _ANY) | {"decoder": _TEXT, "cameras": (str, list)},
+    "load": {
+        "decoder": _TEXT,
+        "fps": _Either(_NUMBER, {"*": _NUMBER}),
+        "limit": _Whole(1, 2**63),
+        "cameras": _Either(_TEXT, [_TEXT]),
+        "split": _TEXT,
+        "subset": _TEXT,
+        "streaming": _FLAG,
+        "episodes": _Either(_TEXT, [_COUNT]),
+        "tasks": _Either(_TEXT, [_TEXT]),
+        "segment": _TEXT,
+        "from_list": _TEXT,
+    },
     "versions": {"*": _TEXT_OR_NONE},
     "episodes": {"count": _COUNT, "ids_sha256": _TEXT, "failed": _COUNT, "*": _ANY},
     FRAMES: {"*": _ANY},
@@ -134,6 +152,13 @@ _ENTRIES: dict[str, Any] = {
 
 def _checked(value: Any, expected: Any, table: str, where: str) -> Any:
     """A value of the metadata, its dictionaries as `TableMetadata`. Raises ValueError for another type."""
+    if isinstance(expected, _Either):
+        fitting = [
+            kind for kind in expected.types if isinstance(value, kind if isinstance(kind, tuple) else type(kind))
+        ]
+        if not fitting:
+            raise _wrong(value, "another type", table, where)
+        return _checked(value, fitting[0], table, where)
     if isinstance(expected, dict):
         if not isinstance(value, dict):
             raise _wrong(value, "names and values", table, where)

@@ -126,6 +126,9 @@ def test_metadata_that_is_no_metadata_is_refused(table, tmp_path, raw, reason):
         ("strides", [1], "strides in its metadata is 1, expected str"),
         ("source", [{"name": 5}], "source.name in its metadata is 5"),
         ("load", {"evil": 1}, "an unknown entry 'evil' in load"),
+        ("load", {"fps": "abc"}, "load.fps in its metadata is 'abc'"),
+        ("load", {"fps": {"*": [3]}}, "load.fps.* in its metadata is [3]"),
+        ("load", {"cameras": [1]}, "load.cameras in its metadata is 1"),
         ("moving_pairs", {"": {"pairs": "10", "whole_picture": 4}}, "moving_pairs..pairs in its metadata is '10'"),
         ("versions", {"numpy": ["x"] * 10**5}, "versions.numpy in its metadata is ['x'"),
     ],
@@ -180,7 +183,7 @@ def test_codes_outside_the_codebook_are_refused_by_every_count_of_them(table, tm
     codes[3] = [1, 2, 3, 32_000]
     wrong = edited(table, tmp_path / "t.parquet", {"codes": codes})
     for read in (describe, lambda file: diff_tokens(file, table)):
-        with pytest.raises(ValueError, match="episode 'a' hold codes from 0 to 32000, the model's .* 0 to 15"):
+        with pytest.raises(ValueError, match=r"episode 'a' hold codes from 0 to 32000, the model's .* 0 to 15"):
             read(wrong)
 
 
