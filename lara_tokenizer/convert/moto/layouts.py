@@ -202,7 +202,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         return _checked_table(file, read_yaml(file))
     except ValueError as error:
-        raise ValueError(f"{error} It is read as data, never run.") from error
+        raise ValueError(f"{error}. It is read as data, never run.") from error
 
 
 def read_json(file: Path) -> dict[str, Any]:
