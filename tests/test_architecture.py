@@ -51,7 +51,7 @@ EDGES = {
     "lara_tokenizer.export": LEAVES
     | {"lara_tokenizer.data", "lara_tokenizer.table", "lara_tokenizer.checkpoint", "lara_tokenizer.vision_tokens"},
     "lara_tokenizer.vision_tokens": LEAVES,
-    "lara_tokenizer.convert": LEAVES | {"lara_tokenizer.model"},
+    "lara_tokenizer.convert": LEAVES | {"lara_tokenizer.model", "lara_tokenizer.checkpoint"},
     "lara_tokenizer.evaluate": LEAVES | {"lara_tokenizer.model", "lara_tokenizer.data", "lara_tokenizer.metrics"},
     "lara_tokenizer.train": LEAVES | {"lara_tokenizer.model", "lara_tokenizer.data", "lara_tokenizer.metrics"},
     "lara_policy": LEAVES
