@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,31 @@ def write_lerobot(
     (_write_v3 if layout.is_v3 else _write_v2)(layout, rows, entries)
     _write_info(layout, {camera: {"dtype": kind, "shape": [48, 64, 3], "names": None} for camera in clips})
     return root
+
+
+def read_numbers(frames: np.ndarray) -> list[int]:
+    """The numbers that the fixture `numbered_frames` drew into decoded frames."""
+    edges = [bit * frames.shape[2] // 10 for bit in range(11)]
+    bright = [frames[:, 2:6, left + 2 : right - 2].mean((1, 2, 3)) > 125 for left, right in pairwise(edges)]
+    return sum(is_set.astype(int) << bit for bit, is_set in enumerate(bright)).tolist()
+
+
+def edit_episodes(root: Path, edit: Callable[[list[dict]], list[dict] | None]) -> None:
+    """Rewrite the episodes of the metadata: `edit` changes a list of rows, or returns another one."""
+    file = root / "meta/episodes/chunk-000/file-000.parquet"
+    if file.exists():
+        rows = pq.read_table(file).to_pylist()
+        pq.write_table(pa.Table.from_pylist(edit(rows) or rows), file)
+    else:
+        file = root / "meta/episodes.jsonl"
+        rows = [json.loads(line) for line in file.read_text().split("\n") if line]
+        _write_lines(file, edit(rows) or rows)
+
+
+def edit_info(root: Path, **changes: object) -> None:
+    """Change entries of meta/info.json."""
+    file = root / "meta/info.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 def _write_videos(

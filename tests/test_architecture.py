@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEAVES = {
     "lara_tokenizer._files",
     "lara_tokenizer._lazy",
+    "lara_tokenizer._parse",
     "lara_tokenizer.errors",
     "lara_tokenizer.thresholds",
     "lara_tokenizer.version",
@@ -28,6 +29,7 @@ LEAVES = {
 EDGES = {
     "lara_tokenizer._files": set(),
     "lara_tokenizer._lazy": set(),
+    "lara_tokenizer._parse": {"lara_tokenizer.errors"},
     "lara_tokenizer.thresholds": set(),
     "lara_tokenizer.errors": set(),
     "lara_tokenizer.version": set(),

@@ -5,22 +5,25 @@ Entries of the metadata without a file are reported in notes and ignored.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from lara_tokenizer._parse import read_json
 from lara_tokenizer.data.dataset_files import DatasetFiles, LocalFiles, open_hub
 from lara_tokenizer.data.episode import ACTIONS, STATES, Episode, first_of
-from lara_tokenizer.data.lerobot.info import EPISODES_V2, EPISODES_V3, INFO, LeRobotInfo
-from lara_tokenizer.data.lerobot.reader import DataRows, LeRobotReader
+from lara_tokenizer.data.lerobot.entries import EpisodeEntry, read_entries
+from lara_tokenizer.data.lerobot.info import EPISODES_V3, INFO, LeRobotInfo
+from lara_tokenizer.data.lerobot.reader import LeRobotReader
+from lara_tokenizer.data.lerobot.rows import DataRows, column_names, data_files, moved_episodes
+from lara_tokenizer.data.lerobot.spans import VideoSpan, lay_out
 from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions, choose_cameras, last_part
+from lara_tokenizer.data.video import VIDEO_SUFFIXES
 from lara_tokenizer.errors import EpisodeReadError, first_line
 
+KNOWN_VERSIONS = ("v2.0", "v2.1", "v3.0")
 LOOKED_FOR = f"{INFO} (LeRobotDataset)"
 
 
@@ -53,22 +56,6 @@ def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listin
         raise ValueError(f"{name}: its metadata is invalid ({type(error).__name__}: {first_line(error)})") from error
 
 
-@dataclass(frozen=True, slots=True)
-class _EpisodeEntry:
-    """One episode of the metadata; `entry` is its whole row."""
-
-    episode_index: int
-    length: int
-    tasks: tuple[str, ...]
-    entry: dict[str, Any]
-
-    @classmethod
-    def parse(cls, entry: dict[str, Any]) -> _EpisodeEntry:
-        """An entry from its row. Raises KeyError, ValueError and TypeError."""
-        tasks = tuple(str(task) for task in entry.get("tasks") or () if task is not None)
-        return cls(int(entry["episode_index"]), int(entry["length"]), tasks, entry)
-
-
 class _Dataset:
     """The opened metadata of one dataset."""
 
@@ -80,107 +67,161 @@ class _Dataset:
         if INFO not in names:
             raise ValueError(f"{name}: not a LeRobotDataset: {INFO} is missing")
         try:
-            self.info = LeRobotInfo.parse(files.path(INFO).read_text(encoding="utf-8"))
+            self.info = LeRobotInfo.check(read_json(files.path(INFO), INFO))
         except EpisodeReadError as error:
             raise ValueError(f"{name}: {error}") from error
-        except (OSError, ValueError, TypeError) as error:
-            raise ValueError(f"{name}: not a LeRobotDataset: {INFO}: {error}") from error
+        except (OSError, ValueError) as error:
+            reason = first_line(error).removeprefix(f"{INFO}: ")
+            raise ValueError(f"{name}: not a LeRobotDataset: {INFO}: {reason}") from error
         self.version = self.info.version
         if not self.info.is_supported:
-            raise ValueError(
-                f"{name}: a LeRobotDataset {self.version}; v2.0, v2.1 and v3.0 are read. Convert it with lerobot"
-            )
+            remedy = "It is newer than this program" if self.info.is_newer else "Convert it with lerobot"
+            raise ValueError(f"{name}: a LeRobotDataset {self.version}; v2.0, v2.1 and v3.0 are read. {remedy}")
+        if self.version not in KNOWN_VERSIONS:
+            self.notes.append(f"version {self.version} is read as {'v3.0' if self.info.is_v3 else 'v2.1'}")
 
     def list_episodes(self, options: ListOptions, revision: str | None) -> Listing:
-        entries = self._entries_v3() if self.info.is_v3 else self._entries_v2()
+        entries = self._entries()
+        self._check_totals(entries)
+        cameras = self._cameras(entries, options.cameras)
+        columns = self._signal_columns(entries)
+        spans = {camera: self._spans(camera, entries) for camera in cameras}
+        moved = self._moved(entries)
+        episodes = []
+        for i, each in enumerate(entries):
+            file = moved.get(each.episode_index, self.info.data_file(each.entry))
+            rows = DataRows(file, self.info.is_v3, columns, each.episode_index, each.length, self.info.fps)
+            used = (INFO, each.file, *([self.info.tasks_file] if self.info.tasks_file in self.names else []))
+            reader = LeRobotReader(
+                self.files, {camera: spans[camera][i] for camera in cameras}, rows, used, options.decoder
+            )
+            episodes.append(
+                Episode(
+                    id=f"episode_{each.episode_index:06d}",
+                    reader=reader,
+                    cameras=cameras,
+                    index=each.episode_index,
+                    text="; ".join(each.tasks) or None,
+                    available_signals=tuple(signal for signal, _ in columns),
+                )
+            )
+        return Listing(f"LeRobotDataset {self.version}", self.name, episodes, self.notes, revision)
+
+    def _entries(self) -> list[EpisodeEntry]:
+        """The episodes by index. Raises ValueError where there is none."""
+        try:
+            entries, notes = read_entries(self.files, self.names, self.info.is_v3)
+        except (EpisodeReadError, OSError) as error:
+            raise ValueError(f"{self.name}: {error}") from error
+        self.notes += notes
         if not entries:
             reason = f" ({'; '.join(self.notes)})" if self.notes else ""
             raise ValueError(
                 f"{self.name}: a LeRobotDataset {self.version} without an episode{reason}; is it finished?"
             )
-        if (promised := self.info.content.get("total_episodes", len(entries))) != len(entries):
-            self.notes.append(f"{INFO} promises {promised} episodes, {len(entries)} are listed")
-        cameras = self._cameras(entries, options.cameras)
-        columns = self._signal_columns()
-        episodes = [
-            Episode(
-                id=f"episode_{each.episode_index:06d}",
-                reader=LeRobotReader(
-                    self.files,
-                    each.episode_index,
-                    each.length,
-                    self.info.fps,
-                    {camera: self.info.video_span(camera, each.entry) for camera in cameras},
-                    DataRows(self.info.data_file(each.entry), self.info.is_v3, columns),
-                    options.decoder,
-                ),
-                cameras=cameras,
-                index=each.episode_index,
-                text="; ".join(each.tasks) or None,
-                available_signals=tuple(signal for signal, _ in columns),
-            )
-            for each in sorted(entries, key=lambda each: each.episode_index)
-        ]
-        return Listing(f"LeRobotDataset {self.version}", self.name, episodes, self.notes, revision)
-
-    def _entries_v2(self) -> list[_EpisodeEntry]:
-        try:
-            lines = self.files.path(EPISODES_V2).read_text(encoding="utf-8").split("\n")
-        except (EpisodeReadError, OSError) as error:
-            raise ValueError(f"{self.name}: {error}") from error
-        entries = []
-        for line_number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                entries.append(_EpisodeEntry.parse(json.loads(line)))
-            except (ValueError, KeyError, TypeError):
-                self.notes.append(f"{EPISODES_V2}, line {line_number} cannot be read; that episode is left out")
         return entries
 
-    def _entries_v3(self) -> list[_EpisodeEntry]:
-        tables = sorted(name for name in self.names if name.startswith(EPISODES_V3) and name.endswith(".parquet"))
-        entries = []
-        for name in tables:
-            try:
-                path = self.files.path(name)
-                # Per-episode statistics make up most of these files, and are not needed.
-                columns = [column for column in pq.read_schema(path).names if not column.startswith("stats/")]
-                entries += [_EpisodeEntry.parse(row) for row in pq.read_table(path, columns=columns).to_pylist()]
-            except (EpisodeReadError, pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-                self.notes.append(f"{name} cannot be read ({first_line(error)}); its episodes are left out")
-        if not entries and self.notes:
-            raise ValueError(f"{self.name}: {'; '.join(self.notes)}")
-        return entries
+    def _check_totals(self, entries: Sequence[EpisodeEntry]) -> None:
+        counted = (("episodes", len(entries)), ("frames", sum(each.length for each in entries)))
+        for kind, count in counted:
+            if (promised := self.info.content.get(f"total_{kind}", count)) != count:
+                self.notes.append(f"{INFO} promises {promised!r:.40} {kind}, {count} are listed")
 
-    def _cameras(self, entries: Sequence[_EpisodeEntry], requested: Sequence[str]) -> tuple[str, ...]:
+    def _cameras(self, entries: Sequence[EpisodeEntry], requested: Sequence[str]) -> tuple[str, ...]:
         """The cameras to read. Masks and depth maps are stored like cameras; they are read only when named."""
-        features = self.info.features
-        keys = [key for key, feature in features.items() if feature.get("dtype") in ("video", "image")]
         existing = []
-        for key in keys:
-            if self._has_files(key, entries):
+        columns = self._columns(entries)
+        for key in self.info.cameras():
+            if self._has_files(key, entries, columns):
                 existing.append(key)
                 continue
             if key in requested or last_part(key) in requested:
                 raise ValueError(f"{self.name}: camera {key!r} is named in {INFO}, but there are no files of it")
             self.notes.append(f"{INFO} names camera {key!r}, but there are no files of it")
-        available = [key for key in existing if key in requested or self.info.is_camera(key)]
+        for key in sorted(_filmed(self.names) - self.info.features.keys()):
+            self.notes.append(f"there are videos of {key!r}, which {INFO} does not name; they are not read")
+        color = [key for key in existing if self.info.is_color(key)]
+        if existing and not color and set(requested) <= {"all"}:
+            raise ValueError(
+                f"{self.name}: it has no colour camera, only {', '.join(map(repr, existing))}. To read depth or masks, "
+                f"name the camera: --camera {existing[0]}"
+            )
+        available = [key for key in existing if key in color or key in requested or last_part(key) in requested]
         cameras, notes = choose_cameras(available, requested, self.name)
         self.notes += notes
+        for camera in cameras:
+            if camera not in color and (pixels := self.info.deep_pixels(camera)):
+                raise ValueError(
+                    f"{self.name}: camera {camera!r} is no colour video and has {pixels} pixels; 8 bits per channel "
+                    "are read"
+                )
         return cameras
 
-    def _has_files(self, camera: str, entries: Sequence[_EpisodeEntry]) -> bool:
+    def _has_files(self, camera: str, entries: Sequence[EpisodeEntry], columns: Set[str] | None) -> bool:
         spans = (self.info.video_span(camera, each.entry) for each in entries)
-        return any(span is None or span.file in self.names for span in spans)
+        in_rows = columns is None or camera in columns
+        return any(in_rows if span is None else span.problem or span.file in self.names for span in spans)
 
-    def _signal_columns(self) -> tuple[tuple[str, str], ...]:
+    def _spans(self, camera: str, entries: Sequence[EpisodeEntry]) -> Sequence[VideoSpan | None]:
+        """The frames of each episode, in the order of `entries`; None for images in the rows."""
+        spans = [self.info.video_span(camera, each.entry) for each in entries]
+        videos = [span for span in spans if span is not None]
+        if not videos:
+            return spans
+        placed = lay_out(videos, [each.length for each in entries], self.info.fps)
+        return placed if self.info.is_color(camera) else [replace(span, is_color=False) for span in placed]
+
+    def _columns(self, entries: Sequence[EpisodeEntry]) -> frozenset[str] | None:
+        """Columns of the first file of rows; None where it is not here, or cannot be read."""
+        file = next((file for each in entries if (file := self.info.data_file(each.entry)) in self.names), None)
+        path = None if file is None else self.files.local(file)
+        try:
+            return None if path is None else frozenset(column_names(path))
+        except (EpisodeReadError, pa.ArrowException, OSError, ValueError):
+            return None
+
+    def _signal_columns(self, entries: Sequence[EpisodeEntry]) -> tuple[tuple[str, str], ...]:
         """The column of each available signal, as (signal, column)."""
-        columns = [
-            (signal, column)
-            for signal, names in (("actions", ACTIONS), ("states", STATES))
-            if (column := first_of(names, self.info.features)) is not None
-        ]
-        if "task_index" in self.info.features and self.info.tasks_file in self.names:
-            columns.append(("text", "task_index"))
-        return tuple(columns)
+        stored = self._columns(entries)
+        chosen = []
+        for signal, names in (("actions", ACTIONS), ("states", STATES), ("text", ("task_index",))):
+            column = first_of(names, self.info.features)
+            if stored is not None and column not in stored:
+                if column is not None:
+                    self.notes.append(f"{INFO} names the column {column!r}, but the rows have none")
+                column = first_of(names, stored)
+                if column is not None and signal != "text":
+                    self.notes.append(f"column {column!r} is not named in {INFO}, and is read")
+            if column is not None and (signal != "text" or self.info.tasks_file in self.names):
+                chosen.append((signal, column))
+        return tuple(chosen)
+
+    def _moved(self, entries: Sequence[EpisodeEntry]) -> dict[int, str]:
+        """The file with the rows of each episode that the metadata looks for in another one.
+
+        Footers are not fetched from the Hub: a reader looks when the rows of an episode are not where they should be.
+        """
+        if not self.info.is_v3 or not isinstance(self.files, LocalFiles):
+            return {}
+        named = {each.episode_index: self.info.data_file(each.entry) for each in entries}
+        moved = {}
+        first = ""
+        for episode, file, actual in moved_episodes(self.files, data_files(self.names), named):
+            moved[episode] = actual
+            elsewhere = f"not in {file}" if file else "and the metadata names none"
+            first = first or f"those of episode {episode} are in {actual}, {elsewhere}"
+        if moved:
+            are = "the rows of 1 episode are" if len(moved) == 1 else f"the rows of {len(moved):,} episodes are"
+            self.notes.append(f"{are} in another file than {EPISODES_V3} says, and were found: {first}")
+        return moved
+
+
+def _filmed(names: Set[str]) -> set[str]:
+    """Camera keys by the folders of videos: videos/KEY/chunk-000/... in v3.0, videos/chunk-000/KEY/... in v2.x."""
+    keys = set()
+    for name in names:
+        top, _, rest = name.partition("/")
+        if top == "videos" and name.endswith(VIDEO_SUFFIXES):
+            folders = [folder for folder in rest.split("/")[:-1] if not folder.startswith("chunk-")]
+            keys.update(folders if len(folders) == 1 else [])
+    return keys

@@ -6,15 +6,28 @@ v3.0  meta/episodes/*/*.parquet  meta/tasks.parquet    many episodes per parquet
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lara_tokenizer._parse import format_template, load_json
+from lara_tokenizer.data.dataset_files import checked_name
+from lara_tokenizer.data.lerobot.spans import VideoSpan
+from lara_tokenizer.data.listing import is_color_camera
+from lara_tokenizer.errors import EpisodeReadError
+
 INFO = "meta/info.json"
 EPISODES_V2, EPISODES_V3 = "meta/episodes.jsonl", "meta/episodes/"
 TASKS_V2, TASKS_V3 = "meta/tasks.jsonl", "meta/tasks.parquet"
+
+LARGEST_INDEX = 2**63 - 1  # of an int64 column
+_SLOWEST, _FASTEST = 1e-3, 100_000  # frames per second that anybody records
+_VERSION = re.compile(r"v([0-9]{1,4})(\.[0-9]{1,4})*")
+_VISUAL = ("video", "image")
+# ffmpeg's names: gray12le, yuv420p10le, p010le, gray16be, grayf32le.
+_DEEP_PIXELS = re.compile(r"(9|1[0-6]|f32)(le|be)$")
 
 # File names of the version that is written.
 CODEBASE_VERSION = "v3.0"
@@ -31,15 +44,6 @@ INDEX_FEATURES = {  # columns that LeRobot expects in every dataset
 
 
 @dataclass(frozen=True, slots=True)
-class VideoSpan:
-    """The part of a video file that belongs to one episode; times are in seconds from the file's first frame."""
-
-    file: str
-    start: float | None = None  # LeRobot's from_timestamp; None where the file contains only this episode
-    stop: float | None = None  # LeRobot's to_timestamp
-
-
-@dataclass(frozen=True, slots=True)
 class LeRobotInfo:
     """Content of `meta/info.json`, checked as far as reading needs it."""
 
@@ -49,72 +53,188 @@ class LeRobotInfo:
     content: Mapping[str, Any]  # the whole file
 
     @classmethod
-    def parse(cls, text: str) -> LeRobotInfo:
-        """Read the JSON text. Raises ValueError and TypeError for content that is not a LeRobotDataset's.
+    def parse(cls, text: str | bytes) -> LeRobotInfo:
+        """Read the JSON text. Raises ValueError for content that is not a LeRobotDataset's.
 
         >>> text = '{"codebase_version": "2.1", "fps": 10, "features": {}, "data_path": "data.parquet"}'
         >>> LeRobotInfo.parse(text).version
         'v2.1'
         """
-        content = json.loads(text)
+        try:
+            return cls.check(load_json(text, INFO))
+        except ValueError as error:
+            raise ValueError(str(error).removeprefix(f"{INFO}: ")) from error
+
+    @classmethod
+    def check(cls, content: Any) -> LeRobotInfo:
+        """The info of a parsed file. Raises ValueError for content that is not a LeRobotDataset's."""
+        if not isinstance(content, dict):
+            raise ValueError("not a JSON object")
         if missing := [key for key in ("codebase_version", "fps", "features", "data_path") if key not in content]:
             raise ValueError(f"no {missing[0]!r} in it")
-        if not 0 < float(content["fps"]) < math.inf:
-            raise ValueError(f"fps {content['fps']!r}: takes frames per second above 0")
+        if not isinstance(content["features"], dict):
+            raise ValueError(f"features {_short(content['features'])}: takes an object with a description by key")
         version = "v" + str(content["codebase_version"]).removeprefix("v")
-        return cls(version, float(content["fps"]), content["features"], content)
+        info = cls(version, _frame_rate(content["fps"]), content["features"], content)
+        if info.is_supported:
+            info._check_paths()
+        return info
 
     @property
     def is_v3(self) -> bool:
-        return self.version.startswith("v3")
+        return self._major == 3
 
     @property
     def is_supported(self) -> bool:
-        """Whether it is a version 2 or 3."""
-        return self.version.startswith(("v2", "v3"))
+        """Whether it is a version 2 or 3; the minor versions of each have one layout."""
+        return self._major in (2, 3)
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether it is a later version than those supported."""
+        return self._major > 3
 
     @property
     def tasks_file(self) -> str:
         """Name of the file with the instruction of each task index."""
         return TASKS_V3 if self.is_v3 else TASKS_V2
 
-    def is_camera(self, key: str) -> bool:
-        """Whether a feature of images or video is a colour camera by its name and description, not a mask or depth."""
-        feature = self.features[key]
-        description = {**(feature.get("info") or {}), **(feature.get("video_info") or {})}
-        is_depth = any(description.get(name) for name in ("video.is_depth_map", "is_depth_map"))
-        return not is_depth and not {"mask", "masks", "depth"} & set(key.split("."))
+    def cameras(self) -> list[str]:
+        """Keys of the features that are images or video."""
+        return [
+            key
+            for key, feature in self.features.items()
+            if isinstance(feature, dict) and feature.get("dtype") in _VISUAL
+        ]
+
+    def is_color(self, camera: str) -> bool:
+        """Whether a camera is colour video by its name, description and shape, not a mask, depth or one channel."""
+        feature = self.features[camera]
+        description = self._description(camera)
+        flags = (description.get(name) for name in ("video.is_depth_map", "is_depth_map"))
+        is_depth = any(flag not in (None, False, "", "false", "False") for flag in flags)
+        shape = feature.get("shape")
+        # (H, W, 1) or (1, H, W): LeRobot stores both orders.
+        has_one_channel = isinstance(shape, list | tuple) and (
+            len(shape) == 2 or (len(shape) == 3 and 1 in (shape[0], shape[-1]))
+        )
+        channels = description.get("video.channels", description.get("channels"))
+        return not is_depth and not has_one_channel and channels != 1 and is_color_camera(camera)
+
+    def deep_pixels(self, camera: str) -> str:
+        """The pixel format of a camera of more than 8 bits per channel, as stated; "" for any other."""
+        description = self._description(camera)
+        stated = description.get("video.pix_fmt", description.get("pix_fmt"))
+        return stated if isinstance(stated, str) and _DEEP_PIXELS.search(stated) else ""
 
     def data_file(self, entry: Mapping[str, Any]) -> str:
-        """Name of the parquet file with the rows of an episode; `entry` is the episode's row of the metadata."""
+        """Name of the parquet file with the rows of an episode; `entry` is the episode's row of the metadata.
+
+        It is "" where the row names none: then the rows are looked for in all files.
+        """
         if not self.is_v3:
-            return self._format_v2("data_path", entry)
-        return self.content["data_path"].format(
-            chunk_index=entry["data/chunk_index"], file_index=entry["data/file_index"]
-        )
+            return self._file("data_path", self._v2_values(entry))
+        indices = _indices(entry, "data/")
+        return "" if isinstance(indices, str) else self._file("data_path", indices)
 
     def video_span(self, camera: str, entry: Mapping[str, Any]) -> VideoSpan | None:
         """File and time range of a camera's frames of an episode; None where images are in the data's own column."""
         if self.features[camera]["dtype"] == "image":
             return None
         if not self.is_v3:
-            return VideoSpan(self._format_v2("video_path", entry, video_key=camera))
+            return VideoSpan(self._file("video_path", {**self._v2_values(entry), "video_key": camera}))
         prefix = f"videos/{camera}/"
-        indices = {key: entry.get(f"{prefix}{key}") for key in ("chunk_index", "file_index")}
-        if None in indices.values():
-            # Not an error yet: only a selected episode and camera need it, and then this name is in the message.
-            episode_index = int(entry["episode_index"])
-            return VideoSpan(f"{prefix}(episode {episode_index} has no entry in meta/episodes)", 0.0, 0.0)
-        return VideoSpan(
-            self.content["video_path"].format(video_key=camera, **indices),
-            entry[f"{prefix}from_timestamp"],
-            entry[f"{prefix}to_timestamp"],
-        )
+        indices = _indices(entry, prefix)
+        if isinstance(indices, str):
+            # Not an error yet: only a selected episode and camera need it.
+            return VideoSpan(EPISODES_V3.rstrip("/"), problem=f"episode {entry['episode_index']}: {indices}")
+        start, stop = (_seconds(entry.get(f"{prefix}{key}_timestamp")) for key in ("from", "to"))
+        return VideoSpan(self._file("video_path", {**indices, "video_key": camera}), start, stop)
 
-    def _format_v2(self, template: str, entry: Mapping[str, Any], **values: Any) -> str:
+    @property
+    def _major(self) -> int:
+        match = _VERSION.fullmatch(self.version)
+        return int(match[1]) if match else 0
+
+    def _description(self, camera: str) -> dict[str, Any]:
+        feature = self.features[camera]
+        parts = (feature.get("info"), feature.get("video_info"))
+        return {key: value for part in parts if isinstance(part, dict) for key, value in part.items()}
+
+    def _check_paths(self) -> None:
+        """Raise ValueError for templates and camera names that cannot be formatted, or lead out of the dataset."""
+        if not self.is_v3:
+            size = self.content.get("chunks_size", CHUNK_SIZE)
+            if not whole_number(size):
+                raise ValueError(f"chunks_size {_short(size)}: takes a number of files above 0")
+        keys = ("chunk_index", "file_index") if self.is_v3 else ("episode_chunk", "episode_index")
+        indices: dict[str, object] = dict.fromkeys(keys, 0)
+        used = [("data_path", indices)]
+        videos = [key for key in self.cameras() if self.features[key]["dtype"] == "video"]
+        used += [("video_path", {**indices, "video_key": key}) for key in videos]
+        for template, values in used:
+            name = format_template(self.content.get(template), values, template)
+            try:
+                checked_name(name)
+            except EpisodeReadError as error:
+                raise ValueError(f"{template}: {error}") from error
+
+    def _file(self, template: str, values: Mapping[str, Any]) -> str:
+        # Checked with other indices by `_check_paths`; every index is a whole number.
+        return self.content[template].format_map(values)
+
+    def _v2_values(self, entry: Mapping[str, Any]) -> dict[str, int]:
         episode_index = int(entry["episode_index"])
         chunk = episode_index // int(self.content.get("chunks_size", CHUNK_SIZE))
-        return self.content[template].format(episode_chunk=chunk, episode_index=episode_index, **values)
+        return {"episode_chunk": chunk, "episode_index": episode_index}
+
+
+def whole_number(value: Any) -> int | None:
+    """A count or an index of metadata, which some writers store as 8.0 or "8"; None for anything else.
+
+    >>> whole_number(8), whole_number(8.0), whole_number("8"), whole_number(8.5), whole_number("../x")
+    (8, 8, 8, None, None)
+    """
+    if isinstance(value, float):
+        value = int(value) if value.is_integer() else None
+    elif isinstance(value, str):
+        value = int(value) if value.isascii() and value.isdigit() and len(value) < 20 else None
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_INDEX
+    return value if is_number else None
+
+
+def _indices(entry: Mapping[str, Any], prefix: str) -> dict[str, int] | str:
+    """Chunk and file index of an episode's rows or video, or the reason why there are none."""
+    indices = {key: whole_number(entry.get(f"{prefix}{key}")) for key in ("chunk_index", "file_index")}
+    valid = {key: value for key, value in indices.items() if value is not None}
+    if len(valid) == len(indices):
+        return valid
+    key = prefix + next(key for key, value in indices.items() if value is None)
+    value = entry.get(key)
+    return f"it has no {key}" if value is None else f"{key} is {_short(value)}, not a whole number"
+
+
+def _frame_rate(value: Any) -> float:
+    try:
+        fps = float(value) if not isinstance(value, bool) else 0.0
+    except (TypeError, ValueError, OverflowError):
+        fps = 0.0
+    if not _SLOWEST <= fps <= _FASTEST:
+        raise ValueError(f"fps {_short(value)}: takes frames per second above 0, that is {_SLOWEST:g} to {_FASTEST:,}")
+    return fps
+
+
+def _seconds(value: Any) -> float | None:
+    """A time of metadata; None for anything that is not a time within a video."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return seconds if math.isfinite(seconds) and abs(seconds) < LARGEST_INDEX else None
+
+
+def _short(value: Any) -> str:
+    return f"{value!r:.40}"
 
 
 def new_info(

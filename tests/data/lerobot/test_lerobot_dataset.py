@@ -12,9 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lara_tokenizer.data import load_episodes
-from lara_tokenizer.data.lerobot import reader as lerobot_reader
-from lara_tokenizer.data.lerobot.info import VideoSpan
-from lara_tokenizer.data.lerobot.reader import first_frame_of
+from lara_tokenizer.data.lerobot import rows as lerobot_rows
 from lara_tokenizer.encode.worker import reason_of
 from lara_tokenizer.errors import EpisodeReadError
 
@@ -280,13 +278,6 @@ def test_a_broken_line_of_metadata_costs_its_episode_alone(tmp_path, clips, writ
     assert "meta/info.json promises 3 episodes, 2 are listed" in str(episodes.sources[0])
 
 
-def test_a_span_starts_at_the_nearest_frame_and_a_gap_is_refused():
-    times = np.delete(np.arange(40) / 20, 17)
-    assert first_frame_of(VideoSpan("a.mp4", 0.2501, 0.7501), times, length=10, fps=20) == 5
-    with pytest.raises(EpisodeReadError, match="expected a frame every 1/20 s"):
-        first_frame_of(VideoSpan("a.mp4", 0.5, 1.0), times, length=10, fps=20)
-
-
 def test_the_published_set_with_its_warts(shared_data):
     episodes = load_episodes(shared_data / "gr1_sim")
     assert [episode.num_frames(episode.cameras[0]) for episode in episodes] == [416, 470, 470, 412, 328]
@@ -360,7 +351,7 @@ def test_rows_are_found_in_any_cut_of_the_data_file(tmp_path, clips, write_lerob
         for rows, statistics in ((5, True), (13, True), (1000, True), (7, False)):
             columns = table.column_names[::-1] if rows == 13 else table.column_names
             pq.write_table(table.select(columns), file, row_group_size=rows, write_statistics=statistics)
-            lerobot_reader._footer.cache_clear()
-            lerobot_reader._row_groups.cache_clear()
+            lerobot_rows._footer.cache_clear()
+            lerobot_rows._row_groups.cache_clear()
             for episode, actions in zip(load_episodes(root), expected, strict=True):
                 assert np.array_equal(episode.signals().actions, actions)

@@ -1,0 +1,302 @@
+"""Rows of one episode in the parquet files of a LeRobotDataset: found, counted, and in the order of its frames."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lara_tokenizer._parse import check_parquet_rows
+from lara_tokenizer.data.dataset_files import DatasetFiles, LocalFiles
+from lara_tokenizer.errors import EpisodeReadError, first_line
+
+logger = logging.getLogger(__name__)
+
+EPISODE, FRAME, TIME = "episode_index", "frame_index", "timestamp"
+# Data files of up to 100 MB each that are downloaded in search of an episode that is not in the one named for it.
+_DOWNLOADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class DataRows:
+    """The rows of one episode."""
+
+    file: str  # that the metadata names; "" where it names none
+    shared: bool  # whether the file contains rows of other episodes too (v3.0)
+    columns: tuple[tuple[str, str], ...]  # available actions, states and text as (signal, column)
+    episode_index: int
+    length: int  # number of rows according to the metadata
+    fps: float  # rows per second according to the metadata
+
+
+def read_rows(files: DatasetFiles, rows: DataRows, columns: Sequence[str], *, large: bool = False) -> pa.Table:
+    """Columns of an episode's rows, in the order of its frames.
+
+    Args:
+        files: the dataset's.
+        rows: the episode.
+        columns: names; none to count and order the rows only.
+        large: whether a column holds images, whose row groups are not worth keeping in memory.
+
+    Raises EpisodeReadError for another number of rows than the metadata says, and for rows without an order.
+    """
+    file, table = _find(files, rows, columns, large)
+    with errors_name(file):
+        if len(table) != rows.length:
+            raise EpisodeReadError(file, f"{len(table)} rows for an episode of {rows.length} frames")
+        return _in_frame_order(table, rows, file).select(list(columns))
+
+
+def moved_episodes(
+    files: LocalFiles, candidates: Sequence[str], named: Mapping[int, str]
+) -> Iterator[tuple[int, str, str]]:
+    """Episodes whose rows are in another file than the metadata names, as (index, named file, actual file).
+
+    Only the footers are read, and those of other files only for an episode that its own has not.
+
+    Args:
+        files: the dataset's.
+        candidates: names of all data files.
+        named: the named file, by index of the episode.
+    """
+    by_file: dict[str, list[int]] = {}
+    for episode, file in named.items():
+        by_file.setdefault(file, []).append(episode)
+    absent = [
+        episode
+        for file, episodes in by_file.items()
+        for episode in set(episodes) - _present(files, file, episodes, if_unknown=True)
+    ]
+    found: dict[int, list[str]] = {episode: [] for episode in absent}
+    for name in candidates if absent else ():
+        for episode in _present(files, name, absent, if_unknown=False):
+            found[episode].append(name)
+    for episode in sorted(absent):
+        if len(found[episode]) == 1:
+            yield episode, named[episode], found[episode][0]
+
+
+def data_files(names: set[str] | frozenset[str], folder: str = "data") -> list[str]:
+    """The names, of all files of a dataset, that are its files of rows, sorted."""
+    return sorted(name for name in names if name.startswith(f"{folder}/") and name.endswith(".parquet"))
+
+
+def column_names(path: Path) -> list[str]:
+    """Names of the columns of a parquet file. Raises EpisodeReadError where it cannot be read."""
+    with errors_name(path.name):
+        return _footer(path, path.stat().st_mtime_ns).names
+
+
+def _find(files: DatasetFiles, rows: DataRows, columns: Sequence[str], large: bool) -> tuple[str, pa.Table]:
+    """The file that holds an episode's rows, and those rows in the file's order.
+
+    Tools that split or merge data files leave stale indices in the metadata, so an episode that is not in its file is
+    looked for in the others, the nearest first.
+    """
+    try:
+        with errors_name(rows.file):
+            if rows.file or not rows.shared:
+                table = _read(files.path(rows.file), rows, columns, large)
+                if len(table) or not rows.shared:
+                    return rows.file, table
+        failure = EpisodeReadError(rows.file or "data", f"0 rows for an episode of {rows.length} frames")
+    except EpisodeReadError as error:
+        if not rows.shared or not _is_absent(files, rows.file):
+            raise
+        failure = error
+    for name in _other_files(files, rows.file):
+        with errors_name(name):
+            path = files.path(name)
+            if _holds(path, rows.episode_index) and len(table := _read(path, rows, columns, large)):
+                logger.info("the rows of episode %d are in %s, not in %s", rows.episode_index, name, rows.file)
+                return name, table
+    raise failure
+
+
+def _is_absent(files: DatasetFiles, name: str) -> bool:
+    try:
+        return name not in _names(files)
+    except EpisodeReadError:
+        return False
+
+
+def _other_files(files: DatasetFiles, name: str) -> Iterator[str]:
+    """Names of the other data files, those with the nearest indices first."""
+    try:
+        names = data_files(_names(files), name.partition("/")[0] or "data")
+    except EpisodeReadError:
+        return
+    place = sum(other < name for other in names)
+    others = sorted((other for other in names if other != name), key=lambda other: abs(names.index(other) - place))
+    yield from others if isinstance(files, LocalFiles) else others[:_DOWNLOADS]
+
+
+@lru_cache(maxsize=2)
+def _names(files: DatasetFiles) -> frozenset[str]:
+    return frozenset(files.names())
+
+
+def _read(path: Path, rows: DataRows, columns: Sequence[str], large: bool) -> pa.Table:
+    """The wanted columns of an episode's rows and those that order them. Raises EpisodeReadError."""
+    try:
+        version = path.stat().st_mtime_ns
+        footer = _footer(path, version)
+        needed = [EPISODE, *columns] if rows.shared else columns
+        if missing := [name for name in needed if name not in footer.names]:
+            raise EpisodeReadError(path, f"no column {missing[0]!r} in it (there are {', '.join(footer.names)})")
+        wanted = tuple(dict.fromkeys([*columns, *(name for name in (EPISODE, FRAME, TIME) if name in footer.names)]))
+        if EPISODE in footer.names and not large:
+            table = _episode_rows(path, version, wanted, rows.episode_index)
+        else:
+            # Images are filtered while reading, not cached as row groups: those could be gigabytes.
+            selected = [(EPISODE, "=", rows.episode_index)] if EPISODE in footer.names else None
+            # One thread: worker processes share the cores.
+            table = pq.read_table(path, columns=list(wanted), filters=selected, use_threads=False)
+        if not len(table) and footer.rows and not rows.shared:
+            raise EpisodeReadError(path, _other_episode(path, version, rows.episode_index))
+        return table
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise EpisodeReadError(path, f"cannot be read as parquet ({first_line(error)})") from error
+
+
+def _other_episode(path: Path, version: int, episode_index: int) -> str:
+    ranges = _footer(path, version).episode_ranges
+    first, last = min(start for start, _ in ranges), max(stop for _, stop in ranges)
+    if not math.isfinite(first + last):
+        return f"no row of episode {episode_index} in it, which it is named for"
+    others = f"{first:g}" if first == last else f"{first:g} to {last:g}"
+    return f"its rows say {EPISODE} {others}, its name episode {episode_index}"
+
+
+def _in_frame_order(table: pa.Table, rows: DataRows, file: str) -> pa.Table:
+    """The rows by their frame_index. Raises EpisodeReadError where they are not one row for each frame.
+
+    Query engines return rows in any order, and a row in another's place is an action paired with another frame.
+    """
+    if FRAME not in table.column_names:
+        if TIME in table.column_names and len(table) > 1 and not np.all(np.diff(_numbers(table, TIME, file)) > 0):
+            raise EpisodeReadError(file, f"rows without {FRAME} whose {TIME} does not grow: their order is unknown")
+        return table
+    frames = _numbers(table, FRAME, file)
+    order = np.argsort(frames, kind="stable")
+    steps = np.diff(frames[order])
+    if np.any(steps != 1):
+        first = int(np.argmax(steps != 1))
+        frame = frames[order][first]
+        problem = (
+            f"twice {frame:g}" if steps[first] == 0 else f"none between {frame:g} and {frames[order][first + 1]:g}"
+        )
+        raise EpisodeReadError(file, f"{FRAME} of episode {rows.episode_index} is {problem}; takes one row a frame")
+    # Counted through the whole dataset, or the first rows were cut off: the time of the first one tells.
+    if frames[order][0] != 0 and not _begins_at_zero(table, order[0], rows, file):
+        raise EpisodeReadError(
+            file,
+            f"{FRAME} of episode {rows.episode_index} begins with {frames[order][0]:g}: its first frames have no row",
+        )
+    return table if np.all(np.diff(order) == 1) else table.take(pa.array(order))
+
+
+def _begins_at_zero(table: pa.Table, first: int, rows: DataRows, file: str) -> bool:
+    return TIME in table.column_names and bool(abs(_numbers(table, TIME, file)[first]) * rows.fps < 0.5)
+
+
+def _numbers(table: pa.Table, column: str, file: str) -> np.ndarray:
+    """float64 (n,) of a column. Raises EpisodeReadError for missing values and other types."""
+    values = table[column]
+    kind = values.type
+    if values.null_count or not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise EpisodeReadError(file, f"column {column!r} has missing values or holds {kind}; takes numbers")
+    return values.to_numpy().astype(np.float64)
+
+
+def _holds(path: Path, episode_index: int) -> bool:
+    """Whether a file may have rows of an episode, by its footer."""
+    try:
+        ranges = _footer(path, path.stat().st_mtime_ns).episode_ranges
+    except (pa.ArrowException, OSError, ValueError):
+        return False
+    return any(first <= episode_index <= last for first, last in ranges)
+
+
+def _present(files: LocalFiles, file: str, episodes: Sequence[int], *, if_unknown: bool) -> set[int]:
+    """The episodes that may have rows in a file, by its footer; `if_unknown`: whether one that it cannot tell does."""
+    try:
+        path = files.path(file)
+    except EpisodeReadError:
+        return set()
+    try:
+        ranges = np.array(_footer(path, path.stat().st_mtime_ns).episode_ranges, np.float64).reshape(-1, 2)
+    except (pa.ArrowException, OSError, ValueError):
+        return set(episodes) if if_unknown else set()
+    if not if_unknown:
+        ranges = ranges[np.isfinite(ranges).all(axis=1)]
+    # An episode is in a range if the furthest end of those that begin at or before it is not before it.
+    ranges = ranges[np.argsort(ranges[:, 0], kind="stable")]
+    ends = np.concatenate([[-math.inf], np.maximum.accumulate(ranges[:, 1])])
+    index = np.array(episodes, np.float64)
+    is_there = ends[np.searchsorted(ranges[:, 0], index, side="right")] >= index
+    return {episode for episode, found in zip(episodes, is_there.tolist(), strict=True) if found}
+
+
+def _episode_rows(path: Path, version: int, columns: tuple[str, ...], episode_index: int) -> pa.Table:
+    """An episode's rows of a shared file; its row groups stay cached for the next episode."""
+    ranges = _footer(path, version).episode_ranges
+    groups = tuple(group for group, (first, last) in enumerate(ranges) if first <= episode_index <= last)
+    table = _row_groups(path, version, columns, groups)
+    return table.filter(pc.equal(table[EPISODE], episode_index))
+
+
+class _Footer(NamedTuple):
+    """Columns of a data file, and the first and last episode of each row group, from the parquet footer."""
+
+    names: list[str]
+    episode_ranges: list[tuple[float, float]]
+    rows: int
+
+
+@lru_cache(maxsize=1)
+def _footer(path: Path, version: int) -> _Footer:
+    with pq.ParquetFile(path) as file:
+        names, metadata = file.schema_arrow.names, file.metadata
+    check_parquet_rows(metadata.num_rows, path.name)
+    # The column chunks are the leaves of the schema: images and lists have several, so positions differ from `names`.
+    leaves = [metadata.schema.column(leaf).path for leaf in range(metadata.num_columns)]
+    if EPISODE not in leaves:
+        return _Footer(names, [], metadata.num_rows)
+    leaf = leaves.index(EPISODE)
+    groups = [metadata.row_group(group).column(leaf) for group in range(metadata.num_row_groups)]
+    statistics = [group.statistics if group.is_stats_set else None for group in groups]
+    ranges = [
+        (s.min, s.max) if s is not None and s.has_min_max and isinstance(s.min, int | float) else _UNKNOWN
+        for s in statistics
+    ]
+    return _Footer(names, ranges, metadata.num_rows)
+
+
+_UNKNOWN = (-math.inf, math.inf)  # a row group without statistics may contain any episode
+
+
+@lru_cache(maxsize=1)
+def _row_groups(path: Path, version: int, columns: tuple[str, ...], groups: tuple[int, ...]) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        # One thread: worker processes share the cores.
+        return file.read_row_groups(list(groups), columns=list(columns), use_threads=False)
+
+
+@contextmanager
+def errors_name(file: str) -> Iterator[None]:
+    """Make errors name a file of the dataset: an episode reads several, and the id alone would name none of them."""
+    try:
+        yield
+    except EpisodeReadError as error:
+        raise type(error)(file, error.reason) from error
