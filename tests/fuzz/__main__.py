@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from fuzz.kinds import Kind, all_kinds
 from fuzz.outcome import Outcome, grouped_violations, table
+from fuzz.warm import import_everything
 
 TOTAL = 3000
 KINDS: dict[str, Kind] = {}  # by name; the forked processes find them, prepared, in their copy of this module
@@ -38,7 +38,7 @@ def main() -> None:
     folder = options.folder or Path(tempfile.gettempdir()) / f"lara-fuzz-{options.seed}-{options.count}"
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    _import_everything()
+    import_everything()
     KINDS.update((kind.name, kind) for kind in all_kinds(folder))
     if options.kind and options.kind not in KINDS:
         sys.exit(f"KIND={options.kind}: takes {', '.join(KINDS)}")
@@ -99,20 +99,6 @@ def _pending(kinds: dict[str, Kind], count: int, journal: Journal) -> Iterator[B
         indices = range(max(1, -(-kind.share * count // TOTAL)))
         todo = [index for index in indices if (kind.name, index) not in journal.outcomes]
         yield from (Batch(kind.name, batch) for batch in kind.batches(todo))
-
-
-def _import_everything() -> None:
-    """What every forked command needs, imported once."""
-    os.environ |= {"HF_HUB_OFFLINE": "1", "SVT_LOG": "0", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    import torch
-
-    torch.set_num_threads(1)
-    import lara_policy.refine
-    import lara_tok.__main__
-    import lara_tokenizer.convert
-    import lara_tokenizer.encode
-    import lara_tokenizer.export
-    import lara_tokenizer.train  # noqa: F401
 
 
 def _options() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""`run_forked`: a function in a forked child, so that a crash, a hang or a memory bomb costs that call alone.
+"""`run_forked` and `run_command`: a function or a command in a forked child. A crash, hang or memory bomb costs that call.
 
 The parent has imported torch and the project once; a fork takes milliseconds where a new interpreter takes seconds.
 """
@@ -40,34 +40,62 @@ class Finished:
     value: Any = None
 
 
-def run_forked(function: Callable[..., Any], *arguments: Any, seconds: float = SECONDS, memory: int = MEMORY) -> Finished:
-    """Call `function(*arguments)` in a child and wait for it; what it prints and returns comes back."""
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as result:
-        started = time.monotonic()
+class Forked:
+    """`function(*arguments)` running in a child, in a session of its own; `wait` for it.
+
+    Args:
+        memory: bytes of address space beyond what the parent has mapped.
+    """
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any, memory: int = MEMORY) -> None:
+        self._output, self._result = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        self.started = time.monotonic()
         sys.stdout.flush()
         sys.stderr.flush()
-        child = os.fork()
-        if child == 0:
-            _be_child(function, arguments, output.fileno(), result.fileno(), memory)
-        status, usage = _wait(child, started + seconds)
-        output.seek(0)
-        result.seek(0)
-        pickled = result.read()
+        self.process = os.fork()
+        if self.process == 0:
+            _be_child(function, arguments, self._output.fileno(), self._result.fileno(), memory)
+
+    def wait(self, seconds: float = SECONDS) -> Finished:
+        """Wait for the end, and kill the child once it has run for `seconds`."""
+        status, usage = self._wait(self.started + seconds)
+        with self._output as output, self._result as result:
+            output.seek(0)
+            result.seek(0)
+            printed, pickled = output.read(), result.read()
         return Finished(
             code=None if status is None else os.waitstatus_to_exitcode(status),
-            output=output.read().decode("utf-8", "replace"),
+            output=printed.decode("utf-8", "replace"),
             peak=usage.ru_maxrss * 1024,
-            seconds=time.monotonic() - started,
+            seconds=time.monotonic() - self.started,
             value=pickle.loads(pickled) if pickled else None,
         )
+
+    def _wait(self, deadline: float) -> tuple[int | None, resource.struct_rusage]:
+        """Exit status and resources; the status is None if the child had to be killed."""
+        while True:
+            ended, status, usage = os.wait4(self.process, os.WNOHANG)
+            if ended:
+                return status, usage
+            if time.monotonic() > deadline:
+                os.killpg(self.process, signal.SIGKILL)
+                _, _, usage = os.wait4(self.process, 0)
+                return None, usage
+            time.sleep(0.005)
+
+
+def run_forked(function: Callable[..., Any], *arguments: Any, seconds: float = SECONDS) -> Finished:
+    """Call `function(*arguments)` in a child and wait for it; what it prints and returns comes back."""
+    return Forked(function, *arguments).wait(seconds)
 
 
 def run_command(arguments: Sequence[str], folder: Path) -> Finished:
     """`lara-tok ARGUMENTS` in `folder`, in a forked child: the real app, its real exit code, what it printed."""
-    return run_forked(_command, list(arguments), folder)
+    return run_forked(command, arguments, folder)
 
 
-def _command(arguments: list[str], folder: Path) -> None:
+def command(arguments: Sequence[str], folder: Path) -> None:
+    """Body of a child: `lara-tok ARGUMENTS` in `folder`."""
     from lara_tok.__main__ import main
 
     os.chdir(folder)
@@ -99,16 +127,3 @@ def _be_child(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def _wait(child: int, deadline: float) -> tuple[int | None, resource.struct_rusage]:
-    """Exit status and resources of a child; the status is None if it had to be killed."""
-    while True:
-        ended, status, usage = os.wait4(child, os.WNOHANG)
-        if ended:
-            return status, usage
-        if time.monotonic() > deadline:
-            os.killpg(child, signal.SIGKILL)
-            _, _, usage = os.wait4(child, 0)
-            return None, usage
-        time.sleep(0.005)

@@ -167,8 +167,8 @@ class TableKind(TreeKind):
         ["tokens", "diff", "in/set/tokens.parquet", "{table}"],
         ["tokens", "merge", "in/set/tokens.parquet", "--out", "merged.parquet"],
         ["decode", "in/set/tokens.parquet", "{source}", "--model", "{model}", "--out", "futures.png"],
-        ["export", "univla", "in/set/tokens.parquet", "{source}", "--out", "out", "--instruction", "go"],
-        ["export", "lapa", "in/set/tokens.parquet", "{source}", "--out", "out", "--instruction", "go"],
+        ["export", "univla", "in/set/tokens.parquet", "{source}", "--out", "out", "--instruction", "go", "--workers", "0"],
+        ["export", "lapa", "in/set/tokens.parquet", "{source}", "--out", "out", "--instruction", "go", "--workers", "0"],
         ["export", "webdataset", "in/set/tokens.parquet", "{source}", "--out", "out", "--workers", "0"],
     )
 
