@@ -1,47 +1,28 @@
 """Lists of clips: video files, or parts of them from a start to an end second, each with an optional label.
 
-A .csv (or .tsv) has a column path and optionally start, end (seconds, or hh:mm:ss) and label. A .txt has one path per
-line.
+A .csv (or .tsv) has a column path and optionally start, end (seconds, or hh:mm:ss) and label, or the columns of a
+published list of annotations. A .txt has one path per line.
 """
 
 from __future__ import annotations
 
-import csv
+import codecs
 import hashlib
-import io
-import math
 import os
 import re
-from collections.abc import Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
-from lara_tokenizer.data.episode import Episode, first_of
+from lara_tokenizer.data.clip_table import Clip, decode_list, read_lines, read_table
+from lara_tokenizer.data.episode import Episode
+from lara_tokenizer.data.folders import LeftOut, walk_folders
 from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions
 from lara_tokenizer.data.segment import cut
 from lara_tokenizer.data.video import video_reader_class
+from lara_tokenizer.data.video.suffixes import VIDEO_SUFFIXES
 
 LOOKED_FOR = ""
-
-_COLUMNS = {
-    "path": ("path", "video", "file", "filename", "video_path"),
-    "start": ("start", "start_sec", "start_seconds", "start_time", "start_timestamp"),
-    "end": ("end", "end_sec", "end_seconds", "end_time", "end_timestamp", "stop", "stop_timestamp"),
-    "label": ("label", "text", "caption", "narration", "instruction"),
-}
-# An unknown column with such a name is an error, not ignored: it probably gives times that the user relies on.
-_TIMES = re.compile(r"start|stop|end|time|frame|begin")
-
-
-@dataclass(frozen=True, slots=True)
-class _Clip:
-    """One line of the list: the path as written, start and end in seconds, and the label."""
-
-    line: int
-    path: str
-    start: float | None = None
-    end: float | None = None
-    label: str | None = None
+_REPEATED = re.compile(r"#\d+$")
 
 
 def detect(folder: Path, names: Set[str]) -> bool:
@@ -60,11 +41,15 @@ def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listin
     """
     file = Path(source)
     folder = file.absolute().parent if options.root is None else options.root.absolute()
-    content = _content(file)
-    clips, notes = _read_csv(file, content) if file.suffix.lower() in (".csv", ".tsv") else (_read_lines(content), [])
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"list {str(file)!r} cannot be read ({error})") from error
+    text, is_table = decode_list(content, file), file.suffix.lower() in (".csv", ".tsv")
+    clips, notes = read_table(file, text) if is_table else (read_lines(text), [])
     if not clips:
         raise ValueError(f"{file}: the list is empty")
-    paths = [Path(os.path.abspath(folder / clip.path)) for clip in clips]
+    paths = _find_files(file, clips, folder, notes)
     # Ids of files outside the folder are relative to the nearest folder that contains all of them.
     inside = all(path.is_relative_to(folder) for path in paths)
     base = folder if inside else Path(os.path.commonpath([path.parent for path in paths]))
@@ -76,72 +61,76 @@ def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listin
         signals = ("text",) if clip.label else ()
         episode = Episode(name, reader_class(path), text=clip.label, available_signals=signals)
         if clip.start is not None or clip.end is not None:
-            episode = cut(episode, clip.start or 0.0, clip.end, text=clip.label)
-        if episode.id in episodes:
-            raise ValueError(f"{file}: lines {lines[episode.id]} and {clip.line} both name {episode.id}")
+            episode = cut(episode, clip.start or 0.0, clip.end, text=clip.label, by_file_clock=True)
+        _tell_apart(episode, episodes, f"{file}: lines {lines.get(episode.id)} and {clip.line}")
         episodes[episode.id] = episode
         lines[episode.id] = clip.line
+    if repeated := [name for name in episodes if _REPEATED.search(name)]:
+        notes.append(
+            f"{len(repeated)} lines label a part that an earlier line labels otherwise; called {repeated[0]} ..."
+        )
     # A changed list of the same name is another source, even with the same clips: labels may differ.
-    digest = hashlib.sha256(content.encode()).hexdigest()
+    digest = hashlib.sha256(content.removeprefix(codecs.BOM_UTF8)).hexdigest()
     return Listing("list of clips", file.name, list(episodes.values()), notes, revision=digest)
 
 
-def _content(file: Path) -> str:
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"list {str(file)!r} cannot be read ({error})") from error
+def _tell_apart(episode: Episode, earlier: Mapping[str, Episode], where: str) -> None:
+    """Number the id of a part that has another label already: annotators describe overlapping actions one by one.
+
+    Raises ValueError where an earlier line says the same.
+    """
+    name, count = episode.id, 1
+    while episode.id in earlier:
+        if earlier[episode.id].text == episode.text:
+            raise ValueError(f"{where} both name {episode.id}")
+        count += 1
+        episode.id = f"{name}#{count}"
 
 
-def _read_lines(content: str) -> list[_Clip]:
-    """One path per line; empty lines and lines that begin with # are skipped."""
-    # Not splitlines: that also splits at characters that may be part of a file name.
-    lines = [(line, text.strip()) for line, text in enumerate(content.split("\n"), 1)]
-    return [_Clip(line, text) for line, text in lines if text and not text.startswith("#")]
+def _find_files(file: Path, clips: Sequence[Clip], folder: Path, notes: list[str]) -> list[Path]:
+    """The file of each clip, relative to `folder`; ids of videos are looked up among the videos below it.
 
-
-def _read_csv(file: Path, content: str) -> tuple[list[_Clip], list[str]]:
-    """The clips, and a note about unused columns."""
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
-    header = [name.strip().lower() for name in next(reader, [])]
-    columns = {key: first_of(names, header) for key, names in _COLUMNS.items()}
-    positions = {key: None if name is None else header.index(name) for key, name in columns.items()}
-    if positions["path"] is None:
-        raise ValueError(f"{file}: its first line has no column 'path'; it is {','.join(header) or 'empty'}")
-    unused = [name for i, name in enumerate(header) if i not in positions.values()]
-    if unknown := [name for name in unused if _TIMES.search(name)]:
-        raise ValueError(
-            f"{file}: column {unknown[0]!r} is not known. Parts of a film are given by start and end, in seconds or as "
-            "hh:mm:ss"
-        )
-    clips = []
-    for row in reader:
-        if not any(value.strip() for value in row):
+    A path without a suffix, or an id, is the one video of that name with any known suffix. Raises ValueError, naming
+    the line, where several have it, and where no id has a video; a single clip without a file fails when it is read.
+    """
+    videos: dict[str, list[Path]] | None = None
+    found: dict[str, Path] = {}
+    for clip in clips:
+        if clip.path in found:
             continue
-        cells = {key: row[i].strip() if i is not None and i < len(row) else "" for key, i in positions.items()}
-        clips.append(_clip(f"{file}, line {reader.line_num}", reader.line_num, cells))
-    return clips, [f"columns {', '.join(unused)} are not used"] if unused else []
+        path = Path(os.path.abspath(folder / clip.path))
+        if "\\" in clip.path and not path.exists():  # a list from Windows
+            path = Path(os.path.abspath(folder / clip.path.replace("\\", "/")))
+        found[clip.path] = path
+        has_suffix = path.suffix.lower() in VIDEO_SUFFIXES
+        if os.path.isfile(path) or (has_suffix and not clip.is_id):
+            continue
+        if videos is None:
+            videos = _videos_by_stem(folder, notes)
+        same = videos.get(path.stem if has_suffix else path.name, [])
+        if has_suffix:
+            same = [each for each in same if each.name == path.name]
+        if not clip.is_id or "/" in clip.path:
+            same = [each for each in same if each.parent == path.parent]
+        if len(same) > 1:
+            names = " and ".join(each.relative_to(folder).as_posix() for each in same[:2])
+            raise ValueError(f"{file}, line {clip.line}: {clip.path!r} may be {names}. Write the path with its suffix")
+        found[clip.path] = same[0] if same else path
+    if clips[0].is_id and not any(os.path.isfile(path) for path in found.values()):
+        raise ValueError(
+            f"{file}, line {clips[0].line}: no video {clips[0].path!r} below {folder}, and none for the other ids"
+        )
+    return [found[clip.path] for clip in clips]
 
 
-def _clip(where: str, line: int, cells: dict[str, str]) -> _Clip:
-    if not cells["path"]:
-        raise ValueError(f"{where}: no path")
-    start, end = (_seconds(cells[key], f"{where}: {key}") for key in ("start", "end"))
-    if end is not None and end <= (start or 0.0):
-        raise ValueError(f"{where}: the clip ends at {end:g} s, before it starts")
-    return _Clip(line, cells["path"], start, end, cells["label"] or None)
-
-
-def _seconds(text: str, where: str) -> float | None:
-    """Seconds from "12.5" or "hh:mm:ss.s"; None for an empty cell."""
-    if not text:
-        return None
-    try:
-        value = 0.0
-        for part in text.split(":"):
-            value = 60 * value + float(part)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{where} {text!r}: takes seconds, 0 or more, or hh:mm:ss")
-    return value
+def _videos_by_stem(folder: Path, notes: list[str]) -> dict[str, list[Path]]:
+    """The videos below a folder, by name without suffix; a file that several links lead to is there once."""
+    videos: dict[str, dict[str, Path]] = {}
+    left_out = LeftOut()
+    for here, entries in walk_folders(folder, left_out):
+        for entry in entries:
+            stem, suffix = os.path.splitext(entry.name)
+            if suffix.lower() in VIDEO_SUFFIXES:
+                videos.setdefault(stem, {}).setdefault(os.path.realpath(entry.path), here / entry.name)
+    notes += left_out.notes()
+    return {stem: list(paths.values()) for stem, paths in videos.items()}

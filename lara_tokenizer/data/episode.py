@@ -217,8 +217,12 @@ class Episode:
     def signals(self) -> Signals:
         """Actions, states and texts, one row per frame, as far as the source has them. Raises EpisodeReadError."""
         if isinstance(self.reader, SignalReader):
-            return self.reader.signals()
-        return Signals(texts=None if self.text is None else (self.text,) * self.num_frames(self.cameras[0]))
+            signals = self.reader.signals()
+        else:
+            signals = Signals(texts=None if self.text is None else (self.text,) * self.num_frames(self.cameras[0]))
+        if signals.texts is None or all(map(is_storable, set(signals.texts))):
+            return signals
+        return replace(signals, texts=tuple(map(storable_text, signals.texts)))
 
     def files(self, camera: str = "") -> tuple[Path, ...]:
         """The local files that frames and signals are read from; none where the source does not name them."""
@@ -237,6 +241,24 @@ def first_of(names: Iterable[str], available: Iterable[str]) -> str | None:
     """
     existing = set(available)
     return next((name for name in names if name in existing), None)
+
+
+def is_storable(text: str) -> bool:
+    r"""Whether a text or a file name can be stored as UTF-8.
+
+    >>> is_storable("Tür"), is_storable("\udce9")
+    (True, False)
+    """
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def storable_text(text: str) -> str:
+    r"""An instruction that can be stored as UTF-8: halves of characters, as JSON may hold them, become U+FFFD.
+
+    >>> storable_text("pick \ud83d")
+    'pick �'
+    """
+    return text if is_storable(text) else "".join(c if is_storable(c) else "\ufffd" for c in text)
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
@@ -276,4 +298,8 @@ def numeric_rows(column: pa.ChunkedArray, name: str) -> np.ndarray:
     kind = values.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise EpisodeReadError(name, f"column {name!r} holds {kind}, not numbers")
-    return values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(count, -1)
+    with np.errstate(over="raise"):
+        try:
+            return values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(count, -1)
+        except FloatingPointError:
+            raise EpisodeReadError(name, f"column {name!r} has numbers too large for float32") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,23 +24,9 @@ class ListOptions:
 
 DEFAULT_OPTIONS = ListOptions()
 
-# Words in the name of a camera whose pictures are no colour video: depth maps and masks of objects.
-_NOT_COLOR = frozenset(
-    [
-        "depth",
-        "depths",
-        "depthmap",
-        "disparity",
-        "mask",
-        "masks",
-        "seg",
-        "segs",
-        "segmap",
-        "segmentation",
-        "segmentations",
-        "semantic",
-        "semantics",
-    ]
+# Words in the name of a camera whose pictures are no colour video: depth maps, masks of objects, flow, normals.
+_NOT_COLOR = re.compile(
+    r"\w*depth\w*|disp|disparit\w+|masks?|segs?|segm\w*|semantics?|panoptic|normals|flow|opticalflow"
 )
 
 
@@ -78,39 +64,59 @@ class Listing:
 
 
 def choose_cameras(
-    available: Sequence[str], requested: Sequence[str], source: object, preferred: str | None = None
+    available: Sequence[str],
+    requested: Sequence[str],
+    source: object,
+    preferred: str | None = None,
+    is_color: Callable[[str], bool] | None = None,
 ) -> tuple[tuple[str, ...], list[str]]:
-    """The cameras to read, in the source's order, and a note where the default was taken among several.
+    """The cameras to read, in the source's order, and notes about a default and about what "all" leaves out.
+
+    Depth maps, masks and segmentations are stored like cameras, and are read only where they are named: neither the
+    default nor "all" includes them, as their pictures would become action tokens like a film's.
 
     Args:
-        available: the source's cameras in its own order.
+        available: the source's cameras in its own order, those without colour too.
         requested: names, last parts of names ("top" for "observation.images.top"), or "all".
         source: names the dataset in errors.
-        preferred: default where nothing is requested and it is available; else the first camera is.
+        preferred: default where nothing is requested and it is available; else the first camera with colour is.
+        is_color: whether a camera is colour video; None: `is_color_camera`, by its name.
 
-    Raises ValueError for a source without cameras, and for a requested name that matches none or several.
+    Raises ValueError for a source without cameras, for one without a colour camera if none is named, and for a
+    requested name that matches none or several.
 
     >>> choose_cameras(["observation.images.top", "observation.images.wrist"], ["wrist"], "demos")
     (('observation.images.wrist',), [])
-    >>> choose_cameras(["top", "wrist"], [], "demos")[1]
-    ["took camera 'top' of top, wrist"]
+    >>> choose_cameras(["top_depth", "top", "wrist"], [], "demos")
+    (('top',), ["took camera 'top' of top_depth, top, wrist"])
+    >>> choose_cameras(["top_depth", "top", "wrist"], ["all"], "demos")[0]
+    ('top', 'wrist')
     """
     if not available:
         raise ValueError(f"{source}: it has no camera: no column, file or feature of it holds images")
+    color = [camera for camera in available if (is_color or is_color_camera)(camera)]
+    if not color and set(requested) <= {"all"}:
+        raise ValueError(
+            f"{source}: it has no colour camera, only {', '.join(map(repr, available))}. To read depth or masks, name "
+            f"the camera: --camera {available[0]}"
+        )
     if not requested:
-        chosen = preferred if preferred is not None and preferred in available else available[0]
+        chosen = preferred if preferred is not None and preferred in available else color[0]
         notes = [f"took camera {chosen!r} of {', '.join(available)}"] if len(available) > 1 else []
         return (chosen,), notes
     selected: set[str] = set()
     for name in requested:
         matches = [name] if name in available else [each for each in available if last_part(each) == name]
         if name == "all":
-            matches = list(available)
+            matches = color
         elif len(matches) != 1:
             problem = "names several of its cameras" if matches else "is no camera of it"
             raise ValueError(f"{source}: camera {name!r} {problem}. There are: {', '.join(available)}; or take 'all'")
         selected.update(matches)
-    return tuple(camera for camera in available if camera in selected), []
+    chosen_all = tuple(camera for camera in available if camera in selected)
+    left_out = [camera for camera in available if camera not in selected] if "all" in requested else []
+    notes = [f"'all' leaves out {', '.join(left_out)}: no colour video; name it to read it"] if left_out else []
+    return chosen_all, notes
 
 
 def last_part(camera: str) -> str:
@@ -123,10 +129,10 @@ def last_part(camera: str) -> str:
 
 
 def is_color_camera(name: str) -> bool:
-    """Whether a camera is colour video by its name, not a depth map, a mask or a segmentation: words are compared.
+    """Whether a camera is colour video by its name, not a depth map, mask, segmentation, flow or normals.
 
-    >>> [is_color_camera(name) for name in ("observation.images.head_depth", "depthRight", "cam_high", "in_depth_rgb")]
-    [False, False, True, False]
+    >>> [is_color_camera(name) for name in ("observation.images.head_depth", "segmentRight", "cam_high", "masked")]
+    [False, False, True, True]
     """
     words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
-    return not _NOT_COLOR & set(words)
+    return not any(map(_NOT_COLOR.fullmatch, words))

@@ -14,9 +14,11 @@ from typing import Any, SupportsIndex, TypedDict, overload
 from lara_tokenizer._files import summarize_names
 from lara_tokenizer.data.episode import Episode
 from lara_tokenizer.data.listing import Listing, ListOptions, SourceInfo
+from lara_tokenizer.data.merging import merge_listings
 from lara_tokenizer.data.segment import override_rate, segment_seconds, segments
-from lara_tokenizer.data.sources import READABLE, merge_listings, resolve_list, resolve_source
-from lara_tokenizer.data.video import ImageFolderReader
+from lara_tokenizer.data.sources import READABLE, resolve_list, resolve_source
+from lara_tokenizer.data.video import ImageFolderReader, VideoReader
+from lara_tokenizer.data.video.suffixes import RAW_SUFFIXES
 from lara_tokenizer.errors import LaraTokenizerError
 
 logger = logging.getLogger(__name__)
@@ -256,8 +258,15 @@ def _check_rates(episodes: Sequence[Episode], listings: Sequence[Listing]) -> No
                 f"{listing.name} ({listing.format}) states no frame rate. Give its frames per second: fps=10 (--fps 10)"
             )
     for episode in episodes:
-        if episode.fps is None and isinstance(episode.reader, ImageFolderReader):
-            name = Path(episode.id).name
+        if episode.fps is not None:
+            continue
+        name = Path(episode.id).name
+        if isinstance(episode.reader, VideoReader) and str(episode.reader.path).lower().endswith(RAW_SUFFIXES):
+            raise ValueError(
+                f"{episode.reader.path} is a raw stream, which states no times. Give its frames per second: fps=30 or "
+                f"fps={{'{name}': 30}} (--fps 30 or --fps '{name}=30')"
+            )
+        if isinstance(episode.reader, ImageFolderReader):
             raise ValueError(
                 f"{episode.reader.folder} holds images, which have no rate of their own. Give their frames per second: "
                 f"fps=10 or fps={{'{name}': 10}} (--fps 10 or --fps '{name}=10')"

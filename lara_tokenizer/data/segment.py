@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -24,19 +25,24 @@ class SegmentReader:
     """A `FrameReader` and `SignalReader` for the frames of an episode from `start` to `stop` seconds, `stop` excluded.
 
     `stop` None is the end of the episode. Frame 0 is the first frame of the segment, and times are relative to `start`.
+    Seconds count from the episode's first frame, or with `by_file_clock` as players and `ffmpeg -ss` count: in a file
+    whose sound begins 1 s before its pictures, the first frame is at second 1. A rate that overrides the file's own
+    overrides its clock, too.
     """
 
     whole: Episode
     start: float
     stop: float | None
+    by_file_clock: bool = False
 
     def index(self, camera: str) -> FrameIndex:
         """Frames of the segment; none if it is past the end. Raises what the whole episode's reader raises."""
         index = self.whole.frame_index(camera)
         window = self._window(index)
         # Because of rounding, a frame may be up to a millisecond before the start, which would be a negative time.
-        timestamps = np.maximum(index.timestamps[window] - self.start, 0.0)
-        return FrameIndex(timestamps, index.fps, index.note)
+        timestamps = np.maximum(index.timestamps[window] + self._offset(index) - self.start, 0.0)
+        begin = index.start + float(index.timestamps[window.start]) if len(timestamps) else index.start
+        return replace(index, timestamps=timestamps, start=begin)
 
     def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """uint8 (n, H, W, 3) in RGB, in the order of `indices`."""
@@ -49,20 +55,31 @@ class SegmentReader:
         window = self._window(self.whole.frame_index(self.whole.cameras[0]))
         return self.whole.signals().window(window.start, window.stop)
 
+    def files(self, camera: str = "") -> tuple[Path, ...]:
+        """The local files of the whole episode, as `FileBacked.files`."""
+        return self.whole.files(camera)
+
     def close(self) -> None:
         """Close open files."""
         self.whole.close()
 
     def _window(self, index: FrameIndex) -> slice:
         edges = [self.start, math.inf if self.stop is None else self.stop]
-        first, stop = np.searchsorted(index.timestamps, np.array(edges) - _ROUNDING).tolist()
+        first, stop = np.searchsorted(index.timestamps + self._offset(index), np.array(edges) - _ROUNDING).tolist()
         return slice(first, stop)
 
+    def _offset(self, index: FrameIndex) -> float:
+        """Seconds of the episode's first frame on the clock by which the segment is cut."""
+        return index.start if self.by_file_clock and self.whole.fps is None else 0.0
 
-def cut(whole: Episode, start: float, stop: float | None, *, text: str | None = None) -> Episode:
+
+def cut(
+    whole: Episode, start: float, stop: float | None, *, text: str | None = None, by_file_clock: bool = False
+) -> Episode:
     """The segment of an episode from `start` to `stop` seconds; its id is the episode's plus "#t=start,stop".
 
-    `text` replaces the episode's instruction.
+    `text` replaces the episode's instruction. Seconds count from the first frame, or with `by_file_clock` on the clock
+    of the file, by which people and other tools note times; the segment's own times count from `start` in any case.
 
     >>> cut(Episode("a.mp4", VideoReader("a.mp4")), 10, 20).id
     'a.mp4#t=10,20'
@@ -70,7 +87,7 @@ def cut(whole: Episode, start: float, stop: float | None, *, text: str | None = 
     name = f"{whole.id}#t={_format_seconds(start)}" + ("" if stop is None else f",{_format_seconds(stop)}")
     return Episode(
         name,
-        SegmentReader(_with_shared_reader(whole, text), start, stop),
+        SegmentReader(_with_shared_reader(whole, text), start, stop, by_file_clock),
         whole.cameras,
         whole.index,
         text=text or whole.text,
@@ -88,7 +105,7 @@ def override_rate(episode: Episode, fps: float) -> None:
 
 
 def segments(whole: Episode, length: str) -> list[Episode]:
-    """Cut an episode into segments of `length` ("10s"); the last one extends to the actual end.
+    """Cut an episode into segments of `length` ("10s") from its first frame on; the last extends to the actual end.
 
     Their count follows from the stated duration, so that a long film is read through only where its rate is overridden.
     Segments past the actual end are empty. An episode that cannot be opened stays whole, and fails when it is read.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator, Set
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from lara_tokenizer._parse import read_json
 from lara_tokenizer.data.episode import Episode
 from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions
 from lara_tokenizer.data.video import video_reader_class
@@ -27,7 +28,7 @@ def detect(folder: Path, names: Set[str]) -> bool:
         return False
     if not (files := _label_files(folder)) or not any(_webm(folder)):
         return False
-    entries = [entry for path in files.values() for entry in _entries(path)]
+    entries = [entry for path in files.values() for entry in _entries(path)[0]]
     return sum(isinstance(entry.get("template"), str) for entry in entries) > len(entries) / 2
 
 
@@ -52,22 +53,29 @@ def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listin
     reader_class = video_reader_class(options.decoder)
     episodes: dict[str, Episode] = {}
     listed: set[str] = set()
+    notes = []
     for path in chosen.values():
-        for entry in _entries(path):
+        entries, problem = _entries(path)
+        notes += [f"left out: {problem}"] if problem else []
+        for entry in entries:
             clip_id, label = str(entry["id"]), entry.get("label")
+            label = label if isinstance(label, str) and label.strip() else None
             listed.add(clip_id)
             if clip_id in videos and clip_id not in episodes:
                 episodes[clip_id] = Episode(
                     videos[clip_id].relative_to(folder).as_posix(),
                     reader_class(videos[clip_id]),
-                    index=int(clip_id) if clip_id.isdigit() else None,
+                    index=int(clip_id) if re.fullmatch("[0-9]{1,18}", clip_id) else None,
                     text=label,
                     available_signals=("text",) if label else (),
                 )
     if not episodes:
-        raise ValueError(f"{folder}: none of the {len(listed)} clips in {', '.join(chosen)} is there as <id>.webm")
+        problems = "".join(f" ({note})" for note in notes)
+        raise ValueError(
+            f"{folder}: none of the {len(listed)} clips in {', '.join(chosen)} is there as <id>.webm{problems}"
+        )
     missing = len(listed) - len(episodes)
-    notes = [f"{missing} of {len(listed)} clips in the label files are not there"] if missing else []
+    notes += [f"{missing} of {len(listed)} clips in the label files are not there"] if missing else []
     return Listing("Something-Something v2", folder.absolute().name, list(episodes.values()), notes)
 
 
@@ -86,15 +94,20 @@ def _webm(folder: Path) -> Iterator[Path]:
     yield from folder.glob("*/*.webm")
 
 
-def _entries(path: Path) -> list[dict[str, Any]]:
-    """The clips of a label file; empty for another kind of JSON."""
-    return _read_entries(path, path.stat().st_mtime_ns)
+def _entries(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The clips of a label file, and a message where it is damaged; none for another kind of JSON."""
+    try:
+        return _read_entries(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        return [], f"{path} cannot be read ({error.strerror})"
 
 
 @lru_cache(maxsize=len(_SPLITS))  # read once to detect the format, and again to list the clips
-def _read_entries(path: Path, version: int) -> list[dict[str, Any]]:
+def _read_entries(path: Path, version: int) -> tuple[list[dict[str, Any]], str]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    return [entry for entry in values if isinstance(entry, dict) and "id" in entry] if isinstance(values, list) else []
+        values = read_json(path)
+    except ValueError as error:
+        return [], str(error)
+    if not isinstance(values, list):
+        return [], ""
+    return [each for each in values if isinstance(each, dict) and isinstance(each.get("id"), str | int)], ""

@@ -10,21 +10,18 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from lara_tokenizer.data.episode import Episode
+from lara_tokenizer.data.episode import Episode, FrameReader
+from lara_tokenizer.data.folders import LeftOut, find_paths, is_file, walk_folders
 from lara_tokenizer.data.listing import Listing, ListOptions
-from lara_tokenizer.data.video import (
-    IMAGE_SUFFIXES,
-    VIDEO_SUFFIXES,
-    ImageFolderReader,
-    VideoReader,
-    is_numbered_image,
-    video_reader_class,
-)
+from lara_tokenizer.data.merging import ResolvedSource
+from lara_tokenizer.data.video import ImageFolderReader, video_reader_class
+from lara_tokenizer.data.video.numbered import IMAGE_SUFFIXES, is_numbered_image, sequences_in
+from lara_tokenizer.data.video.suffixes import UNREAD_SUFFIXES, VIDEO_SUFFIXES
 from lara_tokenizer.errors import missing_extra
 
 READABLE = (
@@ -81,22 +78,6 @@ FORMATS = {
 }
 
 
-@dataclass(slots=True)
-class ResolvedSource:
-    """One listed source and its position on disk, from which ids that are unique among all sources are made."""
-
-    listing: Listing
-    base: Path | None  # the folder that the user named; None on the Hub
-    root: Path | None  # the dataset's own folder; None on the Hub
-    is_file: bool = False  # whether a single video or tar was named: all of those together form one dataset
-
-    def origin(self, episode: Episode) -> object:
-        """The file or dataset of an episode, which distinguishes it from another episode of the same id."""
-        if isinstance(episode.reader, VideoReader):
-            return episode.reader.path, episode.text
-        return self.root, self.listing.format, self.listing.name, self.listing.revision
-
-
 def resolve_source(source: str | Path, options: ListOptions) -> list[ResolvedSource]:
     """Detect the formats of one source, explicit by prefix or from its files, and list its episodes.
 
@@ -136,37 +117,6 @@ def resolve_list(file: str | Path, folders: Sequence[str | Path], options: ListO
     return ResolvedSource(listing, base, base)
 
 
-def merge_listings(sources: Sequence[ResolvedSource]) -> list[Listing]:
-    """The listings sorted by name, with episode ids and dataset names that are unique among all of them.
-
-    An episode of a source that was named twice is listed once. Raises ValueError where two different episodes would
-    have the same id.
-    """
-    common = _common_folder(sources)
-    listings: list[tuple[str, Listing]] = []
-    files: dict[str, Listing] = {}  # by format: the dataset that single files form together
-    seen: dict[str, object] = {}
-    for source in sources:
-        listing = source.listing
-        prefix = "."
-        if source.root is not None:
-            prefix = source.root.relative_to(common).as_posix()
-        elif len(sources) > 1:
-            prefix = listing.name
-        listing.episodes = list(_new_episodes(source, "" if prefix == "." else f"{prefix}/", seen))
-        if source.is_file and (others := files.setdefault(listing.format, listing)) is not listing:
-            others.episodes += listing.episodes
-            others.notes += [note for note in listing.notes if note not in others.notes]
-            others.name = common.name
-            continue
-        listings.append((prefix, listing))
-    names = Counter(listing.name for _, listing in listings)
-    for prefix, listing in listings:
-        for episode in listing.episodes:
-            episode.dataset = listing.name if names[listing.name] == 1 else f"{listing.name} ({prefix})"
-    return sorted((listing for _, listing in listings), key=lambda listing: (listing.name, listing.format))
-
-
 def is_hub_id(text: str) -> bool:
     """Whether a text has the form of a Hub id, "user/name" with an optional "@revision".
 
@@ -200,7 +150,8 @@ def _list(entry: Format, source: str, options: ListOptions) -> Listing:
 
 def _resolve_by_detection(name: str, text: str, options: ListOptions, *, only_video: bool) -> list[ResolvedSource]:
     """List what a path or a glob contains: videos and folders of images as one dataset, and each dataset."""
-    contents, base = _discover(name, only_video=only_video)
+    left_out = _LeftOut()
+    contents, base = _discover(name, left_out, only_video=only_video)
     videos = [(kind, path) for kind, path in contents if kind in ("video", "images")]
     if only_video and not videos:
         raise ValueError(f"source {text!r}: no video in it. {_looked_for()}")
@@ -220,7 +171,7 @@ def _resolve_by_detection(name: str, text: str, options: ListOptions, *, only_vi
     if unreadable and not sources:
         raise unreadable[0]
     # One unreadable dataset among several does not keep the others from being read.
-    sources[0].listing.notes += [f"left out: {error}" for error in unreadable]
+    sources[0].listing.notes += [*left_out.notes(), *(f"left out: {error}" for error in unreadable)]
     return sources
 
 
@@ -228,10 +179,16 @@ def _list_videos(videos: Sequence[tuple[str, Path]], base: Path, text: str, opti
     if named := [camera for camera in options.cameras if camera != "all"]:
         raise ValueError(f"camera {named[0]!r}: source {text!r} is plain video, with one camera that has no name")
     reader_class = video_reader_class(options.decoder)
-    episodes = [
-        Episode(path.relative_to(base).as_posix(), ImageFolderReader(path) if kind == "images" else reader_class(path))
-        for kind, path in videos
-    ]
+    episodes = []
+    for kind, path in videos:
+        name = path.relative_to(base).as_posix()
+        parts = sequences_in(path) if kind == "images" else []
+        readers: dict[str, FrameReader] = {
+            f"{name}/{each.name}": ImageFolderReader(path, sequence=each) for each in parts
+        }
+        if len(readers) < max(len(parts), 1):
+            readers = {name: ImageFolderReader(path) if kind == "images" else reader_class(path)}
+        episodes += [Episode(each, reader) for each, reader in readers.items()]
     kinds = {kind for kind, _ in videos}
     names = {"video": "video files", "images": "folders of images"}
     listing = Listing(
@@ -245,20 +202,21 @@ def _list_videos(videos: Sequence[tuple[str, Path]], base: Path, text: str, opti
     return listing
 
 
-def _discover(name: str, *, only_video: bool) -> tuple[list[tuple[str, Path]], Path]:
+def _discover(name: str, left_out: _LeftOut, *, only_video: bool) -> tuple[list[tuple[str, Path]], Path]:
     """Everything that a path or a glob contains, as (kind, path), and the folder that ids are relative to.
 
+    `left_out` is extended by what is not read.
     `kind` is "video" (a file), "images" (a folder) or a name in `FORMATS`. Raises ValueError where nothing is found.
     """
     path = Path(os.path.abspath(name))
     if path.is_dir():
-        contents = list(_walk(path))
+        contents = list(_walk(path, left_out))
         # A folder of images is itself an episode, so its id has to contain its name.
         base = path.parent if ("images", path) in contents else path
     elif path.exists():
         return [(_file_kind(path, name), path)], path.parent
     elif glob.has_magic(name):
-        contents = list(_match(name))
+        contents = list(_match(name, left_out))
         base = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
     else:
         hint = ""
@@ -268,6 +226,7 @@ def _discover(name: str, *, only_video: bool) -> tuple[list[tuple[str, Path]], P
     if not contents:
         dataset = _dataset_around(path)
         hint = f" It lies inside the dataset {dataset}: name that folder." if dataset else ""
+        hint += "".join(f" {note}." for note in left_out.notes())
         raise ValueError(f"source {name!r}: nothing readable in it.{hint} {_looked_for()}")
     return contents, base
 
@@ -281,42 +240,56 @@ def _looked_for() -> str:
     )
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Everything readable below a folder, as (kind, path). Hidden names are skipped.
+@dataclass(slots=True)
+class _LeftOut(LeftOut):
+    """Paths that a walk did not enter, and counts of recordings whose suffix is not read."""
+
+    suffixes: Counter[str] = field(default_factory=Counter)
+
+    def notes(self) -> list[str]:
+        """One sentence for each kind."""
+        if not self.suffixes:
+            return LeftOut.notes(self)
+        kinds = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(self.suffixes.items()))
+        return [
+            *LeftOut.notes(self),
+            f"{self.suffixes.total()} files with other suffixes were not looked at: {kinds}. A glob such as "
+            f"'*{min(self.suffixes)}' names them; raw streams (.h264) need --fps",
+        ]
+
+
+def _walk(folder: Path, left_out: _LeftOut) -> Iterator[tuple[str, Path]]:
+    """Everything readable below a folder, as (kind, path); `left_out` is extended. Hidden names are skipped.
 
     Images in a folder with videos are taken for thumbnails and skipped too.
     """
-    seen = set()
-    stack = [folder]
-    while stack:
-        here = stack.pop()
-        # Symbolic links are followed, but not in circles.
-        if (real := os.path.realpath(here)) in seen:
-            continue
-        seen.add(real)
-        try:
-            entries = sorted((e for e in os.scandir(here) if not e.name.startswith(".")), key=lambda e: e.name)
-        except OSError as error:
-            raise ValueError(f"folder {here} cannot be listed: {error.strerror}. Is it readable?") from error
+    for here, entries in walk_folders(folder, left_out):
         names = {e.name for e in entries}
-        if (dataset := next((each for each in FORMATS.values() if each.load().detect(here, names)), None)) is not None:
+        try:
+            dataset = next((each for each in FORMATS.values() if each.load().detect(here, names)), None)
+        except OSError as error:  # a folder may be listed but not entered
+            left_out.unreadable.append(f"{here} ({error.strerror})")
+            continue
+        if dataset is not None:
             yield dataset.name, here
             if not dataset.ignores_other_files:
-                continue
-        videos = [Path(e.path) for e in entries if e.name.lower().endswith(VIDEO_SUFFIXES) and not e.is_dir()]
+                entries.clear()
+        videos = [Path(e.path) for e in entries if e.name.lower().endswith(VIDEO_SUFFIXES) and is_file(e)]
         yield from (("video", path) for path in videos)
-        if not videos and any(is_numbered_image(name) for name in names):
+        if not videos and any(is_numbered_image(e.name) for e in entries):
             yield "images", here
-        stack += [Path(e.path) for e in entries if e.is_dir()]
+        left_out.suffixes.update(
+            Path(e.name).suffix.lower() for e in entries if e.name.lower().endswith(UNREAD_SUFFIXES)
+        )
 
 
-def _match(pattern: str) -> Iterator[tuple[str, Path]]:
+def _match(pattern: str, left_out: _LeftOut) -> Iterator[tuple[str, Path]]:
     """Everything that a glob matches: videos, files of any suffix that the glob spells out, and contents of folders."""
     suffix = Path(pattern).suffix.lower()
-    for hit in sorted(glob.glob(pattern, recursive=True)):
+    for hit in find_paths(pattern, left_out):
         path = Path(os.path.abspath(hit))
         if path.is_dir():
-            yield from _walk(path)
+            yield from _walk(path, left_out)
         elif path.suffix.lower() in {*VIDEO_SUFFIXES, suffix} - {*IMAGE_SUFFIXES}:
             yield "video", path
 
@@ -338,26 +311,3 @@ def _dataset_around(folder: Path) -> Path | None:
     return next(
         (parent for parent in list(folder.parents)[:3] if FORMATS["lerobot"].load().detect(parent, {"meta"})), None
     )
-
-
-def _common_folder(sources: Sequence[ResolvedSource]) -> Path:
-    """The folder that ids of local episodes are relative to."""
-    local = [source.base for source in sources if source.base is not None]
-    common = Path(os.path.commonpath(local)) if local else Path()
-    # Next to datasets of the Hub, whose ids begin with their names, ids of a folder begin with its name too.
-    return common.parent if local and len(local) < len(sources) else common
-
-
-def _new_episodes(source: ResolvedSource, prefix: str, seen: dict[str, object]) -> Iterator[Episode]:
-    """Episodes with their final ids, except those that an earlier source has listed; `seen` is extended."""
-    for episode in source.listing.episodes:
-        episode.id = prefix + episode.id
-        origin = source.origin(episode)
-        if episode.id not in seen:
-            seen[episode.id] = origin
-            yield episode
-        elif seen[episode.id] != origin:
-            raise ValueError(
-                f"two different episodes are called {episode.id!r}, one of them in {source.listing.name}: encode these "
-                "sources one by one"
-            )

@@ -55,9 +55,25 @@ def test_a_list_can_be_cut_and_its_files_may_have_another_rate(film, tmp_path):
         ("path,start,end\na.mp4,5,2\n", "line 2: the clip ends at 2 s, before it starts"),
         ("path\na.mp4\na.mp4\n", "lines 2 and 3 both name a.mp4"),
         ("path,label\n,hello\n", "line 2: no path"),
+        ('path,start,end,label\na.mp4,0,1,"take the cup\na.mp4,1,2,put it down\nb.mp4,0,1,open\n', "line 2: not CSV"),
+        ('path,label\na.mp4,"take\nb.mp4,"put it"\n', "line 2: not CSV"),
+        ('path,label\na.mp4,x\na.mp4,"take\nb.mp4,put it"\n', "line 3: .* runs on to line 4, and line 4 looks like"),
+        ('path,label\na.mp4,x\nb.mp4,"' + "x" * 200_000 + '"\n', "line 3: not CSV .field larger than field limit"),
+        (
+            "path,label\na.mp4,take the cup, then the pot\n",
+            'line 2: 3 cells, .* 2 columns. Write .* commas in "quotes"',
+        ),
+        ("path,start,end,label\na.mp4,1,2,x\na.mp4,3\n", "line 3: no cell for the column 'end'"),
+        ("path;start;end\na.mp4;1;2\n", "no column 'path'.* separated by semicolons: write commas instead"),
+        ("path\tstart\tend\na.mp4\t1\t2\n", "separated by tabs: write a .tsv"),
+        ("path,label,label\na.mp4,a,b\n", "its first line has 2 columns 'label'"),
+        ("path,label\na.mp4,a\0b\n", "line 2: a NUL character"),
+        ("path,start\na.mp4,00:01:02:10\n", "start '00:01:02:10': takes seconds"),
+        ("path,start\na.mp4,1:75\n", "start '1:75': takes seconds"),
+        ("path,start\na.mp4,1_0\n", "start '1_0': takes seconds"),
         (
             "path,start_frame\na.mp4,3\n",
-            "column 'start_frame' is not known. Parts of a film are given by start and end",
+            "column 'start_frame' is not known. .* Frame numbers are not taken: divide by the rate",
         ),
     ],
 )
@@ -110,3 +126,90 @@ def test_films_from_elsewhere_are_called_by_their_common_folder(film, tmp_path):
     (tmp_path / "lists/clips.txt").write_text("\n".join(map(str, paths)))
     episodes = load_episodes(f"list:{tmp_path / 'lists/clips.txt'}")
     assert [episode.id for episode in episodes] == ["p1/v.mp4", "p2/v.mp4"]
+
+
+def test_a_list_in_another_encoding_is_read_or_named_with_its_line(film):
+    text = "path,start,end,label\r\nfilm.mp4,0,1,Tür\r\n"
+    listed = film.parent / "clips.csv"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        listed.write_bytes(text.encode(encoding))
+        assert [episode.text for episode in load_episodes(f"list:{listed}")] == ["Tür"]
+    listed.write_bytes(text.replace("\r\n", "\r").encode())
+    assert [episode.id for episode in load_episodes(f"list:{listed}")] == ["film.mp4#t=0,1"]
+    listed.write_bytes(text.encode("cp1252"))
+    with pytest.raises(ValueError, match=r"line 2: byte 0xfc is not UTF-8. .*iconv -f WINDOWS-1252"):
+        load_episodes(f"list:{listed}")
+
+
+def test_a_label_may_have_quotes_and_line_breaks(film):
+    (film.parent / "clips.csv").write_text('path,start,end,label,\nfilm.mp4,0,1,"say ""go"",\nthen wait",\n')
+    assert load_episodes(f"list:{film.parent / 'clips.csv'}")[0].text == 'say "go",\nthen wait'
+
+
+EPIC = "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame"
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        (
+            f"{EPIC},narration,verb\nP01_0,P01,P01_01,00:00:00.3,00:00:00.50,00:00:01.500,5,15,open door,open\n",
+            "times are those of start_timestamp and stop_timestamp",
+        ),
+        (
+            "video_uid,clip_uid,video_start_sec,video_end_sec,clip_start_sec,clip_end_sec,narration_text\n"
+            "P01_01,c7,0.5,1.5,10,11,open door\n",
+            "columns clip_uid, clip_start_sec, clip_end_sec are not used",
+        ),
+        ("clip_uid,video_uid,clip_start_sec,clip_end_sec,narration\nP01_01,v,0.5,1.5,open door\n", "columns video_uid"),
+        (
+            "clip_uid,video_start_sec,video_end_sec,clip_start_sec,clip_end_sec,text\nP01_01,9,11,0.5,1.5,open door\n",
+            "",
+        ),
+        ("id,template,start,end,label\nP01_01,open [x],.5,1.5,open door\n", "columns template are not used"),
+    ],
+)
+def test_published_annotations_are_read_by_their_own_column_names(film, decode_all, tmp_path, text, note):
+    video = tmp_path / "P01/videos/P01_01.MP4"
+    video.parent.mkdir(parents=True)
+    video.write_bytes(film.read_bytes())
+    (tmp_path / "clips.csv").write_text(text)
+    (episode,) = episodes = load_episodes(f"list:{tmp_path / 'clips.csv'}")
+    assert (episode.id, episode.text) == ("P01/videos/P01_01.MP4#t=0.5,1.5", "open door")
+    assert np.array_equal(episode.frames("", range(10)), decode_all(film)[5:15])
+    assert note in str(episodes.sources[0])
+
+
+def test_an_id_is_the_one_video_of_that_name(film, tmp_path):
+    (tmp_path / "clips.csv").write_text("video_id\n7\n8\n")
+    with pytest.raises(ValueError, match=r"line 2: no video '7' below .*, and none for the other ids"):
+        load_episodes(f"list:{tmp_path / 'clips.csv'}")
+    (tmp_path / "7.webm").write_bytes(film.read_bytes())
+    (tmp_path / "8.txt").write_text("no video")
+    here, gone = load_episodes(f"list:{tmp_path / 'clips.csv'}")
+    assert (here.id, here.num_frames()) == ("7.webm", 45)
+    with pytest.raises(EpisodeReadError, match="no such file"):
+        gone.num_frames()
+    (tmp_path / "7.avi").write_bytes(film.read_bytes())
+    with pytest.raises(ValueError, match=r"line 2: '7' may be 7.avi and 7.webm. Write the path with its suffix"):
+        load_episodes(f"list:{tmp_path / 'clips.csv'}")
+
+
+def test_overlapping_annotations_are_told_apart_and_empty_ones_are_too_short(film):
+    rows = ["film.mp4,1,2,open", "film.mp4,1,2,pull", "film.mp4,1,2,let go", "film.mp4,3,3,look"]
+    (film.parent / "clips.csv").write_text("path,start,end,label\n" + "\n".join(rows))
+    episodes = load_episodes(f"list:{film.parent / 'clips.csv'}")
+    assert {episode.id: (episode.text, episode.num_frames()) for episode in episodes} == {
+        "film.mp4#t=1,2": ("open", 10),
+        "film.mp4#t=1,2#2": ("pull", 10),
+        "film.mp4#t=1,2#3": ("let go", 10),
+        "film.mp4#t=3,3": ("look", 0),
+    }
+    assert "2 lines label a part that an earlier line labels otherwise" in str(episodes.sources[0])
+
+
+def test_a_list_made_on_windows_names_its_folders(film):
+    (film.parent.parent / "clips.csv").write_text("path,start\r\nday one\\film.mp4,1\r\n")
+    assert [episode.id for episode in load_episodes(f"list:{film.parent.parent / 'clips.csv'}")] == [
+        "day one/film.mp4#t=1"
+    ]

@@ -139,17 +139,26 @@ def test_what_looks_like_a_hub_id_gets_a_hint():
         load_episodes("acme/pushes")
 
 
-def test_an_unreadable_folder_is_named(tree, monkeypatch):
+def refuse_to_list(monkeypatch, name):
     scandir = os.scandir
 
     def refuse(folder):
-        if str(folder).endswith("deep"):
+        if str(folder).endswith(name):
             raise PermissionError(13, "Permission denied")
         return scandir(folder)
 
-    monkeypatch.setattr("lara_tokenizer.data.sources.os.scandir", refuse)
+    monkeypatch.setattr("lara_tokenizer.data.folders.os.scandir", refuse)
+
+
+def test_an_unreadable_folder_costs_itself_and_is_named(tree, monkeypatch):
+    refuse_to_list(monkeypatch, "deep")
+    episodes = load_episodes(tree)
+    assert [episode.id for episode in episodes] == ["kitchen/a.MKV", "rt1_10.mp4", "rt1_2.mp4"]
+    assert episodes.sources[0].notes == (
+        "1 folders cannot be listed and are left out: kitchen/deep (Permission denied)",
+    )
     with pytest.raises(ValueError, match=r"kitchen/deep cannot be listed: Permission denied"):
-        load_episodes(tree)
+        load_episodes(tree / "kitchen/deep")
 
 
 @pytest.fixture

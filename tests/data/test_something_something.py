@@ -61,3 +61,18 @@ def test_another_json_beside_webm_is_no_something_something(something):
         file.unlink()
     (something / "train.json").write_text(json.dumps([{"id": "17", "conversations": []}, {"id": "x", "video": "a"}]))
     assert [episode.index for episode in load_episodes(something)] == [None] * 3
+
+
+def test_label_files_as_editors_leave_them(something):
+    train = something / "labels/train.json"
+    entries = json.loads(train.read_text())
+    entries += [{"id": "204", "label": None, "template": "x"}, {"id": ["a"]}, "9", {"label": "no id"}]
+    train.write_bytes(b"\xef\xbb\xbf" + json.dumps(entries).encode())
+    (something / "labels/validation.json").write_text("{damaged")
+    episodes = load_episodes(something)
+    assert [(episode.index, episode.text) for episode in episodes] == [
+        (17, "holding a cup next to a book"),
+        (204, None),
+        (9, "turning a pen upside down"),
+    ]
+    assert "labels/validation.json: not JSON" in str(episodes.sources[0])

@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 
 from lara_tokenizer.data.episode import ACTIONS, SIGNALS, STATES, TEXTS, Episode, first_of
 from lara_tokenizer.data.huggingface.reader import DatasetsReader
+from lara_tokenizer.data.huggingface.rows import is_text
 from lara_tokenizer.data.huggingface.tables import Tables, local_name, open_tables
 from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions, choose_cameras
+from lara_tokenizer.data.texts import instruction
 
 LOOKED_FOR = "state.json, dataset_dict.json or *.parquet with videos or images (Hugging Face datasets)"
 # Tables examined by `detect`: next to the tables of a dataset there may be others, such as a token table.
@@ -59,6 +61,7 @@ def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listin
         raise ValueError(f"{source}: a dataset without a row")
     columns = _Columns.find(tables.features, first.schema, source)
     cameras, notes = choose_cameras(columns.cameras, options.cameras, source)
+    notes += [*tables.notes, *columns.notes]
     episodes = [
         episode for split in tables.splits for episode in _list_split(tables, split, columns, cameras, options.decoder)
     ]
@@ -77,6 +80,7 @@ class _Columns:
     text: str | None
     fps: str | None
     labels: tuple[str, ...] = ()  # class names, if `text` is a column of class indices
+    notes: tuple[str, ...] = ()  # about a column of lists of texts, and one named like a text that is none
 
     @classmethod
     def find(cls, features: Mapping[str, Any], schema: pa.Schema, source: str) -> _Columns:
@@ -89,16 +93,22 @@ class _Columns:
             raise ValueError(f"{source}: {_no_camera(features)}")
         types = {field.name: field.type for field in schema}
         nested = [name for name, kind in types.items() if _nesting(kind) >= 2]
-        texts = [name for name in features if _is_text(features[name], types.get(name))]
+        texts = [name for name in features if getattr(features[name], "names", None) or is_text(types.get(name))]
         rates = [name for name, kind in types.items() if pa.types.is_integer(kind) or pa.types.is_floating(kind)]
         signals = {"actions": first_of(ACTIONS, nested), "states": first_of(STATES, nested)}
         text = first_of(TEXTS, texts)
+        notes = []
+        if text is None and (named := first_of(TEXTS, features)) is not None:
+            notes.append(f"column {named!r} holds {types.get(named, 'no text')}, which is not read as an instruction")
+        elif text is not None and text in types and not is_text(types[text], in_lists=False):
+            notes += [f"of the lists in column {text!r} the first text is taken"] * is_text(types[text])
         return cls(
             cameras,
             {signal: name for signal, name in signals.items() if name is not None},
             text,
             first_of(["fps"], rates),
             tuple(getattr(features[text], "names", None) or ()) if text else (),
+            tuple(notes),
         )
 
     @property
@@ -110,7 +120,7 @@ class _Columns:
         """The text of a cell of the column `text`."""
         if isinstance(value, int):
             value = self.labels[value] if 0 <= value < len(self.labels) else None
-        return value.strip() or None if isinstance(value, str) else None
+        return instruction(value)
 
 
 def _list_split(tables: Tables, split: str, columns: _Columns, cameras: tuple[str, ...], decoder: str) -> list[Episode]:
@@ -121,7 +131,7 @@ def _list_split(tables: Tables, split: str, columns: _Columns, cameras: tuple[st
         text = None if columns.text is None else columns.instruction(cells.get(columns.text))
         rate = None if columns.fps is None else cells.get(columns.fps)
         fps = float(rate) if rate is not None and 0 < rate < math.inf else None
-        reader = DatasetsReader(name, row, cameras, columns.signals, text, decoder)
+        reader = DatasetsReader(name, row, cameras, columns.signals, text, decoder, tables.roots)
         episodes.append(Episode(name, reader, cameras, index, fps, text, columns.available_signals))
     return episodes
 
@@ -129,7 +139,7 @@ def _list_split(tables: Tables, split: str, columns: _Columns, cameras: tuple[st
 def _has_media(table: Path) -> bool:
     try:
         features = (pq.read_schema(table).metadata or {}).get(b"huggingface", b"")
-    except (pa.ArrowException, OSError):
+    except Exception:  # a damaged footer raises many types; listing the episodes will name it
         return False
     return b'"Video"' in features or b'"Image"' in features
 
@@ -150,11 +160,6 @@ def _is_camera(feature: Any) -> bool:
 def _item(feature: Any) -> Any:
     """The type of a list's items; None for other types."""
     return feature[0] if isinstance(feature, list) and feature else getattr(feature, "feature", None)
-
-
-def _is_text(feature: Any, kind: pa.DataType | None) -> bool:
-    is_string = kind is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind))
-    return is_string or bool(getattr(feature, "names", None))
 
 
 def _nesting(kind: pa.DataType) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -49,18 +49,23 @@ class DatasetsReader(CameraReaders):
     columns: Mapping[str, str]  # the column of "actions" and of "states", as far as there are any
     text: str | None  # the row's instruction
     decoder: str  # "pyav", "decord" or "torchcodec"
+    roots: tuple[str, ...] = ()  # folders that a local path in a cell must be below; empty: any
 
     def open_camera(self, camera: str) -> FrameReader:
         """The video or the images in the column. Raises EpisodeReadError where there is none."""
         cell = self._cell(camera)
         if isinstance(cell, _LISTS):
-            name, read = partial("{}, frame {}".format, camera), partial(_read_image, self.row, camera)
+            name, read = partial("{}, frame {}".format, camera), partial(_read_image, self.row, camera, self.roots)
             return EncodedImagesReader(self.name, len(cell), name, read)
-        media = cell_media(cell, self.row.folder)
+        media = cell_media(cell, self.row.folder, self.roots)
         if media is None:
             raise EpisodeReadError(self.name, f"column {camera!r} is empty in this row")
         video = CellVideo(self.name, self.row, camera) if isinstance(media, bytes) else media
         return SharedVideo(video, self.decoder)
+
+    def files(self, camera: str = "") -> tuple[Path, ...]:
+        """The table's file, and the video's where the cell names one."""
+        return (*self.row.files, *super().files(camera))
 
     def signals(self) -> Signals:
         """Actions, states and the text, as far as the dataset has them. Raises EpisodeReadError."""
@@ -87,9 +92,9 @@ class DatasetsReader(CameraReaders):
         return cell
 
 
-def _read_image(row: Row, column: str, i: int) -> bytes:
+def _read_image(row: Row, column: str, roots: Sequence[str], i: int) -> bytes:
     """Image i of the list in a cell."""
-    media = cell_media(_storage(row.cell(column)).values[i], row.folder)
+    media = cell_media(_storage(row.cell(column)).values[i], row.folder, roots)
     if media is None:
         raise ValueError("it is empty")
     if isinstance(media, Path):
@@ -97,10 +102,11 @@ def _read_image(row: Row, column: str, i: int) -> bytes:
     return media.read() if isinstance(media, RemoteFile) else media
 
 
-def cell_media(cell: pa.Scalar, folder: str) -> bytes | Path | RemoteFile | None:
+def cell_media(cell: pa.Scalar, folder: str, roots: Sequence[str] = ()) -> bytes | Path | RemoteFile | None:
     """Content of a cell of type Video or Image: bytes, or the file that it names; None for an empty cell.
 
-    A relative path is relative to `folder`, the table's.
+    A relative path is relative to `folder`, the table's. Raises EpisodeReadError for a path that is not below one of
+    `roots`: a table of somebody else must not name files of the one who reads it.
     """
     value = _storage(cell).as_py()
     fields = value if isinstance(value, dict) else {"bytes": value, "path": value}
@@ -111,7 +117,14 @@ def cell_media(cell: pa.Scalar, folder: str) -> bytes | Path | RemoteFile | None
         return None
     if folder and "://" not in path and not os.path.isabs(path):
         path = f"{folder}/{path}"
-    return RemoteFile(path) if "://" in path else Path(path)
+    if "://" not in path:
+        path = os.path.normpath(path)
+        if roots and not any(path.startswith(root.rstrip("/") + "/") for root in roots):
+            raise EpisodeReadError(path, f"the table names a file outside {roots[0]}, which is not read. Copy it there")
+        return Path(path)
+    if "::" in path or path.partition("://")[0] in ("file", "local"):
+        raise EpisodeReadError(path, "the table names a local file by a URL, which is not read")
+    return RemoteFile(path)
 
 
 def _storage(cell: pa.Scalar) -> pa.Scalar:

@@ -10,14 +10,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lara_tokenizer._parse import check_parquet_rows
 from lara_tokenizer.errors import EpisodeReadError, first_line
 
 _OPEN_FILES = 4
+_FEW_ROWS = 10_000  # below which the number of rows is not compared with the file's size
 # Row groups of videos may hold 100 MB and more, so only one is cached.
 _CACHED_GROUPS = 1
 
@@ -45,6 +48,10 @@ class Row(Protocol):
     def folder(self) -> str:
         """Path or URL of the folder that contains the table; "" for a table in memory."""
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The table's local file."""
+
 
 @dataclass(frozen=True, slots=True)
 class FileRow:
@@ -64,6 +71,10 @@ class FileRow:
     def folder(self) -> str:
         return self.file.url.rpartition("/")[0]
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return () if "://" in self.file.url else (Path(self.file.url),)
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class MemoryRow:
@@ -78,6 +89,10 @@ class MemoryRow:
     @property
     def folder(self) -> str:
         return ""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +111,21 @@ def parquet_part(url: str) -> TablePart:
         file = DataFile.at(url)
         with _open_parquet(file) as opened:
             schema, footer = opened.schema_arrow, opened.metadata
+        lengths = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
     except Exception as error:  # errors of Arrow, the disk and the Hub share no base class
         raise ValueError(f"{url} cannot be read as parquet ({first_line(error)})") from error
-    lengths = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+    _check_rows(url, lengths)
     rows = [FileRow(file, row, group) for group, length in enumerate(lengths) for row in range(length)]
 
     def values(columns: Sequence[str]) -> dict[str, list[Any]]:
         try:
-            with _open_parquet(file, footer) as opened:
+            # As dictionaries: a text that all rows share is stored once, and a million rows do not multiply it.
+            texts = [field.name for field in schema if field.name in columns and is_text(field.type, in_lists=False)]
+            with _open_parquet(file, footer, texts=texts) as opened:
                 table = opened.read(columns=list(columns), use_threads=False)
+                return _values(table, columns)
         except Exception as error:
             raise ValueError(f"{file.url}, {', '.join(columns)}: cannot be read ({first_line(error)})") from error
-        return {column: table.column(column).to_pylist() for column in columns if column in table.column_names}
 
     return TablePart(schema, rows, values)
 
@@ -119,12 +137,16 @@ def arrow_part(path: str) -> TablePart:
         table = _arrow_table(file)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read as Arrow ({first_line(error)})") from error
+    _check_rows(path, [table.num_rows])
     rows = [FileRow(file, row) for row in range(table.num_rows)]
-    return TablePart(
-        table.schema,
-        rows,
-        lambda columns: {column: _arrow_table(file).column(column).to_pylist() for column in columns},
-    )
+
+    def values(columns: Sequence[str]) -> dict[str, list[Any]]:
+        try:
+            return _values(_arrow_table(file), columns)
+        except Exception as error:
+            raise ValueError(f"{path}, {', '.join(columns)}: cannot be read ({first_line(error)})") from error
+
+    return TablePart(table.schema, rows, values)
 
 
 def memory_part(schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> TablePart:
@@ -134,6 +156,66 @@ def memory_part(schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> TablePa
         [MemoryRow(row) for row in rows],
         lambda columns: {column: [row[column] for row in rows] for column in columns},
     )
+
+
+def is_text(kind: pa.DataType | None, *, in_lists: bool = True) -> bool:
+    """Whether a column of an Arrow type holds texts: strings or bytes of any kind, as categories, or in lists.
+
+    >>> is_text(pa.dictionary(pa.int32(), pa.string())), is_text(pa.list_(pa.string_view())), is_text(pa.int64())
+    (True, True, False)
+    """
+    is_list = kind is not None and isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType)
+    while kind is not None and (pa.types.is_dictionary(kind) or (in_lists and is_list)):
+        kind, is_list = kind.value_type, False
+    tests = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
+    return kind is not None and any(getattr(pa.types, f"is_{name}")(kind) for name in tests)
+
+
+def _check_rows(file: str, lengths: Sequence[int]) -> None:
+    """Raise ValueError for more rows than a table of episodes has, or than the bytes of a local file can hold."""
+    count = sum(lengths)
+    check_parquet_rows(min(lengths, default=0) if min(lengths, default=0) < 0 else count, file)
+    if "://" not in file and count > max(_FEW_ROWS, os.path.getsize(file)):
+        raise ValueError(f"{file}: it promises {count:,} rows and has {os.path.getsize(file):,} bytes")
+
+
+def _values(table: pa.Table, columns: Sequence[str]) -> dict[str, list[Any]]:
+    """Whole columns, as far as the table has them; a text that is not UTF-8 as bytes."""
+    values = {}
+    for name in columns:
+        if name not in table.column_names:
+            continue
+        column = table.column(name)
+        _check_offsets(column)
+        values[name] = [each for chunk in column.chunks for each in _python_values(chunk)]
+    return values
+
+
+def _check_offsets(column: pa.ChunkedArray) -> None:
+    """Raise ArrowInvalid where offsets or category numbers reach beyond the data; texts that are not UTF-8 may pass."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        if "UTF8" not in str(error):
+            raise
+
+
+def _python_values(chunk: pa.Array) -> list[Any]:
+    if pa.types.is_dictionary(chunk.type):
+        categories = _python_values(chunk.dictionary)
+        return [None if index is None else categories[index] for index in chunk.indices.to_pylist()]
+    try:
+        return chunk.to_pylist()
+    except UnicodeDecodeError:
+        return [_python_value(cell) for cell in chunk]
+
+
+def _python_value(cell: pa.Scalar) -> Any:
+    """The value of a cell, None for lists with a text that is not UTF-8."""
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return cell.as_buffer().to_pybytes() if hasattr(cell, "as_buffer") else None
 
 
 class _RowGroup:
@@ -168,20 +250,23 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_row_group.cache_clear)
 
 
-def _open_parquet(file: DataFile, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
+def _open_parquet(file: DataFile, footer: pq.FileMetaData | None = None, texts: Sequence[str] = ()) -> pq.ParquetFile:
+    options = {"metadata": footer, "read_dictionary": list(texts)}
     if "://" not in file.url:
-        return pq.ParquetFile(file.url, metadata=footer)
+        return pq.ParquetFile(file.url, **options)
     from fsspec.core import url_to_fs
 
     fs, path = url_to_fs(file.url)
     # With pre_buffer Arrow requests a whole column at once; a read-ahead cache would only download more.
-    return pq.ParquetFile(fs.open(path, "rb", cache_type="none"), metadata=footer, pre_buffer=True)
+    return pq.ParquetFile(fs.open(path, "rb", cache_type="none"), pre_buffer=True, **options)
 
 
 @lru_cache(maxsize=_OPEN_FILES)
 def _arrow_table(file: DataFile) -> pa.Table:
     with pa.memory_map(file.url) as source:
-        return pa.ipc.open_stream(source).read_all()
+        table = pa.ipc.open_stream(source).read_all()
+        table.validate()  # lengths that exceed the file would be read as they are: it is mapped, not copied
+        return table
 
 
 @contextmanager

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from lara_tokenizer.data.dataset_files import open_hub
 from lara_tokenizer.data.huggingface.rows import Row, TablePart, arrow_part, memory_part, parquet_part
 from lara_tokenizer.errors import first_line
 
 _CONNECTIONS = 8
+_CARD_CHARACTERS, _MOST_ALIASES = 10_000_000, 20  # of a README.md; in its YAML header
 _TOKENS = b"lara_tokenizer"  # key of the metadata of our own token tables
 
 
@@ -26,12 +30,18 @@ class Tables:
     features: Mapping[str, Any]  # columns as `datasets` types them
     format: str  # for messages: how the dataset is stored
     revision: str | None = None
+    roots: tuple[str, ...] = ()  # folders that local files named in cells must be below
+    notes: tuple[str, ...] = ()  # columns that `datasets` has no type for
 
     def rows(self, split: str, columns: Sequence[str]) -> list[tuple[Row, dict[str, Any]]]:
         """All rows of a split, each with its values of `columns`, which must be small. Raises ValueError."""
         parts = self.splits[split]
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
             values = list(pool.map(lambda part: part.values(columns) if columns else {}, parts))
+        for part, each in zip(parts, values, strict=True):
+            for column, cells in each.items():
+                if len(cells) != len(part.rows):
+                    raise ValueError(f"split {split!r}: {len(cells)} cells of {column!r} for {len(part.rows)} rows")
         return [
             (row, {column: cells[i] for column, cells in each.items()})
             for part, each in zip(parts, values, strict=True)
@@ -62,18 +72,24 @@ def _open_saved(folder: str, split: str | None, subset: str | None) -> Tables:
         raise ValueError(f"{folder}: saved with save_to_disk, but cannot be read ({first_line(error)})") from error
     splits = {str(saved.split or "train"): saved} if isinstance(saved, Dataset) else dict(saved)
     selected = _select_split(splits, split, folder)
+    for each in selected.values():
+        for file in each.cache_files:
+            if not os.path.normpath(file["filename"]).startswith(f"{folder}/"):
+                raise ValueError(f"{folder}: its state.json names {file['filename']}, which is outside of it")
     return Tables(
         {name: _arrow_parts(name, data) for name, data in selected.items()},
         next(iter(selected.values())).features,
         "Hugging Face dataset, saved to disk",
+        roots=(folder,),
     )
 
 
 def _open_built(path: str, commit: str | None, split: str | None, subset: str | None, streaming: bool) -> Tables:
     """Open anything that `load_dataset` takes. `datasets` finds the files; no media is decoded by it."""
-    from datasets import Features
-
+    if commit is None:
+        _check_card(Path(path) / "README.md")
     builder = _builder(path, commit, subset)
+    notes: list[str] = []
     module = type(builder).__mro__[1].__name__.lower()
     if module == "parquet":
         # Parquet is read in place: `datasets` would copy all of it into its own cache first.
@@ -81,14 +97,56 @@ def _open_built(path: str, commit: str | None, split: str | None, subset: str | 
         if commit is not None and not streaming:
             files = _downloaded(path, commit, files)
         splits: Mapping[str, Sequence[TablePart]] = _parquet_parts(files)
-        features = builder.info.features or Features.from_arrow_schema(next(iter(splits.values()))[0].schema)
+        if not splits:
+            raise ValueError(f"{path}: no table of it has episodes")
+        features = builder.info.features or _features(next(iter(splits.values()))[0].schema, path, notes)
     else:
         data = _loaded(builder, path, streaming)
         selected = _select_split({str(key): value for key, value in data.items()}, split, path)
         make_parts = _memory_parts if streaming else _arrow_parts
         splits = {name: make_parts(name, each) for name, each in selected.items()}
         features = next(iter(selected.values())).features
-    return Tables(splits, features, f"Hugging Face dataset, {module}{', streamed' if streaming else ''}", commit)
+    form = f"Hugging Face dataset, {module}{', streamed' if streaming else ''}"
+    return Tables(splits, features, form, commit, _roots(path, commit), tuple(notes))
+
+
+def _roots(path: str, commit: str | None) -> tuple[str, ...]:
+    """The folder of a local dataset, or the caches that hold one of the Hub."""
+    if commit is None:
+        return (os.path.abspath(path),)
+    from datasets import config
+    from huggingface_hub import constants
+
+    return tuple(os.path.abspath(each) for each in (constants.HF_HUB_CACHE, config.HF_DATASETS_CACHE))
+
+
+def _features(schema: pa.Schema, path: str, notes: list[str]) -> Mapping[str, Any]:
+    """The columns of a parquet file as `datasets` types them; one without such a type is left out with a note."""
+    from datasets import Features
+
+    try:
+        return Features.from_arrow_schema(schema)
+    except Exception as error:  # the types are JSON in the file's metadata, of any kind
+        features: dict[str, Any] = {}
+        for field in schema:
+            try:
+                features |= Features.from_arrow_schema(pa.schema([field]))
+            except Exception:
+                notes.append(f"column {field.name!r} of type {field.type} is not read")
+        if not features:
+            raise ValueError(f"{path}: `datasets` has no types for its columns ({first_line(error)})") from error
+        return features
+
+
+def _check_card(card: Path) -> None:
+    """Raise ValueError for a README.md whose YAML refers to itself so often that reading it would fill the memory."""
+    try:
+        text = card.read_text(encoding="utf-8", errors="replace")[:_CARD_CHARACTERS]
+    except OSError:
+        return
+    header = text.split("\n---", 1)[0] if text.startswith("---") else ""
+    if len(re.findall(r"[:\-\[,]\s*\*[\w-]+", header)) > _MOST_ALIASES:
+        raise ValueError(f"{card}: its YAML has more than {_MOST_ALIASES} aliases. Remove them")
 
 
 def _loaded(builder: Any, path: str, streaming: bool) -> Mapping[Any, Any]:

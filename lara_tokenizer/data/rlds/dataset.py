@@ -9,7 +9,6 @@ RLDS states no control rate: it comes from the table of published sets (`open_x`
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Set
@@ -18,6 +17,7 @@ from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
+from lara_tokenizer._parse import format_template, read_json
 from lara_tokenizer.data.episode import Episode
 from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions, choose_cameras
 from lara_tokenizer.data.rlds.features import choose_signals, read_features
@@ -28,6 +28,7 @@ from lara_tokenizer.data.rlds.tfrecord import index_records
 FEATURES, INFO = "features.json", "dataset_info.json"
 LOOKED_FOR = f"{FEATURES} and {INFO} (RLDS)"
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+_MOST_SHARDS, _MOST_EPISODES, _LONGEST_NAME = 1_000_000, 1_000_000_000, 255  # of a split; of a shard; characters
 _VERSION = re.compile(r"\d+(\.\d+)*")
 
 
@@ -67,7 +68,7 @@ def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listin
     if root is None:
         raise ValueError(f"{source}: no RLDS dataset. Looked for {FEATURES} and {INFO} in it and in its versions")
     info = _load_info(root)
-    name = str(info.get("name") or root.name)
+    name = info["name"]
     known = find_set(name)
     features = read_features(root / FEATURES)
     available = features.cameras()
@@ -81,7 +82,7 @@ def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listin
     if features.skipped:
         notes.append(f"not read: {', '.join(features.skipped)} (of a kind or shape without one fixed size a step)")
     episodes = []
-    for split in _splits(info, options.split, root):
+    for split in _splits(info, options.split, root, notes):
         for index, (shard, offset, length) in split.records(root):
             reader = RldsReader(shard, offset, length, layout)
             episodes.append(
@@ -139,33 +140,51 @@ def _is_version(folder: Path) -> bool:
 
 
 def _load_info(root: Path) -> dict[str, Any]:
+    """The content of dataset_info.json, with a name and a list of splits."""
     try:
-        info = json.loads((root / INFO).read_text(encoding="utf-8"))
-        if not isinstance(info.get("splits"), list):
+        info = read_json(root / INFO)
+        if not isinstance(info, dict) or not isinstance(info.get("splits"), list):
             raise ValueError("no list of splits in it")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{root / INFO}: not an RLDS dataset's ({error})") from error
     form = info.get("fileFormat") or "tfrecord"
     if form != "tfrecord":
-        raise ValueError(f"{root}: its shards are {form} files; tfrecord is read. Convert it with tfds convert_format")
-    return info
+        raise ValueError(
+            f"{root}: its shards are {str(form)[:40]} files; tfrecord is read. Convert it with tfds convert_format"
+        )
+    name = info.get("name")
+    return info | {"name": name if isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME else root.name}
 
 
-def _splits(info: dict[str, Any], requested: str | None, root: Path) -> list[_Split]:
-    try:
-        splits = [_split(entry, str(info.get("name") or "")) for entry in info["splits"]]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(f"{root / INFO}: a split of it is invalid ({error!r})") from error
-    if requested is None:
-        return splits
-    if not (selected := [split for split in splits if split.name == requested]):
+def _splits(info: dict[str, Any], requested: str | None, root: Path, notes: list[str]) -> list[_Split]:
+    """The splits, or the requested one; an invalid one is left out with a note.
+
+    Raises ValueError where none is left, and for a requested one that does not exist.
+    """
+    splits, problems = [], []
+    for entry in info["splits"]:
+        try:
+            splits.append(_split(entry, info["name"]))
+        except ValueError as error:
+            problems.append(f"{INFO}: a split of it is invalid ({error})")
+    if not splits and problems:
+        raise ValueError(f"{root}/{problems[0]}")
+    if requested is not None and requested not in {split.name for split in splits}:
         names = ", ".join(split.name for split in splits)
-        raise ValueError(f"{root}: no split {requested!r}. There are: {names}")
-    return selected
+        raise ValueError(f"{root}: no split {requested!r}. There are: {names}{''.join(f'; {p}' for p in problems[:1])}")
+    notes += [f"{problems[0]}{f' and {len(problems) - 1} others' * (len(problems) > 1)}"] if problems else []
+    return [split for split in splits if requested in (None, split.name)]
 
 
-def _split(entry: dict[str, Any], dataset: str) -> _Split:
-    lengths = [int(length) for length in entry.get("shardLengths", ())]
+def _split(entry: Any, dataset: str) -> _Split:
+    """One entry of dataset_info.json's splits. Raises ValueError for what is none."""
+    name = entry.get("name") if isinstance(entry, dict) else None
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
+        raise ValueError(f"{str(entry)[:60]!r} has no name")
+    stated = entry.get("shardLengths", [])
+    if not isinstance(stated, list) or len(stated) > _MOST_SHARDS:
+        raise ValueError(f"{name!r}: shardLengths is no list of up to {_MOST_SHARDS:,} numbers")
+    lengths = [_length(each, name) for each in stated]
     count = len(lengths)
     digits = max(5, len(str(count)))
     template = entry.get("filepathTemplate") or _TEMPLATE
@@ -173,5 +192,19 @@ def _split(entry: dict[str, Any], dataset: str) -> _Split:
     for i in range(count):
         index, total = f"{i:0{digits}d}", f"{count:0{digits}d}"
         values = {"SHARD_INDEX": index, "NUM_SHARDS": total, "SHARD_X_OF_Y": f"{index}-of-{total}"}
-        shards.append(template.format(DATASET=dataset, SPLIT=entry["name"], FILEFORMAT="tfrecord", **values))
-    return _Split(entry["name"], shards, lengths)
+        values |= {"DATASET": dataset, "SPLIT": name, "FILEFORMAT": "tfrecord"}
+        shard = os.path.normpath(format_template(template, values, f"split {name!r}"))
+        if os.path.isabs(shard) or shard.startswith(".."):
+            raise ValueError(f"{name!r}: its shard {shard!r} lies outside the dataset's folder")
+        shards.append(shard)
+    return _Split(name, shards, lengths)
+
+
+def _length(value: Any, split: str) -> int:
+    """The number of episodes of a shard, an integer or its digits."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if not is_number and not (isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value)):
+        raise ValueError(f"{split!r}: shard length {str(value)[:40]!r} is no number of episodes")
+    if not 0 <= int(value) <= _MOST_EPISODES:
+        raise ValueError(f"{split!r}: shard length {str(value)[:40]}: takes 0 to {_MOST_EPISODES:,} episodes")
+    return int(value)

@@ -10,7 +10,6 @@ steps: Dataset            The key "steps/observation/image_0" of a record holds 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from lara_tokenizer._parse import load_json, read_json
 from lara_tokenizer.data.episode import ACTIONS, natural_key
 from lara_tokenizer.data.rlds.open_x import OpenXSet
+from lara_tokenizer.errors import first_line
 
 _NUMBERS = frozenset(("bool", "bfloat16", *(f"float{n}" for n in (16, 32, 64))))
 _NUMBERS |= {f"{sign}int{n}" for sign in ("", "u") for n in (8, 16, 32, 64)}
@@ -50,6 +51,8 @@ class Feature:
     @property
     def is_camera(self) -> bool:
         """Whether it holds 8-bit colour images. Depth has one channel, or more bits."""
+        if 0 in self.shape:
+            return False
         in_colour = len(self.shape) == 3 and self.shape[2] == 3 and self.dtype == "uint8"
         return in_colour or (self.kind == "image" and self.shape[-1:] == (4,) and self.dtype == "uint8")
 
@@ -84,7 +87,7 @@ def read_features(path: Path) -> EpisodeFeatures:
     {'image_0': Feature(path='observation/image_0', key='steps/observation/image_0', kind='image', ...)}
     """
     try:
-        root = json.loads(path.read_text(encoding="utf-8"))
+        root = read_json(path)
         _, _, content = _open(root)
         top = _children(content)
         steps = next((name for name in ("steps", *top) if _is_steps(top.get(name))), None)
@@ -95,13 +98,17 @@ def read_features(path: Path) -> EpisodeFeatures:
         inside = _open(top.pop(steps))[2]["feature"]
         step_leaves = list(_leaves(inside, "", f"{steps}/"))
         episode_leaves = [leaf for name, node in top.items() for leaf in _leaves(node, name, "")]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not the features of an RLDS dataset ({error!r})") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path}: not the features of an RLDS dataset ({_shown(error)})") from error
     return EpisodeFeatures(
         _sorted(step_leaves),
         _sorted(episode_leaves),
         tuple(leaf for leaf in (*step_leaves, *episode_leaves) if isinstance(leaf, str)),
     )
+
+
+def _shown(error: Exception) -> str:
+    return first_line(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
 
 
 def _open(node: Json) -> tuple[str, str, Json]:
@@ -117,7 +124,7 @@ def _open(node: Json) -> tuple[str, str, Json]:
         content = node.get(field, {})
     if isinstance(content, dict) and "json" in content:
         content = content["json"]
-    return name.rpartition(".")[2], field, json.loads(content) if isinstance(content, str) else content
+    return name.rpartition(".")[2], field, load_json(content, name) if isinstance(content, str) else content
 
 
 def _children(content: Json) -> dict[str, Json]:
@@ -136,6 +143,7 @@ def _leaves(node: Json, path: str, prefix: str) -> Iterator[Feature | str]:
             yield from _leaves(inner, f"{path}/{child}".lstrip("/"), prefix)
         return
     shape, dtype = _shape(content), content.get("dtype", "")
+    is_fixed = "shape" in content and all(size >= 0 for size in shape)
     encoding = content.get("encoding") or "none"
     key = prefix + path
     if name in ("Image", "LabeledImage") or field == "image":
@@ -145,7 +153,7 @@ def _leaves(node: Json, path: str, prefix: str) -> Iterator[Feature | str]:
         yield Feature(path, key, "text", "string", ())
     elif name == "ClassLabel" or field == "classLabel":
         yield Feature(path, key, "numbers", "int64", ())
-    elif "shape" in content and dtype in _NUMBERS and -1 not in shape and encoding in ("none", "bytes", "zlib"):
+    elif is_fixed and dtype in _NUMBERS and encoding in ("none", "bytes", "zlib"):
         yield Feature(path, key, "numbers", dtype, shape, encoding)
     else:
         yield path

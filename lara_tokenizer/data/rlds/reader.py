@@ -15,6 +15,7 @@ import numpy as np
 from lara_tokenizer.data.episode import FrameIndex, Signals, check_indices
 from lara_tokenizer.data.rlds.features import Feature, FeatureSlice, RldsSignals
 from lara_tokenizer.data.rlds.tfrecord import Values, parse_example, read_record
+from lara_tokenizer.data.texts import decode_text
 from lara_tokenizer.data.video import EncodedImagesReader
 from lara_tokenizer.errors import EpisodeReadError
 
@@ -54,6 +55,7 @@ class RldsReader:
     _record: _Record | None = field(default=None, init=False, repr=False)
     _images: dict[str, EncodedImagesReader] = field(default_factory=dict, init=False)
     _num_steps: int | None = field(default=None, init=False)
+    _digest: str = field(default="", init=False)  # length and checksum of the record
 
     def index(self, camera: str) -> FrameIndex:
         """Count the steps. The rate is the dataset's control rate, NaN where it is unknown.
@@ -62,7 +64,7 @@ class RldsReader:
         """
         self._camera(camera)
         count = self._open().num_steps if self._num_steps is None else self._num_steps
-        return FrameIndex(np.arange(count) / self.layout.fps, self.layout.fps)
+        return FrameIndex(np.arange(count) / self.layout.fps, self.layout.fps, digest=self._digest)
 
     def frames(self, camera: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """uint8 (n, H, W, 3) in RGB, in the order of `indices`. Raises EpisodeReadError and IndexError."""
@@ -84,6 +86,10 @@ class RldsReader:
             texts=None if signals.text is None else self._texts(signals.text, record),
         )
 
+    def files(self, camera: str = "") -> tuple[Path, ...]:
+        """The shard."""
+        return (self.shard,)
+
     def close(self) -> None:
         """Drop the record; the next call reads it again."""
         self._record = None
@@ -104,7 +110,8 @@ class RldsReader:
     def _open(self) -> _Record:
         if self._record is None:
             try:
-                values = parse_example(read_record(self.shard, self.offset, self.length))
+                data, checksum = read_record(self.shard, self.offset, self.length)
+                values = parse_example(data)
             except ValueError as error:
                 raise EpisodeReadError(self._source, str(error)) from error
             signals = self.layout.signals
@@ -121,6 +128,7 @@ class RldsReader:
                     selected[feature.key] = self._rows(feature, values[feature.key])
             self._record = _Record(selected, num_steps)
             self._num_steps = num_steps
+            self._digest = f"{self.length:016x}{checksum:08x}"
         return self._record
 
     def _check_lengths(self, values: Mapping[str, Values]) -> int:
@@ -152,14 +160,18 @@ class RldsReader:
         columns = []
         for each in slices:
             rows = self._rows(each.feature, record.values[each.feature.key]).reshape(record.num_steps, -1)
-            columns.append(rows[:, each.start : each.stop].astype(np.float32))
+            try:
+                with np.errstate(over="raise"):
+                    columns.append(rows[:, each.start : each.stop].astype(np.float32))
+            except FloatingPointError:
+                raise EpisodeReadError(self._source, f"{each.feature.path} is too large for float32") from None
         return np.concatenate(columns, 1)
 
     def _texts(self, feature: Feature, record: _Record) -> tuple[str, ...]:
         stored = record.values[feature.key]
         if feature.kind == "numbers":
             stored = [bytes(row.astype(np.uint8)).partition(b"\0")[0] for row in self._rows(feature, stored)]
-        texts = tuple(bytes(text).decode("utf-8", "replace") for text in stored)
+        texts = tuple(decode_text(bytes(text)) for text in stored)
         # A text of the whole episode applies to all of its steps.
         return texts if feature in self.layout.steps else texts[:1] * record.num_steps
 
@@ -180,7 +192,7 @@ def step_values(feature: Feature, stored: Values) -> np.ndarray:
     """
     is_bfloat16 = feature.dtype == "bfloat16"  # numpy has no such type: it is the upper half of a float32
     if feature.in_bytes:
-        rows = [zlib.decompress(row) if feature.encoding == "zlib" else row for row in stored]
+        rows = [_decompress(feature, row) if feature.encoding == "zlib" else row for row in stored]
         flat = np.frombuffer(b"".join(rows), np.uint16 if is_bfloat16 else feature.dtype)
         flat = (flat.astype(np.uint32) << 16).view(np.float32) if is_bfloat16 else flat
     elif feature.dtype == "uint64":
@@ -188,3 +200,12 @@ def step_values(feature: Feature, stored: Values) -> np.ndarray:
     else:
         flat = np.asarray(stored).astype(np.float32 if is_bfloat16 else feature.dtype)
     return flat.reshape(-1, *feature.shape)
+
+
+def _decompress(feature: Feature, data: bytes) -> bytes:
+    """The numbers of one step, decompressed to the feature's size at most. Raises ValueError for another size."""
+    size = prod(feature.shape) * np.dtype("uint16" if feature.dtype == "bfloat16" else feature.dtype).itemsize
+    numbers = zlib.decompressobj().decompress(data, size + 1)
+    if len(numbers) != size:
+        raise ValueError(f"a step has {'more' if len(numbers) > size else 'fewer'} than its {size} bytes")
+    return numbers

@@ -53,16 +53,18 @@ def index_records(path: Path) -> RecordIndex:
             if offset == 0 and header.startswith(_GZIP):
                 raise ValueError(f"{path}: a compressed TFRecord file. Uncompressed ones are read: gunzip it")
             length, problem = _stored_length(header, offset)
-            records.append((offset, length))
-            offset += _HEADER.size + length + _FOOTER.size
-    if problem is None and offset > size:
-        problem = f"the file ends within the record at byte {records[-1][0]}"
+            end = offset + _HEADER.size + length + _FOOTER.size
+            if problem is None and end > size:
+                problem = f"the file ends within the record at byte {offset}"
+            # A length that is a lie may exceed 64 bits; the file's size is as long as a record can be.
+            records.append((offset, min(length, size)))
+            offset = end
     table = np.array(records, np.int64).reshape(-1, 2)
     return RecordIndex(table[:, 0], table[:, 1], problem)
 
 
-def read_record(path: Path, offset: int, length: int) -> bytes:
-    """The data of the record whose header is at byte `offset`, with both checksums verified.
+def read_record(path: Path, offset: int, length: int) -> tuple[bytes, int]:
+    """The data of the record whose header is at byte `offset`, and its checksum; both checksums are verified.
 
     Raises EpisodeReadError, naming the file and the byte.
     """
@@ -70,19 +72,22 @@ def read_record(path: Path, offset: int, length: int) -> bytes:
     try:
         with open(path, "rb") as file:
             file.seek(offset)
-            header, data, footer = file.read(_HEADER.size), file.read(length), file.read(_FOOTER.size)
+            header = file.read(_HEADER.size)
+            # Never more than there is: `length` is what the file claims.
+            data = file.read(min(length, max(0, os.fstat(file.fileno()).st_size - file.tell())))
+            footer = file.read(_FOOTER.size)
     except OSError as error:
         raise EpisodeReadError(source, f"cannot be read ({error.strerror})") from error
     stored, problem = _stored_length(header, offset)
     if problem is not None:
         raise EpisodeReadError(source, problem)
+    if len(footer) < _FOOTER.size or len(data) < min(stored, length):
+        raise EpisodeReadError(source, "the file ends within this record")
     if stored != length:
         raise EpisodeReadError(source, f"a record of {stored} bytes, {length} when it was listed: did the file change?")
-    if len(footer) < _FOOTER.size:
-        raise EpisodeReadError(source, "the file ends within this record")
-    if _FOOTER.unpack(footer)[0] != masked_crc(data):
+    if (checksum := masked_crc(data)) != _FOOTER.unpack(footer)[0]:
         raise EpisodeReadError(source, "the record's checksum is wrong: its data are damaged")
-    return data
+    return data, checksum
 
 
 def masked_crc(data: bytes) -> int:

@@ -16,7 +16,8 @@ from lara_tokenizer.data.video.images import (
     missing_number,
 )
 from lara_tokenizer.data.video.media import FileSlice, RemoteFile
-from lara_tokenizer.data.video.reader import VIDEO_SUFFIXES, VideoReader
+from lara_tokenizer.data.video.reader import VideoReader
+from lara_tokenizer.data.video.suffixes import VIDEO_SUFFIXES
 
 __all__ = [
     "IMAGE_SUFFIXES",

@@ -1,9 +1,10 @@
-"""Decoding of requested frames: seek to the key frame before each, decode forward, check every frame's PTS.
+"""Decoding of requested frames: seek to a proven start before each, decode forward, check every packet and frame.
 
-Only the groups of pictures (GOPs) with a requested frame are decoded. After a seek, the decoder outputs frames in
-presentation order, so their PTS must match the packet table one by one. At the first mismatch or damaged frame
-`FrameMismatchError` is raised. The caller then decodes from the start of the file, after `verify_decodes_completely`
-has shown that this yields every listed frame.
+Only the groups of pictures (GOPs) with a requested frame are decoded. Packets are matched with the packet table by
+their PTS, then carry their row as PTS through the decoder, so that each frame tells which packet it comes from: a
+repeated or missing time stamp cannot confuse two frames. Frames come out in presentation order and must be those of
+the table one by one. At the first mismatch or damaged frame `FrameMismatchError` is raised. The caller then decodes
+from the start of the file, after `verify_decodes_completely` has shown that this yields every listed frame.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from lara_tokenizer.data.video.packets import SEEK_THRESHOLD, Media, PacketTable, open_video, stream_packets
+from lara_tokenizer.data.video.times import NO_TIME
 from lara_tokenizer.errors import VideoDecodeError
 
 
@@ -33,13 +36,13 @@ class GopDecoder:
     """
 
     def __init__(self, path: Path | Media, table: PacketTable, *, from_start: bool = False) -> None:
-        if not from_start and not table.has_times:
-            raise FrameMismatchError("frames have no time stamps of their own")
+        if not from_start and not table.is_ordered:
+            raise FrameMismatchError("the time stamps do not give the order of the frames")
         self._path = path
         self._table = table
         self._from_start = from_start
-        self._frame_pts = table.frame_pts
-        self._key_rows: dict[int | None, int] = {int(table.pts[row]): int(row) for row in table.keys}
+        self._numbers = np.full(len(table.pts), -1)  # of the frame that each packet displays
+        self._numbers[table.rows] = np.arange(table.num_frames)
         self._container: InputContainer
         self._stream: VideoStream
         self._open()
@@ -70,33 +73,34 @@ class GopDecoder:
     def _reset_at(self, row: int) -> None:
         """Expect the first frame that decoding from the packet in `row` outputs."""
         self._first_row = row
-        self._next = int(np.searchsorted(self._frame_pts, self._table.pts[row])) if row > 0 else 0
+        self._first = self._next = int(np.argmax(self._table.starts == row)) if row > 0 else 0
         self._is_first_after_seek = True
         self._drained = False
         self._ready: deque[av.VideoFrame] = deque()
 
     def _jump_to(self, row: int) -> None:
-        """Move to a key packet without decoding the packets in between."""
+        """Move to the start in `row` without decoding the packets in between."""
         self._stream.codec_context.flush_buffers()
         if not self._row <= row <= self._row + SEEK_THRESHOLD:
             self._seek(row)
-        for _ in range(row - self._row):
-            next(self._packets, None)
-        self._row = row
+        while self._row < row and self._next_packet() is not None:
+            pass
         self._reset_at(row)
 
     def _seek(self, row: int) -> None:
-        """Move to the packet in `row` or an earlier key packet; to the start if the container cannot seek there."""
-        if row > 0:
+        """Move to the packet in `row` or an earlier one; to the start of the file if that cannot be sought."""
+        if not self._table.is_stamped and self._row <= row:
+            return  # where time stamps repeat, a position is known only by counting packets
+        if row > 0 and self._table.is_stamped:
             self._container.seek(int(self._table.dts[row]), stream=self._stream)
             packets = stream_packets(self._container, self._stream)
-            # Containers seek inexactly: accept the position only if it is a known key packet at or before the target.
+            # Containers seek inexactly: accept the position only if it is one known packet at or before the target.
             for packet in packets:
-                landed = self._key_rows.get(packet.pts) if packet.is_keyframe else None
-                if landed is not None and landed <= row:
-                    self._packets, self._row = chain([packet], packets), landed
+                landed = np.flatnonzero(self._table.pts == (NO_TIME if packet.pts is None else packet.pts))
+                if packet.is_keyframe and len(landed) == 1 and landed[0] <= row:
+                    self._packets, self._row = chain([packet], packets), int(landed[0])
                     return
-                if landed is not None:
+                if len(landed) and landed[0] > row:
                     break
         self.close()
         self._open()
@@ -105,28 +109,46 @@ class GopDecoder:
         """Decode frame `self._next` and verify it."""
         frame = self._output()
         if not self._from_start:
-            due = self._frame_pts[self._next]
-            # Leading frames of the first key packet refer to packets that were not decoded: discard them.
-            while self._is_first_after_seek and frame is not None and frame.pts is not None and frame.pts < due:
-                frame = self._output()
-            if frame is not None and frame.pts != due:
+            if frame is not None and self._number(frame) != self._next:
                 raise FrameMismatchError(f"frame {self._next} is missing or its time stamp is wrong")
             if frame is not None and frame.is_corrupt:
                 raise FrameMismatchError(f"frame {self._next} is damaged")
+            if self._is_first_after_seek and frame is not None and not self._can_start_with(frame):
+                raise FrameMismatchError(f"frame {self._next} is flagged as a key frame and is none")
         if frame is None:
             raise FrameMismatchError(f"the video ends before frame {self._next}")
         self._next += 1
         self._is_first_after_seek = False
         return frame
 
+    def _number(self, frame: av.VideoFrame) -> int:
+        """Number of the frame that was expected from this frame's packet; -1 for none."""
+        return -1 if frame.pts is None else int(self._numbers[frame.pts])
+
+    def _can_start_with(self, frame: av.VideoFrame) -> bool:
+        return self._first_row == 0 or self._table.is_proven or frame.pict_type == PictureType.I
+
+    def _next_packet(self) -> av.Packet | None:
+        """The next packet, with its row as PTS; None at the end."""
+        packet = next(self._packets, None)
+        if packet is None:
+            return None
+        if not self._from_start:
+            pts = NO_TIME if packet.pts is None else packet.pts
+            if self._row >= len(self._table.pts) or pts != self._table.pts[self._row]:
+                raise FrameMismatchError(f"packet {self._row} is another than before")
+        packet.pts = self._row
+        self._row += 1
+        return packet
+
     def _output(self) -> av.VideoFrame | None:
         """The next frame that the decoder outputs; None at the end."""
         while not self._ready and not self._drained:
-            packet = next(self._packets, None)
-            if packet is None:
-                self._drained = True
-            else:
-                self._row += 1
+            packet = self._next_packet()
+            self._drained = packet is None
+            # Leading frames of the first packet refer to packets that were not decoded, and no others refer to them.
+            if packet is not None and not self._from_start and -1 < self._numbers[packet.pts] < self._first:
+                continue
             # Decoding None flushes the frames that the decoder delays.
             self._ready.extend(self._stream.codec_context.decode(packet))
         return self._ready.popleft() if self._ready else None
@@ -135,11 +157,11 @@ class GopDecoder:
 def verify_decodes_completely(path: Path | Media, table: PacketTable) -> None:
     """Decode the whole file. Raises VideoDecodeError unless every listed frame is decoded undamaged."""
     decoder = GopDecoder(path, table, from_start=True)
-    seen: list[int | None] = []
+    seen: list[int] = []
     fault = ""
     try:
         while (frame := decoder._output()) is not None and not frame.is_corrupt:
-            seen.append(frame.pts)
+            seen.append(-1 if frame.pts is None else frame.pts)
         fault = ", then comes a damaged one" if frame is not None else ""
     except av.error.FFmpegError as error:
         fault = f", then comes {str(error.strerror).lower()}"
@@ -149,6 +171,6 @@ def verify_decodes_completely(path: Path | Media, table: PacketTable) -> None:
         raise VideoDecodeError(path, f"damaged: {len(seen)} of {table.num_frames} frames can be read{fault}")
     # Two cases look alike. Where times follow the decoding order although frames are reordered (an old AVI remuxed to
     # mp4), only the times are wrong. Where frames with true times come out unordered, the decoder has lost its way.
-    times = [pts for pts in seen if pts is not None]
-    if table.has_times and table.is_reordered and times != sorted(times):
+    numbers = [decoder._numbers[row] for row in seen if 0 <= row < len(table.pts)]
+    if table.is_stamped and table.is_reordered and numbers != sorted(numbers):
         raise VideoDecodeError(path, "damaged: its frames are decoded in another order than their time stamps")

@@ -5,12 +5,29 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import BinaryIO
 
 # Remote files up to this size are downloaded whole in one request, and the last few are cached: counting the frames
 # reads the whole video anyway, and decoding reads it again. Larger ones are read block by block.
 _WHOLE_FILE_BYTES = 64 * 2**20
 _CACHED_FILES = 4
+
+
+def local_files(media: object) -> tuple[Path, ...]:
+    """The local file that holds a video: a path itself, or the file of a `FileSlice`; none for any other media."""
+    if isinstance(media, Path):
+        return (media,)
+    return (Path(media.path),) if isinstance(media, FileSlice) else ()
+
+
+def file_version(media: object) -> tuple[int, int]:
+    """Modification time in nanoseconds and size of the local file that holds a video; zeros where there is none."""
+    try:
+        status = local_files(media)[0].stat()
+    except (OSError, IndexError):
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
 
 
 @dataclass(frozen=True, slots=True)

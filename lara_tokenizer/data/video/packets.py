@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
+import re
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,13 +17,14 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from lara_tokenizer._parse import MAX_PIXELS
+from lara_tokenizer.data.episode import FrameIndex
+from lara_tokenizer.data.video.bitstream import Start, shown_test, start_test
+from lara_tokenizer.data.video.times import HOLE, NO_TIME, Display, display_order, hole_note
 from lara_tokenizer.errors import VideoDecodeError, first_line
 
 # In packets (frames, for decord): a jump forward by at most this many reads on, since a seek costs about as much.
 SEEK_THRESHOLD = 64
-_NO_TIME = np.iinfo(np.int64).min
-
-FrameTimes = tuple[np.ndarray, float, str]  # timestamps, rate and note, as in a `FrameIndex`
 
 
 class Media(Hashable, Protocol):
@@ -30,54 +34,35 @@ class Media(Hashable, Protocol):
         """The bytes from the start as a seekable file; the caller closes it."""
 
 
+# Decoders that show a damaged picture without a word unless told otherwise. Not for H.264 and others, which report
+# damage anyway: there it refuses good files whose headers break a rule (OpenCV's box.mp4).
+_STRICT = {"mjpeg": {"err_detect": "explode"}}
+
+
 @dataclass(frozen=True, slots=True)
 class PacketTable:
     """The m packets of a stream in decoding order, and the n frames displayed from them.
 
     Frame i of a video is the i-th displayed packet in presentation order. Packets that an edit list discards are
-    decoded, since others may refer to them, but never displayed. A row is a position in this list of packets: `pts`
-    and `dts` have one entry per row; `keys`, `rows` and `starts` contain rows.
+    decoded, since others may refer to them, but never displayed, nor are VP8's and VP9's invisible frames. A row is a
+    position in this list of packets: `pts` and `dts` have one entry per row; `rows` and `starts` contain rows.
     """
 
     stream: int  # index of the stream in the container
-    pts: np.ndarray  # int64 (m,): presentation time in ticks of the stream
+    pts: np.ndarray  # int64 (m,): presentation time in ticks of the stream; `NO_TIME` where there is none
     dts: np.ndarray  # int64 (m,): decoding time, or presentation time where there is none
-    keys: np.ndarray  # int64 (k,): rows of the key packets, ascending
     rows: np.ndarray  # int64 (n,): row of the displayed packet of each frame
-    starts: np.ndarray  # int64 (n,): row of the key packet from which each frame is decoded exactly
-
-    @classmethod
-    def build(
-        cls, stream: int, pts: list[int | None], dts: list[int | None], keys: list[bool], shown: list[bool]
-    ) -> PacketTable:
-        """A table from one list item per packet. `shown` is True for displayed packets, False for discarded ones."""
-        times = np.array([_NO_TIME if t is None else t for t in pts], np.int64)
-        shown_rows = np.flatnonzero(shown)
-        # A stable sort keeps packets without times in file order.
-        rows = shown_rows[np.argsort(times[shown_rows], kind="stable")]
-        key_rows = np.flatnonzero(keys)
-        return cls(
-            stream=stream,
-            pts=times,
-            dts=np.array([p if d is None else d for p, d in zip(times, dts, strict=True)], np.int64),
-            keys=key_rows,
-            rows=rows,
-            starts=_starts(times, key_rows, rows),
-        )
+    starts: np.ndarray  # int64 (n,): row of the packet from which each frame is decoded exactly; 0 is the file's start
+    is_stamped: bool
+    """Each frame has a time stamp of its own: frames can be sought by it."""
+    is_ordered: bool
+    """The packets tell the order of display, so that `starts` are of use."""
+    is_proven: bool
+    """The codec's own headers say that decoding can begin at `starts`; otherwise only the container's flags do."""
 
     @property
     def num_frames(self) -> int:
         return len(self.rows)
-
-    @property
-    def frame_pts(self) -> np.ndarray:
-        """int64 (n,): presentation time of each frame."""
-        return self.pts[self.rows]
-
-    @property
-    def has_times(self) -> bool:
-        """Whether each frame has a presentation time of its own."""
-        return bool(self.frame_pts[0] != _NO_TIME and (np.diff(self.frame_pts) > 0).all())
 
     @property
     def is_reordered(self) -> bool:
@@ -85,16 +70,21 @@ class PacketTable:
         return bool((np.diff(self.rows) < 0).any())
 
 
-def _starts(pts: np.ndarray, keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Row of the key packet to decode each frame from; 0 where no key packet precedes it."""
+def _starts(display: Display, pts: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Row from which to decode each frame: the last start at or before it, if the frame is not displayed before that.
+
+    `kinds` is a `Start` per packet.
+    """
+    rows = display.rows
+    keys = np.flatnonzero(kinds)
+    if not len(keys):
+        return np.zeros(len(rows), np.int64)
     start = np.searchsorted(keys, rows, side="right") - 1
     # Leading frames of an open GOP: a frame that follows a key packet but is displayed before it may refer to frames
     # before that packet, so decoding has to start at an earlier key packet.
-    while True:
-        leading = (start > 0) & (pts[rows] < pts[keys[start]]) if len(keys) else np.zeros(len(rows), bool)
-        if not leading.any():
-            return np.where(start > 0, keys[start], 0) if len(keys) else np.zeros(len(rows), np.int64)
+    while (leading := (start > 0) & (pts[rows] < pts[keys[start]])).any():
         start -= leading
+    return np.where(start > 0, keys[start], 0)
 
 
 def open_video(path: Path | Media) -> tuple[InputContainer, VideoStream]:
@@ -114,8 +104,15 @@ def open_video(path: Path | Media) -> tuple[InputContainer, VideoStream]:
     if stream.codec_context is None:
         container.close()
         raise VideoDecodeError(path, "no decoder for its video codec")
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > MAX_PIXELS:
+        container.close()
+        raise VideoDecodeError(path, f"frames of {width}x{height}; up to {MAX_PIXELS:,} pixels are read")
     # One process per core uses the cores better than threads of one decoder.
     stream.codec_context.thread_count = 1
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)} | _STRICT.get(
+        stream.codec_context.codec.canonical_name, {}
+    )
     return container, stream
 
 
@@ -124,42 +121,126 @@ def stream_packets(container: InputContainer, stream: VideoStream) -> Iterator[a
     return (packet for packet in container.demux(stream) if packet.size > 0)
 
 
-def scan(path: Path | Media) -> tuple[PacketTable, FrameTimes]:
+@dataclass(frozen=True, slots=True)
+class _Packets:
+    """Columns of one pass over the m packets of a stream."""
+
+    pts: np.ndarray  # int64 (m,), `NO_TIME` where there is none
+    dts: np.ndarray  # int64 (m,), `NO_TIME` where there is none
+    sizes: np.ndarray  # int64 (m,), bytes
+    keys: np.ndarray  # bool (m,), the container's flag
+    starts: np.ndarray  # uint8 (m,), a `Start` by the codec's own header
+    shown: np.ndarray  # bool (m,)
+    is_cut: bool  # the last one is incomplete
+    last_duration: int  # of the last one, in ticks; 0 where unknown
+
+    @classmethod
+    def read(cls, container: InputContainer, stream: VideoStream) -> _Packets:
+        """Read all packets; the codec's header is read where a decoder might start, or might show nothing."""
+        starts_at, shows = start_test(stream.codec_context), shown_test(stream.codec_context)
+        is_cut, last_duration = False, 0
+        rows = []
+        for packet in stream_packets(container, stream):
+            is_cut, last_duration = packet.is_corrupt, packet.duration or 0
+            is_key, start = packet.is_keyframe, Start.NONE
+            if is_key:
+                # Without a test of its own, a codec is decoded from an I picture, which `GopDecoder` checks.
+                start = Start.OPEN if starts_at is None else starts_at(bytes(packet))
+            shown = not packet.is_discard and (shows is None or shows(bytes(packet)))
+            pts, dts = (NO_TIME if time is None else time for time in (packet.pts, packet.dts))
+            rows.append((pts, dts, packet.size, is_key, start, shown))
+        columns = np.array(rows, np.int64).reshape(-1, 6).T.copy()
+        keys = columns[3] != 0
+        starts = columns[4].astype(np.uint8)
+        if starts_at is None and len(keys) > 1 and keys.all():
+            starts[:] = Start.NONE  # flags that are never off say nothing
+        return cls(columns[0], columns[1], columns[2], keys, starts, columns[5] != 0, is_cut, last_duration)
+
+    def digest(self) -> str:
+        """Hex SHA-256 of sizes, times and flags: another file, or a file encoded anew, has another."""
+        return hashlib.sha256(np.stack([self.pts, self.dts, self.sizes, self.keys]).tobytes()).hexdigest()
+
+
+def scan(path: Path | Media) -> tuple[PacketTable, FrameIndex]:
     """Packet table and frame times of a video, from one pass over its packets. Raises VideoDecodeError."""
     with decode_errors(path):
         container, stream = open_video(path)
         with container:
-            packets = [
-                (packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard, packet.is_corrupt)
-                for packet in stream_packets(container, stream)
-            ]
-            if not any(shown for _, _, _, shown, _ in packets):
+            packets = _Packets.read(container, stream)
+            if not packets.shown.any():
                 raise VideoDecodeError(path, "the video stream holds no frame")
-            pts, dts, keys, shown, corrupt = (list(column) for column in zip(*packets, strict=True))
-            table = PacketTable.build(stream.index, pts, dts, keys, shown)
-            if corrupt[-1]:
-                promised = f" of {stream.frames}" if stream.frames > table.num_frames else ""
-                raise VideoDecodeError(path, f"the file is cut off in frame {table.num_frames}{promised}")
-            return table, _frame_times(path, container, stream, table)
+            display = display_order(packets.pts, packets.dts, packets.shown, packets.starts)
+            if packets.is_cut:
+                count = len(display.rows)
+                promised = f" of {stream.frames}" if stream.frames > count else ""
+                raise VideoDecodeError(path, f"the file is cut off in frame {count}{promised}")
+            return _table(stream, packets, display), _frame_index(path, container, stream, packets, display)
 
 
-def _frame_times(path: Path | Media, container: InputContainer, stream: VideoStream, table: PacketTable) -> FrameTimes:
+def _table(stream: VideoStream, packets: _Packets, display: Display) -> PacketTable:
+    is_reordered = bool((np.diff(display.rows) < 0).any())
+    kinds = packets.starts
+    if stream.codec_context.has_b_frames and not is_reordered:
+        # The codec may reorder frames and the container may not know it (AVI): frames that are displayed before an
+        # open start are not seen as such, and every count after it would be wrong.
+        kinds = np.where(kinds == Start.CLOSED, kinds, Start.NONE)
+    is_ordered = display.is_stamped or (display.ticks is not None and not is_reordered)
+    return PacketTable(
+        stream=stream.index,
+        pts=packets.pts,
+        dts=np.where(packets.dts == NO_TIME, packets.pts, packets.dts),
+        rows=display.rows,
+        starts=_starts(display, packets.pts if display.is_stamped else np.arange(len(packets.pts)), kinds),
+        is_stamped=display.is_stamped,
+        is_ordered=is_ordered,
+        is_proven=start_test(stream.codec_context) is not None,
+    )
+
+
+def _frame_index(
+    path: Path | Media, container: InputContainer, stream: VideoStream, packets: _Packets, display: Display
+) -> FrameIndex:
     notes = []
+    count = len(display.rows)
     if len(container.streams.video) > 1:
         size = f"{stream.codec_context.width}x{stream.codec_context.height}"
         notes.append(f"{len(container.streams.video)} video streams, took stream {stream.index} ({size})")
-    if stream.frames > len(table.pts):
-        notes.append(f"the header promises {stream.frames} frames, the file holds {table.num_frames}")
+    if stream.frames > len(packets.pts):
+        notes.append(f"the header promises {stream.frames} frames, the file holds {count}")
     rate = float(stream.average_rate or stream.guessed_rate or 0)
-    if table.has_times:
-        assert stream.time_base is not None
-        ticks = table.frame_pts - table.frame_pts[0]
-        timestamps = ticks * stream.time_base.numerator / stream.time_base.denominator
-        return timestamps, _nominal_rate(timestamps, rate), "; ".join(notes)
-    if rate <= 0:
-        raise VideoDecodeError(path, "its frames have neither time stamps nor a rate")
-    notes.append(f"no time stamps: times come from the nominal {rate:.4g} frames per second")
-    return np.arange(table.num_frames) / rate, rate, "; ".join(notes)
+    if display.ticks is None:
+        if rate <= 0:
+            raise VideoDecodeError(path, "its frames have neither time stamps nor a rate")
+        notes.append(f"no time stamps: times come from the nominal {rate:.4g} frames per second")
+        return FrameIndex(np.arange(count) / rate, rate, "; ".join(notes), digest=packets.digest())
+    assert stream.time_base is not None
+    tick = stream.time_base
+    timestamps = (display.ticks - display.ticks[0]) * tick.numerator / tick.denominator
+    rate = _nominal_rate(timestamps, rate)
+    begin = float(display.ticks[0] * tick)
+    end = begin + float(timestamps[-1]) + max(float(packets.last_duration * tick), 1 / rate if rate > 0 else 0.0)
+    notes += [display.note, hole_note(timestamps), _early_end(container, stream, end, rate)]
+    return FrameIndex(
+        timestamps,
+        rate,
+        "; ".join(note for note in notes if note),
+        start=round(max(0.0, begin - (container.start_time or 0) / av.time_base), 6),
+        digest=packets.digest(),
+    )
+
+
+def _early_end(container: InputContainer, stream: VideoStream, end: float, rate: float) -> str:
+    """Remark where a Matroska or WebM file ends before the time in its header; other headers count frames, or lie."""
+    if "matroska" not in container.format.name or rate <= 0:
+        return ""
+    promised = -math.inf
+    if match := re.fullmatch(r"(\d+):(\d\d):(\d\d\.\d+)", stream.metadata.get("DURATION", "")):
+        hours, minutes, seconds = map(float, match.groups())
+        promised = 3600 * hours + 60 * minutes + seconds
+    elif len(container.streams) == 1 and container.duration:
+        promised = ((container.start_time or 0) + container.duration) / av.time_base
+    missing = promised - end
+    return f"the file ends {missing:.1f} s before the end that its header states" if missing * rate > HOLE else ""
 
 
 def _nominal_rate(timestamps: np.ndarray, stated: float) -> float:

@@ -11,7 +11,9 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from lara_tokenizer.data.episode import FrameIndex, check_indices
+from lara_tokenizer.data.video.display import Orientation
 from lara_tokenizer.data.video.gop_decoder import FrameMismatchError, GopDecoder, verify_decodes_completely
+from lara_tokenizer.data.video.media import file_version, local_files
 from lara_tokenizer.data.video.packets import Media, PacketTable, decode_errors, open_video, scan
 from lara_tokenizer.errors import VideoDecodeError
 
@@ -19,10 +21,6 @@ logger = logging.getLogger(__name__)
 
 # PyAV 17 and later convert colours with one thread per core by default; earlier versions use one thread.
 ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
-
-VIDEO_SUFFIXES = (
-    ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv",
-)  # fmt: skip
 
 
 class VideoReader:
@@ -43,8 +41,10 @@ class VideoReader:
     def __init__(self, path: str | Path | Media) -> None:
         self.path: Path | Media = Path(path) if isinstance(path, str) else path
         self._scanned: tuple[PacketTable, FrameIndex] | None = None
+        self._version = (0, 0)  # of the file that was scanned
         self._decoder: GopDecoder | None = None
         self._from_start = False
+        self._orientation = Orientation()  # of the frames read last
 
     def index(self, camera: str = "") -> FrameIndex:
         """Count and time the frames in one pass over the packets. Raises VideoDecodeError."""
@@ -74,20 +74,31 @@ class VideoReader:
             # For no indices one frame is decoded all the same, as the result's shape (0, H, W, 3) needs its size.
             return self._read(indices) if len(indices) else self._read(np.zeros(1, np.int64))[:0]
 
+    def files(self, camera: str = "") -> tuple[Path, ...]:
+        """The file of the video, or the one that its bytes are part of; none where they are remote."""
+        return local_files(self.path)
+
     def close(self) -> None:
-        """Close the file; the next call opens it again."""
-        if self._decoder is not None:
-            self._decoder.close()
-            self._decoder = None
+        """Close the file; the next call opens it again, and counts its frames anew if it has been replaced."""
+        self._close_decoder()
+        if self._scanned is not None and file_version(self.path) != self._version:
+            self._scanned = None
+            self._from_start = False
 
     def __getstate__(self) -> dict:
         # The packet table is pickled, so that a worker process need not scan again; an open decoder cannot be.
         return self.__dict__ | {"_decoder": None}
 
+    def _close_decoder(self) -> None:
+        if self._decoder is not None:
+            self._decoder.close()
+            self._decoder = None
+
     def _scan(self) -> tuple[PacketTable, FrameIndex]:
         if self._scanned is None:
-            table, times = scan(self.path)
-            self._scanned = table, FrameIndex(*times)
+            version = file_version(self.path)
+            self._scanned = scan(self.path)
+            self._version = version
         return self._scanned
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
@@ -97,16 +108,18 @@ class VideoReader:
                     return self._decode(indices)
                 except (FrameMismatchError, av.error.FFmpegError) as error:
                     logger.info("%s: %s; decoding from the start of the file instead", self.path, error)
-                    self.close()
+                    self._close_decoder()
                     verify_decodes_completely(self.path, self._scan()[0])
                     self._from_start = True
             return self._decode(indices)
         except BaseException:
-            self.close()
+            self._close_decoder()
             raise
 
     def _decode(self, indices: np.ndarray) -> np.ndarray:
         if self._decoder is None:
+            if file_version(self.path) not in ((0, 0), self._version):
+                raise VideoDecodeError(self.path, "the file has changed since its frames were counted")
             self._decoder = GopDecoder(self.path, self._scan()[0], from_start=self._from_start)
         # One converter for all frames: making it takes about a third of the time of a conversion.
         reformatter = VideoReformatter()
@@ -116,6 +129,7 @@ class VideoReader:
             pixels = upright_rgb(frame, reformatter)
             if out is None:
                 out = np.empty((len(indices), *pixels.shape), np.uint8)
+                self._orientation = Orientation.of_frame(frame)
             if pixels.shape != out.shape[1:]:
                 sizes = " to ".join(f"{width}x{height}" for height, width, _ in (out.shape[1:], pixels.shape))
                 raise VideoDecodeError(self.path, f"the frame size changes within the video, from {sizes}")
@@ -125,7 +139,7 @@ class VideoReader:
 
 
 def upright_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
-    """uint8 (H, W, 3): a frame at full size, rotated by its display matrix (PyAV ignores it).
+    """uint8 (H, W, 3): a frame at full size, turned and mirrored by its display matrix (PyAV ignores it).
 
     A view of the converted frame: copy it before that is released.
     """
@@ -134,4 +148,4 @@ def upright_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarr
     # Lines are padded: line_size is at least 3 * width.
     lines = np.frombuffer(memoryview(plane), np.uint8).reshape(rgb.height, plane.line_size)
     pixels = lines[:, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
-    return np.rot90(pixels, frame.rotation // 90)
+    return Orientation.of_frame(frame).apply(pixels)

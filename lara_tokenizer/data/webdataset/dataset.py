@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 from lara_tokenizer.data.episode import ACTIONS, SIGNALS, STATES, Episode, first_of, natural_key
+from lara_tokenizer.data.folders import LeftOut, find_paths
 from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions, choose_cameras
 from lara_tokenizer.data.webdataset.reader import WebDatasetReader, camera_of, cameras_of, json_text, signal_members
 from lara_tokenizer.data.webdataset.tar import Sample, TarSamples
@@ -189,7 +190,7 @@ def _is_compressed(name: str) -> bool:
 def _match(pattern: str) -> list[str]:
     if os.path.exists(pattern):
         return [pattern]
-    tars = glob.glob(pattern, recursive=True)
+    tars = find_paths(pattern, LeftOut())
     if not tars:
         raise ValueError(f"source {pattern!r}: no such file{' (nothing matches)' if glob.has_magic(pattern) else ''}")
     return tars

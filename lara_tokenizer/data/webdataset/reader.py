@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lara_tokenizer._parse import MAX_JSON_BYTES, load_json
 from lara_tokenizer.data.episode import (
     ACTIONS,
     STATES,
@@ -24,19 +26,18 @@ from lara_tokenizer.data.episode import (
     first_of,
     natural_key,
 )
-from lara_tokenizer.data.video import (
-    IMAGE_SUFFIXES,
-    VIDEO_SUFFIXES,
-    EncodedImagesReader,
-    FileSlice,
-    SharedVideo,
-    missing_number,
-)
+from lara_tokenizer.data.folders import storable
+from lara_tokenizer.data.texts import decode_text, instruction
+from lara_tokenizer.data.video import EncodedImagesReader, FileSlice, SharedVideo
+from lara_tokenizer.data.video.images import digest_of
+from lara_tokenizer.data.video.numbered import IMAGE_SUFFIXES, missing_number
+from lara_tokenizer.data.video.suffixes import VIDEO_SUFFIXES
 from lara_tokenizer.data.webdataset.tar import Sample, Span
-from lara_tokenizer.errors import EpisodeReadError
+from lara_tokenizer.errors import EpisodeReadError, first_line
 
 _VIDEO_EXTENSIONS = tuple(suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES)
 _IMAGE_EXTENSIONS = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
+_MAX_TEXT = 2**20  # bytes of an instruction
 # Words next to a frame's number that only mark it as a frame; any other word is the name of its camera.
 _ANY_FRAME = ("", "f", "frame", "frames", "image", "images", "img", "im", "rgb")
 
@@ -51,12 +52,12 @@ def camera_of(extension: str) -> tuple[str, bool] | None:
     """
     *parts, suffix = extension.split(".")
     if suffix in _VIDEO_EXTENSIONS:
-        return ".".join(parts), True
+        return storable(".".join(parts)), True
     match = re.fullmatch(r"(.*?)(\d+)(\D*)", parts[-1]) if suffix in _IMAGE_EXTENSIONS and parts else None
     if match is None:
         return None
     word = (match[1] + match[3]).strip("_- ")
-    return ".".join([*parts[:-1], *([] if word in _ANY_FRAME else [word])]), False
+    return storable(".".join([*parts[:-1], *([] if word in _ANY_FRAME else [word])])), False
 
 
 def cameras_of(sample: Sample) -> dict[str, list[str]]:
@@ -84,8 +85,7 @@ def signal_members(sample: Sample) -> dict[str, str]:
 
 def json_text(metadata: Mapping[str, Any]) -> str | None:
     """The instruction in a sample's metadata."""
-    texts = (metadata.get(name) for name in TEXTS)
-    return next((text.strip() for text in texts if isinstance(text, str) and text.strip()), None)
+    return next((text for name in TEXTS if (text := instruction(metadata.get(name))) is not None), None)
 
 
 class WebDatasetReader(CameraReaders):
@@ -115,7 +115,13 @@ class WebDatasetReader(CameraReaders):
         """Count and time the frames. Raises EpisodeReadError."""
         fps = self._fps()
         index = super().index(camera)
-        return index if math.isnan(fps) else FrameIndex(np.arange(index.num_frames) / fps, fps, index.note)
+        if math.isnan(fps):
+            return index
+        return replace(index, timestamps=np.arange(index.num_frames) / fps, fps=fps)
+
+    def files(self, camera: str = "") -> tuple[Path, ...]:
+        """The tar."""
+        return (Path(self.tar),)
 
     def open_camera(self, camera: str) -> FrameReader:
         """The video or the images. Raises EpisodeReadError where the sample has none."""
@@ -129,7 +135,8 @@ class WebDatasetReader(CameraReaders):
             return SharedVideo(FileSlice(self.tar, *spans, self.key), self.decoder)
         template = "{0}, frame {2} of {1}" if camera else "{0}, frame {2}"
         name = partial(template.format, self.key, camera)
-        return EncodedImagesReader(self._name, len(spans), name, partial(_read_frame, self.tar, spans))
+        read = partial(_read_frame, self.tar, spans)
+        return EncodedImagesReader(self._name, len(spans), name, read, digest=digest_of(spans[:, 1]))
 
     def signals(self) -> Signals:
         """Actions, states and the text, as far as the sample has them. Raises EpisodeReadError."""
@@ -143,7 +150,10 @@ class WebDatasetReader(CameraReaders):
     def text(self) -> str | None:
         """The instruction. Raises EpisodeReadError."""
         if "text" in self._signals:
-            return self._read(*self._signals["text"]).decode(errors="replace").strip() or None
+            extension, span = self._signals["text"]
+            if span.size > _MAX_TEXT:
+                raise EpisodeReadError(self._name, f"its .{extension} has {span.size:,} bytes: is it an instruction?")
+            return instruction(decode_text(self._read(extension, span)))
         return json_text(self.metadata())
 
     def metadata(self) -> dict[str, Any]:
@@ -151,9 +161,11 @@ class WebDatasetReader(CameraReaders):
         if self._metadata is None:
             content: Any = {}
             if self._json is not None:
+                if self._json.size > MAX_JSON_BYTES:
+                    raise EpisodeReadError(self._name, f"its .json has {self._json.size:,} bytes: is it metadata?")
                 try:
-                    content = json.loads(self._read("json", self._json))
-                except (ValueError, RecursionError) as error:
+                    content = load_json(self._read("json", self._json), "its .json")
+                except ValueError as error:
                     raise EpisodeReadError(self._name, f"its .json cannot be read ({error})") from error
             self._metadata = content if isinstance(content, dict) else {}
         return self._metadata
@@ -190,11 +202,14 @@ class WebDatasetReader(CameraReaders):
                 value = np.load(io.BytesIO(self._read(name, span)), allow_pickle=False)
             else:
                 value = metadata[name]
-            rows = np.asarray(value, np.float32)
+            with np.errstate(over="raise"):
+                rows = np.asarray(value, np.float32)
             if rows.ndim == 0 or rows.size == 0:
                 raise ValueError("not a row of numbers for each frame")
-        except (ValueError, TypeError, EOFError) as error:
-            raise EpisodeReadError(self._name, f"its {name} cannot be read ({error})") from error
+        except EpisodeReadError:
+            raise
+        except Exception as error:  # damaged .npy headers make numpy raise many types
+            raise EpisodeReadError(self._name, f"its {name} cannot be read ({first_line(error)})") from error
         return rows.reshape(len(rows), -1)
 
     def _read(self, extension: str, span: Span) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tarfile
 from collections.abc import Iterator
@@ -9,12 +10,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from lara_tokenizer.errors import first_line
+
+_MAX_HEADER = 2**20  # of long names and of pax attributes; ordinary headers have 512 bytes
+
 
 class Span(NamedTuple):
     """Position of a member's bytes in the tar."""
 
     offset: int
     size: int
+
+
+class _Headers(io.FileIO):
+    """A tar of which only headers are read: one that claims megabytes is refused, not allocated."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return super().read(size)
 
 
 @dataclass(slots=True)
@@ -71,24 +85,35 @@ class TarSamples:
 
     def _members(self) -> Iterator[tuple[str, Span | None]]:
         seen: dict[str, Span] = {}  # earlier members, which hard links refer to
-        try:
-            # "r:" refuses compressed tars: those cannot be read from the middle.
-            with tarfile.open(self.path, "r:") as tar:
-                while (member := tar.next()) is not None:
-                    tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all of them in memory
-                    if member.isdir():
-                        continue
-                    span = None
-                    if member.isreg() and not member.issparse():
-                        span = Span(member.offset_data, member.size)
-                    elif member.islnk():
-                        span = seen.get(member.linkname)
-                    if span is not None:
-                        seen[member.name] = span
-                    yield member.name, span
-                self.note = self._end_note(tar.offset) or self.note
-        except tarfile.TarError as error:
-            self.note = f"cut off or damaged ({error}): what follows is left out"
+        with _Headers(self.path) as file:
+            try:
+                yield from self._read_members(file, seen)
+            except OSError:
+                raise
+            except Exception as error:
+                # Damaged headers make tarfile raise many types: TarError, ValueError, RecursionError ...
+                self.note = f"cut off or damaged ({first_line(error)}): what follows is left out"
+
+    def _read_members(self, file: _Headers, seen: dict[str, Span]) -> Iterator[tuple[str, Span | None]]:
+        # "r:" refuses compressed tars: those cannot be read from the middle.
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            end = 0
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all of them in memory
+                if member.size < 0 or tar.offset <= end:
+                    raise tarfile.ReadError(f"a member of {member.size} bytes")
+                end = tar.offset
+                if member.isdir():
+                    continue
+                span = None
+                if member.isreg() and not member.issparse():
+                    span = Span(member.offset_data, member.size)
+                elif member.islnk():
+                    span = seen.get(member.linkname)
+                if span is not None:
+                    seen[member.name] = span
+                yield member.name, span
+            self.note = self._end_note(tar.offset) or self.note
 
     def _end_note(self, offset: int) -> str:
         """A note unless the members are followed by a block of zeros, as in every complete tar."""

@@ -5,12 +5,25 @@ import pickle
 import signal
 import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
+from video_files import (
+    hide,
+    number_in,
+    numbered,
+    pack_divx,
+    read_packets,
+    set_matrix,
+    write_clip,
+    write_packets,
+)
+from video_flags import flag_keys
+from video_matrix import EQUAL, decode_plainly, verdict
 
 from lara_tokenizer.data import VideoReader, load_episodes
-from lara_tokenizer.data.video.backends import open_video_file, video_reader_class
+from lara_tokenizer.data.video.backends import SharedVideo, open_video_file, video_reader_class
 from lara_tokenizer.errors import VideoDecodeError
 
 
@@ -64,6 +77,80 @@ def test_a_transport_stream_is_refused_where_the_picture_is_another(tmp_path, wr
     path = write_video(tmp_path / "clip.ts", numbered_frames(60), fps=25, gop=12, options={"bf": "2"})
     with pytest.raises(VideoDecodeError, match="another image for frame 0"):
         video_reader_class("decord")(path).frames("", range(10))
+
+
+def write_packed(folder, write_video):
+    frames, options = numbered(48), {"bf": "1", "b": "2000000", "sc_threshold": "1000000000"}
+    plain = write_video(folder / "plain.avi", frames, fps=25, codec="mpeg4", gop=12, options=options)
+    return write_packets(folder / "packed.avi", plain, pack_divx(read_packets(plain)))
+
+
+def write_refresh(folder, write_video):
+    options = {"x264-params": "intra-refresh=1:keyint=16:bframes=0"}
+    return write_video(folder / "refresh.mkv", numbered(48), fps=25, gop=16, options=options)
+
+
+def write_joined(folder, write_video):
+    parts = [write_clip(folder / f"{first}.ts", "h264", numbered(24, first)) for first in (0, 24)]
+    (folder / "joined.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    return folder / "joined.ts"
+
+
+MISLEADING = {
+    "packed DivX": write_packed,
+    "intra refresh": write_refresh,
+    "joined with cat": write_joined,
+    "ffv1 flagged all key": lambda folder, _: flag_keys(write_clip(folder / "a.mp4", "ffv1", numbered(48))),
+    "hevc in ts": lambda folder, _: write_clip(folder / "a.ts", "hevc", numbered(48), variant="b_frames"),
+    "B frames in avi": lambda folder, _: write_clip(folder / "a.avi", "h264", numbered(48), variant="b_frames"),
+    "B frames in wmv": lambda folder, _: write_clip(folder / "a.wmv", "mpeg4", numbered(48), variant="b_frames"),
+}
+
+
+@pytest.mark.parametrize("kind", MISLEADING)
+def test_pictures_after_a_misleading_start_are_right_or_refused(other, tmp_path, write_video, kind):
+    path = MISLEADING[kind](tmp_path, write_video)
+    expected = decode_plainly(path)
+    assert [number_in(frame) for frame in expected] == list(range(48))
+    assert verdict(path, "pyav", expected) == EQUAL
+    given = verdict(path, other.library, expected)
+    assert given == EQUAL or (given.startswith("refused") and given.endswith("Use the decoder pyav"))
+
+
+def test_a_seek_that_misses_within_a_still_scene_is_refused_once_it_moves(other, tmp_path):
+    frames = numbered(60)
+    frames[8:40] = frames[8]
+    for suffix, codec, variant in (("mp4", "mpeg4", "open_gop"), ("ts", "h264", "b_frames")):
+        path = write_clip(tmp_path / f"still.{suffix}", codec, frames, variant=variant)
+        expected = VideoReader(path).frames("", range(60))
+        reader = other(path)
+        with suppress(VideoDecodeError):
+            for numbers in ([20], [25, 30, 37], range(41, 60)):
+                given = reader.frames("", numbers).astype(int)
+                assert np.abs(given - expected[list(numbers)]).max() <= 2
+
+
+@pytest.mark.parametrize("matrix", [(0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)])
+def test_rotated_clips_stand_upright(other, tmp_path, matrix):
+    path = set_matrix(write_clip(tmp_path / "a.mp4", "h264", numbered(12, width=64, height=64)), *matrix)
+    np.testing.assert_array_equal(other(path).frames("", [9, 3]), VideoReader(path).frames("", [9, 3]))
+
+
+@pytest.mark.parametrize("matrix", [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)])
+def test_mirrored_clips_are_refused(other, tmp_path, matrix):
+    path = set_matrix(write_clip(tmp_path / "a.mp4", "h264", numbered(12)), *matrix)
+    with pytest.raises(VideoDecodeError, match=r"does not mirror them\. Use the decoder pyav"):
+        other(path).frames("", [3])
+
+
+def test_torchcodec_skips_packets_that_display_nothing(tmp_path):
+    pytest.importorskip("torchcodec")
+    plain = write_clip(tmp_path / "plain.webm", "vp8", numbered(40))
+    path = write_packets(tmp_path / "hidden.webm", plain, hide(read_packets(plain), {3, 4, 20}))
+    shown = [number for number in range(40) if number not in (3, 4, 20)]
+    for numbers in ([36, 2, 3], list(range(37))):
+        frames = video_reader_class("torchcodec")(path).frames("", numbers)
+        assert [number_in(frame) for frame in frames] == [shown[i] for i in numbers]
 
 
 def test_decord_and_av1_end_in_a_clear_error(tmp_path, write_video, numbered_frames):
@@ -130,3 +217,7 @@ def test_a_forked_child_does_not_wait_for_the_threads_of_an_open_decord_reader(t
         os.waitpid(child, 0)
         pytest.fail("the child hangs")
     assert status == 0
+
+
+def test_a_shared_video_names_the_file_it_reads(tmp_path):
+    assert SharedVideo(tmp_path / "a.mp4", "pyav").files("") == (tmp_path / "a.mp4",)

@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import struct
 from contextlib import suppress
 
 import av
@@ -88,13 +89,17 @@ def test_a_file_that_vanishes_after_the_scan(good, tmp_path):
         reader.frames("", [0])
 
 
-def test_a_file_that_shrinks_after_the_scan(good, tmp_path):
+def test_a_file_that_changes_after_the_scan_is_not_read_by_its_old_times(good, tmp_path, decode_all):
     path = shutil.copy(good, tmp_path / "clip.mp4")
     reader = VideoReader(path)
-    reader.index()
+    before = reader.index()
     path.write_bytes(good.read_bytes()[: good.stat().st_size * 6 // 10])
-    with pytest.raises(VideoDecodeError, match=r"damaged: \d+ of 60 frames can be read"):
+    with pytest.raises(VideoDecodeError, match="has changed since its frames were counted"):
         reader.frames("", range(60))
+    shutil.copy(good, path)
+    reader.close()
+    assert reader.index().digest == before.digest
+    np.testing.assert_array_equal(reader.frames("", range(60)), decode_all(good))
 
 
 def test_a_video_that_begins_within_a_group_of_pictures_lacks_frames(good, tmp_path):
@@ -126,6 +131,30 @@ def test_a_header_table_that_claims_two_thousand_million_frames_reads_right(good
     at = data.index(b"stts") + 4 + 4 + 4
     path.write_bytes(data[:at] + (2**31 - 1).to_bytes(4, "big") + data[at + 4 :])
     np.testing.assert_array_equal(read_all(path), read_all(good))
+
+
+def test_a_frame_size_beyond_all_cameras_is_refused(tmp_path, write_video, numbered_frames):
+    header = write_video(tmp_path / "header.avi", numbered_frames(3), codec="ffv1")
+    data = header.read_bytes()
+    at = data.index(b"strf") + 12  # width and height of the stream's format
+    header.write_bytes(data[:at] + struct.pack("<ii", 20000, 9000) + data[at + 8 :])
+    with pytest.raises(VideoDecodeError, match="frames of 20000x9000; up to 67,108,864 pixels are read"):
+        read_all(header)
+    picture = write_video(tmp_path / "picture.avi", numbered_frames(3), codec="mjpeg", pix_fmt="yuvj420p")
+    baseline = b"\xff\xc0\0\x11\x08"
+    data = picture.read_bytes()
+    picture.write_bytes(data.replace(baseline + struct.pack(">HH", 48, 64), baseline + struct.pack(">HH", 9000, 20000)))
+    with pytest.raises(VideoDecodeError, match="damaged: 0 of 3 frames can be read"):
+        read_all(picture)
+
+
+def test_a_damaged_motion_jpeg_is_not_shown(tmp_path, write_video, numbered_frames):
+    path = write_video(tmp_path / "clip.avi", numbered_frames(8), codec="mjpeg", pix_fmt="yuvj420p")
+    data = path.read_bytes()
+    at = data.index(b"\xff\xc4", len(data) // 2) + 8  # a Huffman table
+    path.write_bytes(data[:at] + b"\xff" * 12 + data[at + 12 :])
+    with pytest.raises(VideoDecodeError, match=r"damaged: \d of 8 frames can be read"):
+        read_all(path)
 
 
 def test_a_picture_named_as_a_video_is_one_frame(tmp_path):

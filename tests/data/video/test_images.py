@@ -1,13 +1,17 @@
 """A folder of numbered images is an episode."""
 
 import pickle
+import struct
+import warnings
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from lara_tokenizer.data import ImageFolderReader
-from lara_tokenizer.data.video.images import missing_number
+from lara_tokenizer.data.video.images import decode_image
+from lara_tokenizer.data.video.numbered import missing_number
 from lara_tokenizer.errors import VideoDecodeError
 
 
@@ -64,6 +68,24 @@ def test_an_unreadable_image_is_named(folder, spoil, message):
     spoil(folder / "img_5.png")
     with pytest.raises(VideoDecodeError, match=message):
         reader.frames("", [4, 5])
+
+
+@pytest.mark.parametrize("size", [(50_000, 30_000), (9_000, 9_000)])
+@pytest.mark.parametrize("kind", ["png", "gif", "bmp", "ppm"])
+def test_a_picture_that_promises_too_many_pixels_is_refused_by_its_header(size, kind):
+    width, height = size
+    start = {
+        "png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0),
+        "gif": b"GIF89a" + struct.pack("<HHBBB", width, height, 0, 0, 0) + b"," + struct.pack("<HHHHB", 0, 0, *size, 0),
+        "bmp": b"BM" + struct.pack("<IIIIiiHHIIIIII", 54, 0, 54, 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0),
+        "ppm": b"P6 %d %d 255\n" % size,
+    }[kind]
+    if kind == "png":
+        start += struct.pack(">I", zlib.crc32(start[12:])) + b"\0\0\0\0IDAT"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(VideoDecodeError, match=r"x cannot be read|x has 9000x9000 pixels; up to 67,108,864"):
+            decode_image(start + bytes(100), "x")
 
 
 def test_two_sequences_in_one_folder_are_refused(folder):

@@ -1,0 +1,55 @@
+"""Frames are shown as the whole display matrix says: turned, mirrored, or both."""
+
+import struct
+
+import numpy as np
+import pytest
+
+from lara_tokenizer.data import VideoReader
+from lara_tokenizer.data.video.display import Orientation
+
+ONE = 2**16
+
+# name: matrix (a, b, c, d), and what it does to a picture (H, W, C). Each was compared with the ffmpeg tool.
+ORIENTATIONS = {
+    "upright": ((ONE, 0, 0, ONE), lambda p: p),
+    "left and right exchanged": ((-ONE, 0, 0, ONE), lambda p: p[:, ::-1]),
+    "top and bottom exchanged": ((ONE, 0, 0, -ONE), lambda p: p[::-1]),
+    "half a turn": ((-ONE, 0, 0, -ONE), lambda p: p[::-1, ::-1]),
+    "a quarter clockwise": ((0, ONE, -ONE, 0), lambda p: np.rot90(p, -1)),
+    "a quarter counterclockwise": ((0, -ONE, ONE, 0), lambda p: np.rot90(p)),
+    "rows and columns exchanged": ((0, ONE, ONE, 0), lambda p: p.swapaxes(0, 1)),
+    "exchanged about the other diagonal": ((0, -ONE, -ONE, 0), lambda p: np.rot90(p.swapaxes(0, 1), 2)),
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, write_video, numbered_frames):
+    return write_video(tmp_path_factory.mktemp("plain") / "plain.mp4", numbered_frames(3))
+
+
+@pytest.mark.parametrize("case", ORIENTATIONS)
+def test_a_matrix_in_the_header_puts_the_picture_upright(plain, tmp_path, decode_all, case):
+    (a, b, c, d), turn = ORIENTATIONS[case]
+    data = plain.read_bytes()
+    at = data.index(b"tkhd") + 44  # version, times, ids, layer and volume of the track header
+    path = tmp_path / "turned.mp4"
+    path.write_bytes(data[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 2**30) + data[at + 36 :])
+    stored = decode_all(path)
+    np.testing.assert_array_equal(VideoReader(path).frames("", [2, 0]), [turn(stored[2]), turn(stored[0])])
+
+
+def test_stretched_and_slanted_pictures_take_the_nearest_of_the_eight():
+    def shown(a, b, c, d):
+        return Orientation.from_matrix((a, b, 0, c, d, 0, 0, 0, 2**30))
+
+    assert shown(2 * ONE, 0, 0, ONE) == shown(ONE, ONE // 8, 0, ONE) == shown(ONE, 0, ONE // 4, ONE) == Orientation()
+    assert shown(0, 0, 0, 0) == shown(ONE, 0, 0, 0) == Orientation()
+    assert shown(ONE, 1143, -1143, ONE) == Orientation()
+    assert shown(0, 3 * ONE, -2 * ONE, 0) == shown(0, ONE, -ONE, 0)
+
+
+def test_a_stack_of_pictures_is_turned_like_each_of_them(numbered_frames):
+    frames = numbered_frames(3)
+    orientation = Orientation(transpose=True, mirror_x=True)
+    np.testing.assert_array_equal(orientation.apply(frames), np.rot90(frames, -1, axes=(1, 2)))
