@@ -181,6 +181,8 @@ def _notes(header: Sequence[str], columns: Mapping[str, int]) -> list[str]:
 def _clip(where: str, line: int, cells: Mapping[str, str], *, is_id: bool) -> Clip:
     if not cells["path"]:
         raise ValueError(f"{where}: no path")
+    if _LINE_END.search(cells["path"]):
+        raise ValueError(f"{where}: the path runs over several lines. Is a quote that opens there never closed?")
     start, end = (_seconds(cells.get(key, ""), f"{where}: {key}") for key in ("start", "end"))
     # A part of no length is listed and is too short to encode: published annotations contain some.
     if end is not None and end < (start or 0.0):

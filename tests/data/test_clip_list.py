@@ -64,6 +64,7 @@ def test_a_list_can_be_cut_and_its_files_may_have_another_rate(film, tmp_path):
             'line 2: 3 cells, .* 2 columns. Write .* commas in "quotes"',
         ),
         ("path,start,end,label\na.mp4,1,2,x\na.mp4,3\n", "line 3: no cell for the column 'end'"),
+        ('path\n"a.mp4\nb.mp4"\n', "line 2: the path runs over several lines"),
         ("path;start;end\na.mp4;1;2\n", "no column 'path'.* separated by semicolons: write commas instead"),
         ("path\tstart\tend\na.mp4\t1\t2\n", "separated by tabs: write a .tsv"),
         ("path,label,label\na.mp4,a,b\n", "its first line has 2 columns 'label'"),
