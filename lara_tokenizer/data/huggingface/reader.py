@@ -120,7 +120,11 @@ def cell_media(cell: pa.Scalar, folder: str, roots: Sequence[str] = ()) -> bytes
     if "://" not in path:
         path = os.path.normpath(path)
         if roots and not any(path.startswith(root.rstrip("/") + "/") for root in roots):
-            raise EpisodeReadError(path, f"the table names a file outside {roots[0]}, which is not read. Copy it there")
+            raise EpisodeReadError(
+                path,
+                f"the table names a file outside {roots[0]}, which is not read. Copy it there, or save the dataset by "
+                "save_to_disk, which stores videos inside",
+            )
         return Path(path)
     if "::" in path or path.partition("://")[0] in ("file", "local"):
         raise EpisodeReadError(path, "the table names a local file by a URL, which is not read")
