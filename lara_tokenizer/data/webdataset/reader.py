@@ -164,9 +164,10 @@ class WebDatasetReader(CameraReaders):
                 if self._json.size > MAX_JSON_BYTES:
                     raise EpisodeReadError(self._name, f"its .json has {self._json.size:,} bytes: is it metadata?")
                 try:
-                    content = load_json(self._read("json", self._json), "its .json")
+                    content = load_json(self._read("json", self._json), "json")
                 except ValueError as error:
-                    raise EpisodeReadError(self._name, f"its .json cannot be read ({error})") from error
+                    reason = str(error).removeprefix("json: ")
+                    raise EpisodeReadError(self._name, f"its .json cannot be read ({reason})") from error
             self._metadata = content if isinstance(content, dict) else {}
         return self._metadata
 
