@@ -60,7 +60,9 @@ def header(name: str, size: int, kind: bytes = b"0") -> bytes:
     [
         ({"txt": b"\xef\xbb\xbfpick up\n"}, "pick up"),
         ({"txt": "pick up".encode("utf-16")}, "pick up"),
-        ({"txt": b"caf\xe9"}, "caf\ufffd"),
+        ({"caption.txt": b"pick up"}, "pick up"),
+        ({"json": b'"pick up"'}, "pick up"),
+        ({"json": b'["pick up", "lift"]'}, "pick up"),
         ({"json": b'\xef\xbb\xbf{"fps": 5, "text": "pick up"}'}, "pick up"),
         ({"json": b'{"instruction": ["", "pick up", "lift"]}'}, "pick up"),
         ({"json": b'{"task": {"en": "pick"}, "caption": "pick up"}'}, "pick up"),
@@ -78,6 +80,7 @@ def test_a_text_is_read_in_each_of_its_forms(tmp_path, members, text):
     [
         ({"json": b"[" * 50_000}, r"its .json cannot be read .*nested too deeply"),
         ({"json": b'{"fps": ' + b"9" * 5000 + b"}"}, "its .json cannot be read"),
+        ({"txt": b"caf\xe9"}, r"its .txt is not UTF-8 \(byte 0xe9\). Save it as UTF-8"),
         ({"txt": b"x" * 2_000_000}, r"its .txt has 2,000,000 bytes: is it an instruction\?"),
         ({"json": b'{"actions": [[1e300]]}'}, "its actions cannot be read"),
         ({"json": b'{"actions": [[1], [1, 2]]}'}, "its actions cannot be read"),
