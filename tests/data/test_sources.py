@@ -95,6 +95,6 @@ def test_depth_is_chosen_by_name_alone():
     assert choose_cameras(available, [], "set", preferred="wrist")[0] == ("wrist",)
     assert choose_cameras(["a", "b"], [], "set", is_color=lambda name: name == "b")[0] == ("b",)
     for requested in ([], ["all"]):
-        with pytest.raises(ValueError, match="set: it has no colour camera, only 'depth'.* --camera depth"):
+        with pytest.raises(ValueError, match=r"set: it has no colour camera, only 'depth'.* --camera depth"):
             choose_cameras(["depth"], requested, "set")
     assert choose_cameras(["depth"], ["depth"], "set")[0] == ("depth",)
