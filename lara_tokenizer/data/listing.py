@@ -33,20 +33,9 @@ _NOT_COLOR = re.compile(
 _NORMALS = re.compile(r"normals?[\W_]*(maps?|images?)|surface[\W_]*normals?")
 # Each name that these match has one of these parts.
 _PARTS = (
-    "depth",
-    "disp",
-    "mask",
-    "seg",
-    "semantic",
-    "panoptic",
-    "normal",
-    "flow",
-    "instance",
-    "ids",
-    "heat",
-    "labelmap",
+    *("depth", "disp", "mask", "seg", "semantic", "panoptic", "normal", "flow", "instance", "ids", "heat", "labelmap"),
+    *("point", "xyz", "ir", "infra", "thermal"),
 )
-_PARTS += ("point", "xyz", "ir", "infra", "thermal")
 _COLOR = ("rgb", "color", "colour", "image", "images", "img")
 
 
