@@ -217,6 +217,8 @@ def _table(stream: VideoStream, packets: _Packets, display: Display, unused: np.
 def _lost(rows: np.ndarray, starts: np.ndarray, packets: _Packets, unused: np.ndarray) -> np.ndarray:
     """The last row at which bytes are lost between the start and the packet of each frame; -1 where there is none."""
     holes = np.flatnonzero(packets.corrupt)
+    if not len(holes):
+        return np.full(len(rows), -1)
     # Where files are joined, the packet before the last one is marked although nothing is lost.
     begins = np.append(np.flatnonzero(packets.starts >= Start.OPEN), len(packets.starts))
     holes = holes[begins[np.searchsorted(begins, holes, side="right")] > holes + 2]
