@@ -105,6 +105,10 @@ class VideoReader:
             self._version = version
         return self._scanned
 
+    def _check_unchanged(self) -> None:
+        if file_version(self.path) not in ((0, 0), self._version):
+            raise VideoDecodeError(self.path, "the file has changed since its frames were counted")
+
     def _read(self, indices: np.ndarray) -> np.ndarray:
         try:
             if not self._from_start:
@@ -122,8 +126,7 @@ class VideoReader:
 
     def _decode(self, indices: np.ndarray) -> np.ndarray:
         if self._decoder is None:
-            if file_version(self.path) not in ((0, 0), self._version):
-                raise VideoDecodeError(self.path, "the file has changed since its frames were counted")
+            self._check_unchanged()
             self._decoder = GopDecoder(self.path, self._scan()[0], from_start=self._from_start)
         turn = self._turn_of_stream()
         # One converter for all frames: making it takes about a third of the time of a conversion.
