@@ -147,7 +147,7 @@ class GopDecoder:
         while not self._ready and not self._drained:
             packet = self._next_packet()
             self._drained = packet is None
-            if packet is not None and self._is_unusable(packet.pts):
+            if packet is not None and self._is_unusable(self._row - 1):
                 continue
             # Decoding None flushes the frames that the decoder delays.
             self._ready.extend(self._stream.codec_context.decode(packet))

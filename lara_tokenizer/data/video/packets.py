@@ -1,4 +1,4 @@
-"""Frame count, times and decoding start points of a video, from its packets, without decoding."""
+"""Frame count, times and decoding start points of a video, from one pass over its packets, without decoding."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -72,23 +72,6 @@ class PacketTable:
         return bool((np.diff(self.rows) < 0).any())
 
 
-def _starts(display: Display, pts: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Row from which to decode each frame: the last start at or before it, if the frame is not displayed before that.
-
-    `kinds` is a `Start` per packet.
-    """
-    rows = display.rows
-    keys = np.flatnonzero(kinds >= Start.OPEN)
-    if not len(keys):
-        return np.zeros(len(rows), np.int64)
-    start = np.searchsorted(keys, rows, side="right") - 1
-    # Leading frames of an open GOP: a frame that follows a key packet but is displayed before it may refer to frames
-    # before that packet, so decoding has to start at an earlier key packet.
-    while (leading := (start > 0) & (pts[rows] < pts[keys[start]])).any():
-        start -= leading
-    return np.where(start > 0, keys[start], 0)
-
-
 def open_video(path: Path | Media) -> tuple[InputContainer, VideoStream]:
     """Open a video and choose its best video stream, for single-threaded decoding. Raises VideoDecodeError."""
     if isinstance(path, Path):
@@ -123,6 +106,26 @@ def stream_packets(container: InputContainer, stream: VideoStream) -> Iterator[a
     return (packet for packet in container.demux(stream) if packet.size > 0)
 
 
+def scan(path: Path | Media) -> tuple[PacketTable, FrameIndex]:
+    """Packet table and frame times of a video, from one pass over its packets. Raises VideoDecodeError."""
+    with decode_errors(path):
+        container, stream = open_video(path)
+        with container:
+            packets = _Packets.read(container, stream)
+            if not packets.shown.any():
+                raise VideoDecodeError(path, "the video stream holds no frame")
+            unused = _unused_head(packets, has_b_frames=bool(stream.codec_context.has_b_frames))
+            packets.shown[unused] = False
+            display = display_order(packets.pts, packets.dts, packets.shown, packets.starts)
+            if packets.corrupt[-1]:
+                count = len(display.rows)
+                promised = f" of {stream.frames}" if stream.frames > count else ""
+                raise VideoDecodeError(path, f"the file is cut off in frame {count}{promised}")
+            return _table(stream, packets, display, unused), _frame_index(
+                path, container, stream, packets, display, unused
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class _Packets:
     """Columns of one pass over the m packets of a stream."""
@@ -141,7 +144,7 @@ class _Packets:
         """Read all packets; the codec's header is read where a decoder might start, or might show nothing."""
         starts_at, shows = start_test(stream.codec_context), shown_test(stream.codec_context)
         last_duration = 0
-        rows = []
+        rows: list[tuple[int, ...]] = []
         for packet in stream_packets(container, stream):
             last_duration = packet.duration or 0
             is_key, start = packet.is_keyframe, Start.NONE
@@ -163,34 +166,7 @@ class _Packets:
         return hashlib.sha256(np.stack([self.pts, self.dts, self.sizes, self.keys]).tobytes()).hexdigest()
 
 
-def scan(path: Path | Media) -> tuple[PacketTable, FrameIndex]:
-    """Packet table and frame times of a video, from one pass over its packets. Raises VideoDecodeError."""
-    with decode_errors(path):
-        container, stream = open_video(path)
-        with container:
-            packets = _Packets.read(container, stream)
-            if not packets.shown.any():
-                raise VideoDecodeError(path, "the video stream holds no frame")
-            unused = _unused_head(packets)
-            packets.shown[unused] = False
-            display = display_order(packets.pts, packets.dts, packets.shown, packets.starts)
-            if packets.corrupt[-1]:
-                count = len(display.rows)
-                promised = f" of {stream.frames}" if stream.frames > count else ""
-                raise VideoDecodeError(path, f"the file is cut off in frame {count}{promised}")
-            index = _frame_index(path, container, stream, packets, display)
-            if len(unused):
-                frames = (
-                    "frame cannot be decoded and is"
-                    if len(unused) == 1
-                    else f"{len(unused)} frames cannot be decoded and are"
-                )
-                note = f"the file begins within a group of pictures: its first {frames} left out"
-                index = replace(index, note="; ".join(filter(None, [note, index.note])))
-            return _table(stream, packets, display, unused), index
-
-
-def _unused_head(packets: _Packets) -> np.ndarray:
+def _unused_head(packets: _Packets, *, has_b_frames: bool) -> np.ndarray:
     """Rows at the head of the file that no decoder can show, as it was cut from a longer one: int64 (u,).
 
     They come before the first start, or follow it and are displayed before it. None where there is no start at all.
@@ -199,9 +175,10 @@ def _unused_head(packets: _Packets) -> np.ndarray:
     if not len(starts) or packets.starts[0] == Start.UNKNOWN or (packets.pts == NO_TIME).any():
         return np.zeros(0, np.int64)
     first, rows = starts[0], np.arange(len(packets.pts))
-    is_leading = (rows > first) & (packets.pts < packets.pts[first]) & (packets.starts[first] == Start.OPEN)
-    if len(starts) > 1:
-        is_leading &= rows < starts[1]
+    is_leading = np.zeros(len(rows), bool)
+    if has_b_frames and packets.starts[first] == Start.OPEN:
+        is_leading = (rows > first) & (packets.pts < packets.pts[first])
+        is_leading[starts[1] if len(starts) > 1 else len(rows) :] = False
     return np.flatnonzero(((rows < first) | is_leading) & packets.shown)
 
 
@@ -224,16 +201,18 @@ def _table(stream: VideoStream, packets: _Packets, display: Display, unused: np.
         is_ordered=is_ordered,
         is_proven=start_test(stream.codec_context) is not None,
         unused=unused,
-        lost=_lost(display.rows, starts, packets),
+        lost=_lost(display.rows, starts, packets, unused),
     )
 
 
-def _lost(rows: np.ndarray, starts: np.ndarray, packets: _Packets) -> np.ndarray:
+def _lost(rows: np.ndarray, starts: np.ndarray, packets: _Packets, unused: np.ndarray) -> np.ndarray:
     """The last row at which bytes are lost between the start and the packet of each frame; -1 where there is none."""
     holes = np.flatnonzero(packets.corrupt)
     # Where files are joined, the packet before the last one is marked although nothing is lost.
     begins = np.append(np.flatnonzero(packets.starts >= Start.OPEN), len(packets.starts))
     holes = holes[begins[np.searchsorted(begins, holes, side="right")] > holes + 2]
+    if len(unused):
+        holes = holes[holes >= begins[0]]
     if not len(holes):
         return np.full(len(rows), -1)
     last = np.append(holes, -1)[np.searchsorted(holes, rows, side="right") - 1]
@@ -241,10 +220,19 @@ def _lost(rows: np.ndarray, starts: np.ndarray, packets: _Packets) -> np.ndarray
 
 
 def _frame_index(
-    path: Path | Media, container: InputContainer, stream: VideoStream, packets: _Packets, display: Display
+    path: Path | Media,
+    container: InputContainer,
+    stream: VideoStream,
+    packets: _Packets,
+    display: Display,
+    unused: np.ndarray,
 ) -> FrameIndex:
     notes = []
     count = len(display.rows)
+    if len(unused):
+        some = f"{len(unused)} frames cannot be decoded and are"
+        frames = "frame cannot be decoded and is" if len(unused) == 1 else some
+        notes.append(f"the file begins within a group of pictures: its first {frames} left out")
     if len(container.streams.video) > 1:
         size = f"{stream.codec_context.width}x{stream.codec_context.height}"
         notes.append(f"{len(container.streams.video)} video streams, took stream {stream.index} ({size})")
@@ -284,6 +272,23 @@ def _early_end(container: InputContainer, stream: VideoStream, end: float, rate:
         promised = ((container.start_time or 0) + container.duration) / av.time_base
     missing = promised - end
     return f"the file ends {missing:.1f} s before the end that its header states" if missing * rate > HOLE else ""
+
+
+def _starts(display: Display, pts: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Row from which to decode each frame: the last start at or before it, if the frame is not displayed before that.
+
+    `kinds` is a `Start` per packet.
+    """
+    rows = display.rows
+    keys = np.flatnonzero(kinds >= Start.OPEN)
+    if not len(keys):
+        return np.zeros(len(rows), np.int64)
+    start = np.searchsorted(keys, rows, side="right") - 1
+    # Leading frames of an open GOP: a frame that follows a key packet but is displayed before it may refer to frames
+    # before that packet, so decoding has to start at an earlier key packet.
+    while (leading := (start > 0) & (pts[rows] < pts[keys[start]])).any():
+        start -= leading
+    return np.where(start > 0, keys[start], 0)
 
 
 def _nominal_rate(timestamps: np.ndarray, stated: float) -> float:
