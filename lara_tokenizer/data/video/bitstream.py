@@ -35,6 +35,8 @@ _INTRA_ONLY = frozenset({"cfhd", "png"})
 def start_test(context: VideoCodecContext) -> StartTest | None:
     """A function of a packet's bytes that tells whether decoding can start there; None for a codec without one."""
     codec, extradata = context.codec.canonical_name, context.extradata or b""
+    if context.pix_fmt == "pal8" and codec != "png":  # AVI and mov send the palette with the first packet only
+        return _never
     if context.codec.intra_only or codec in _INTRA_ONLY:
         return _always
     if codec == "h264":
@@ -74,6 +76,10 @@ class _Bits:
 
 def _always(data: bytes) -> Start:
     return Start.CLOSED
+
+
+def _never(data: bytes) -> Start:
+    return Start.UNKNOWN
 
 
 def _nal_units(data: bytes, length_size: int) -> Iterator[bytes]:

@@ -172,14 +172,16 @@ def _unused_head(packets: _Packets, *, has_b_frames: bool) -> np.ndarray:
     They come before the first start, or follow it and are displayed before it. None where there is no start at all.
     """
     starts = np.flatnonzero(packets.starts >= Start.OPEN)
-    if not len(starts) or packets.starts[0] == Start.UNKNOWN or (packets.pts == NO_TIME).any():
+    if not len(starts) or packets.starts[0] == Start.UNKNOWN:
         return np.zeros(0, np.int64)
-    first, rows = starts[0], np.arange(len(packets.pts))
-    is_leading = np.zeros(len(rows), bool)
-    if has_b_frames and packets.starts[first] == Start.OPEN:
-        is_leading = (rows > first) & (packets.pts < packets.pts[first])
-        is_leading[starts[1] if len(starts) > 1 else len(rows) :] = False
-    return np.flatnonzero(((rows < first) | is_leading) & packets.shown)
+    first = stop = int(starts[0])
+    begin = packets.pts[first]
+    if has_b_frames and packets.starts[first] == Start.OPEN and begin != NO_TIME:
+        # Leading frames come directly after it. Some muxers set their negative times to 0 or drop them.
+        while stop + 1 < len(packets.pts) and packets.pts[stop + 1] <= begin:
+            stop += 1
+    rows = np.append(np.arange(first), np.arange(first + 1, stop + 1))
+    return rows[packets.shown[rows]]
 
 
 def _table(stream: VideoStream, packets: _Packets, display: Display, unused: np.ndarray) -> PacketTable:

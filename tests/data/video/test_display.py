@@ -1,9 +1,13 @@
 """Frames are shown as the whole display matrix says: turned, mirrored, or both."""
 
+import io
 import struct
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from lara_tokenizer.data import VideoReader
 from lara_tokenizer.data.video.display import Orientation
@@ -53,3 +57,21 @@ def test_a_stack_of_pictures_is_turned_like_each_of_them(numbered_frames):
     frames = numbered_frames(3)
     orientation = Orientation(transpose=True, mirror_x=True)
     np.testing.assert_array_equal(orientation.apply(frames), np.rot90(frames, -1, axes=(1, 2)))
+
+
+@pytest.mark.parametrize(("tag", "turn"), [(1, 0), (3, 2), (6, -1), (8, 1)])
+def test_motion_jpeg_with_the_exif_data_of_a_camera_is_read_upright(tmp_path, numbered_frames, tag, turn):
+    pixels, data = numbered_frames(1)[0], io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = tag, "camera"
+    Image.fromarray(pixels).save(data, "JPEG", quality=95, exif=exif)
+    with av.open(str(tmp_path / "camera.avi"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for time in range(3):
+            packet = av.Packet(data.getvalue())
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, time, time, Fraction(1, 10)
+            packet.is_keyframe = True
+            container.mux(packet)
+    given = VideoReader(tmp_path / "camera.avi").frames("", [1])[0]
+    assert np.abs(given.astype(int) - np.rot90(pixels, turn)).mean() < 20
