@@ -14,7 +14,7 @@ from lara_tokenizer.data import Episode, FrameIndex, VideoReader
 from lara_tokenizer.encode.store import Store
 from lara_tokenizer.encode.tasks import Encoded
 from lara_tokenizer.errors import EpisodeReadError, JobMismatchError
-from lara_tokenizer.table import read_metadata, read_tokens
+from lara_tokenizer.table import merge_tokens, read_metadata, read_tokens
 from lara_tokenizer.table.provenance import (
     FileState,
     change_of,
@@ -271,6 +271,22 @@ def test_a_finished_table_notices_that_its_files_changed(encode_source, source, 
     with pytest.raises(JobMismatchError, match=r"changed since: x\.mp4: the file is empty"):
         encode_source(out)
     assert out.read_bytes() == before
+
+
+def test_tables_of_other_contents_are_not_joined(encode, source, films, tmp_path):
+    encode(tmp_path / "2f.parquet", source=source, strides="2f")
+    encode(tmp_path / "4f.parquet", source=source, strides="4f")
+    merge_tokens([tmp_path / "2f.parquet", tmp_path / "4f.parquet"], tmp_path / "both.parquet")
+    options = {"source": source, "strides": ["2f", "4f"]}
+    assert encode(tmp_path / "both.parquet", **options).already_complete
+    replace_by(source, films / "other.mp4")
+    with pytest.raises(JobMismatchError, match="made from other files"):
+        encode(tmp_path / "both.parquet", **options)
+    encode(tmp_path / "other.parquet", source=source, strides="4f")
+    with pytest.raises(
+        ValueError, match=r"2f\.parquet and .*other\.parquet have the same episodes, made from files of"
+    ):
+        merge_tokens([tmp_path / "2f.parquet", tmp_path / "other.parquet"], tmp_path / "mixed.parquet")
 
 
 def test_two_copies_of_a_folder_give_equal_tables_and_know_each_other(encode_source, encode, source, tmp_path):
