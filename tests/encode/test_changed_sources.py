@@ -347,3 +347,38 @@ def test_changes_are_named():
     assert (
         joint_sha256({"a": "1", "b": "2"}) == joint_sha256({"b": "2", "a": "1"}) != joint_sha256({"a": "12", "b": ""})
     )
+
+
+def test_a_set_of_episodes_may_shrink_and_grow_between_runs(encode, source, films, tmp_path, monkeypatch):
+    shutil.copyfile(films / "other.mp4", source / "z.mp4")
+    encode(tmp_path / "whole.parquet", source=source, strides="4f")
+    encode(tmp_path / "two.parquet", source=source, strides="4f", limit=2)
+    out = tmp_path / "t.parquet"
+    with monkeypatch.context() as patch:
+        after_unit(patch, 7, stop)  # x and y are done, z is begun
+        with pytest.raises(Stop):
+            encode(out, source=source, strides="4f")
+    with monkeypatch.context() as patch:
+        patch.setattr("lara_tokenizer.encode.job.EncodeJob.engine", None)  # nothing is left to do for these two
+        patch.setattr(Store, "discard", lambda _: None)
+        assert encode(out, source=source, strides="4f", limit=2).failed == {}
+    assert out.read_bytes() == (tmp_path / "two.parquet").read_bytes()
+    assert encode(out, source=source, strides="4f").resumed == 2
+    assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_names_that_are_no_text_cost_their_episode_at_most(encode, array_episode, moving_square, films, tmp_path):
+    (tmp_path / "clips").mkdir()
+    names = [b"caf\xe9.mp4", b"two\nlines.mp4", b"\x1b[31mred.mp4"]
+    for name in names:
+        shutil.copyfile(films / "x.mp4", os.path.join(os.fsencode(tmp_path / "clips"), name))
+    with open(os.path.join(os.fsencode(tmp_path / "clips"), b"bad\xff.mp4"), "wb"):
+        pass
+    summary = encode(tmp_path / "t.parquet", source=tmp_path / "clips", strides="4f")
+    assert (summary.encoded, len(summary.failed)) == (3, 1)
+    assert "empty" in next(iter(summary.failed.values()))
+    assert read_tokens(tmp_path / "t.parquet").num_rows == 3 * 20
+    frames = moving_square(LENGTH)
+    episodes = [array_episode(frames, id="a", cameras=("\ud800",)), array_episode(frames, id="b")]
+    summary = encode(tmp_path / "cameras.parquet", source=episodes, strides="4f")
+    assert summary.failed == {"a": r"camera '\ud800': its name is not valid text"}
