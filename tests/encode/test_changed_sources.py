@@ -108,8 +108,8 @@ def replace_by(source, film):
     os.replace(source / "new", source / "x.mp4")
 
 
-@pytest.mark.parametrize("film", ["other", "shorter"])
-@pytest.mark.parametrize("units", [1, 5])  # in the middle of x, and when x is done and y nearly so
+# In the middle of x, and when x is done and y nearly so.
+@pytest.mark.parametrize(("film", "units"), [("other", 1), ("shorter", 5)])
 def test_a_clip_replaced_between_runs_is_planned_again_and_others_are_not(
     encode_source, undisturbed, source, films, tmp_path, monkeypatch, caplog, film, units
 ):
