@@ -179,7 +179,7 @@ def _check_yaml_events(events: Iterator[Any]) -> None:
             # An anchor that is unknown is reported by the composer, with its line.
             if event.anchor not in sizes and any(anchor == event.anchor for anchor, _ in open_nodes):
                 raise ValueError(f"*{event.anchor} contains itself")
-            total += sizes.get(event.anchor, 1)
+            total += sizes.get(str(event.anchor), 1)
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = open_nodes.pop()
             if anchor is not None:
