@@ -6,13 +6,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from lara_tokenizer._files import summarize_names
+from lara_tokenizer._files import scratch_folder, summarize_names
 from lara_tokenizer.table.metadata import FRAMES, MOVING_PAIRS, differences, episodes_digest, read_metadata
 from lara_tokenizer.table.parquet import table_rows, table_schema, token_files
 from lara_tokenizer.table.reader import matched_sequences
@@ -87,8 +86,8 @@ def merge_tokens(tables: Sequence[str | os.PathLike[str]], out: str | os.PathLik
     rows_of = {str(path): table_rows(path) for path in paths}
     metadata = _joined_metadata(parts, episodes)
     output.make_parent()
-    with TemporaryDirectory(prefix=f"{output.path.name}.merge-", dir=output.path.parent) as scratch:
-        write_tokens(_joined_rows(paths, schema), schema, metadata, output, Path(scratch), sum(rows_of.values()))
+    with scratch_folder(output.path.parent, output.path.name) as scratch:
+        write_tokens(_joined_rows(paths, schema), schema, metadata, output, scratch, sum(rows_of.values()))
     return MergeSummary(
         out=os.fspath(out),
         rows=sum(rows_of.values()),

@@ -30,6 +30,8 @@ __all__ = [
 # Entries that are no options of the job and not part of its fingerprint; tables of earlier releases lack them.
 FRAMES = "frames"  # size, filter and crop of the processor
 MOVING_PAIRS = "moving_pairs"  # motion counts by camera
+# In the entry "episodes": digest of the content of all of them, where it is in local files; see `provenance.py`.
+CONTENT = "content_sha256"
 
 
 def with_metadata(schema: pa.Schema, metadata: dict[str, Any]) -> pa.Schema:

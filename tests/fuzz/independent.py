@@ -1,0 +1,78 @@
+"""Frames of a video by other means than the project's: the ffmpeg program, and a plain loop over PyAV.
+
+The rule for "right". Our frames are right if they are, in order, among those that ffmpeg decodes from the whole file
+(`-fps_mode passthrough`), and all of them where the counts are equal. Blocks of 16 x 16 pixels may differ by
+`BLOCK_TOLERANCE` on average, since ffmpeg's and PyAV's colour conversions round differently.
+
+Damaged pictures are filled in by the decoder, and versions of FFmpeg fill in differently. So a clip that is not among
+ffmpeg's frames is still right if its frames are, in order and to the bit, among those of a plain loop over the whole
+file with the same libraries: that is what README promises, and what skipping to a key frame would break.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+BLOCK_TOLERANCE = 2.0  # of 255; ffmpeg 5.1 and PyAV 18 agree to the bit on all of `CLIPS`, other pairs may round otherwise
+_MOST_BYTES = 2**28  # of raw video; more is not compared
+
+
+def ffmpeg_frames(path: Path, stream: int, height: int, width: int) -> np.ndarray | None:
+    """uint8 (m, height, width, 3): all frames that ffmpeg decodes; None where it gives another size or none."""
+    done = subprocess.run(
+        ["ffmpeg", "-nostdin", "-v", "quiet", "-threads", "1", "-i", f"file:{path}", "-map", f"0:{stream}",
+         "-fps_mode", "passthrough", "-fs", str(_MOST_BYTES), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
+        capture_output=True, timeout=60,
+    )  # fmt: skip
+    size = height * width * 3
+    if not done.stdout or len(done.stdout) % size:
+        return None
+    return np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
+
+
+def plain_frames(path: Path) -> tuple[int, list[np.ndarray]]:
+    """The best video stream and every frame of it, decoded from the first packet on, without a seek."""
+    import av
+
+    frames: list[np.ndarray] = []
+    with av.open(str(path.absolute()), metadata_errors="ignore") as container:
+        stream = container.streams.best("video")
+        stream.codec_context.thread_count = 1
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    return stream.index, frames
+                for frame in packet.decode():
+                    frames.append(np.rot90(frame.to_ndarray(format="rgb24", threads=1), frame.rotation // 90))
+            except av.error.EOFError:
+                return stream.index, frames
+            except av.error.FFmpegError:
+                continue  # as ffmpeg does: the next packet may be good
+
+
+def are_among(frames: Sequence[np.ndarray], others: Sequence[np.ndarray], tolerance: float) -> bool:
+    """Whether `frames` are among `others`, in their order; and equal one by one where there are as many."""
+    if len(frames) == len(others):
+        return all(is_same(one, other, tolerance) for one, other in zip(frames, others, strict=True))
+    remaining = iter(others)
+    return all(any(is_same(frame, other, tolerance) for other in remaining) for frame in frames)
+
+
+def is_same(one: np.ndarray, other: np.ndarray, tolerance: float) -> bool:
+    """Whether no 16 x 16 block differs by more than `tolerance` on average."""
+    if one.shape != other.shape:
+        return False
+    difference = np.abs(one.astype(np.int16) - other)
+    if tolerance == 0:
+        return not difference.any()
+    height, width = one.shape[0] // 16 * 16, one.shape[1] // 16 * 16
+    if not height or not width:
+        return bool(difference.mean() <= tolerance)
+    blocks = difference[:height, :width].reshape(height // 16, 16, width // 16, 16, 3)
+    return bool(blocks.mean((1, 3, 4)).max() <= tolerance)
