@@ -34,7 +34,7 @@ MAX_CELL_ROWS = 100_000_000  # rows of one parquet file; run-length encoding sto
 MAX_TABLE_BYTES = 2**29  # of a parquet file of metadata in memory; a dictionary stores a text once for a million rows
 _DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
 _DTYPE_BYTES |= {"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8}
-_FORMAT_SPEC = re.compile(r"0?[0-9]{0,2}d?")  # ":03d", ":06", ":d"
+_FORMAT_SPEC = re.compile(r"(?:[^{}]?[<>=^])?0?[0-9]{0,2}[ds]?")  # ":03d", ":06", ":d", ":0>3", ":=03d", ":s"
 _HUGE_NUMBER = re.compile(r"[0-9]{309}")  # no float holds an integer of so many digits
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 

@@ -158,6 +158,10 @@ def test_yaml_with_a_few_aliases_and_merge_keys_is_taken():
         "{chunk_index",
         "{chunk_index:.9999999f}",
         "{chunk_index:>9999999}",
+        "{chunk_index:0>100}",
+        "{chunk_index:{>9}",
+        "{chunk_index:,}",
+        "{chunk_index:x}",
         ["a"] * 1_000_000,
         None,
     ],
@@ -166,6 +170,12 @@ def test_template_beyond_its_fields_is_refused_in_a_short_line(template):
     with pytest.raises(ValueError, match=r"info.json: file name template .* cannot be used") as caught:
         format_template(template, {"chunk_index": 3}, "info.json")
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("spec", [":03d", ":03", ":0>3", ":0>3d", ":0=3d", ":=03d", ":0>3s"])
+def test_every_way_to_write_a_width_of_three_is_taken(spec):
+    value = "7" if spec.endswith("s") else 7
+    assert format_template(f"file-{{index{spec}}}.mp4", {"index": value}, "info.json") == "file-007.mp4"
 
 
 def test_a_value_in_a_message_is_short_however_large_it_is():
