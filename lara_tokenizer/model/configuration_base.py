@@ -38,7 +38,8 @@ class LatentActionBaseConfig(PretrainedConfig):
     def _check_positive(self, *names: str) -> None:
         for name in names:
             size = attrgetter(name)(self)
-            if not isinstance(size, Integral) or isinstance(size, bool):
+            is_whole = isinstance(size, Integral) and not isinstance(size, bool)
+            if not is_whole:
                 raise ValueError(f"{name} is {_short(size)}; it takes a whole number.")
             if size < 1:
                 raise ValueError(f"{name} ({size}) must be at least 1.")

@@ -11,8 +11,8 @@ from transformers import PretrainedConfig
 from lara_policy.embodiment import Embodiment
 from lara_tokenizer.model.configuration_base import LARGEST_SIZE, check_types, vision_config_of
 
-_POSITIVE = ("horizon", "num_layers", "num_inference_steps", "max_action_dim", "max_state_dim", "hidden_size")
-_POSITIVE += ("num_heads", "num_adapter_heads", "context_size", "output_size", "num_cameras", "image_size")
+_POSITIVE: tuple[str, ...] = ("hidden_size", "num_layers", "num_heads", "output_size", "horizon", "num_inference_steps")
+_POSITIVE += ("max_action_dim", "max_state_dim", "context_size", "num_adapter_heads", "image_size", "num_cameras")
 CONTEXTS = ("frames", "vision_language")
 
 
