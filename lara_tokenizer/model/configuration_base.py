@@ -11,6 +11,8 @@ from transformers import AutoConfig, PretrainedConfig
 
 LARGEST_SIZE = 2**20  # of any width, count or side: far above every model, and below what a matrix could be made of
 
+MOST_LAYERS = 1024  # each is built before its size is known to fit into memory
+
 
 class LatentActionBaseConfig(PretrainedConfig):
     """A config that refuses files of another family, whose fields transformers would mix with its own defaults."""
@@ -43,8 +45,9 @@ class LatentActionBaseConfig(PretrainedConfig):
                 raise ValueError(f"{name} is {_short(size)}; it takes a whole number.")
             if size < 1:
                 raise ValueError(f"{name} ({size}) must be at least 1.")
-            if size > LARGEST_SIZE:
-                raise ValueError(f"{name} ({size}) must be at most {LARGEST_SIZE:,}.")
+            largest = MOST_LAYERS if name.endswith("layers") else LARGEST_SIZE
+            if size > largest:
+                raise ValueError(f"{name} ({size}) must be at most {largest:,}.")
 
     def _check_codebook_sizes(self, *names: str) -> None:
         for name in names:

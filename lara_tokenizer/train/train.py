@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
@@ -194,7 +195,26 @@ def save_checkpoint(model: LatentActionModel, processor: LatentActionProcessor, 
     processor.save_pretrained(out)
 
 
+def check_memory(build: Callable[[], torch.nn.Module]) -> None:
+    """Raise ValueError if the weights that `build` makes are larger than this machine's memory.
+
+    The kernel would grant the memory, and kill the process once the weights are drawn.
+    """
+    # Without a draw of the generator that the run was seeded by.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        needed = sum(4 * parameter.numel() for parameter in build().parameters())
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise ValueError(
+            f"the model's weights are {needed / 1e9:,.1f} GB, and this machine has {memory / 1e9:,.1f} GB of memory: "
+            "reduce its sizes in the recipe."
+        )
+
+
 def _build_model(recipe: Recipe, config: LatentActionConfig) -> LatentActionModel:
+    check_memory(lambda: LatentActionModel(config))
     if recipe.vision_encoder is None:
         if config.freeze_vision_encoder:
             raise ValueError(

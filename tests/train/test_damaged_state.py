@@ -6,9 +6,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
+from lara_tokenizer.model import LatentActionModel
+from lara_tokenizer.train import Recipe
 from lara_tokenizer.train.frames import FORMAT_VERSION, FrameCache
-from lara_tokenizer.train.train import find_checkpoint, keep_log_until
+from lara_tokenizer.train.train import check_memory, find_checkpoint, keep_log_until
 
 
 @pytest.fixture
@@ -80,3 +83,14 @@ def test_a_damaged_frame_cache_is_named_with_what_to_do(cache, name, content, ma
     with pytest.raises(ValueError, match=match) as caught:
         FrameCache(cache)
     assert "Delete the folder; it is built again" in str(caught.value)
+
+
+def test_a_model_larger_than_the_memory_is_refused_before_it_is_built(tiny_config):
+    huge = Recipe.parse({"model": {"hidden_size": 2**20, "num_m_former_layers": 2}}).build_config()
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match=r"the model's weights are .* GB, and this machine has"):
+        check_memory(lambda: LatentActionModel(huge))
+    check_memory(lambda: LatentActionModel(tiny_config))
+    assert torch.equal(torch.get_rng_state(), state)  # the seeded run draws the same weights
+    with pytest.raises(ValueError, match=r"num_m_former_layers \(1000000\) must be at most 1,024"):
+        Recipe.parse({"model": {"num_m_former_layers": 10**6}}).build_config()
