@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lara_tokenizer._files import file_sha256, safetensors_header
+from lara_tokenizer._files import file_sha256
+from lara_tokenizer._parse import safetensors_header
 from lara_tokenizer.checkpoint import checkpoint_folder
 from lara_tokenizer.table.reader import TokenTable
 
