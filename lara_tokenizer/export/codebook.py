@@ -55,6 +55,8 @@ def read_codebook(table: TokenTable, model: str | os.PathLike[str] | None = None
 
 def _check_weights(folder: Path, expected: dict[str, str], table: TokenTable) -> None:
     for file, before in sorted(expected.items()):
+        if file != Path(file).name:
+            raise ValueError(f"{table.path}: its metadata names weights {file!r}, which is no file of a checkpoint.")
         now = file_sha256(folder / file) if (folder / file).is_file() else None
         if now != before:
             what = "is missing" if now is None else f"has sha256 {now[:12]}..., the table's {before[:12]}..."
