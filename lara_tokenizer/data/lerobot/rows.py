@@ -182,7 +182,9 @@ def _read(path: Path, rows: DataRows, columns: Sequence[str], large: bool) -> pa
             # promise a hundred million rows, so one more than expected is enough.
             selected = ds.field(EPISODE) == rows.episode_index if EPISODE in footer.names else None
             # One thread: worker processes share the cores.
-            table = ds.dataset(path).head(rows.length + 1, columns=list(wanted), filter=selected, use_threads=False)
+            table = ds.dataset(path, format=ds.ParquetFileFormat(page_checksum_verification=True)).head(
+                rows.length + 1, columns=list(wanted), filter=selected, use_threads=False
+            )
         if not len(table) and any(footer.group_rows) and not rows.shared:
             raise EpisodeReadError(path, _other_episode(footer, rows.episode_index))
         return table
@@ -306,7 +308,8 @@ def _footer(path: Path, version: int) -> _Footer:
 
 @lru_cache(maxsize=1)
 def _row_groups(path: Path, version: int, columns: tuple[str, ...], groups: tuple[int, ...]) -> pa.Table:
-    with pq.ParquetFile(path) as file:
+    # Few writers store checksums; where they do, a damaged value is an error instead of an action.
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
         # One thread: worker processes share the cores.
         return file.read_row_groups(list(groups), columns=list(columns), use_threads=False)
 

@@ -232,3 +232,17 @@ def test_a_column_that_some_files_lack_costs_their_episodes_alone(set_v2, check_
     found = reasons(set_v2, check_pairs)
     assert list(found) == [0, 2]
     assert all("no column 'action' in it" in reason for reason in found.values())
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_damaged_value_is_seen_where_the_writer_stored_checksums(set_v2, check_pairs, monkeypatch, large):
+    if large:
+        monkeypatch.setattr(lerobot_rows, "_CACHED_ROWS", 0)
+    file = data_of(set_v2, 1)
+    pq.write_table(pq.read_table(file), file, compression="none", use_dictionary=False, write_page_checksum=True)
+    assert reasons(set_v2, check_pairs) == {}
+    content = file.read_bytes()
+    number = np.float32(10).tobytes()
+    assert content.count(number) >= 1
+    file.write_bytes(content.replace(number, np.float32(11).tobytes(), 1))
+    assert "cannot be read as parquet" in reasons(set_v2, check_pairs)[1]
