@@ -312,11 +312,12 @@ def _read_within(file: Path, schema: pa.Schema, name: object) -> pa.Table:
 
     # A text that a dictionary stores once for a million rows stays there until its size is known.
     texts = [each.name for each in schema if _is_text(each.type)]
-    has_nested_texts = any("string" in str(each.type) or "binary" in str(each.type) for each in schema) and not texts
+    # Those within lists and structs cannot be left there: few rows at once.
+    nested = [each for each in schema if each.name not in texts and re.search("string|binary", str(each.type))]
     batches, size = [], 0
     with pq.ParquetFile(file, read_dictionary=texts) as opened:
         # One thread: worker processes share the cores.
-        step = 256 if has_nested_texts else 65_536
+        step = 256 if nested else 65_536
         for batch in opened.iter_batches(batch_size=step, columns=schema.names, use_threads=False):
             size += sum(_unpacked_bytes(column) for column in batch.columns)
             if size > MAX_TABLE_BYTES:
