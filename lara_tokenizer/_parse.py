@@ -78,7 +78,8 @@ def load_json(content: str | bytes, name: object) -> Any:
     """
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content.removeprefix("\ufeff")
-        if text.count(",") + text.count("[") + text.count("{") > MAX_JSON_VALUES:
+        nestings = text.count("[") + text.count("{")
+        if text.count(",") + nestings > MAX_JSON_VALUES:
             raise ValueError(f"more than {MAX_JSON_VALUES:,} values")
         if "\\ud" in text or "\\uD" in text:
             text = _SURROGATES.sub(lambda match: "\\ufffd" if match[1] else match[0], text)
@@ -89,7 +90,7 @@ def load_json(content: str | bytes, name: object) -> Any:
         raise ValueError(f"{name}: not JSON (nested too deeply)") from None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, integers of thousands of digits
         raise ValueError(f"{name}: not JSON ({first_line(error)})") from error
-    if _is_deeper(value, MAX_JSON_DEPTH):
+    if nestings > MAX_JSON_DEPTH and _is_deeper(value, MAX_JSON_DEPTH):
         raise ValueError(f"{name}: not JSON (nested too deeply)")
     return value
 
@@ -353,10 +354,8 @@ def _is_deeper(value: Any, limit: int) -> bool:
     """Whether lists and dictionaries are nested deeper than `limit`, found without recursion."""
     level = [value]
     for _ in range(limit):
-        containers = [
-            each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list))
-        ]
-        level = [item for container in containers for item in container if isinstance(item, (dict, list))]
+        items = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list)))
+        level = [item for container in items for item in container if isinstance(item, (dict, list))]
         if not level:
             return False
     return True
