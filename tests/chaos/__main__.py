@@ -50,7 +50,9 @@ def main() -> None:
         running = {pool.submit(_run, options.seed, k, folder / f"case-{k}"): k for k in chosen}
         for done in as_completed(running):
             result = results[running[done]] = done.result()
-            print(f"{result.group}: {result.scenario}: {', '.join(result.ends)}", *result.faults, sep="\n    ", flush=True)
+            print(
+                f"{result.group}: {result.scenario}: {', '.join(result.ends)}", *result.faults, sep="\n    ", flush=True
+            )
     print(_table([results[k] for k in sorted(results)]))
     faults = sum(bool(result.faults) for result in results.values())
     print(f"seed {options.seed}, {time.monotonic() - started:,.0f} s; folders of cases with faults: {folder}")
@@ -89,7 +91,10 @@ def _table(results: Iterable[Result]) -> str:
     head = ["disturbance", "cases", "runs stopped", "refused", "failed items", "equal in the end", "faults", "seconds"]
     widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
     return "\n".join(
-        "  ".join(cell.rjust(width) if k else cell.ljust(width) for k, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.rjust(width) if k else cell.ljust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         for row in (head, *rows)
     )
 

@@ -22,7 +22,14 @@ from chaos.works import LENGTH, Work
 _COMMIT = "lara_tokenizer.encode.store:Store.commit"
 _MIDWAY = 21  # commits, heartbeats among them: all short clips and the first unit of the long one are done
 # Commits of a run, each after the event of its kind: a clip is planned, read, encoded in part.
-_MOMENTS = (("clip 1.mp4", 2), ("clip 1.mp4", 5), ("clip 1.mp4", 7), ("long.mkv", 5), ("long.mkv", 17), ("long.mkv", 21))
+_MOMENTS = (
+    ("clip 1.mp4", 2),
+    ("clip 1.mp4", 5),
+    ("clip 1.mp4", 7),
+    ("long.mkv", 5),
+    ("long.mkv", 17),
+    ("long.mkv", 21),
+)
 Damage = Callable[[Random, Path], None]
 
 

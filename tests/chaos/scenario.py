@@ -43,7 +43,9 @@ class Case:
     def finish(self, driver: Driver) -> Finished:
         """Wait for a command; its traceback, hang or orphans are faults."""
         done = driver.wait()
-        self.ends.append("hang" if done.code is None else f"signal {-done.code}" if done.code < 0 else f"exit {done.code}")
+        self.ends.append(
+            "hang" if done.code is None else f"signal {-done.code}" if done.code < 0 else f"exit {done.code}"
+        )
         # A killed process may die of its signal; any other end is judged as that of every input.
         faults = violations(done)
         if done.code is not None and (done.code < 0 or done.code == 143):

@@ -87,7 +87,9 @@ class Bench:
         assert done.code == 0, done.output
 
     def _works(self) -> list[Work]:
-        short, clips, robot, root = (str(self.folder / name) for name in ("short.parquet", "short", "robot.parquet", "robot"))
+        short, clips, robot, root = (
+            str(self.folder / name) for name in ("short.parquet", "short", "robot.parquet", "robot")
+        )
         model = ("--model", str(self.model))
         said = ("--instruction", "go")
         return [

@@ -32,7 +32,9 @@ def damage(rng: Random, name: str, data: bytes, donors: Sequence[bytes] = ()) ->
     suffix = ".tfrecord" if ".tfrecord" in name else PurePosixPath(name).suffix.lower()
     if rng.random() < 0.7:
         # What was damaged before may not be read as what its name says.
-        with suppress(ValueError, OSError, ArithmeticError, RecursionError, csv.Error, pa.ArrowException, yaml.YAMLError):
+        with suppress(
+            ValueError, OSError, ArithmeticError, RecursionError, csv.Error, pa.ArrowException, yaml.YAMLError
+        ):
             return _damaged_as(rng, suffix, data)
     if rng.random() < 0.12:
         return splice(rng, data, donors)
@@ -77,7 +79,9 @@ def damage_columns(rng: Random, data: bytes) -> bytes:
     table = pq.read_table(io.BytesIO(data))
     k = rng.randrange(table.num_columns)
     column, name = table.column(k), table.column_names[k]
-    match rng.choice(("drop", "rename", "cell", "cell", "cell", "null", "retype", "shuffle", "repeat", "empty", "meta")):
+    match rng.choice(
+        ("drop", "rename", "cell", "cell", "cell", "null", "retype", "shuffle", "repeat", "empty", "meta")
+    ):
         case "drop":
             table = table.drop_columns([name])
         case "rename":

@@ -153,7 +153,7 @@ def clip_list(folder: Path, name: str, content: str) -> None:
     (folder / name).write_text(content)
 
 
-COMMA = "path,start,end,label\nfilm.mp4,0,1.2,push it\nfilm.mp4,1.2,2.4,\"pull, \"\"it\"\"\"\nfilm.mp4,2.4,,walk\n"
+COMMA = 'path,start,end,label\nfilm.mp4,0,1.2,push it\nfilm.mp4,1.2,2.4,"pull, ""it"""\nfilm.mp4,2.4,,walk\n'
 EPIC = "narration_id\tvideo_path\tstart_timestamp\tstop_timestamp\tnarration\nP01_1\tfilm.mp4\t00:00:00.5\t00:00:02\ttake cup\n"
 LINES = "# clips\nfilm.mp4\n"
 

@@ -103,9 +103,7 @@ def command(arguments: Sequence[str], folder: Path) -> None:
     main()
 
 
-def _be_child(
-    function: Callable[..., Any], arguments: Sequence[Any], output: int, result: int, memory: int
-) -> None:
+def _be_child(function: Callable[..., Any], arguments: Sequence[Any], output: int, result: int, memory: int) -> None:
     """Body of the child; never returns."""
     code = 1
     try:

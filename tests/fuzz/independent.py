@@ -17,7 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-BLOCK_TOLERANCE = 2.0  # of 255; ffmpeg 5.1 and PyAV 18 agree to the bit on all of `CLIPS`, other pairs may round otherwise
+BLOCK_TOLERANCE = (
+    2.0  # of 255; ffmpeg 5.1 and PyAV 18 agree to the bit on all of `CLIPS`, other pairs may round otherwise
+)
 _MOST_BYTES = 2**28  # of raw video; more is not compared
 
 

@@ -167,8 +167,30 @@ class TableKind(TreeKind):
         ["tokens", "diff", "in/set/tokens.parquet", "{table}"],
         ["tokens", "merge", "in/set/tokens.parquet", "--out", "merged.parquet"],
         ["decode", "in/set/tokens.parquet", "{source}", "--model", "{model}", "--out", "futures.png"],
-        ["export", "univla", "in/set/tokens.parquet", "{source}", "--out", "out", "--instruction", "go", "--workers", "0"],
-        ["export", "lapa", "in/set/tokens.parquet", "{source}", "--out", "out", "--instruction", "go", "--workers", "0"],
+        [
+            "export",
+            "univla",
+            "in/set/tokens.parquet",
+            "{source}",
+            "--out",
+            "out",
+            "--instruction",
+            "go",
+            "--workers",
+            "0",
+        ],
+        [
+            "export",
+            "lapa",
+            "in/set/tokens.parquet",
+            "{source}",
+            "--out",
+            "out",
+            "--instruction",
+            "go",
+            "--workers",
+            "0",
+        ],
         ["export", "webdataset", "in/set/tokens.parquet", "{source}", "--out", "out", "--workers", "0"],
     )
 
@@ -176,7 +198,11 @@ class TableKind(TreeKind):
         super().__init__(folder, model, {"tokens": self._make})
 
     def commands(self, rng: Random, name: str, case: Path) -> Iterator[list[str]]:
-        places = {"source": self._source, "model": self._model, "table": self._folder / "seeds/tokens/set/tokens.parquet"}
+        places = {
+            "source": self._source,
+            "model": self._model,
+            "table": self._folder / "seeds/tokens/set/tokens.parquet",
+        }
         for command in rng.sample(self._COMMANDS, 2):
             yield [word.format(**places) for word in command]
 
@@ -196,7 +222,10 @@ class RecipeKind(TreeKind):
     name, share = "recipe", 200
 
     def __init__(self, folder: Path, model: Path) -> None:
-        recipes = {path.stem: path for path in (*sorted((ROOT / "hub_configs/training").glob("*.yaml")), *GOLDEN.glob("*.yaml"))}
+        recipes = {
+            path.stem: path
+            for path in (*sorted((ROOT / "hub_configs/training").glob("*.yaml")), *GOLDEN.glob("*.yaml"))
+        }
         self._is_joint = {name: "policy:" in path.read_text() for name, path in recipes.items()}
         makers = {name: lambda root, path=path: self._copy(path, root) for name, path in recipes.items()}
         super().__init__(folder, model, makers)
@@ -251,7 +280,18 @@ class JobKind(TreeKind):
         encode_dataset(self._source, self._model, out=out, strides="2f", workers=0, progress=stop)
 
     def _encode(self, out: str) -> list[str]:
-        return ["encode", str(self._source), "--model", str(self._model), "--stride", "2f", "--workers", "0", "--out", out]
+        return [
+            "encode",
+            str(self._source),
+            "--model",
+            str(self._model),
+            "--stride",
+            "2f",
+            "--workers",
+            "0",
+            "--out",
+            out,
+        ]
 
 
 def all_kinds(folder: Path) -> list[Kind]:

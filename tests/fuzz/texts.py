@@ -18,7 +18,19 @@ HOSTILE: tuple[Any, ...] = (
     "{episode_index:0999999999d}", "{episode_index!r}", "{episode_index.__class__}", "{0}", "{", "{}", "%s%n",
     [], {}, [[]], [None], [1, "a", None], {"a": {"b": None}}, [0] * 5_000, {"": ""},
 )  # fmt: skip
-KEYS = ("fps", "features", "shape", "names", "dtype", "splits", "codebase_version", "chunks_size", "\x1b[2J", "", "__proto__")
+KEYS = (
+    "fps",
+    "features",
+    "shape",
+    "names",
+    "dtype",
+    "splits",
+    "codebase_version",
+    "chunks_size",
+    "\x1b[2J",
+    "",
+    "__proto__",
+)
 YAML_BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join(f'*{before}' for _ in range(9))}]\n"
     for before, name in zip("abcdefgh", "bcdefghi", strict=True)

@@ -46,7 +46,9 @@ class TreeKind(ABC):
             root.parent.mkdir(parents=True)
             make(root)
             self._trees[name] = {
-                path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
+                path.relative_to(root).as_posix(): path.read_bytes()
+                for path in sorted(root.rglob("*"))
+                if path.is_file()
             }
 
     def batches(self, indices: Sequence[int]) -> list[Sequence[int]]:

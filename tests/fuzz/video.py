@@ -113,7 +113,9 @@ class VideoKind:
             outcomes[index].add(run_command(["encode", f"./{clip.name}", *options], clip.parent))
         if not any(outcome.violations for outcome in outcomes.values()):
             found = violations(done) or {"crash": f"exit code {done.code}: {done.output[-300:]}"}
-            next(iter(outcomes.values())).violations |= {name: f"the whole batch: {text}" for name, text in found.items()}
+            next(iter(outcomes.values())).violations |= {
+                name: f"the whole batch: {text}" for name, text in found.items()
+            }
 
     def _check(self, folder: Path, clips: dict[int, Path], outcomes: dict[int, Outcome]) -> None:
         rows = rows_by_episode(folder / "t.parquet")
@@ -127,7 +129,9 @@ class VideoKind:
             checked = run_forked(wrong_rows, clip, rows[clip.name], self._model, Random(index))
             if checked.code != 0:
                 # Rows of a worker that lived; the same clip kills or hangs this process.
-                outcomes[index].violations["wrong rows"] = f"cannot be read again: {checked.code} {checked.output[-300:]}"
+                outcomes[index].violations["wrong rows"] = (
+                    f"cannot be read again: {checked.code} {checked.output[-300:]}"
+                )
             elif checked.value:
                 outcomes[index].violations["wrong rows"] = checked.value
 
@@ -168,7 +172,9 @@ def wrong_rows(clip: Path, rows: Any, model: Path, rng: Random) -> str:
         episode, LatentActionModel.from_pretrained(model).eval(), LatentActionProcessor.from_pretrained(model),
         strides=STRIDE,
     )  # fmt: skip
-    different = [name for name in ("frame_index", "timestamp", "codes") if rows[name].to_pylist() != expected[name].to_pylist()]
+    different = [
+        name for name in ("frame_index", "timestamp", "codes") if rows[name].to_pylist() != expected[name].to_pylist()
+    ]
     return f"{', '.join(different)} differ from the rows of the same frames in memory" if different else ""
 
 
