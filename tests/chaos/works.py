@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from fuzz.clips import numbered_frames, write_clip
+from fuzz.clips import plain_clip
 from fuzz.datasets import lerobot
 from fuzz.forked import run_command
 from golden.inputs import write_checkpoint
@@ -62,9 +62,9 @@ class Bench:
         shutil.rmtree(self.folder, ignore_errors=True)
         write_checkpoint(self.model, RECIPES / "train.yaml")
         for number in range(CLIPS):
-            write_clip(self.clips / f"clip {number}.mp4", numbered_frames(LENGTH, number * LENGTH))
+            plain_clip(self.clips / f"clip {number}.mp4", LENGTH, number * LENGTH)
         shutil.copytree(self.clips, self.folder / "short")
-        write_clip(self.clips / "long.mkv", numbered_frames(LONG))
+        plain_clip(self.clips / "long.mkv", LONG)
         lerobot(self.folder / "robot", "v2.1")
         self._table("short.parquet", self.folder / "short")
         self._table("robot.parquet", self.folder / "robot", "--with", "latents,text", "--camera", "top")

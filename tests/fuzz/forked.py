@@ -112,6 +112,7 @@ def _be_child(
         os.setsid()
         os.dup2(output, 1)
         os.dup2(output, 2)
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # pytest has put its own there
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         resource.setrlimit(resource.RLIMIT_AS, (mapped + memory, mapped + memory))

@@ -10,8 +10,9 @@ from typing import Protocol
 
 import numpy as np
 from golden.inputs import write_checkpoint
+from video_files import number_in
 
-from fuzz.clips import numbered_frames, read_number, write_clip
+from fuzz.clips import plain_clip
 from fuzz.datasets import TREES
 from fuzz.forked import run_command, run_forked
 from fuzz.outcome import Outcome
@@ -19,6 +20,7 @@ from fuzz.trees import TreeKind
 from fuzz.video import VideoKind, rows_by_episode
 
 ROOT = Path(__file__).resolve().parents[2]
+WITH_ACTIONS = ("lerobot", "rlds", "hugging-face", "webdataset")
 GOLDEN = ROOT / "tests/golden/recipes"
 
 
@@ -48,7 +50,7 @@ class DatasetKind(TreeKind):
 
     def prepare(self) -> None:
         super().prepare()
-        self._neighbour = write_clip(self._folder / "plain.mp4", numbered_frames(20))
+        self._neighbour = plain_clip(self._folder / "plain.mp4", 20)
         clean = self._folder / "clean"
         self._add_neighbour(clean)
         done = run_command(["encode", "in/other/plain.mp4", *self._encode_options()], clean)
@@ -57,7 +59,7 @@ class DatasetKind(TreeKind):
 
     def commands(self, rng: Random, name: str, case: Path) -> Iterator[list[str]]:
         self._add_neighbour(case)
-        with_ = ["--with", "actions,text"] if rng.random() < 0.5 else []
+        with_ = ["--with", "actions,text"] if self.name in WITH_ACTIONS and rng.random() < 0.5 else []
         yield ["encode", "in", *self._encode_options(), *with_]
 
     def check(self, outcome: Outcome, case: Path, changed: list[str]) -> None:
@@ -105,8 +107,8 @@ def mismatched_pairs(source: Path, options: Sequence[str]) -> str:
         if actions is None or len(actions) != len(frames):
             continue
         for t, (frame, action) in enumerate(zip(frames, actions, strict=True)):
-            shown, said = read_number(frame), float(action[0])
-            if shown is not None and said == int(said) and 0 <= said < 36 and shown != said:
+            shown, said = number_in(frame), float(action[0])
+            if shown >= 0 and said == int(said) and 0 <= said < 36 and shown != said:
                 return f"{each.id}: frame {t} shows {shown}, its action is that of {said:.0f}"
     return ""
 
@@ -121,7 +123,7 @@ class CheckpointKind(TreeKind):
 
     def prepare(self) -> None:
         super().prepare()
-        self._clip = write_clip(self._folder / "plain.mp4", numbered_frames(8))
+        self._clip = plain_clip(self._folder / "plain.mp4", 8)
 
     def commands(self, rng: Random, name: str, case: Path) -> Iterator[list[str]]:
         if rng.random() < 0.5:
@@ -183,7 +185,7 @@ class TableKind(TreeKind):
     def _make(self, root: Path) -> None:
         self._source = self._folder / "source"
         for name in ("a", "b"):
-            write_clip(self._source / f"{name}.mp4", numbered_frames(14))
+            plain_clip(self._source / f"{name}.mp4", 14)
         root.mkdir()
         options = ["--model", str(self._model), "--stride", "2f", "--workers", "0", "--with", "latents"]
         done = run_command(["encode", str(self._source), *options, "--out", "tokens.parquet"], root)
@@ -233,7 +235,7 @@ class JobKind(TreeKind):
     def _make(self, root: Path) -> None:
         self._source = self._folder / "source"
         for number, name in enumerate("abc"):
-            write_clip(self._source / f"{name}.mp4", numbered_frames(20, 20 * number))
+            plain_clip(self._source / f"{name}.mp4", 20, 20 * number)
         done = run_command(self._encode("clean.parquet"), root.parent)
         assert done.code == 0, done.output
         self._clean = (root.parent / "clean.parquet").read_bytes()
