@@ -2,9 +2,9 @@
 
 The rule for the files this package writes: a reader sees the old file or the new one, complete, and what was reported
 as written survives a power cut. So new content is written beside the target, synced to disk, renamed over it
-(`os.replace` is atomic), and the folder that holds the name is synced too. The exception is `replace_folder`: a folder
-with files takes two renames, so for a moment, and after a kill in between until the next run, there is no folder of
-that name; the old one is then in `previous`.
+(`os.replace` is atomic), and the folder that holds the name is synced too. The exception is `replace_folder` where the
+system cannot exchange two folders: that takes two renames, so for a moment, and after a kill in between until the next
+run, there is no folder of that name; the old one is then in `previous`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ import ctypes
 import hashlib
 import json
 import os
+import platform
+import re
+import secrets
 import shutil
 import struct
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 try:
     import fcntl
@@ -29,6 +33,8 @@ except ImportError:  # Windows has no such locks; there the caller must take car
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 _RENAME_SWAP = 2  # sys/stdio.h of macOS
+# Seconds by which the time at which a process began may seem to change when the clock is set.
+_CLOCK_DRIFT = 60
 
 
 def write_atomically(file: Path, text: str) -> None:
@@ -41,8 +47,12 @@ def write_atomically(file: Path, text: str) -> None:
     ['job.json']
     """
     unfinished = file.with_name(file.name + ".tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    replace(unfinished, file)
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        replace(unfinished, file)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)  # on a full disk its bytes are needed
+        raise
 
 
 def append_line(file: Path, line: str) -> None:
@@ -69,13 +79,21 @@ def replace(unfinished: Path, target: Path, *, durable: bool = True) -> None:
 
 
 def replace_folder(new: Path, target: Path, previous: Path) -> None:
-    """Give folder `new` the name `target`; a folder of that name is renamed to `previous`, then removed.
+    """Give folder `new` the name `target`; a folder of that name is removed.
 
-    Not atomic: between the two renames there is no `target`. Where that matters, use `swap_folders`.
+    In one step where the system can exchange two folders. Else the old one is renamed to `previous` first, and between
+    the two renames there is no `target`; where that must never happen, use `swap_folders`.
     """
     shutil.rmtree(previous, ignore_errors=True)
     if target.exists():
-        os.replace(target, previous)
+        try:
+            swap_folders(new, target)
+        except OSError:
+            os.replace(target, previous)
+        else:
+            sync(target.parent)
+            shutil.rmtree(new, ignore_errors=True)
+            return
     replace(new, target)
     shutil.rmtree(previous, ignore_errors=True)
 
@@ -103,11 +121,8 @@ def swap_folders(one: Path, other: Path) -> None:
 def check_swap(parent: Path) -> None:
     """Try `swap_folders` on two empty folders in `parent`. Raises ValueError where it cannot be done there."""
     try:
-        with (
-            tempfile.TemporaryDirectory(dir=parent, prefix=".exchange-") as one,
-            tempfile.TemporaryDirectory(dir=parent, prefix=".exchange-") as other,
-        ):
-            swap_folders(Path(one), Path(other))
+        with scratch_folder(parent, "exchange-one") as one, scratch_folder(parent, "exchange-other") as other:
+            swap_folders(one, other)
     except OSError as error:
         raise ValueError(
             f"{parent}: two folders cannot exchange their names in one step there ({error}), and in two steps a kill "
@@ -143,15 +158,93 @@ def new_folder(out: str | Path) -> Iterator[Path]:
     if out.exists() and not is_empty_folder(out):
         raise ValueError(f"{out} exists already and is not an empty folder. Name a new one with --out.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = out.parent / f".{out.name}.{os.getpid()}.partial"
-    scratch.mkdir()
-    try:
+    with scratch_folder(out.parent, out.name) as scratch:
         yield scratch
         if out.exists():
             out.rmdir()
         replace(scratch, out)
+
+
+@contextmanager
+def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A hidden folder in `parent` for unfinished files, removed at the end in any case.
+
+    Those of the same `name` that killed processes of this machine left are removed first.
+    """
+    sweep(parent, name)
+    scratch = parent / _scratch_name(name)
+    scratch.mkdir()
+    try:
+        # A process in another container may have our number; the system knows who lives.
+        with _held(scratch):
+            yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder that nobody may find half removed: it loses its name first. Raises OSError if it cannot."""
+    scratch = folder.with_name(_scratch_name(folder.name))
+    os.replace(folder, scratch)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def sweep(parent: Path, name: str) -> None:
+    """Remove the scratch folders of a name whose processes ran on this machine and are dead, and no others."""
+    pattern = re.compile(rf"{re.escape(_scratch_prefix(name))}(\d+)\.(\d+)\.[0-9a-f]+\.partial")
+    try:
+        entries = [(path, match) for path in parent.iterdir() if (match := pattern.fullmatch(path.name))]
+    except OSError:
+        return
+    for path, match in entries:
+        started = _started(int(match[1]))
+        if started is not None and abs(started - int(match[2])) < _CLOCK_DRIFT:
+            continue
+        with suppress(OSError), _held(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _scratch_name(name: str) -> str:
+    """A new name that says whose it is: machine, process and the second in which that began."""
+    process = os.getpid()
+    return f"{_scratch_prefix(name)}{process}.{_started(process)}.{secrets.token_hex(4)}.partial"
+
+
+def _scratch_prefix(name: str) -> str:
+    # A name has 255 bytes on most file systems.
+    short = name if len(os.fsencode(name)) <= 100 else hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+    return f".{short}.{_machine()}."
+
+
+def _machine() -> str:
+    return re.sub(r"[^0-9A-Za-z-]", "-", platform.node())[:40]
+
+
+def _started(process: int) -> int | None:
+    """The second in which a process began; None if there is none of this number."""
+    try:
+        return int(psutil.Process(process).create_time())
+    except psutil.Error:
+        return None
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """A lock on a folder while the block runs, where the file system has locks. Raises BlockingIOError if held."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # a network file system without locks of folders
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_empty_folder(path: Path) -> bool:

@@ -6,18 +6,28 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lara_tokenizer._files import file_sha256
+from lara_tokenizer._files import file_sha256, summarize_names
+from lara_tokenizer._parse import read_json_object, safetensors_header, shown
+from lara_tokenizer.errors import first_line
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lara_tokenizer.model import LatentActionPreTrainedModel, LatentActionProcessor
 
 logger = logging.getLogger(__name__)
 
+_INDEX = "model.safetensors.index.json"
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+_VISION = "vision_encoder."  # its tensors have the names of the published encoder
+_PROCESSOR_FIELDS = ("size", "resample", "image_mean", "image_std")
+_CONFIG_FIELDS = ("image_size", "hidden_size", "num_attention_heads", "codebook_dim", "strides")
 # transformers adds these to a saved processor, or config. They change with its version, the results do not.
 _PROCESSOR_BOOKKEEPING = (
     "_processor_class",
@@ -26,6 +36,8 @@ _PROCESSOR_BOOKKEEPING = (
     "processor_class",
     "transformers_version",
 )
+# Fields by which transformers loads kernels or quantizers of other packages.
+_REFUSED_FIELDS = ("quantization_config", "attn_implementation", "_attn_implementation", "experts_implementation")
 _CONFIG_BOOKKEEPING = ("_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version")
 
 
@@ -57,24 +69,25 @@ class Checkpoint:
 
     @classmethod
     def open(cls, name: str | os.PathLike[str], processor: LatentActionProcessor | None = None) -> Checkpoint:
-        """Find a checkpoint and hash its files; no weights are loaded.
+        """Find a checkpoint, check that its files are whole and fit together, and hash them; no weights are loaded.
 
         Args:
             name: "lara-lam" (bundled), a local folder or a Hub id.
             processor: used instead of the one saved in the checkpoint.
 
         Raises:
-            ValueError: there is none, it is incomplete, or it is not a latent action model.
+            ValueError: there is none, it is incomplete or damaged, or it is not a latent action model.
         """
-        from transformers import AutoConfig
+        from transformers import AutoConfig, AutoModel
 
-        from lara_tokenizer.model import LatentActionProcessor, resolve_checkpoint
+        from lara_tokenizer.model import MODEL_TYPES, resolve_checkpoint
 
         folder, revision = _local_folder(resolve_checkpoint(name))
-        weights = sorted(folder.glob("*.safetensors"))
-        _check_complete(folder, weights, processor is not None)
-        config = AutoConfig.from_pretrained(folder)
-        processor = processor or LatentActionProcessor.from_pretrained(folder)
+        advice = "Convert checkpoints of other projects first: lara-tok convert"
+        config = read_config(folder, AutoConfig, MODEL_TYPES, advice, required=_CONFIG_FIELDS)
+        weights = check_weights(folder, config, AutoModel.from_config)
+        processor = processor or read_processor(folder)
+        _check_size(folder, config, processor)
         return cls(
             folder=folder,
             id=folder.resolve().name if revision is None else str(name),
@@ -122,6 +135,18 @@ class Checkpoint:
         }
 
 
+def load_checkpoint(name: str | os.PathLike[str]) -> tuple[LatentActionPreTrainedModel, LatentActionProcessor]:
+    """The model, in eval mode, and the processor of a checkpoint. Raises ValueError as `Checkpoint.open` does.
+
+    >>> load_checkpoint("lara-lam")[0].config.num_latents  # doctest: +SKIP
+    8
+    """
+    from lara_tokenizer.model import load_model
+
+    folder = Checkpoint.open(name).folder
+    return load_model(folder).eval(), read_processor(folder)
+
+
 def checkpoint_folder(name: str | os.PathLike[str]) -> Path:
     """Local folder of a checkpoint: "lara-lam" (bundled), a folder or a Hub id, which is downloaded.
 
@@ -162,25 +187,167 @@ def _local_folder(name: str | os.PathLike[str]) -> tuple[Path, str | None]:
     return folder, folder.name
 
 
-def _check_complete(folder: Path, weights: list[Path], has_processor: bool) -> None:
-    from lara_tokenizer.model import MODEL_TYPES
+def read_config(
+    folder: Path, config_class: Any, model_types: Collection[str], advice: str, required: Collection[str] = ()
+) -> Any:
+    """The config of a model in a folder, by a class with `from_pretrained`.
 
-    config = folder / "config.json"
+    Raises ValueError, with `advice` for a model of another type. Fields that are `required` must be in the file: their
+    defaults need not be what the model was trained with.
+    """
+    from transformers import PretrainedConfig
+    from transformers.utils import logging
+
     try:
-        model_type = json.loads(config.read_text()).get("model_type")
+        fields = read_json_object(folder / "config.json", f"model {folder.name!r}: config.json")
     except FileNotFoundError:
         raise ValueError(f"model {folder.name!r}: the folder has no config.json") from None
-    except ValueError as error:
-        raise ValueError(f"model {folder.name!r}: config.json is not JSON ({error})") from None
-    if model_type not in MODEL_TYPES:
+    model_type = fields.get("model_type")
+    if not isinstance(model_type, str) or model_type not in model_types:
         raise ValueError(
-            f"model {folder.name!r}: its model_type is {model_type!r}, this takes {', '.join(map(repr, MODEL_TYPES))}. "
-            "Convert checkpoints of other projects first: lara-tok convert"
+            f"model {folder.name!r}: its model_type is {shown(model_type)}, this takes "
+            f"{', '.join(map(repr, model_types))}. {advice}"
         )
+    if absent := [name for name in required if name not in fields]:
+        raise ValueError(f"model {folder.name!r}: config.json has no {absent[0]!r}. Take the file as it was saved.")
+    for name in fields:
+        # Some would replace a method of the config, others make transformers download and run code.
+        if callable(getattr(PretrainedConfig, name, None)) or name in _REFUSED_FIELDS:
+            raise ValueError(f"model {folder.name!r}: config.json sets {name!r}, which is not taken. Remove it.")
+    for name in ("dtype", "torch_dtype"):
+        if fields.get(name) not in (None, "float32", "float16", "bfloat16", "float64"):
+            raise ValueError(
+                f"model {folder.name!r}: config.json says {name} {shown(fields[name])}, no type of weights"
+            )
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # it logs the whole config beside its error
+    try:
+        return config_class.from_pretrained(folder)
+    except Exception as error:  # of wrong types and sizes: a config class raises nearly anything
+        raise ValueError(
+            f"model {folder.name!r}: its config.json cannot be used: {_reason(error)} Take the file as it was "
+            "published or saved."
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def check_weights(folder: Path, config: Any, build: Callable[[Any], nn.Module]) -> list[Path]:
+    """The safetensors files of a folder, in order, if they are whole and hold the numbers that the config asks for.
+
+    Nothing of the size that a config claims is allocated: a wrong digit in it must not take all memory. Whether each
+    weight is there is known when the model is loaded (`load_complete`).
+
+    Args:
+        folder, config: of `read_config`.
+        build: makes the model from its config.
+
+    Raises ValueError, naming the file.
+    """
+    import torch
+
+    weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise ValueError(f"model {folder.name!r}: the folder has no *.safetensors")
-    if not has_processor and not any((folder / name).is_file() for name in _PROCESSOR_FILES):
+    entries: dict[str, Any] = {}
+    for file in weights:
+        entries |= safetensors_header(file, f"model {folder.name!r}: {file.name}")[0]
+    _check_shards(folder)
+    numbers = sum(prod(entry["shape"]) for entry in entries.values())
+    # First the number of layers, since each is built; then all sizes, on a device without memory.
+    for name, value in _numbers_of(config.to_dict()):
+        if ("layer" in name and value > len(entries)) or value > max(numbers, 2**16):
+            raise ValueError(
+                f"model {folder.name!r}: config.json says {name} {shown(value)}, more than its weights have room for "
+                f"({len(entries)} tensors, {numbers:,} numbers). Take both files from one place."
+            )
+    try:
+        with torch.device("meta"):
+            model = build(config)
+    except Exception as error:  # of sizes that fit no model
+        raise ValueError(f"model {folder.name!r}: its config.json fits no model: {_reason(error)}") from error
+    needed = sum(parameter.numel() for parameter in model.parameters())
+    if needed > numbers:
+        has_vision = any(name.startswith(_VISION) for name in entries)
+        names = (name for name, _ in model.named_parameters() if not (has_vision and name.startswith(_VISION)))
+        absent = summarize_names(name for name in names if name not in entries)
+        raise ValueError(
+            f"model {folder.name!r}: config.json describes a model of {needed:,} numbers, its weights hold "
+            f"{numbers:,}{f' (without {absent})' if absent else ''}. Take both files from one place."
+        )
+    # By the last part of their names: transformers renames some parts of published vision encoders.
+    whole = {name.rpartition(".")[2] for name, tensor in model.state_dict().items() if not tensor.is_floating_point()}
+    if wrong := [name for name, entry in entries.items() if _is_whole(entry) and name.rpartition(".")[2] not in whole]:
+        raise ValueError(
+            f"model {folder.name!r}: its weights hold integers as {summarize_names(wrong)}. Quantized weights are not "
+            "read: take those of the original."
+        )
+    return weights
+
+
+def read_processor(folder: Path) -> LatentActionProcessor:
+    """The image processor saved with a model. Raises ValueError if there is none, or it cannot be used."""
+    from lara_tokenizer.model import LatentActionProcessor
+
+    found = [name for name in _PROCESSOR_FILES if (folder / name).is_file()]
+    if not found:
         raise ValueError(f"model {folder.name!r}: the folder has no {_PROCESSOR_FILES[0]}")
+    files = [read_json_object(folder / name, f"model {folder.name!r}: {name}") for name in found]
+    settings = files[0]["image_processor"] if isinstance(files[0].get("image_processor"), dict) else files[0]
+    if absent := [name for name in _PROCESSOR_FIELDS if name not in settings]:
+        # Its default need not be what the model was trained with.
+        raise ValueError(f"model {folder.name!r}: {found[0]} has no {absent[0]!r}. Take the file as it was saved.")
+    try:
+        return LatentActionProcessor.from_pretrained(folder)
+    except Exception as error:  # as for a config
+        raise ValueError(
+            f"model {folder.name!r}: its {found[0]} cannot be used: {_reason(error)} Take the file as it was "
+            "published or saved."
+        ) from error
+
+
+def _is_whole(entry: Mapping[str, Any]) -> bool:
+    return entry["dtype"].startswith(("I", "U", "BOOL"))
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())[:300] if isinstance(error, (ValueError, OSError)) else ""
+    return f"{(text or f'{type(error).__name__} {first_line(error)[:200]}').rstrip('.')}."
+
+
+def _numbers_of(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Names and values of the sizes in a config: integers that are no token ids and no steps of training."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from _numbers_of(value, f"{prefix}{name}.")
+        elif isinstance(value, int) and not name.endswith(("_steps", "_id", "_ids")):
+            yield f"{prefix}{name}", value
+
+
+def _check_shards(folder: Path) -> None:
+    """Raise ValueError for an index of shards that names other files than those beside it."""
+    index = folder / _INDEX
+    if not index.is_file():
+        return
+    name = f"model {folder.name!r}: {_INDEX}"
+    shards = read_json_object(index, name).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+        raise ValueError(f"{name}: weight_map is {shown(shards, 40)}, expected the file of each tensor")
+    for shard in sorted(set(shards.values())):
+        if Path(shard).name != shard or not shard.endswith(".safetensors") or not (folder / shard).is_file():
+            raise ValueError(f"{name}: it names {shown(shard)}, which is no *.safetensors in the folder")
+
+
+def _check_size(folder: Path, config: Any, processor: LatentActionProcessor) -> None:
+    """Raise ValueError if the processor makes frames of another size than the model reads."""
+    size = config.image_size
+    expected = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+    made = (processor.size["height"], processor.size["width"])
+    if made != expected:
+        raise ValueError(
+            f"model {folder.name!r}: its processor makes frames of {made[0]} x {made[1]} px, and its config.json says "
+            f"{expected[0]} x {expected[1]}. Take both files from one place."
+        )
 
 
 def _is_unchanged(model: LatentActionPreTrainedModel, folder: Path) -> bool:

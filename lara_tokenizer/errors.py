@@ -56,6 +56,16 @@ def _printable_character(character: str) -> str:
     return character.encode("unicode_escape").decode() if is_escaped else character
 
 
+def printable_lines(text: object) -> str:
+    r"""A text of several lines, each as `printable`: the newlines stay.
+
+    >>> print(printable_lines("Usage: encode\n\x1b[2Jdone"))
+    Usage: encode
+    \x1b[2Jdone
+    """
+    return "\n".join(map(printable, str(text).split("\n")))
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, without the stack traces that native libraries append.
 

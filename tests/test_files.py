@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -31,6 +33,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         _files.write_atomically(file, "new")
     assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_new_folder_replaces_one_with_files(tmp_path):
@@ -64,6 +67,56 @@ def test_a_scratch_folder_takes_its_name_only_after_success(tmp_path):
     assert (out / "part").read_text() == "whole"
     with pytest.raises(ValueError, match="not an empty folder"), _files.new_folder(out):
         pass
+
+
+def test_a_folder_without_exchange_is_replaced_in_two_steps(tmp_path, monkeypatch):
+    def cannot(*_):
+        raise OSError("no such call")
+
+    monkeypatch.setattr(_files, "swap_folders", cannot)
+    test_a_new_folder_replaces_one_with_files(tmp_path)
+
+
+# A process that is killed while it has unfinished folders.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lara_tokenizer import _files
+with _files.scratch_folder(Path(sys.argv[1]), "out") as scratch, _files.scratch_folder(Path(sys.argv[1]), "x" * 200):
+    (scratch / "file").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_scratch_folders_of_killed_processes_are_swept_and_no_others(tmp_path, monkeypatch):
+    for _ in range(2):  # the second one sweeps what the first left
+        subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)])
+        left = sorted(path.name for path in tmp_path.iterdir())
+        assert len(left) == 2
+    foreign = tmp_path / left[0].replace(f".{_files._machine()}.", ".another-machine.")
+    foreign.mkdir()
+    (tmp_path / ".out.partial").mkdir()
+    with _files.scratch_folder(tmp_path, "out") as alive:
+        with _files.scratch_folder(tmp_path, "out") as other:
+            assert {alive, other} < set(tmp_path.iterdir())
+        # Of a process in another container, with a number that is not in use here: the lock tells that it lives.
+        monkeypatch.setattr(_files, "_started", lambda _: None)
+        _files.sweep(tmp_path, "out")
+        assert alive.exists()
+    _files.sweep(tmp_path, "x" * 200)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([foreign.name, ".out.partial"])
+
+
+def test_a_removed_folder_is_gone_at_once(tmp_path, monkeypatch):
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "file").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(_files.shutil, "rmtree", lambda *_, **__: None)  # as if killed here
+        _files.remove_folder(tmp_path / "job")
+    assert not (tmp_path / "job").exists()
+    monkeypatch.setattr(_files, "_started", lambda _: None)
+    _files.sweep(tmp_path, "job")
+    assert not any(tmp_path.iterdir())
 
 
 def _hold(file, held, release):

@@ -41,7 +41,7 @@ def decode_plainly(path: Path) -> np.ndarray:
 
 
 def verdict(path: Path, decoder: str, expected: np.ndarray) -> str:
-    """ "equal", "refused: ..." or "WRONG: ...": the frames that a decoder gives in several orders."""
+    """Whether the frames that a decoder gives in several orders are right: "equal", "refused: ..." or "WRONG: ..."."""
     try:
         count = video_reader_class(decoder)(path).index().num_frames
         if count != len(expected):
@@ -57,13 +57,22 @@ def verdict(path: Path, decoder: str, expected: np.ndarray) -> str:
     return EQUAL
 
 
+def is_installed(decoder: str) -> bool:
+    """Whether a decoding library can be imported."""
+    try:
+        video_reader_class(decoder)
+    except ImportError:
+        return False
+    return True
+
+
 def orders(count: int) -> list[list[list[int]]]:
     """Ways to read a video of `count` frames: each a list of calls, with the indices of each call."""
     shuffled = [int(i) for i in np.random.default_rng(0).permutation(count)]
     return [
-        [[i] for i in range(count - 1, -1, -3)],
+        [[i] for i in range(count - 1, -1, -7)],
         [list(range(0, count, 5)), list(range(2, count, 7)), list(range(count))],
-        [shuffled[:6], shuffled[6:12], *([i] for i in shuffled[:12])],
+        [shuffled[:6], shuffled[6:12], *([i] for i in shuffled[:6])],
         [list(range(first, min(first + 5, count))) for first in range(count // 3, count, 5)],
         [[1, count - 2], [count // 2]],
     ]
@@ -101,10 +110,11 @@ def write_all(folder: Path, codecs: list[str]) -> Iterator[tuple[str, Path, np.n
 def main() -> None:
     """Print one row for each clip, and the sums."""
     av.logging.set_level(av.logging.PANIC)
+    decoders = [decoder for decoder in DECODERS if is_installed(decoder)]
     sums: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         for label, path, expected in write_all(Path(folder), sys.argv[1:] or list(CODECS)):
-            row = [f"{decoder} {verdict(path, decoder, expected)}" for decoder in DECODERS]
+            row = [f"{decoder} {verdict(path, decoder, expected)}" for decoder in decoders]
             sums.update(cell.partition(":")[0] for cell in row)
             print(f"{label:45s} | {' | '.join(row)}", flush=True)  # noqa: T201
     print(*(f"{count:5d} {kind}" for kind, count in sorted(sums.items())), sep="\n")  # noqa: T201

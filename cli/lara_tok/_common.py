@@ -11,10 +11,29 @@ from typing import Annotated, Any, get_type_hints
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from typer import Option
 
-console = Console()
-console_err = Console(stderr=True)
+from lara_tokenizer.errors import printable, printable_lines
+
+
+class PlainConsole(Console):
+    """A console that prints every text as it is, markup included, with control characters escaped.
+
+    All output of the commands passes it as text: lines, cells and titles of tables, the status of a long step. Colours
+    come from styles alone.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The text with control characters escaped, except newlines: a cell may have several lines."""
+        return super().render_str(printable_lines(text), **options)
+
+
+console = PlainConsole()
+console_err = PlainConsole(stderr=True)
 
 JsonOption = Annotated[bool, Option("--json", help="Print the result as JSON on stdout.")]
 ModelOption = Annotated[str, Option("--model", help="A checkpoint: 'lara-lam' (bundled), a local folder or a Hub id.")]
@@ -62,9 +81,13 @@ def insert_options(
     return run
 
 
-def say(text: str, *, err: bool = False, style: str | None = None) -> None:
-    """Print a line on stdout (or stderr) verbatim: no markup, no highlighting, not wrapped."""
-    (console_err if err else console).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+def say(*lines: str, err: bool = False, style: str | None = None) -> None:
+    """Print lines on stdout (or stderr) verbatim: no markup, no highlighting, not wrapped.
+
+    Control characters are escaped, newlines too: a name of a file within a line cannot begin another one.
+    """
+    for line in lines:
+        (console_err if err else console).print(printable(line), style=style, highlight=False, soft_wrap=True)
 
 
 def quantity(count: int, noun: str) -> str:
@@ -75,7 +98,8 @@ def quantity(count: int, noun: str) -> str:
 def emit(result: dict[str, Any], as_json: bool, render: Callable[[dict[str, Any]], None]) -> None:
     """Print `result` on stdout, as one JSON document or as text by `render`."""
     if as_json:
-        print(json.dumps(result, indent=2))
+        # JSON escapes all control characters but this one.
+        print(json.dumps(result, indent=2).replace("\x7f", "\\u007f"))
     else:
         render(result)
 

@@ -79,4 +79,4 @@ def _render(summary: dict[str, Any]) -> None:
         f"  {sizes}",
         *(f"  note: {note}" for note in summary["notes"]),
     ]
-    say("\n".join(lines))
+    say(*lines)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -57,7 +60,8 @@ def encode(
     """Encode video into a table of latent action codes.
 
     Run the same command again to continue after a stop, or to retry failed episodes.
-    Exit code: 0 all done, 1 some episodes failed (listed in OUT.failed.jsonl), 2 usage or refusal.
+    Exit code: 0 all done, 1 some episodes failed (listed in OUT.failed.jsonl), 2 usage or refusal, 130 Ctrl-C,
+    143 SIGTERM, 129 SIGHUP.
 
     The format of SOURCE is detected: video files, folders, globs, LeRobotDataset, RLDS, Hugging Face datasets,
     WebDataset tars, Something-Something v2. Explicit prefixes: lerobot:..., rlds:..., datasets:..., webdataset:...,
@@ -91,17 +95,54 @@ def encode(
         estimate = estimate_dataset(episodes, model, **options).to_dict()
         emit(estimate, json_, _render_estimate)
         raise Exit(1 if estimate["failed"] else 0)
-    with _Live() as live:
+    with _Live() as live, stoppable():
         try:
             summary = encode_dataset(episodes, model, out=out, on_error=on_error, progress=live.show, **options)
         except EpisodeReadError as error:
-            say(f"error: {error}\nstopped at the first failure; the same command retries it and continues", err=True)
+            say(f"error: {error}", "stopped at the first failure; the same command retries it and continues", err=True)
             raise Exit(1) from error
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             say(f"interrupted: {live.done}; no finished work is lost, the same command continues from there", err=True)
-            raise Exit(130) from None
+            raise Exit(exit_code(stop)) from None
     emit(summary.to_dict(), json_, _render_summary)
     raise Exit(1 if summary.failed else 0)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, which end a command as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Raise `Terminated` in the block on SIGTERM (`kill`, a batch system) and SIGHUP (a closed terminal).
+
+    By default they end the process at once, its workers later. A signal that is ignored, as by nohup, stays ignored.
+    """
+
+    def stop(number: int, _: object) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)  # once is enough: the workers are being ended
+        raise Terminated(number)
+
+    before = {}
+    for each in (signal.SIGTERM, getattr(signal, "SIGHUP", None)):
+        # Python delivers signals to the main thread only.
+        if each is not None and current_thread() is main_thread() and signal.getsignal(each) == signal.SIG_DFL:
+            before[each] = signal.signal(each, stop)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """128 plus the number of the signal, as a shell counts: 130 for Ctrl-C."""
+    return 128 + (stop.number if isinstance(stop, Terminated) else signal.SIGINT)
 
 
 class _Live(AbstractContextManager["_Live"]):

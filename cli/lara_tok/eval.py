@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.table import Table
+from rich.text import Text
 from typer import Argument, Option
 
 from lara_tok._common import JsonOption, console, console_err, emit, say, without_loading_bars
 from lara_tok._source import AllCamerasOption, SourceArgument, parse_fps, source_options
+from lara_tokenizer.errors import printable
 
 if TYPE_CHECKING:
     from lara_tokenizer.checkpoint import Checkpoint
@@ -97,29 +99,34 @@ def _open(name: str) -> tuple[Checkpoint, Any, Any]:
     """Open (checkpoint, model, processor). Raises ValueError for a model that cannot be measured."""
     import torch
 
-    from lara_tokenizer.checkpoint import Checkpoint
+    from lara_tokenizer.checkpoint import Checkpoint, read_processor
     from lara_tokenizer.evaluate.evaluate import check_predicts_frames
-    from lara_tokenizer.model import LatentActionProcessor, load_model
+    from lara_tokenizer.model import load_model
 
     without_loading_bars()
     opened = Checkpoint.open(name)
     model = load_model(opened.folder).eval()
     check_predicts_frames(model)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return opened, model, LatentActionProcessor.from_pretrained(opened.folder)
+    return opened, model, read_processor(opened.folder)
 
 
 def _evaluate(opened: Checkpoint, model: Any, processor: Any, source: Any, keywords: dict[str, Any]) -> Evaluation:
     from lara_tokenizer.evaluate import evaluate_checkpoint
 
     keywords |= {"model_id": opened.id, "weights_sha256": opened.weights_sha256}
-    with console_err.status(f"{opened.id}: reading frames") as status:
+    with console_err.status(_status(f"{opened.id}: reading frames")) as status:
 
         def progress(done: int, total: int) -> None:
             phase = "probing" if done == total else f"reading episode {done + 1:,} of {total:,}"
-            status.update(f"{opened.id}: {phase}")
+            status.update(_status(f"{opened.id}: {phase}"))
 
         return evaluate_checkpoint(model, processor, source, progress=progress, **keywords)
+
+
+def _status(text: str) -> Text:
+    """A status that is printed as it is: rich takes a plain text for markup."""
+    return Text(printable(text))
 
 
 def _render(report: Report) -> None:
@@ -128,7 +135,8 @@ def _render(report: Report) -> None:
     sentences = [f"{alarm.severity}: {alarm.sentence}" for alarm in report.alarms]
     reasons = [table.reason for table in (report.probe, report.nuisance) if table.reason]
     notes = [*sentences, *dict.fromkeys(reasons), report.verdict]
-    table = Table("figure", "value", "95 % interval", "z minus this", title=title, caption="\n".join(notes))
+    columns = ("figure", "value", "95 % interval", "z minus this")
+    table = Table(*columns, title=printable(title), caption="\n".join(map(printable, notes)))
     table.caption_style = ""
     table.caption_justify = "left"
     for name, text in FIGURES.items():

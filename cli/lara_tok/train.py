@@ -50,9 +50,12 @@ def train(
 
       lara-tok train lerobot:lerobot/pusht rlds:bridge --camera all --out runs/two
     """
-    from lara_tokenizer.train import Recipe, plan_training, train_latent_action_model
+    from lara_tokenizer.train import Recipe
 
+    # First, as what follows imports torch: a mistake in the recipe is reported at once.
     chosen = (Recipe.load(recipe) if recipe else Recipe()).override(**overrides)
+    from lara_tokenizer.train import plan_training, train_latent_action_model
+
     if dry_run:
         emit(plan_training(chosen), as_json, _render)
         return

@@ -8,6 +8,7 @@ from typer import Argument, Exit, Option
 
 from lara_tok._common import JsonOption, emit, say, without_loading_bars
 from lara_tok._source import FromOption
+from lara_tok.encode import exit_code, stoppable
 
 
 def verify(
@@ -24,16 +25,22 @@ def verify(
 ) -> None:
     """Encode a sample of a table again, with the options in its metadata, and list the rows that differ.
 
-    Exit code: 0 all equal, 1 something differs, 2 wrong usage or other weights.
+    Exit code: 0 all equal, 1 something differs, 2 wrong usage or other weights, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
 
     Example: lara-tok verify tokens.parquet videos/ --sample 5%
     """
     from lara_tokenizer.encode import verify_tokens
 
     without_loading_bars()
-    report = verify_tokens(
-        tokens, source, sample=_parse_share(sample), model=model, device=device, workers=workers, from_list=from_
-    )
+    share = _parse_share(sample)
+    try:
+        with stoppable():
+            report = verify_tokens(
+                tokens, source, sample=share, model=model, device=device, workers=workers, from_list=from_
+            )
+    except KeyboardInterrupt as stop:
+        say("interrupted: nothing was changed", err=True)
+        raise Exit(exit_code(stop)) from None
     emit(report.to_dict(), json_, _render)
     raise Exit(0 if report.is_equal else 1)
 

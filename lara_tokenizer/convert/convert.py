@@ -6,9 +6,8 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from transformers import PretrainedConfig
-
 from lara_tokenizer._files import new_folder, summarize_names
+from lara_tokenizer._parse import read_json_object
 from lara_tokenizer.convert.adaworld import ADAWORLD
 from lara_tokenizer.convert.base import ConversionOptions, ConversionSummary, ConvertedModel, Family, refuse_villa_x
 from lara_tokenizer.convert.lapa import LAPA
@@ -72,7 +71,7 @@ def _refuse_own_checkpoint(source: str | Path) -> None:
     if not (folder / "config.json").is_file():
         return
     try:
-        model_type = PretrainedConfig.get_config_dict(folder)[0].get("model_type")
+        model_type = read_json_object(folder / "config.json").get("model_type")
     except (OSError, ValueError):  # of another project; Moto's reader reports what is wrong
         return
     if model_type in MODEL_TYPES:
@@ -113,8 +112,10 @@ def _convert(state: StateDictFile, options: ConversionOptions) -> ConvertedModel
         raise _unknown(state)
     try:
         return family.convert(state, options)
-    except ValueError:
-        raise
+    except ValueError as error:
+        if str(state.file) in str(error):
+            raise
+        raise ValueError(f"{state.file}: {error}") from error
     # Sizes that no check foresaw end up as errors of torch or Python; users need the file and what to do.
     except (ArithmeticError, LookupError, TypeError, RuntimeError) as error:
         raise ValueError(

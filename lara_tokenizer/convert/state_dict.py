@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shlex
+import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
@@ -111,7 +112,10 @@ def depth_of(names: Collection[str], stack: str) -> int:
     """Number of layers of a stack, by the highest index; missing ones in between are found by `check_tensors`."""
     start = f"{stack}."
     indices = [name.removeprefix(start).split(".")[0] for name in names if name.startswith(start)]
-    return 1 + max((int(index) for index in indices if index.isdecimal()), default=-1)
+    depth = 1 + max((int(index) for index in indices if index.isdecimal()), default=-1)
+    if depth > len(names):  # each layer of a model is built before its tensors are compared
+        raise ValueError(f"a layer {depth - 1} of {stack} among {len(names)} tensors: its names were edited.")
+    return depth
 
 
 def join_tensors(tensors: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
@@ -160,6 +164,8 @@ def _load(file: Path) -> Any:
     try:
         if kind == "safetensors":
             return load_file(file)
+        if zipfile.is_zipfile(file):
+            _check_stored(file)
         # weights_only: a pickle from the internet can otherwise run any program.
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -170,10 +176,22 @@ def _load(file: Path) -> Any:
             "convert that file. For a file that you trust like a program, this command does it (it loads the file "
             f"whole and runs what it contains): {_resave(file)}"
         ) from error
-    except MemoryError:  # the machine is too small; the file may be fine
-        raise
+    except _Compressed:
+        raise ValueError(f"{file} is a compressed archive, which torch does not write. Download it again.") from None
+    except MemoryError as error:  # the machine is too small; the file may be fine
+        raise ValueError(f"{file} needs more memory than there is ({file.stat().st_size:,} bytes on disk).") from error
     except Exception as error:  # readers raise all kinds of errors on damaged bytes
         raise _damaged(file, kind) from error
+
+
+class _Compressed(Exception):
+    """An archive whose entries may unpack to any size."""
+
+
+def _check_stored(file: Path) -> None:
+    with zipfile.ZipFile(file) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise _Compressed
 
 
 def _check_start(file: Path, kind: str) -> None:
@@ -211,4 +229,10 @@ def _checked(loaded: Any, file: Path) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
     ):
         raise ValueError(f"{file} is not a plain state dict: expected a dict of names and tensors, and nothing else.")
+    sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in loaded.items()}
+    # A view can repeat one number a billion times; whoever copies it allocates that.
+    if larger := [name for name, size in sizes.items() if size > loaded[name].untyped_storage().nbytes()]:
+        raise ValueError(f"{file} holds tensors that are larger than their data ({summarize_names(larger)}).")
+    if sum(sizes.values()) > 4 * file.stat().st_size + 2**20:
+        raise ValueError(f"{file} holds tensors that together are larger than the file: they share their data.")
     return loaded

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
+from lara_tokenizer._parse import shown
 from lara_tokenizer.convert.base import ConversionOptions, ConvertedModel, Family
 from lara_tokenizer.convert.space_time import Names, module_names, source_shapes, target_state, transformer_names
 from lara_tokenizer.convert.state_dict import StateDictFile, check_tensors, depth_of, shape_of
@@ -124,7 +125,9 @@ def _recorded_heads(state: StateDictFile) -> int | None:
     """Number of heads in the settings, if recorded. Raises ValueError for an invalid one."""
     heads: Any = state.settings.get(_HEADS)
     if heads is not None and (type(heads) is not int or heads < 1):
-        raise ValueError(f"{state.file}: {_HEADS} is {heads!r} in its settings, expected a number of attention heads.")
+        raise ValueError(
+            f"{state.file}: {_HEADS} is {shown(heads)} in its settings, expected a number of attention heads."
+        )
     return heads
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import hashlib
 import os
-import re
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from lara_tokenizer.data.video import video_reader_class
 from lara_tokenizer.data.video.suffixes import VIDEO_SUFFIXES
 
 LOOKED_FOR = ""
-_REPEATED = re.compile(r"#\d+$")
 
 
 def detect(folder: Path, names: Set[str]) -> bool:
@@ -56,19 +54,20 @@ def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listin
     reader_class = video_reader_class(options.decoder)
     episodes: dict[str, Episode] = {}
     lines: dict[str, int] = {}
+    repeated = []
     for clip, path in zip(clips, paths, strict=True):
         name = path.relative_to(base).as_posix()
         signals = ("text",) if clip.label else ()
         episode = Episode(name, reader_class(path), text=clip.label, available_signals=signals)
         if clip.start is not None or clip.end is not None:
             episode = cut(episode, clip.start or 0.0, clip.end, text=clip.label, by_file_clock=True)
-        _tell_apart(episode, episodes, f"{file}: lines {lines.get(episode.id)} and {clip.line}")
+        if episode.id in episodes:
+            _tell_apart(episode, episodes, f"{file}: lines {lines[episode.id]} and {clip.line}")
+            repeated.append(episode.id)
         episodes[episode.id] = episode
         lines[episode.id] = clip.line
-    if repeated := [name for name in episodes if _REPEATED.search(name)]:
-        notes.append(
-            f"{len(repeated)} lines label a part that an earlier line labels otherwise; called {repeated[0]} ..."
-        )
+    if repeated:
+        notes.append(f"{len(repeated)} lines label a part anew that an earlier line labels: {repeated[0]} and so on")
     # A changed list of the same name is another source, even with the same clips: labels may differ.
     digest = hashlib.sha256(content.removeprefix(codecs.BOM_UTF8)).hexdigest()
     return Listing("list of clips", file.name, list(episodes.values()), notes, revision=digest)

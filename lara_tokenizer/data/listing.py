@@ -25,6 +25,7 @@ class ListOptions:
 DEFAULT_OPTIONS = ListOptions()
 
 # Words in the name of a camera whose pictures are no colour video: depth maps, masks of objects, flow, normals.
+_COLOR = ("rgb", "color", "colour", "image", "images", "img")
 _NOT_COLOR = re.compile(
     r"\w*depth\w*|disp|disparit\w+|masks?|segs?|segm\w*|semantics?|panoptic|normals|flow|opticalflow"
 )
@@ -134,5 +135,17 @@ def is_color_camera(name: str) -> bool:
     >>> [is_color_camera(name) for name in ("observation.images.head_depth", "segmentRight", "cam_high", "masked")]
     [False, False, True, True]
     """
-    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
-    return not any(map(_NOT_COLOR.fullmatch, words))
+    return not any(map(_NOT_COLOR.fullmatch, _words(name)))
+
+
+def without_color_words(name: str) -> tuple[str, ...]:
+    """The words and numbers of a name except those for colour, depth and masks: equal for recordings of one view.
+
+    >>> without_color_words("left_depth_01"), without_color_words("rgb_left_01")
+    (('left', '01'), ('left', '01'))
+    """
+    return tuple(word for word in _words(name) if not _NOT_COLOR.fullmatch(word) and word not in _COLOR)
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+|\d+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())

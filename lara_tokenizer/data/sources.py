@@ -9,7 +9,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -17,12 +17,12 @@ from typing import Protocol, cast
 
 from lara_tokenizer.data.episode import Episode, FrameReader
 from lara_tokenizer.data.folders import LeftOut, find_paths, is_file, walk_folders
-from lara_tokenizer.data.listing import Listing, ListOptions
+from lara_tokenizer.data.listing import Listing, ListOptions, is_color_camera, without_color_words
 from lara_tokenizer.data.merging import ResolvedSource
 from lara_tokenizer.data.video import ImageFolderReader, video_reader_class
 from lara_tokenizer.data.video.numbered import IMAGE_SUFFIXES, is_numbered_image, sequences_in
 from lara_tokenizer.data.video.suffixes import UNREAD_SUFFIXES, VIDEO_SUFFIXES
-from lara_tokenizer.errors import missing_extra
+from lara_tokenizer.errors import LaraTokenizerError, missing_extra
 
 READABLE = (
     "a video file, a folder of videos, a folder of numbered images, a dataset's folder (LeRobotDataset, RLDS, "
@@ -157,14 +157,14 @@ def _resolve_by_detection(name: str, text: str, options: ListOptions, *, only_vi
         raise ValueError(f"source {text!r}: no video in it. {_looked_for()}")
     is_file = os.path.isfile(name)
     sources = [ResolvedSource(_list_videos(videos, base, text, options), base, base, is_file)] if videos else []
-    unreadable: list[ValueError] = []
+    unreadable: list[Exception] = []
     for kind, path in contents:
         if only_video or kind not in FORMATS:
             continue
         is_tar = path.is_file()
         try:
             listing = _list(FORMATS[kind], str(path), options)
-        except ValueError as error:
+        except (ValueError, OSError, LaraTokenizerError) as error:
             unreadable.append(error)
             continue
         sources.append(ResolvedSource(listing, base, path.parent if is_tar else path, is_tar))
@@ -245,17 +245,24 @@ class _LeftOut(LeftOut):
     """Paths that a walk did not enter, and counts of recordings whose suffix is not read."""
 
     suffixes: Counter[str] = field(default_factory=Counter)
+    colorless: list[str] = field(default_factory=list)  # depth or masks beside the colour film of the same view
 
     def notes(self) -> list[str]:
         """One sentence for each kind."""
-        if not self.suffixes:
-            return LeftOut.notes(self)
-        kinds = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(self.suffixes.items()))
-        return [
-            *LeftOut.notes(self),
-            f"{self.suffixes.total()} files with other suffixes were not looked at: {kinds}. A glob such as "
-            f"'*{min(self.suffixes)}' names them; raw streams (.h264) need --fps",
-        ]
+        notes = LeftOut.notes(self)
+        if self.colorless:
+            first = f"{self.colorless[0]}{' ...' * (len(self.colorless) > 1)}"
+            notes.append(
+                f"{len(self.colorless)} recordings of depth or masks beside their colour film are left out: {first}. "
+                "Name them to read them"
+            )
+        if self.suffixes:
+            kinds = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(self.suffixes.items()))
+            notes.append(
+                f"{self.suffixes.total()} files with other suffixes were not looked at: {kinds}. A glob such as "
+                f"'*{min(self.suffixes)}' names them; raw streams (.h264) need --fps"
+            )
+        return notes
 
 
 def _walk(folder: Path, left_out: _LeftOut) -> Iterator[tuple[str, Path]]:
@@ -275,12 +282,30 @@ def _walk(folder: Path, left_out: _LeftOut) -> Iterator[tuple[str, Path]]:
             if not dataset.ignores_other_files:
                 entries.clear()
         videos = [Path(e.path) for e in entries if e.name.lower().endswith(VIDEO_SUFFIXES) and is_file(e)]
-        yield from (("video", path) for path in videos)
+        colorless = _beside_color([path.name for path in videos], names)
+        left_out.colorless += [os.path.relpath(path, folder) for path in videos if path.name in colorless]
+        yield from (("video", path) for path in videos if path.name not in colorless)
         if not videos and any(is_numbered_image(e.name) for e in entries):
-            yield "images", here
+            if here != folder and _beside_color([here.name], os.listdir(here.parent)):
+                left_out.colorless.append(os.path.relpath(here, folder))
+            else:
+                yield "images", here
         left_out.suffixes.update(
             Path(e.name).suffix.lower() for e in entries if e.name.lower().endswith(UNREAD_SUFFIXES)
         )
+
+
+def _beside_color(names: Iterable[str], neighbours: Iterable[str]) -> set[str]:
+    """Those recordings of depth or masks that a colour film of the same view is beside: left_depth.mp4, left.mp4.
+
+    A view is what is left of a name without words for colour, depth and masks.
+    """
+    colorless = {name for name in names if not is_color_camera(Path(name).stem)}
+    if not colorless:
+        return colorless
+    films = [Path(name).stem for name in neighbours if Path(name).suffix.lower() in ("", *VIDEO_SUFFIXES)]
+    views = {without_color_words(film) for film in films if is_color_camera(film)}
+    return {name for name in colorless if without_color_words(Path(name).stem) in views}
 
 
 def _match(pattern: str, left_out: _LeftOut) -> Iterator[tuple[str, Path]]:

@@ -16,6 +16,9 @@ The path of a frame from `lara-tok encode` to a row:
 7. The store commits the unit's rows as Arrow bytes. When all are there, `table/write.py` writes them in the table's
    order (episode, camera, stride, frame) with the types of `table/schema.py`.
 
+A plan records the state of the episode's files (`table/provenance.py`). A worker compares it before and after it reads,
+the store when a run goes on and before the table is written.
+
 Beside the driver, `estimate.py` predicts the time of a job, `verify.py` encodes a sample of a table again, and
 `preview.py` draws the frames that codes predict.
 
@@ -32,9 +35,9 @@ from typing import TYPE_CHECKING
 from lara_tokenizer._lazy import lazy
 
 if TYPE_CHECKING:
-    from lara_tokenizer.encode.dataset import EncodeSummary, Progress, encode_dataset
+    from lara_tokenizer.encode.dataset import EncodeSummary, encode_dataset
     from lara_tokenizer.encode.encode import encode_episode
-    from lara_tokenizer.encode.estimate import EncodeEstimate, estimate_dataset
+    from lara_tokenizer.encode.estimate import EncodeEstimate, Progress, estimate_dataset
     from lara_tokenizer.encode.preview import draw_predictions
     from lara_tokenizer.encode.verify import VerifyReport, verify_tokens
 
@@ -53,7 +56,7 @@ __all__ = [
 _HOME = {
     "EncodeEstimate": "estimate",
     "EncodeSummary": "dataset",
-    "Progress": "dataset",
+    "Progress": "estimate",
     "VerifyReport": "verify",
     "draw_predictions": "preview",
     "encode_dataset": "dataset",

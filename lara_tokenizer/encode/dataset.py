@@ -6,15 +6,17 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
+from lara_tokenizer._database import DatabaseError
 from lara_tokenizer._files import write_atomically
 from lara_tokenizer.encode.engines import running
+from lara_tokenizer.encode.estimate import Progress
 from lara_tokenizer.encode.job import EncodeJob, open_job
-from lara_tokenizer.encode.plan import EncodeKeywords, EncodeOptions, EpisodePlan, Unit, ordered_rows
-from lara_tokenizer.encode.store import Store
-from lara_tokenizer.encode.tasks import Encoded, Event, Failure, Heartbeat, TaskQueue
+from lara_tokenizer.encode.plan import EncodeKeywords, EncodeOptions, EpisodePlan, content_of, ordered_rows
+from lara_tokenizer.encode.store import DamagedUnitError, Store
+from lara_tokenizer.encode.tasks import Failure, TaskQueue
 from lara_tokenizer.errors import EpisodeReadError
 from lara_tokenizer.table.health import HealthFigures, HealthWarning, health_of
 from lara_tokenizer.table.metadata import FRAMES, episodes_digest, read_metadata
@@ -81,24 +83,29 @@ def encode_dataset(
     if on_error not in ("skip", "fail"):
         raise ValueError(f"on_error {on_error!r}: takes 'skip' or 'fail'")
     with open_job(source, model, processor, **options) as job:
+        output.sweep()
         # Before the store is opened: a complete or foreign table leaves no job folder behind.
         if output.is_complete(job.fingerprint, job.episodes):
+            job.check_content(output.path)
             return _summary_of_table(output, job.options, len(job.episodes))
         output.make_parent()
         with Store(output.job_folder, job.fingerprint, job.episodes) as store:
             state = Progress.begin(len(job.episodes), store.plans(), store.done_units())
-            if progress is not None:
-                progress(state)
-            for _ in _run(store, job, state, stop_on_failure=on_error == "fail"):
+            counts: TokenCounts | None = None
+            # Once, unless stored rows turn out to be damaged, or a file changes, while the table is written.
+            while counts is None:
                 if progress is not None:
                     progress(state)
-            counts = _write_results(store, job, output)
+                for _ in _run(store, job, state, stop_on_failure=on_error == "fail"):
+                    if progress is not None:
+                        progress(state)
+                counts = _write_results(store, job, output, stop_on_failure=on_error == "fail")
             seconds = store.seconds()
             summary = _summarize(
                 counts,
                 store.plans(),
                 out=os.fspath(out),
-                episodes=len(job.episodes),
+                episodes=len(job.episodes) + store.vanished,
                 failed=store.failures(),
                 resumed=state.episodes_resumed,
                 decode_seconds=seconds.decode,
@@ -132,134 +139,62 @@ def _run(store: Store, job: EncodeJob, state: Progress, *, stop_on_failure: bool
             yield
 
 
-def _write_results(store: Store, job: EncodeJob, output: OutputPath) -> TokenCounts:
-    """Write the table and the list of failures."""
-    options, failures, plans = job.options, store.failures(), store.plans()
+def _write_results(store: Store, job: EncodeJob, output: OutputPath, *, stop_on_failure: bool) -> TokenCounts | None:
+    """Write the table and the list of failures; None if there is more to do, or to leave out, before that."""
+    changed = store.fail_changed()
+    if changed and stop_on_failure:
+        raise EpisodeReadError(changed[0], store.failures()[changed[0]])
+    options, plans = job.options, store.plans()
     counts = TokenCounts(options.num_latents, options.codebook_size)
-    if failures:
-        lines = [json.dumps({"episode": episode, "reason": reason}) for episode, reason in failures.items()]
-        write_atomically(output.failed_file, "\n".join(lines) + "\n")
-    else:
-        output.failed_file.unlink(missing_ok=True)
-    # An empty table would hide that nothing was encoded.
-    if not plans:
-        return counts
-    tables = (table for plan in plans.values() for table in ordered_rows(plan.units, store.rows, options.strides))
-    # A first pass for the metadata, which a parquet writer needs before the first row.
-    units = (unit for plan in plans.values() for unit in plan.units)
-    counts.moving_by_camera = motion_counts_by_camera(
-        (unit.camera, motion_counts_of(store.rows(unit))) for unit in units
-    )
-    metadata = {
-        **job.fingerprint,
-        "episodes": {**episodes_digest(job.episodes), "failed": len(failures)},
-        FRAMES: job.checkpoint.frame_settings,
-        **motion_counts_to_metadata(counts.moving_by_camera),
-    }
-    rows = counts.count_through(tables)
     try:
-        write_tokens(rows, options.schema, metadata, output, store.folder, store.num_rows())
+        _write_failures(store.failures(), output)
+        # An empty table would hide that nothing was encoded.
+        if not plans:
+            return counts
+        tables = (table for plan in plans.values() for table in ordered_rows(plan.units, store.rows, options.strides))
+        # A first pass for the metadata, which a parquet writer needs before the first row.
+        units = (unit for plan in plans.values() for unit in plan.units)
+        counts.moving_by_camera = motion_counts_by_camera(
+            (unit.camera, motion_counts_of(store.rows(unit))) for unit in units
+        )
+        metadata = {
+            **job.fingerprint,
+            "episodes": {
+                **episodes_digest(job.episodes),
+                "failed": len(store.failures()),
+                **content_of(plans.values()),
+            },
+            FRAMES: job.checkpoint.frame_settings,
+            **motion_counts_to_metadata(counts.moving_by_camera),
+        }
+
+        def is_current() -> bool:
+            # A file that changes after this is newer than the table, by which the next run notices.
+            assert counts.rows == store.num_rows(), f"{counts.rows} rows were written, {store.num_rows()} are stored"
+            return not store.fail_changed()
+
+        rows = counts.count_through(tables)
+        is_written = write_tokens(
+            rows, options.schema, metadata, output, store.folder, store.num_rows(), is_current=is_current
+        )
+        return counts if is_written else None
+    except DamagedUnitError:
+        return None
+    except DatabaseError:
+        raise
     except OSError as error:
         raise OSError(
             f"{output.path} cannot be written ({error.strerror or error}). All that is encoded is kept in "
             f"{store.folder}: make room and run the same command again."
         ) from error
-    return counts
 
 
-@dataclass(slots=True)
-class Progress:
-    """State of a run, passed to the `progress` callback after each event.
-
-    Episode counts include those of earlier runs of the same job; rates are of this run.
-    """
-
-    episodes: int
-    """In the job."""
-    episodes_planned: int = 0
-    episodes_done: int = 0
-    """Encoded, or too short for any pair."""
-    episodes_resumed: int = 0
-    """Of `episodes_done`: by earlier runs."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Reasons by episode."""
-    frames: int = 0
-    """Read in this run."""
-    _frames_before: float = 0.0
-    _planned_frames: int = 0
-    _planned_pairs: int = 0
-    _plans: dict[str, EpisodePlan] = field(default_factory=dict)  # of episodes that are not done
-    _units_left: dict[str, int] = field(default_factory=dict)
-    _started: float = field(default_factory=time.monotonic)
-
-    @classmethod
-    def begin(cls, episodes: int, plans: Mapping[str, EpisodePlan], done_units: set[Unit]) -> Progress:
-        """The state at the start of a run, from the plans and results of earlier ones."""
-        progress = cls(episodes)
-        for plan in plans.values():
-            # Units of an episode are of nearly equal size, so the share of units is the share of frames.
-            done = sum(unit in done_units for unit in plan.units)
-            progress._frames_before += plan.frames * done / max(len(plan.units), 1)
-            progress._add(plan, len(plan.units) - done)
-        progress.episodes_resumed = progress.episodes_done
-        return progress
-
-    def update(self, event: Event) -> None:
-        """Count an event."""
-        match event:
-            case EpisodePlan(units=units):
-                self._add(event, len(units))
-            case Encoded(unit=unit) if unit.episode in self._units_left:
-                self._units_left[unit.episode] -= 1
-                self._finish_if_done(unit.episode)
-            case Failure(episode, reason):
-                self.failed.setdefault(episode, reason)
-                if episode in self._plans:
-                    plan = self._plans.pop(episode)
-                    del self._units_left[episode]
-                    self.episodes_planned -= 1
-                    self._planned_frames -= plan.frames
-                    self._planned_pairs -= sum(plan.pairs.values())
-            case Heartbeat(frames):
-                if not self.frames:
-                    self._started = time.monotonic()  # the time to load the model is not part of the rate
-                self.frames += frames
-
-    def _add(self, plan: EpisodePlan, units_left: int) -> None:
-        self.episodes_planned += 1
-        self._planned_frames += plan.frames
-        self._planned_pairs += sum(plan.pairs.values())
-        self._plans[plan.episode] = plan
-        self._units_left[plan.episode] = units_left
-        self._finish_if_done(plan.episode)
-
-    def _finish_if_done(self, episode: str) -> None:
-        if self._units_left[episode] == 0:
-            self.episodes_done += 1
-            del self._plans[episode], self._units_left[episode]
-
-    @property
-    def is_resumed(self) -> bool:
-        """True if earlier runs left results."""
-        return self.episodes_resumed > 0 or self._frames_before > 0
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the first frame of this run."""
-        return time.monotonic() - self._started
-
-    @property
-    def pairs_per_second(self) -> float:
-        """Rate of this run: frames read, times the planned pairs per planned frame."""
-        return self.frames * self._planned_pairs / max(self._planned_frames, 1) / max(self.seconds, 1e-9)
-
-    @property
-    def remaining_seconds(self) -> float | None:
-        """Estimate from the episodes that are planned; None before the first frame."""
-        if not self.frames or not self.episodes_planned:
-            return None
-        frames = self._planned_frames / self.episodes_planned * (self.episodes - len(self.failed))
-        return max(frames - self._frames_before - self.frames, 0.0) * self.seconds / self.frames
+def _write_failures(failures: Mapping[str, str], output: OutputPath) -> None:
+    if not failures:
+        output.failed_file.unlink(missing_ok=True)
+        return
+    lines = [json.dumps({"episode": episode, "reason": reason}) for episode, reason in failures.items()]
+    write_atomically(output.failed_file, "\n".join(lines) + "\n")
 
 
 @dataclass(frozen=True, slots=True)

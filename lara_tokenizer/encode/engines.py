@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
     from lara_tokenizer.encode.model_runner import EncodedPairs, Frame, Runner
     from lara_tokenizer.encode.worker import Worker
+
+
+# An episode on which so many worker processes died has failed.
+_DEATHS = 2
 
 
 class Engine(Protocol):
@@ -117,6 +122,7 @@ class LocalEngine:
         self._processes = [WorkerProcess(setup, limits or WorkerLimits.fair(workers)) for _ in range(workers)]
         self._threads: list[Thread] = []
         self._tasks = TaskQueue([])
+        self._deaths: Counter[str] = Counter()  # of worker processes, by the episode they were working on
         # (event, whether it answers a task), or an error for the main thread.
         self._events: queue.Queue[tuple[Event | BaseException, bool]] = queue.Queue()
 
@@ -168,7 +174,23 @@ class LocalEngine:
             self._events.put((error, True))
 
     def _answer(self, process: WorkerProcess, task: Task) -> Event:
-        """Queue the heartbeats, return the answer. A dead process is a failure of its episode."""
+        """The answer of a worker. A task whose process dies is done again, once per episode.
+
+        The kernel's choice of a process to kill for want of memory says little about the episode; an episode that kills
+        a second one has failed.
+        """
+        while True:
+            try:
+                return self._answer_of(process, task)
+            except WorkerDied as death:
+                if death.code is not None:
+                    self._deaths[task.episode.id] += 1
+                    if self._deaths[task.episode.id] < _DEATHS:
+                        continue
+                return Failure(task.episode.id, str(death))
+
+    def _answer_of(self, process: WorkerProcess, task: Task) -> Event:
+        """Queue the heartbeats, return the answer. Raises WorkerDied."""
         try:
             if self._runner is not None and isinstance(task, UnitTask):
                 return self._encode_here(process, task, self._runner)
@@ -182,7 +204,7 @@ class LocalEngine:
                         # A worker that could not even unpickle the task does not know its episode.
                         return Failure(task.episode.id, reason)
             raise AssertionError("a worker's last message is an answer")
-        except (WorkerDied, _NoFrames) as error:
+        except _NoFrames as error:
             return Failure(task.episode.id, str(error))
 
     def _encode_here(self, process: WorkerProcess, task: UnitTask, runner: _OneThreadRunner) -> Event:

@@ -6,10 +6,11 @@ resumed run must agree with it.
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -17,19 +18,30 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import psutil
 
-from lara_tokenizer._files import available_cores
+from lara_tokenizer._files import available_cores, scratch_folder, summarize_names
 from lara_tokenizer.checkpoint import Checkpoint
 from lara_tokenizer.data import Episode, LoadOptions, SignalReader, SourceInfo
-from lara_tokenizer.encode.engines import Engine, InProcessEngine, LocalEngine
-from lara_tokenizer.encode.plan import EncodeKeywords, EncodeOptions, RowKeywords, resolve_options
-from lara_tokenizer.encode.tasks import WorkerSetup
+from lara_tokenizer.encode.engines import Engine, InProcessEngine, LocalEngine, running
+from lara_tokenizer.encode.plan import (
+    EncodeKeywords,
+    EncodeOptions,
+    EpisodePlan,
+    RowKeywords,
+    content_of,
+    resolve_options,
+)
+from lara_tokenizer.encode.tasks import Failure, PlanTask, TaskQueue, WorkerSetup
 from lara_tokenizer.errors import JobMismatchError
+from lara_tokenizer.table.metadata import CONTENT, read_metadata, token_files
+from lara_tokenizer.table.provenance import newer_files
 from lara_tokenizer.table.schema import FORMAT_VERSION
 from lara_tokenizer.table.source import Source, check_revisions, find_episodes
 
 if TYPE_CHECKING:
     from lara_tokenizer.encode.model_runner import Runner
     from lara_tokenizer.model import LatentActionPreTrainedModel, LatentActionProcessor
+
+logger = logging.getLogger(__name__)
 
 # A worker needs its weights and about this much more: Python, torch, frames.
 _WORKER_BYTES = 1_000_000_000
@@ -89,6 +101,31 @@ class EncodeJob:
                 "codes of one mean nothing to the other. Pass the right checkpoint with --model."
             )
 
+    def check_content(self, table: Path) -> None:
+        """Raise JobMismatchError if files of the source are not what they were when this job made a table.
+
+        Only where one is newer than the table is anything read: its packets, not its frames.
+        """
+        recorded = read_metadata(table)["episodes"].get(CONTENT)
+        written = min(file.stat().st_mtime_ns for file in token_files(table))
+        if recorded is None or not (newer := newer_files(self.episodes.values(), written)):
+            return
+        logger.warning("files of %s are newer than %s; comparing their content", summarize_names(newer), table)
+        plans, reasons = [], {}
+        with running(self.engine(len(self.episodes))) as engine:
+            for event in engine.run(TaskQueue(PlanTask(episode) for episode in self.episodes.values())):
+                match event:
+                    case EpisodePlan():
+                        plans.append(event)
+                    case Failure(name, reason):
+                        reasons[name] = reason
+        if reasons or content_of(plans).get(CONTENT) != recorded:
+            changed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or summarize_names(newer)
+            raise JobMismatchError(
+                f"{table} was made from other files; changed since: {changed}. Name another --out, or delete the table "
+                "to encode the files as they are now."
+            )
+
     @property
     def _setup(self) -> WorkerSetup:
         return WorkerSetup(self.checkpoint.folder, self.options, self.processor)
@@ -128,7 +165,7 @@ def open_job(
     from lara_tokenizer.model import FAMILIES
 
     dtype, device = keywords.get("dtype"), keywords.get("device")
-    with tempfile.TemporaryDirectory(prefix="lara-tokenizer-") as scratch:
+    with ExitStack() as stack:
         in_memory = None
         if isinstance(model, (str, os.PathLike)):
             checkpoint = Checkpoint.open(model, processor)
@@ -136,7 +173,9 @@ def open_job(
         else:
             if processor is None:
                 raise ValueError("a model in memory needs its processor: pass both, or the name of a checkpoint")
-            checkpoint = Checkpoint.from_model(model, processor, Path(scratch))
+            scratch = stack.enter_context(scratch_folder(Path(tempfile.gettempdir()), "lara-tokenizer"))
+            scratch.chmod(0o700)
+            checkpoint = Checkpoint.from_model(model, processor, scratch)
             own_dtype, own_device = str(model.dtype).removeprefix("torch."), str(model.device)
             dtype, device = dtype or own_dtype, _device(device or own_device)
             # On the CPU the workers load a copy each, and the model itself is not used.
@@ -145,20 +184,19 @@ def open_job(
         # Here, before anything is written, and again where a worker loads the model.
         check_dtype(FAMILIES[type(AutoConfig.from_pretrained(checkpoint.folder))], options.dtype)
         _check_columns(options.columns, episodes.values())
-        with nullcontext() if in_memory is None else in_eval_mode(in_memory):
-            yield EncodeJob(
-                options=options,
-                checkpoint=checkpoint,
-                episodes=episodes,
-                sources=loaded.sources,
-                fingerprint=job_fingerprint(
-                    options, checkpoint, loaded.sources, loaded.options, device.partition(":")[0]
-                ),
-                device=device,
-                processor=processor,
-                model=in_memory,
-                workers=keywords.get("workers"),
-            )
+        if in_memory is not None:
+            stack.enter_context(in_eval_mode(in_memory))
+        yield EncodeJob(
+            options=options,
+            checkpoint=checkpoint,
+            episodes=episodes,
+            sources=loaded.sources,
+            fingerprint=job_fingerprint(options, checkpoint, loaded.sources, loaded.options, device.partition(":")[0]),
+            device=device,
+            processor=processor,
+            model=in_memory,
+            workers=keywords.get("workers"),
+        )
 
 
 def job_fingerprint(

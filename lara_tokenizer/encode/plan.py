@@ -16,9 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lara_tokenizer.data import Episode, LoadOptions, Stride
+from lara_tokenizer.data import Episode, FrameIndex, LoadOptions, Stride
 from lara_tokenizer.data.stride import TOLERANCE
-from lara_tokenizer.errors import EpisodeReadError
+from lara_tokenizer.errors import EpisodeReadError, printable
+from lara_tokenizer.table.metadata import CONTENT
+from lara_tokenizer.table.provenance import FileState, change_of, content_sha256, file_states, joint_sha256
 from lara_tokenizer.table.schema import OPTIONAL_COLUMNS, token_schema
 
 logger = logging.getLogger(__name__)
@@ -167,6 +169,8 @@ class EpisodePlan:
         pairs: number of valid pairs of each stride over all cameras.
         frames: number of frames to decode.
         notes: remarks of the reader.
+        files: states of its local files when it was planned.
+        content: digest of what it was made of; "" where that was not asked for.
     """
 
     episode: str
@@ -174,6 +178,8 @@ class EpisodePlan:
     pairs: dict[str, int]
     frames: int
     notes: tuple[str, ...] = ()
+    files: tuple[FileState, ...] = ()
+    content: str = ""
 
     @property
     def short_of(self) -> tuple[str, ...]:
@@ -205,14 +211,18 @@ class Pairs:
 def plan_episode(episode: Episode, options: EncodeOptions) -> EpisodePlan:
     """Count the pairs of an episode and cut its cameras into units; nothing is decoded.
 
-    Raises EpisodeReadError for an unreadable file, ValueError for a stride that its frame rate cannot meet.
+    Raises EpisodeReadError for an unreadable file, or one that changes meanwhile, and ValueError for a stride that its
+    frame rate cannot meet.
     """
+    files = file_states(episode)
     units: list[Unit] = []
     counts = dict.fromkeys(options.strides, 0)
     frames = 0
     notes: list[str] = []
+    indices: dict[str, FrameIndex] = {}
     for camera in sorted(episode.cameras):
-        index = episode.frame_index(camera)
+        _check_text(camera, episode)
+        indices[camera] = index = episode.frame_index(camera)
         if index.num_frames == 0:
             raise EpisodeReadError(episode.id, "no frames")
         # All anchors of the camera at once; units are cut from those that have a row.
@@ -222,7 +232,31 @@ def plan_episode(episode: Episode, options: EncodeOptions) -> EpisodePlan:
             counts[stride] += int((pairs.valid & (pairs.stride == stride_index)).sum())
         frames += len(pairs.needed)
         notes += [index.note] if index.note else []
-    return EpisodePlan(episode.id, tuple(units), counts, frames, tuple(notes))
+    content = content_sha256(episode, indices, episode.signals() if units and options.needs_signals else None)
+    check_unchanged(episode, files)
+    return EpisodePlan(episode.id, tuple(units), counts, frames, tuple(notes), files, content)
+
+
+def content_of(plans: Iterable[EpisodePlan]) -> dict[str, str]:
+    """The entry of a table's metadata for the content that it was made of; none where no file of it is local."""
+    plans = list(plans)
+    if not any(plan.files for plan in plans):
+        return {}
+    return {CONTENT: joint_sha256({plan.episode: plan.content for plan in plans})}
+
+
+def check_unchanged(episode: Episode, files: Sequence[FileState]) -> None:
+    """Raise EpisodeReadError unless the episode's local files are as they were; without `files` nothing is checked."""
+    if files and (change := change_of(files, file_states(episode))):
+        raise EpisodeReadError(episode.id, f"{change} while it was read")
+
+
+def _check_text(camera: str, episode: Episode) -> None:
+    """Raise EpisodeReadError for a camera whose name no table can hold: JSON may contain halves of characters."""
+    try:
+        camera.encode()
+    except UnicodeEncodeError as error:
+        raise EpisodeReadError(episode.id, f"camera '{printable(camera)}': its name is not valid text") from error
 
 
 def split_units(episode: str, camera: str, anchors: np.ndarray, episode_index: int | None = None) -> list[Unit]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from lara_tokenizer.data import Episode, Signals
 from lara_tokenizer.encode.plan import EncodeOptions, EpisodePlan, Unit
+from lara_tokenizer.table.provenance import FileState
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionProcessor
@@ -47,6 +48,8 @@ class UnitTask:
 
     episode: Episode
     unit: Unit
+    files: tuple[FileState, ...] = ()
+    """States of the episode's files when it was planned; they must still be so before and after reading."""
 
 
 Task = PlanTask | UnitTask

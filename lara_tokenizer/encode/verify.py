@@ -135,8 +135,9 @@ def _encode_again(
     with running(job.engine(len(chosen))) as engine:
         for event in engine.run(tasks):
             match event:
-                case EpisodePlan(name, planned):
-                    tasks.add(UnitTask(job.episodes[name], unit) for unit in planned if _overlaps_any(unit, chosen))
+                case EpisodePlan(name, planned, files=files):
+                    overlapping = (unit for unit in planned if _overlaps_any(unit, chosen))
+                    tasks.add(UnitTask(job.episodes[name], unit, files) for unit in overlapping)
                     continue
                 case Encoded(unit=unit, rows=rows):
                     results.append(_compare(unit, _stored_rows(path, unit), pa.ipc.open_stream(rows).read_all()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -15,7 +16,7 @@ import torch
 from lara_tokenizer.data import Episode
 from lara_tokenizer.encode.encode import encode_unit
 from lara_tokenizer.encode.model_runner import EpisodeFrames, ModelRunner, Runner, UnitFrames
-from lara_tokenizer.encode.plan import EncodeOptions, Unit, plan_episode, unit_pairs
+from lara_tokenizer.encode.plan import EncodeOptions, Unit, check_unchanged, plan_episode, unit_pairs
 from lara_tokenizer.encode.tasks import (
     Encoded,
     Failure,
@@ -27,7 +28,7 @@ from lara_tokenizer.encode.tasks import (
     UnitTask,
     WorkerSetup,
 )
-from lara_tokenizer.errors import EpisodeReadError, first_line
+from lara_tokenizer.errors import EpisodeReadError, first_line, printable
 from lara_tokenizer.model import LatentActionProcessor, load_model
 
 Send = Callable[[Message], object]
@@ -49,7 +50,8 @@ class Worker:
             match task:
                 case PlanTask():
                     send(plan_episode(episode, self._options))
-                case UnitTask(unit=unit):
+                case UnitTask(unit=unit, files=files):
+                    check_unchanged(episode, files)
                     frames = EpisodeFrames(
                         episode,
                         unit.camera,
@@ -58,13 +60,15 @@ class Worker:
                         on_chunk=lambda count: send(Heartbeat(count)),
                     )
                     if self._runner is None:
-                        self._send_frames(unit, frames, send)
+                        last: Message = self._send_frames(unit, frames, send)
                     else:
-                        send(encode_and_time(unit, frames, self._runner, self._options))
+                        last = encode_and_time(unit, frames, self._runner, self._options)
+                    check_unchanged(episode, files)
+                    send(last)
         except Exception as error:  # a bad episode must not end the job
             # A reader that failed may be in any state; the next task of the episode opens it again.
             self.close()
-            send(Failure(task.episode.id, reason_of(error, task.episode.id)))
+            send(Failure(task.episode.id, _reason_of_failure(error, task)))
 
     def close(self) -> None:
         """Close the open episode."""
@@ -78,11 +82,12 @@ class Worker:
             self._open = episode
         return self._open
 
-    def _send_frames(self, unit: Unit, frames: EpisodeFrames, send: Send) -> None:
+    def _send_frames(self, unit: Unit, frames: EpisodeFrames, send: Send) -> FrameChunk:
+        """Send the frames of a unit, and return the last chunk, which ends it."""
         send(FrameChunk(timestamps=frames.timestamps, signals=frames.signals))
         for pixels in frames.read(unit_pairs(unit, frames.timestamps, self._options).needed):
             send(FrameChunk(pixels=pixels.numpy()))
-        send(FrameChunk(decode_seconds=frames.decode_seconds))
+        return FrameChunk(decode_seconds=frames.decode_seconds)
 
 
 def load_processor(setup: WorkerSetup) -> LatentActionProcessor:
@@ -119,8 +124,24 @@ def to_ipc(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
+def _reason_of_failure(error: Exception, task: Task) -> str:
+    """The reason of a failed task: if a file changed meanwhile that is the cause, whatever the decoder says of it."""
+    try:
+        check_unchanged(task.episode, task.files if isinstance(task, UnitTask) else ())
+    except Exception as change:
+        error = change
+    return reason_of(error, task.episode.id)
+
+
 def reason_of(error: Exception, episode: str = "") -> str:
-    """An error as one line for `failed.jsonl`, with the file concerned unless the episode's id names it already."""
+    """An error as one line for `failed.jsonl`, with the file concerned unless the episode's id names it already.
+
+    Names and texts in it may be anything: what is no valid text is escaped.
+    """
+    return printable(_plain_reason(error, episode))
+
+
+def _plain_reason(error: Exception, episode: str) -> str:
     if isinstance(error, EpisodeReadError):
         # Absolute paths are private to this machine and lose their folders; a dataset's own name for a file is
         # relative, and stays whole.
@@ -146,9 +167,11 @@ def main(connection: Connection) -> None:
     connection.send(Heartbeat(0))
     while True:
         try:
-            task = connection.recv()
+            pickled = connection.recv_bytes()
         except (EOFError, ConnectionError):
             return
+        try:
+            task = pickle.loads(pickled)
         except Exception as error:  # e.g. a reader whose class only exists in the driver's script
             connection.send(Failure("", f"the episode cannot be sent to a worker process ({reason_of(error)})"))
             continue

@@ -1,37 +1,44 @@
-"""The output folder of an export and the worker processes that fill it.
+"""The output folder of an export.
 
 It gets its name once it is complete, and an interrupted export is continued:
 
 <out>.partial/          while the export runs
-    job.json            the table and all options: only the same export may continue
-    done.txt            names of finished parts, one per line
+    job.json            the table, all options and the state of the source: only the same export may continue
+    done.txt            digests and names of finished parts, one per line
+    scratch/            for what only the export itself reads
     export/             becomes <out>
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from lara_tokenizer._files import append_line, available_cores, exclusive, is_empty_folder, replace, write_atomically
-from lara_tokenizer.errors import JobMismatchError, LaraTokenizerError
+from lara_tokenizer._files import (
+    append_line,
+    exclusive,
+    file_sha256,
+    is_empty_folder,
+    replace,
+    summarize_names,
+    write_atomically,
+)
+from lara_tokenizer._parse import read_json
+from lara_tokenizer.errors import JobMismatchError
+from lara_tokenizer.export.tasks import run_tasks
 from lara_tokenizer.table.metadata import differences
 
-_JOB, _DONE, _EXPORT = "job.json", "done.txt", "export"
-_AHEAD = 4  # tasks queued per worker: enough to keep it busy, few enough to hold in memory
+_JOB, _DONE, _SCRATCH, _EXPORT = "job.json", "done.txt", "scratch", "export"
+_SOURCE = "source_state"  # entry of the job's file
 
 Progress = Callable[[int, int], object]  # called with (done, total) items
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 
 
 class PartTask(Protocol):
@@ -41,6 +48,10 @@ class PartTask(Protocol):
     def part(self) -> str:
         """The name under which the export's folder records that the part is finished."""
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that the part consists of."""
+
 
 Part = TypeVar("Part", bound=PartTask)
 
@@ -48,32 +59,45 @@ Part = TypeVar("Part", bound=PartTask)
 class ExportFolder:
     """An export in progress, whose parts (an episode's images, a shard) are produced once, however often it is killed.
 
+    A part that an earlier run finished is taken only if its files are still those that were written: a power cut may
+    have emptied them, and a disk may have changed them.
+
     Attributes:
         path: the folder to write in.
+        scratch: a folder for files that are not exported; it is removed with the last part.
     """
 
     def __init__(self, partial: Path) -> None:
-        self.path = partial / _EXPORT
+        self.path, self.scratch = partial / _EXPORT, partial / _SCRATCH
+        self._root = partial
         self._done_file = partial / _DONE
-        # The last line may be cut short by a kill; that part is produced again. If the folder is missing, it was
-        # renamed already, and nothing of a new export is done.
+        # Digest by part. If the folder is missing, it was renamed already, and nothing of a new export is done.
         is_begun = self.path.exists() and self._done_file.exists()
-        self._done = set(self._done_file.read_text(encoding="utf-8").split("\n")[:-1]) if is_begun else set()
-        self._done_file.write_text("".join(f"{name}\n" for name in sorted(self._done)), encoding="utf-8")
+        self._done = _read_done(self._done_file) if is_begun else {}
+        self._seen: set[str] = set()  # those of this run, and those of earlier ones whose files were compared
+        lines = "".join(f"{digest} {name}\n" for name, digest in sorted(self._done.items()))
+        write_atomically(self._done_file, lines)
         self.path.mkdir(exist_ok=True)
+        self.scratch.mkdir(exist_ok=True)
 
-    def is_done(self, part: str) -> bool:
-        """Check whether `part` was finished, by this run or an earlier one."""
-        return _one_line(part) in self._done
+    def is_done(self, part: str, files: Iterable[Path]) -> bool:
+        """Check whether `part` was finished, by this run or an earlier one, and its files are as they were."""
+        name = _one_line(part)
+        if name in self._done and name not in self._seen:
+            if files_digest(self._root, files) == self._done[name]:
+                self._seen.add(name)
+            else:
+                del self._done[name]
+        return name in self._done
 
-    def mark_done(self, part: str) -> None:
+    def mark_done(self, part: str, files: Iterable[Path]) -> None:
         """Record that `part` is complete: all its files are closed.
 
         A killed run loses nothing that was recorded; a power cut may.
         """
-        name = _one_line(part)
-        append_line(self._done_file, name)
-        self._done.add(name)
+        digest = files_digest(self._root, files)
+        assert digest is not None, part
+        self._record(part, digest)
 
     def run_tasks(
         self,
@@ -92,18 +116,47 @@ class ExportFolder:
 
         Raises the first error of `work`; parts that are finished by then stay recorded.
         """
-
-        def unfinished() -> Iterator[Part]:
-            for task in tasks:
-                if not self.is_done(task.part):
-                    yield task
-                elif on_done is not None:
-                    on_done(task)
-
-        for task, _ in run_tasks(work, unfinished(), workers):
-            self.mark_done(task.part)
+        # The workers compare the files of earlier runs, too.
+        known = ((task, self._done.get(_one_line(task.part))) for task in tasks)
+        for (task, before), digest in run_tasks(partial(_finish, work, self._root), known, workers):
+            if digest != before:
+                self._record(task.part, digest)
+            self._seen.add(_one_line(task.part))
             if on_done is not None:
                 on_done(task)
+
+    def _record(self, part: str, digest: str) -> None:
+        name = _one_line(part)
+        append_line(self._done_file, f"{digest} {name}")
+        self._done[name] = digest
+        self._seen.add(name)
+
+
+def files_digest(root: Path, files: Iterable[Path]) -> str | None:
+    """Hex SHA-256 over names, relative to `root`, and contents of files in the given order; None if one is missing."""
+    digest = hashlib.sha256()
+    try:
+        for file in files:
+            digest.update(os.fsencode(os.path.relpath(file, root)) + b"\0" + bytes.fromhex(file_sha256(file)))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    return digest.hexdigest()
+
+
+def _finish(work: Callable[[Part], object], root: Path, known: tuple[Part, str | None]) -> str:
+    """The digest of a task's part, after `work` where its files are not those of the digest that is known."""
+    task, before = known
+    if before is None or files_digest(root, task.files) != before:
+        work(task)
+        before = files_digest(root, task.files)
+        assert before is not None, task.part
+    return before
+
+
+def _read_done(file: Path) -> dict[str, str]:
+    """The digest of each finished part. The last line may be cut short by a kill; that part is produced again."""
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    return {name: digest for digest, _, name in (line.partition(" ") for line in lines)}
 
 
 def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
@@ -120,7 +173,9 @@ def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
 
 
 @contextmanager
-def export_folder(out: str | os.PathLike[str], job: Mapping[str, Any]) -> Iterator[ExportFolder]:
+def export_folder(
+    out: str | os.PathLike[str], job: Mapping[str, Any], source: Mapping[str, str] | None = None
+) -> Iterator[ExportFolder]:
     """A folder to write in that becomes `out` when the block ends without an error.
 
     After an error, or a kill, the unfinished folder remains, and the same call continues it.
@@ -128,10 +183,11 @@ def export_folder(out: str | os.PathLike[str], job: Mapping[str, Any]) -> Iterat
     Args:
         out: a new folder.
         job: everything that decides the bytes, as plain JSON; see `job.ExportJob`.
+        source: the state of each episode that is read, by name; see `source_state`.
 
     Raises:
         ValueError: `out` exists.
-        JobMismatchError: there is an unfinished export of something else.
+        JobMismatchError: there is an unfinished export of something else, or of the source before it changed.
         OSError: another process is writing it, or it cannot be written.
     """
     target = Path(os.path.realpath(out))
@@ -139,14 +195,10 @@ def export_folder(out: str | os.PathLike[str], job: Mapping[str, Any]) -> Iterat
     _remove_leftover(partial)
     check_new(target)
     _check_replaceable(target)
-    job_file = _begin(partial, job)
+    content = json.loads(json.dumps({**job, _SOURCE: dict(source or {})}))
+    job_file = _begin(partial, content)
     with exclusive(job_file, str(target)):
-        changed = differences(json.loads(job_file.read_text(encoding="utf-8")), json.loads(json.dumps(job)))
-        if changed:
-            raise JobMismatchError(
-                f"{partial} is the unfinished export of another job: {'; '.join(changed)}. Delete it, or name another "
-                "--out."
-            )
+        _check_same_job(job_file, content)
         try:
             folder = ExportFolder(partial)
             yield folder
@@ -166,6 +218,26 @@ def check_new(out: Path) -> None:
     """Raises ValueError where `out` exists and is not an empty folder."""
     if out.exists() and not is_empty_folder(out):
         raise ValueError(f"{out} exists already. Name a new --out, or delete it.")
+
+
+def _check_same_job(job_file: Path, job: dict[str, Any]) -> None:
+    """Raises JobMismatchError where the file is of another job, ValueError where it is damaged."""
+    partial = job_file.parent
+    recorded = read_json(job_file)
+    if not isinstance(recorded, dict) or not isinstance(recorded.get(_SOURCE), dict):
+        raise ValueError(f"{job_file}: not the job of an unfinished export. Delete {partial}, or name another --out.")
+    before, now = recorded.pop(_SOURCE), dict(job)
+    source = now.pop(_SOURCE)
+    if changed := differences(recorded, now):
+        raise JobMismatchError(
+            f"{partial} is the unfinished export of another job: {'; '.join(changed)}. Delete it, or name another "
+            "--out."
+        )
+    if changed := sorted(name for name in {*before, *source} if before.get(name) != source.get(name)):
+        raise JobMismatchError(
+            f"{partial} is an unfinished export that was begun before its source changed: {summarize_names(changed)}. "
+            "Delete it, or name another --out."
+        )
 
 
 def _begin(partial: Path, job: Mapping[str, Any]) -> Path:
@@ -198,64 +270,3 @@ def _check_replaceable(target: Path) -> None:
 def _one_line(part: str) -> str:
     """A part's name as one line of text."""
     return part.encode("unicode_escape").decode()
-
-
-def run_tasks(
-    work: Callable[[Task], Result], tasks: Iterable[Task], workers: int | None = None
-) -> Iterator[tuple[Task, Result]]:
-    """Run `work` on each task and yield both, in any order; the first error ends the run.
-
-    Args:
-        work: a function at the top level of a module, called in another process.
-        tasks: consumed lazily, a few tasks ahead of the workers.
-        workers: processes; None uses one per core, 0 runs in this process.
-
-    >>> sorted(run_tasks(abs, [-1, 2], workers=0))
-    [(-1, 1), (2, 2)]
-    """
-    if workers is None:
-        workers = available_cores()
-    if workers == 0:
-        for task in tasks:
-            yield task, work(task)
-        return
-    # Spawned: readers may hold open decoders, which do not survive a fork.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_exit_with_parent) as pool:
-        running: dict[Future[Result], Task] = {}
-        try:
-            for task in tasks:
-                running[pool.submit(work, task)] = task
-                if len(running) >= workers * _AHEAD:
-                    yield from _finished(running)
-            while running:
-                yield from _finished(running)
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-def _exit_with_parent() -> None:
-    """End this worker when its parent dies: after a kill it would go on writing, then wait for tasks forever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait_for_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait_for_parent, daemon=True).start()
-
-
-def _finished(running: dict[Future[Result], Task]) -> Iterator[tuple[Task, Result]]:
-    done, _ = wait(running, return_when=FIRST_COMPLETED)
-    for future in done:
-        task = running.pop(future)
-        try:
-            result = future.result()
-        except BrokenProcessPool:
-            raise LaraTokenizerError(
-                "a worker process died: out of memory, or killed. What is finished is kept: run the same command "
-                "again, with fewer --workers."
-            ) from None
-        yield task, result

@@ -37,6 +37,11 @@ class ImageTask:
         """The name under which the export's folder records that the images are finished."""
         return json.dumps(["pictures", self.episode.id, self.camera])
 
+    @property
+    def files(self) -> list[Path]:
+        """The images."""
+        return [self.folder / frame_file(frame) for frame in self.frames.tolist()]
+
 
 def image_name(episode: str, camera: str, frame: int) -> str:
     """The path of a frame's image below the export's folder, with "/" between folders.

@@ -49,6 +49,14 @@ def check_jsonl(matched: MatchedSource, instruction: str | None, seed: int) -> i
     return max(len(text) for of_sequence in texts for text in set(of_sequence))
 
 
+def jsonl_files(matched: MatchedSource, images: bool) -> Iterator[str]:
+    """Names of the files of such an export, with its images or without."""
+    yield LINES
+    for _, sequence in matched.sequences() if images else ():
+        folder = image_folder(sequence.episode, sequence.camera)
+        yield from (f"{folder}/{frame_file(frame)}" for frame in sequence.frames[sequence.selected].tolist())
+
+
 def write_jsonl(
     folder: ExportFolder,
     matched: MatchedSource,
@@ -71,18 +79,16 @@ def write_jsonl(
         before_lines: further work on every pair, between images and lines: called once, with a function to be called
             with the count of newly finished pairs.
     """
-    if not folder.is_done(LINES):
-        rounds = images + (before_lines is not None)
-        show = counter(progress, matched.num_pairs * max(1, rounds))
-        if images:
-            folder.run_tasks(
-                write_images, _image_tasks(matched, folder.path), workers, lambda task: show(len(task.frames))
-            )
+    out, rounds = folder.path / LINES, images + (before_lines is not None)
+    show = counter(progress, matched.num_pairs * max(1, rounds))
+    if images:
+        folder.run_tasks(write_images, _image_tasks(matched, folder.path), workers, lambda task: show(len(task.frames)))
+    if not folder.is_done(LINES, [out]):
         if before_lines is not None:
             before_lines(show)
         lines = _lines(matched, lines_of, instruction, show if not rounds else lambda count: None)
-        write_shuffled(lines, matched.num_pairs, folder.path / LINES, seed)
-        folder.mark_done(LINES)
+        write_shuffled(lines, matched.num_pairs, out, seed)
+        folder.mark_done(LINES, [out])
 
 
 def _lines(

@@ -20,7 +20,7 @@ from itertools import repeat
 from typing import Any, Unpack
 
 from lara_tokenizer.export.job import ExportJob, ExportSummary, Progress
-from lara_tokenizer.export.jsonl import LINES, check_jsonl, write_jsonl
+from lara_tokenizer.export.jsonl import LINES, check_jsonl, jsonl_files, write_jsonl
 from lara_tokenizer.export.vision_codes import VisionCodes, VisionTokenizer
 from lara_tokenizer.table.reader import SelectOptions, TokenSequence, TokenTable
 from lara_tokenizer.table.source import Source
@@ -88,7 +88,7 @@ def export_lapa(
     identity = None if vision is None else dict(vision.identity)
     options = {"instruction": instruction, "template": template, "seed": seed, "images": images, "vision": identity}
     job = ExportJob("lapa", table, out, options)
-    if (finished := job.finished()) is not None:
+    if (finished := job.finished(source, from_list, partial(jsonl_files, images=images))) is not None:
         return finished
     matched = job.match(source, from_list)
     longest_prompt = len(template) - len(INSTRUCTION) + check_jsonl(matched, instruction, seed)

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 _SAFE = " #=,+@()[]"  # besides letters, digits and "_.-~"
 _LONGEST_COMPONENT = 255  # bytes, of Linux' and macOS' file systems
+_LONGEST_PATH = 1024  # of an episode, below an export: the system's limit, often 4096, is on whole paths
 _DIGEST = 16  # hex digits that replace the end of a name that is too long
 _EMPTY = "%"  # no other text is quoted as a lone percent sign
 
@@ -46,10 +47,15 @@ def shortened(path: str, longest: int) -> str:
 def sequence_path(episode: str, camera: str) -> str:
     """An episode's path, followed by its camera where that has a name.
 
+    One that no file system has room for ends in a folder named by a digest.
+
     >>> sequence_path("kitchen/a.mp4", ""), sequence_path("kitchen/a.mp4", "wrist/left")
     ('kitchen/a.mp4', 'kitchen/a.mp4/wrist%2Fleft')
     """
-    return f"{safe_path(episode)}/{safe_component(camera)}" if camera else safe_path(episode)
+    path = f"{safe_path(episode)}/{safe_component(camera)}" if camera else safe_path(episode)
+    if len(path) <= _LONGEST_PATH:
+        return path
+    return f"{path[:_LONGEST_PATH].rpartition('/')[0]}/{hashlib.sha256(path.encode()).hexdigest()}"
 
 
 def check_distinct(sequences: Iterable[tuple[str, str]], name_of: Callable[[str, str], str], what: str) -> None:

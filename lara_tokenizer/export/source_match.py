@@ -15,6 +15,7 @@ from PIL import Image
 from lara_tokenizer._files import summarize_names
 from lara_tokenizer.data import Episode
 from lara_tokenizer.errors import EpisodeReadError
+from lara_tokenizer.export.source_state import SequenceState
 from lara_tokenizer.table.metadata import FRAMES
 from lara_tokenizer.table.reader import TokenSequence, TokenTable
 from lara_tokenizer.table.source import Source, check_revisions, find_episodes, recorded_load_options
@@ -36,6 +37,7 @@ class MatchedSource:
         episodes: of the source, by id; those without a row are left out.
         selected: count of pairs to export, by (episode, camera), in the table's order; none is 0.
         num_frames: count of frames, by (episode, camera).
+        states: of the source as it was matched, one for each sequence.
         rows: count of rows in the table's stride and cameras, selected or not.
         left_out: count of rows that are not selected, by reason.
     """
@@ -44,6 +46,7 @@ class MatchedSource:
     episodes: dict[str, Episode] = field(default_factory=dict)
     selected: dict[tuple[str, str], int] = field(default_factory=dict)
     num_frames: dict[tuple[str, str], int] = field(default_factory=dict)
+    states: list[SequenceState] = field(default_factory=list)
     rows: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
 
@@ -90,7 +93,8 @@ def match_source(
                 f"episode {sequence.episode!r} of {table.path} is not in the source, which has "
                 f"{summarize_names(by_id, 3)}. Name the source that the table was made from."
             )
-        matched.num_frames[sequence.episode, sequence.camera] = _check_sequence(sequence, episode, table)
+        matched.states.append(state := _check_sequence(sequence, episode, table))
+        matched.num_frames[sequence.episode, sequence.camera] = state.num_frames
         matched.episodes[sequence.episode] = episode
         sample.add(sequence)
         matched.rows += len(sequence.frames)
@@ -167,8 +171,8 @@ def _check_outside(out: Path, source: Source) -> None:
                 raise ValueError(f"--out {out} is inside its source, {folder}, and would be found there the next time.")
 
 
-def _check_sequence(sequence: TokenSequence, episode: Episode, table: TokenTable) -> int:
-    """The count of frames of an episode. Raises ValueError unless it has the table's frames at the same times."""
+def _check_sequence(sequence: TokenSequence, episode: Episode, table: TokenTable) -> SequenceState:
+    """The state of an episode. Raises ValueError unless it has the table's frames at the same times."""
     if sequence.camera not in episode.cameras:
         raise ValueError(
             f"episode {sequence.episode!r} has no camera {sequence.camera!r} in the source; it has "
@@ -176,6 +180,7 @@ def _check_sequence(sequence: TokenSequence, episode: Episode, table: TokenTable
         )
     try:
         timestamps = episode.timestamps(sequence.camera)
+        state = SequenceState.of(episode, sequence.camera)
     except EpisodeReadError as error:
         raise ValueError(f"episode {sequence.episode!r} cannot be read: {error}") from error
     finally:
@@ -195,7 +200,7 @@ def _check_sequence(sequence: TokenSequence, episode: Episode, table: TokenTable
             f"{sequence.timestamps[row]:.3f} s in {table.path}: another video, or another frame rate. "
             "Encode again, or name the right source."
         )
-    return len(timestamps)
+    return state
 
 
 def _check_pixels(pairs: list[Pair], episodes: Mapping[str, Episode], frames: Mapping[str, Any] | None) -> None:

@@ -14,13 +14,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
 
 from lara_tokenizer.export.action_tokens import act_text, act_tokens
 from lara_tokenizer.export.job import ExportJob, ExportSummary, Progress
-from lara_tokenizer.export.jsonl import check_jsonl, write_jsonl
+from lara_tokenizer.export.jsonl import check_jsonl, jsonl_files, write_jsonl
 from lara_tokenizer.table.reader import SelectOptions, TokenSequence, TokenTable
 from lara_tokenizer.table.source import Source
 
@@ -72,7 +73,7 @@ def export_univla(
     table.require("codes", "<ACT_...> words")
     options = {"instruction": instruction, "history": float(history), "seed": seed, "images": images}
     job = ExportJob("univla", table, out, options)
-    if (finished := job.finished()) is not None:
+    if (finished := job.finished(source, from_list, partial(jsonl_files, images=images))) is not None:
         return finished
     matched = job.match(source, from_list)
     check_jsonl(matched, instruction, seed)

@@ -88,9 +88,10 @@ class VisionCodes:
                 source = partial(self._image_files, sequence) if images else partial(episode.frames, sequence.camera)
                 for start, frames in _batches(sequence):
                     part = json.dumps(["codes", sequence.episode, sequence.camera, start])
-                    if not self._folder.is_done(part):
-                        self._write_batch(self._file(sequence, start), frames, source, pool)
-                        self._folder.mark_done(part)
+                    file = self._file(sequence, start)
+                    if not self._folder.is_done(part, [file]):
+                        self._write_batch(file, frames, source, pool)
+                        self._folder.mark_done(part, [file])
                     show(len(frames))
                 episode.close()
 

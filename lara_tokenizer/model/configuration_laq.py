@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from .configuration_base import LatentActionBaseConfig
+from .configuration_base import LatentActionBaseConfig, check_types
 from .strides import checked_strides
 
 # The grid of patches is reduced to one cell per latent token by a 3 x 3 convolution of stride 2, then by this one
@@ -106,6 +106,7 @@ class LaqConfig(LatentActionBaseConfig):
         return self.patches_per_side**2
 
     def _check(self) -> None:
+        check_types(self)
         positive: tuple[str, ...] = ("image_size", "patch_size", "hidden_size", "intermediate_size")
         positive += ("num_attention_heads", "attention_head_size", "num_spatial_layers", "num_temporal_layers")
         self._check_positive(*positive, "codebook_dim")

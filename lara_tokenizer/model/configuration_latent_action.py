@@ -6,7 +6,7 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 from .bundled import resolve_checkpoint
-from .configuration_base import LatentActionBaseConfig
+from .configuration_base import LatentActionBaseConfig, check_types, vision_config_of
 from .strides import checked_strides
 
 # Number of special tokens before the patches, for encoders without exactly one CLS token. Registers are counted apart.
@@ -197,8 +197,10 @@ class LatentActionConfig(LatentActionBaseConfig):
         }
 
     def _check(self) -> None:
+        check_types(self)
         positive: tuple[str, ...] = ("image_size", "patch_size", "hidden_size", "num_attention_heads")
         positive += ("intermediate_size", "num_m_former_layers", "num_decoder_layers", "num_latents", "codebook_dim")
+        positive += ("decoder_hidden_size", "decoder_num_attention_heads", "decoder_intermediate_size")
         self._check_positive(*positive)
         if self.decoder_warp and not self.decoder_residual:
             raise ValueError("decoder_warp needs decoder_residual: the warp applies to frame t. Set both, or neither.")
@@ -225,6 +227,7 @@ class LatentActionConfig(LatentActionBaseConfig):
                     f"vision_config ({vision.model_type}) has no integer {name}. "
                     "Take the config of a vision transformer, e.g. vit_mae, dinov2 or siglip_vision_model."
                 )
+        self._check_positive(*(f"vision_config.{name}" for name in ("hidden_size", "image_size", "patch_size")))
         if vision.image_size != self.image_size:
             raise ValueError(
                 f"vision_config.image_size ({vision.image_size}) and image_size ({self.image_size}) differ: both "
@@ -245,7 +248,9 @@ def _vision_config(given: Mapping[str, Any] | PretrainedConfig | None, image_siz
         given = dict(given)
         if "model_type" not in given:
             raise ValueError("vision_config needs a model_type, e.g. 'vit_mae' or 'dinov2'.")
-        given = AutoConfig.for_model(given.pop("model_type"), **given)
+        given = vision_config_of(given, given.pop("model_type"))
+    if not isinstance(given, PretrainedConfig):
+        raise ValueError(f"vision_config is a {type(given).__name__}; it takes the fields of a config.")
     if given.model_type == "vit_mae":
         # Published ViT-MAE configs store the pre-training ratio 0.75; a tokenizer needs every patch.
         given.mask_ratio = 0.0

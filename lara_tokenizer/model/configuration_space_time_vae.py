@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from .configuration_base import LatentActionBaseConfig
+from .configuration_base import LatentActionBaseConfig, check_types
 from .strides import checked_strides
 
 
@@ -51,7 +51,9 @@ class SpaceTimeVaeConfig(LatentActionBaseConfig):
                 raise ValueError(
                     f"{name} is {kwargs[name]}; this model has one continuous latent and no codebook. Leave it out."
                 )
-        sides = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
+        sides = list(image_size) if isinstance(image_size, (list, tuple)) else [image_size, image_size]
+        if not all(isinstance(side, int) for side in sides):
+            raise ValueError("image_size takes one side in pixels, or [height, width].")
         self.image_size = sides[0] if len(set(sides)) == 1 else sides
         self.patch_size = patch_size
         self.hidden_size = hidden_size
@@ -92,10 +94,12 @@ class SpaceTimeVaeConfig(LatentActionBaseConfig):
         return (self.image_height // self.patch_size) * (self.image_width // self.patch_size)
 
     def _check(self, sides: Sequence[int]) -> None:
+        check_types(self, "image_size")
         if len(sides) != 2:
             raise ValueError(f"image_size is {list(sides)}; it takes one side in pixels, or [height, width].")
         positive = ("patch_size", "hidden_size", "num_attention_heads", "num_encoder_layers", "num_decoder_layers")
         self._check_positive(*positive)
+        self._check_positive("image_height", "image_width")
         if self.codebook_dim < 1:
             raise ValueError(f"codebook_dim ({self.codebook_dim}) must be at least 1: it is the width of z.")
         for name, side in zip(("height", "width"), sides, strict=True):

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from .configuration_base import LatentActionBaseConfig
+from .configuration_base import LatentActionBaseConfig, check_types, vision_config_of
 from .strides import checked_strides
 
 VISION_TYPE = "dinov2_with_registers"
@@ -89,8 +89,10 @@ class SpaceTimeVqConfig(LatentActionBaseConfig):
         return (self.image_size // self.vision_config.patch_size) ** 2
 
     def _check(self) -> None:
+        check_types(self)
         positive = ("image_size", "hidden_size", "num_attention_heads", "num_encoder_layers", "num_decoder_layers")
         self._check_positive(*positive, "num_latents", "codebook_dim", "num_nuisance_latents")
+        self._check_positive("vision_config.hidden_size", "vision_config.image_size", "vision_config.patch_size")
         self._check_codebook_sizes("codebook_size", "nuisance_codebook_size")
         if self.hidden_size % 2 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
@@ -105,7 +107,9 @@ def _vision_config(given: Mapping[str, Any] | PretrainedConfig | None) -> Any:
         given = _VIT_BASE_14
     if isinstance(given, Mapping):
         given = dict(given)
-        given = AutoConfig.for_model(given.pop("model_type", VISION_TYPE), **given)
+        given = vision_config_of(given, given.pop("model_type", VISION_TYPE))
+    if not isinstance(given, PretrainedConfig):
+        raise ValueError(f"vision_config is a {type(given).__name__}; it takes the fields of a config.")
     if given.model_type != VISION_TYPE:
         raise ValueError(f"vision_config is a {given.model_type}; this model reads a {VISION_TYPE}.")
     return given

@@ -5,7 +5,8 @@ Frames are resized and normalized nowhere else.
 Shape suffixes: B frames, H height, W width, S sides of the model's frames (most are square).
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _FILTERS = ("bicubic", "bilinear")
 _CROPS = ("none", "center")
+_LARGEST_SIDE = 8192
 # Options added after the first tables were written, with the behaviour of processors before them.
 _YOUNGER = {"crop": "none", "antialias": True}
 
@@ -61,13 +63,26 @@ class LatentActionProcessor(BaseImageProcessor):
         antialias: bool = True,
         **kwargs: Any,
     ) -> None:
+        # transformers sets every further field as an attribute.
+        if methods := [name for name in kwargs if callable(getattr(type(self), name, None))]:
+            raise ValueError(f"{methods[0]} is no field of a processor. Leave it out.")
         super().__init__(**kwargs)
         if resample not in _FILTERS:
-            raise ValueError(f"resample is {resample!r}; it takes {' or '.join(map(repr, _FILTERS))}.")
+            raise ValueError(f"resample is {str(resample)[:40]!r}; it takes {' or '.join(map(repr, _FILTERS))}.")
         if crop not in _CROPS:
-            raise ValueError(f"crop is {crop!r}; it takes {' or '.join(map(repr, _CROPS))}.")
-        if len(image_mean) != 3 or len(image_std) != 3 or min(image_std) <= 0:
-            raise ValueError(f"image_mean {image_mean} and image_std {image_std} need 3 numbers each, std above 0.")
+            raise ValueError(f"crop is {str(crop)[:40]!r}; it takes {' or '.join(map(repr, _CROPS))}.")
+        if not _are_colours(image_mean) or not _are_colours(image_std) or min(image_std) <= 0:
+            raise ValueError(
+                f"image_mean {str(image_mean)[:80]} and image_std {str(image_std)[:80]} need 3 numbers each, std above "
+                "0."
+            )
+        for name, flag in (("steady_pairs", steady_pairs), ("antialias", antialias)):
+            if not isinstance(flag, bool):
+                raise ValueError(f"{name} is {str(flag)[:40]!r}; it takes true or false.")
+        if size and not _is_size(size):
+            raise ValueError(
+                f'size is {str(size)[:80]}; it takes {{"height": ..., "width": ...}} in pixels, 1 to 8,192.'
+            )
         self.size = dict(size) if size else {"height": 64, "width": 64}
         if steady_pairs and self.size["height"] != self.size["width"]:
             raise ValueError(f"steady_pairs takes square frames, and size is {self.size}. Leave it off.")
@@ -159,6 +174,20 @@ class LatentActionProcessor(BaseImageProcessor):
         std = torch.tensor(self.image_std, device=reconstruction.device).view(3, 1, 1)
         pixels = (reconstruction.detach().float() * std + mean).clamp(0, 1).mul(255).round()
         return pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _are_colours(values: Any) -> bool:
+    """Whether these are three finite numbers."""
+    return (
+        isinstance(values, (list, tuple))
+        and len(values) == 3
+        and all(isinstance(each, (int, float)) and math.isfinite(each) for each in values)
+    )
+
+
+def _is_size(size: Any) -> bool:
+    sides = [size.get(name) for name in ("height", "width")] if isinstance(size, Mapping) else [None]
+    return all(isinstance(side, int) and not isinstance(side, bool) and 1 <= side <= _LARGEST_SIDE for side in sides)
 
 
 def _as_frames(image: Any) -> Tensor:

@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput
 from .bottleneck_vq import Codebook, VectorQuantizer, VectorQuantizerOutput
 from .bundled import resolve_checkpoint
 from .configuration_base import LatentActionBaseConfig
+from .loading import load_complete
 
 
 @dataclass
@@ -54,9 +55,11 @@ class LatentActionPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """Load from "lara-lam" (bundled, offline), a folder or a Hub id.
 
-        Raises ValueError for a checkpoint of another family.
+        Raises ValueError for a checkpoint of another family, and one that lacks weights, or holds others, of other
+        shapes or not finite; with output_loading_info=True the caller gets that report instead.
         """
-        loaded = super().from_pretrained(resolve_checkpoint(pretrained_model_name_or_path), *args, **kwargs)
+        name = resolve_checkpoint(pretrained_model_name_or_path)
+        loaded = load_complete(super().from_pretrained, name, *args, **kwargs)
         # transformers 5 makes every loaded parameter trainable. With output_loading_info a tuple comes back.
         (loaded[0] if isinstance(loaded, tuple) else loaded).freeze()
         return loaded

@@ -17,6 +17,7 @@ from .bundled import resolve_checkpoint  # noqa: F401
 from .configuration_base import LatentActionBaseConfig  # noqa: F401
 from .configuration_laq import SECOND_CONVOLUTION, LaqConfig
 from .laq_transformer import LaqTransformer, RelativePositionBias, UnitAttention
+from .loading import load_complete  # noqa: F401
 from .modeling_base import LatentActionPreTrainedModel
 from .strides import checked_strides  # noqa: F401
 

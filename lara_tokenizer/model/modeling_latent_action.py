@@ -21,6 +21,7 @@ from .configuration_base import LatentActionBaseConfig  # noqa: F401
 from .configuration_latent_action import LatentActionConfig
 from .frame_decoder import FlowHead, FrameDecoder, PixelHead
 from .frame_features import frame_features
+from .loading import load_complete  # noqa: F401
 from .m_former import MFormer
 from .modeling_base import LatentActionEncoderOutput, LatentActionPreTrainedModel
 from .strides import checked_strides  # noqa: F401

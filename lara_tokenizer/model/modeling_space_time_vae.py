@@ -17,6 +17,7 @@ from .bottleneck_vq import VectorQuantizerOutput  # noqa: F401
 from .bundled import resolve_checkpoint  # noqa: F401
 from .configuration_base import LatentActionBaseConfig  # noqa: F401
 from .configuration_space_time_vae import SpaceTimeVaeConfig
+from .loading import load_complete  # noqa: F401
 from .modeling_base import LatentActionEncoderOutput, LatentActionPreTrainedModel
 from .space_time_transformer import SpaceTimeTransformer
 from .strides import checked_strides  # noqa: F401

@@ -23,6 +23,7 @@ from .bottleneck_vq import VectorQuantizer
 from .bundled import resolve_checkpoint  # noqa: F401
 from .configuration_base import LatentActionBaseConfig  # noqa: F401
 from .configuration_space_time_vq import SpaceTimeVqConfig
+from .loading import load_complete  # noqa: F401
 from .modeling_base import LatentActionEncoderOutput, LatentActionPreTrainedModel
 from .space_time_transformer import SpaceTimeTransformer
 from .strides import checked_strides  # noqa: F401

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from math import prod
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from lara_tokenizer._files import safetensors_header
+from lara_tokenizer._parse import read_json_object, safetensors_header
 from lara_tokenizer.checkpoint import Checkpoint
 from lara_tokenizer.table.health import health_of
-from lara_tokenizer.table.metadata import read_metadata, token_files
-from lara_tokenizer.table.reader import iter_tables
+from lara_tokenizer.table.metadata import read_metadata
+from lara_tokenizer.table.parquet import iter_tables, table_schema, token_files
+from lara_tokenizer.table.reader import check_codes, matrix
 from lara_tokenizer.table.statistics import TokenCounts, motion_counts_from_metadata
 
 
@@ -44,7 +42,11 @@ def _describe_tokens(path: Path) -> dict[str, Any]:
     )
     episodes: set[str] = set()
     cameras: set[str] = set()
-    for table in counts.count_through(iter_tables(path)):
+    for table in iter_tables(path):
+        valid = table.filter(table["valid"])
+        if valid.num_rows and (codes := matrix(valid, "codes")) is not None:
+            check_codes(codes, counts.codebook_size, valid["episode"][0].as_py(), path)
+        counts.add(table)
         episodes |= set(table["episode"].unique().to_pylist())
         cameras |= set(table["camera"].unique().to_pylist())
     files = token_files(path)
@@ -56,7 +58,7 @@ def _describe_tokens(path: Path) -> dict[str, Any]:
         "pairs": dict(sorted(counts.pairs.items())),
         "episodes": len(episodes),
         "cameras": sorted(cameras),
-        "columns": {field.name: str(field.type) for field in pq.read_schema(files[0])},
+        "columns": {field.name: str(field.type) for field in table_schema(files[0])},
         "codes_used": counts.codes_used,
         "perplexity": counts.perplexity,
         "perplexity_per_position": counts.perplexity_per_position,
@@ -69,7 +71,7 @@ def _describe_tokens(path: Path) -> dict[str, Any]:
 
 def _describe_checkpoint(name: str) -> dict[str, Any]:
     checkpoint = Checkpoint.open(name)
-    config = json.loads((checkpoint.folder / "config.json").read_text())
+    config = read_json_object(checkpoint.folder / "config.json")
     parameters: dict[str, int] = {}
     for file in checkpoint.weights_sha256:
         for tensor, entry in safetensors_header(checkpoint.folder / file)[0].items():

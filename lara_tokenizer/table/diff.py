@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from lara_tokenizer.table.metadata import differences, read_metadata, token_files
-from lara_tokenizer.table.reader import matched_sequences, matrix
+from lara_tokenizer.table.metadata import differences, read_metadata
+from lara_tokenizer.table.parquet import table_schema, token_files
+from lara_tokenizer.table.reader import check_codes, matched_sequences, matrix
 from lara_tokenizer.table.schema import KEY
 
 _COLUMNS = (*KEY, "future_frame_index", "valid", "codes", "latents")
@@ -92,9 +92,12 @@ def diff_tokens(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> TokensD
     paths = Path(a), Path(b)
     metadata = read_metadata(paths[0]), read_metadata(paths[1])
     _check_comparable(paths, metadata)
-    shared = set.intersection(*(set(pq.read_schema(token_files(path)[0]).names) for path in paths))
+    shared = set.intersection(*(set(table_schema(token_files(path)[0]).names) for path in paths))
     sums = _Sums(metadata[0]["model"], has_codes="codes" in shared, has_latents="latents" in shared)
     for (episode, _, stride), rows in matched_sequences(paths, [name for name in _COLUMNS if name in shared]):
+        for index, table in rows.items():
+            if (codes := matrix(table.filter(table["valid"]), "codes")) is not None:
+                check_codes(codes, metadata[index]["model"]["codebook_size"], episode, paths[index])
         sums.add(episode, stride, rows.get(0), rows.get(1))
     identities = [{name: each["model"][name] for name in _IDENTITY} for each in metadata]
     settings = [{name: each.get(name) for name in _SETTINGS} for each in metadata]

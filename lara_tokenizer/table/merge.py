@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from lara_tokenizer.table.metadata import FRAMES, MOVING_PAIRS, differences, episodes_digest, read_metadata, token_files
+from lara_tokenizer._files import scratch_folder, summarize_names
+from lara_tokenizer.table.metadata import FRAMES, MOVING_PAIRS, differences, episodes_digest, read_metadata
+from lara_tokenizer.table.parquet import table_rows, table_schema, token_files
 from lara_tokenizer.table.reader import matched_sequences
 from lara_tokenizer.table.schema import KEY
 from lara_tokenizer.table.statistics import (
@@ -83,11 +83,11 @@ def merge_tokens(tables: Sequence[str | os.PathLike[str]], out: str | os.PathLik
     _check_joinable(paths, parts)
     schema = _common_schema(paths)
     episodes = _check_keys(paths)
-    rows_of = {str(path): sum(pq.read_metadata(file).num_rows for file in token_files(path)) for path in paths}
+    rows_of = {str(path): table_rows(path) for path in paths}
     metadata = _joined_metadata(parts, episodes)
     output.make_parent()
-    with TemporaryDirectory(prefix=f"{output.path.name}.merge-", dir=output.path.parent) as scratch:
-        write_tokens(_joined_rows(paths, schema), schema, metadata, output, Path(scratch), sum(rows_of.values()))
+    with scratch_folder(output.path.parent, output.path.name) as scratch:
+        write_tokens(_joined_rows(paths, schema), schema, metadata, output, scratch, sum(rows_of.values()))
     return MergeSummary(
         out=os.fspath(out),
         rows=sum(rows_of.values()),
@@ -99,12 +99,17 @@ def merge_tokens(tables: Sequence[str | os.PathLike[str]], out: str | os.PathLik
 
 
 def _common_schema(paths: Sequence[Path]) -> pa.Schema:
-    schemas = [pq.read_schema(token_files(path)[0]).remove_metadata() for path in paths]
+    schemas = [table_schema(token_files(path)[0]).remove_metadata() for path in paths]
     for path, schema in zip(paths[1:], schemas[1:], strict=True):
         if not schema.equals(schemas[0]):
+            one, other = _columns(schemas[0]), _columns(schema)
+            only = [
+                summarize_names([each for each in a if each not in b]) or "none"
+                for a, b in ((one, other), (other, one))
+            ]
             raise ValueError(
-                f"{paths[0]} and {path} have other columns: {', '.join(_columns(schemas[0]))} and "
-                f"{', '.join(_columns(schema))}. Encode one of them again."
+                f"{paths[0]} and {path} have other columns, or another order: {only[0]} only in the first, {only[1]} "
+                "only in the second. Encode one of them again."
             )
     return schemas[0]
 

@@ -9,27 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from lara_tokenizer.table.schema import FORMAT_VERSION
+from lara_tokenizer._parse import load_json, shown
+from lara_tokenizer.errors import printable
+from lara_tokenizer.table.parquet import check_columns, table_schema, token_files
+from lara_tokenizer.table.schema import FORMAT_VERSION, METADATA_KEY, OPTIONAL_COLUMNS, token_schema
 
-METADATA_KEY = b"lara_tokenizer"
+__all__ = [
+    "FRAMES",
+    "METADATA_KEY",
+    "MOVING_PAIRS",
+    "TableMetadata",
+    "differences",
+    "episodes_digest",
+    "read_metadata",
+    "token_files",
+    "with_metadata",
+]
+
 # Entries that are no options of the job and not part of its fingerprint; tables of earlier releases lack them.
 FRAMES = "frames"  # size, filter and crop of the processor
 MOVING_PAIRS = "moving_pairs"  # motion counts by camera
-
-
-def token_files(tokens: str | Path) -> list[Path]:
-    """The parquet files of a token table: one file, or the shards of a folder in order.
-
-    Raises FileNotFoundError if there are none.
-    """
-    path = Path(tokens)
-    files = sorted(path.glob("data/*.parquet")) if path.is_dir() else [path]
-    if not files or not files[0].is_file():
-        reason = "not a token table" if path.exists() else "no such token table"
-        raise FileNotFoundError(f"{path}: {reason} (a .parquet file, or a folder with data/*.parquet)")
-    return files
+# In the entry "episodes": digest of the content of all of them, where it is in local files; see `provenance.py`.
+CONTENT = "content_sha256"
 
 
 def with_metadata(schema: pa.Schema, metadata: dict[str, Any]) -> pa.Schema:
@@ -37,27 +39,155 @@ def with_metadata(schema: pa.Schema, metadata: dict[str, Any]) -> pa.Schema:
     return schema.with_metadata({METADATA_KEY: json.dumps(metadata, sort_keys=True).encode()})
 
 
-def read_metadata(tokens: str | Path | pa.Schema) -> dict[str, Any]:
+class TableMetadata(dict[str, Any]):
+    """Entries of a table's metadata. One that is missing is a ValueError that names the table, not a KeyError."""
+
+    def __init__(self, entries: Any = (), table: str = "the table") -> None:
+        super().__init__(entries)
+        self.table = table
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(f"{self.table}: its metadata has no {name!r}: it was edited, or made by something else.")
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """Remove an entry and return it."""
+        return super().pop(name, *default) if name in self or default else self[name]
+
+
+def read_metadata(tokens: str | Path | pa.Schema) -> TableMetadata:
     """Metadata of a token table: model, weights, strides, versions, source.
 
     Raises:
-        ValueError: not a token table, or a format version that this release does not read.
+        ValueError: not a token table, damaged, edited, or a format version that this release does not read.
 
     >>> read_metadata("tokens.parquet")["format_version"]  # doctest: +SKIP
     2
     """
     name = "the table" if isinstance(tokens, pa.Schema) else str(tokens)
-    schema = tokens if isinstance(tokens, pa.Schema) else _read_schema(token_files(tokens)[0])
+    file = None if isinstance(tokens, pa.Schema) else token_files(tokens)[0]
+    schema = table_schema(file) if file is not None else tokens
     raw = (schema.metadata or {}).get(METADATA_KEY)
     if raw is None:
         raise ValueError(f"{name}: not a token table (its metadata has no {METADATA_KEY.decode()!r} entry)")
-    metadata = json.loads(raw)
-    if metadata.get("format_version") != FORMAT_VERSION:
+    metadata = load_json(raw, f"{name}: its metadata")
+    version = metadata.get("format_version") if isinstance(metadata, dict) else None
+    if version != FORMAT_VERSION:
         raise ValueError(
-            f"{name}: written in format version {metadata.get('format_version')}, this release reads "
+            f"{name}: written in format version {shown(version)}, this release reads "
             f"{FORMAT_VERSION}. Use a matching release of lara-tokenizer, or encode again."
         )
-    return metadata
+    entries = _checked(metadata, _ENTRIES, name, "")
+    if file is not None:
+        model = entries["model"]
+        sizes = model["num_latents"], model["codebook_dim"], model["codebook_size"]
+        check_columns(file, schema, token_schema(*sizes), token_schema(*sizes, OPTIONAL_COLUMNS))
+    return entries
+
+
+class _Whole:
+    """A whole number within limits."""
+
+    def __init__(self, least: int, most: int, or_none: bool = False) -> None:
+        self.least, self.most, self.or_none = least, most, or_none
+
+    def __contains__(self, value: Any) -> bool:
+        if value is None:
+            return self.or_none
+        return isinstance(value, int) and not isinstance(value, bool) and self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        return f"a whole number, {self.least:,} to {self.most:,}{' or null' if self.or_none else ''}"
+
+
+class _Either:
+    """One of several types."""
+
+    def __init__(self, *types: Any) -> None:
+        self.types = types
+
+
+# Types of the entries: of values, of the items of a list, or of the entries of a dictionary; "*" is any other name.
+_COUNT = _Whole(0, 2**63)
+_TEXT, _TEXT_OR_NONE, _FLAG, _NUMBER = (str,), (str, type(None)), (bool,), (int, float)
+_ANY = (object,)
+_ENTRIES: dict[str, Any] = {
+    "model": {
+        "id": _TEXT,
+        "revision": _TEXT_OR_NONE,
+        "weights_sha256": {"*": _TEXT},
+        "config_sha256": _TEXT,
+        "processor_sha256": _TEXT,
+        "num_latents": _Whole(1, 2**16),
+        "codebook_dim": _Whole(1, 2**20),
+        "codebook_size": _Whole(2, 2**15, or_none=True),
+        "*": _ANY,
+    },
+    "strides": [_TEXT],
+    "every": _TEXT,
+    "columns": [_TEXT],
+    "keep_tail": _FLAG,
+    "min_motion": _NUMBER,
+    "batch_size": _Whole(1, 2**31),
+    "dtype": _TEXT,
+    "device": _TEXT,
+    "source": [{"name": _TEXT, "format": _TEXT, "revision": _TEXT_OR_NONE, "*": _ANY}],
+    "load": {
+        "decoder": _TEXT,
+        "fps": _Either(_NUMBER, {"*": _NUMBER}),
+        "limit": _Whole(1, 2**63),
+        "cameras": _Either(_TEXT, [_TEXT]),
+        "split": _TEXT,
+        "subset": _TEXT,
+        "streaming": _FLAG,
+        "episodes": _Either(_TEXT, [_COUNT]),
+        "tasks": _Either(_TEXT, [_TEXT]),
+        "segment": _TEXT,
+        "from_list": _TEXT,
+    },
+    "versions": {"*": _TEXT_OR_NONE},
+    "episodes": {"count": _COUNT, "ids_sha256": _TEXT, "failed": _COUNT, "*": _ANY},
+    FRAMES: {"*": _ANY},
+    MOVING_PAIRS: {"*": {"pairs": _COUNT, "whole_picture": _COUNT}},
+    "*": _ANY,
+}
+
+
+def _checked(value: Any, expected: Any, table: str, where: str) -> Any:
+    """A value of the metadata, its dictionaries as `TableMetadata`. Raises ValueError for another type."""
+    if isinstance(expected, _Either):
+        fitting = [
+            kind for kind in expected.types if isinstance(value, kind if isinstance(kind, tuple) else type(kind))
+        ]
+        if not fitting:
+            raise _wrong(value, "another type", table, where)
+        return _checked(value, fitting[0], table, where)
+    if isinstance(expected, dict):
+        if not isinstance(value, dict):
+            raise _wrong(value, "names and values", table, where)
+        entries = {}
+        for name, item in value.items():
+            kind = expected.get(name, expected.get("*"))
+            if kind is None:
+                raise ValueError(f"{table}: its metadata has an unknown entry {shown(name)} in {where}. Encode again.")
+            entries[name] = _checked(item, kind, table, f"{where}.{name}" if where else name)
+        return TableMetadata(entries, table)
+    if isinstance(expected, list):
+        if not isinstance(value, list):
+            raise _wrong(value, "a list", table, where)
+        return [_checked(item, expected[0], table, where) for item in value]
+    if isinstance(expected, _Whole):
+        if value not in expected:
+            raise _wrong(value, str(expected), table, where)
+    elif not isinstance(value, expected) or (isinstance(value, bool) and expected == _NUMBER):
+        raise _wrong(value, " or ".join(kind.__name__ for kind in expected), table, where)
+    return value
+
+
+def _wrong(value: Any, expected: str, table: str, where: str) -> ValueError:
+    return ValueError(
+        f"{table}: {printable(where)[:80]} in its metadata is {shown(value)}, expected {expected}: it was edited, or "
+        "made by something else. Encode again."
+    )
 
 
 def episodes_digest(ids: Iterable[str]) -> dict[str, Any]:
@@ -107,10 +237,3 @@ def _plain(value: Any) -> str:
             return ", ".join(map(_plain, value)) or "empty"
         case _:
             return str(value)
-
-
-def _read_schema(file: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(file)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{file}: not a parquet file ({str(error).splitlines()[0]})") from None

@@ -18,9 +18,9 @@ from typing import Any, TypedDict
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from lara_tokenizer.table.metadata import read_metadata, token_files
+from lara_tokenizer.table.metadata import read_metadata
+from lara_tokenizer.table.parquet import iter_tables, table_schema, token_files
 from lara_tokenizer.table.schema import SEQUENCE_KEY
 
 # Columns that a `TokenSequence` is made of, besides those that the caller requests.
@@ -46,15 +46,12 @@ def read_tokens(tokens: str | Path, columns: Sequence[str] | None = None) -> pa.
     1204
     """
     read_metadata(tokens)
-    return pa.concat_tables([pq.read_table(file, columns=columns) for file in token_files(tokens)]).unify_dictionaries()
-
-
-def iter_tables(tokens: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Iterate over the row groups of a table, in order."""
-    for path in token_files(tokens):
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                yield file.read_row_group(group, columns=columns)
+    schema = table_schema(token_files(tokens)[0])
+    if unknown := [name for name in columns or () if name not in schema.names]:
+        raise ValueError(f"{tokens} has no column {unknown[0]!r}. There are: {', '.join(schema.names)}.")
+    # Without any row group the columns are there, too.
+    empty = schema.empty_table().select(list(schema.names if columns is None else columns))
+    return pa.concat_tables([empty, *iter_tables(tokens, columns)]).unify_dictionaries()
 
 
 def iter_runs(
@@ -118,6 +115,16 @@ def check_frames(run: pa.Table, episode: str, source: str | Path) -> None:
         raise ValueError(
             f"{source}: rows of episode {episode!r} are unsorted or duplicated; the file was modified after it was "
             "written."
+        )
+
+
+def check_codes(codes: np.ndarray, codebook_size: int | None, episode: str, source: str | Path) -> None:
+    """Raise ValueError for codes of valid rows that the model's codebook does not have."""
+    if codes.size and (codebook_size is None or codes.min() < 0 or codes.max() >= codebook_size):
+        of_model = f"0 to {codebook_size - 1}" if codebook_size else "none"
+        raise ValueError(
+            f"{source}: valid rows of episode {episode!r} hold codes from {codes.min()} to {codes.max()}, the "
+            f"model's codebook has {of_model}: the table was edited. Encode again."
         )
 
 
@@ -216,7 +223,7 @@ class TokenTable:
         """
         path = Path(tokens)
         metadata = read_metadata(path)
-        columns = tuple(pq.read_schema(token_files(path)[0]).names)
+        columns = tuple(table_schema(token_files(path)[0]).names)
         if not 0 <= min_motion < 1:
             raise ValueError(f"min_motion {min_motion}: takes a mean change of the pixels, 0 (keep all) to 1")
         if not min_margin >= 0:  # written so that nan is refused too
@@ -283,7 +290,7 @@ class TokenTable:
         codes = matrix(table, "codes")
         valid = table["valid"].to_numpy()
         if codes is not None:
-            self._check_range(codes[valid], key)
+            check_codes(codes[valid], self.codebook_size, key[0], self.path)
         check_frames(table, key[0], self.path)
         return TokenSequence(
             episode=key[0],
@@ -313,15 +320,6 @@ class TokenTable:
             self.left_out[reason] += int((selected & applies).sum())
             selected &= ~applies
         return selected
-
-    def _check_range(self, codes: np.ndarray, key: tuple[str, ...]) -> None:
-        size = self.codebook_size
-        assert size is not None
-        if codes.size and (codes.min() < 0 or codes.max() >= size):
-            raise ValueError(
-                f"{self.path}: valid rows of episode {key[0]!r} hold codes from {codes.min()} to {codes.max()}, the "
-                f"model's codebook has 0 to {size - 1}: the table was edited. Encode again."
-            )
 
 
 def _runs_of_table(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[tuple[str, ...], pa.Table]]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 # Raised when an older release would misread a new table. Readers refuse every version but their own.
 FORMAT_VERSION = 2
+METADATA_KEY = b"lara_tokenizer"  # of the JSON in the metadata of a table's Arrow schema
 KEY = ("episode", "camera", "stride", "frame_index")
 # Rows that agree in these form a sequence: the pairs of one camera at one stride, in the order of frames.
 SEQUENCE_KEY = KEY[:3]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lara_tokenizer._files import is_empty_folder, replace, replace_folder, sync
+from lara_tokenizer._files import is_empty_folder, replace, replace_folder, sweep, sync
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.table.metadata import (
     FRAMES,
@@ -75,8 +75,13 @@ class OutputPath:
         if not os.access(folder, os.W_OK):
             raise PermissionError(f"cannot write to {folder}: no permission. Name another --out.")
 
+    def sweep(self) -> None:
+        """Remove what killed runs left beside the table."""
+        sweep(self.path.parent, self.path.name)
+        sweep(self.path.parent, self.job_folder.name)
+
     def is_complete(self, fingerprint: Mapping[str, Any], episodes: Iterable[str]) -> bool:
-        """True if this job has written its table already, with all episodes.
+        """True if this job has written its table already, with all episodes; their files may have changed since.
 
         Raises JobMismatchError if something is there that this job must not replace.
         """
@@ -97,7 +102,8 @@ class OutputPath:
             raise JobMismatchError(
                 f"{self.path} was made by another job: {'; '.join(changed)}. Name another --out, or delete it."
             )
-        if self.job_folder.exists() or made_from["failed"]:
+        # An empty folder is what a killed removal, or a start that failed, left.
+        if (self.job_folder.exists() and not is_empty_folder(self.job_folder)) or made_from["failed"]:
             return False
         now = episodes_digest(episodes)
         if now["ids_sha256"] != made_from["ids_sha256"]:
@@ -115,7 +121,8 @@ def write_tokens(
     out: OutputPath,
     scratch: Path,
     num_rows: int,
-) -> None:
+    is_current: Callable[[], bool] = lambda: True,
+) -> bool:
     """Write a token table; what is at `out` is replaced at the very end: a file atomically, a folder by two renames.
 
     Equal rows and metadata give equal bytes, however the rows are cut into `tables`.
@@ -126,14 +133,20 @@ def write_tokens(
         out: the file or folder.
         scratch: a folder on the same file system for unfinished files.
         num_rows: total number of rows, from which follows the number of shards.
+        is_current: called when all is written, just before the table gets its name; False leaves it without.
+
+    Returns:
+        True if the table has its name.
     """
     schema = with_metadata(schema, metadata)
     groups = row_groups(tables)
     if not out.is_folder:
         unfinished = scratch / f"{out.path.name}.tmp"
         _write_file(groups, schema, unfinished)
+        if not is_current():
+            return False
         replace(unfinished, out.path)
-        return
+        return True
     unfinished = scratch / "table"
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "data").mkdir(parents=True)
@@ -145,7 +158,10 @@ def write_tokens(
         _write_file(islice(groups, ROWS_PER_SHARD // ROW_GROUP), schema, file)
     provenance = json.dumps({**metadata, "rows": num_rows}, indent=2, sort_keys=True) + "\n"
     (unfinished / "provenance.json").write_text(provenance)
+    if not is_current():
+        return False
     replace_folder(unfinished, out.path, scratch / "previous")
+    return True
 
 
 def row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -17,16 +17,23 @@ Pairs for a training loop of your own, the datasets of several sources sampled e
 ...     pairs, 64, sampler=InfiniteSampler(10_000), collate_fn=PairDataset.collate, num_workers=4,
 ...     multiprocessing_context=frames.start_method, persistent_workers=True,
 ... )
+
+The names below load on first use.
 """
 
 from __future__ import annotations
 
-from lara_tokenizer.train.actions import EpisodeActions
-from lara_tokenizer.train.frames import FrameCache, ReaderFrames
-from lara_tokenizer.train.mixture import find_pairs, split_sequences
-from lara_tokenizer.train.pairs import InfiniteSampler, PairDataset
-from lara_tokenizer.train.recipe import AugmentationOptions, Recipe, TrainingOptions
-from lara_tokenizer.train.train import plan_training, train_latent_action_model
+from typing import TYPE_CHECKING
+
+from lara_tokenizer._lazy import lazy
+
+if TYPE_CHECKING:
+    from lara_tokenizer.train.actions import EpisodeActions
+    from lara_tokenizer.train.frames import FrameCache, ReaderFrames
+    from lara_tokenizer.train.mixture import find_pairs, split_sequences
+    from lara_tokenizer.train.pairs import InfiniteSampler, PairDataset
+    from lara_tokenizer.train.recipe import AugmentationOptions, Recipe, TrainingOptions
+    from lara_tokenizer.train.train import plan_training, train_latent_action_model
 
 __all__ = [
     "AugmentationOptions",
@@ -42,3 +49,21 @@ __all__ = [
     "split_sequences",
     "train_latent_action_model",
 ]
+
+# A recipe is parsed without torch, so that a mistake in it is reported at once.
+_HOME = {
+    "AugmentationOptions": "recipe",
+    "EpisodeActions": "actions",
+    "FrameCache": "frames",
+    "InfiniteSampler": "pairs",
+    "PairDataset": "pairs",
+    "ReaderFrames": "frames",
+    "Recipe": "recipe",
+    "TrainingOptions": "recipe",
+    "find_pairs": "mixture",
+    "plan_training": "train",
+    "split_sequences": "mixture",
+    "train_latent_action_model": "train",
+}
+
+__getattr__, __dir__ = lazy(__name__, _HOME)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,8 @@ import torch
 from torch import Tensor
 
 from lara_tokenizer._files import write_atomically
-from lara_tokenizer.errors import LaraTokenizerError
+from lara_tokenizer._parse import shown
+from lara_tokenizer.errors import LaraTokenizerError, first_line
 from lara_tokenizer.train.sequences import FrameSequence, list_sequences, nothing_readable
 
 if TYPE_CHECKING:
@@ -69,17 +71,22 @@ class FrameCache:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        index = json.loads((self.folder / "index.json").read_text(encoding="utf-8"))
-        _check_version(self.folder, index)
-        self.fingerprint: str = index["fingerprint"]
-        self.shape: tuple[int, int, int, int] = tuple(index["shape"])
-        done = np.fromfile(self.folder / "done.u8", np.uint8)
-        entries = [entry for entry, state in zip(index["streams"], done, strict=True) if state == DONE]
-        self.sequences = [
-            FrameSequence(i, entry["dataset"], entry["episode"], entry["camera"], np.asarray(entry["timestamps"]))
-            for i, entry in enumerate(entries)
-        ]
-        self.offsets = np.array([entry["offset"] for entry in entries], np.int64)  # rows of the first frames
+        index = _read_index(self.folder)
+        try:
+            self.fingerprint: str = index["fingerprint"]
+            self.shape: tuple[int, int, int, int] = tuple(index["shape"])
+            done = np.fromfile(self.folder / "done.u8", np.uint8)
+            entries = [entry for entry, state in zip(index["streams"], done, strict=True) if state == DONE]
+            self.sequences = [
+                FrameSequence(i, entry["dataset"], entry["episode"], entry["camera"], np.asarray(entry["timestamps"]))
+                for i, entry in enumerate(entries)
+            ]
+            self.offsets = np.array([entry["offset"] for entry in entries], np.int64)  # rows of the first frames
+            size = (self.folder / "frames.u8").stat().st_size
+        except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
+            raise _damaged(self.folder, error) from error
+        if size != math.prod(self.shape):
+            raise _damaged(self.folder, f"frames.u8 has {size:,} bytes, expected {math.prod(self.shape):,}")
         self._frames: np.memmap | None = None
 
     @property
@@ -244,24 +251,38 @@ def _plan(episodes: Sequence[Episode], processor: LatentActionProcessor) -> dict
     return {"format_version": FORMAT_VERSION, "fingerprint": fingerprint, "shape": shape, "streams": entries}
 
 
-def _check_version(folder: Path, index: dict[str, Any]) -> None:
-    if index["format_version"] != FORMAT_VERSION:
+def _read_index(folder: Path) -> dict[str, Any]:
+    """The content of a cache's index.json. Raises ValueError for a damaged one, and one of another format."""
+    try:
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        version = index["format_version"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise _damaged(folder, error) from error
+    if version != FORMAT_VERSION:
         raise ValueError(
-            f"{folder}: frame cache of format {index['format_version']}, this release reads {FORMAT_VERSION}. "
+            f"{folder}: frame cache of format {shown(version)}, this release reads {FORMAT_VERSION}. "
             "Delete the folder; it is built again."
         )
+    return index
+
+
+def _damaged(folder: Path, reason: object) -> ValueError:
+    text = first_line(reason) if isinstance(reason, BaseException) else reason
+    return ValueError(f"{folder}: a damaged frame cache ({text}). Delete the folder; it is built again.")
 
 
 def _create_files(folder: Path, plan: dict[str, Any]) -> None:
     """Create the cache's files, or check that existing ones belong to this plan."""
     index = folder / "index.json"
     if index.exists():
-        existing = json.loads(index.read_text(encoding="utf-8"))
-        _check_version(folder, existing)
-        if existing["fingerprint"] != plan["fingerprint"]:
+        if _read_index(folder).get("fingerprint") != plan["fingerprint"]:
             raise ValueError(
                 f"{folder} holds the frames of other episodes or of another resize. Give another folder, or delete it."
             )
+        sizes = {"frames.u8": math.prod(plan["shape"]), "done.u8": len(plan["streams"])}
+        for name, size in sizes.items():
+            if not (folder / name).is_file() or (folder / name).stat().st_size != size:
+                raise _damaged(folder, f"{name} has not the {size:,} bytes that it should have")
         return
     for name, size in (("frames.u8", int(np.prod(plan["shape"]))), ("done.u8", len(plan["streams"]))):
         with open(folder / name, "wb") as file:

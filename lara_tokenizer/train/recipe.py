@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from lara_tokenizer.train.yaml_config import YamlRecipe, override, parse_section, parse_strings, refuse_unknown
+from lara_tokenizer._parse import shown
+from lara_tokenizer.train.yaml_config import (
+    YamlRecipe,
+    override,
+    parse_mapping,
+    parse_section,
+    parse_strings,
+    refuse_unknown,
+)
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionConfig
@@ -89,11 +98,19 @@ class LoopOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_steps", "save_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training {name} {getattr(self, name)}: takes at least 1.")
+        largest = {"steps": 10**9, "batch_size": 2**16, "log_steps": 10**9, "save_steps": 10**9}
+        for name, limit in largest.items():
+            if not 1 <= getattr(self, name) <= limit:
+                raise ValueError(f"training {name} {getattr(self, name)}: takes at least 1, at most {limit:,}.")
+        if not 0 <= self.workers <= 1024:
+            raise ValueError(f"training workers {self.workers}: takes 0 to 1,024.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"training seed {self.seed}: takes 0 to {2**32 - 1}.")
+        for name in ("learning_rate", "weight_decay", "max_grad_norm"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"training {name} {getattr(self, name)}: takes 0 or more.")
         if self.precision not in PRECISIONS:
-            raise ValueError(f"training precision '{self.precision}': takes one of {', '.join(PRECISIONS)}.")
+            raise ValueError(f"training precision {shown(self.precision)}: takes one of {', '.join(PRECISIONS)}.")
         if not 0 < self.heldout_share < 1:
             raise ValueError(f"training heldout_share {self.heldout_share}: takes a share of the episodes in (0, 1).")
 
@@ -121,10 +138,14 @@ class TrainingOptions(LoopOptions):
 
     def __post_init__(self) -> None:
         LoopOptions.__post_init__(self)  # super() does not work in a dataclass with slots
-        if self.heldout_pairs < 2:
+        if not 2 <= self.heldout_pairs <= 2**16:
             raise ValueError(
-                f"training heldout_pairs {self.heldout_pairs}: takes at least 2, so that codes can be shuffled."
+                f"training heldout_pairs {self.heldout_pairs}: takes at least 2, so that codes can be shuffled, and at "
+                f"most {2**16:,}."
             )
+        for name in ("warmup_steps", "grace_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training {name} {getattr(self, name)}: takes 0 or more.")
         if self.flow_weight < 0:
             raise ValueError(f"training flow_weight {self.flow_weight}: takes 0 (off) or more.")
 
@@ -158,7 +179,7 @@ class Recipe(YamlRecipe):
     def _parse_fields(cls, values: dict[str, Any]) -> dict[str, Any]:
         training = _without_direction_weight(values.get("training"))
         return values | {
-            "model": dict(values.get("model") or {}),
+            "model": parse_mapping("model", values.get("model")),
             "augmentation": parse_section(AugmentationOptions, "augmentation", values.get("augmentation")),
             "training": parse_section(TrainingOptions, "training", training),
             "sources": parse_strings("sources", values.get("sources")),
@@ -166,14 +187,16 @@ class Recipe(YamlRecipe):
 
     def __post_init__(self) -> None:
         if not isinstance(self.steady_pairs, bool):
-            raise ValueError(f"steady_pairs: takes true or false, got {self.steady_pairs!r}.")
+            raise ValueError(f"steady_pairs: takes true or false, got {shown(self.steady_pairs)}.")
+        if self.vision_encoder is not None and not isinstance(self.vision_encoder, str):
+            raise ValueError(f"vision_encoder: takes a folder or a Hub id, got {shown(self.vision_encoder)}.")
         if self.training.start_at_change and self.vision_encoder is not None:
             raise ValueError(
                 "training start_at_change sets the vision encoder's weights, and vision_encoder names pretrained ones: "
                 "leave out one of the two."
             )
         if self.preset not in PRESETS:
-            raise ValueError(f"preset '{self.preset}': takes one of {', '.join(PRESETS)}.")
+            raise ValueError(f"preset {shown(self.preset)}: takes one of {', '.join(PRESETS)}.")
 
     def override(self, **options: Any) -> Recipe:
         """A copy with some training options replaced; None leaves an option unchanged."""

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import set_seed
 
 from lara_tokenizer.data import Episode, LoadOptions
-from lara_tokenizer.errors import missing_extra
+from lara_tokenizer.errors import first_line, missing_extra
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train.augment import normalize, stabilize_pairs, to_unit_range
 from lara_tokenizer.train.difference_init import initialize_from_difference
@@ -235,6 +235,7 @@ def find_checkpoint(out: Path, resume: bool, result: str) -> str | None:
     folder = out / CHECKPOINTS
     # Trainer writes its state last: a folder without it was left by a kill during a save.
     complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    complete = [path for path in complete if path.name.rpartition("-")[2].isdecimal()]
     last = str(max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1]))) if complete else None
     if resume and last is None:
         raise ValueError(f"{folder} holds no checkpoint to resume. Start without --resume.")
@@ -248,7 +249,10 @@ def keep_log_until(path: Path, checkpoint: str | None) -> None:
     if not path.exists():
         return
     last = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= last]
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= last]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path}: a damaged log ({first_line(error)}). Delete it, or move it away.") from error
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 

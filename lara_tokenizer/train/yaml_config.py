@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import yaml
+from lara_tokenizer._parse import read_yaml, shown
 
 Section = TypeVar("Section")
+LARGEST = 2**32 - 1  # of any integer in a recipe: the largest seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +26,15 @@ class YamlRecipe:
         """
         path = Path(path)
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            values = read_yaml(path)
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"recipe '{path}': no such file. Recipes are in hub_configs/training of a checkout."
             ) from None
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        except IsADirectoryError:
+            raise ValueError(f"recipe '{path}': a folder. Name a YAML file.") from None
         try:
-            return cls.parse(values or {})
+            return cls.parse({} if values is None else values)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -69,7 +71,7 @@ def refuse_unknown(where: str, values: Any, allowed: list[str]) -> None:
         raise ValueError(f"{where} is a mapping of {', '.join(allowed)}; got {type(values).__name__}.")
     for name in values:
         if name not in allowed:
-            raise ValueError(f"unknown {where} key '{name}'. There are: {', '.join(allowed)}.")
+            raise ValueError(f"unknown {where} key {shown(name)}. There are: {', '.join(allowed)}.")
 
 
 def parse_section(cls: type[Section], where: str, values: Mapping[str, Any] | None) -> Section:
@@ -88,8 +90,17 @@ def parse_strings(where: str, value: Any) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
-        raise ValueError(f"{where}: takes a list of strings, got {value!r}.")
+        raise ValueError(f"{where}: takes a list of strings, got {shown(value)}.")
     return tuple(value)
+
+
+def parse_mapping(where: str, value: Any) -> dict[str, Any]:
+    """Parse a mapping with names, {} for None. Raises ValueError for anything else."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"{where}: takes names and values, got {shown(value)}.")
+    return dict(value)
 
 
 def parse_value(where: str, name: str, value: Any, default: Any) -> Any:
@@ -101,14 +112,14 @@ def parse_value(where: str, name: str, value: Any, default: Any) -> Any:
             return value
     elif isinstance(default, str) and isinstance(value, str):
         return value
-    elif isinstance(default, int | float):
+    elif isinstance(default, int | float) and isinstance(value, int | float | str):
         try:
             # YAML 1.1 reads `1e-4`, without a dot, as a string.
             parsed = float(value)
-        except (TypeError, ValueError):
-            parsed = float("nan")
-        if isinstance(default, float) and parsed == parsed:
+        except (ValueError, OverflowError):
+            parsed = math.nan
+        if isinstance(default, float) and math.isfinite(parsed):
             return parsed
-        if parsed == parsed and parsed.is_integer():
+        if math.isfinite(parsed) and parsed.is_integer() and abs(parsed) <= LARGEST:
             return int(parsed)
-    raise ValueError(f"{where} {name}: takes a {type(default).__name__}, got {value!r}.")
+    raise ValueError(f"{where} {name}: takes a {type(default).__name__}, got {shown(value)}.")

@@ -8,13 +8,16 @@ own readers, so that no array of arbitrary objects can be read. Neither jax nor 
 from __future__ import annotations
 
 import pickle
+import pickletools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 _TYPES = {"f2": np.float16, "f4": np.float32, "f8": np.float64}
+_MOST_PARTS = 10_000  # LWM has some 300 arrays
+_MOST_MEMO = 10_000_000
 _DEEPEST = 16  # nested dicts; LWM has 6, and a dict that contains itself would never end
 
 
@@ -26,6 +29,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         with path.open("rb") as file:
+            _check_memo(file)
+            file.seek(0)
             content = _OnlyArrays(file).load()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file. Name LWM's file vqgan, or another pickle of its weights.") from None
@@ -33,7 +38,17 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} {error}. It may do harm and is not read: take LWM's own file vqgan.") from None
     except Exception as error:  # a broken pickle raises nearly anything
         raise ValueError(f"{path} is no whole pickle of weights ({type(error).__name__}: {error})") from error
-    return dict(_leaves(content, "", path))
+    return dict(_leaves(content, path))
+
+
+def _check_memo(file: BinaryIO) -> None:
+    """Raise _Refused for an index by which the unpickler would allocate a list of billions."""
+    try:
+        for operation, argument, _ in pickletools.genops(file):
+            if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > _MOST_MEMO:
+                raise _Refused(f"stores its object number {argument:,}")
+    except ValueError as error:  # what it cannot follow is not left to the unpickler
+        raise pickle.UnpicklingError(str(error)) from error
 
 
 class _Refused(Exception):
@@ -124,11 +139,17 @@ _TAKEN: dict[tuple[str, str], Any] = {
 }
 
 
-def _leaves(content: Any, prefix: str, path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    if isinstance(content, _Array) and content.values is not None:
-        yield prefix, content.values
-    elif isinstance(content, dict) and prefix.count("/") < _DEEPEST:
-        for key, value in content.items():
-            yield from _leaves(value, f"{prefix}/{key}" if prefix else str(key), path)
-    else:
-        raise ValueError(f"{path} holds {type(content).__name__} at {prefix or 'its top'!r}: takes dicts of arrays")
+def _leaves(content: Any, path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Joined keys and arrays. Raises ValueError for other content, and for more than `_MOST_PARTS` dicts and arrays."""
+    pending, seen = [("", content)], 0
+    while pending:
+        prefix, value = pending.pop()
+        seen += 1
+        if seen > _MOST_PARTS:  # dicts that are stored once may contain each other any number of times
+            raise ValueError(f"{path} holds more than {_MOST_PARTS:,} dicts and arrays: take LWM's own file vqgan")
+        if isinstance(value, _Array) and value.values is not None:
+            yield prefix, value.values
+        elif isinstance(value, dict) and prefix.count("/") < _DEEPEST:
+            pending += [(f"{prefix}/{key}" if prefix else str(key), each) for key, each in reversed(value.items())]
+        else:
+            raise ValueError(f"{path} holds {type(value).__name__} at {prefix or 'its top'!r}: takes dicts of arrays")

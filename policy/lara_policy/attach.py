@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from lara_policy.alignment import AlignmentOptions, LaraAlignment
 from lara_policy.hidden_state_hook import HiddenStateHook, Tap, find_module, has_module, state_width
 from lara_policy.tap_presets import PRESETS, find_preset, resolve_tap
-from lara_tokenizer.model import LatentActionModel, LatentActionProcessor, load_model
+from lara_tokenizer.checkpoint import load_checkpoint
+from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 
 MODES = ("joint", "frozen-lam")
 
@@ -237,7 +238,8 @@ def _tokenizer(
     tokenizer: str | Path | LatentActionModel, processor: LatentActionProcessor | None
 ) -> tuple[LatentActionModel, LatentActionProcessor]:
     if isinstance(tokenizer, (str, Path)):
-        return load_tokenizer(tokenizer), processor or LatentActionProcessor.from_pretrained(tokenizer)
+        model, own = load_checkpoint(tokenizer)
+        return checked_tokenizer(model, f"{tokenizer} is a "), processor or own
     model = checked_tokenizer(tokenizer)
     if processor is None:
         raise ValueError("a loaded tokenizer needs its processor: give processor=...")
@@ -246,7 +248,7 @@ def _tokenizer(
 
 def load_tokenizer(name: str | Path) -> LatentActionModel:
     """Load the tokenizer of a folder, a Hub id or "lara-lam". Raises ValueError for a model of another family."""
-    return checked_tokenizer(load_model(name), f"{name} is a ")
+    return checked_tokenizer(load_checkpoint(name)[0], f"{name} is a ")
 
 
 def checked_tokenizer(model: nn.Module, subject: str = "tokenizer is a ") -> LatentActionModel:

@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
+
+from lara_tokenizer.model.configuration_base import LARGEST_SIZE, check_types, vision_config_of
 
 CONTEXTS = ("frames", "vision_language")
 
@@ -129,12 +131,13 @@ class FlowMatchingPolicyConfig(PretrainedConfig):
         return cls(**{**sizes, **changes})
 
     def _check(self) -> None:
+        check_types(self)
         for heads, size in (("num_heads", "hidden_size"), ("num_adapter_heads", "context_size")):
             if getattr(self, size) % getattr(self, heads):
                 raise ValueError(f"{heads} ({getattr(self, heads)}) must divide {size} ({getattr(self, size)}).")
         for name in ("horizon", "num_layers", "num_inference_steps", "max_action_dim", "max_state_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}: takes at least 1.")
+            if not 1 <= getattr(self, name) <= LARGEST_SIZE:
+                raise ValueError(f"{name} {getattr(self, name)}: takes 1 to {LARGEST_SIZE:,}.")
         if not 1 <= self.executed_steps <= self.horizon:
             raise ValueError(f"executed_steps {self.executed_steps}: takes 1 to horizon ({self.horizon}).")
         if self.context not in CONTEXTS:
@@ -165,4 +168,4 @@ def _vision(config: Any) -> Any:
     if not isinstance(config, Mapping):
         return config
     values = dict(config)
-    return AutoConfig.for_model(values.pop("model_type"), **values)
+    return vision_config_of(values, values.pop("model_type", None))

@@ -6,8 +6,10 @@ X context tokens, N latent tokens, K codes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,11 @@ from lara_policy.diffusion_transformer import ContextAdapter, DiffusionTransform
 from lara_policy.distributed import process_count, sum_over_processes
 from lara_policy.embodiment import ActionDecoder, ActionEncoder, Embodiment, EmbodimentLinear, StateEncoder
 from lara_policy.flow_matching import FlowMatching
+from lara_tokenizer.checkpoint import check_weights, read_config, read_processor
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
+from lara_tokenizer.model.loading import load_complete
+
+_NO_POLICY = "Give the folder `policy` of a run of lara-tok refine."
 
 
 @dataclass
@@ -45,6 +51,13 @@ class FlowMatchingPolicyOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     tau: Tensor | None = None
     code_logits: Tensor | None = None
+
+
+def check_policy_folder(folder: Path) -> None:
+    """Raise ValueError, naming the file, for a folder whose config, weights or processor are damaged or do not fit."""
+    config = read_config(folder, FlowMatchingPolicyConfig, (FlowMatchingPolicyConfig.model_type,), _NO_POLICY)
+    check_weights(folder, config, FlowMatchingPolicy)
+    read_processor(folder)
 
 
 class FlowMatchingPolicy(PreTrainedModel):
@@ -136,16 +149,19 @@ class FlowMatchingPolicy(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> FlowMatchingPolicy:
-        """Load from a folder or a Hub id, with the image processor. Raises ValueError for another kind of model."""
-        values, _ = FlowMatchingPolicyConfig.get_config_dict(pretrained_model_name_or_path)
+        """Load from a folder or a Hub id, with the image processor.
+
+        Raises ValueError for another kind of model, and for files that are damaged or do not fit together.
+        """
+        name = pretrained_model_name_or_path
+        if os.path.isdir(name):
+            check_policy_folder(Path(name))
+        values, _ = FlowMatchingPolicyConfig.get_config_dict(name)
         if (kind := values.get("model_type")) != FlowMatchingPolicyConfig.model_type:
-            raise ValueError(
-                f"{pretrained_model_name_or_path} holds a model of type {kind!r}, a policy is of type "
-                f"{FlowMatchingPolicyConfig.model_type!r}. Give the folder `policy` of a run of lara-tok refine."
-            )
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            raise ValueError(f"model {str(name)!r}: its model_type is {kind!r}. {_NO_POLICY}")
+        loaded = load_complete(super().from_pretrained, name, *args, **kwargs)
         policy = loaded[0] if isinstance(loaded, tuple) else loaded
-        policy.processor = LatentActionProcessor.from_pretrained(pretrained_model_name_or_path)
+        policy.processor = LatentActionProcessor.from_pretrained(name)
         policy.freeze()
         return loaded
 

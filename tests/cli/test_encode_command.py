@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from fractions import Fraction
@@ -127,6 +129,43 @@ def test_an_interrupt_says_how_to_continue_and_the_next_run_resumes(
     ran = lara_tok("encode", clip_folder, "--out", out, "--stride", "0.5s", *options)
     assert ran.code == 0
     assert "resuming: 1 of 2 episodes were done before" in ran.err
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_to_end_is_an_interrupt_at_any_stage(
+    lara_tok, clip_folder, options, tmp_path, monkeypatch, name, code
+):
+    from lara_tokenizer.encode.engines import InProcessEngine
+
+    number, closed = getattr(signal, name), []
+    monkeypatch.setattr(InProcessEngine, "start", lambda _: os.kill(os.getpid(), number))
+    monkeypatch.setattr(InProcessEngine, "close", lambda _: closed.append(os.kill(os.getpid(), number)))
+    before = signal.getsignal(number)
+    ran = lara_tok("encode", clip_folder, "--out", tmp_path / "t.parquet", "--stride", "0.5s", *options)
+    assert (ran.code, closed) == (code, [None])  # a second signal does not disturb the end of the workers
+    assert "interrupted: 0 of 2 episodes are done; no finished work is lost" in ran.err
+    assert list(tmp_path.iterdir()) == []  # nothing was begun
+    assert signal.getsignal(number) == before
+
+
+def test_a_verification_that_is_ended_says_so(lara_tok, clip_folder, tokens, options, monkeypatch):
+    from lara_tokenizer.encode.engines import InProcessEngine
+
+    monkeypatch.setattr(InProcessEngine, "start", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    ran = lara_tok("verify", tokens, clip_folder, *options)
+    assert (ran.code, ran.out) == (143, "")
+    assert "interrupted: nothing was changed" in ran.err
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored(monkeypatch):
+    from lara_tok.encode import stoppable
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stoppable():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_progress_is_quiet_where_nobody_watches(lara_tok, clip_folder, options, tmp_path):

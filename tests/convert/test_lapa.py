@@ -191,14 +191,18 @@ def test_saving_and_loading_gives_the_same_model(four, saved_and_loaded):
     assert type(saved_and_loaded(four)) is LaqModel
 
 
-def test_a_tensor_lost_from_the_weights_starts_as_documented(converted, tmp_path):
+def test_a_tensor_lost_from_the_weights_is_refused_and_starts_as_documented_on_request(converted, tmp_path):
     weights = load_file(converted["four"] / "model.safetensors")
     lost = ("decoder.layers.0.attention.query_scale", "decoder.layers.0.context_attention.norm_context.bias")
     for name in lost:
         del weights[name]
     (tmp_path / "config.json").write_text((converted["four"] / "config.json").read_text())
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    state = load_model(tmp_path).state_dict()
+    with pytest.raises(ValueError, match=rf"2 tensors missing \({lost[0]}, {lost[1]}\)"):
+        load_model(tmp_path)
+    model, report = load_model(tmp_path, output_loading_info=True)
+    assert set(report["missing_keys"]) == set(lost)
+    state = model.state_dict()
     assert torch.equal(state[lost[0]], torch.ones(8))
     assert not state[lost[1]].any()
 

@@ -205,7 +205,7 @@ def test_overlapping_annotations_are_told_apart_and_empty_ones_are_too_short(fil
         "film.mp4#t=1,2#3": ("let go", 10),
         "film.mp4#t=3,3": ("look", 0),
     }
-    assert "2 lines label a part that an earlier line labels otherwise" in str(episodes.sources[0])
+    assert "2 lines label a part anew that an earlier line labels: film.mp4#t=1,2#2" in str(episodes.sources[0])
 
 
 def test_a_list_made_on_windows_names_its_folders(film):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -123,6 +124,31 @@ def test_a_raw_stream_needs_a_rate(box):
     with pytest.raises(ValueError, match=r"c.h264 is a raw stream, which states no times. .*--fps 'c.h264=30'"):
         load_episodes(box / "c.h264")
     assert load_episodes(f"{box}/*.h264", fps=30)[0].fps == 30
+
+
+# --- depth beside colour --------------------------------------------------------------------------------------------
+
+
+def test_depth_beside_its_colour_film_is_left_out_and_said(tmp_path):
+    films = ["1/rgb.mp4", "1/depth.mp4", "2/left.mp4", "2/left_mask.mp4", "2/rightDepth.mp4"]
+    films += ["mask_making.mp4", "depth.mp4", "左.mp4"]
+    for name in films:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "rgb.txt").write_text("no film")
+    kept = ["1/rgb.mp4", "2/left.mp4", "2/rightDepth.mp4", "depth.mp4", "mask_making.mp4", "左.mp4"]
+    assert listed(tmp_path) == kept  # of the right view there is no colour film
+    assert re.search(r"2 recordings of depth or masks beside their colour film are left out: [12]/", notes(tmp_path))
+    assert listed(tmp_path / "1/depth.mp4") == listed(f"{tmp_path}/1/depth*") == ["depth.mp4"]
+
+
+def test_a_folder_of_depth_images_beside_colour_is_left_out(tmp_path):
+    for name in ("a/rgb", "a/depth"):
+        (tmp_path / name).mkdir(parents=True)
+        write_images(tmp_path / name, ["1.png", "2.png"])
+    assert listed(tmp_path, fps=5) == ["a/rgb"]
+    assert "beside their colour film are left out: a/depth" in notes(tmp_path, fps=5)
+    assert listed(tmp_path / "a/depth", fps=5) == ["depth"]
 
 
 # --- frames of several episodes in one folder -----------------------------------------------------------------------

@@ -7,14 +7,17 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
+from threading import Thread
 
+import psutil
 import pytest
 import torch
 
 from lara_tokenizer import Episode, encode_dataset
 from lara_tokenizer.data import VideoReader
-from lara_tokenizer.encode import engines, pool
+from lara_tokenizer.encode import engines, pool, worker
 from lara_tokenizer.encode.engines import LocalEngine, running
 from lara_tokenizer.encode.job import open_job
 from lara_tokenizer.encode.plan import EncodeOptions, EpisodePlan
@@ -42,6 +45,18 @@ from lara_tokenizer.encode.plan import EpisodePlan
 from lara_tokenizer.encode.tasks import Failure, Heartbeat
 connection = Connection(int(sys.argv[1]))
 setup = connection.recv()
+
+def is_first(what):
+    try:
+        os.close(os.open(setup.folder / what, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+if setup.folder.name == "killed-once" and is_first("start"):
+    os.kill(os.getpid(), 9)
+if setup.folder.name == "killed-always":
+    os.kill(os.getpid(), 9)
 connection.send(Failure("", "the weights are gone") if setup.folder.name == "broken" else Heartbeat(0))
 while True:
     wish = connection.recv().episode.id
@@ -51,6 +66,10 @@ while True:
         os.abort()
     if wish == "exit":
         sys.exit(3)
+    if wish == "die once" and is_first("death"):
+        os.kill(os.getpid(), 9)
+    if wish == "write nonsense":
+        connection.send_bytes(b"no pickle")
     if wish == "hang":
         time.sleep(60)
     if wish == "eat":
@@ -102,6 +121,85 @@ def test_a_worker_s_death_fails_its_episode_only(impostors):
         "bad": "bad frame",
     }
     assert "of memory, more than its share of 0.2 GB" in failed["eat"]
+
+
+class Unpicklable(VideoReader):
+    """A reader that cannot be sent, or cannot be received."""
+
+    def __reduce__(self):
+        if str(self.path) == "sent":
+            raise RuntimeError("it holds a lock")
+        return (int, ("no number",))
+
+
+def test_a_death_is_forgiven_once_and_what_cannot_be_read_is_a_failure(impostors, tmp_path):
+    episodes = [Episode(name, VideoReader(name)) for name in ("die once", "write nonsense", "a")]
+    episodes += [Episode(name, Unpicklable(name)) for name in ("sent", "b")]
+    with running(LocalEngine(setup(tmp_path), 1, limits=LIMITS)) as engine:
+        events = list(engine.run(TaskQueue(map(PlanTask, episodes[:-1]))))
+        engine._processes[0]._process.kill()  # while it has nothing to do: that counts for nobody
+        engine._processes[0]._process.wait()
+        events += engine.run(tasks_for("c"))
+    failed = {event.episode: event.reason for event in events if isinstance(event, Failure)}
+    assert {event.episode for event in events if isinstance(event, EpisodePlan)} == {"die once", "a", "c"}
+    assert list(failed) == ["write nonsense", "sent"]
+    assert failed["write nonsense"].startswith("the worker process sent what cannot be read")
+    assert failed["sent"] == "the episode cannot be sent to a worker process (RuntimeError: it holds a lock)"
+
+
+def test_an_episode_that_cannot_be_unpickled_is_a_failure(tiny_checkpoint, monkeypatch):
+    """Of a real worker's loop, in this process."""
+    monkeypatch.setattr(worker.torch, "set_num_threads", lambda _: None)
+    here, there = Pipe()
+    here.send(WorkerSetup(tiny_checkpoint, EncodeOptions(("1f",), 4, 8, 16), encodes=False))
+    for name in ("received", "received"):
+        here.send(PlanTask(Episode(name, Unpicklable(name))))
+    thread = Thread(target=worker.main, args=(there,))
+    thread.start()
+    assert [here.recv() for _ in range(3)] == [Heartbeat(0)] + [
+        Failure(
+            "", "the episode cannot be sent to a worker process (invalid literal for int() with base 10: 'no number')"
+        )
+    ] * 2
+    here.close()
+    thread.join(10)
+    there.close()
+    assert not thread.is_alive()
+
+
+def test_a_worker_that_is_killed_while_it_starts_is_replaced(impostors, tmp_path):
+    (tmp_path / "killed-once").mkdir()
+    with running(LocalEngine(setup(tmp_path / "killed-once"), 2, limits=LIMITS)) as engine:
+        assert [type(event) for event in engine.run(tasks_for("a"))].count(EpisodePlan) == 1
+    with (
+        pytest.raises(LaraTokenizerError, match=r"could not start: the worker process died \(SIGKILL\)"),
+        running(LocalEngine(setup("killed-always"), 1, limits=LIMITS)),
+    ):
+        pass
+
+
+# A driver whose workers are busy: one imports, one holds the interpreter's lock for good.
+DRIVER = """
+import sys, time
+from lara_tokenizer.encode import pool
+from lara_tokenizer.encode.tasks import WorkerSetup
+busy = ("time.sleep(60)", "sum(range(10**12))")
+for work in busy:
+    pool._BOOTSTRAP = pool._END_WITH_DRIVER + work
+    process = pool.WorkerProcess(None, pool.WorkerLimits.fair(2))
+    process.start()
+    print(process._process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_workers_end_with_a_driver_that_is_killed_whatever_they_do():
+    with subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True) as driver:
+        workers = [psutil.Process(int(driver.stdout.readline())) for _ in range(2)]
+        assert all(each.is_running() for each in workers)
+        driver.kill()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
 
 
 def test_a_worker_that_cannot_start_ends_the_job_with_the_reason(impostors):

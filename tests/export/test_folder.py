@@ -13,7 +13,8 @@ import pytest
 
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.export import export_univla
-from lara_tokenizer.export.folder import export_folder, run_tasks
+from lara_tokenizer.export.folder import export_folder
+from lara_tokenizer.export.tasks import run_tasks
 
 
 def test_an_export_gets_its_name_when_complete_and_continues_where_it_stopped(tmp_path):
@@ -22,7 +23,7 @@ def test_an_export_gets_its_name_when_complete_and_continues_where_it_stopped(tm
     def is_killed():
         with export_folder(out, job) as folder:
             (folder.path / "one").write_text("1")
-            folder.mark_done("one\nof two lines")
+            folder.mark_done("one\nof two lines", [folder.path / "one"])
             raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError):
@@ -31,8 +32,8 @@ def test_an_export_gets_its_name_when_complete_and_continues_where_it_stopped(tm
     with pytest.raises(JobMismatchError, match="seed was 0 and is 1"), export_folder(out, {**job, "seed": 1}):
         pass
     with export_folder(out, job) as folder:
-        assert folder.is_done("one\nof two lines")
-        assert not folder.is_done("two")
+        assert folder.is_done("one\nof two lines", [folder.path / "one"])
+        assert not folder.is_done("two", [])
     assert [file.name for file in out.iterdir()] == ["one"]
     with pytest.raises(ValueError, match="exists already"), export_folder(out, job):
         pass
@@ -44,7 +45,7 @@ def test_a_kill_after_the_rename_leaves_no_claim_on_the_name(tmp_path):
     def is_killed():
         with export_folder(out, {}) as folder:
             (folder.path / "one").write_text("1")
-            folder.mark_done("one")
+            folder.mark_done("one", [folder.path / "one"])
             folder.path.rename(out)
             raise RuntimeError("killed before the scratch was removed")
 
@@ -55,7 +56,7 @@ def test_a_kill_after_the_rename_leaves_no_claim_on_the_name(tmp_path):
     assert not partial.exists()
     out.rename(tmp_path / "elsewhere")
     with export_folder(out, {}) as folder:
-        assert not folder.is_done("one")
+        assert not folder.is_done("one", [folder.path / "one"])
     assert out.is_dir()
     assert not partial.exists()
 
@@ -95,7 +96,7 @@ def test_a_link_to_an_empty_folder_is_followed(tmp_path):
 def test_a_line_that_a_kill_cut_short_is_ignored(tmp_path):
     def is_killed():
         with export_folder(tmp_path / "out", {}) as folder:
-            folder.mark_done("whole")
+            folder.mark_done("whole", [])
             with (folder.path.parent / "done.txt").open("a") as stream:
                 stream.write("episode_1")
             raise RuntimeError
@@ -103,8 +104,8 @@ def test_a_line_that_a_kill_cut_short_is_ignored(tmp_path):
     with pytest.raises(RuntimeError):
         is_killed()
     with export_folder(tmp_path / "out", {}) as folder:
-        assert folder.is_done("whole")
-        assert not folder.is_done("episode_1")
+        assert folder.is_done("whole", [])
+        assert not folder.is_done("episode_1", [])
 
 
 def test_a_finished_export_is_complete_and_another_one_is_refused(tmp_path, tokens, clips):
@@ -148,7 +149,7 @@ def test_an_error_ends_all_and_is_the_workers_own():
 
 
 def test_a_killed_driver_takes_its_workers_along():
-    script = "import os\nfrom lara_tokenizer.export.folder import run_tasks\n"
+    script = "import os\nfrom lara_tokenizer.export.tasks import run_tasks\n"
     script += (
         "for task, pid in run_tasks(eval, ['__import__(\"os\").getpid()', '__import__(\"time\").sleep(60)'], 1):\n"
     )

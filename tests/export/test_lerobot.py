@@ -475,19 +475,6 @@ def test_sigkill_leaves_the_old_dataset_or_the_labelled_one(plain, table, checkp
     assert _hashes(dataset) == new
 
 
-def test_links_are_followed_and_stay_out_of_the_copy(plain, table, checkpoint, tmp_path):
-    """As in a snapshot of the Hub's cache: every file is a link to a blob."""
-    blobs = shutil.copytree(plain["v3.0"], tmp_path / "blobs")
-    dataset = shutil.copytree(plain["v3.0"], tmp_path / "demos")
-    for name in _tree(blobs):
-        (dataset / name).unlink()
-        (dataset / name).symlink_to(blobs / name)
-    out = tmp_path / "out"
-    export_lerobot(table, dataset, out, model=checkpoint[0])
-    assert not any(file.is_symlink() for file in out.rglob("*"))
-    assert all((out / n).samefile(blobs / n) for n in _tree(blobs) if n.endswith(".mp4"))
-
-
 def test_invalid_input_is_refused_before_anything_is_written(plain, table, checkpoint, tmp_path, write_tokens):
     dataset, folder, out = plain["v3.0"], checkpoint[0], tmp_path / "out"
     (tmp_path / "there").mkdir()

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from lara_tokenizer.export.paths import safe_component, safe_path, shortened
+from lara_tokenizer.export.paths import safe_component, safe_path, sequence_path, shortened
 
 NAMES = [
     "a.mp4",
@@ -46,6 +46,16 @@ def test_no_path_leaves_its_folder_or_loses_a_component(tmp_path, name):
     normal = os.path.normpath(tmp_path / path)
     assert os.path.relpath(normal, tmp_path) == path
     assert path.count("/") == name.count("/")
+
+
+def test_a_path_of_any_length_is_short_enough_for_a_file_system():
+    names = ["/".join(["ü" * 40] * 30), "/".join(["ü" * 40] * 29 + ["v" * 40]), "/" * 3000, "x" * 5000]
+    paths = [sequence_path(name, "top") for name in names]
+    assert len(set(paths)) == len(names)
+    for path in paths:
+        assert len(path) <= 1024 + 65
+        assert all(0 < len(component) <= 255 for component in path.split("/"))
+    assert sequence_path("a" * 200, "b" * 200) == f"{'a' * 200}/{'b' * 200}"
 
 
 def test_what_is_cut_ends_in_a_digest_of_all():

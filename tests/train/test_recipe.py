@@ -67,11 +67,68 @@ def test_yamls_text_numbers_are_all_scales():
         ({"training": {"direction_weight": 0.5}}, "direction_weight was removed: .* Use flow_weight"),
         ({"training": [1]}, "training is a mapping"),
         ([1], "recipe is a mapping"),
+        ({"training": {"steps": 1e30}}, "training steps: takes a int, got 1e"),
+        ({"training": {"steps": 10**400}}, "training steps: takes a int, got 1000"),
+        ({"training": {"steps": float("nan")}}, "training steps: takes a int, got nan"),
+        ({"training": {"steps": 5_000_000_000}}, "training steps: takes a int"),
+        ({"training": {"steps": 2**31}}, "training steps 2147483648: takes at least 1, at most 1,000,000,000"),
+        ({"training": {"batch_size": 10**9}}, "training batch_size 1000000000: takes at least 1, at most 65,536"),
+        ({"training": {"heldout_pairs": 10**9}}, "training heldout_pairs 1000000000: .* at most 65,536"),
+        ({"training": {"learning_rate": float("inf")}}, "training learning_rate: takes a float, got inf"),
+        ({"training": {"learning_rate": -1}}, "training learning_rate -1.0: takes 0 or more"),
+        ({"training": {"weight_decay": [1]}}, "training weight_decay: takes a float, got"),
+        ({"training": {"workers": -1}}, "training workers -1: takes 0 to 1,024"),
+        ({"training": {"seed": -1}}, "training seed -1: takes 0 to 4294967295"),
+        ({"training": {"precision": ["a"] * 10**6}}, "training precision: takes a str, got"),
+        ({"model": "large"}, "model: takes names and values, got 'large'"),
+        ({"model": {1: 2}}, "model: takes names and values, got"),
+        ({"vision_encoder": {"a": 1}}, "vision_encoder: takes a folder or a Hub id"),
+        ({"preset": {"a": 1}}, "preset {'a': 1}: takes one of"),
+        ({"sources": [["v"] * 10**6]}, "sources: takes a list of strings, got"),
+        ({("a",) * 10**6: 1}, "unknown recipe key"),
     ],
 )
 def test_a_mistake_in_a_recipe_is_named(values, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         Recipe.parse(values)
+    assert len(str(caught.value)) < 400
+
+
+ALIASES = "\n".join(["- &x0 [l, l]", *(f"- &x{n} [{', '.join([f'*x{n - 1}'] * 10)}]" for n in range(1, 10))])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (f"sources:\n{ALIASES}", "more than 100,000 values, with its aliases written out"),
+        ("training: " + "[" * 3000, "nested too deeply"),
+        ("training: !!python/object/apply:os.system [exit]", "could not determine a constructor"),
+        ("training: {steps: 10", "not YAML"),
+        (b"\x7fELF\x02\x01\x01\x00", "not YAML"),
+        ("steps", "recipe is a mapping of .*; got str"),
+        ("- 1", "recipe is a mapping of .*; got list"),
+        ("0", "recipe is a mapping of .*; got int"),
+        ("model: {hidden_size: 1000000000}", r"hidden_size \(1000000000\) must be at most 1,048,576"),
+        ("model: {hidden_size: [1]}", "hidden_size is list; it takes a whole number"),
+        ("model: {motion_weight: .nan}", "motion_weight is nan; it takes a finite number"),
+        ("model: {vision_config: {model_type: nosuch}}", "vision_config .* cannot be used"),
+    ],
+)
+def test_a_hostile_recipe_file_is_one_line_that_names_it(tmp_path, content, message):
+    file = tmp_path / "lam.yaml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message) as caught:
+        Recipe.load(file).build_config()
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_recipe_is_the_defaults_and_a_folder_is_none(tmp_path):
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert Recipe.load(tmp_path / "empty.yaml") == Recipe()
+    (tmp_path / "windows.yaml").write_text("training: {steps: 3}", encoding="utf-16")
+    assert Recipe.load(tmp_path / "windows.yaml").training.steps == 3
+    with pytest.raises(ValueError, match=r"a folder\. Name a YAML file"):
+        Recipe.load(tmp_path)
 
 
 def test_a_recipe_made_in_python_is_checked_as_well():

@@ -199,6 +199,20 @@ def test_how_an_array_of_jax_is_made_is_looked_at(write, make):
         read_arrays(write(call))
 
 
+def test_a_pickle_of_a_few_bytes_takes_neither_all_memory_nor_all_time(tmp_path):
+    memo = tmp_path / "memo"
+    memo.write_bytes(b"\x80\x02}r\xff\xff\xff\xff.")  # an empty dict, kept as object number 4,294,967,295
+    with pytest.raises(ValueError, match="stores its object number 4,294,967,295. It may do harm"):
+        read_arrays(memo)
+    level: dict = {}
+    for _ in range(12):  # 10^12 dicts, stored as twelve
+        level = {str(name): level for name in range(10)}
+    bomb = tmp_path / "bomb"
+    bomb.write_bytes(pickle.dumps(level))
+    with pytest.raises(ValueError, match="more than 10,000 dicts and arrays"):
+        read_arrays(bomb)
+
+
 def test_what_is_no_pickle_of_arrays_is_said(tmp_path, write):
     with pytest.raises(ValueError, match="no such file"):
         read_arrays(tmp_path / "none")

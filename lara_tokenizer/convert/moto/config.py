@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from lara_tokenizer._files import summarize_names
+from lara_tokenizer._parse import read_json_object, shown
 from lara_tokenizer.convert.moto.layouts import MOTO, ReferenceCheckpoint, settings_section
 from lara_tokenizer.convert.moto.names import ADVICE, DECODER_LAYERS, M_FORMER_LAYERS
 from lara_tokenizer.convert.state_dict import check_tensors
@@ -197,9 +198,9 @@ def _refuse_unsupported(settings: dict[str, Any] | None) -> None:
     for part, name, supported in _UNSUPPORTED:
         value = settings_section(settings_section(settings, part), "config").get(name, supported)
         if value != supported:
-            raise ValueError(f"{part}.config.{name} is {value!r}; only {supported!r} can be converted.")
+            raise ValueError(f"{part}.config.{name} is {shown(value)}; only {supported!r} can be converted.")
     if (remap := settings_section(settings, "vector_quantizer").get("remap")) is not None:
-        raise ValueError(f"vector_quantizer.remap is {remap!r}: remapped codes cannot be converted.")
+        raise ValueError(f"vector_quantizer.remap is {shown(remap)}: remapped codes cannot be converted.")
     if settings_section(settings, "hidden_state_decoder"):
         raise ValueError("a hidden_state_decoder cannot be converted: this model reconstructs pixels only.")
 
@@ -220,8 +221,8 @@ def _number(recorded: Mapping[str, Any], name: str, otherwise: Any) -> Any:
     value = recorded.get(name, otherwise)
     try:
         return type(otherwise)(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} is {value!r} in the checkpoint's settings, expected a number.") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{name} is {shown(value)} in the checkpoint's settings, expected a number.") from error
 
 
 def load_vision_config(name: str) -> PretrainedConfig:
@@ -233,8 +234,10 @@ def load_vision_config(name: str) -> PretrainedConfig:
         # Without it transformers would guess a model type from the folder's name.
         raise _unreadable(name, "the folder has no config.json")
     try:
+        if Path(name).is_dir():
+            read_json_object(Path(name) / "config.json")
         config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of wrong types and sizes: a config class raises nearly anything
         raise _unreadable(name, error) from error
     # Two-tower models (CLIP, SigLIP) hold the sizes in a config of their vision part.
     config = getattr(config, "vision_config", config)
@@ -251,7 +254,7 @@ def load_vision_encoder(name: str, config: PretrainedConfig) -> PreTrainedModel:
     """
     try:
         encoder, report = AutoModel.from_pretrained(name, config=config, dtype="float32", output_loading_info=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged weights raise errors of safetensors, torch and Python
         raise _unreadable(name, error) from error
     absent = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if absent:

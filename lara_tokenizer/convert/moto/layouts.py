@@ -5,17 +5,17 @@ Nothing in a checkpoint is executed: weights are loaded with `weights_only=True`
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lara_tokenizer._files import summarize_names
+from lara_tokenizer._parse import read_json as read_any_json
+from lara_tokenizer._parse import read_yaml, shown
 from lara_tokenizer.convert.base import refuse_villa_x
 from lara_tokenizer.convert.state_dict import read_state_dict
 
@@ -117,7 +117,7 @@ def settings_section(settings: Mapping[str, Any] | None, name: str) -> dict[str,
     settings = settings or {}
     found = settings.get(name) or settings.get(f"{name}_config") or {}
     if not isinstance(found, dict):
-        raise ValueError(f"{name} is {found!r} in the checkpoint's settings, expected a table of settings.")
+        raise ValueError(f"{name} is {shown(found)} in the checkpoint's settings, expected a table of settings.")
     return found
 
 
@@ -154,7 +154,7 @@ def _read_tensors(weights: Path) -> tuple[str, dict[str, Tensor]]:
             for name in file.keys()  # noqa: SIM118
             if name.startswith(prefix)
         }
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"{weights} is damaged or not a safetensors file ({error}). Download it again.") from error
 
 
@@ -162,6 +162,9 @@ def _shards(index: Path) -> list[Path]:
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict):
         raise ValueError(f"{index} has no weight_map: it does not list the shards of a checkpoint.")
+    for name in names.values():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ValueError(f"{index} names {shown(name)}, expected a file beside it.")
     files = [index.parent / name for name in sorted(set(names.values()))]
     if absent := [file.name for file in files if not file.is_file()]:
         raise ValueError(f"{index.parent} lacks {summarize_names(absent)}, named in {index.name}. Download all shards.")
@@ -197,20 +200,14 @@ def _read_settings(folder: Path) -> tuple[dict[str, Any] | None, str]:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{file} is not plain YAML ({reason}): it is read as data, never run.") from error
-    return _checked_table(file, content)
+        return _checked_table(file, read_yaml(file))
+    except ValueError as error:
+        raise ValueError(f"{error}. It is read as data, never run.") from error
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON file that holds a table. Raises ValueError, naming the file, for anything else."""
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not readable JSON ({error}).") from error
-    return _checked_table(file, content)
+    return _checked_table(file, read_any_json(file))
 
 
 def _checked_table(file: Path, content: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from lara_tokenizer.convert.moto.config import (
 )
 from lara_tokenizer.convert.moto.layouts import ReferenceCheckpoint, read_checkpoint
 from lara_tokenizer.convert.moto.names import ADVICE, from_reference, reference_shapes
-from lara_tokenizer.convert.moto.sidecar import Sidecar, read_sidecar
+from lara_tokenizer.convert.moto.sidecar import TENSORS, Sidecar, read_sidecar
 from lara_tokenizer.convert.state_dict import check_tensors, zero_buffers
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
 
@@ -105,6 +105,9 @@ def _assemble(
     # After the reference's: what the export folded or left out takes precedence.
     state |= sidecar.tensors if sidecar else {}
     state |= {f"vision_encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    model.load_state_dict(state, assign=True)
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:  # with a sidecar alone: all other tensors were compared before
+        raise ValueError(f"{checkpoint.folder}: its {TENSORS} does not fit its weights. Export it again.") from error
     assert not any(tensor.is_meta for tensor in model.state_dict().values())
     return model.eval()

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lara_tokenizer._files import file_sha256
+from lara_tokenizer._parse import shown
 from lara_tokenizer.convert.moto.layouts import PICKLE, read_json
 from lara_tokenizer.convert.moto.names import from_reference
+from lara_tokenizer.errors import first_line
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
 
 SETTINGS, TENSORS = "lara_tokenizer.json", "lara_tokenizer.safetensors"
@@ -75,17 +78,25 @@ def read_sidecar(folder: Path) -> Sidecar | None:
     settings = read_json(file)
     if settings.get("format_version") != FORMAT_VERSION:
         raise ValueError(
-            f"{file} has format {settings.get('format_version')}, this version reads {FORMAT_VERSION}. "
+            f"{file} has format {shown(settings.get('format_version'))}, this version reads {FORMAT_VERSION}. "
             "Update lara-tokenizer."
         )
     # Weights that were trained further must not be mixed with the old tensors and config.
-    if settings["weights_sha256"] != file_sha256(folder / PICKLE):
+    if settings.get("weights_sha256") != file_sha256(folder / PICKLE):
         raise ValueError(
             f"{folder / PICKLE} is not the file that {SETTINGS} was written for. Delete {SETTINGS} to convert it as "
             "a checkpoint of Moto's, or restore the weights."
         )
-    config = LatentActionConfig.from_dict(settings["config"])
-    return Sidecar(config, LatentActionProcessor.from_dict(settings["processor"]), load_file(folder / TENSORS))
+    try:
+        config = LatentActionConfig.from_dict(settings["config"])
+        processor = LatentActionProcessor.from_dict(settings["processor"])
+        return Sidecar(config, processor, load_file(folder / TENSORS))
+    # Wrong types and sizes, and a damaged file of tensors.
+    except (ValueError, TypeError, LookupError, AttributeError, OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"{file} or {TENSORS} beside it is damaged ({first_line(error)}). Delete both to convert the weights as a "
+            "checkpoint of Moto's."
+        ) from error
 
 
 def _model_settings(settings: dict[str, Any]) -> dict[str, Any]:

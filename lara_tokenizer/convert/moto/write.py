@@ -12,15 +12,16 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor
-from transformers import PretrainedConfig
 
-from lara_tokenizer._files import new_folder, summarize_names
+from lara_tokenizer._files import new_folder
+from lara_tokenizer._parse import read_json_object, shown
+from lara_tokenizer.checkpoint import checkpoint_folder, load_checkpoint
 from lara_tokenizer.convert.base import ConversionSummary
 from lara_tokenizer.convert.moto.config import SIZES, VISION_FOLDER
 from lara_tokenizer.convert.moto.layouts import MOTO, PICKLE
 from lara_tokenizer.convert.moto.names import to_reference
 from lara_tokenizer.convert.moto.sidecar import write_sidecar
-from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor, resolve_checkpoint
+from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
 
 _PACKAGE = "latent_motion_tokenizer.src.models"
 _MOTO_IMAGE_SIZE = 224  # the only size that Moto's preprocessing produces
@@ -190,14 +191,13 @@ def _notes(config: LatentActionConfig, processor: LatentActionProcessor) -> list
 
 
 def _load(source: str | Path) -> tuple[LatentActionModel, LatentActionProcessor]:
-    settings, _ = PretrainedConfig.get_config_dict(resolve_checkpoint(source))
-    if settings.get("model_type") != LatentActionConfig.model_type:
+    config = checkpoint_folder(source) / "config.json"
+    model_type = read_json_object(config).get("model_type") if config.is_file() else None
+    if model_type != LatentActionConfig.model_type:
         raise ValueError(
-            f"{source} is not a latent action model (model_type {settings.get('model_type')!r}). To convert a "
+            f"{source} is not a latent action model (model_type {shown(model_type)}). To convert a "
             "checkpoint of Moto or LARA to ours, leave out --to."
         )
-    # transformers fills missing tensors with random numbers and only logs it.
-    model, report = LatentActionModel.from_pretrained(source, dtype="float32", output_loading_info=True)
-    if absent := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
-        raise ValueError(f"{source} is incomplete: {len(absent)} tensors are missing ({summarize_names(absent)}).")
-    return model.eval(), LatentActionProcessor.from_pretrained(source)
+    model, processor = load_checkpoint(source)
+    assert isinstance(model, LatentActionModel)
+    return model.float(), processor

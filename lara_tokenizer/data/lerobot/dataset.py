@@ -9,8 +9,6 @@ from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
-
 from lara_tokenizer._parse import read_json
 from lara_tokenizer.data.dataset_files import DatasetFiles, LocalFiles, open_hub
 from lara_tokenizer.data.episode import ACTIONS, STATES, Episode, first_of
@@ -23,6 +21,7 @@ from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions, c
 from lara_tokenizer.data.video import VIDEO_SUFFIXES
 from lara_tokenizer.errors import EpisodeReadError, first_line
 
+_SAMPLED_FILES = 8  # of rows, whose columns are looked at
 KNOWN_VERSIONS = ("v2.0", "v2.1", "v3.0")
 LOOKED_FOR = f"{INFO} (LeRobotDataset)"
 
@@ -64,6 +63,7 @@ class _Dataset:
         self.names = names
         self.name = name
         self.notes: list[str] = []
+        self._stored: frozenset[str] | None = None
         if INFO not in names:
             raise ValueError(f"{name}: not a LeRobotDataset: {INFO} is missing")
         try:
@@ -140,17 +140,10 @@ class _Dataset:
             self.notes.append(f"{INFO} names camera {key!r}, but there are no files of it")
         for key in sorted(_filmed(self.names) - self.info.features.keys()):
             self.notes.append(f"there are videos of {key!r}, which {INFO} does not name; they are not read")
-        color = [key for key in existing if self.info.is_color(key)]
-        if existing and not color and set(requested) <= {"all"}:
-            raise ValueError(
-                f"{self.name}: it has no colour camera, only {', '.join(map(repr, existing))}. To read depth or masks, "
-                f"name the camera: --camera {existing[0]}"
-            )
-        available = [key for key in existing if key in color or key in requested or last_part(key) in requested]
-        cameras, notes = choose_cameras(available, requested, self.name)
+        cameras, notes = choose_cameras(existing, requested, self.name, is_color=self.info.is_color)
         self.notes += notes
         for camera in cameras:
-            if camera not in color and (pixels := self.info.deep_pixels(camera)):
+            if not self.info.is_color(camera) and (pixels := self.info.deep_pixels(camera)):
                 raise ValueError(
                     f"{self.name}: camera {camera!r} is no colour video and has {pixels} pixels; 8 bits per channel "
                     "are read"
@@ -172,13 +165,20 @@ class _Dataset:
         return placed if self.info.is_color(camera) else [replace(span, is_color=False) for span in placed]
 
     def _columns(self, entries: Sequence[EpisodeEntry]) -> frozenset[str] | None:
-        """Columns of the first file of rows; None where it is not here, or cannot be read."""
-        file = next((file for each in entries if (file := self.info.data_file(each.entry)) in self.names), None)
-        path = None if file is None else self.files.local(file)
-        try:
-            return None if path is None else frozenset(column_names(path))
-        except (EpisodeReadError, pa.ArrowException, OSError, ValueError):
-            return None
+        """Columns of some files of rows; None where they are not here, or one cannot be read.
+
+        A converter may have added a column on its way, so the first file does not speak for all.
+        """
+        if self._stored is None:
+            step = max(1, len(entries) // _SAMPLED_FILES)
+            sampled = {self.info.data_file(each.entry) for each in [*entries[::step], entries[-1]]} & self.names
+            paths = [self.files.local(file) for file in sampled]
+            try:
+                columns = [name for path in paths if path is not None for name in column_names(path)]
+            except EpisodeReadError:
+                columns = []
+            self._stored = frozenset(columns)
+        return self._stored or None
 
     def _signal_columns(self, entries: Sequence[EpisodeEntry]) -> tuple[tuple[str, str], ...]:
         """The column of each available signal, as (signal, column)."""

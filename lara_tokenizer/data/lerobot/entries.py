@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from lara_tokenizer.data.lerobot.info import EPISODES_V2, EPISODES_V3, whole_num
 from lara_tokenizer.errors import EpisodeReadError, first_line
 
 _NOTES = 5  # of one kind that are spelled out
+_MAX_ROWS = 1_000_000  # of one file; run-length encoding stores as many in a few bytes
+_BATCH = 10_000  # rows that are Python objects at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +53,40 @@ def read_entries(files: DatasetFiles, names: Iterable[str], is_v3: bool) -> tupl
         is_v3: whether the list is in parquet files below meta/episodes.
     """
     notes: list[str] = []
-    rows = _rows_v3(files, names, notes) if is_v3 else _rows_v2(files, notes)
-    entries: list[EpisodeEntry] = []
+    rows = _rows_v3(files, names, notes) if is_v3 else _rows_v2(files)
+    claims: dict[int, _Claim] = {}
     bad: list[str] = []
     for where, file, row in rows:
         try:
-            entries.append(EpisodeEntry.parse(row, file))
+            if isinstance(row, ValueError):
+                raise row
+            entry = EpisodeEntry.parse(row, file)
         except ValueError as error:
-            bad.append(f"{where} cannot be read ({first_line(error)}); that episode is left out")
-    notes += _shortened(bad, "more such lines")
-    return _distinct(entries, notes), notes
-
-
-def _rows_v2(files: DatasetFiles, notes: list[str]) -> Iterator[tuple[str, str, Any]]:
-    """Place, file and value of each line."""
-    bad: list[str] = []
-    for number, row in read_json_lines(files.path(EPISODES_V2), EPISODES_V2):
-        where = f"{EPISODES_V2}, line {number}"
-        if isinstance(row, ValueError):
-            bad.append(f"{where} cannot be read; that episode is left out")
+            reason = "" if isinstance(row, ValueError) else f" ({first_line(error)})"
+            bad.append(f"{where} cannot be read{reason}; that episode is left out")
         else:
-            yield where, EPISODES_V2, row
+            claims.setdefault(entry.episode_index, _Claim(entry)).add(entry)
     notes += _shortened(bad, "more such lines")
+    return _distinct(claims, notes), notes
+
+
+@dataclass(slots=True)
+class _Claim:
+    """The entries of one episode index; a list may repeat one without end."""
+
+    first: EpisodeEntry
+    count: int = 0
+    are_equal: bool = True
+
+    def add(self, entry: EpisodeEntry) -> None:
+        self.count += 1
+        self.are_equal = self.are_equal and (entry is self.first or entry.same_as(self.first))
+
+
+def _rows_v2(files: DatasetFiles) -> Iterator[tuple[str, str, Any]]:
+    """Place, file and value of each line."""
+    for number, row in read_json_lines(files.path(EPISODES_V2), EPISODES_V2):
+        yield f"{EPISODES_V2}, line {number}", EPISODES_V2, row
 
 
 def _rows_v3(files: DatasetFiles, names: Iterable[str], notes: list[str]) -> Iterator[tuple[str, str, Any]]:
@@ -80,32 +94,35 @@ def _rows_v3(files: DatasetFiles, names: Iterable[str], notes: list[str]) -> Ite
     for name in sorted(name for name in names if name.startswith(EPISODES_V3) and name.endswith(".parquet")):
         try:
             path = files.path(name)
+            with pq.ParquetFile(path) as file:
+                count, columns = file.metadata.num_rows, file.schema_arrow.names
+            if count > _MAX_ROWS:
+                raise ValueError(f"its footer promises {count:,} rows; up to {_MAX_ROWS:,} are read")
             # Per-episode statistics make up most of these files, and are not needed.
-            columns = [column for column in pq.read_schema(path).names if not column.startswith("stats/")]
-            rows = read_parquet(path, name, columns=columns).to_pylist()
-        except (EpisodeReadError, pa.ArrowException, OSError, ValueError) as error:
+            table = read_parquet(path, name, columns=[each for each in columns if not each.startswith("stats/")])
+            batches = table.to_batches(max_chunksize=_BATCH)
+        except (EpisodeReadError, pa.ArrowException, OSError, ValueError, MemoryError) as error:
             reason = first_line(error).removeprefix(f"{name}: ")
             notes.append(f"{name} cannot be read ({reason}); its episodes are left out")
             continue
-        for number, row in enumerate(rows):
-            yield f"{name}, row {number}", name, row
+        number = 0
+        for batch in batches:
+            for row in batch.to_pylist():
+                yield f"{name}, row {number}", name, row
+                number += 1
 
 
-def _distinct(entries: Sequence[EpisodeEntry], notes: list[str]) -> list[EpisodeEntry]:
+def _distinct(claims: Mapping[int, _Claim], notes: list[str]) -> list[EpisodeEntry]:
     """The entries by index; none of an index that two different ones claim, as either could be the wrong one."""
-    by_index: dict[int, list[EpisodeEntry]] = {}
-    for entry in entries:
-        by_index.setdefault(entry.episode_index, []).append(entry)
     chosen, twice, several = [], [], []
-    for index in sorted(by_index):
-        first, *others = by_index[index]
-        if not others:
-            chosen.append(first)
-        elif all(first.same_as(other) for other in others):
-            chosen.append(first)
-            twice.append(f"episode {index} is listed {len(others) + 1} times, with equal entries; it is read once")
-        else:
-            several.append(f"episode {index} is listed {len(others) + 1} times, with different entries; it is left out")
+    for index in sorted(claims):
+        claim = claims[index]
+        if claim.are_equal:
+            chosen.append(claim.first)
+        if claim.count > 1 and claim.are_equal:
+            twice.append(f"episode {index} is listed {claim.count} times, with equal entries; it is read once")
+        elif claim.count > 1:
+            several.append(f"episode {index} is listed {claim.count} times, with different entries; it is left out")
     notes += _shortened(twice, "more such episodes") + _shortened(several, "more such episodes")
     return chosen
 

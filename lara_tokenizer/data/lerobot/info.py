@@ -24,6 +24,8 @@ TASKS_V2, TASKS_V3 = "meta/tasks.jsonl", "meta/tasks.parquet"
 
 LARGEST_INDEX = 2**63 - 1  # of an int64 column
 _SLOWEST, _FASTEST = 1e-3, 100_000  # frames per second that anybody records
+_MOST_CAMERAS = 256
+_LONGEST_NAME = 1000  # characters of a path; file systems take up to 4,096 bytes
 _VERSION = re.compile(r"v([0-9]{1,4})(\.[0-9]{1,4})*")
 _VISUAL = ("video", "image")
 # ffmpeg's names: gray12le, yuv420p10le, p010le, gray16be, grayf32le.
@@ -167,10 +169,13 @@ class LeRobotInfo:
             size = self.content.get("chunks_size", CHUNK_SIZE)
             if not whole_number(size):
                 raise ValueError(f"chunks_size {_short(size)}: takes a number of files above 0")
-        keys = ("chunk_index", "file_index") if self.is_v3 else ("episode_chunk", "episode_index")
+        keys = ("chunk_index", "file_index") if self.is_v3 else ("episode_chunk", "episode_index", "chunk_index")
         indices: dict[str, object] = dict.fromkeys(keys, 0)
         used = [("data_path", indices)]
-        videos = [key for key in self.cameras() if self.features[key]["dtype"] == "video"]
+        cameras = self.cameras()
+        if len(cameras) > _MOST_CAMERAS:
+            raise ValueError(f"features name {len(cameras):,} cameras; up to {_MOST_CAMERAS} are read")
+        videos = [key for key in cameras if self.features[key]["dtype"] == "video"]
         used += [("video_path", {**indices, "video_key": key}) for key in videos]
         for template, values in used:
             name = format_template(self.content.get(template), values, template)
@@ -178,6 +183,8 @@ class LeRobotInfo:
                 checked_name(name)
             except EpisodeReadError as error:
                 raise ValueError(f"{template}: {error}") from error
+            if len(name) > _LONGEST_NAME:
+                raise ValueError(f"{template}: a file name of {len(name):,} characters; takes up to {_LONGEST_NAME}")
 
     def _file(self, template: str, values: Mapping[str, Any]) -> str:
         # Checked with other indices by `_check_paths`; every index is a whole number.
@@ -186,7 +193,8 @@ class LeRobotInfo:
     def _v2_values(self, entry: Mapping[str, Any]) -> dict[str, int]:
         episode_index = int(entry["episode_index"])
         chunk = episode_index // int(self.content.get("chunks_size", CHUNK_SIZE))
-        return {"episode_chunk": chunk, "episode_index": episode_index}
+        # AgiBot World 2026 calls the chunk as v3.0 does.
+        return {"episode_chunk": chunk, "episode_index": episode_index, "chunk_index": chunk}
 
 
 def whole_number(value: Any) -> int | None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from lara_tokenizer._parse import check_parquet_rows
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 EPISODE, FRAME, TIME = "episode_index", "frame_index", "timestamp"
 # Data files of up to 100 MB each that are downloaded in search of an episode that is not in the one named for it.
 _DOWNLOADS = 4
+_CACHED_ROWS = 4_000_000  # of the row groups of an episode that are kept for the next one
+_UNKNOWN = (-math.inf, math.inf)  # a row group without statistics may contain any episode
+_DAMAGE = (pa.ArrowException, OSError, ValueError, MemoryError)  # that pyarrow raises for a damaged file
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,8 @@ def read_rows(files: DatasetFiles, rows: DataRows, columns: Sequence[str], *, la
     file, table = _find(files, rows, columns, large)
     with errors_name(file):
         if len(table) != rows.length:
-            raise EpisodeReadError(file, f"{len(table)} rows for an episode of {rows.length} frames")
+            count = len(table) if len(table) < rows.length else f"more than {rows.length}"
+            raise EpisodeReadError(file, f"{count} rows for an episode of {rows.length} frames")
         return _in_frame_order(table, rows, file).select(list(columns))
 
 
@@ -93,8 +98,10 @@ def data_files(names: set[str] | frozenset[str], folder: str = "data") -> list[s
 
 def column_names(path: Path) -> list[str]:
     """Names of the columns of a parquet file. Raises EpisodeReadError where it cannot be read."""
-    with errors_name(path.name):
+    try:
         return _footer(path, path.stat().st_mtime_ns).names
+    except _DAMAGE as error:
+        raise _unreadable(path, error) from error
 
 
 def _find(files: DatasetFiles, rows: DataRows, columns: Sequence[str], large: bool) -> tuple[str, pa.Table]:
@@ -118,9 +125,20 @@ def _find(files: DatasetFiles, rows: DataRows, columns: Sequence[str], large: bo
         with errors_name(name):
             path = files.path(name)
             if _holds(path, rows.episode_index) and len(table := _read(path, rows, columns, large)):
-                logger.info("the rows of episode %d are in %s, not in %s", rows.episode_index, name, rows.file)
+                _say_moved(name, rows.file, rows.episode_index)
                 return name, table
     raise failure
+
+
+_said: set[tuple[str, str]] = set()  # in this process
+
+
+def _say_moved(actual: str, named: str, episode_index: int) -> None:
+    """Log once for each pair of files that rows are not where the metadata says."""
+    if (actual, named) not in _said:
+        _said.add((actual, named))
+        where = f"not in {named}" if named else "and the metadata names none"
+        logger.warning("the rows of episode %d are in %s, %s", episode_index, actual, where)
 
 
 def _is_absent(files: DatasetFiles, name: str) -> bool:
@@ -155,23 +173,32 @@ def _read(path: Path, rows: DataRows, columns: Sequence[str], large: bool) -> pa
         if missing := [name for name in needed if name not in footer.names]:
             raise EpisodeReadError(path, f"no column {missing[0]!r} in it (there are {', '.join(footer.names)})")
         wanted = tuple(dict.fromkeys([*columns, *(name for name in (EPISODE, FRAME, TIME) if name in footer.names)]))
-        if EPISODE in footer.names and not large:
-            table = _episode_rows(path, version, wanted, rows.episode_index)
+        groups = footer.groups_of(rows.episode_index)
+        if EPISODE in footer.names and not large and sum(footer.group_rows[group] for group in groups) <= _CACHED_ROWS:
+            table = _row_groups(path, version, wanted, groups)
+            table = table.filter(pc.equal(table[EPISODE], rows.episode_index))
         else:
-            # Images are filtered while reading, not cached as row groups: those could be gigabytes.
-            selected = [(EPISODE, "=", rows.episode_index)] if EPISODE in footer.names else None
+            # Images are filtered while reading, not cached as row groups: those could be gigabytes. A few bytes can
+            # promise a hundred million rows, so one more than expected is enough.
+            selected = ds.field(EPISODE) == rows.episode_index if EPISODE in footer.names else None
             # One thread: worker processes share the cores.
-            table = pq.read_table(path, columns=list(wanted), filters=selected, use_threads=False)
-        if not len(table) and footer.rows and not rows.shared:
-            raise EpisodeReadError(path, _other_episode(path, version, rows.episode_index))
+            table = ds.dataset(path, format=ds.ParquetFileFormat(page_checksum_verification=True)).head(
+                rows.length + 1, columns=list(wanted), filter=selected, use_threads=False
+            )
+        if not len(table) and any(footer.group_rows) and not rows.shared:
+            raise EpisodeReadError(path, _other_episode(footer, rows.episode_index))
         return table
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise EpisodeReadError(path, f"cannot be read as parquet ({first_line(error)})") from error
+    except _DAMAGE as error:
+        raise _unreadable(path, error) from error
 
 
-def _other_episode(path: Path, version: int, episode_index: int) -> str:
-    ranges = _footer(path, version).episode_ranges
-    first, last = min(start for start, _ in ranges), max(stop for _, stop in ranges)
+def _unreadable(path: Path, error: BaseException) -> EpisodeReadError:
+    return EpisodeReadError(path, f"cannot be read as parquet ({first_line(error)})")
+
+
+def _other_episode(footer: _Footer, episode_index: int) -> str:
+    first = min(start for start, _ in footer.episode_ranges)
+    last = max(stop for _, stop in footer.episode_ranges)
     if not math.isfinite(first + last):
         return f"no row of episode {episode_index} in it, which it is named for"
     others = f"{first:g}" if first == last else f"{first:g} to {last:g}"
@@ -222,10 +249,9 @@ def _numbers(table: pa.Table, column: str, file: str) -> np.ndarray:
 def _holds(path: Path, episode_index: int) -> bool:
     """Whether a file may have rows of an episode, by its footer."""
     try:
-        ranges = _footer(path, path.stat().st_mtime_ns).episode_ranges
-    except (pa.ArrowException, OSError, ValueError):
+        return bool(_footer(path, path.stat().st_mtime_ns).groups_of(episode_index))
+    except _DAMAGE:
         return False
-    return any(first <= episode_index <= last for first, last in ranges)
 
 
 def _present(files: LocalFiles, file: str, episodes: Sequence[int], *, if_unknown: bool) -> set[int]:
@@ -236,7 +262,7 @@ def _present(files: LocalFiles, file: str, episodes: Sequence[int], *, if_unknow
         return set()
     try:
         ranges = np.array(_footer(path, path.stat().st_mtime_ns).episode_ranges, np.float64).reshape(-1, 2)
-    except (pa.ArrowException, OSError, ValueError):
+    except _DAMAGE:
         return set(episodes) if if_unknown else set()
     if not if_unknown:
         ranges = ranges[np.isfinite(ranges).all(axis=1)]
@@ -248,20 +274,16 @@ def _present(files: LocalFiles, file: str, episodes: Sequence[int], *, if_unknow
     return {episode for episode, found in zip(episodes, is_there.tolist(), strict=True) if found}
 
 
-def _episode_rows(path: Path, version: int, columns: tuple[str, ...], episode_index: int) -> pa.Table:
-    """An episode's rows of a shared file; its row groups stay cached for the next episode."""
-    ranges = _footer(path, version).episode_ranges
-    groups = tuple(group for group, (first, last) in enumerate(ranges) if first <= episode_index <= last)
-    table = _row_groups(path, version, columns, groups)
-    return table.filter(pc.equal(table[EPISODE], episode_index))
-
-
 class _Footer(NamedTuple):
-    """Columns of a data file, and the first and last episode of each row group, from the parquet footer."""
+    """Columns of a data file, and for each row group its count of rows and its first and last episode."""
 
     names: list[str]
-    episode_ranges: list[tuple[float, float]]
-    rows: int
+    group_rows: list[int]
+    episode_ranges: list[tuple[float, float]]  # empty where no column tells
+
+    def groups_of(self, episode_index: int) -> tuple[int, ...]:
+        """The row groups that may have rows of an episode."""
+        return tuple(group for group, (first, last) in enumerate(self.episode_ranges) if first <= episode_index <= last)
 
 
 @lru_cache(maxsize=1)
@@ -270,9 +292,10 @@ def _footer(path: Path, version: int) -> _Footer:
         names, metadata = file.schema_arrow.names, file.metadata
     check_parquet_rows(metadata.num_rows, path.name)
     # The column chunks are the leaves of the schema: images and lists have several, so positions differ from `names`.
+    rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     leaves = [metadata.schema.column(leaf).path for leaf in range(metadata.num_columns)]
     if EPISODE not in leaves:
-        return _Footer(names, [], metadata.num_rows)
+        return _Footer(names, rows, [])
     leaf = leaves.index(EPISODE)
     groups = [metadata.row_group(group).column(leaf) for group in range(metadata.num_row_groups)]
     statistics = [group.statistics if group.is_stats_set else None for group in groups]
@@ -280,15 +303,13 @@ def _footer(path: Path, version: int) -> _Footer:
         (s.min, s.max) if s is not None and s.has_min_max and isinstance(s.min, int | float) else _UNKNOWN
         for s in statistics
     ]
-    return _Footer(names, ranges, metadata.num_rows)
-
-
-_UNKNOWN = (-math.inf, math.inf)  # a row group without statistics may contain any episode
+    return _Footer(names, rows, ranges)
 
 
 @lru_cache(maxsize=1)
 def _row_groups(path: Path, version: int, columns: tuple[str, ...], groups: tuple[int, ...]) -> pa.Table:
-    with pq.ParquetFile(path) as file:
+    # Few writers store checksums; where they do, a damaged value is an error instead of an action.
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
         # One thread: worker processes share the cores.
         return file.read_row_groups(list(groups), columns=list(columns), use_threads=False)
 

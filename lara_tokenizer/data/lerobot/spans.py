@@ -33,7 +33,9 @@ class FileLayout:
     episodes: int
     frames: int  # sum of the lengths
     in_order: bool  # whether from_timestamp grows with the episode index
-    is_exact: bool  # whether, at one rate, every from_timestamp is on a whole frame and no two spans overlap
+    exact_rates: tuple[float, ...]
+    """Frames per second at which every from_timestamp is on a whole frame and no two spans overlap."""
+    has_slivers: bool  # whether a frame or two lie between two spans: no episode was deleted there
     stop: float  # seconds at which the last span ends, by from_timestamp and length
 
 
@@ -61,7 +63,7 @@ def lay_out(spans: Sequence[VideoSpan], lengths: Sequence[int], fps: float) -> l
         fps: frames per second according to the metadata.
 
     >>> first, second = lay_out([VideoSpan("a.mp4", 0.0), VideoSpan("a.mp4", 0.8)], [8, 6], fps=10)
-    >>> second.before, second.layout.frames, second.layout.is_exact
+    >>> second.before, second.layout.frames, second.layout.in_order
     (8, 14, True)
     """
     placed = list(spans)
@@ -113,21 +115,26 @@ def first_frame_of(span: VideoSpan, timestamps: np.ndarray, length: int, fps: fl
     rate = _rate(timestamps, fps)
     _check_stop(span, span.start, length, (fps, rate), is_tolerant=is_filled)
     found = _by_time(span.start, timestamps, length, fps)
+    is_exact = not is_filled and any(_keeps_pace(timestamps, exact) for exact in layout.exact_rates)
     if found == span.before:
-        # In another order than the indices, inexact times may as well be those of other episodes.
-        is_sure = layout.is_exact or (layout.in_order and (is_filled or not span.is_overlapped))
+        # In another order than the indices, inexact times may as well be those of other episodes. With frames of no
+        # episode in the file, times on another clock than the file's may meet the lengths by chance.
+        if is_filled:
+            is_sure = layout.in_order or bool(layout.exact_rates)
+        else:
+            is_sure = is_exact or (layout.in_order and not span.is_overlapped and _keeps_pace(timestamps, fps))
         if is_sure:
-            return found, _rest(count, layout)
-    elif is_filled and layout.in_order and _is_regular(timestamps, rate):
+            return found, _rest(count, layout) or _overlap(span, layout)
+    elif is_filled and layout.in_order and (layout.episodes == 1 or _is_regular(timestamps, rate)):
         nearest = int(np.argmin(np.abs(timestamps - span.start)))
         # from_timestamp is kept on the clock of the metadata or on that of the file.
         difference = min(abs(span.start * fps - span.before), abs(nearest - span.before))
         if difference <= span.position + _SAME_FRAME:
-            return span.before, _drift(span, span.start, nearest, found is not None, rate, fps, layout)
-    elif found is not None and not is_filled and layout.is_exact and not span.is_overlapped:
-        is_exact = abs(timestamps[found] - span.start) * fps <= _EXACT
-        if is_exact and layout.stop <= timestamps[-1] + (1 + _SAME_FRAME) / min(fps, rate):
-            return found, ""
+            return span.before, _drift(span, span.start, nearest, rate, fps, layout)
+    elif found is not None and is_exact:
+        is_on_frame = abs(timestamps[found] - span.start) * fps <= _EXACT
+        if is_on_frame and layout.stop <= timestamps[-1] + (1 + _SAME_FRAME) / min(fps, rate):
+            return found, _rest(count, layout) if layout.has_slivers else ""
     raise EpisodeReadError(span.file, _contradiction(span, found, timestamps, length, fps, layout))
 
 
@@ -138,13 +145,15 @@ def _place(placed: list[VideoSpan], members: Sequence[int], lengths: Sequence[in
     order = np.argsort(starts, kind="stable")
     starts, counts = starts[order], counts[order]
     before = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    exact = [rate for factor in _RATE_FACTORS if _fits(starts, counts, rate := fps * factor)]
+    exact = tuple(rate for factor in _RATE_FACTORS if _fits(starts, counts, rate := fps * factor))
+    gaps = np.round(np.diff(starts) * (exact or (fps,))[0]) - counts[:-1]
     layout = FileLayout(
         episodes=len(members),
         frames=int(counts.sum()),
         in_order=bool(np.all(np.diff(order) > 0) and np.all(np.diff(starts) > 0)),
-        is_exact=bool(exact),
-        stop=float((starts + counts / (exact or [fps])[0]).max()),
+        exact_rates=exact,
+        has_slivers=bool(np.any((gaps > 0) & (gaps <= _EXTRA_FRAMES))),
+        stop=float((starts + counts / (exact or (fps,))[0]).max()),
     )
     overlaps = np.append(np.diff(starts) * fps < counts[:-1] - _SAME_FRAME, False)
     for position, k in enumerate(order.tolist()):
@@ -222,22 +231,34 @@ def _check_stop(span: VideoSpan, start: float, length: int, rates: tuple[float, 
         )
 
 
+def _keeps_pace(timestamps: np.ndarray, rate: float) -> bool:
+    """Whether every frame is at a multiple of 1 / rate; there may be holes."""
+    frames = timestamps * rate
+    return bool(np.abs(frames - np.round(frames)).max() <= _SAME_FRAME / 2)
+
+
 def _rest(count: int, layout: FileLayout) -> str:
-    """A remark where a file has a few frames more or less than its episodes: which of them is unknown."""
-    if count != layout.frames and count - layout.frames <= max(_EXTRA_FRAMES, layout.episodes):
-        are = "its episode is" if layout.episodes == 1 else f"its {layout.episodes} episodes are"
-        return f"the video file has {count} frames, {are} {layout.frames} long"
-    return ""
+    """A remark where a file has other frames than those of its episodes; the metadata does not say where they lie."""
+    if count == layout.frames:
+        return ""
+    have = "its episode has" if layout.episodes == 1 else f"its {layout.episodes} episodes have"
+    return f"the video file has {count} frames, {have} {layout.frames}; paired by time"
 
 
-def _drift(
-    span: VideoSpan, start: float, nearest: int, is_by_time: bool, rate: float, fps: float, layout: FileLayout
-) -> str:
-    proof = f"the lengths of its {layout.episodes} episodes add up to the file's {layout.frames} frames"
+def _overlap(span: VideoSpan, layout: FileLayout) -> str:
+    return f"the next episode's from_timestamp lies within this one, but {_proof(layout)}" if span.is_overlapped else ""
+
+
+def _drift(span: VideoSpan, start: float, nearest: int, rate: float, fps: float, layout: FileLayout) -> str:
     if nearest != span.before:
-        return f"from_timestamp {start:g} s is frame {nearest} of the video file, but {proof} and say {span.before}"
-    pace = f"its frames come at {rate:.4g} per second, the rows at {fps:g}" if not is_by_time else "times are inexact"
-    return f"{pace}; {proof}, so rows and frames are paired in order"
+        moved = f"from_timestamp {start:g} s is frame {nearest} of the video file"
+        return f"{moved}, but {_proof(layout)} and say frame {span.before}"
+    pace = f"the video's frames come at {rate:.4g} per second, the rows at {fps:g}"
+    return f"{pace}; {_proof(layout)}, so rows and frames are paired in order"
+
+
+def _proof(layout: FileLayout) -> str:
+    return f"the lengths of the file's {layout.episodes} episodes add up to its {layout.frames} frames"
 
 
 def _contradiction(

@@ -1,7 +1,8 @@
 """Exact frames from video files, image sequences and encoded bytes.
 
-`packets` lists the frames of a video without decoding, `gop_decoder` decodes the groups of pictures that contain
-requested frames, and `reader` combines both into `VideoReader`. `backends` takes the pixels from decord or torchcodec,
+`packets` lists the frames of a video without decoding: `bitstream` tells from which packets decoding can start, `times`
+mends time stamps. `gop_decoder` decodes the groups of pictures that contain requested frames, `display` puts them
+upright, and `reader` combines all into `VideoReader`. `backends` takes the pixels from decord or torchcodec,
 `media` opens parts of files and remote files, `images` reads sequences of encoded images.
 """
 

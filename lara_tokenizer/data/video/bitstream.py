@@ -15,12 +15,15 @@ from av.video.codeccontext import VideoCodecContext
 
 
 class Start(IntEnum):
-    """Whether a decoder can start at a packet."""
+    """Whether a decoder can start at a packet; from `OPEN` on it can."""
 
     NONE = 0
-    OPEN = 1
+    UNKNOWN = 1
+    """No place to skip to, but no sign either that frames before it are missing: an I picture, or headers alone."""
+    OPEN = 2
     """From here on frames are exact, except those that follow in the file and are displayed before this one."""
-    CLOSED = 2  # all that follows in the file is exact and displayed later
+    WHOLE = 3  # all that follows in the file is exact
+    CLOSED = 4  # all that follows in the file is exact and displayed later
 
 
 StartTest = Callable[[bytes], Start]
@@ -103,9 +106,11 @@ def _h264(data: bytes, length_size: int) -> Start:
         elif 1 <= kind <= 4:
             # Frames displayed from an I picture with such a message on are exact. Without it, they may refer back.
             header = _Bits(unit[1:])
-            header.exp_golomb()
-            return Start.OPEN if kind == 1 and recovers and header.exp_golomb() in (2, 7) else Start.NONE
-    return Start.NONE
+            header.exp_golomb()  # number of the first macroblock
+            if kind > 1 or header.exp_golomb() not in (2, 7):
+                return Start.NONE
+            return Start.OPEN if recovers else Start.UNKNOWN
+    return Start.UNKNOWN
 
 
 def _recovers_at_once(messages: bytes) -> bool:
@@ -136,17 +141,17 @@ def _recovers_at_once(messages: bytes) -> bool:
 def _hevc(data: bytes, length_size: int) -> Start:
     for unit in _nal_units(data, length_size):
         kind = unit[0] >> 1 & 63
-        if kind in (19, 20):  # instantaneous decoding refresh, though leading pictures may follow
-            return Start.CLOSED if kind == 20 else Start.OPEN
+        if kind in (19, 20):  # instantaneous decoding refresh, the former with leading pictures that refer to it
+            return Start.CLOSED if kind == 20 else Start.WHOLE
         if kind < 32:
             return Start.OPEN if 16 <= kind <= 21 else Start.NONE  # broken link or clean random access
-    return Start.NONE
+    return Start.UNKNOWN
 
 
 def _mpeg4(data: bytes) -> Start:
     at = data.find(b"\0\0\1\xb6")
     if at < 0:
-        return _h263(data)  # "short header"
+        return _h263(data) or Start.UNKNOWN  # "short header"
     # P pictures refer to the I or P picture before them, so that an I picture cuts all references but those of B.
     return Start.OPEN if at + 4 < len(data) and data[at + 4] >> 6 == 0 else Start.NONE
 
@@ -181,10 +186,15 @@ def _one_bit(data: bytes) -> Start:
 
 def _mpeg_video(data: bytes) -> Start:
     at = data.find(b"\0\0\1\0")
-    if at < 0 or at + 5 >= len(data) or data[at + 5] >> 3 & 7 != 1:
+    if at < 0 or at + 5 >= len(data):
+        return Start.UNKNOWN
+    if data[at + 5] >> 3 & 7 != 1:
         return Start.NONE
     # The first in the order of display of its group: no picture that follows is displayed before it.
-    return Start.OPEN if data[at + 4] or data[at + 5] >> 6 else Start.CLOSED
+    if not (data[at + 4] or data[at + 5] >> 6):
+        return Start.CLOSED
+    group = data.find(b"\0\0\1\xb8", 0, at)
+    return Start.WHOLE if group >= 0 and data[group + 7] & 64 else Start.OPEN  # the bit of a closed group
 
 
 def _theora(data: bytes) -> Start:
@@ -261,9 +271,12 @@ def _av1(data: bytes) -> Start:
             has_sequence = True
             if start and start[0] & 8:  # every frame is a still picture
                 return Start.CLOSED
-        elif kind in (3, 6):  # one bit shows an earlier frame, two are the type (0 for key frames), one shows this one
-            return Start.CLOSED if has_sequence and start and start[0] >> 4 == 1 else Start.NONE
-    return Start.NONE
+        elif kind in (3, 6) and start:
+            # One bit shows an earlier frame, two are the type (0 for key frames, 1 for others), one shows this frame.
+            if start[0] >> 4 == 1 and has_sequence:
+                return Start.CLOSED
+            return Start.NONE if start[0] >> 5 == 1 else Start.UNKNOWN
+    return Start.UNKNOWN
 
 
 def _av1_shown(data: bytes) -> bool:

@@ -43,6 +43,7 @@ class GopDecoder:
         self._from_start = from_start
         self._numbers = np.full(len(table.pts), -1)  # of the frame that each packet displays
         self._numbers[table.rows] = np.arange(table.num_frames)
+        self._unused = frozenset(table.unused.tolist())
         self._container: InputContainer
         self._stream: VideoStream
         self._open()
@@ -146,12 +147,20 @@ class GopDecoder:
         while not self._ready and not self._drained:
             packet = self._next_packet()
             self._drained = packet is None
-            # Leading frames of the first packet refer to packets that were not decoded, and no others refer to them.
-            if packet is not None and not self._from_start and -1 < self._numbers[packet.pts] < self._first:
+            if packet is not None and self._is_unusable(self._row - 1):
                 continue
             # Decoding None flushes the frames that the decoder delays.
             self._ready.extend(self._stream.codec_context.decode(packet))
         return self._ready.popleft() if self._ready else None
+
+    def _is_unusable(self, row: int) -> bool:
+        """Whether a packet refers to others that are not in the file, or were not decoded since the last seek.
+
+        The latter are the leading frames of the packet sought, to which no later ones refer.
+        """
+        if row in self._unused:
+            return True
+        return not self._from_start and -1 < self._numbers[row] < self._first
 
 
 def verify_decodes_completely(path: Path | Media, table: PacketTable) -> None:

@@ -1,4 +1,4 @@
-"""Frame count, times and decoding start points of a video, from its packets, without decoding."""
+"""Frame count, times and decoding start points of a video, from one pass over its packets, without decoding."""
 
 from __future__ import annotations
 
@@ -59,6 +59,8 @@ class PacketTable:
     """The packets tell the order of display, so that `starts` are of use."""
     is_proven: bool
     """The codec's own headers say that decoding can begin at `starts`; otherwise only the container's flags do."""
+    unused: np.ndarray  # int64 (u,): rows at the head of a cut file that refer to packets which are not in it
+    lost: np.ndarray  # int64 (n,): row at or before each frame's at which bytes are lost since its start; -1 for none
 
     @property
     def num_frames(self) -> int:
@@ -68,23 +70,6 @@ class PacketTable:
     def is_reordered(self) -> bool:
         """Whether presentation order differs from decoding order, judged by the times."""
         return bool((np.diff(self.rows) < 0).any())
-
-
-def _starts(display: Display, pts: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Row from which to decode each frame: the last start at or before it, if the frame is not displayed before that.
-
-    `kinds` is a `Start` per packet.
-    """
-    rows = display.rows
-    keys = np.flatnonzero(kinds)
-    if not len(keys):
-        return np.zeros(len(rows), np.int64)
-    start = np.searchsorted(keys, rows, side="right") - 1
-    # Leading frames of an open GOP: a frame that follows a key packet but is displayed before it may refer to frames
-    # before that packet, so decoding has to start at an earlier key packet.
-    while (leading := (start > 0) & (pts[rows] < pts[keys[start]])).any():
-        start -= leading
-    return np.where(start > 0, keys[start], 0)
 
 
 def open_video(path: Path | Media) -> tuple[InputContainer, VideoStream]:
@@ -121,6 +106,26 @@ def stream_packets(container: InputContainer, stream: VideoStream) -> Iterator[a
     return (packet for packet in container.demux(stream) if packet.size > 0)
 
 
+def scan(path: Path | Media) -> tuple[PacketTable, FrameIndex]:
+    """Packet table and frame times of a video, from one pass over its packets. Raises VideoDecodeError."""
+    with decode_errors(path):
+        container, stream = open_video(path)
+        with container:
+            packets = _Packets.read(container, stream)
+            if not packets.shown.any():
+                raise VideoDecodeError(path, "the video stream holds no frame")
+            unused = _unused_head(packets, has_b_frames=bool(stream.codec_context.has_b_frames))
+            packets.shown[unused] = False
+            display = display_order(packets.pts, packets.dts, packets.shown, packets.starts)
+            if packets.corrupt[-1]:
+                count = len(display.rows)
+                promised = f" of {stream.frames}" if stream.frames > count else ""
+                raise VideoDecodeError(path, f"the file is cut off in frame {count}{promised}")
+            return _table(stream, packets, display, unused), _frame_index(
+                path, container, stream, packets, display, unused
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class _Packets:
     """Columns of one pass over the m packets of a stream."""
@@ -131,53 +136,53 @@ class _Packets:
     keys: np.ndarray  # bool (m,), the container's flag
     starts: np.ndarray  # uint8 (m,), a `Start` by the codec's own header
     shown: np.ndarray  # bool (m,)
-    is_cut: bool  # the last one is incomplete
+    corrupt: np.ndarray  # bool (m,): bytes are lost within or just after it
     last_duration: int  # of the last one, in ticks; 0 where unknown
 
     @classmethod
     def read(cls, container: InputContainer, stream: VideoStream) -> _Packets:
         """Read all packets; the codec's header is read where a decoder might start, or might show nothing."""
         starts_at, shows = start_test(stream.codec_context), shown_test(stream.codec_context)
-        is_cut, last_duration = False, 0
-        rows = []
+        last_duration = 0
+        rows: list[tuple[int, ...]] = []
         for packet in stream_packets(container, stream):
-            is_cut, last_duration = packet.is_corrupt, packet.duration or 0
+            last_duration = packet.duration or 0
             is_key, start = packet.is_keyframe, Start.NONE
-            if is_key:
+            if is_key or not rows:
                 # Without a test of its own, a codec is decoded from an I picture, which `GopDecoder` checks.
                 start = Start.OPEN if starts_at is None else starts_at(bytes(packet))
             shown = not packet.is_discard and (shows is None or shows(bytes(packet)))
             pts, dts = (NO_TIME if time is None else time for time in (packet.pts, packet.dts))
-            rows.append((pts, dts, packet.size, is_key, start, shown))
-        columns = np.array(rows, np.int64).reshape(-1, 6).T.copy()
+            rows.append((pts, dts, packet.size, is_key, start, shown, packet.is_corrupt))
+        columns = np.array(rows, np.int64).reshape(-1, 7).T.copy()
         keys = columns[3] != 0
         starts = columns[4].astype(np.uint8)
         if starts_at is None and len(keys) > 1 and keys.all():
             starts[:] = Start.NONE  # flags that are never off say nothing
-        return cls(columns[0], columns[1], columns[2], keys, starts, columns[5] != 0, is_cut, last_duration)
+        return cls(columns[0], columns[1], columns[2], keys, starts, columns[5] != 0, columns[6] != 0, last_duration)
 
     def digest(self) -> str:
         """Hex SHA-256 of sizes, times and flags: another file, or a file encoded anew, has another."""
         return hashlib.sha256(np.stack([self.pts, self.dts, self.sizes, self.keys]).tobytes()).hexdigest()
 
 
-def scan(path: Path | Media) -> tuple[PacketTable, FrameIndex]:
-    """Packet table and frame times of a video, from one pass over its packets. Raises VideoDecodeError."""
-    with decode_errors(path):
-        container, stream = open_video(path)
-        with container:
-            packets = _Packets.read(container, stream)
-            if not packets.shown.any():
-                raise VideoDecodeError(path, "the video stream holds no frame")
-            display = display_order(packets.pts, packets.dts, packets.shown, packets.starts)
-            if packets.is_cut:
-                count = len(display.rows)
-                promised = f" of {stream.frames}" if stream.frames > count else ""
-                raise VideoDecodeError(path, f"the file is cut off in frame {count}{promised}")
-            return _table(stream, packets, display), _frame_index(path, container, stream, packets, display)
+def _unused_head(packets: _Packets, *, has_b_frames: bool) -> np.ndarray:
+    """Rows at the head of the file that no decoder can show, as it was cut from a longer one: int64 (u,).
+
+    They come before the first start, or follow it and are displayed before it. None where there is no start at all.
+    """
+    starts = np.flatnonzero(packets.starts >= Start.OPEN)
+    if not len(starts) or packets.starts[0] == Start.UNKNOWN or (packets.pts == NO_TIME).any():
+        return np.zeros(0, np.int64)
+    first, rows = starts[0], np.arange(len(packets.pts))
+    is_leading = np.zeros(len(rows), bool)
+    if has_b_frames and packets.starts[first] == Start.OPEN:
+        is_leading = (rows > first) & (packets.pts < packets.pts[first])
+        is_leading[starts[1] if len(starts) > 1 else len(rows) :] = False
+    return np.flatnonzero(((rows < first) | is_leading) & packets.shown)
 
 
-def _table(stream: VideoStream, packets: _Packets, display: Display) -> PacketTable:
+def _table(stream: VideoStream, packets: _Packets, display: Display, unused: np.ndarray) -> PacketTable:
     is_reordered = bool((np.diff(display.rows) < 0).any())
     kinds = packets.starts
     if stream.codec_context.has_b_frames and not is_reordered:
@@ -185,23 +190,49 @@ def _table(stream: VideoStream, packets: _Packets, display: Display) -> PacketTa
         # open start are not seen as such, and every count after it would be wrong.
         kinds = np.where(kinds == Start.CLOSED, kinds, Start.NONE)
     is_ordered = display.is_stamped or (display.ticks is not None and not is_reordered)
+    starts = _starts(display, packets.pts if display.is_stamped else np.arange(len(packets.pts)), kinds)
     return PacketTable(
         stream=stream.index,
         pts=packets.pts,
         dts=np.where(packets.dts == NO_TIME, packets.pts, packets.dts),
         rows=display.rows,
-        starts=_starts(display, packets.pts if display.is_stamped else np.arange(len(packets.pts)), kinds),
+        starts=starts,
         is_stamped=display.is_stamped,
         is_ordered=is_ordered,
         is_proven=start_test(stream.codec_context) is not None,
+        unused=unused,
+        lost=_lost(display.rows, starts, packets, unused),
     )
 
 
+def _lost(rows: np.ndarray, starts: np.ndarray, packets: _Packets, unused: np.ndarray) -> np.ndarray:
+    """The last row at which bytes are lost between the start and the packet of each frame; -1 where there is none."""
+    holes = np.flatnonzero(packets.corrupt)
+    # Where files are joined, the packet before the last one is marked although nothing is lost.
+    begins = np.append(np.flatnonzero(packets.starts >= Start.OPEN), len(packets.starts))
+    holes = holes[begins[np.searchsorted(begins, holes, side="right")] > holes + 2]
+    if len(unused):
+        holes = holes[holes >= begins[0]]
+    if not len(holes):
+        return np.full(len(rows), -1)
+    last = np.append(holes, -1)[np.searchsorted(holes, rows, side="right") - 1]
+    return np.where(last >= starts, last, -1)
+
+
 def _frame_index(
-    path: Path | Media, container: InputContainer, stream: VideoStream, packets: _Packets, display: Display
+    path: Path | Media,
+    container: InputContainer,
+    stream: VideoStream,
+    packets: _Packets,
+    display: Display,
+    unused: np.ndarray,
 ) -> FrameIndex:
     notes = []
     count = len(display.rows)
+    if len(unused):
+        some = f"{len(unused)} frames cannot be decoded and are"
+        frames = "frame cannot be decoded and is" if len(unused) == 1 else some
+        notes.append(f"the file begins within a group of pictures: its first {frames} left out")
     if len(container.streams.video) > 1:
         size = f"{stream.codec_context.width}x{stream.codec_context.height}"
         notes.append(f"{len(container.streams.video)} video streams, took stream {stream.index} ({size})")
@@ -241,6 +272,23 @@ def _early_end(container: InputContainer, stream: VideoStream, end: float, rate:
         promised = ((container.start_time or 0) + container.duration) / av.time_base
     missing = promised - end
     return f"the file ends {missing:.1f} s before the end that its header states" if missing * rate > HOLE else ""
+
+
+def _starts(display: Display, pts: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Row from which to decode each frame: the last start at or before it, if the frame is not displayed before that.
+
+    `kinds` is a `Start` per packet.
+    """
+    rows = display.rows
+    keys = np.flatnonzero(kinds >= Start.OPEN)
+    if not len(keys):
+        return np.zeros(len(rows), np.int64)
+    start = np.searchsorted(keys, rows, side="right") - 1
+    # Leading frames of an open GOP: a frame that follows a key packet but is displayed before it may refer to frames
+    # before that packet, so decoding has to start at an earlier key packet.
+    while (leading := (start > 0) & (pts[rows] < pts[keys[start]])).any():
+        start -= leading
+    return np.where(start > 0, keys[start], 0)
 
 
 def _nominal_rate(timestamps: np.ndarray, stated: float) -> float:

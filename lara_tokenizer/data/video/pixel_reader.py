@@ -51,6 +51,7 @@ class PixelReader(VideoReader, ABC):
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
         if self._opened is None:
+            self._exact._check_unchanged()
             self._opened = self._open()
         try:
             return self._pixels(indices)

@@ -70,6 +70,9 @@ class VideoReader:
         Raises VideoDecodeError for a frame that cannot be decoded, and IndexError for an index outside the video.
         """
         indices = check_indices(indices, self.index(camera).num_frames, self.path)
+        lost = indices[self._scan()[0].lost[indices] >= 0]
+        if len(lost):
+            raise VideoDecodeError(self.path, f"damaged: bytes are lost near frame {lost.min()}")
         with decode_errors(self.path):
             # For no indices one frame is decoded all the same, as the result's shape (0, H, W, 3) needs its size.
             return self._read(indices) if len(indices) else self._read(np.zeros(1, np.int64))[:0]
@@ -101,6 +104,10 @@ class VideoReader:
             self._version = version
         return self._scanned
 
+    def _check_unchanged(self) -> None:
+        if file_version(self.path) not in ((0, 0), self._version):
+            raise VideoDecodeError(self.path, "the file has changed since its frames were counted")
+
     def _read(self, indices: np.ndarray) -> np.ndarray:
         try:
             if not self._from_start:
@@ -118,8 +125,7 @@ class VideoReader:
 
     def _decode(self, indices: np.ndarray) -> np.ndarray:
         if self._decoder is None:
-            if file_version(self.path) not in ((0, 0), self._version):
-                raise VideoDecodeError(self.path, "the file has changed since its frames were counted")
+            self._check_unchanged()
             self._decoder = GopDecoder(self.path, self._scan()[0], from_start=self._from_start)
         # One converter for all frames: making it takes about a third of the time of a conversion.
         reformatter = VideoReformatter()

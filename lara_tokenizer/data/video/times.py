@@ -100,7 +100,7 @@ def _restarts(stamps: np.ndarray, dts: np.ndarray, starts: np.ndarray) -> np.nda
     restarts = np.zeros(len(stamps), bool)
     # A frame from which decoding starts is displayed after all frames before it in the file. And no frame is displayed
     # before the frame ahead of it in the file is even decoded.
-    restarts[1:] = (starts[1:] != Start.NONE) & (stamps[1:] <= np.maximum.accumulate(stamps[:-1]))
+    restarts[1:] = (starts[1:] >= Start.OPEN) & (stamps[1:] <= np.maximum.accumulate(stamps[:-1]))
     restarts[1:] |= (dts[1:] < dts[:-1]) & (stamps[1:] < dts[:-1]) & (dts[1:] != NO_TIME)
     return restarts
 

@@ -29,6 +29,7 @@ LOOKED_FOR = "*.tar with videos or frames (WebDataset)"
 
 # Texts and metadata up to this size are read while listing; larger ones (actions as JSON) when they are needed.
 _SMALL = 64 * 1024
+_MOST_TARS = 1_000_000  # of a range in braces
 _FIRST_SAMPLES = 8  # examined by `detect`
 
 
@@ -203,6 +204,8 @@ def _expand_braces(pattern: str) -> list[str]:
         return [pattern]
     if match[3] is not None:
         parts = match[3].split(",")
+    elif int(match[2]) - int(match[1]) >= _MOST_TARS:
+        raise ValueError(f"source {pattern!r}: more than {_MOST_TARS:,} tars. Is the range right?")
     else:
         parts = [str(index).zfill(len(match[1])) for index in range(int(match[1]), int(match[2]) + 1)]
     before, after = pattern[: match.start()], pattern[match.end() :]

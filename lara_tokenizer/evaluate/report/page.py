@@ -42,7 +42,8 @@ def write_report(
             beside the first's, and its attention maps on the same pairs.
     """
     page = render(_evaluated(evaluation, model, processor), None if other is None else _evaluated(*other))
-    Path(path).write_text(page, encoding="utf-8", newline="\n")
+    # The name of an episode may hold bytes that are no text.
+    Path(path).write_text(page, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def _evaluated(evaluation: Evaluation, model: Any, processor: LatentActionProcessor) -> EvaluatedModel:

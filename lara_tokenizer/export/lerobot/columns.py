@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lara_tokenizer._parse import load_json
 from lara_tokenizer.export.codebook import read_codebook
 from lara_tokenizer.export.lerobot.folder import DataFile, RowKeys, batches
 from lara_tokenizer.table.reader import TokenSequence, TokenTable
@@ -232,13 +233,16 @@ def with_hf_features(metadata: Mapping[bytes, bytes] | None, added: Mapping[str,
     Args:
         added: entries with the type "Sequence", which every release of `datasets` reads; they become "List" in files
             of newer releases, which use that.
+
+    Raises ValueError for metadata that is not JSON.
     """
     metadata = dict(metadata or {})
     if b"huggingface" not in metadata:
         return metadata
-    content = json.loads(metadata[b"huggingface"])
-    known = content.get("info", {}).get("features")
-    if known is None:
+    content = load_json(metadata[b"huggingface"], "metadata 'huggingface' of a parquet file")
+    info = content.get("info") if isinstance(content, dict) else None
+    known = info.get("features") if isinstance(info, dict) else None
+    if not isinstance(known, dict):  # `datasets` takes the types of the columns then
         return metadata
     text = json.dumps(added)
     if '"_type": "List"' in json.dumps(known):
@@ -290,9 +294,10 @@ def _offsets(rows: int, length: int) -> pa.Array:
 
 
 def _compression(parquet: pq.ParquetFile) -> str:
-    """The compression of the file's first column."""
-    metadata = parquet.metadata
-    if not metadata.num_row_groups or not metadata.num_columns:
+    """The compression of the file's first column. Raises as Arrow does for a damaged file."""
+    if not parquet.num_row_groups or not parquet.schema_arrow.names:
         return "snappy"
-    found = metadata.row_group(0).column(0).compression.lower()
+    # Of a damaged file, pyarrow aborts the process where metadata of a column is asked for, but not where it is read.
+    next(parquet.iter_batches(1, row_groups=[0], columns=parquet.schema_arrow.names[:1], use_threads=False), None)
+    found = parquet.metadata.row_group(0).column(0).compression.lower()
     return "none" if found == "uncompressed" else found

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Unpack
 
 import pyarrow as pa
 
 from lara_tokenizer.data.lerobot.info import INFO
-from lara_tokenizer.errors import JobMismatchError, first_line
-from lara_tokenizer.export.job import ExportFolder, ExportJob, ExportSummary, Progress, summary_again
+from lara_tokenizer.errors import JobMismatchError
+from lara_tokenizer.export.job import ExportFolder, ExportJob, ExportSummary, Progress
 from lara_tokenizer.export.lerobot.columns import (
     PREFIX,
     Column,
@@ -24,13 +21,12 @@ from lara_tokenizer.export.lerobot.columns import (
     features_of,
     label_columns,
 )
-from lara_tokenizer.export.lerobot.folder import LeRobotFolder, find_root, read_info
+from lara_tokenizer.export.lerobot.files import list_files
+from lara_tokenizer.export.lerobot.folder import LeRobotFolder, find_root, reading
 from lara_tokenizer.export.lerobot.in_place import BACKUP, LABEL_MANIFEST, InPlaceSwap, read_label_manifest
 from lara_tokenizer.export.lerobot.metadata import RunningStatistics, statistics_files, write_statistics
+from lara_tokenizer.export.lerobot.push import check_push, push_dataset
 from lara_tokenizer.table.reader import SelectOptions, TokenTable
-
-_SCRATCH = ".statistics"  # within the unfinished export
-_REPO = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def export_lerobot(
@@ -70,19 +66,18 @@ def export_lerobot(
     """
     if (out is None) != in_place:
         raise ValueError("an export goes to a new folder (--out), or in place of its source (--in-place): give one")
-    _check_push(push)
+    check_push(push)
     table = open_one_camera(tokens, **select)
     root = find_root(source)
     if out is None:
         swap = InPlaceSwap(root)
         with swap.exclusive():
             summary = _export_in_place(table, swap, model, progress)
+        root = swap.backup  # the dataset without labels is there now
     else:
         summary = _export_beside(table, root, Path(out), model, progress)
     if push is not None:
-        version = read_info(root).version
-        _push_dataset(Path(summary.out), push, version)
-        summary.notes.append(f"pushed to {push}, tagged {version}")
+        summary.notes += push_dataset(Path(summary.out), push, list_files(root).names | {LABEL_MANIFEST})
     return summary
 
 
@@ -145,14 +140,16 @@ def write_data_files(
         change: applied to each batch of old rows.
     """
     for index, file in enumerate(dataset.data):
-        if not folder.is_done(file.name):
-            new = folder.path / file.name
+        new = folder.path / file.name
+        files = [new] if statistics is None else [new, statistics.file(index)]
+        if not folder.is_done(file.name, files):
             new.parent.mkdir(parents=True, exist_ok=True)
             on_rows = (lambda *_: None) if statistics is None else statistics.add
-            add_columns(dataset.root / file.name, new, file, labels, columns, on_rows, change)
+            with reading(f"{file.name} of {dataset.root.name}"):
+                add_columns(dataset.root / file.name, new, file, labels, columns, on_rows, change)
             if statistics is not None:
                 statistics.store(index)
-            folder.mark_done(file.name)
+            folder.mark_done(file.name, files)
         progress(index + 1, len(dataset.data))
 
 
@@ -163,9 +160,9 @@ def _export_beside(
     _check_unlabelled(dataset)
     columns = label_columns(table, model)
     job = _job(table, out, dataset, columns)
-    if (finished := job.finished()) is not None:
+    if (finished := job.finished(f"lerobot:{dataset.root}")) is not None:
         return finished
-    summary = summarize_dataset(job, dataset, _settings(table, columns))
+    summary = summarize_dataset(job, dataset, _settings(table, columns), dataset.notes())
     _write(job, dataset, columns, summary, progress)
     return summary
 
@@ -181,7 +178,7 @@ def _export_in_place(
     columns = label_columns(table, model)
     job = _job(table, swap.backup, dataset, columns)
     note = f"the dataset without labels is kept beside it, its name ends in {BACKUP}; --undo brings it back"
-    summary = summarize_dataset(job, dataset, _settings(table, columns), [note])
+    summary = summarize_dataset(job, dataset, _settings(table, columns), [*dataset.notes(), note])
     summary.out = str(dataset.root)
     if not swap.is_built(job.differences):
         _write(job, dataset, columns, summary, progress)
@@ -199,8 +196,8 @@ def _finished_in_place(
     if manifest is None or not (swap.backup / INFO).is_file():
         return None
     # The backup is the old dataset now, which decides the job as it did before the swap.
-    job = _job(table, swap.backup, LeRobotFolder.open(swap.backup), label_columns(table, model))
-    return None if job.differences(manifest) else summary_again(swap.dataset, manifest)
+    job = _job(table, swap.dataset, LeRobotFolder.open(swap.backup), label_columns(table, model))
+    return None if job.differences(manifest) else job.summary_again(manifest, f"lerobot:{swap.backup}")
 
 
 def _job(table: TokenTable, out: Path, dataset: LeRobotFolder, columns: Sequence[Column]) -> ExportJob:
@@ -217,17 +214,14 @@ def _write(
 ) -> None:
     """Write the labelled dataset to the job's folder."""
     rewritten = {INFO, *(file.name for file in dataset.data), *statistics_files(dataset)}
-    with job.folder(summary, unchanged=dataset.modification_times(), hashed=rewritten) as folder:
-        scratch = folder.path / _SCRATCH
-        if not folder.is_done(_SCRATCH):
-            scratch.mkdir(exist_ok=True)
-            statistics = RunningStatistics(scratch, dataset.data, columns)
-            write_data_files(dataset, folder, Labels(job.table, "codes", "latents"), columns, progress, statistics)
-            dataset.link_or_copy(folder.path, dataset.names - rewritten)
-            dataset.write_info(folder.path, features_of(columns))
-            write_statistics(dataset, folder.path, statistics)
-            folder.mark_done(_SCRATCH)
-        shutil.rmtree(scratch, ignore_errors=True)
+    times = dataset.modification_times()
+    with job.folder(summary, unchanged=times, hashed=rewritten) as folder:
+        statistics = RunningStatistics(folder.scratch, dataset.data, columns)
+        write_data_files(dataset, folder, Labels(job.table, "codes", "latents"), columns, progress, statistics)
+        dataset.link_or_copy(folder.path, dataset.names - rewritten)
+        dataset.write_info(folder.path, features_of(columns))
+        write_statistics(dataset, folder.path, statistics)
+        dataset.check_unchanged(times)
 
 
 def _check_unlabelled(dataset: LeRobotFolder) -> None:
@@ -238,39 +232,3 @@ def _check_unlabelled(dataset: LeRobotFolder) -> None:
             f"{dataset.root} has labels already ({what}). Take them back first (lara-tok export lerobot "
             f"{dataset.root} --undo), or label the dataset that it was made from."
         )
-
-
-def _check_push(repo_id: str | None) -> None:
-    """Raises ValueError for a name other than "user/name", and where nobody is logged in."""
-    if repo_id is None:
-        return
-    if not _REPO.fullmatch(repo_id):
-        raise ValueError(f"--push {repo_id!r}: takes a dataset repository of the Hub as user/name.")
-    from huggingface_hub import get_token
-
-    if get_token() is None:
-        raise ValueError("--push needs an account: run `hf auth login`, or set HF_TOKEN.")
-
-
-def _push_dataset(folder: Path, repo_id: str, version: str) -> None:
-    """Upload a dataset, and move the tag by which LeRobot finds its format version, e.g. "v3.0".
-
-    Raises ValueError where the Hub refuses it; the folder stays as it is, and the message gives the next command.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RevisionNotFoundError
-
-    api = HfApi()
-    try:
-        api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
-        api.upload_folder(
-            repo_id=repo_id, folder_path=folder, repo_type="dataset", commit_message="Latent action labels"
-        )
-        with suppress(RevisionNotFoundError):  # of a first upload
-            api.delete_tag(repo_id, tag=version, repo_type="dataset")
-        api.create_tag(repo_id, tag=version, repo_type="dataset")
-    except Exception as error:  # the Hub's errors share no base class, and each means: not pushed
-        raise ValueError(
-            f"{folder} is complete, and was not pushed to {repo_id} ({first_line(error)}). Push it by: hf upload "
-            f"{repo_id} {folder} --repo-type dataset && hf repos tag create {repo_id} {version} --repo-type dataset"
-        ) from error

@@ -7,11 +7,13 @@ v3.0  data/chunk-000/file-000.parquet         many episodes per file; meta/episo
 from __future__ import annotations
 
 import errno
+import filecmp
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,10 +23,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lara_tokenizer._files import replace
-from lara_tokenizer.data.dataset_files import LocalFiles
-from lara_tokenizer.data.lerobot.info import CHUNK_SIZE, EPISODES_V2, EPISODES_V3, INFO, LeRobotInfo
+from lara_tokenizer._files import replace, summarize_names
+from lara_tokenizer._parse import read_json_lines, read_parquet
+from lara_tokenizer.data.lerobot.info import EPISODES_V2, EPISODES_V3, INFO, LeRobotInfo
 from lara_tokenizer.errors import first_line
+from lara_tokenizer.export.lerobot.files import carried_path, list_files
+from lara_tokenizer.export.lerobot.needed import check_needed
 
 _ROWS = 16_384  # in memory at a time; larger row groups are split
 # Smaller files are copied: programs edit small files in place, and a link would change the old dataset with them.
@@ -56,7 +60,8 @@ class LeRobotFolder:
         info: of meta/info.json; its version is "v2.0", "v2.1" or "v3.0".
         lengths: count of frames by episode index, in the order of the list.
         data: the files of rows, sorted by name.
-        names: of all files, relative to the root.
+        names: of all files that a copy carries, relative to the root.
+        left_out: names of links that lead out of the dataset and the like, with the reason; see `files`.
     """
 
     root: Path
@@ -64,19 +69,25 @@ class LeRobotFolder:
     lengths: dict[int, int]
     data: tuple[DataFile, ...]
     names: frozenset[str]
+    left_out: Mapping[str, str]
 
     @classmethod
     def open(cls, source: str | Path) -> LeRobotFolder:
-        """Open and check a dataset. Raises ValueError for another folder, and for rows that contradict its list."""
+        """Open and check a dataset.
+
+        Raises ValueError for another folder, for rows that contradict its list, and where a link leads out of it in
+        place of a file that it needs.
+        """
         root = find_root(source)
         info = read_info(root)
         if info.version not in ("v2.0", "v2.1", "v3.0"):
             raise ValueError(f"{root.name}: a LeRobotDataset {info.version}; v2.0, v2.1 and v3.0 are taken.")
-        names = frozenset(LocalFiles(str(root)).names())
-        lengths = _lengths(root, names, info)
-        data = tuple(_data_files(root, names, info, lengths))
+        files = list_files(root)
+        check_needed(root, info, files.left_out)
+        lengths = _lengths(root, files.names, info)
+        data = tuple(_data_files(root, files.names, info, lengths))
         _check_lengths(root, lengths, data)
-        return cls(root, info, lengths, data, names)
+        return cls(root, info, lengths, data, files.names, files.left_out)
 
     def fingerprint(self) -> dict[str, Any]:
         """Identity of the dataset as plain JSON: its version, and a hash of info.json and of all names and sizes."""
@@ -92,6 +103,14 @@ class LeRobotFolder:
         """
         return {"dataset_times_sha256": hashlib.sha256(repr(sorted(self._times().items())).encode()).hexdigest()}
 
+    def check_unchanged(self, times: Mapping[str, Any]) -> None:
+        """Raises ValueError where files came or went since it was opened, or its `modification_times` are others."""
+        if list_files(self.root).names != self.names or self.modification_times() != times:
+            raise ValueError(
+                f"{self.root} was changed while it was exported: that is not finished. Delete the folder that ends in "
+                ".partial, and export again."
+            )
+
     def changed_since(self, time_ns: int) -> list[str]:
         """The files of rows and metadata that were written after a time, st_mtime_ns."""
         return sorted(name for name, written in self._times().items() if written > time_ns)
@@ -103,12 +122,17 @@ class LeRobotFolder:
     def link_or_copy(self, target: Path, names: Iterable[str]) -> None:
         """Hard-link images, videos and large files to `target`; copy small files, metadata, and where links fail.
 
-        Links are followed: the result is a dataset of its own. Existing files stay.
+        Links within the dataset are followed: the result is a dataset of its own. Files that an earlier run has
+        carried stay, if they are still the same.
+
+        Raises ValueError where a file has become a link that leads out of the dataset.
         """
         for name in sorted(names):
-            old, new = (self.root / name).resolve(), target / name
+            old, new = carried_path(self.root, name), target / name
             if new.exists():
-                continue
+                if is_same(old, new):
+                    continue
+                new.unlink()
             new.parent.mkdir(parents=True, exist_ok=True)
             is_media = name.startswith(("videos/", "images/")) or old.stat().st_size >= _LINKED
             if is_media and not name.startswith("meta/") and _link(old, new):
@@ -116,6 +140,14 @@ class LeRobotFolder:
             unfinished = new.with_name(new.name + ".copying")
             shutil.copy2(old, unfinished)
             replace(unfinished, new, durable=False)
+
+    def notes(self) -> list[str]:
+        """Sentences for the manifest: what of the dataset is not in its copy."""
+        reasons = dict.fromkeys(self.left_out.values())
+        return [
+            f"left out: {reason}: {summarize_names(sorted(n for n in self.left_out if self.left_out[n] == reason))}"
+            for reason in reasons
+        ]
 
     def write_info(self, target: Path, features: Mapping[str, Any], **changed: Any) -> None:
         """Write info.json below `target`, with `features` at the end and other entries changed."""
@@ -174,9 +206,20 @@ def find_root(source: str | os.PathLike[str]) -> Path:
 def read_info(root: Path) -> LeRobotInfo:
     """Read meta/info.json. Raises ValueError where it is invalid."""
     try:
-        return LeRobotInfo.parse((root / INFO).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError) as error:
+        return LeRobotInfo.parse((root / INFO).read_bytes())
+    except (OSError, ValueError) as error:
         raise ValueError(f"{root.name}: not a LeRobotDataset ({INFO}: {error})") from error
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Raise ValueError, naming the parquet file, where it turns out to be damaged within the block."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system; damage is an OSError for Arrow
+            raise
+        raise ValueError(f"{name} cannot be read ({first_line(error)})") from error
 
 
 def batches(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -186,11 +229,16 @@ def batches(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file with one JSON object per line."""
-    with path.open(encoding="utf-8") as stream:
-        for line in stream:
-            if line.strip():
-                yield json.loads(line)
+    """The objects of a file with one JSON object per line.
+
+    Raises ValueError, naming file and line, for anything else.
+    """
+    for number, entry in read_json_lines(path, path.name):
+        if isinstance(entry, ValueError):
+            raise entry
+        if not isinstance(entry, dict):
+            raise ValueError(f"{path.name}, line {number}: {json.dumps(entry)[:40]}, not a JSON object")
+        yield entry
 
 
 def write_lines(path: Path, entries: Iterable[dict[str, Any]]) -> None:
@@ -205,6 +253,11 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file, indented as LeRobot does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=4, ensure_ascii=False), encoding="utf-8")
+
+
+def is_same(one: Path, other: Path) -> bool:
+    """Whether two paths are one file, or files of equal bytes."""
+    return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
 
 
 def _link(old: Path, new: Path) -> bool:
@@ -227,31 +280,36 @@ def _lengths(root: Path, names: frozenset[str], info: LeRobotInfo) -> dict[int, 
     try:
         if info.is_v3:
             tables = sorted(name for name in names if name.startswith(EPISODES_V3) and name.endswith(".parquet"))
-            parts = [pq.read_table(root / name, columns=["episode_index", "length"]) for name in tables]
-            rows = [(row["episode_index"], row["length"]) for part in parts for row in part.to_pylist()]
+            parts = [read_parquet(root / name, name, columns=["episode_index", "length"]) for name in tables]
+            entries: Iterator[dict[str, Any]] = (entry for part in parts for entry in part.to_pylist())
         else:
             entries = read_lines(root / EPISODES_V2)
-            rows = [(int(entry["episode_index"]), int(entry["length"])) for entry in entries]
-    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{root.name}: its list of episodes cannot be read ({first_line(error)})") from error
+        rows = [(int(entry["episode_index"]), int(entry["length"])) for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        reason = f"no {error} in an entry" if isinstance(error, KeyError) else first_line(error)
+        raise ValueError(f"{root.name}: its list of episodes cannot be read ({reason})") from error
     if not rows or len(dict(rows)) < len(rows):
         raise ValueError(f"{root.name}: its list of episodes {'is empty' if not rows else 'has one of them twice'}")
+    if negative := [row for row in rows if min(row) < 0]:
+        raise ValueError(f"{root.name}: its list of episodes has episode {negative[0][0]} of {negative[0][1]} frames")
     return dict(rows)
 
 
 def _data_files(root: Path, names: frozenset[str], info: LeRobotInfo, lengths: Mapping[int, int]) -> Iterator[DataFile]:
     """All parquet files below data/: LeRobot loads them all, so all must have the same columns."""
-    named: dict[str, int] = {}
-    template = info.content["data_path"]
-    if "{episode_index" in template:
-        size = int(info.content.get("chunks_size", CHUNK_SIZE))
-        named = {template.format(episode_chunk=e // size, episode_index=e): e for e in lengths}
+    named = _named_files(info, lengths)
     for name in sorted(name for name in names if name.startswith("data/") and name.endswith(".parquet")):
         unread = DataFile(name, (), named.get(name))
-        try:
-            yield DataFile(name, tuple(_check_rows(root, unread, lengths)), unread.named_episode)
-        except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"{name} of {root.name} cannot be read ({first_line(error)})") from error
+        with reading(f"{name} of {root.name}"):
+            episodes = _check_rows(root, unread, lengths)
+        yield DataFile(name, tuple(episodes), unread.named_episode)
+
+
+def _named_files(info: LeRobotInfo, lengths: Mapping[int, int]) -> dict[str, int]:
+    """The episode of each data file whose name contains the episode's index. Raises ValueError for other templates."""
+    if info.is_v3 or "{episode_index" not in info.content["data_path"]:
+        return {}
+    return {info.data_file({"episode_index": episode}): episode for episode in lengths}
 
 
 def _check_rows(root: Path, file: DataFile, lengths: Mapping[int, int]) -> list[int]:

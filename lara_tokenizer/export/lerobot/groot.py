@@ -77,21 +77,23 @@ def export_groot(
     scale = _scale(table, scale)
     sizes = {"action_horizon": action_horizon, "max_action_dim": max_action_dim}
     job = ExportJob("groot", table, out, {"dataset": dataset.fingerprint(), "scale": scale, **sizes})
-    if (finished := job.finished()) is not None:
+    if (finished := job.finished(f"lerobot:{dataset.root}")) is not None:
         return finished
     summary = summarize_dataset(job, dataset, _settings(table, sizes, scale), _notes(dataset))
     columns = [_column(size, scale)]
     tagged = {name for name in (TASKS_V2, EPISODES_V2, _DETAILED) if name in dataset.names}
     written = {INFO, STEP_FILTER, *tagged, *(file.name for file in dataset.data)}
-    with job.folder(summary, unchanged=dataset.modification_times(), hashed=written) as folder:
+    times = dataset.modification_times()
+    with job.folder(summary, unchanged=times, hashed=written) as folder:
         write_data_files(dataset, folder, Labels(table, "latents"), columns, progress, change=_tag_annotations)
         dataset.link_or_copy(folder.path, dataset.names - written)
         for name in sorted(tagged):
             write_lines(folder.path / name, (_tag_entry(entry) for entry in read_lines(dataset.root / name)))
-        discarded: set[int] = set(dataset.info.content.get(DISCARDED, []))
+        discarded = _discarded(dataset)
         write_lines(folder.path / STEP_FILTER, _step_filter(dataset, Labels(table), discarded))
         changed = {DISCARDED: sorted(discarded)} if discarded else {}
         dataset.write_info(folder.path, features_of(columns), **changed)
+        dataset.check_unchanged(times)
     return summary
 
 
@@ -127,13 +129,22 @@ def _check_dataset(dataset: LeRobotFolder) -> None:
             "Convert the dataset to v2.1 (Isaac-GR00T has a script for it), encode that, and export it."
         )
     tasks = list(read_lines(dataset.root / TASKS_V2)) if TASKS_V2 in dataset.names else []
-    if COLUMN in dataset.info.features or any(TAG in task["task"] for task in tasks):
+    if COLUMN in dataset.info.features or any(TAG in str(task.get("task")) for task in tasks):
         raise ValueError(f"{dataset.root}: it has {COLUMN} already. Name the dataset that it was made from.")
     if not tasks:
         raise ValueError(
             f"{dataset.root.name}: no {TASKS_V2}; GR00T detects latent actions by a tag in the instruction."
         )
     _stored_filter(dataset)
+    _discarded(dataset)
+
+
+def _discarded(dataset: LeRobotFolder) -> set[int]:
+    """The episodes that the dataset discards already. Raises ValueError for anything but their indices."""
+    found = dataset.info.content.get(DISCARDED) or []
+    if not isinstance(found, list) or not all(isinstance(episode, int) for episode in found):
+        raise ValueError(f"{INFO}: {DISCARDED} {str(found)[:40]}: takes a list of episode indices")
+    return set(found)
 
 
 def _scale(table: TokenTable, requested: float | None) -> float:
@@ -191,10 +202,17 @@ def _tag_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     tagged = dict(entry)
     for key, value in entry.items():
         if key == "task" or (key.startswith(_DETAILED_KEYS) and value):
-            tagged[key] = TAG + value
+            tagged[key] = TAG + _text(value, key)
         elif key == "tasks":
-            tagged[key] = [TAG + text for text in value]
+            texts = [value] if isinstance(value, str) else value
+            tagged[key] = [TAG + _text(text, key) for text in (texts if isinstance(texts, list) else [texts])]
     return tagged
+
+
+def _text(value: object, key: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{key} {str(value)[:40]}: not an instruction. Correct the dataset's metadata.")
+    return value
 
 
 def _tag_annotations(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -222,7 +240,9 @@ def _settings(table: TokenTable, sizes: Mapping[str, int], scale: float) -> dict
 def _notes(dataset: LeRobotFolder) -> list[str]:
     """Sentences for the manifest; a change of their text changes the bytes of exports."""
     notes = [
-        f"frames without a pair hold zeros and are named in {STEP_FILTER}: loaders that do not know that file draw them"
+        *dataset.notes(),
+        f"frames without a pair hold zeros and are named in {STEP_FILTER}: loaders that do not know that file draw "
+        "them",
     ]
     if _MODALITY not in dataset.names:
         notes.append(f"no {_MODALITY} in the dataset: GR00T's loader needs one, or one of its own for this embodiment")

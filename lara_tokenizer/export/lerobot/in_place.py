@@ -12,8 +12,6 @@ So at any moment `demos` is the old dataset or the labelled one, complete.
 
 from __future__ import annotations
 
-import filecmp
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -22,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from lara_tokenizer._files import check_swap, exclusive, file_sha256, replace, summarize_names, swap_folders
-from lara_tokenizer.data.dataset_files import LocalFiles
 from lara_tokenizer.errors import JobMismatchError
+from lara_tokenizer.export.job import read_manifest
+from lara_tokenizer.export.lerobot.files import list_files
+from lara_tokenizer.export.lerobot.folder import is_same
 
 LABEL_MANIFEST, BACKUP = "label_manifest.json", ".before-labels"
 
@@ -128,18 +128,15 @@ class InPlaceSwap:
 def read_label_manifest(dataset: Path) -> dict[str, Any] | None:
     """The manifest of a labelled dataset; None for one without labels."""
     file = dataset / LABEL_MANIFEST
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return read_manifest(file) if file.is_file() else None
 
 
 def _changed_files(labelled: Path, old: Path, manifest: Mapping[str, Any]) -> list[str]:
     """Files of a labelled dataset that differ from those it was made with."""
     written: dict[str, str] = manifest["files"]
-    names, before = LocalFiles(str(labelled)).names(), LocalFiles(str(old)).names()
-    changed = sorted(names ^ (before | set(written) | {LABEL_MANIFEST}))
+    files, before = list_files(labelled), list_files(old).names
+    names = files.names
+    changed = sorted({*names, *files.left_out} ^ (before | set(written) | {LABEL_MANIFEST}))
     changed += [name for name in sorted(written) if name in names and file_sha256(labelled / name) != written[name]]
     linked_or_copied = sorted((names & before) - set(written) - {LABEL_MANIFEST})
-    return changed + [name for name in linked_or_copied if not _is_same(labelled / name, old / name)]
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
+    return changed + [name for name in linked_or_copied if not is_same(labelled / name, old / name)]

@@ -14,7 +14,6 @@ Shape suffixes: R rows, N latent tokens, D codebook dimension, V vectors.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lara_tokenizer._parse import read_json
 from lara_tokenizer.data.lerobot.info import EPISODES_V3
 from lara_tokenizer.data.lerobot.writer import QUANTILES
 from lara_tokenizer.export.lerobot.columns import Column, with_hf_features
-from lara_tokenizer.export.lerobot.folder import DataFile, LeRobotFolder, batches, read_lines, write_json, write_lines
+from lara_tokenizer.export.lerobot.folder import (
+    DataFile,
+    LeRobotFolder,
+    batches,
+    read_lines,
+    reading,
+    write_json,
+    write_lines,
+)
 
 _STATS, _EPISODES_STATS = "meta/stats.json", "meta/episodes_stats.jsonl"
 _BASIC = ("min", "max", "mean", "std", "count")  # v2.1 has these alone
@@ -50,7 +58,7 @@ class RunningStatistics:
     def __init__(self, folder: Path, data: Sequence[DataFile], columns: Sequence[Column]) -> None:
         self._folder = folder
         self._data = data
-        self._columns = columns
+        self.columns = columns
         self._file_of = {episode: index for index, file in enumerate(data) for episode in file.episodes}
         self._stored: tuple[int, dict[int, dict[str, Any]]] = (-1, {})
         # Of the data file that is being written: finished episodes, and the values of the current one.
@@ -69,39 +77,42 @@ class RunningStatistics:
         """Store the statistics of everything added since the last call, which is data file `index`."""
         self._end_episode()
         table: dict[str, Any] = {"episode_index": pa.array(self._episodes, pa.int64())}
-        for column, statistics in zip(self._columns, zip(*self._statistics, strict=True), strict=False):
+        for column, statistics in zip(self.columns, zip(*self._statistics, strict=True), strict=False):
             for name in _ALL:
                 cells = [each[name].tolist() for each in statistics]
                 table[f"{column.name}/{name}"] = pa.array(cells, _statistic_type(name))
-        pq.write_table(pa.table(table), self._file(index))
+        pq.write_table(pa.table(table), self.file(index))
         self._episodes = []
         self._statistics = []
 
-    def of(self, episode: int) -> dict[str, dict[str, list[float]]]:
-        """The stored statistics of an episode, by column and name."""
+    def of(self, episode: object) -> dict[str, dict[str, list[float]]]:
+        """The stored statistics of an episode, by column and name. Raises ValueError for one without rows."""
+        if not isinstance(episode, int) or episode not in self._file_of:
+            raise ValueError(f"statistics of episode {episode!r}, which has no rows in data/")
         index = self._file_of[episode]
         if self._stored[0] != index:
-            rows = pq.read_table(self._file(index)).to_pylist()
+            rows = pq.read_table(self.file(index)).to_pylist()
             self._stored = (index, {row["episode_index"]: row for row in rows})
         row = self._stored[1][episode]
-        return {column.name: {name: row[f"{column.name}/{name}"] for name in _ALL} for column in self._columns}
+        return {column.name: {name: row[f"{column.name}/{name}"] for name in _ALL} for column in self.columns}
 
     def total(self) -> dict[str, dict[str, list[float]]]:
         """The statistics over all episodes, by column and name."""
-        sums: dict[str, Statistics] = {column.name: {} for column in self._columns}
+        sums: dict[str, Statistics] = {column.name: {} for column in self.columns}
         for file in self._data:
             for episode in file.episodes:
                 for feature, lists in self.of(episode).items():
                     sums[feature] = _added(sums[feature], {name: np.asarray(each) for name, each in lists.items()})
         return {feature: _weighted_mean(each) for feature, each in sums.items()}
 
-    def _file(self, index: int) -> Path:
+    def file(self, index: int) -> Path:
+        """The file with the statistics of the episodes of one data file."""
         return self._folder / f"{index:06d}.parquet"
 
     def _end_episode(self) -> None:
         if self._values:
             whole = map(np.concatenate, zip(*self._values, strict=True))
-            pairs = zip(self._columns, whole, strict=True)
+            pairs = zip(self.columns, whole, strict=True)
             self._statistics.append([_episode_statistics(column, values) for column, values in pairs])
         self._values = []
 
@@ -197,7 +208,8 @@ def statistics_files(dataset: LeRobotFolder) -> list[str]:
 def _has_statistics(dataset: LeRobotFolder, name: str) -> bool:
     if not (dataset.info.is_v3 and name.startswith(EPISODES_V3) and name.endswith(".parquet")):
         return False
-    return any(column.startswith("stats/") for column in pq.read_schema(dataset.root / name).names)
+    with reading(name):
+        return any(column.startswith("stats/") for column in pq.read_schema(dataset.root / name).names)
 
 
 def write_statistics(dataset: LeRobotFolder, target: Path, statistics: RunningStatistics) -> None:
@@ -205,16 +217,26 @@ def write_statistics(dataset: LeRobotFolder, target: Path, statistics: RunningSt
     for name in statistics_files(dataset):
         source = dataset.root / name
         if name == _STATS:
-            write_json(target / name, json.loads(source.read_text(encoding="utf-8")) | statistics.total())
+            write_json(target / name, _read_object(source, name) | statistics.total())
         elif name == _EPISODES_STATS:
             write_lines(target / name, _with_statistics(source, statistics))
         else:
-            _write_episodes(source, target / name, statistics)
+            with reading(name):
+                _write_episodes(source, target / name, statistics)
+
+
+def _read_object(file: Path, name: str) -> dict[str, Any]:
+    content = read_json(file, name)
+    if not isinstance(content, dict):
+        raise ValueError(f"{name}: not a JSON object")
+    return content
 
 
 def _with_statistics(source: Path, statistics: RunningStatistics) -> Iterator[dict[str, Any]]:
     for entry in read_lines(source):
-        added = statistics.of(int(entry["episode_index"]))
+        if not isinstance(entry.get("stats"), dict):
+            raise ValueError(f"{_EPISODES_STATS}: no 'stats' of episode {entry.get('episode_index')!r}")
+        added = statistics.of(entry.get("episode_index"))
         of_features = {feature: {name: found[name] for name in _BASIC} for feature, found in added.items()}
         yield entry | {"stats": entry["stats"] | of_features}
 
@@ -223,8 +245,7 @@ def _write_episodes(source: Path, target: Path, statistics: RunningStatistics) -
     """Write a file of meta/episodes with statistics at the end of each row."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with pq.ParquetFile(source) as parquet:
-        first_episode = next(batches(parquet, ["episode_index"])).column("episode_index")[0].as_py()
-        new = [(feature, name) for feature in statistics.of(first_episode) for name in _ALL]
+        new = [(column.name, name) for column in statistics.columns for name in _ALL]
         fields = [pa.field(f"stats/{feature}/{name}", _statistic_type(name)) for feature, name in new]
         added = {field.name: _hf_statistic(field.type) for field in fields}
         schema = parquet.schema_arrow

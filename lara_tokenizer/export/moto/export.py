@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -25,7 +26,7 @@ import yaml
 
 from lara_tokenizer.export.images import IMAGES, ImageTask, frame_file, image_folder, write_images
 from lara_tokenizer.export.job import ExportFolder, ExportJob, ExportSummary, Progress, counter
-from lara_tokenizer.export.moto.lmdb import EpisodeSteps, require_lmdb, write_lmdb
+from lara_tokenizer.export.moto.lmdb import DATABASE, EpisodeSteps, require_lmdb, write_lmdb
 from lara_tokenizer.export.moto.plan import SPLIT, MotoPlan, check_options, frame_texts, read_actions, video_name
 from lara_tokenizer.export.moto.video import VideoTask, write_video
 from lara_tokenizer.table.reader import SelectOptions, TokenTable
@@ -83,10 +84,11 @@ def export_moto(
         raise ValueError(f"cameras {', '.join(table.cameras)}: Moto has one per dataset. Choose with --camera.")
     options = {"style": style, "name": name, "instruction": instruction, "actions": actions, "video": video}
     job = ExportJob("moto", table, out, options)
-    if (finished := job.finished()) is not None:
+    plan_of = partial(MotoPlan.of, style=style, name=name, video=video, instruction=instruction, actions=actions)
+    if (finished := job.finished(source, from_list, lambda matched: _files(plan_of(matched)))) is not None:
         return finished
     matched = job.match(source, from_list)
-    plan = MotoPlan.of(matched, style=style, name=name, video=video, instruction=instruction, actions=actions)
+    plan = plan_of(matched)
     summary = job.summarize(matched, plan.settings(), plan.notes())
     with job.folder(summary) as folder:
         _write(plan, folder, workers, progress)
@@ -97,11 +99,12 @@ def _write(plan: MotoPlan, folder: ExportFolder, workers: int | None, progress: 
     show = counter(progress, len(plan.num_frames))
     if plan.style != "calvin" and plan.video:
         folder.run_tasks(write_video, _video_tasks(plan, folder.path), workers, lambda task: show(1))
-    if not folder.is_done(_LMDB):
+    database = folder.path / plan.lmdb_dir / SPLIT
+    if not folder.is_done(_LMDB, [database / DATABASE]):
         if plan.style == "calvin":
             folder.run_tasks(write_images, _image_tasks(plan, folder.path), workers, lambda task: show(1))
-        write_lmdb(folder.path / plan.lmdb_dir / SPLIT, _episodes(plan, folder.path, progress), plan.lmdb_meta())
-        folder.mark_done(_LMDB)
+        write_lmdb(database, _episodes(plan, folder.path, progress), plan.lmdb_meta())
+        folder.mark_done(_LMDB, [database / DATABASE])
     shutil.rmtree(folder.path / IMAGES, ignore_errors=True)  # they are in the LMDB now
     if plan.style != "calvin":
         index = folder.path / plan.video_dir / "video_metadata.json"
@@ -111,6 +114,15 @@ def _write(plan: MotoPlan, folder: ExportFolder, workers: int | None, progress: 
     (folder.path / "data_config.yaml").write_text(config, encoding="utf-8")
     with (folder.path / "episodes.jsonl").open("w", encoding="utf-8") as stream:
         stream.writelines(plan.episode_lines())
+
+
+def _files(plan: MotoPlan) -> Iterator[str]:
+    """Names of the files of an export."""
+    yield from ("data_config.yaml", "episodes.jsonl", f"{plan.lmdb_dir}/{SPLIT}/{DATABASE}")
+    if plan.style != "calvin":
+        yield f"{plan.video_dir}/video_metadata.json"
+        if plan.video:
+            yield from (f"{plan.video_dir}/{video_name(index)}" for index in range(len(plan.num_frames)))
 
 
 def _image_tasks(plan: MotoPlan, path: Path) -> Iterator[ImageTask]:

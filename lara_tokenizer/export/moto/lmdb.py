@@ -28,7 +28,7 @@ from lara_tokenizer.errors import missing_extra
 _STEPS_AT_A_TIME = 16_384
 _BYTES_AT_A_TIME = 32 * 2**20
 _SLACK = 16 * 2**20  # for the pages of the tree above the leaves
-_FILE = "data.mdb"
+DATABASE = "data.mdb"
 
 # Moto unpickles every value with a plain `pickle.loads`, under Python 3.8 and numpy 1.24: protocol 3 suits both.
 _PROTOCOL = 3
@@ -179,7 +179,7 @@ class _Batch:
 
     def _room(self) -> int:
         """The largest size that the file can grow to: each value may need pages of its own, and is copied once."""
-        file = self._folder / _FILE
+        file = self._folder / DATABASE
         size = file.stat().st_size if file.exists() else 0
         pages = sum(2 + len(pickled) // 2048 for _, pickles in self._runs for pickled in pickles)
         return -(-(size + pages * 4096 + _SLACK) // _SLACK) * _SLACK

@@ -46,6 +46,11 @@ class VideoTask:
         """The name under which the export's folder records that the video is finished."""
         return self.file.name
 
+    @property
+    def files(self) -> list[Path]:
+        """The video."""
+        return [self.file]
+
 
 def write_video(task: VideoTask) -> None:
     """Write the video of a task. Raises EpisodeReadError."""

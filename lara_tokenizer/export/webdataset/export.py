@@ -17,6 +17,7 @@ from typing import Any, Unpack
 
 from lara_tokenizer.data import Episode
 from lara_tokenizer.export.job import ExportJob, ExportSummary, Progress, counter
+from lara_tokenizer.export.source_match import MatchedSource
 from lara_tokenizer.export.webdataset.plan import Slice, plan_shards, shard_name, shard_urls, write_rows
 from lara_tokenizer.export.webdataset.shard import UNFINISHED, ShardTask, write_shard
 from lara_tokenizer.table.reader import SelectOptions, TokenTable
@@ -76,17 +77,23 @@ def export_webdataset(
         raise ValueError(f"seed {seed}: takes 0 or more")
     table = TokenTable.open(tokens, **select)
     job = ExportJob("webdataset", table, out, {"shard_size": shard_size, "seed": seed, "images": images})
-    if (finished := job.finished()) is not None:
+
+    def plan(matched: MatchedSource) -> list[list[Slice]]:
+        return plan_shards(matched.selected, shard_size, seed)
+
+    if (
+        finished := job.finished(source, from_list, lambda matched: map(shard_name, range(len(plan(matched)))))
+    ) is not None:
         return finished
     matched = job.match(source, from_list)
-    shards = plan_shards(matched.selected, shard_size, seed)
+    shards = plan(matched)
     summary = job.summarize(matched, _settings(table, len(shards), shard_size, images), _NOTES)
     show = counter(progress, matched.num_pairs)
     with job.folder(summary) as folder:
         rows = folder.path / _ROWS
-        if not folder.is_done(_ROWS):
+        if not folder.is_done(_ROWS, [rows]):
             write_rows(matched.sequences("codes", "latents", "text"), rows)
-            folder.mark_done(_ROWS)
+            folder.mark_done(_ROWS, [rows])
         tasks = _tasks(folder.path, table, shards, matched.episodes if images else None)
         folder.run_tasks(write_shard, tasks, workers, lambda task: show(task.pairs))
         rows.unlink(missing_ok=True)

@@ -57,6 +57,11 @@ class ShardTask:
         return self.file.name
 
     @property
+    def files(self) -> list[Path]:
+        """The shard."""
+        return [self.file]
+
+    @property
     def pairs(self) -> int:
         """Count of samples."""
         return sum(each.stop - each.first for each in self.slices)

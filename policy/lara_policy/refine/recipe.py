@@ -8,11 +8,13 @@ from typing import Any
 
 from lara_policy.alignment import AlignmentOptions
 from lara_policy.refine.model import MODES, MODES_WITHOUT_TOKENIZER
+from lara_tokenizer._parse import shown
 from lara_tokenizer.train.recipe import LoopOptions
 from lara_tokenizer.train.yaml_config import (
     YamlRecipe,
     field_names,
     override,
+    parse_mapping,
     parse_section,
     parse_strings,
     refuse_unknown,
@@ -55,8 +57,10 @@ class RefineOptions(LoopOptions):
         for name in ("pretrain_steps", "learning_rate", "lam_learning_rate", "shift", "unlabeled_batch", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training {name} {getattr(self, name)}: takes 0 or more.")
-        if self.heldout_samples < 2:
-            raise ValueError(f"training heldout_samples {self.heldout_samples}: takes at least 2.")
+        if not 2 <= self.heldout_samples <= 2**16:
+            raise ValueError(f"training heldout_samples {self.heldout_samples}: takes 2 to {2**16:,}.")
+        if self.unlabeled_batch > 2**16:
+            raise ValueError(f"training unlabeled_batch {self.unlabeled_batch}: takes up to {2**16:,}.")
         if not 0 <= self.warmup_share < 1:
             raise ValueError(f"training warmup_share {self.warmup_share}: takes a share in [0, 1).")
 
@@ -99,27 +103,29 @@ class RefineRecipe(YamlRecipe):
     def _parse_fields(cls, values: dict[str, Any]) -> dict[str, Any]:
         exact = values.get("paper_exact", False)
         if not isinstance(exact, bool):
-            raise ValueError(f"paper_exact: takes true or false, got {exact!r}.")
-        alignment = values.get("alignment") or {}
+            raise ValueError(f"paper_exact: takes true or false, got {shown(exact)}.")
+        alignment = {} if values.get("alignment") is None else values["alignment"]
         if exact:
             refuse_unknown("alignment", alignment, field_names(AlignmentOptions))
             alignment = {**asdict(AlignmentOptions.paper_exact()), **alignment}
         return values | {
             "alignment": parse_section(AlignmentOptions, "alignment", alignment),
             "training": parse_section(RefineOptions, "training", values.get("training")),
-            **{name: dict(values.get(name) or {}) for name in ("policy", "embodiments")},
+            **{name: parse_mapping(name, values.get(name)) for name in ("policy", "embodiments")},
             **{name: parse_strings(name, values.get(name)) for name in ("sources", "unlabeled")},
-            "layer": str(values.get("layer", "L-2")),
+            "layer": shown(values["layer"]).strip("'") if "layer" in values else "L-2",
         }
 
     def __post_init__(self) -> None:
         for name in ("tokenizer", "lam_camera", "lam_stride", "policy_preset", "mode"):
             if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name}: takes a text, got {getattr(self, name)!r}.")
+                raise ValueError(f"{name}: takes a text, got {shown(getattr(self, name))}.")
+        if not all(isinstance(robot, str) for robot in self.embodiments.values()):
+            raise ValueError(f"embodiments: takes the robot of each dataset, got {shown(self.embodiments)}.")
         if self.mode not in MODES:
-            raise ValueError(f"mode '{self.mode}': takes one of {', '.join(MODES)}.")
+            raise ValueError(f"mode {shown(self.mode)}: takes one of {', '.join(MODES)}.")
         if self.policy_preset not in PRESETS:
-            raise ValueError(f"policy_preset '{self.policy_preset}': takes one of {', '.join(PRESETS)}.")
+            raise ValueError(f"policy_preset {shown(self.policy_preset)}: takes one of {', '.join(PRESETS)}.")
         if self.training.unlabeled_batch and self.mode in MODES_WITHOUT_TOKENIZER:
             raise ValueError(f"training unlabeled_batch: mode '{self.mode}' has no tokenizer that could learn from it.")
         if self.training.unlabeled_batch and not self.unlabeled:

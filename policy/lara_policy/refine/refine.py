@@ -19,12 +19,14 @@ from lara_policy.refine.dataset import UnlabeledPairs
 from lara_policy.refine.monitor import JointCollapseMonitor, JointMonitor, is_ready
 from lara_policy.refine.recipe import RefineRecipe
 from lara_policy.refine.setup import Progress, RefineSetup, build_model, policy_config, set_up
+from lara_tokenizer.checkpoint import read_config
 from lara_tokenizer.data import Episode, LoadOptions, load_episodes
 from lara_tokenizer.errors import missing_extra
 from lara_tokenizer.train.train import CHECKPOINTS, as_episodes, find_checkpoint, keep_log_until, open_frames
 
 if TYPE_CHECKING:
     from lara_policy.refine.trainer import LaraTrainer
+    from lara_tokenizer.model import LatentActionConfig
 
 logger = logging.getLogger(__name__)
 
@@ -177,9 +179,7 @@ def plan_refinement(recipe: RefineRecipe) -> dict[str, Any]:
     )
     values = {**config.to_dict(), "embodiments": [robot.to_dict()]}
     if config.context == "frames":
-        from lara_tokenizer.model import LatentActionConfig
-
-        values["vision_config"] = LatentActionConfig.from_pretrained(recipe.tokenizer).vision_config
+        values["vision_config"] = _tokenizer_config(recipe.tokenizer).vision_config
     with torch.device("meta"):
         policy = FlowMatchingPolicy(FlowMatchingPolicyConfig(**values))
     policy.freeze()
@@ -199,6 +199,16 @@ def plan_refinement(recipe: RefineRecipe) -> dict[str, Any]:
         "policy_trainable_parameters": counts["trainable"],
         "parameters_of_each_embodiment": counts["state_encoder"] + counts["action_encoder"] + counts["action_decoder"],
     }
+
+
+def _tokenizer_config(name: str) -> LatentActionConfig:
+    """The config of a tokenizer alone. Raises ValueError for a damaged one, and for a model of another family."""
+    from lara_tokenizer.model import LatentActionConfig, resolve_checkpoint
+
+    folder = Path(resolve_checkpoint(name))
+    if not folder.is_dir():
+        return LatentActionConfig.from_pretrained(name)
+    return read_config(folder, LatentActionConfig, (LatentActionConfig.model_type,), "Only this family is refined.")
 
 
 def _unlabeled_pairs(

@@ -17,7 +17,7 @@ from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
 from lara_policy.refine.dataset import CodeTable, Demonstration, PolicyDataset, read_demonstrations
 from lara_policy.refine.model import MODES_WITHOUT_TOKENIZER, LaraModel, differing_settings
 from lara_policy.refine.recipe import RefineRecipe
-from lara_tokenizer.checkpoint import Checkpoint
+from lara_tokenizer.checkpoint import Checkpoint, read_processor
 from lara_tokenizer.data import Episode
 from lara_tokenizer.data.stride import Stride
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
@@ -63,7 +63,7 @@ def set_up(
     policy = FlowMatchingPolicy.from_pretrained(policy_from) if policy_from else None
     config = policy.config if policy else policy_config(recipe)
     checkpoint = Checkpoint.open(recipe.tokenizer)
-    processor = LatentActionProcessor.from_pretrained(checkpoint.folder)
+    processor = read_processor(checkpoint.folder)
     has_lam = recipe.mode not in MODES_WITHOUT_TOKENIZER
     # A fresh policy without a tokenizer still needs its vision encoder.
     tokenizer = _load_tokenizer(checkpoint) if has_lam or (policy is None and config.context == "frames") else None

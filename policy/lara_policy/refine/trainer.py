@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
@@ -19,6 +20,8 @@ from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
 from lara_policy.refine.model import LaraModel
 from lara_policy.refine.monitor import JointCollapseMonitor, JointMonitor, is_ready, to_device
 from lara_policy.refine.recipe import RefineOptions
+from lara_tokenizer._parse import read_json_object, safetensors_header
+from lara_tokenizer.errors import first_line
 from lara_tokenizer.model import LatentActionModel
 from lara_tokenizer.train.pairs import PairDataset
 from lara_tokenizer.train.trainer import LOG_LINES, IndexedTrainer, loop_arguments
@@ -138,10 +141,13 @@ class LaraTrainer(IndexedTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
         load_parts(self.lara, folder)
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        self.lara.detach_latents = state["detach_latents"]
-        if self.collapse_monitor is not None and state["watch"] is not None:
-            self.collapse_monitor.restore(state["watch"])
+        state = read_json_object(folder / STATE)
+        try:
+            self.lara.detach_latents = bool(state["detach_latents"])
+            if self.collapse_monitor is not None and state["watch"] is not None:
+                self.collapse_monitor.restore(state["watch"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{folder / STATE} is damaged ({first_line(error)}). Delete {folder.name}.") from error
 
 
 class StepCallback(TrainerCallback):
@@ -182,7 +188,7 @@ def load_parts(model: LaraModel, folder: Path) -> None:
     model.policy.load_state_dict(FlowMatchingPolicy.from_pretrained(folder / POLICY).state_dict())
     if model.lam is not None and model.alignment is not None:
         model.lam.load_state_dict(LatentActionModel.from_pretrained(folder / TOKENIZER).state_dict())
-        model.alignment.load_state_dict(load_file(folder / POLICY / ALIGNMENT))
+        model.alignment.load_state_dict(_read_alignment(folder / POLICY / ALIGNMENT))
 
 
 def load_projector(model: LaraModel, policy: str | Path) -> None:
@@ -190,11 +196,20 @@ def load_projector(model: LaraModel, policy: str | Path) -> None:
     file = cached_file(policy, ALIGNMENT, _raise_exceptions_for_missing_entries=False)
     if file is None or model.alignment is None:
         return
-    trained, fresh = load_file(file), model.alignment.state_dict()
+    trained, fresh = _read_alignment(Path(file)), model.alignment.state_dict()
     if {name: value.shape for name, value in trained.items()} != {name: value.shape for name, value in fresh.items()}:
         logger.warning("%s: its projector is for another z or of another type; a fresh one is trained.", policy)
         return
     model.alignment.load_state_dict(trained)
+
+
+def _read_alignment(file: Path) -> dict[str, Any]:
+    """The tensors of a projector. Raises ValueError for a damaged file."""
+    safetensors_header(file)
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({first_line(error)}). Take it as it was saved.") from error
 
 
 def json_safe(values: Any) -> Any:

@@ -20,6 +20,8 @@ from lara_policy.simulation.metaworld.environment import STEP_LIMIT, rollout_see
 from lara_policy.simulation.registry import SIMULATORS, select_environments
 from lara_policy.simulation.rendering import check_same_job, require_metaworld, run_rendering_jobs
 from lara_tokenizer._files import folder_sha256, write_atomically
+from lara_tokenizer._parse import load_json
+from lara_tokenizer.errors import first_line
 
 RESULT_FILE = "episodes.jsonl"
 
@@ -132,10 +134,16 @@ class ResultLog:
         write_atomically(self._path, "\n".join(lines) + "\n")
 
     def _read(self, path: Path) -> None:
-        first, *lines = path.read_text(encoding="utf-8").split("\n")
-        check_same_job(path.parent, "roll-outs", json.loads(first), self._job)
-        for line in lines[:-1]:  # the text after the last line break was cut short, or is empty
-            result = EpisodeResult(**json.loads(line))
+        first, *lines = path.read_text(encoding="utf-8", errors="backslashreplace").split("\n")
+        check_same_job(path.parent, "roll-outs", load_json(first, path), self._job)
+        for number, line in enumerate(lines[:-1], 2):  # the text after the last line break was cut short, or is empty
+            values = load_json(line, f"{path}, line {number}")
+            try:
+                result = EpisodeResult(**values)
+            except TypeError as error:
+                raise ValueError(f"{path}, line {number}: no result of an episode ({first_line(error)})") from error
+            if result.environment not in self._job["environments"] or not isinstance(result.episode, int):
+                raise ValueError(f"{path}, line {number}: an episode that is not one of its job")
             self.results[result.environment, result.episode] = result
 
 

@@ -57,10 +57,10 @@ class LatentCodes:
 
     @classmethod
     def from_pretrained(cls, name: str) -> LatentCodes:
-        """Load "lara-lam" or a checkpoint's folder."""
-        from lara_tokenizer.model import LatentActionProcessor, load_model
+        """Load "lara-lam" or a checkpoint's folder. Raises ValueError for a damaged one."""
+        from lara_tokenizer.checkpoint import load_checkpoint
 
-        return cls(load_model(name).eval(), LatentActionProcessor.from_pretrained(name))
+        return cls(*load_checkpoint(name))
 
     def of(self, frames: Sequence[np.ndarray], starts: Sequence[int], fps: float) -> list[ChunkCodes]:
         """Codes of the pairs that begin at `starts`; frames are uint8 (H, W, 3).

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from lara_tokenizer._files import available_cores
+from lara_tokenizer._parse import shown
 from lara_tokenizer.errors import missing_extra
 
 ARM_ROOT = "right_arm_base_link"
@@ -198,7 +199,7 @@ def require_metaworld() -> None:
             raise missing_extra(package, "sim")
 
 
-def check_same_job(folder: Path, holds: str, recorded: Mapping[str, Any], job: Mapping[str, Any]) -> None:
+def check_same_job(folder: Path, holds: str, recorded: Any, job: Mapping[str, Any]) -> None:
     """Raise ValueError, listing the differences, if a folder's recorded job is not this one.
 
     Args:
@@ -206,9 +207,11 @@ def check_same_job(folder: Path, holds: str, recorded: Mapping[str, Any], job: M
         holds: the kind of its results, e.g. "episodes".
         recorded, job: everything that decides the results, as JSON types.
     """
+    if not isinstance(recorded, Mapping):
+        raise ValueError(f"{folder}: the description of its job is damaged: use another folder, or remove it")
     differing = [key for key in {**job, **recorded} if recorded.get(key) != job.get(key)]
     if differing:
-        was = "; ".join(f"{key} was {recorded.get(key)!r}, is {job.get(key)!r}" for key in differing)
+        was = "; ".join(f"{shown(key)} was {shown(recorded.get(key))}, is {shown(job.get(key))}" for key in differing)
         raise ValueError(f"{folder} holds {holds} of another job ({was}): use another folder, or remove it")
 
 

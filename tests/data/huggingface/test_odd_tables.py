@@ -138,3 +138,10 @@ def test_damage_to_saved_data_is_one_line_that_names_it(tmp_path, name, content)
     with pytest.raises(ValueError, match=str(tmp_path / "set")) as caught:
         load_episodes(f"datasets:{tmp_path / 'set'}", fps=5)
     assert "\n" not in str(caught.value)
+
+
+def test_a_readme_that_unfolds_without_end_is_refused(tmp_path):
+    lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]
+    (write(tmp_path / "set") / "README.md").write_text("---\n" + "\n".join(lines) + "\n---\n")
+    with pytest.raises(ValueError, match=r"README.md: its YAML has more than 20 aliases"):
+        load_episodes(f"datasets:{tmp_path / 'set'}", fps=5)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hub_server import HubServer
 
@@ -68,6 +69,21 @@ def test_listing_fetches_metadata_and_reading_fetches_that_episode(root, tmp_pat
     local = load_episodes(root / "datasets/acme/set", cameras="wrist")[1]
     assert np.array_equal(read["frames"], local.frames(WRIST, range(9)))
     assert np.array_equal(read["actions"], local.signals().actions)
+
+
+def test_rows_in_another_file_than_the_metadata_names_are_fetched(tmp_path, numbered_frames, write_lerobot):
+    clips = np.split(numbered_frames(42), [12, 21, 33])
+    root = write_lerobot(tmp_path / "datasets/acme/set", {TOP: clips[:2], WRIST: clips[2:]})
+    file = root / "data/chunk-000/file-000.parquet"
+    rows = pq.read_table(file)
+    pq.write_table(rows.slice(0, 12), file)  # meta/episodes still has both episodes in this one
+    pq.write_table(rows.slice(12), file.with_name("file-001.parquet"))
+    with HubServer(tmp_path) as hub:
+        _, errors = start(hub, "lerobot:acme/set", tmp_path).communicate("\n", timeout=60)
+    expected = "the rows of episode 1 are in data/chunk-000/file-001.parquet, not in data/chunk-000/file-000.parquet"
+    assert errors.strip() == expected
+    read = np.load(tmp_path / "read.npz")
+    assert np.array_equal(read["actions"], np.stack(rows["action"].slice(12).to_pylist()).astype("f4"))
 
 
 def test_a_dataset_that_is_not_there_is_said(root, tmp_path):

@@ -155,6 +155,18 @@ def test_an_episode_listed_twice_is_read_once_or_not_at_all(request, check_pairs
     assert "episode 1 is listed 2 times, with different entries; it is left out" in notes_of(root)
 
 
+def test_a_list_that_promises_a_million_episodes_in_a_few_bytes_is_left_out(set_v3, check_pairs):
+    table = pa.table({"episode_index": np.zeros(1_000_001, np.int8), "length": np.ones(1_000_001, np.int8)})
+    pq.write_table(table, set_v3 / "meta/episodes/chunk-000/file-001.parquet")
+    assert [check_pairs(episode) for episode in load_episodes(set_v3)] == [""] * 4
+    assert "file-001.parquet cannot be read (its footer promises 1,000,001 rows; up to" in notes_of(set_v3)
+
+
+def test_the_template_of_v2_may_call_the_chunk_as_v3_does(set_v2, check_pairs):
+    edit_info(set_v2, data_path="data/chunk-{chunk_index:03d}/episode_{episode_index:06d}.parquet")
+    assert [check_pairs(episode) for episode in load_episodes(set_v2)] == [""] * 4
+
+
 def test_totals_that_differ_from_the_list_are_said(set_v3):
     edit_info(set_v3, total_episodes=40, total_frames=25)
     assert notes_of(set_v3) == (
@@ -181,6 +193,8 @@ def test_totals_that_differ_from_the_list_are_said(set_v3):
         ({"video_path": "/etc/{video_key}"}, "video_path: /etc/.*: the name leads out of the dataset"),
         ({"video_path": "videos/../../{video_key}.mp4"}, "video_path: .*: the name leads out of the dataset"),
         ({"data_path": "../secret.parquet"}, "data_path: ../secret.parquet: the name leads out of the dataset"),
+        ({"video_path": "v/" * 10_000 + "{video_key}"}, r"video_path: a file name of 20,022 characters; takes up to"),
+        ({"features": {f"c{i}": {"dtype": "image"} for i in range(1000)}}, "features name 1,000 cameras; up to"),
         ({"codebase_version": "v4.0"}, "a LeRobotDataset v4.0; v2.0, v2.1 and v3.0 are read. It is newer"),
         ({"codebase_version": "v30.1"}, "a LeRobotDataset v30.1; .* It is newer"),
         ({"codebase_version": None}, "a LeRobotDataset vNone; .* Convert it with lerobot"),
@@ -225,7 +239,8 @@ def test_an_index_that_is_no_number_costs_its_episode_alone(set_v3, check_pairs,
     episodes = load_episodes(set_v3)
     with pytest.raises(EpisodeReadError, match=f"meta/episodes: episode 2: (videos/{TOP}/file_index is|it has no)"):
         episodes[2].frames(TOP, [0])
-    assert [check_pairs(episodes[i]) for i in (0, 1, 3)] == [""] * 3
+    for other in (0, 1, 3):
+        check_pairs(episodes[other])
 
 
 def test_no_camera_name_leads_out_of_the_dataset(set_v3):

@@ -13,6 +13,7 @@ import pytest
 from lerobot_files import edit_episodes, edit_info
 
 from lara_tokenizer.data import load_episodes
+from lara_tokenizer.data.lerobot import rows as lerobot_rows
 from lara_tokenizer.errors import EpisodeReadError
 
 TOP = "observation.images.top"
@@ -216,3 +217,32 @@ def test_pictures_are_taken_from_their_bytes_and_from_below_the_root_only(tmp_pa
     for path in (str(tmp_path / "secret.png"), "../secret.png", "images/../../secret.png", f"{root}/../secret.png"):
         with pytest.raises(EpisodeReadError, match="the name leads out of the dataset"):
             store(lambda i, path=path: {"bytes": None, "path": path}).frames(TOP, [0])
+
+
+def test_a_few_bytes_that_promise_many_rows_are_not_taken_whole(set_v3, check_pairs, monkeypatch):
+    monkeypatch.setattr(lerobot_rows, "_CACHED_ROWS", 10)  # as row groups of more than four million rows
+    assert reasons(set_v3, check_pairs) == {}
+    rewrite(set_v3 / FIRST, lambda table: pa.concat_tables([table, table.filter(pc.equal(table["episode_index"], 1))]))
+    assert reasons(set_v3, check_pairs) == {1: f"{FIRST}: more than 6 rows for an episode of 6 frames"}
+
+
+def test_a_column_that_some_files_lack_costs_their_episodes_alone(set_v2, check_pairs):
+    for episode in (0, 2):
+        rewrite(data_of(set_v2, episode), lambda table: table.drop_columns("action"))
+    found = reasons(set_v2, check_pairs)
+    assert list(found) == [0, 2]
+    assert all("no column 'action' in it" in reason for reason in found.values())
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_damaged_value_is_seen_where_the_writer_stored_checksums(set_v2, check_pairs, monkeypatch, large):
+    if large:
+        monkeypatch.setattr(lerobot_rows, "_CACHED_ROWS", 0)
+    file = data_of(set_v2, 1)
+    pq.write_table(pq.read_table(file), file, compression="none", use_dictionary=False, write_page_checksum=True)
+    assert reasons(set_v2, check_pairs) == {}
+    content = file.read_bytes()
+    number = np.float32(10).tobytes()
+    assert content.count(number) >= 1
+    file.write_bytes(content.replace(number, np.float32(11).tobytes(), 1))
+    assert "cannot be read as parquet" in reasons(set_v2, check_pairs)[1]

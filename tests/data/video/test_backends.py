@@ -169,6 +169,15 @@ def test_the_reader_travels_and_reopens(other, tmp_path, write_video, numbered_f
     np.testing.assert_array_equal(reader.frames("", [3, 4]), before)
 
 
+def test_a_file_replaced_after_its_frames_were_counted_is_refused(other, tmp_path):
+    path = write_clip(tmp_path / "a.mp4", "h264", numbered(20))
+    reader = other(path)
+    assert reader.index().num_frames == 20
+    write_clip(path, "h264", numbered(21))
+    with pytest.raises(VideoDecodeError, match="has changed since its frames were counted"):
+        reader.frames("", [3])
+
+
 def test_load_episodes_passes_the_decoder_on(other, tmp_path, write_video, numbered_frames):
     write_video(tmp_path / "a.mp4", numbered_frames(5))
     assert type(load_episodes(tmp_path, decoder=other.library)[0].reader) is other

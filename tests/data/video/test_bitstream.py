@@ -121,12 +121,12 @@ I_SLICE, P_SLICE = bytes([0x41, 0b10001000]), bytes([0x41, 0b11000000])  # first
 H264 = {
     "refresh": ([bytes([0x67, 1]), bytes([0x65, 0x88])], Start.CLOSED),
     "I picture after an exact recovery point": ([AT_ONCE, I_SLICE], Start.OPEN),
-    "I picture after an approximate recovery point": ([APPROXIMATE, I_SLICE], Start.NONE),
-    "recovery some frames later": ([LATER, I_SLICE], Start.NONE),
-    "I picture alone": ([I_SLICE], Start.NONE),
+    "I picture after an approximate recovery point": ([APPROXIMATE, I_SLICE], Start.UNKNOWN),
+    "recovery some frames later": ([LATER, I_SLICE], Start.UNKNOWN),
+    "I picture alone": ([I_SLICE], Start.UNKNOWN),
     "P picture after an exact recovery point": ([AT_ONCE, P_SLICE], Start.NONE),
-    "no picture": ([AT_ONCE], Start.NONE),
-    "nothing": ([], Start.NONE),
+    "no picture": ([AT_ONCE], Start.UNKNOWN),
+    "nothing": ([], Start.UNKNOWN),
 }
 
 
@@ -138,7 +138,7 @@ def test_h264_starts_at_refreshes_and_at_exact_recovery_points(case):
 
 
 def test_hevc_starts_at_random_access_pictures():
-    kinds = {0: Start.NONE, 1: Start.NONE, 9: Start.NONE, 19: Start.OPEN, 20: Start.CLOSED, 21: Start.OPEN}
+    kinds = {0: Start.NONE, 1: Start.NONE, 9: Start.NONE, 19: Start.WHOLE, 20: Start.CLOSED, 21: Start.OPEN}
     assert {kind: _hevc(length_prefixed(bytes([kind << 1, 1, 0])), 4) for kind in kinds} == kinds
     assert _hevc(b"\0\0\0\1" + bytes([32 << 1, 1]) + b"\0\0\1" + bytes([20 << 1, 1]), 0) is Start.CLOSED
 

@@ -26,6 +26,7 @@ from lara_policy.simulation.metaworld.tasks import TASK_TEXT, select_tasks
 from lara_policy.simulation.protocol import SIMULATOR_ERRORS
 from lara_policy.simulation.rendering import check_same_job, require_metaworld, run_rendering_jobs
 from lara_tokenizer._files import write_atomically
+from lara_tokenizer._parse import read_json
 from lara_tokenizer.data.lerobot.writer import LeRobotWriter
 
 logger = logging.getLogger(__name__)
@@ -141,7 +142,7 @@ def _claim_folder(out: Path, job: SimulationJob) -> None:
     description = json.loads(json.dumps(description))  # tuples become lists, as in the file
     path = out / "meta" / "simulation.json"
     if path.exists():
-        check_same_job(out, "episodes", json.loads(path.read_text(encoding="utf-8")), description)
+        check_same_job(out, "episodes", read_json(path), description)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(description, indent=1))
