@@ -15,13 +15,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 
-from fuzz.warm import import_everything
-
 from chaos.disk import full_disks
 from chaos.jobs import damaged_jobs, replaced_sources, second_runs
 from chaos.kills import kills
 from chaos.scenario import Case, Scenario
 from chaos.works import Bench
+from fuzz.warm import import_everything
 
 BENCH: list[Bench] = []  # one, prepared; the forked processes find it in their copy of this module
 
@@ -50,7 +49,9 @@ def main() -> None:
         running = {pool.submit(_run, options.seed, k, folder / f"case-{k}"): k for k in chosen}
         for done in as_completed(running):
             result = results[running[done]] = done.result()
-            print(f"{result.group}: {result.scenario}: {', '.join(result.ends)}", *result.faults, sep="\n    ", flush=True)
+            print(
+                f"{result.group}: {result.scenario}: {', '.join(result.ends)}", *result.faults, sep="\n    ", flush=True
+            )
     print(_table([results[k] for k in sorted(results)]))
     faults = sum(bool(result.faults) for result in results.values())
     print(f"seed {options.seed}, {time.monotonic() - started:,.0f} s; folders of cases with faults: {folder}")
@@ -69,6 +70,7 @@ def _run(seed: int, number: int, folder: Path) -> Result:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     case = Case(BENCH[0], folder)
+    case.log.unlink(missing_ok=True)
     try:
         scenario.run(case)
     except Exception as error:
@@ -76,6 +78,7 @@ def _run(seed: int, number: int, folder: Path) -> Result:
         case.faults.append(f"the scenario itself failed: {error!r}")
     if not case.faults:
         shutil.rmtree(folder)
+        case.log.unlink(missing_ok=True)
     return Result(scenario.name, scenario.group, case.ends, case.faults, time.monotonic() - started)
 
 
@@ -89,7 +92,10 @@ def _table(results: Iterable[Result]) -> str:
     head = ["disturbance", "cases", "runs stopped", "refused", "failed items", "equal in the end", "faults", "seconds"]
     widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
     return "\n".join(
-        "  ".join(cell.rjust(width) if k else cell.ljust(width) for k, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.rjust(width) if k else cell.ljust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         for row in (head, *rows)
     )
 

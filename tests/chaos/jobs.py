@@ -10,19 +10,25 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
+from chaos.driver import act_at, kill_at
+from chaos.scenario import Case, Scenario
+from chaos.works import LENGTH, Work
 from fuzz.byte_mutations import flip_bits, truncate, zero_run
 from fuzz.clips import plain_clip
 from fuzz.forked import run_command
 from fuzz.video import rows_by_episode
 
-from chaos.driver import act_at, kill_at
-from chaos.scenario import Case, Scenario
-from chaos.works import LENGTH, Work
-
 _COMMIT = "lara_tokenizer.encode.store:Store.commit"
 _MIDWAY = 21  # commits, heartbeats among them: all short clips and the first unit of the long one are done
 # Commits of a run, each after the event of its kind: a clip is planned, read, encoded in part.
-_MOMENTS = (("clip 1.mp4", 2), ("clip 1.mp4", 5), ("clip 1.mp4", 7), ("long.mkv", 5), ("long.mkv", 17), ("long.mkv", 21))
+_MOMENTS = (
+    ("clip 1.mp4", 2),
+    ("clip 1.mp4", 5),
+    ("clip 1.mp4", 7),
+    ("long.mkv", 5),
+    ("long.mkv", 17),
+    ("long.mkv", 21),
+)
 Damage = Callable[[Random, Path], None]
 
 

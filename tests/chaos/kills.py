@@ -50,7 +50,9 @@ def kills(rng: Random) -> Iterator[Scenario]:
     for work, count in RANDOM_KILLS.items():
         for _ in range(count):
             share, sent = rng.random(), rng.choice(SIGNALS)
-            yield Scenario(f"{work}: killed at random", f"{sent.name} at {share:.0%}", partial(_at_random, work, share, sent))
+            yield Scenario(
+                f"{work}: killed at random", f"{sent.name} at {share:.0%}", partial(_at_random, work, share, sent)
+            )
     for share in (0.5, 0.9):
         yield Scenario("lara-tok program: killed", f"SIGTERM at {share:.0%}", partial(_program, share))
     yield Scenario("worker killed", "at start", partial(_worker, at_start=True))

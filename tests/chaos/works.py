@@ -87,18 +87,20 @@ class Bench:
         assert done.code == 0, done.output
 
     def _works(self) -> list[Work]:
-        short, clips, robot, root = (str(self.folder / name) for name in ("short.parquet", "short", "robot.parquet", "robot"))
-        model = ("--model", str(self.model))
+        short, clips, robot, root = (
+            str(self.folder / name) for name in ("short.parquet", "short", "robot.parquet", "robot")
+        )
+        model, alone = ("--model", str(self.model)), ("--out", "out", "--workers", "0")
         said = ("--instruction", "go")
         return [
             Work("encode", self.encode(0), "t.parquet"),
             Work("encode folder", self.encode(0, out="t/"), "t"),
             Work("encode by 2 workers", self.encode(2), "t.parquet"),
-            Work("univla", ("export", "univla", short, clips, "--out", "out", "--workers", "0", *said), "out"),
-            Work("webdataset", ("export", "webdataset", robot, root, "--out", "out", "--workers", "0"), "out"),
+            Work("univla", ("export", "univla", short, clips, *alone, *said), "out"),
+            Work("webdataset", ("export", "webdataset", robot, root, *alone), "out"),
             Work("lerobot", ("export", "lerobot", robot, root, "--out", "out", *model), "out"),
             Work("groot", ("export", "groot", robot, root, "--out", "out"), "out"),
-            Work("moto", ("export", "moto", robot, root, "--out", "out", "--workers", "0", "--no-actions", *said), "out"),
+            Work("moto", ("export", "moto", robot, root, *alone, "--no-actions", *said), "out"),
             Work(
                 "train",
                 ("train", clips, "--recipe", str(self.folder / "recipe.yaml"), "--out", "out"),

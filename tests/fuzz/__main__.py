@@ -34,7 +34,9 @@ class Batch:
 def main() -> None:
     options = _options()
     if shutil.which("ffmpeg") is None:
-        sys.exit("make fuzz compares frames with those of the ffmpeg program, which is not installed (Debian: apt-get install ffmpeg)")
+        sys.exit(
+            "Frames are compared with those of the ffmpeg program, which is missing (Debian: apt-get install ffmpeg)"
+        )
     folder = options.folder or Path(tempfile.gettempdir()) / f"lara-fuzz-{options.seed}-{options.count}"
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -54,7 +56,9 @@ def main() -> None:
     outcomes = [outcome for outcome in journal.outcomes.values() if outcome.kind in kinds]
     for line in (*grouped_violations(outcomes), table(outcomes)):
         print(line)
-    print(f"seed {options.seed}, {time.monotonic() - started:,.0f} s in this run; journal and inputs of violations: {folder}")
+    print(
+        f"seed {options.seed}, {time.monotonic() - started:,.0f} s in this run; journal, inputs of violations: {folder}"
+    )
     if faults:
         print(f"{len(faults)} batches were not tried, for a fault of this harness: {faults[0]!r}")
     sys.exit(1 if faults or any(outcome.violations for outcome in outcomes) else 0)

@@ -9,7 +9,23 @@ from random import Random
 Mutation = Callable[[Random, bytes], bytes]
 
 # Numbers at which sizes, counts and offsets overflow, and those that look harmless.
-NUMBERS = (0, 1, 2, 7, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**48, 2**63 - 1, 2**64 - 1)
+NUMBERS = (
+    0,
+    1,
+    2,
+    7,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0xFFFF,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+    2**48,
+    2**63 - 1,
+    2**64 - 1,
+)
 
 
 def flip_bits(rng: Random, data: bytes) -> bytes:

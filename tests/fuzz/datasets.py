@@ -1,7 +1,7 @@
 """Undamaged datasets of every format that is read, small enough to damage by the hundred.
 
-In all of them the first number of an action is the number that its frame shows (`video_files.number_in`), so that a frame
-with another frame's action can be told.
+In all of them the first number of an action is the number that its frame shows (`video_files.number_in`), so that a
+frame with another frame's action can be told.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from fuzz.clips import FPS, plain_clip
 from golden.inputs import png
 from lerobot_files import write_lerobot
 from rlds_files import example, framed, image, mapping, sequence, tensor, text
 from video_files import numbered, write_clip
-
-from fuzz.clips import FPS, plain_clip
 
 LENGTH, EPISODES = 12, 3
 TASKS = ["push the box", "open the drawer", "push the box"]
@@ -161,8 +160,11 @@ def clip_list(folder: Path, name: str, content: str) -> None:
     (folder / name).write_text(content)
 
 
-COMMA = "path,start,end,label\nfilm.mp4,0,1.2,push it\nfilm.mp4,1.2,2.4,\"pull, \"\"it\"\"\"\nfilm.mp4,2.4,,walk\n"
-EPIC = "narration_id\tvideo_path\tstart_timestamp\tstop_timestamp\tnarration\nP01_1\tfilm.mp4\t00:00:00.5\t00:00:02\ttake cup\n"
+COMMA = 'path,start,end,label\nfilm.mp4,0,1.2,push it\nfilm.mp4,1.2,2.4,"pull, ""it"""\nfilm.mp4,2.4,,walk\n'
+EPIC = (
+    "narration_id\tvideo_path\tstart_timestamp\tstop_timestamp\tnarration\n"
+    "P01_1\tfilm.mp4\t00:00:00.5\t00:00:02\ttake cup\n"
+)
 LINES = "# clips\nfilm.mp4\n"
 
 # Kind -> the undamaged trees of it, by name.

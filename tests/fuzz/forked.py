@@ -1,6 +1,7 @@
-"""`run_forked` and `run_command`: a function or a command in a forked child. A crash, hang or memory bomb costs that call.
+"""`run_forked` and `run_command`: a function or a command in a forked child.
 
-The parent has imported torch and the project once; a fork takes milliseconds where a new interpreter takes seconds.
+A crash, a hang or a memory bomb costs that call alone. The parent has imported torch and the project once; a fork takes
+milliseconds where a new interpreter takes seconds.
 """
 
 from __future__ import annotations
@@ -103,9 +104,7 @@ def command(arguments: Sequence[str], folder: Path) -> None:
     main()
 
 
-def _be_child(
-    function: Callable[..., Any], arguments: Sequence[Any], output: int, result: int, memory: int
-) -> None:
+def _be_child(function: Callable[..., Any], arguments: Sequence[Any], output: int, result: int, memory: int) -> None:
     """Body of the child; never returns."""
     code = 1
     try:

@@ -8,16 +8,14 @@ from pathlib import Path
 from random import Random
 from typing import Protocol
 
-import numpy as np
-from golden.inputs import write_checkpoint
-from video_files import number_in
-
 from fuzz.clips import plain_clip
 from fuzz.datasets import TREES
 from fuzz.forked import run_command, run_forked
 from fuzz.outcome import Outcome
 from fuzz.trees import TreeKind
 from fuzz.video import VideoKind, rows_by_episode
+from golden.inputs import write_checkpoint
+from video_files import number_in
 
 ROOT = Path(__file__).resolve().parents[2]
 WITH_ACTIONS = ("lerobot", "rlds", "hugging-face", "webdataset")
@@ -166,11 +164,33 @@ class TableKind(TreeKind):
     _COMMANDS = (
         ["info", "in/set/tokens.parquet"],
         ["verify", "in/set/tokens.parquet", "{source}", "--model", "{model}", "--workers", "0", "--sample", "100%"],
-        ["tokens", "diff", "in/set/tokens.parquet", "{table}"],
-        ["tokens", "merge", "in/set/tokens.parquet", "--out", "merged.parquet"],
+        ["tokens", "diff", "in/set/tokens.parquet", "{whole}"],
+        ["tokens", "merge", "in/set/tokens.parquet", "{other}", "--out", "merged.parquet"],
         ["decode", "in/set/tokens.parquet", "{source}", "--model", "{model}", "--out", "futures.png"],
-        ["export", "univla", "in/set/tokens.parquet", "{source}", "--out", "out", "--instruction", "go", "--workers", "0"],
-        ["export", "lapa", "in/set/tokens.parquet", "{source}", "--out", "out", "--instruction", "go", "--workers", "0"],
+        [
+            "export",
+            "univla",
+            "in/set/tokens.parquet",
+            "{source}",
+            "--out",
+            "out",
+            "--instruction",
+            "go",
+            "--workers",
+            "0",
+        ],
+        [
+            "export",
+            "lapa",
+            "in/set/tokens.parquet",
+            "{source}",
+            "--out",
+            "out",
+            "--instruction",
+            "go",
+            "--workers",
+            "0",
+        ],
         ["export", "webdataset", "in/set/tokens.parquet", "{source}", "--out", "out", "--workers", "0"],
     )
 
@@ -178,7 +198,8 @@ class TableKind(TreeKind):
         super().__init__(folder, model, {"tokens": self._make})
 
     def commands(self, rng: Random, name: str, case: Path) -> Iterator[list[str]]:
-        places = {"source": self._source, "model": self._model, "table": self._folder / "seeds/tokens/set/tokens.parquet"}
+        whole, other = self._folder / "seeds/tokens/set/tokens.parquet", self._folder / "other.parquet"
+        places = {"source": self._source, "model": self._model, "whole": whole, "other": other}
         for command in rng.sample(self._COMMANDS, 2):
             yield [word.format(**places) for word in command]
 
@@ -187,8 +208,12 @@ class TableKind(TreeKind):
         for name in ("a", "b"):
             plain_clip(self._source / f"{name}.mp4", 14)
         root.mkdir()
+        self._encode(self._source, root / "tokens.parquet")
+        self._encode(plain_clip(self._folder / "c.mp4", 14), self._folder / "other.parquet")
+
+    def _encode(self, source: Path, out: Path) -> None:
         options = ["--model", str(self._model), "--stride", "2f", "--workers", "0", "--with", "latents"]
-        done = run_command(["encode", str(self._source), *options, "--out", "tokens.parquet"], root)
+        done = run_command(["encode", str(source), *options, "--out", str(out)], out.parent)
         assert done.code == 0, done.output
 
 
@@ -198,7 +223,10 @@ class RecipeKind(TreeKind):
     name, share = "recipe", 200
 
     def __init__(self, folder: Path, model: Path) -> None:
-        recipes = {path.stem: path for path in (*sorted((ROOT / "hub_configs/training").glob("*.yaml")), *GOLDEN.glob("*.yaml"))}
+        recipes = {
+            path.stem: path
+            for path in (*sorted((ROOT / "hub_configs/training").glob("*.yaml")), *GOLDEN.glob("*.yaml"))
+        }
         self._is_joint = {name: "policy:" in path.read_text() for name, path in recipes.items()}
         makers = {name: lambda root, path=path: self._copy(path, root) for name, path in recipes.items()}
         super().__init__(folder, model, makers)
@@ -253,7 +281,18 @@ class JobKind(TreeKind):
         encode_dataset(self._source, self._model, out=out, strides="2f", workers=0, progress=stop)
 
     def _encode(self, out: str) -> list[str]:
-        return ["encode", str(self._source), "--model", str(self._model), "--stride", "2f", "--workers", "0", "--out", out]
+        return [
+            "encode",
+            str(self._source),
+            "--model",
+            str(self._model),
+            "--stride",
+            "2f",
+            "--workers",
+            "0",
+            "--out",
+            out,
+        ]
 
 
 def all_kinds(folder: Path) -> list[Kind]:

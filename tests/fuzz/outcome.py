@@ -61,7 +61,9 @@ def violations(done: Finished) -> dict[str, str]:
     if done.peak > MOST_BYTES or _OUT_OF_MEMORY.search(done.output):
         found["memory"] = f"peak {done.peak / 1e6:,.0f} MB; {last[0]}"
     if control := _CONTROLS.search(done.output):
-        found["output"] = f"control character {control[0]!r} printed: {ascii(done.output[max(0, control.start() - 60) :][:120])}"
+        found["output"] = (
+            f"control character {control[0]!r} printed: {done.output[max(0, control.start() - 60) :][:120]!a}"
+        )
     return found
 
 
@@ -88,7 +90,10 @@ def table(outcomes: Iterable[Outcome]) -> str:
     head += ["changed rows", "output", "executed", "peak MB", "seconds"]
     widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
     return "\n".join(
-        "  ".join(cell.ljust(width) if k == 0 else cell.rjust(width) for k, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.ljust(width) if k == 0 else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         for row in (head, *rows)
     )
 

@@ -94,7 +94,9 @@ def test_the_future_frame_is_later_and_near_the_stride(times, frames, seconds):
         future = stride.future_indices(times, anchors)
         found = future >= 0
         assert (future[found] > anchors[found]).all()
-        assert (np.abs(times[future[found]] - times[anchors[found]] - stride.value) <= 0.25 * stride.value + 0.001).all()
+        assert (
+            np.abs(times[future[found]] - times[anchors[found]] - stride.value) <= 0.25 * stride.value + 0.001
+        ).all()
 
 
 @quick

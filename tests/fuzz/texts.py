@@ -18,7 +18,19 @@ HOSTILE: tuple[Any, ...] = (
     "{episode_index:0999999999d}", "{episode_index!r}", "{episode_index.__class__}", "{0}", "{", "{}", "%s%n",
     [], {}, [[]], [None], [1, "a", None], {"a": {"b": None}}, [0] * 5_000, {"": ""},
 )  # fmt: skip
-KEYS = ("fps", "features", "shape", "names", "dtype", "splits", "codebase_version", "chunks_size", "\x1b[2J", "", "__proto__")
+KEYS = (
+    "fps",
+    "features",
+    "shape",
+    "names",
+    "dtype",
+    "splits",
+    "codebase_version",
+    "chunks_size",
+    "\x1b[2J",
+    "",
+    "__proto__",
+)
 YAML_BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join(f'*{before}' for _ in range(9))}]\n"
     for before, name in zip("abcdefgh", "bcdefghi", strict=True)
@@ -84,7 +96,7 @@ def damage_yaml(rng: Random, text: str, canary: str) -> str:
 def damage_table(rng: Random, text: str) -> str:
     """Comma-separated values with a cell, a column's name, a quote or the whole layout changed."""
     dialect = "\t" if "\t" in text.partition("\n")[0] else ","
-    rows = [row for row in csv.reader(io.StringIO(text), delimiter=dialect)] or [[""]]
+    rows = list(csv.reader(io.StringIO(text), delimiter=dialect)) or [[""]]
     row = rng.choice(rows)
     match rng.choice(("cell", "cell", "cell", "drop", "repeat", "quote", "long", "bom", "delimiter", "wide", "nul")):
         case "cell" if row:

@@ -46,7 +46,9 @@ class TreeKind(ABC):
             root.parent.mkdir(parents=True)
             make(root)
             self._trees[name] = {
-                path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
+                path.relative_to(root).as_posix(): path.read_bytes()
+                for path in sorted(root.rglob("*"))
+                if path.is_file()
             }
 
     def batches(self, indices: Sequence[int]) -> list[Sequence[int]]:
@@ -79,7 +81,7 @@ class TreeKind(ABC):
     def commands(self, rng: Random, name: str, case: Path) -> Iterator[list[str]]:
         """Command lines to run in folder `case`, for the damaged copy of tree `name` in `in/set`."""
 
-    def check(self, outcome: Outcome, case: Path, changed: list[str]) -> None:
+    def check(self, outcome: Outcome, case: Path, changed: list[str]) -> None:  # noqa: B027 (most kinds need none)
         """Look at what the commands left; `changed` are the damaged files."""
 
     def _write(self, rng: Random, name: str, root: Path) -> list[str]:

@@ -22,7 +22,6 @@ import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-
 from fuzz.clips import write_seeds
 from fuzz.damage import damage
 from fuzz.forked import Finished, run_command, run_forked
@@ -113,7 +112,9 @@ class VideoKind:
             outcomes[index].add(run_command(["encode", f"./{clip.name}", *options], clip.parent))
         if not any(outcome.violations for outcome in outcomes.values()):
             found = violations(done) or {"crash": f"exit code {done.code}: {done.output[-300:]}"}
-            next(iter(outcomes.values())).violations |= {name: f"the whole batch: {text}" for name, text in found.items()}
+            next(iter(outcomes.values())).violations |= {
+                name: f"the whole batch: {text}" for name, text in found.items()
+            }
 
     def _check(self, folder: Path, clips: dict[int, Path], outcomes: dict[int, Outcome]) -> None:
         rows = rows_by_episode(folder / "t.parquet")
@@ -127,7 +128,9 @@ class VideoKind:
             checked = run_forked(wrong_rows, clip, rows[clip.name], self._model, Random(index))
             if checked.code != 0:
                 # Rows of a worker that lived; the same clip kills or hangs this process.
-                outcomes[index].violations["wrong rows"] = f"cannot be read again: {checked.code} {checked.output[-300:]}"
+                outcomes[index].violations["wrong rows"] = (
+                    f"cannot be read again: {checked.code} {checked.output[-300:]}"
+                )
             elif checked.value:
                 outcomes[index].violations["wrong rows"] = checked.value
 
@@ -159,14 +162,18 @@ def wrong_rows(clip: Path, rows: Any, model: Path, rng: Random) -> str:
     alone = {index: load_episodes(clip)[0].frames("", [index])[0] for index in some}
     for name, seen in (("in order", frames), ("alone", [alone.get(k, frame) for k, frame in enumerate(frames)])):
         if not are_right(seen, plain, by_ffmpeg):
-            return f"read {name}, {count} frames are not among ffmpeg's {len(by_ffmpeg)} nor a plain decode's {len(plain)}"
+            return (
+                f"read {name}, {count} frames are not among ffmpeg's {len(by_ffmpeg)} nor a plain decode's {len(plain)}"
+            )
     held = Held(frames, episode.frame_index())
     episode.reader = held
     expected = encode_episode(
         episode, LatentActionModel.from_pretrained(model).eval(), LatentActionProcessor.from_pretrained(model),
         strides=STRIDE,
     )  # fmt: skip
-    different = [name for name in ("frame_index", "timestamp", "codes") if rows[name].to_pylist() != expected[name].to_pylist()]
+    different = [
+        name for name in ("frame_index", "timestamp", "codes") if rows[name].to_pylist() != expected[name].to_pylist()
+    ]
     return f"{', '.join(different)} differ from the rows of the same frames in memory" if different else ""
 
 

@@ -12,8 +12,6 @@ def import_everything() -> None:
     import torch
 
     torch.set_num_threads(1)
-    import lara_policy.refine
-    import lara_tok.__main__
     import lara_tokenizer.convert
     import lara_tokenizer.encode
     import lara_tokenizer.export
