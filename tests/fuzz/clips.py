@@ -22,7 +22,7 @@ SEEDS: tuple[tuple[str, str, str, str], ...] = (
     ("vp9", "plain", "mp4", ""), ("av1", "plain", "mp4", ""), ("av1", "b_frames", "mkv", ""),
     ("mpeg1", "b_frames", "mpg", ""), ("mpeg2", "b_frames", "ts", ""), ("mpeg2", "open_gop", "mp4", "all"),
     ("mpeg2", "plain", "mpg", ""), ("mpeg4", "b_frames", "mp4", "all"), ("mpeg4", "plain", "avi", ""),
-    ("mpeg4", "b_frames", "wmv", ""), ("h263", "plain", "avi", "all"), ("h263", "plain", "mov", ""),
+    ("mpeg4", "b_frames", "wmv", ""), ("h263", "plain", "avi", "all"), ("h263", "plain", "wmv", ""),
     ("wmv1", "plain", "wmv", ""), ("wmv2", "plain", "wmv", "all"), ("msmpeg4v3", "plain", "avi", "all"),
     ("flv1", "plain", "flv", ""), ("mjpeg", "plain", "avi", ""), ("mjpeg", "plain", "mov", ""),
     ("ffv1", "plain", "mkv", ""), ("ffv1", "plain", "avi", "all"), ("prores", "plain", "mov", ""),
@@ -34,7 +34,7 @@ def write_seeds(folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for codec, variant, container, lie in SEEDS:
         path = folder / f"{codec}_{variant}{lie and f'_{lie}'}.{container}"
-        write_clip(path, codec, numbered(FRAMES), variant=variant, fps=FPS)
+        write_clip(path, codec, numbered(FRAMES), variant=variant)
         yield flag_keys(path, lie) if lie else path
 
 
