@@ -34,9 +34,10 @@ MAX_CELL_ROWS = 100_000_000  # rows of one parquet file; run-length encoding sto
 MAX_TABLE_BYTES = 2**29  # of a parquet file of metadata in memory; a dictionary stores a text once for a million rows
 _DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
 _DTYPE_BYTES |= {"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8}
-_FORMAT_SPEC = re.compile(r"0?[0-9]{0,2}d?")  # ":03d", ":06", ":d"
+_FORMAT_SPEC = re.compile(r"(?:[^{}]?[<>=^])?0?[0-9]{0,2}[ds]?")  # ":03d", ":06", ":d", ":0>3", ":=03d", ":s"
 _HUGE_NUMBER = re.compile(r"[0-9]{309}")  # no float holds an integer of so many digits
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+# An escaped backslash, a surrogate pair (both stay), or one half of a pair alone, which is no character.
+_SURROGATES = re.compile(r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)")
 
 _short = Repr()
 _short.maxlevel, _short.maxlist, _short.maxtuple, _short.maxdict, _short.maxset = 2, 4, 4, 4, 4
@@ -66,7 +67,8 @@ def load_json(content: str | bytes, name: object) -> Any:
         name: the file, for errors.
 
     Raises ValueError, naming the file, for anything that is not JSON, is nested deeper than `MAX_JSON_DEPTH`, has more
-    than `MAX_JSON_VALUES` values, an integer beyond the range of a float, or half of a surrogate pair as a character.
+    than `MAX_JSON_VALUES` values, or an integer beyond the range of a float. Half of a surrogate pair, as of an emoji
+    that a script cut in two, becomes U+FFFD.
 
     >>> load_json(b'\\xef\\xbb\\xbf{"fps": 10}', "info.json")
     {'fps': 10}
@@ -78,11 +80,11 @@ def load_json(content: str | bytes, name: object) -> Any:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content.removeprefix("\ufeff")
         if text.count(",") + text.count("[") + text.count("{") > MAX_JSON_VALUES:
             raise ValueError(f"more than {MAX_JSON_VALUES:,} values")
+        if "\\ud" in text or "\\uD" in text:
+            text = _SURROGATES.sub(lambda match: "\\ufffd" if match[1] else match[0], text)
         value = json.loads(text)
         if _HUGE_NUMBER.search(text):
             json.loads(text, parse_int=_bounded_int)
-        if _SURROGATE.search(text):
-            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError(f"{name}: not JSON (nested too deeply)") from None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, integers of thousands of digits
@@ -179,7 +181,7 @@ def _check_yaml_events(events: Iterator[Any]) -> None:
             # An anchor that is unknown is reported by the composer, with its line.
             if event.anchor not in sizes and any(anchor == event.anchor for anchor, _ in open_nodes):
                 raise ValueError(f"*{event.anchor} contains itself")
-            total += sizes.get(event.anchor, 1)
+            total += sizes.get(str(event.anchor), 1)
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = open_nodes.pop()
             if anchor is not None:

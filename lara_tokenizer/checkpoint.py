@@ -135,16 +135,18 @@ class Checkpoint:
         }
 
 
-def load_checkpoint(name: str | os.PathLike[str]) -> tuple[LatentActionPreTrainedModel, LatentActionProcessor]:
-    """The model, in eval mode, and the processor of a checkpoint. Raises ValueError as `Checkpoint.open` does.
+def load_checkpoint(
+    name: str | os.PathLike[str], processor: LatentActionProcessor | None = None
+) -> tuple[LatentActionPreTrainedModel, LatentActionProcessor]:
+    """The model, in eval mode, and the processor of a checkpoint. Arguments and errors are those of `Checkpoint.open`.
 
     >>> load_checkpoint("lara-lam")[0].config.num_latents  # doctest: +SKIP
     8
     """
     from lara_tokenizer.model import load_model
 
-    folder = Checkpoint.open(name).folder
-    return load_model(folder).eval(), read_processor(folder)
+    folder = Checkpoint.open(name, processor).folder
+    return load_model(folder).eval(), processor or read_processor(folder)
 
 
 def checkpoint_folder(name: str | os.PathLike[str]) -> Path:

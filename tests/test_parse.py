@@ -46,7 +46,6 @@ def _merge_bomb() -> str:
         ("[" * 65 + "]" * 65, "nested too deeply"),
         ("[" + "9" * 400 + "]", "a number of 400 digits"),
         ("[" + "9" * 5000 + "]", "limit"),
-        (r'{"a": "\ud800"}', "surrogates not allowed"),
         ("", "Expecting value"),
         ('{"a": 1', "Expecting ',' delimiter"),
         (b"\xff\xfe{\x00}\x00", "utf-8"),
@@ -70,6 +69,20 @@ def test_json_within_the_limits_is_taken_as_it_is():
     assert load_json(r'{"a": 1, "a": "\ud83e\udd16"}', "x") == {"a": "🤖"}
     assert load_json('"' + "9" * 400 + '"', "x") == "9" * 400  # a text, not a number
     assert load_json("[" + "9" * 300 + "]", "x") == [int("9" * 300)]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r'"pick \ud83d up"', "pick \ufffd up"),
+        (r'"\uDD16"', "\ufffd"),
+        (r'"\ud83e\ud83e\udd16\udd16"', "\ufffd🤖\ufffd"),
+        (r'"\\ud83e \\\ud83e"', "\\ud83e \\\ufffd"),
+        (r'{"\ud800": "\ud7ff"}', {"\ufffd": "\ud7ff"}),
+    ],
+)
+def test_half_of_a_surrogate_pair_becomes_the_replacement_character(text, value):
+    assert load_json(text, "x") == value
 
 
 def test_json_file_that_is_a_pipe_or_a_list_is_refused(tmp_path):
@@ -158,6 +171,10 @@ def test_yaml_with_a_few_aliases_and_merge_keys_is_taken():
         "{chunk_index",
         "{chunk_index:.9999999f}",
         "{chunk_index:>9999999}",
+        "{chunk_index:0>100}",
+        "{chunk_index:{>9}",
+        "{chunk_index:,}",
+        "{chunk_index:x}",
         ["a"] * 1_000_000,
         None,
     ],
@@ -166,6 +183,12 @@ def test_template_beyond_its_fields_is_refused_in_a_short_line(template):
     with pytest.raises(ValueError, match=r"info.json: file name template .* cannot be used") as caught:
         format_template(template, {"chunk_index": 3}, "info.json")
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("spec", [":03d", ":03", ":0>3", ":0>3d", ":0=3d", ":=03d", ":0>3s"])
+def test_every_way_to_write_a_width_of_three_is_taken(spec):
+    value = "7" if spec.endswith("s") else 7
+    assert format_template(f"file-{{index{spec}}}.mp4", {"index": value}, "info.json") == "file-007.mp4"
 
 
 def test_a_value_in_a_message_is_short_however_large_it_is():
@@ -181,9 +204,9 @@ def test_a_value_in_a_message_is_short_however_large_it_is():
 
 @pytest.fixture
 def dictionary_bomb(tmp_path) -> Path:
-    """100 KB of parquet whose one text of 100 kB is in a million rows: 100 GB."""
+    """100 KB of parquet whose one text of 100 kB is in a hundred thousand rows: 10 GB."""
     file = tmp_path / "bomb.parquet"
-    indices = pa.array([0], pa.int32()).take(pa.array([0] * 1_000_000))
+    indices = pa.array([0], pa.int32()).take(pa.array([0] * 100_000))
     pq.write_table(pa.table({"text": pa.DictionaryArray.from_arrays(indices, pa.array(["x" * 10**5]))}), file)
     return file
 
@@ -225,7 +248,7 @@ def test_damaged_parquet_and_other_files_are_one_line(tmp_path):
         read_parquet(good, columns=["c"])
     bad = tmp_path / "bad.parquet"
     refusals = []
-    for position in range(4, len(content), 7):
+    for position in range(4, len(content), 31):
         flipped = bytearray(content)
         flipped[position] ^= 0xFF
         bad.write_bytes(flipped)
@@ -233,7 +256,7 @@ def test_damaged_parquet_and_other_files_are_one_line(tmp_path):
             read_parquet(bad)
         except ValueError as error:
             refusals.append(str(error))
-    assert len(refusals) > 20
+    assert len(refusals) > 5
     assert all(refusal.startswith(str(bad)) and "\n" not in refusal for refusal in refusals)
     for other in (b"", b"PAR1", b"PAR1" * 3, content[:-9], b"{}", b"\x00" * 100):
         bad.write_bytes(other)

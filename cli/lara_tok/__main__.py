@@ -75,7 +75,7 @@ def main() -> None:
     """Entry point.
 
     Exit codes: 0 all done, 1 some episodes failed, 2 usage or refusal, 70 a fault of this program, 130 interrupted
-    (Ctrl-C), 143 terminated (SIGTERM).
+    (Ctrl-C), 143 terminated (SIGTERM), 129 (SIGHUP).
     """
     _escape_what_cannot_be_encoded()
     warnings.formatwarning = lambda *of_warning, **more: printable_lines(_warning_text(*of_warning, **more))

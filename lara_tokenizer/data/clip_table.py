@@ -15,19 +15,25 @@ _NAMES = {
     "path": ("path", "video", "file", "filename", "file_name", "filepath", "file_path", "video_path", "video_file"),
     "start": (
         *("start", "start_sec", "start_seconds", "start_second", "start_s", "start_time", "start_timestamp"),
-        *("video_start_sec", "time_start", "begin", "clip_start_sec"),
+        *("parent_start_sec", "video_start_sec", "time_start", "begin", "clip_start_sec"),
     ),
     "end": (
         *("end", "end_sec", "end_seconds", "end_second", "end_s", "end_time", "end_timestamp", "stop", "stop_sec"),
-        *("stop_time", "stop_timestamp", "video_end_sec", "time_end", "clip_end_sec"),
+        *("stop_time", "stop_timestamp", "parent_end_sec", "video_end_sec", "time_end", "clip_end_sec"),
     ),
     "label": ("label", "text", "caption", "narration", "narration_text", "instruction", "language_instruction"),
 }
 # Columns that name a video without its suffix, as EPIC-KITCHENS, Ego4D and Something-Something publish them.
-_IDS = ("video_id", "video_uid", "video_name", "vid", "clip_uid", "clip_id", "id")
+_IDS = ("video_id", "video_uid", "parent_video_uid", "video_name", "vid", "clip_uid", "clip_id", "id")
+_DURATIONS = ("duration", "duration_sec", "duration_seconds", "duration_s", "dur", "clip_duration")
 # An unknown column with such a name is an error where the known ones give no start or no end: it probably does.
-_TIMES = re.compile(r"start|stop|end|time|frame|begin")
+_TIMES = re.compile(r"start|stop|end|time|frame|begin|onset|offset|finish|until|seconds")
+_TIME_WORDS = frozenset(
+    ["from", "to", "till", "in", "out", "t", "t0", "t1", "t2", "ts", "te", "s", "e", "sec", "secs", "ss"]
+)
+_LENGTH_WORDS = frozenset(["duration", "dur", "length", "len"])  # without a start they are the film's
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d{1,2}(?:\.\d*)?)")  # hh:mm:ss.ff, mm:ss.ff
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 _BOMS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -88,7 +94,7 @@ def read_table(file: Path, content: str) -> tuple[list[Clip], list[str]]:
     header = [name.strip().lower() for name in next(rows, (1, []))[1]]
     columns = _find_columns(file, header, separator)
     is_id = header[columns["path"]] in _IDS
-    clips = []
+    clips, table = [], []
     for line, row in rows:
         if not any(value.strip() for value in row):
             continue
@@ -105,6 +111,9 @@ def read_table(file: Path, content: str) -> tuple[list[Clip], list[str]]:
             )
         cells = {key: row[i].strip() for key, i in columns.items()}
         clips.append(_clip(where, line, cells, is_id=is_id))
+        table.append(row)
+    if ("start" in columns) != ("end" in columns or "duration" in columns):
+        _check_other_columns(file, header, columns, table)
     return clips, _notes(header, columns)
 
 
@@ -143,6 +152,11 @@ def _find_columns(file: Path, header: Sequence[str], separator: str) -> dict[str
         named["path"] = _id_column(header, named["start"])
         if named["path"] == "clip_uid" and {"clip_start_sec", "clip_end_sec"} <= set(header):
             named |= {"start": "clip_start_sec", "end": "clip_end_sec"}
+        elif named["path"] in ("clip_uid", "clip_id") and str(named["start"]).startswith(("video_", "parent_")):
+            raise ValueError(
+                f"{file}: {named['start']!r} counts from the start of the whole video, {named['path']!r} names a clip "
+                "of it. Name the video (video_uid), or the times in the clip (start, end)"
+            )
     if named["path"] is None:
         other = next((each for each in _SEPARATORS if each != separator and each in "".join(header)), None)
         hint = f". Its columns are separated by {_SEPARATORS[other]}: write " if other else ""
@@ -153,13 +167,38 @@ def _find_columns(file: Path, header: Sequence[str], separator: str) -> dict[str
     for name in named.values():
         if name is not None and header.count(name) > 1:
             raise ValueError(f"{file}: its first line has {header.count(name)} columns {name!r}. Rename or remove one")
+    if named["start"] is not None and named["end"] is None:
+        named["duration"] = next((name for name in _DURATIONS if name in header), None)
     unused = [name for name in header if name not in named.values()]
-    if None in (named["start"], named["end"]) and (unknown := [name for name in unused if _TIMES.search(name)]):
-        raise ValueError(
-            f"{file}: column {unknown[0]!r} is not known. Parts of a film are given by start and end, in seconds or as "
-            "hh:mm:ss" + (". Frame numbers are not taken: divide by the rate" if "frame" in unknown[0] else "")
-        )
+    is_whole = named["start"] is named["end"] is None
+    if named["start"] is None or (named["end"] is None and named.get("duration") is None):
+        for name in unused:
+            if _TIMES.search(name) or set(re.split(r"[^a-z0-9]+", name)) & (
+                _TIME_WORDS if is_whole else _TIME_WORDS | _LENGTH_WORDS
+            ):
+                raise ValueError(_unknown_time(file, name))
     return {key: header.index(name) for key, name in named.items() if name is not None}
+
+
+def _unknown_time(file: Path, name: str) -> str:
+    return (
+        f"{file}: column {name!r} is not known. Parts of a film are given by start and end, in seconds or as hh:mm:ss"
+        + (". Frame numbers are not taken: divide by the rate" if "frame" in name else "")
+    )
+
+
+def _check_other_columns(
+    file: Path, header: Sequence[str], columns: Mapping[str, int], table: Sequence[Sequence[str]]
+) -> None:
+    """Raise ValueError where a list gives a start or an end only, and another column may be the other by its cells."""
+    for i, name in enumerate(header):
+        cells = [row[i].strip() for row in table if i < len(row) and row[i].strip()]
+        if (
+            i not in columns.values()
+            and cells
+            and all(_CLOCK.fullmatch(cell) or _NUMBER.fullmatch(cell) for cell in cells)
+        ):
+            raise ValueError(f"{_unknown_time(file, name)}. If its numbers are no times, remove it from the list")
 
 
 def _id_column(header: Sequence[str], start: str | None) -> str | None:
@@ -173,15 +212,20 @@ def _id_column(header: Sequence[str], start: str | None) -> str | None:
 def _notes(header: Sequence[str], columns: Mapping[str, int]) -> list[str]:
     unused = [name for i, name in enumerate(header) if i not in columns.values()]
     notes = [f"columns {', '.join(unused)} are not used"] if unused else []
-    if any(_TIMES.search(name) for name in unused):
-        notes.append(f"times are those of {header[columns['start']]} and {header[columns['end']]}")
+    if any(_TIMES.search(name) for name in unused) and "start" in columns:
+        ends = ["duration" if "duration" in columns else "end"]
+        notes.append(f"times are those of {' and '.join(header[columns[key]] for key in ('start', *ends))}")
     return notes
 
 
 def _clip(where: str, line: int, cells: Mapping[str, str], *, is_id: bool) -> Clip:
     if not cells["path"]:
         raise ValueError(f"{where}: no path")
-    start, end = (_seconds(cells.get(key, ""), f"{where}: {key}") for key in ("start", "end"))
+    if _LINE_END.search(cells["path"]):
+        raise ValueError(f"{where}: the path runs over several lines. Is a quote that opens there never closed?")
+    start, end, length = (_seconds(cells.get(key, ""), f"{where}: {key}") for key in ("start", "end", "duration"))
+    if length is not None:
+        end = round((start or 0.0) + length, 6)
     # A part of no length is listed and is too short to encode: published annotations contain some.
     if end is not None and end < (start or 0.0):
         raise ValueError(f"{where}: the clip ends at {end:g} s, before it starts")

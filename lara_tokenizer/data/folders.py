@@ -99,15 +99,12 @@ def is_file(entry: os.DirEntry[str]) -> bool:
 def storable(name: str) -> str:
     r"""A name that can be stored as UTF-8: bytes that are not UTF-8, as old archives leave them, are escaped.
 
+    As in `errors.printable`, by Python's stand-in for the byte: 0xe9 is "\udce9".
+
     >>> print(storable("caf\udce9.mp4"), storable("Tür.mp4"))
-    caf\xe9.mp4 Tür.mp4
+    caf\udce9.mp4 Tür.mp4
     """
-    if is_storable(name):
-        return name
-    try:
-        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half of a character of two 16-bit units, as JSON may hold it
-        return name.encode("utf-8", "backslashreplace").decode()
+    return name if is_storable(name) else name.encode("utf-8", "backslashreplace").decode()
 
 
 def _leads_on(entry: os.DirEntry[str], folder: str, root: Path, left_out: LeftOut) -> bool:

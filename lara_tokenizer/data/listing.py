@@ -24,11 +24,19 @@ class ListOptions:
 
 DEFAULT_OPTIONS = ListOptions()
 
-# Words in the name of a camera whose pictures are no colour video: depth maps, masks of objects, flow, normals.
-_COLOR = ("rgb", "color", "colour", "image", "images", "img")
+# Words in the name of a camera whose pictures are no colour video: depth maps, masks of objects, flow, normals, heat,
+# and the infrared pictures of depth cameras.
 _NOT_COLOR = re.compile(
-    r"\w*depth\w*|disp|disparit\w+|masks?|segs?|segm\w*|semantics?|panoptic|normals|flow|opticalflow"
+    r"\w*depth\w*|disp(arit\w+)?|masks?|(sem|inst)?segs?|segm\w*|semantics?|panoptic|normals|(optical)?flow"
+    r"|instances?|ids|(object|instance)ids?|heat(map)?s?|labelmaps?|point(cloud)?s|pointcloud|xyz|ir|infra(red)?|thermal"
 )
+_NORMALS = re.compile(r"normals?[\W_]*(maps?|images?)|surface[\W_]*normals?")
+# Each name that these match has one of these parts.
+_PARTS = (
+    *("depth", "disp", "mask", "seg", "semantic", "panoptic", "normal", "flow", "instance", "ids", "heat", "labelmap"),
+    *("point", "xyz", "ir", "infra", "thermal"),
+)
+_COLOR = ("rgb", "color", "colour", "image", "images", "img")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +143,11 @@ def is_color_camera(name: str) -> bool:
     >>> [is_color_camera(name) for name in ("observation.images.head_depth", "segmentRight", "cam_high", "masked")]
     [False, False, True, True]
     """
-    return not any(map(_NOT_COLOR.fullmatch, _words(name)))
+    lowered = name.lower()
+    # Most names have none of these letters in them; a folder may hold a hundred thousand.
+    if not any(part in lowered for part in _PARTS):
+        return True
+    return not (any(map(_NOT_COLOR.fullmatch, _words(name))) or _NORMALS.search(lowered))
 
 
 def without_color_words(name: str) -> tuple[str, ...]:

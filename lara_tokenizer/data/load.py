@@ -15,9 +15,9 @@ from lara_tokenizer._files import summarize_names
 from lara_tokenizer.data.episode import Episode
 from lara_tokenizer.data.listing import Listing, ListOptions, SourceInfo
 from lara_tokenizer.data.merging import merge_listings
-from lara_tokenizer.data.segment import override_rate, segment_seconds, segments
+from lara_tokenizer.data.segment import SegmentReader, override_rate, segment_seconds, segments
 from lara_tokenizer.data.sources import READABLE, resolve_list, resolve_source
-from lara_tokenizer.data.video import ImageFolderReader, VideoReader
+from lara_tokenizer.data.video import ImageFolderReader, SharedVideo, VideoReader
 from lara_tokenizer.data.video.suffixes import RAW_SUFFIXES
 from lara_tokenizer.errors import LaraTokenizerError
 
@@ -258,17 +258,19 @@ def _check_rates(episodes: Sequence[Episode], listings: Sequence[Listing]) -> No
                 f"{listing.name} ({listing.format}) states no frame rate. Give its frames per second: fps=10 (--fps 10)"
             )
     for episode in episodes:
-        if episode.fps is not None:
+        # The part of a list's film has the rate of the whole film.
+        whole = episode.reader.whole if isinstance(episode.reader, SegmentReader) else episode
+        if whole.fps is not None:
             continue
-        name = Path(episode.id).name
-        if isinstance(episode.reader, VideoReader) and str(episode.reader.path).lower().endswith(RAW_SUFFIXES):
+        reader, name = whole.reader, Path(whole.id).name
+        if isinstance(reader, VideoReader | SharedVideo) and str(reader.path).lower().endswith(RAW_SUFFIXES):
             raise ValueError(
-                f"{episode.reader.path} is a raw stream, which states no times. Give its frames per second: fps=30 or "
+                f"{reader.path} is a raw stream, which states no times. Give its frames per second: fps=30 or "
                 f"fps={{'{name}': 30}} (--fps 30 or --fps '{name}=30')"
             )
-        if isinstance(episode.reader, ImageFolderReader):
+        if isinstance(reader, ImageFolderReader):
             raise ValueError(
-                f"{episode.reader.folder} holds images, which have no rate of their own. Give their frames per second: "
+                f"{reader.folder} holds images, which have no rate of their own. Give their frames per second: "
                 f"fps=10 or fps={{'{name}': 10}} (--fps 10 or --fps '{name}=10')"
             )
 

@@ -300,7 +300,7 @@ def _beside_color(names: Iterable[str], neighbours: Iterable[str]) -> set[str]:
 
     A view is what is left of a name without words for colour, depth and masks.
     """
-    colorless = {name for name in names if not is_color_camera(Path(name).stem)}
+    colorless = {name for name in names if not is_color_camera(os.path.splitext(name)[0])}
     if not colorless:
         return colorless
     films = [Path(name).stem for name in neighbours if Path(name).suffix.lower() in ("", *VIDEO_SUFFIXES)]

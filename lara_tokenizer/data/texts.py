@@ -9,13 +9,15 @@ from typing import Any
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def decode_text(data: bytes) -> str:
+def decode_text(data: bytes, errors: str = "replace") -> str:
     """Text from UTF-8, or from UTF-16 that its byte order mark tells; bytes that are neither become U+FFFD.
+
+    With `errors` "strict" they raise UnicodeDecodeError.
 
     >>> decode_text(b"\\xef\\xbb\\xbfpick up"), decode_text("pick".encode("utf-16"))
     ('pick up', 'pick')
     """
-    return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig", "replace")
+    return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig", errors)
 
 
 def instruction(value: Any) -> str | None:

@@ -32,7 +32,8 @@ from lara_tokenizer.encode.plan import (
 )
 from lara_tokenizer.encode.tasks import Failure, PlanTask, TaskQueue, WorkerSetup
 from lara_tokenizer.errors import JobMismatchError
-from lara_tokenizer.table.metadata import CONTENT, read_metadata, token_files
+from lara_tokenizer.table.metadata import CONTENT, read_metadata
+from lara_tokenizer.table.parquet import token_files
 from lara_tokenizer.table.provenance import newer_files
 from lara_tokenizer.table.schema import FORMAT_VERSION
 from lara_tokenizer.table.source import Source, check_revisions, find_episodes

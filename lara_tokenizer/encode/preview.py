@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from lara_tokenizer._files import summarize_names
 from lara_tokenizer.encode.job import EncodeJob, open_job
-from lara_tokenizer.table.metadata import read_metadata, token_files
+from lara_tokenizer.table.metadata import read_metadata
+from lara_tokenizer.table.reader import read_tokens
 from lara_tokenizer.table.source import Source, recorded_load_options
 
 _DEFAULT_ROWS = {".png": 6, ".gif": 48}
@@ -90,7 +90,7 @@ def draw_predictions(
 
 def _rows(tokens: Path, episode: str | None) -> list[dict[str, Any]]:
     """The valid rows of one episode, its first camera and first stride."""
-    table = pa.concat_tables(pq.read_table(path, columns=_COLUMNS) for path in token_files(tokens))
+    table = read_tokens(tokens, _COLUMNS)
     names = sorted(table["episode"].unique().to_pylist())
     if not names:
         raise ValueError(f"{tokens}: the table is empty")

@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from lara_tokenizer.encode.engines import running
 from lara_tokenizer.encode.job import EncodeJob, open_job
 from lara_tokenizer.encode.plan import EpisodePlan, Unit, split_units
 from lara_tokenizer.encode.tasks import Encoded, Failure, PlanTask, TaskQueue, UnitTask
-from lara_tokenizer.table.metadata import read_metadata, token_files
+from lara_tokenizer.table.metadata import read_metadata
+from lara_tokenizer.table.parquet import table_schema, token_files
 from lara_tokenizer.table.reader import iter_tables
 from lara_tokenizer.table.schema import KEY
 from lara_tokenizer.table.source import Source, recorded_load_options
@@ -179,7 +179,7 @@ def _units(path: Path) -> list[Unit]:
 def _stored_rows(path: Path, unit: Unit) -> pa.Table:
     """The table's rows of one unit."""
     files = token_files(path)
-    codes = pq.read_schema(files[0]).field("codes")
+    codes = table_schema(files[0]).field("codes")
     # Names as plain strings, so that the parquet statistics can exclude row groups.
     schema = pa.schema([(name, pa.string()) for name in KEY[:3]] + [("frame_index", pa.int32()), codes])
     of_unit = (

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lara_tokenizer._files import file_sha256, safetensors_header
+from lara_tokenizer._files import file_sha256
+from lara_tokenizer._parse import safetensors_header
 from lara_tokenizer.checkpoint import checkpoint_folder
 from lara_tokenizer.table.reader import TokenTable
 
@@ -54,6 +55,8 @@ def read_codebook(table: TokenTable, model: str | os.PathLike[str] | None = None
 
 def _check_weights(folder: Path, expected: dict[str, str], table: TokenTable) -> None:
     for file, before in sorted(expected.items()):
+        if file != Path(file).name:
+            raise ValueError(f"{table.path}: its metadata names weights {file!r}, which is no file of a checkpoint.")
         now = file_sha256(folder / file) if (folder / file).is_file() else None
         if now != before:
             what = "is missing" if now is None else f"has sha256 {now[:12]}..., the table's {before[:12]}..."

@@ -24,7 +24,6 @@ from typing import Any, Protocol, TypeVar
 from lara_tokenizer._files import (
     append_line,
     exclusive,
-    file_sha256,
     is_empty_folder,
     replace,
     summarize_names,
@@ -36,6 +35,7 @@ from lara_tokenizer.export.tasks import run_tasks
 from lara_tokenizer.table.metadata import differences
 
 _JOB, _DONE, _SCRATCH, _EXPORT = "job.json", "done.txt", "scratch", "export"
+_CHUNK = 2**20  # bytes
 _SOURCE = "source_state"  # entry of the job's file
 
 Progress = Callable[[int, int], object]  # called with (done, total) items
@@ -133,11 +133,14 @@ class ExportFolder:
 
 
 def files_digest(root: Path, files: Iterable[Path]) -> str | None:
-    """Hex SHA-256 over names, relative to `root`, and contents of files in the given order; None if one is missing."""
-    digest = hashlib.sha256()
+    """Hex SHA-256 over names, sizes and contents of files below `root` in the given order; None if one is missing."""
+    digest, inside = hashlib.sha256(), len(os.fsencode(root))
     try:
         for file in files:
-            digest.update(os.fsencode(os.path.relpath(file, root)) + b"\0" + bytes.fromhex(file_sha256(file)))
+            digest.update(b"%d %b\0" % (file.stat().st_size, os.fsencode(file)[inside:]))
+            with file.open("rb", buffering=0) as stream:  # thousands of small files: a buffer for each takes time
+                while chunk := stream.read(_CHUNK):
+                    digest.update(chunk)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     return digest.hexdigest()

@@ -15,7 +15,8 @@ from lara_tokenizer._parse import read_json
 from lara_tokenizer.export.folder import ExportFolder, Progress, check_new, counter, export_folder
 from lara_tokenizer.export.source_match import MatchedSource, match_source
 from lara_tokenizer.export.source_state import SequenceState, by_name
-from lara_tokenizer.table.metadata import FRAMES, differences, token_files
+from lara_tokenizer.table.metadata import FRAMES, differences
+from lara_tokenizer.table.parquet import token_files
 from lara_tokenizer.table.reader import TokenTable
 from lara_tokenizer.table.source import Source
 from lara_tokenizer.version import __version__

@@ -15,7 +15,7 @@ from PIL import Image
 from lara_tokenizer._files import summarize_names
 from lara_tokenizer.data import Episode
 from lara_tokenizer.errors import EpisodeReadError
-from lara_tokenizer.export.source_state import SequenceState
+from lara_tokenizer.export.source_state import SequenceState, check_content
 from lara_tokenizer.table.metadata import FRAMES
 from lara_tokenizer.table.reader import TokenSequence, TokenTable
 from lara_tokenizer.table.source import Source, check_revisions, find_episodes, recorded_load_options
@@ -76,14 +76,16 @@ def match_source(
         out: the folder of the export.
 
     Raises:
-        ValueError: `out` is inside the source; an episode is missing, has too few frames, other times (another video,
-            or another rate) or other pixels; or no pair is left to export.
+        ValueError: `out` is inside the source; files are not those that the table was made from; an episode is missing,
+            has too few frames, other times (another video, or another rate) or other pixels; or no pair is left to
+            export.
         JobMismatchError: a dataset of the Hub is at another revision.
     """
     if out is not None:
         _check_outside(Path(out), source)
     loaded, by_id = find_episodes(source, recorded_load_options(table.metadata, source, from_list))
     check_revisions(table.metadata, loaded.sources)
+    check_content(table, by_id)
     matched = MatchedSource(table)
     sample = PairSample()
     for sequence in table.sequences("codes"):

@@ -11,6 +11,8 @@ from transformers import AutoConfig, PretrainedConfig
 
 LARGEST_SIZE = 2**20  # of any width, count or side: far above every model, and below what a matrix could be made of
 
+MOST_LAYERS = 1024  # each is built before its size is known to fit into memory
+
 
 class LatentActionBaseConfig(PretrainedConfig):
     """A config that refuses files of another family, whose fields transformers would mix with its own defaults."""
@@ -38,12 +40,14 @@ class LatentActionBaseConfig(PretrainedConfig):
     def _check_positive(self, *names: str) -> None:
         for name in names:
             size = attrgetter(name)(self)
-            if not isinstance(size, Integral) or isinstance(size, bool):
+            is_whole = isinstance(size, Integral) and not isinstance(size, bool)
+            if not is_whole:
                 raise ValueError(f"{name} is {_short(size)}; it takes a whole number.")
             if size < 1:
                 raise ValueError(f"{name} ({size}) must be at least 1.")
-            if size > LARGEST_SIZE:
-                raise ValueError(f"{name} ({size}) must be at most {LARGEST_SIZE:,}.")
+            largest = MOST_LAYERS if name.endswith("layers") else LARGEST_SIZE
+            if size > largest:
+                raise ValueError(f"{name} ({size}) must be at most {largest:,}.")
 
     def _check_codebook_sizes(self, *names: str) -> None:
         for name in names:

@@ -228,6 +228,8 @@ class LatentActionConfig(LatentActionBaseConfig):
                     "Take the config of a vision transformer, e.g. vit_mae, dinov2 or siglip_vision_model."
                 )
         self._check_positive(*(f"vision_config.{name}" for name in ("hidden_size", "image_size", "patch_size")))
+        if getattr(vision, "num_hidden_layers", None):
+            self._check_positive("vision_config.num_hidden_layers")
         if vision.image_size != self.image_size:
             raise ValueError(
                 f"vision_config.image_size ({vision.image_size}) and image_size ({self.image_size}) differ: both "

@@ -51,9 +51,10 @@ class SpaceTimeVaeConfig(LatentActionBaseConfig):
                 raise ValueError(
                     f"{name} is {kwargs[name]}; this model has one continuous latent and no codebook. Leave it out."
                 )
-        sides = list(image_size) if isinstance(image_size, (list, tuple)) else [image_size, image_size]
-        if not all(isinstance(side, int) for side in sides):
+        given: list[Any] = list(image_size) if isinstance(image_size, (list, tuple)) else [image_size, image_size]
+        if not all(isinstance(side, int) for side in given):
             raise ValueError("image_size takes one side in pixels, or [height, width].")
+        sides: list[int] = given
         self.image_size = sides[0] if len(set(sides)) == 1 else sides
         self.patch_size = patch_size
         self.hidden_size = hidden_size

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from lara_tokenizer._files import scratch_folder, summarize_names
-from lara_tokenizer.table.metadata import FRAMES, MOVING_PAIRS, differences, episodes_digest, read_metadata
+from lara_tokenizer.table.metadata import CONTENT, FRAMES, MOVING_PAIRS, differences, episodes_digest, read_metadata
 from lara_tokenizer.table.parquet import table_rows, table_schema, token_files
 from lara_tokenizer.table.reader import matched_sequences
 from lara_tokenizer.table.schema import KEY
@@ -167,6 +167,7 @@ def _check_joinable(paths: Sequence[Path], parts: Sequence[Mapping[str, Any]]) -
                 f"{paths[0]} and {path} were made differently, and cannot be one table: {'; '.join(changed)}. "
                 "Encode one of them again."
             )
+    _check_contents(paths, parts)
     revisions: dict[tuple[str, str], str | None] = {}
     for source in (each for metadata in parts for each in metadata["source"]):
         before = revisions.setdefault((source["name"], source["format"]), source["revision"])
@@ -175,6 +176,20 @@ def _check_joinable(paths: Sequence[Path], parts: Sequence[Mapping[str, Any]]) -
                 f"the tables were made from {source['name']} ({source['format']}) at {before or 'no revision'} and at "
                 f"{source['revision'] or 'no revision'}: one table has one of them. Encode one of them again."
             )
+
+
+def _check_contents(paths: Sequence[Path], parts: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError for two tables of the same episodes whose files had another content, where that is known."""
+    known: dict[str, tuple[Path, str]] = {}
+    for path, entry in zip(paths, (metadata["episodes"] for metadata in parts), strict=True):
+        # With failures it is the content of those that did not fail.
+        if CONTENT in entry and not entry["failed"]:
+            other, content = known.setdefault(entry["ids_sha256"], (path, entry[CONTENT]))
+            if content != entry[CONTENT]:
+                raise ValueError(
+                    f"{other} and {path} have the same episodes, made from files of another content: they changed in "
+                    "between. Encode one of them again."
+                )
 
 
 def _must_agree(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,7 +254,10 @@ def _episodes(parts: Sequence[Mapping[str, Any]], episodes: Mapping[str, Any]) -
     """Tables of the same episodes keep their entry; otherwise only the episodes with rows are known by name."""
     entries = [metadata["episodes"] for metadata in parts]
     if len({entry["ids_sha256"] for entry in entries}) == 1:
-        return {**entries[0], "failed": max(entry["failed"] for entry in entries)}
+        joined = {**entries[0], "failed": max(entry["failed"] for entry in entries)}
+        if len({entry.get(CONTENT) for entry in entries}) > 1:
+            joined.pop(CONTENT, None)
+        return joined
     return {**episodes, "failed": sum(entry["failed"] for entry in entries)}
 
 

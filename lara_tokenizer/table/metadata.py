@@ -64,8 +64,12 @@ def read_metadata(tokens: str | Path | pa.Schema) -> TableMetadata:
     2
     """
     name = "the table" if isinstance(tokens, pa.Schema) else str(tokens)
-    file = None if isinstance(tokens, pa.Schema) else token_files(tokens)[0]
-    schema = table_schema(file) if file is not None else tokens
+    file = None
+    if isinstance(tokens, pa.Schema):
+        schema = tokens
+    else:
+        file = token_files(tokens)[0]
+        schema = table_schema(file)
     raw = (schema.metadata or {}).get(METADATA_KEY)
     if raw is None:
         raise ValueError(f"{name}: not a token table (its metadata has no {METADATA_KEY.decode()!r} entry)")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
@@ -15,8 +16,9 @@ from typing import Any, Unpack
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import set_seed
+from transformers import TrainerState, set_seed
 
+from lara_tokenizer._parse import read_json_object
 from lara_tokenizer.data import Episode, LoadOptions
 from lara_tokenizer.errors import first_line, missing_extra
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
@@ -193,7 +195,26 @@ def save_checkpoint(model: LatentActionModel, processor: LatentActionProcessor, 
     processor.save_pretrained(out)
 
 
+def check_memory(build: Callable[[], torch.nn.Module]) -> None:
+    """Raise ValueError if the weights that `build` makes are larger than this machine's memory.
+
+    The kernel would grant the memory, and kill the process once the weights are drawn.
+    """
+    # Without a draw of the generator that the run was seeded by.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        needed = sum(4 * parameter.numel() for parameter in build().parameters())
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise ValueError(
+            f"the model's weights are {needed / 1e9:,.1f} GB, and this machine has {memory / 1e9:,.1f} GB of memory: "
+            "reduce its sizes in the recipe."
+        )
+
+
 def _build_model(recipe: Recipe, config: LatentActionConfig) -> LatentActionModel:
+    check_memory(lambda: LatentActionModel(config))
     if recipe.vision_encoder is None:
         if config.freeze_vision_encoder:
             raise ValueError(
@@ -230,7 +251,7 @@ def find_checkpoint(out: Path, resume: bool, result: str) -> str | None:
         result: name of a file that a finished run leaves in `out`.
 
     Raises:
-        ValueError: there is nothing to resume, or a run that would be overwritten.
+        ValueError: there is nothing to resume, its state is damaged, or a run would be overwritten.
     """
     folder = out / CHECKPOINTS
     # Trainer writes its state last: a folder without it was left by a kill during a save.
@@ -239,9 +260,23 @@ def find_checkpoint(out: Path, resume: bool, result: str) -> str | None:
     last = str(max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1]))) if complete else None
     if resume and last is None:
         raise ValueError(f"{folder} holds no checkpoint to resume. Start without --resume.")
+    if resume and last is not None:
+        _check_state(Path(last))
     if not resume and (last is not None or (out / result).exists()):
         raise ValueError(f"{out} holds a training run already. Resume it with --resume, or give another folder.")
     return last
+
+
+def _check_state(folder: Path) -> None:
+    """Raise ValueError if Trainer's state in a checkpoint is not that of its step."""
+    file = folder / "trainer_state.json"
+    read_json_object(file)
+    try:
+        state = TrainerState.load_from_json(str(file))
+    except Exception as error:  # of entries that are unknown or of another type
+        raise ValueError(f"{file} is damaged ({first_line(error)}). Delete {folder}, or start anew.") from error
+    if state.global_step != int(folder.name.rpartition("-")[2]) or not isinstance(state.log_history, list):
+        raise ValueError(f"{file} is not the state of its step. Delete {folder}, or start anew.")
 
 
 def keep_log_until(path: Path, checkpoint: str | None) -> None:

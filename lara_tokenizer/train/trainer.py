@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from lara_tokenizer.errors import first_line, printable
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train.augment import (
     augment_pairs,
@@ -69,6 +70,16 @@ def training_arguments(options: TrainingOptions, folder: str | Path) -> Training
     return loop_arguments(options, folder, warmup_steps=options.warmup_steps, torch_compile=options.compile, **loader)
 
 
+@contextmanager
+def _damage_of(checkpoint: str | None, what: str) -> Iterator[None]:
+    """Any error in the block as a ValueError that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        reason = printable(first_line(error))[:200]
+        raise ValueError(f"{checkpoint}: {what} is damaged ({reason}). Delete this folder, or start anew.") from error
+
+
 class IndexedTrainer(Trainer):
     """Trainer on a dataset that returns whole batches for lists of sample indices.
 
@@ -98,6 +109,15 @@ class IndexedTrainer(Trainer):
             # accelerate's wrapper would keep the attribute to itself instead of passing it on.
             getattr(loader, "base_dataloader", loader).multiprocessing_context = start_method
         return loader
+
+    # Both are pickles, which torch reads as plain data; damaged ones raise errors of many types.
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _damage_of(checkpoint, "optimizer.pt or scheduler.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _damage_of(checkpoint, "the file of random states (rng_state*.pth)"):
+            super()._load_rng_state(checkpoint)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> InfiniteSampler:
         # One epoch is the whole run, so that a restart finds its position by counting batches.

@@ -45,7 +45,7 @@ def _check_memo(file: BinaryIO) -> None:
     """Raise _Refused for an index by which the unpickler would allocate a list of billions."""
     try:
         for operation, argument, _ in pickletools.genops(file):
-            if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > _MOST_MEMO:
+            if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > _MOST_MEMO:
                 raise _Refused(f"stores its object number {argument:,}")
     except ValueError as error:  # what it cannot follow is not left to the unpickler
         raise pickle.UnpicklingError(str(error)) from error

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from lara_policy.alignment import AlignmentOptions, LaraAlignment
 from lara_policy.hidden_state_hook import HiddenStateHook, Tap, find_module, has_module, state_width
 from lara_policy.tap_presets import PRESETS, find_preset, resolve_tap
-from lara_tokenizer.checkpoint import load_checkpoint
-from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
+from lara_tokenizer._parse import read_json_object
+from lara_tokenizer.checkpoint import checkpoint_folder, load_checkpoint
+from lara_tokenizer.model import FAMILIES, LatentActionModel, LatentActionProcessor
 
 MODES = ("joint", "frozen-lam")
 
@@ -238,8 +239,7 @@ def _tokenizer(
     tokenizer: str | Path | LatentActionModel, processor: LatentActionProcessor | None
 ) -> tuple[LatentActionModel, LatentActionProcessor]:
     if isinstance(tokenizer, (str, Path)):
-        model, own = load_checkpoint(tokenizer)
-        return checked_tokenizer(model, f"{tokenizer} is a "), processor or own
+        return _load(tokenizer, processor)
     model = checked_tokenizer(tokenizer)
     if processor is None:
         raise ValueError("a loaded tokenizer needs its processor: give processor=...")
@@ -248,16 +248,31 @@ def _tokenizer(
 
 def load_tokenizer(name: str | Path) -> LatentActionModel:
     """Load the tokenizer of a folder, a Hub id or "lara-lam". Raises ValueError for a model of another family."""
-    return checked_tokenizer(load_checkpoint(name)[0], f"{name} is a ")
+    return _load(name, None)[0]
+
+
+def _load(name: str | Path, processor: LatentActionProcessor | None) -> tuple[LatentActionModel, LatentActionProcessor]:
+    # By the config first: of another family nothing else need be whole.
+    config = checkpoint_folder(name) / "config.json"
+    model_type = read_json_object(config).get("model_type") if config.is_file() else None
+    for family, model_class in FAMILIES.items():
+        if family.model_type == model_type and model_class is not LatentActionModel:
+            raise _other_family(f"{name} is a {model_class.__name__}")
+    model, processor = load_checkpoint(name, processor)
+    return checked_tokenizer(model, f"{name} is a "), processor
+
+
+def _other_family(subject: str) -> ValueError:
+    return ValueError(
+        f"{subject}: only a LatentActionModel is trained together with a policy. Label with this one (lara-tok "
+        "encode), and give a policy its codes: lara-tok refine --pretrain."
+    )
 
 
 def checked_tokenizer(model: nn.Module, subject: str = "tokenizer is a ") -> LatentActionModel:
     """The model unchanged. Raises ValueError for a model of another family: those have no training loss."""
     if not isinstance(model, LatentActionModel):
-        raise ValueError(
-            f"{subject}{type(model).__name__}: only a LatentActionModel is trained together with a policy. Label with "
-            "this one (lara-tok encode), and give a policy its codes: lara-tok refine --pretrain."
-        )
+        raise _other_family(f"{subject}{type(model).__name__}")
     return model
 
 

@@ -8,8 +8,11 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from lara_tokenizer.model.configuration_base import LARGEST_SIZE, check_types, vision_config_of
+from lara_policy.embodiment import Embodiment
+from lara_tokenizer.model.configuration_base import LARGEST_SIZE, MOST_LAYERS, check_types, vision_config_of
 
+_POSITIVE: tuple[str, ...] = ("hidden_size", "num_layers", "num_heads", "output_size", "horizon", "num_inference_steps")
+_POSITIVE += ("max_action_dim", "max_state_dim", "context_size", "num_adapter_heads", "image_size", "num_cameras")
 CONTEXTS = ("frames", "vision_language")
 
 
@@ -132,18 +135,25 @@ class FlowMatchingPolicyConfig(PretrainedConfig):
 
     def _check(self) -> None:
         check_types(self)
+        for name in _POSITIVE:
+            largest = MOST_LAYERS if name.endswith("layers") else LARGEST_SIZE
+            if not 1 <= getattr(self, name) <= largest:
+                raise ValueError(f"{name} {getattr(self, name)}: takes 1 to {largest:,}.")
+        if self.num_adapter_layers > MOST_LAYERS:
+            raise ValueError(f"num_adapter_layers {self.num_adapter_layers}: takes up to {MOST_LAYERS:,}.")
         for heads, size in (("num_heads", "hidden_size"), ("num_adapter_heads", "context_size")):
             if getattr(self, size) % getattr(self, heads):
                 raise ValueError(f"{heads} ({getattr(self, heads)}) must divide {size} ({getattr(self, size)}).")
-        for name in ("horizon", "num_layers", "num_inference_steps", "max_action_dim", "max_state_dim"):
-            if not 1 <= getattr(self, name) <= LARGEST_SIZE:
-                raise ValueError(f"{name} {getattr(self, name)}: takes 1 to {LARGEST_SIZE:,}.")
         if not 1 <= self.executed_steps <= self.horizon:
             raise ValueError(f"executed_steps {self.executed_steps}: takes 1 to horizon ({self.horizon}).")
         if self.context not in CONTEXTS:
             raise ValueError(f"context {self.context!r}: takes one of {', '.join(CONTEXTS)}.")
         if len(self.embodiments) > self.max_embodiments:
             raise ValueError(f"{len(self.embodiments)} embodiments: there are {self.max_embodiments} slots.")
+        for values in self.embodiments:
+            Embodiment.from_dict(values)
+        if not all(isinstance(task, str) for task in self.tasks):
+            raise ValueError("tasks: takes a list of texts.")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types, including the vision config."""

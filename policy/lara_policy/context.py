@@ -143,7 +143,13 @@ class VisionLanguageEncoder:
 
         if name is None:
             raise ValueError("context 'vision_language' needs vision_language_model, a folder or a Hub id.")
-        model = AutoModelForImageTextToText.from_pretrained(name)
+        try:
+            model = AutoModelForImageTextToText.from_pretrained(name)
+        except (ImportError, OSError):
+            raise
+        except Exception as error:  # damaged files raise errors of many types
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"vision-language model {name!r} cannot be loaded ({reason}).") from error
         width = model.config.get_text_config().hidden_size
         if width != context_size:
             raise ValueError(f"{name} has hidden states of width {width}, the policy was built for {context_size}.")

@@ -6,7 +6,9 @@ H policy width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +18,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lara_policy.flow_matching import sinusoid
+from lara_tokenizer._parse import shown
 from lara_tokenizer.data.statistics import ActionStatistics
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(type(side) is int and side > 0 for side in value)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(map(_is_number, value))
+
+
+# Whether a value can be that of a field.
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "name": lambda value: isinstance(value, str),
+    "cameras": lambda value: isinstance(value, list | tuple) and all(isinstance(name, str) for name in value),
+    "image_sizes": lambda value: isinstance(value, Mapping) and all(map(_is_size, value.values())),
+    "fps": lambda value: _is_number(value) and value >= 0,
+    **dict.fromkeys(("action_mean", "action_std", "state_mean", "state_std"), _are_numbers),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +95,17 @@ class Embodiment:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Embodiment:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`. Raises ValueError, naming the field, for anything else: a config may be edited."""
+        fields = {entry.name for entry in dataclasses.fields(cls)}
+        if not isinstance(values, Mapping) or values.keys() != fields:
+            raise ValueError(f"an embodiment is {shown(values)}; it has {', '.join(sorted(fields))}.")
+        for name, fits in _FITS.items():
+            if not fits(values[name]):
+                raise ValueError(f"embodiment {shown(values['name'])}: {name} is {shown(values[name])}.")
+        for kind in ("action", "state"):
+            means, deviations = values[f"{kind}_mean"], values[f"{kind}_std"]
+            if len(means) != len(deviations) or min(deviations, default=1) <= 0:
+                raise ValueError(f"embodiment {shown(values['name'])}: {kind}_std needs a positive number per mean.")
         sizes = {camera: tuple(size) for camera, size in values["image_sizes"].items()}
         return cls(**{**values, "cameras": tuple(values["cameras"]), "image_sizes": sizes})
 

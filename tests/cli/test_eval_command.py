@@ -66,14 +66,14 @@ def test_a_file_as_out_is_refused_before_the_source_is_read(lara_tok, tiny_check
 
 
 def test_a_second_checkpoint_that_cannot_be_measured_is_refused_before_the_first_is(
-    lara_tok, tiny_checkpoint, tiny_processor, tmp_path
+    lara_tok, tiny_checkpoint, tmp_path
 ):
-    from lara_tokenizer.model import SpaceTimeVqConfig, SpaceTimeVqModel
+    from lara_tokenizer.model import LatentActionProcessor, SpaceTimeVqConfig, SpaceTimeVqModel
 
     vision = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 28, "patch_size": 14}
     layers = {"hidden_size": 16, "num_attention_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1}
     SpaceTimeVqModel(SpaceTimeVqConfig(vision_config=vision, image_size=28, **layers)).save_pretrained(tmp_path / "vq")
-    tiny_processor.save_pretrained(tmp_path / "vq")
+    LatentActionProcessor(size={"height": 28, "width": 28}).save_pretrained(tmp_path / "vq")
     # There is no such source: it is not opened.
     ran = lara_tok(
         "eval", tiny_checkpoint, tmp_path / "absent", "--out", tmp_path / "out", "--compare", tmp_path / "vq"

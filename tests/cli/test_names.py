@@ -7,8 +7,10 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import tarfile
+import time
 import unicodedata
 
 import pytest
@@ -141,6 +143,16 @@ def test_an_interrupted_command_ends_with_130_and_a_closed_pipe_is_quiet(lara_to
         monkeypatch.setattr("lara_tokenizer.table.describe", fail)
         ran = lara_tok("info", "x")
         assert (ran.code, ran.err) == (code, "")
+
+
+def test_an_export_that_is_terminated_says_how_to_go_on(lara_tok, monkeypatch):
+    def export(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr("lara_tokenizer.export.export_webdataset", export, raising=False)
+    ran = lara_tok("export", "webdataset", "t.parquet", "clips", "--out", "out")
+    assert (ran.code, ran.err) == (143, "interrupted; the same command continues from there\n")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])

@@ -213,6 +213,9 @@ OVERRIDES = {"steps": 5, "batch_size": 2, "learning_rate": 0.1, "precision": "bf
 
 @pytest.fixture
 def loads(record):
+    users = ("table.source", "evaluate.dataset", "train.train")
+    for user in (*(f"lara_tokenizer.{name}" for name in users), "lara_policy.refine.refine"):
+        import_module(user)  # by now, lest it keep the replacement beyond this test
     return record("lara_tokenizer.data", "load_episodes", Episodes())
 
 

@@ -64,6 +64,7 @@ def test_a_list_can_be_cut_and_its_files_may_have_another_rate(film, tmp_path):
             'line 2: 3 cells, .* 2 columns. Write .* commas in "quotes"',
         ),
         ("path,start,end,label\na.mp4,1,2,x\na.mp4,3\n", "line 3: no cell for the column 'end'"),
+        ('path\n"a.mp4\nb.mp4"\n', "line 2: the path runs over several lines"),
         ("path;start;end\na.mp4;1;2\n", "no column 'path'.* separated by semicolons: write commas instead"),
         ("path\tstart\tend\na.mp4\t1\t2\n", "separated by tabs: write a .tsv"),
         ("path,label,label\na.mp4,a,b\n", "its first line has 2 columns 'label'"),
@@ -178,6 +179,36 @@ def test_published_annotations_are_read_by_their_own_column_names(film, decode_a
     assert (episode.id, episode.text) == ("P01/videos/P01_01.MP4#t=0.5,1.5", "open door")
     assert np.array_equal(episode.frames("", range(10)), decode_all(film)[5:15])
     assert note in str(episodes.sources[0])
+
+
+@pytest.mark.parametrize(
+    "columns", ["start,length", "start,finish", "start,x", "from,to", "in,out", "onset,offset", "t0,t1", "s,e", "x,end"]
+)
+def test_other_columns_of_times_are_refused(tmp_path, columns):
+    (tmp_path / "clips.csv").write_text(f"path,{columns},label\na.mp4,0.5,1,pick\na.mp4,2,3,open\n")
+    with pytest.raises(ValueError, match=r"column '\w+' is not known. Parts of a film are given by start and end"):
+        load_episodes(f"list:{tmp_path / 'clips.csv'}")
+
+
+def test_a_duration_gives_the_end_and_without_a_start_the_films_length(film, decode_all):
+    listed = film.parent / "clips.csv"
+    listed.write_text("path,start,duration,label\nfilm.mp4,0.5,1,pick\n")
+    (episode,) = load_episodes(f"list:{listed}")
+    assert episode.id == "film.mp4#t=0.5,1.5"
+    assert np.array_equal(episode.frames("", range(10)), decode_all(film)[5:15])
+    listed.write_text("path,duration,label,verb_class\nfilm.mp4,4.5,pick,3\n")
+    assert load_episodes(f"list:{listed}")[0].num_frames() == 45
+
+
+def test_times_of_the_whole_video_are_not_those_of_a_clip(film):
+    listed = film.parent / "clips.csv"
+    listed.write_text("clip_uid,parent_start_sec,parent_end_sec\nfilm,0.5,1.5\n")
+    with pytest.raises(
+        ValueError, match=r"'parent_start_sec' counts from the start of the whole video, 'clip_uid' names"
+    ):
+        load_episodes(f"list:{listed}")
+    listed.write_text("clip_uid,parent_video_uid,parent_start_sec,parent_end_sec\nc,film,0.5,1.5\n")
+    assert [episode.id for episode in load_episodes(f"list:{listed}")] == ["film.mp4#t=0.5,1.5"]
 
 
 def test_an_id_is_the_one_video_of_that_name(film, tmp_path):

@@ -78,17 +78,17 @@ def test_a_name_that_is_not_utf8_costs_nothing_and_is_escaped(tmp_path, film):
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
     (tmp_path / os.fsdecode(b"d\xe9p")).mkdir()
-    for name in (rb"caf\xe9.mp4", b"d\xe9p/x.mp4", b"bad\xe9.mp4"):
+    for name in (rb"caf\udce9.mp4", b"d\xe9p/x.mp4", b"bad\xe9.mp4"):
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(b"no video")
     episodes = {episode.id: episode for episode in load_episodes(tmp_path)}
-    assert list(episodes) == [r"bad\xe9.mp4", r"caf\xe9.mp4", r"caf\xe9.mp4#2", r"d\xe9p/x.mp4"]
-    assert episodes[r"caf\xe9.mp4#2"].num_frames() == 45  # the other file has this name without an escape
+    assert list(episodes) == [r"bad\udce9.mp4", r"caf\udce9.mp4", r"caf\udce9.mp4#2", r"d\udce9p/x.mp4"]
+    assert episodes[r"caf\udce9.mp4#2"].num_frames() == 45  # the other file has this name without an escape
     with pytest.raises(EpisodeReadError) as caught:
-        episodes[r"bad\xe9.mp4"].num_frames()
+        episodes[r"bad\udce9.mp4"].num_frames()
     assert str(caught.value).isascii()
     (tmp_path / "l.txt").write_bytes(b"caf\xe9.mp4\n")
     assert load_episodes(f"list:{tmp_path}/l.txt")[0].num_frames() == 45
-    assert load_episodes(tmp_path / os.fsdecode(b"d\xe9p"))[0].dataset == r"d\xe9p"
+    assert load_episodes(tmp_path / os.fsdecode(b"d\xe9p"))[0].dataset == r"d\udce9p"
 
 
 def test_names_that_differ_only_in_their_unicode_form_are_two_films(box):
@@ -124,6 +124,10 @@ def test_a_raw_stream_needs_a_rate(box):
     with pytest.raises(ValueError, match=r"c.h264 is a raw stream, which states no times. .*--fps 'c.h264=30'"):
         load_episodes(box / "c.h264")
     assert load_episodes(f"{box}/*.h264", fps=30)[0].fps == 30
+    (box / "clips.csv").write_text("path,start,end\nc.h264,1,2\n")
+    with pytest.raises(ValueError, match=r"c.h264 is a raw stream"):
+        load_episodes(f"list:{box}/clips.csv")
+    assert len(load_episodes(f"list:{box}/clips.csv", fps={"c.h264": 30})) == 1
 
 
 # --- depth beside colour --------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from lara_tokenizer.data import Episode, VideoReader, load_episodes
-from lara_tokenizer.data.listing import Listing
+from lara_tokenizer.data.listing import Listing, choose_cameras, is_color_camera
 from lara_tokenizer.data.sources import FORMATS, Format
 
 
@@ -56,3 +56,45 @@ def test_every_format_has_the_interface_of_a_format(entry, tmp_path):
     module = entry.load()
     assert isinstance(module.LOOKED_FOR, str)
     assert module.detect(tmp_path, set()) is False
+
+
+def test_cameras_without_colour_are_known_by_words_of_their_names():
+    color = ["", "rgb", "cam_high", "image", "first", "cam_normal", "masked_rgb", "camera_id_1", "viewpoint"]
+    other = [
+        "depth",
+        "headDepth",
+        "depth16",
+        "zed_depth",
+        "semseg",
+        "seg_mask",
+        "instance_ids",
+        "normal_map",
+        "normals",
+    ]
+    other += [
+        "surface_normal",
+        "heatmap",
+        "infra1",
+        "wrist_ir",
+        "thermal",
+        "optical_flow",
+        "disparity_left",
+        "pointcloud",
+    ]
+    assert [name for name in color + other if is_color_camera(name)] == color
+
+
+def test_depth_is_chosen_by_name_alone():
+    available = ["head_depth", "head", "wrist", "wrist_mask"]
+    assert choose_cameras(available, [], "set")[0] == ("head",)
+    assert choose_cameras(available, ["all"], "set") == (
+        ("head", "wrist"),
+        ["'all' leaves out head_depth, wrist_mask: no colour video; name it to read it"],
+    )
+    assert choose_cameras(available, ["all", "wrist_mask"], "set")[0] == ("head", "wrist", "wrist_mask")
+    assert choose_cameras(available, [], "set", preferred="wrist")[0] == ("wrist",)
+    assert choose_cameras(["a", "b"], [], "set", is_color=lambda name: name == "b")[0] == ("b",)
+    for requested in ([], ["all"]):
+        with pytest.raises(ValueError, match=r"set: it has no colour camera, only 'depth'.* --camera depth"):
+            choose_cameras(["depth"], requested, "set")
+    assert choose_cameras(["depth"], ["depth"], "set")[0] == ("depth",)

@@ -14,7 +14,7 @@ from lara_tokenizer.data import Episode, FrameIndex, VideoReader
 from lara_tokenizer.encode.store import Store
 from lara_tokenizer.encode.tasks import Encoded
 from lara_tokenizer.errors import EpisodeReadError, JobMismatchError
-from lara_tokenizer.table import read_metadata, read_tokens
+from lara_tokenizer.table import merge_tokens, read_metadata, read_tokens
 from lara_tokenizer.table.provenance import (
     FileState,
     change_of,
@@ -108,8 +108,8 @@ def replace_by(source, film):
     os.replace(source / "new", source / "x.mp4")
 
 
-@pytest.mark.parametrize("film", ["other", "shorter"])
-@pytest.mark.parametrize("units", [1, 5])  # in the middle of x, and when x is done and y nearly so
+# In the middle of x, and when x is done and y nearly so.
+@pytest.mark.parametrize(("film", "units"), [("other", 1), ("shorter", 5)])
 def test_a_clip_replaced_between_runs_is_planned_again_and_others_are_not(
     encode_source, undisturbed, source, films, tmp_path, monkeypatch, caplog, film, units
 ):
@@ -273,6 +273,22 @@ def test_a_finished_table_notices_that_its_files_changed(encode_source, source, 
     assert out.read_bytes() == before
 
 
+def test_tables_of_other_contents_are_not_joined(encode, source, films, tmp_path):
+    encode(tmp_path / "2f.parquet", source=source, strides="2f")
+    encode(tmp_path / "4f.parquet", source=source, strides="4f")
+    merge_tokens([tmp_path / "2f.parquet", tmp_path / "4f.parquet"], tmp_path / "both.parquet")
+    options = {"source": source, "strides": ["2f", "4f"]}
+    assert encode(tmp_path / "both.parquet", **options).already_complete
+    replace_by(source, films / "other.mp4")
+    with pytest.raises(JobMismatchError, match="made from other files"):
+        encode(tmp_path / "both.parquet", **options)
+    encode(tmp_path / "other.parquet", source=source, strides="4f")
+    with pytest.raises(
+        ValueError, match=r"2f\.parquet and .*other\.parquet have the same episodes, made from files of"
+    ):
+        merge_tokens([tmp_path / "2f.parquet", tmp_path / "other.parquet"], tmp_path / "mixed.parquet")
+
+
 def test_two_copies_of_a_folder_give_equal_tables_and_know_each_other(encode_source, encode, source, tmp_path):
     out = tmp_path / "t.parquet"
     table, _ = encode_source(out)
@@ -331,3 +347,38 @@ def test_changes_are_named():
     assert (
         joint_sha256({"a": "1", "b": "2"}) == joint_sha256({"b": "2", "a": "1"}) != joint_sha256({"a": "12", "b": ""})
     )
+
+
+def test_a_set_of_episodes_may_shrink_and_grow_between_runs(encode, source, films, tmp_path, monkeypatch):
+    shutil.copyfile(films / "other.mp4", source / "z.mp4")
+    encode(tmp_path / "whole.parquet", source=source, strides="4f")
+    encode(tmp_path / "two.parquet", source=source, strides="4f", limit=2)
+    out = tmp_path / "t.parquet"
+    with monkeypatch.context() as patch:
+        after_unit(patch, 7, stop)  # x and y are done, z is begun
+        with pytest.raises(Stop):
+            encode(out, source=source, strides="4f")
+    with monkeypatch.context() as patch:
+        patch.setattr("lara_tokenizer.encode.job.EncodeJob.engine", None)  # nothing is left to do for these two
+        patch.setattr(Store, "discard", lambda _: None)
+        assert encode(out, source=source, strides="4f", limit=2).failed == {}
+    assert out.read_bytes() == (tmp_path / "two.parquet").read_bytes()
+    assert encode(out, source=source, strides="4f").resumed == 2
+    assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_names_that_are_no_text_cost_their_episode_at_most(encode, array_episode, moving_square, films, tmp_path):
+    (tmp_path / "clips").mkdir()
+    names = [b"caf\xe9.mp4", b"two\nlines.mp4", b"\x1b[31mred.mp4"]
+    for name in names:
+        shutil.copyfile(films / "x.mp4", os.path.join(os.fsencode(tmp_path / "clips"), name))
+    with open(os.path.join(os.fsencode(tmp_path / "clips"), b"bad\xff.mp4"), "wb"):
+        pass
+    summary = encode(tmp_path / "t.parquet", source=tmp_path / "clips", strides="4f")
+    assert (summary.encoded, len(summary.failed)) == (3, 1)
+    assert "empty" in next(iter(summary.failed.values()))
+    assert read_tokens(tmp_path / "t.parquet").num_rows == 3 * 20
+    frames = moving_square(LENGTH)
+    episodes = [array_episode(frames, id="a", cameras=("\ud800",)), array_episode(frames, id="b")]
+    summary = encode(tmp_path / "cameras.parquet", source=episodes, strides="4f")
+    assert summary.failed == {"a": r"camera '\ud800': its name is not valid text"}

@@ -136,6 +136,8 @@ def test_a_snapshot_of_the_hubs_cache_is_carried_but_not_another_repositorys(pla
     assert _names(tmp_path / "out") == _names(plain["v3.0"]) | {"label_manifest.json"}
     assert not any(file.is_symlink() for file in (tmp_path / "out").rglob("*"))
     assert "out of the dataset: notes.txt" in summary.notes[0]
+    with pytest.raises(ValueError, match=r"in the Hub's cache.* --out"):
+        export_lerobot(table, snapshot, in_place=True)
 
 
 def test_loops_end_and_every_kind_of_entry_has_a_reason(tmp_path):

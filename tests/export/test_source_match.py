@@ -49,13 +49,26 @@ def encoded(tmp_path_factory, clips, tiny_model, tiny_processor):
 def test_another_video_of_equal_length_and_rate_is_detected_by_its_pixels(
     tmp_path, encoded, clips, moving_square, write_video
 ):
-    assert match_source(TokenTable.open(encoded), clips).num_pairs == 44
-    write_video(tmp_path / "a.mp4", moving_square(24, seed=2, step=5))
-    write_video(tmp_path / "b" / "left.mp4", moving_square(30, seed=3, step=1))  # as seed 1 at step 2 was encoded
+    source, table = tmp_path / "clips", shutil.copy(encoded, tmp_path / "tokens.parquet")
+    write_video(source / "a.mp4", moving_square(24, seed=2, step=5))
+    write_video(source / "b" / "left.mp4", moving_square(30, seed=3, step=1))  # as seed 1 at step 2 was encoded
+    os.utime(table, ns=(0, (source / "a.mp4").stat().st_mtime_ns + 10**10))  # no file is newer than the table
     with pytest.raises(
         ValueError, match=r"'b/left.mp4': from frame .* pixels change by .* in the table: another video"
     ):
-        match_source(TokenTable.open(encoded), tmp_path)
+        match_source(TokenTable.open(table), source)
+
+
+def test_a_file_newer_than_the_table_is_the_same_by_its_content_or_refused(tmp_path, encoded, clips):
+    table = TokenTable.open(encoded)
+    copy = shutil.copytree(clips, tmp_path / "clips")
+    shutil.copy(clips / "a.mp4", copy / "c.mp4")  # no episode of the table
+    assert match_source(table, copy).num_pairs == 44
+    content = (copy / "b/left.mp4").read_bytes()
+    at = content.index(b"mdat") + 40
+    (copy / "b/left.mp4").write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    with pytest.raises(ValueError, match=r"made from other files than the source has now; .*: a.mp4, b/left.mp4"):
+        match_source(table, copy)
 
 
 def test_a_table_without_frame_metadata_is_exported_with_a_note(tmp_path, tokens, encoded, clips):

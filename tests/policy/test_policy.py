@@ -266,3 +266,32 @@ def test_layers_are_named_from_either_end():
     for wrong in (0, 17, "L-16", "last", "L+1"):
         with pytest.raises(ValueError, match="layer"):
             resolve_layer(wrong, 16)
+
+
+ROBOT = {"name": "arm", "cameras": ["front"], "image_sizes": {"front": [32, 32]}, "fps": 10.0}
+ROBOT |= {"action_mean": [0.0], "action_std": [1.0], "state_mean": [], "state_std": []}
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"hidden_size": "16"}, "hidden_size is '16'; it takes a whole number"),
+        ({"hidden_size": 10**9}, "hidden_size 1000000000: takes 1 to 1,048,576"),
+        ({"num_heads": 0}, "num_heads 0: takes 1 to"),
+        ({"dropout": float("nan")}, "dropout is nan; it takes a finite number"),
+        ({"tasks": [1]}, "tasks: takes a list of texts"),
+        ({"vision_config": {"model_type": "nosuch"}}, "vision_config .* cannot be used"),
+        ({"embodiments": [{"name": "arm"}]}, "an embodiment is {'name': 'arm'}; it has action_mean"),
+        ({"embodiments": [{**ROBOT, "cameras": 5}]}, "embodiment 'arm': cameras is 5"),
+        ({"embodiments": [{**ROBOT, "image_sizes": {"front": [0, 32]}}]}, "embodiment 'arm': image_sizes is"),
+        ({"embodiments": [{**ROBOT, "fps": float("inf")}]}, "embodiment 'arm': fps is inf"),
+        ({"embodiments": [{**ROBOT, "action_mean": "abc"}]}, "embodiment 'arm': action_mean is 'abc'"),
+        ({"embodiments": [{**ROBOT, "action_std": [0.0]}]}, "action_std needs a positive number per mean"),
+        ({"embodiments": [{**ROBOT, "action_std": [1.0, 1.0]}]}, "action_std needs a positive number per mean"),
+    ],
+)
+def test_a_policy_s_config_that_cannot_be_names_the_field(changes, match):
+    sizes = {"hidden_size": 16, "num_heads": 2, "context_size": 16, "num_adapter_heads": 2}
+    with pytest.raises(ValueError, match=match):
+        FlowMatchingPolicyConfig(**{**sizes, **changes})
+    assert FlowMatchingPolicyConfig(**sizes, embodiments=[ROBOT]).embodiments == [ROBOT]

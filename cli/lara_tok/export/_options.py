@@ -13,6 +13,7 @@ from typer import Argument, Exit, Option
 
 from lara_tok._common import MIN_MOTION_HELP, JsonOption, declared_options, emit, insert_options, progress_bar, say
 from lara_tok._source import FromOption
+from lara_tok.encode import exit_code, stoppable
 
 TokensArgument = Annotated[str, Argument(help="tokens.parquet, or a folder of shards.")]
 SourceArgument = Annotated[list[str], Argument(help="The SOURCE that was given to encode.")]
@@ -72,11 +73,11 @@ def run_export(function_name: str, unit: str, *arguments: Any, json_: bool, **ke
     function = getattr(lara_tokenizer.export, function_name)
     given = {keyword: value for keyword, value in keywords.items() if value is not None}
     try:
-        with progress_bar(unit) as progress:
+        with stoppable(), progress_bar(unit) as progress:
             summary = function(*arguments, **given, progress=progress)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         say("interrupted; the same command continues from there", err=True)
-        raise Exit(130) from None
+        raise Exit(exit_code(stop)) from None
     emit(summary.to_dict(), json_, _render)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lara_tokenizer.data.episode import ACTIONS, SIGNALS, STATES, TEXTS, Episode, first_of
-from lara_tokenizer.data.huggingface.reader import DatasetsReader
-from lara_tokenizer.data.huggingface.rows import is_text
+from lara_tokenizer.data.huggingface.reader import DatasetsReader, first_mode
+from lara_tokenizer.data.huggingface.rows import TablePart, is_text
 from lara_tokenizer.data.huggingface.tables import Tables, local_name, open_tables
-from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions, choose_cameras
+from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions, choose_cameras, is_color_camera
 from lara_tokenizer.data.texts import instruction
 
 LOOKED_FOR = "state.json, dataset_dict.json or *.parquet with videos or images (Hugging Face datasets)"
@@ -60,13 +60,20 @@ def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listin
     if first is None:
         raise ValueError(f"{source}: a dataset without a row")
     columns = _Columns.find(tables.features, first.schema, source)
-    cameras, notes = choose_cameras(columns.cameras, options.cameras, source)
+    deep = _deep_cameras(columns.cameras, first) if len(columns.cameras) > 1 else frozenset()
+    cameras, notes = choose_cameras(
+        columns.cameras, options.cameras, source, is_color=lambda name: is_color_camera(name) and name not in deep
+    )
     notes += [*tables.notes, *columns.notes]
+    if deep:
+        notes.append(f"{', '.join(sorted(deep))}: more than 8 bits a pixel, so no colour video")
     episodes = [
         episode for split in tables.splits for episode in _list_split(tables, split, columns, cameras, options.decoder)
     ]
     if not episodes:
         raise ValueError(f"{source}: a dataset without a row")
+    if spoiled := sum(episode.text is not None and "\ufffd" in episode.text for episode in episodes):
+        notes.append(f"{spoiled} texts are not UTF-8; bytes that are not became U+FFFD")
     needs_rate = columns.fps is None and not any(_is_video(tables.features[camera]) for camera in cameras)
     return Listing(tables.format, local_name(source), episodes, notes, tables.revision, needs_rate)
 
@@ -134,6 +141,13 @@ def _list_split(tables: Tables, split: str, columns: _Columns, cameras: tuple[st
         reader = DatasetsReader(name, row, cameras, columns.signals, text, decoder, tables.roots)
         episodes.append(Episode(name, reader, cameras, index, fps, text, columns.available_signals))
     return episodes
+
+
+def _deep_cameras(cameras: Sequence[str], table: TablePart) -> frozenset[str]:
+    """Those cameras of a local table whose first picture has more than 8 bits a pixel: depth by any name."""
+    if not table.rows or not table.rows[0].files:
+        return frozenset()
+    return frozenset(name for name in cameras if first_mode(table.rows[0], name).startswith(("I", "F")))
 
 
 def _has_media(table: Path) -> bool:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from lara_tokenizer.data.episode import CameraReaders, FrameReader, Signals, numeric_rows
 from lara_tokenizer.data.huggingface.rows import Row
 from lara_tokenizer.data.video import EncodedImagesReader, RemoteFile, SharedVideo
+from lara_tokenizer.data.video.images import image_mode
 from lara_tokenizer.errors import EpisodeReadError
 
 _LISTS = (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar)
@@ -102,6 +103,18 @@ def _read_image(row: Row, column: str, roots: Sequence[str], i: int) -> bytes:
     return media.read() if isinstance(media, RemoteFile) else media
 
 
+def first_mode(row: Row, column: str) -> str:
+    """Pillow's mode of the first image of the list in a cell, from its header; "" for a video, and for none."""
+    try:
+        cell = _storage(row.cell(column))
+        if not isinstance(cell, _LISTS) or not cell.is_valid or len(cell) == 0:
+            return ""
+        data = _storage(cell.values[0]).as_py()["bytes"]
+        return image_mode(data) if isinstance(data, bytes) else ""
+    except Exception:  # reading the episode will name the problem
+        return ""
+
+
 def cell_media(cell: pa.Scalar, folder: str, roots: Sequence[str] = ()) -> bytes | Path | RemoteFile | None:
     """Content of a cell of type Video or Image: bytes, or the file that it names; None for an empty cell.
 
@@ -120,7 +133,11 @@ def cell_media(cell: pa.Scalar, folder: str, roots: Sequence[str] = ()) -> bytes
     if "://" not in path:
         path = os.path.normpath(path)
         if roots and not any(path.startswith(root.rstrip("/") + "/") for root in roots):
-            raise EpisodeReadError(path, f"the table names a file outside {roots[0]}, which is not read. Copy it there")
+            raise EpisodeReadError(
+                path,
+                f"the table names a file outside {roots[0]}, which is not read. Copy it there, or save the dataset by "
+                "save_to_disk, which stores videos inside",
+            )
         return Path(path)
     if "::" in path or path.partition("://")[0] in ("file", "local"):
         raise EpisodeReadError(path, "the table names a local file by a URL, which is not read")

@@ -2,8 +2,9 @@
 
 `packets` lists the frames of a video without decoding: `bitstream` tells from which packets decoding can start, `times`
 mends time stamps. `gop_decoder` decodes the groups of pictures that contain requested frames, `display` puts them
-upright, and `reader` combines all into `VideoReader`. `backends` takes the pixels from decord or torchcodec,
-`media` opens parts of files and remote files, `images` reads sequences of encoded images.
+upright, and `reader` combines all into `VideoReader`. `decord_reader` and `torchcodec_reader` take pixels from other
+libraries and check them (`pixel_reader`), `backends` chooses a reader. `media` opens parts of files and remote files,
+`images` reads sequences of encoded images.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ class Start(IntEnum):
 
 StartTest = Callable[[bytes], Start]
 
+_DISPLAY_ORIENTATION = 47  # kind of a message of H.264 and HEVC
 # Codecs whose every frame stands alone, though ffmpeg does not list them as such.
 _INTRA_ONLY = frozenset({"cfhd", "png"})
 
@@ -35,22 +36,48 @@ _INTRA_ONLY = frozenset({"cfhd", "png"})
 def start_test(context: VideoCodecContext) -> StartTest | None:
     """A function of a packet's bytes that tells whether decoding can start there; None for a codec without one."""
     codec, extradata = context.codec.canonical_name, context.extradata or b""
+    if context.pix_fmt == "pal8" and codec != "png":  # AVI and mov send the palette with the first packet only
+        return _never
     if context.codec.intra_only or codec in _INTRA_ONLY:
         return _always
-    if codec == "h264":
-        length_size = (extradata[4] & 3) + 1 if len(extradata) > 4 and extradata[0] == 1 else 0
-        return lambda data: _h264(data, length_size)
-    if codec == "hevc":
-        # Parameter sets in a stream without lengths begin with the start code 0 0 1 or 0 0 0 1.
-        has_lengths = len(extradata) > 21 and extradata[:3] not in (b"\0\0\0", b"\0\0\1")
-        length_size = (extradata[21] & 3) + 1 if has_lengths else 0
-        return lambda data: _hevc(data, length_size)
+    if codec in ("h264", "hevc"):
+        test, length_size = {"h264": _h264, "hevc": _hevc}[codec], _length_size(codec, extradata)
+        return lambda data: test(data, length_size)
     return _START_TESTS.get(codec)
 
 
 def shown_test(context: VideoCodecContext) -> Callable[[bytes], bool] | None:
     """A function of a packet's bytes that tells whether a frame is displayed; None where each packet displays one."""
     return {"av1": _av1_shown, "vp8": _vp8_shown, "vp9": _vp9_shown}.get(context.codec.canonical_name)
+
+
+def turn_test(context: VideoCodecContext) -> Callable[[bytes], bool] | None:
+    """A function of a packet's bytes that tells whether they state how to turn the picture; None for most codecs."""
+    codec = context.codec.canonical_name
+    if codec not in ("h264", "hevc"):
+        return None
+    length_size = _length_size(codec, context.extradata or b"")
+    header, kind = (1, 6) if codec == "h264" else (2, 39)
+
+    def states_turn(data: bytes) -> bool:
+        for unit in _nal_units(data, length_size):
+            found = unit[0] & 31 if codec == "h264" else unit[0] >> 1 & 63
+            if found == kind and any(message == _DISPLAY_ORIENTATION for message, _ in _messages(unit[header:])):
+                return True
+            if 1 <= found <= 5 or (codec == "hevc" and found < 32):
+                return False  # pictures come after their messages
+        return False
+
+    return states_turn
+
+
+def _length_size(codec: str, extradata: bytes) -> int:
+    """Bytes of the length before each unit of H.264 or HEVC; 0 where start codes part them."""
+    if codec == "h264":
+        return (extradata[4] & 3) + 1 if len(extradata) > 4 and extradata[0] == 1 else 0
+    # Parameter sets in a stream without lengths begin with the start code 0 0 1 or 0 0 0 1.
+    has_lengths = len(extradata) > 21 and extradata[:3] not in (b"\0\0\0", b"\0\0\1")
+    return (extradata[21] & 3) + 1 if has_lengths else 0
 
 
 class _Bits:
@@ -74,6 +101,10 @@ class _Bits:
 
 def _always(data: bytes) -> Start:
     return Start.CLOSED
+
+
+def _never(data: bytes) -> Start:
+    return Start.UNKNOWN
 
 
 def _nal_units(data: bytes, length_size: int) -> Iterator[bytes]:
@@ -113,29 +144,35 @@ def _h264(data: bytes, length_size: int) -> Start:
     return Start.UNKNOWN
 
 
-def _recovers_at_once(messages: bytes) -> bool:
-    """Whether supplemental information (SEI) says that all frames from this one on are exact.
-
-    Intra refresh says so for a later frame, and some encoders only promise approximate pictures.
-    """
-    data, position = messages.replace(b"\0\0\3", b"\0\0"), 0
+def _messages(unit: bytes) -> Iterator[tuple[int, bytes]]:
+    """Kind and content of each message in a unit of supplemental information (SEI), without the unit's header."""
+    data, position = unit.replace(b"\0\0\3", b"\0\0"), 0
     while position + 2 < len(data):
         numbers = []
-        for _ in range(2):  # type and size, each as a sum of bytes that ends at the first below 255
+        for _ in range(2):  # kind and size, each as a sum of bytes that ends at the first below 255
             number = 0
             while position < len(data) and data[position] == 255:
                 number, position = number + 255, position + 1
             if position >= len(data):
-                return False
+                return
             numbers.append(number + data[position])
             position += 1
         kind, size = numbers
-        if kind == 6:
-            message = _Bits(data[position : position + size])
-            recovery_frame_count, is_exact = message.exp_golomb(), message.read(1)
-            return recovery_frame_count == 0 and bool(is_exact)
+        yield kind, data[position : position + size]
         position += size
-    return False
+
+
+def _recovers_at_once(unit: bytes) -> bool:
+    """Whether supplemental information says that all frames from this one on are exact.
+
+    Intra refresh says so for a later frame, and some encoders only promise approximate pictures.
+    """
+    content = next((content for kind, content in _messages(unit) if kind == 6), None)
+    if content is None:
+        return False
+    message = _Bits(content)
+    recovery_frame_count, is_exact = message.exp_golomb(), message.read(1)
+    return recovery_frame_count == 0 and bool(is_exact)
 
 
 def _hevc(data: bytes, length_size: int) -> Start:

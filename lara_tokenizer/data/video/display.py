@@ -12,6 +12,9 @@ import av
 import numpy as np
 from av.sidedata.sidedata import SideData
 
+# Transposed, mirrored top to bottom, mirrored left to right, for a number of quarters counterclockwise.
+_TURNS = ((False, False, False), (True, True, False), (False, True, True), (True, False, True))
+
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
@@ -28,10 +31,15 @@ class Orientation:
     @classmethod
     def of_frame(cls, frame: av.VideoFrame) -> Self:
         """The orientation that a decoded frame carries, from its container or its own stream."""
-        # A sequence, though it is typed as a mapping.
-        for item in cast(Iterable[SideData], frame.side_data):
-            if item.type.name == "DISPLAYMATRIX":
-                return cls.from_matrix(struct.unpack("9i", bytes(item)[:36]))
+        try:
+            # A sequence, though it is typed as a mapping.
+            for item in cast(Iterable[SideData], frame.side_data):
+                if item.type.name == "DISPLAYMATRIX":
+                    return cls.from_matrix(struct.unpack("9i", bytes(item)[:36]))
+        except ValueError:
+            # PyAV 18 lists no side data where there is some that it does not know, such as EXIF in motion JPEG. It
+            # still tells the angle, but not a mirror image from a turned one.
+            return cls(*_TURNS[frame.rotation // 90 % 4])
         return cls()
 
     @classmethod

@@ -50,6 +50,14 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         raise VideoDecodeError(name, f"{name} cannot be read ({reason})") from error
 
 
+def image_mode(data: bytes) -> str:
+    """Pillow's mode of an encoded image ("RGB", "L", "I;16"), from its header. Raises what Pillow raises."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(data)) as image:
+            return image.mode
+
+
 def digest_of(sizes: Sequence[int] | np.ndarray) -> str:
     """Hex digest of the sizes in bytes of a sequence's images, to notice that it was replaced."""
     return hashlib.sha256(np.asarray(sizes, "<i8").tobytes()).hexdigest()

@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 
 from lara_tokenizer._parse import MAX_PIXELS
 from lara_tokenizer.data.episode import FrameIndex
-from lara_tokenizer.data.video.bitstream import Start, shown_test, start_test
+from lara_tokenizer.data.video.bitstream import Start, shown_test, start_test, turn_test
 from lara_tokenizer.data.video.times import HOLE, NO_TIME, Display, display_order, hole_note
 from lara_tokenizer.errors import VideoDecodeError, first_line
 
@@ -59,6 +59,7 @@ class PacketTable:
     """The packets tell the order of display, so that `starts` are of use."""
     is_proven: bool
     """The codec's own headers say that decoding can begin at `starts`; otherwise only the container's flags do."""
+    is_turned_within: bool  # the stream itself states an orientation, which its later key frames may not repeat
     unused: np.ndarray  # int64 (u,): rows at the head of a cut file that refer to packets which are not in it
     lost: np.ndarray  # int64 (n,): row at or before each frame's at which bytes are lost since its start; -1 for none
 
@@ -137,13 +138,15 @@ class _Packets:
     starts: np.ndarray  # uint8 (m,), a `Start` by the codec's own header
     shown: np.ndarray  # bool (m,)
     corrupt: np.ndarray  # bool (m,): bytes are lost within or just after it
+    is_turned: bool  # some packet states how to turn the picture
     last_duration: int  # of the last one, in ticks; 0 where unknown
 
     @classmethod
     def read(cls, container: InputContainer, stream: VideoStream) -> _Packets:
         """Read all packets; the codec's header is read where a decoder might start, or might show nothing."""
         starts_at, shows = start_test(stream.codec_context), shown_test(stream.codec_context)
-        last_duration = 0
+        states_turn = turn_test(stream.codec_context)
+        is_turned, last_duration = False, 0
         rows: list[tuple[int, ...]] = []
         for packet in stream_packets(container, stream):
             last_duration = packet.duration or 0
@@ -151,6 +154,7 @@ class _Packets:
             if is_key or not rows:
                 # Without a test of its own, a codec is decoded from an I picture, which `GopDecoder` checks.
                 start = Start.OPEN if starts_at is None else starts_at(bytes(packet))
+                is_turned = is_turned or (states_turn is not None and states_turn(bytes(packet)))
             shown = not packet.is_discard and (shows is None or shows(bytes(packet)))
             pts, dts = (NO_TIME if time is None else time for time in (packet.pts, packet.dts))
             rows.append((pts, dts, packet.size, is_key, start, shown, packet.is_corrupt))
@@ -159,7 +163,9 @@ class _Packets:
         starts = columns[4].astype(np.uint8)
         if starts_at is None and len(keys) > 1 and keys.all():
             starts[:] = Start.NONE  # flags that are never off say nothing
-        return cls(columns[0], columns[1], columns[2], keys, starts, columns[5] != 0, columns[6] != 0, last_duration)
+        return cls(
+            columns[0], columns[1], columns[2], keys, starts, columns[5] != 0, columns[6] != 0, is_turned, last_duration
+        )
 
     def digest(self) -> str:
         """Hex SHA-256 of sizes, times and flags: another file, or a file encoded anew, has another."""
@@ -172,14 +178,16 @@ def _unused_head(packets: _Packets, *, has_b_frames: bool) -> np.ndarray:
     They come before the first start, or follow it and are displayed before it. None where there is no start at all.
     """
     starts = np.flatnonzero(packets.starts >= Start.OPEN)
-    if not len(starts) or packets.starts[0] == Start.UNKNOWN or (packets.pts == NO_TIME).any():
+    if not len(starts) or packets.starts[0] == Start.UNKNOWN:
         return np.zeros(0, np.int64)
-    first, rows = starts[0], np.arange(len(packets.pts))
-    is_leading = np.zeros(len(rows), bool)
-    if has_b_frames and packets.starts[first] == Start.OPEN:
-        is_leading = (rows > first) & (packets.pts < packets.pts[first])
-        is_leading[starts[1] if len(starts) > 1 else len(rows) :] = False
-    return np.flatnonzero(((rows < first) | is_leading) & packets.shown)
+    first = stop = int(starts[0])
+    begin = packets.pts[first]
+    if has_b_frames and packets.starts[first] == Start.OPEN and begin != NO_TIME:
+        # Leading frames come directly after it. Some muxers set their negative times to 0 or drop them.
+        while stop + 1 < len(packets.pts) and packets.pts[stop + 1] <= begin:
+            stop += 1
+    rows = np.append(np.arange(first), np.arange(first + 1, stop + 1))
+    return rows[packets.shown[rows]]
 
 
 def _table(stream: VideoStream, packets: _Packets, display: Display, unused: np.ndarray) -> PacketTable:
@@ -200,6 +208,7 @@ def _table(stream: VideoStream, packets: _Packets, display: Display, unused: np.
         is_stamped=display.is_stamped,
         is_ordered=is_ordered,
         is_proven=start_test(stream.codec_context) is not None,
+        is_turned_within=packets.is_turned,
         unused=unused,
         lost=_lost(display.rows, starts, packets, unused),
     )
@@ -208,6 +217,8 @@ def _table(stream: VideoStream, packets: _Packets, display: Display, unused: np.
 def _lost(rows: np.ndarray, starts: np.ndarray, packets: _Packets, unused: np.ndarray) -> np.ndarray:
     """The last row at which bytes are lost between the start and the packet of each frame; -1 where there is none."""
     holes = np.flatnonzero(packets.corrupt)
+    if not len(holes):
+        return np.full(len(rows), -1)
     # Where files are joined, the packet before the last one is marked although nothing is lost.
     begins = np.append(np.flatnonzero(packets.starts >= Start.OPEN), len(packets.starts))
     holes = holes[begins[np.searchsorted(begins, holes, side="right")] > holes + 2]
@@ -236,7 +247,7 @@ def _frame_index(
     if len(container.streams.video) > 1:
         size = f"{stream.codec_context.width}x{stream.codec_context.height}"
         notes.append(f"{len(container.streams.video)} video streams, took stream {stream.index} ({size})")
-    if stream.frames > len(packets.pts):
+    if _promised(container, stream, packets) > count:
         notes.append(f"the header promises {stream.frames} frames, the file holds {count}")
     rate = float(stream.average_rate or stream.guessed_rate or 0)
     if display.ticks is None:
@@ -258,6 +269,18 @@ def _frame_index(
         start=round(max(0.0, begin - (container.start_time or 0) / av.time_base), 6),
         digest=packets.digest(),
     )
+
+
+def _promised(container: InputContainer, stream: VideoStream, packets: _Packets) -> int:
+    """Number of frames in the header, where that is more than the file can account for; 0 otherwise."""
+    if stream.frames <= len(packets.pts):
+        return 0
+    if "mp4" in container.format.name:
+        return stream.frames
+    # The others count in ticks, of which a frame may take several.
+    known = packets.dts[packets.dts != NO_TIME]
+    step = float(np.median(np.diff(known))) if len(known) > 1 else 1.0
+    return stream.frames if len(known) and stream.frames > known[-1] + step else 0
 
 
 def _early_end(container: InputContainer, stream: VideoStream, end: float, rate: float) -> str:

@@ -116,7 +116,13 @@ class PixelReader(VideoReader, ABC):
 
 
 def _largest_block(difference: np.ndarray) -> float:
-    """The largest mean over any block of (H, W, 3): a mean over the image would hide what moves in a small part."""
+    """The largest mean over any block of (H, W, 3): a mean over the image would hide what moves in a small part.
+
+    >>> difference = np.zeros((20, 40, 3), np.int16)
+    >>> difference[:4, :4] = 64
+    >>> _largest_block(difference)
+    4.0
+    """
     height, width, _ = difference.shape
     rows, columns = np.arange(0, height, _BLOCK), np.arange(0, width, _BLOCK)
     sums = np.add.reduceat(np.add.reduceat(difference.sum(2, dtype=np.int64), rows, 0), columns, 1)

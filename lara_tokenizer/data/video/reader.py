@@ -44,6 +44,7 @@ class VideoReader:
         self._version = (0, 0)  # of the file that was scanned
         self._decoder: GopDecoder | None = None
         self._from_start = False
+        self._turn: Orientation | None = None  # of all frames, where the stream itself states one
         self._orientation = Orientation()  # of the frames read last
 
     def index(self, camera: str = "") -> FrameIndex:
@@ -85,7 +86,7 @@ class VideoReader:
         """Close the file; the next call opens it again, and counts its frames anew if it has been replaced."""
         self._close_decoder()
         if self._scanned is not None and file_version(self.path) != self._version:
-            self._scanned = None
+            self._scanned = self._turn = None
             self._from_start = False
 
     def __getstate__(self) -> dict:
@@ -127,15 +128,17 @@ class VideoReader:
         if self._decoder is None:
             self._check_unchanged()
             self._decoder = GopDecoder(self.path, self._scan()[0], from_start=self._from_start)
+        turn = self._turn_of_stream()
         # One converter for all frames: making it takes about a third of the time of a conversion.
         reformatter = VideoReformatter()
         unique, rows = np.unique(indices, return_inverse=True)
         out: np.ndarray | None = None
         for k, frame in enumerate(self._decoder.frames(unique)):
-            pixels = upright_rgb(frame, reformatter)
+            orientation = turn or self._decoder.orientation
+            pixels = orientation.apply(rgb_pixels(frame, reformatter))
             if out is None:
                 out = np.empty((len(indices), *pixels.shape), np.uint8)
-                self._orientation = Orientation.of_frame(frame)
+                self._orientation = orientation
             if pixels.shape != out.shape[1:]:
                 sizes = " to ".join(f"{width}x{height}" for height, width, _ in (out.shape[1:], pixels.shape))
                 raise VideoDecodeError(self.path, f"the frame size changes within the video, from {sizes}")
@@ -143,9 +146,21 @@ class VideoReader:
         assert out is not None
         return out
 
+    def _turn_of_stream(self) -> Orientation | None:
+        """The first frame's orientation where the stream itself states one: it may not do so again for later frames."""
+        table = self._scan()[0]
+        if table.is_turned_within and self._turn is None:
+            decoder = GopDecoder(self.path, table, from_start=True)
+            try:
+                next(decoder.frames([0]))
+            finally:
+                decoder.close()
+            self._turn = decoder.orientation
+        return self._turn
 
-def upright_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
-    """uint8 (H, W, 3): a frame at full size, turned and mirrored by its display matrix (PyAV ignores it).
+
+def rgb_pixels(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
+    """uint8 (H, W, 3): a frame at full size, as it is stored.
 
     A view of the converted frame: copy it before that is released.
     """
@@ -153,5 +168,4 @@ def upright_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarr
     plane = rgb.planes[0]
     # Lines are padded: line_size is at least 3 * width.
     lines = np.frombuffer(memoryview(plane), np.uint8).reshape(rgb.height, plane.line_size)
-    pixels = lines[:, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
-    return Orientation.of_frame(frame).apply(pixels)
+    return lines[:, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)

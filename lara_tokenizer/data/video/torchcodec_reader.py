@@ -21,8 +21,9 @@ class TorchcodecReader(PixelReader):
 
     torchcodec decodes from the last key frame before the frame asked for, and seeks there unless its last frame came
     from the same key frame. It believes the container's key flags, and some of its seeks end behind the key frame. So
-    the key frame has to be a proven start, and its image is read along and compared with PyAV's, unless a seek to it
-    cannot end elsewhere. The time of every frame is compared with the packets'.
+    the key frame has to be a proven start, and unless a seek to it cannot end elsewhere, it is read along: its time
+    shows that its packet was decoded, and its image has to be PyAV's. The time of every frame is compared with the
+    packets'.
     """
 
     library = "torchcodec"

@@ -79,7 +79,8 @@ def cameras_of(sample: Sample) -> dict[str, list[str]]:
 def signal_members(sample: Sample) -> dict[str, str]:
     """Extension of the member of each signal that is stored as one."""
     names = {"actions": [f"{name}.npy" for name in ACTIONS], "states": [f"{name}.npy" for name in STATES]}
-    extensions = {signal: first_of(options, sample.members) for signal, options in (names | {"text": ["txt"]}).items()}
+    names["text"] = ["txt", *(f"{name}.txt" for name in TEXTS)]
+    extensions = {signal: first_of(options, sample.members) for signal, options in names.items()}
     return {signal: extension for signal, extension in extensions.items() if extension is not None}
 
 
@@ -153,7 +154,13 @@ class WebDatasetReader(CameraReaders):
             extension, span = self._signals["text"]
             if span.size > _MAX_TEXT:
                 raise EpisodeReadError(self._name, f"its .{extension} has {span.size:,} bytes: is it an instruction?")
-            return instruction(decode_text(self._read(extension, span)))
+            try:
+                return instruction(decode_text(self._read(extension, span), "strict"))
+            except UnicodeDecodeError as error:
+                byte = f"{error.object[error.start]:#x}"
+                raise EpisodeReadError(
+                    self._name, f"its .{extension} is not UTF-8 (byte {byte}). Save it as UTF-8"
+                ) from error
         return json_text(self.metadata())
 
     def metadata(self) -> dict[str, Any]:
@@ -164,10 +171,12 @@ class WebDatasetReader(CameraReaders):
                 if self._json.size > MAX_JSON_BYTES:
                     raise EpisodeReadError(self._name, f"its .json has {self._json.size:,} bytes: is it metadata?")
                 try:
-                    content = load_json(self._read("json", self._json), "its .json")
+                    content = load_json(self._read("json", self._json), "json")
                 except ValueError as error:
-                    raise EpisodeReadError(self._name, f"its .json cannot be read ({error})") from error
-            self._metadata = content if isinstance(content, dict) else {}
+                    reason = str(error).removeprefix("json: ")
+                    raise EpisodeReadError(self._name, f"its .json cannot be read ({reason})") from error
+            # A text, or a list of texts, is the instruction.
+            self._metadata = content if isinstance(content, dict) else {"text": instruction(content)}
         return self._metadata
 
     def close(self) -> None:

@@ -97,8 +97,13 @@ def _target(root: Path, path: Path) -> tuple[Path, str | None]:
     return target, None
 
 
+def is_snapshot(root: Path) -> bool:
+    """Whether a folder is a snapshot in the Hub's cache, which all programs of this user share."""
+    return _blobs(root) is not None
+
+
 def _blobs(root: Path) -> Path | None:
     """The folder of the blobs that a snapshot in the Hub's cache consists of; None for another folder."""
     repository = root.parent.parent
-    is_snapshot = root.parent.name == _SNAPSHOTS and repository.name.startswith(_REPOSITORY)
-    return repository / _BLOBS if is_snapshot else None
+    in_cache = root.parent.name == _SNAPSHOTS and repository.name.startswith(_REPOSITORY)
+    return repository / _BLOBS if in_cache else None

@@ -22,7 +22,7 @@ from typing import Any
 from lara_tokenizer._files import check_swap, exclusive, file_sha256, replace, summarize_names, swap_folders
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.export.job import read_manifest
-from lara_tokenizer.export.lerobot.files import list_files
+from lara_tokenizer.export.lerobot.files import is_snapshot, list_files
 from lara_tokenizer.export.lerobot.folder import is_same
 
 LABEL_MANIFEST, BACKUP = "label_manifest.json", ".before-labels"
@@ -68,7 +68,12 @@ class InPlaceSwap:
                         lock.unlink()
 
     def check(self) -> None:
-        """Raises ValueError where the swap is impossible, or another folder has the backup's name."""
+        """Raises ValueError where the swap is impossible or harms others, or another folder has the backup's name."""
+        if is_snapshot(self.dataset):
+            raise ValueError(
+                f"{self.dataset} is in the Hub's cache, where other programs expect the dataset as it was published. "
+                "Write a new dataset with --out."
+            )
         check_swap(self.dataset.parent)
         if self.backup.exists() and not self.is_built():
             raise ValueError(

@@ -23,7 +23,7 @@ from lara_tokenizer.data.stride import Stride
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train.mixture import PairedSequence, StridePairs, split_sequences
 from lara_tokenizer.train.sequences import FrameSequence
-from lara_tokenizer.train.train import open_frames
+from lara_tokenizer.train.train import check_memory, open_frames
 from lara_tokenizer.train.yaml_config import refuse_unknown
 
 logger = logging.getLogger(__name__)
@@ -275,6 +275,8 @@ def _fresh_policy(
     values = config.to_dict() | {"embodiments": [robot.to_dict() for robot in robots], "num_cameras": num_cameras}
     if codes is not None:
         values |= {"num_codes": codes.num_codes, "codebook_size": codes.codebook_size}
+    seen = {} if tokenizer is None else {"vision_config": tokenizer.config.vision_config}
+    check_memory(lambda: FlowMatchingPolicy(FlowMatchingPolicyConfig(**{**values, **seen})))
     if config.context == "vision_language":
         policy = FlowMatchingPolicy(FlowMatchingPolicyConfig(**values))
         policy.processor = processor

@@ -22,7 +22,7 @@ import numpy as np
 
 from lara_tokenizer._files import available_cores
 from lara_tokenizer._parse import shown
-from lara_tokenizer.errors import missing_extra
+from lara_tokenizer.errors import missing_extra, printable
 
 ARM_ROOT = "right_arm_base_link"
 """The first body of the Sawyer arm; the arm is this body and all below it (without the pedestal)."""
@@ -211,7 +211,9 @@ def check_same_job(folder: Path, holds: str, recorded: Any, job: Mapping[str, An
         raise ValueError(f"{folder}: the description of its job is damaged: use another folder, or remove it")
     differing = [key for key in {**job, **recorded} if recorded.get(key) != job.get(key)]
     if differing:
-        was = "; ".join(f"{shown(key)} was {shown(recorded.get(key))}, is {shown(job.get(key))}" for key in differing)
+        was = "; ".join(
+            f"{printable(key)[:40]} was {shown(recorded.get(key))}, is {shown(job.get(key))}" for key in differing
+        )
         raise ValueError(f"{folder} holds {holds} of another job ({was}): use another folder, or remove it")
 
 

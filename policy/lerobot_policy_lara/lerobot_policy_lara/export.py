@@ -11,6 +11,7 @@ import json
 import shutil
 from pathlib import Path
 
+from lara_tokenizer._parse import read_json_object
 from lerobot_policy_lara.modeling_lara import LARAPolicy
 from lerobot_policy_lara.processor_lara import STEP_NAME
 
@@ -24,7 +25,7 @@ def export_base(checkpoint: str | Path, out: str | Path, tokenizer: str | Path |
     """
     checkpoint, out = Path(checkpoint), Path(out)
     config = checkpoint / "config.json"
-    if not config.is_file() or json.loads(config.read_text(encoding="utf-8")).get("type") != "lara":
+    if not config.is_file() or read_json_object(config).get("type") != "lara":
         raise ValueError(f"{checkpoint} is no checkpoint of policy type 'lara': give its pretrained_model folder.")
     if (out / "config.json").exists():
         raise ValueError(f"{out} holds a checkpoint already. Give another folder.")
@@ -38,7 +39,7 @@ def export_base(checkpoint: str | Path, out: str | Path, tokenizer: str | Path |
 
 def _copy_processor(checkpoint: Path, out: Path, name: str) -> None:
     """Copy a processor without our step, as files: loading it could require a language model's tokenizer."""
-    pipeline = json.loads((checkpoint / name).read_text(encoding="utf-8"))
+    pipeline = read_json_object(checkpoint / name)
     pipeline["steps"] = [step for step in pipeline["steps"] if step.get("registry_name") != STEP_NAME]
     (out / name).write_text(json.dumps(pipeline, indent=2) + "\n", encoding="utf-8")
     for step in pipeline["steps"]:
@@ -56,7 +57,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         export_base(arguments.checkpoint, arguments.out, arguments.tokenizer)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
 
 

@@ -95,6 +95,21 @@ def test_depth_is_read_only_where_it_is_named(tmp_path):
     assert load_episodes(f"datasets:{tmp_path / 'set'}", fps=5, cameras="a_depth")[0].cameras == ("a_depth",)
 
 
+def test_a_column_of_16_bit_pictures_is_not_the_default(tmp_path):
+    camera = {"feature": {"_type": "Image"}, "_type": "List"}
+    file = BytesIO()
+    Image.fromarray(np.full((8, 8), 3000, np.uint16)).save(file, "png")
+    deep = pa.array([[{"bytes": file.getvalue(), "path": None}] * 2] * 2, IMAGES)
+    folder = tmp_path / "set"
+    folder.mkdir()
+    table = pa.table({"aaa": deep, "view": pa.array(FILMS, IMAGES)})
+    info = {"info": {"features": {"aaa": camera, "view": camera}}}
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(info)}), folder / "train.parquet")
+    episodes = load_episodes(f"datasets:{folder}", fps=5)
+    assert episodes[0].cameras == ("view",)
+    assert "aaa: more than 8 bits a pixel, so no colour video" in str(episodes.sources[0])
+
+
 def test_a_cell_names_no_file_outside_the_dataset(tmp_path):
     secret = tmp_path / "secret.png"
     Image.new("RGB", (8, 8), (9, 9, 9)).save(secret)

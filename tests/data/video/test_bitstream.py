@@ -100,6 +100,19 @@ def test_an_mp4_without_its_table_of_key_frames_reads_exactly(
     assert len(np.unique(scan(path)[0].starts)) == 4
 
 
+def test_a_palette_that_comes_with_the_first_packet_is_not_skipped(tmp_path, decode_all):
+    path, palette = tmp_path / "palette.avi", np.random.default_rng(0).integers(0, 256, (256, 4)).astype(np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("rawvideo", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "pal8"
+        for number in range(8):
+            picture = np.full((48, 64), 30 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray((picture, palette), format="pal8")))
+    expected = decode_all(path)
+    for number in (7, 3):
+        np.testing.assert_array_equal(VideoReader(path).frames("", [number])[0], expected[number])
+
+
 def test_segments_of_a_file_with_lying_flags_are_the_film_cut_up(tmp_path, write_video, flag_all, decode_all):
     frames = np.random.default_rng(0).integers(0, 256, (20, 6, 8, 3)).astype(np.uint8).repeat(8, 1).repeat(8, 2)
     true = write_video(tmp_path / "true.avi", frames, codec="mpeg4", gop=7)

@@ -1,9 +1,13 @@
 """Frames are shown as the whole display matrix says: turned, mirrored, or both."""
 
+import io
 import struct
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from lara_tokenizer.data import VideoReader
 from lara_tokenizer.data.video.display import Orientation
@@ -53,3 +57,41 @@ def test_a_stack_of_pictures_is_turned_like_each_of_them(numbered_frames):
     frames = numbered_frames(3)
     orientation = Orientation(transpose=True, mirror_x=True)
     np.testing.assert_array_equal(orientation.apply(frames), np.rot90(frames, -1, axes=(1, 2)))
+
+
+def test_a_mirror_image_that_only_the_first_packet_states_holds_for_all_frames(
+    tmp_path, write_video, numbered_frames, decode_all
+):
+    good = write_video(tmp_path / "good.mp4", numbered_frames(20), gop=6, options={"bf": "0"})
+    # A message of kind 47 (display orientation) that exchanges left and right until further notice.
+    message = bytes([0x06, 47, 3, 0x40, 0x00, 0x09, 0x80])
+    path = tmp_path / "mirrored.mp4"
+    with av.open(str(good)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate([packet for packet in source.demux(video=0) if packet.size]):
+            first = struct.pack(">I", len(message)) + message if number == 0 else b""
+            copy = av.Packet(first + bytes(packet))
+            copy.pts, copy.dts, copy.time_base, copy.stream = packet.pts, packet.dts, packet.time_base, stream
+            copy.is_keyframe = packet.is_keyframe
+            target.mux(copy)
+    stored = decode_all(good)
+    np.testing.assert_array_equal(VideoReader(path).frames("", range(20)), stored[:, :, ::-1])
+    np.testing.assert_array_equal(VideoReader(path).frames("", [14])[0], stored[14, :, ::-1])
+
+
+@pytest.mark.parametrize(("tag", "turn"), [(1, 0), (3, 2), (6, -1), (8, 1)])
+def test_motion_jpeg_with_the_exif_data_of_a_camera_is_read_upright(tmp_path, numbered_frames, tag, turn):
+    pixels, data = numbered_frames(1)[0], io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = tag, "camera"
+    Image.fromarray(pixels).save(data, "JPEG", quality=95, exif=exif)
+    with av.open(str(tmp_path / "camera.avi"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for time in range(3):
+            packet = av.Packet(data.getvalue())
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, time, time, Fraction(1, 10)
+            packet.is_keyframe = True
+            container.mux(packet)
+    given = VideoReader(tmp_path / "camera.avi").frames("", [1])[0]
+    assert np.abs(given.astype(int) - np.rot90(pixels, turn)).mean() < 20

@@ -88,12 +88,12 @@ def test_holes_are_told_from_pauses_of_an_uneven_recording():
     assert hole_note(np.array([0.0])) == hole_note(np.array([0.0, 5.0])) == ""
 
 
-def repeat_stamp(path, target, time):
-    """Set the time of the block at `time` milliseconds of a one-cluster Matroska file to that of the frame before."""
+def change_stamp(path, target, time, to):
+    """Set the time of the block at `time` milliseconds of a one-cluster Matroska file to another."""
     data, block = bytearray(path.read_bytes()), b"\x81" + struct.pack(">h", time)
     assert data.count(block) == 1
     at = data.index(block)
-    data[at : at + 3] = b"\x81" + struct.pack(">h", time - 100)
+    data[at : at + 3] = b"\x81" + struct.pack(">h", to)
     target.write_bytes(data)
     return target
 
@@ -103,12 +103,33 @@ def test_a_file_with_one_repeated_stamp_keeps_its_frames_and_times(
     tmp_path, write_video, numbered_frames, decode_all, bframes
 ):
     good = write_video(tmp_path / "good.mkv", numbered_frames(30), options={"bf": bframes})
-    path = repeat_stamp(good, tmp_path / "bad.mkv", 1700)
+    path = change_stamp(good, tmp_path / "bad.mkv", 1700, 1600)
     expected, reader = decode_all(path), VideoReader(path)
     assert reader.index().note == REPEAT
     np.testing.assert_allclose(reader.index().timestamps, np.arange(30) / 10, atol=0.001)
     for number in (29, 17, 3, 18):
         np.testing.assert_array_equal(reader.frames("", [number])[0], expected[number])
+
+
+def test_a_stamp_just_before_that_of_its_neighbour_moves_no_frame(tmp_path, write_video, numbered_frames, decode_all):
+    good = write_video(tmp_path / "good.mkv", numbered_frames(40), options={"bf": "2"})
+    path = change_stamp(good, tmp_path / "bad.mkv", 1700, 1593)
+    expected, reader = decode_all(good), VideoReader(path)
+    np.testing.assert_array_equal(reader.frames("", range(40)), expected)
+    np.testing.assert_allclose(reader.index().timestamps, np.arange(40) / 10, atol=0.11)
+
+
+def test_an_avi_whose_header_counts_fields_or_empty_chunks_is_complete(tmp_path, rewrite, write_video, numbered_frames):
+    good = write_video(tmp_path / "good.mp4", numbered_frames(20), codec="mpeg4")
+
+    def halve(_, packet):
+        packet.pts, packet.dts = 2 * packet.pts, 2 * packet.dts
+
+    sparse = rewrite(good, tmp_path / "sparse.avi", halve)
+    with av.open(str(sparse)) as container:
+        assert container.streams.video[0].frames > 20
+    assert VideoReader(sparse).index().num_frames == 20
+    assert "promises" not in VideoReader(sparse).index().note
 
 
 @pytest.mark.parametrize("bframes", ["0", "2"])
