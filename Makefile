@@ -4,7 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart test quality check format test-golden test-transformers4 test-lerobot test-tfds clean
+.PHONY: help quickstart test quality check format test-golden test-transformers4 test-lerobot test-tfds test-video fuzz \
+        chaos clean
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 24
@@ -53,6 +54,15 @@ test-lerobot: $(VENV)/.dev  ## Opt-in: lerobot 0.3 and 0.6 share our datasets, 0
 
 test-tfds: $(VENV)/.dev  ## Opt-in: RLDS sets written by tensorflow-datasets read the same here (builds an environment)
 	tests/compat/tfds.sh $(BIN)/python
+
+test-video: $(VENV)/.dev  ## Opt-in: every pair of codec and container, every order of reading, every decoder (about 10 minutes)
+	$(BIN)/python tests/video_matrix.py
+
+fuzz: $(VENV)/.dev  ## Opt-in: 3,000 damaged and hostile inputs through the real commands; SEED=, COUNT=, KIND= (about 35 minutes)
+	PYTHONPATH=tests $(BIN)/python -m fuzz --seed $(or $(SEED),1) --count $(or $(COUNT),3000) $(if $(KIND),--kind $(KIND))
+
+chaos: $(VENV)/.dev  ## Opt-in: 50 kills, full disks, damaged jobs, replaced sources, each to equal bytes; SEED= (about 15 minutes)
+	PYTHONPATH=tests $(BIN)/python -m chaos --seed $(or $(SEED),1)
 
 clean:  ## Remove the environment and what quickstart made
 	rm -rf $(VENV) quickstart dist build

@@ -136,7 +136,8 @@ def write_clip(
     if extra is None:
         raise ValueError(f"{codec} has no {variant}")
     suffix = suffix_of(path)
-    with av.open(str(path), "w", container_options=CONTAINERS[suffix]) as container:
+    # Bit exact: mkv and others would write random identifiers, and the time of day.
+    with av.open(str(path), "w", container_options=CONTAINERS[suffix] | {"fflags": "+bitexact"}) as container:
         stream = container.add_stream(chosen.encoder, rate=Fraction(fps), options=chosen.options | extra)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt, stream.gop_size = chosen.pix_fmt, gop

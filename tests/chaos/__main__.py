@@ -15,13 +15,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 
-from fuzz.warm import import_everything
-
 from chaos.disk import full_disks
 from chaos.jobs import damaged_jobs, replaced_sources, second_runs
 from chaos.kills import kills
 from chaos.scenario import Case, Scenario
 from chaos.works import Bench
+from fuzz.warm import import_everything
 
 BENCH: list[Bench] = []  # one, prepared; the forked processes find it in their copy of this module
 
@@ -71,6 +70,7 @@ def _run(seed: int, number: int, folder: Path) -> Result:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     case = Case(BENCH[0], folder)
+    case.log.unlink(missing_ok=True)
     try:
         scenario.run(case)
     except Exception as error:
@@ -78,6 +78,7 @@ def _run(seed: int, number: int, folder: Path) -> Result:
         case.faults.append(f"the scenario itself failed: {error!r}")
     if not case.faults:
         shutil.rmtree(folder)
+        case.log.unlink(missing_ok=True)
     return Result(scenario.name, scenario.group, case.ends, case.faults, time.monotonic() - started)
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-
 from fuzz.forked import Finished, Forked, command
 from fuzz.video import end_session
 

@@ -12,11 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fuzz.forked import Finished
-from fuzz.outcome import violations
-
 from chaos.driver import Driver, Hook
 from chaos.works import Bench, Work
+from fuzz.forked import Finished
+from fuzz.outcome import violations
 
 _TRIES = 4  # of a command until it is done: each kill, refusal or failed item costs one
 
@@ -36,6 +35,11 @@ class Case:
     ends: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
+    @property
+    def log(self) -> Path:
+        """What the commands printed, beside `folder`."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
     def start(self, work: Work, hook: Hook | None = None, *, again: bool = False) -> Driver:
         """Start a work's command."""
         return Driver([*work.command, *(work.again if again else ())], self.folder, hook)
@@ -43,6 +47,8 @@ class Case:
     def finish(self, driver: Driver) -> Finished:
         """Wait for a command; its traceback, hang or orphans are faults."""
         done = driver.wait()
+        with self.log.open("a") as log:
+            log.write(f"{done.output}\nexit code {done.code}\n")
         self.ends.append(
             "hang" if done.code is None else f"signal {-done.code}" if done.code < 0 else f"exit {done.code}"
         )
@@ -81,7 +87,7 @@ class Case:
         self._check_scratch(work)
 
     def _has_state(self, work: Work) -> bool:
-        return any((self.folder / work.out).glob("checkpoint-*"))
+        return any((self.folder / work.out).glob("checkpoints/checkpoint-*/trainer_state.json"))
 
     def _check_scratch(self, work: Work) -> None:
         left = [path.name for path in (self.folder / "tmp").iterdir() if not path.name.startswith(("torch", "pymp"))]

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from fuzz.clips import numbered_frames, write_clip
+from fuzz.clips import plain_clip
 from fuzz.datasets import lerobot
 from fuzz.forked import run_command
 from golden.inputs import write_checkpoint
@@ -62,9 +62,9 @@ class Bench:
         shutil.rmtree(self.folder, ignore_errors=True)
         write_checkpoint(self.model, RECIPES / "train.yaml")
         for number in range(CLIPS):
-            write_clip(self.clips / f"clip {number}.mp4", numbered_frames(LENGTH, number * LENGTH))
+            plain_clip(self.clips / f"clip {number}.mp4", LENGTH, number * LENGTH)
         shutil.copytree(self.clips, self.folder / "short")
-        write_clip(self.clips / "long.mkv", numbered_frames(LONG))
+        plain_clip(self.clips / "long.mkv", LONG)
         lerobot(self.folder / "robot", "v2.1")
         self._table("short.parquet", self.folder / "short")
         self._table("robot.parquet", self.folder / "robot", "--with", "latents,text", "--camera", "top")
@@ -90,17 +90,17 @@ class Bench:
         short, clips, robot, root = (
             str(self.folder / name) for name in ("short.parquet", "short", "robot.parquet", "robot")
         )
-        model = ("--model", str(self.model))
+        model, alone = ("--model", str(self.model)), ("--out", "out", "--workers", "0")
         said = ("--instruction", "go")
         return [
             Work("encode", self.encode(0), "t.parquet"),
             Work("encode folder", self.encode(0, out="t/"), "t"),
             Work("encode by 2 workers", self.encode(2), "t.parquet"),
-            Work("univla", ("export", "univla", short, clips, "--out", "out", "--workers", "0", *said), "out"),
-            Work("webdataset", ("export", "webdataset", robot, root, "--out", "out", "--workers", "0"), "out"),
+            Work("univla", ("export", "univla", short, clips, *alone, *said), "out"),
+            Work("webdataset", ("export", "webdataset", robot, root, *alone), "out"),
             Work("lerobot", ("export", "lerobot", robot, root, "--out", "out", *model), "out"),
             Work("groot", ("export", "groot", robot, root, "--out", "out"), "out"),
-            Work("moto", ("export", "moto", robot, root, "--out", "out", "--workers", "0", "--no-actions", *said), "out"),
+            Work("moto", ("export", "moto", robot, root, *alone, "--no-actions", *said), "out"),
             Work(
                 "train",
                 ("train", clips, "--recipe", str(self.folder / "recipe.yaml"), "--out", "out"),

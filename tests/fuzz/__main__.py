@@ -35,7 +35,7 @@ def main() -> None:
     options = _options()
     if shutil.which("ffmpeg") is None:
         sys.exit(
-            "make fuzz compares frames with those of the ffmpeg program, which is not installed (Debian: apt-get install ffmpeg)"
+            "Frames are compared with those of the ffmpeg program, which is missing (Debian: apt-get install ffmpeg)"
         )
     folder = options.folder or Path(tempfile.gettempdir()) / f"lara-fuzz-{options.seed}-{options.count}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def main() -> None:
     for line in (*grouped_violations(outcomes), table(outcomes)):
         print(line)
     print(
-        f"seed {options.seed}, {time.monotonic() - started:,.0f} s in this run; journal and inputs of violations: {folder}"
+        f"seed {options.seed}, {time.monotonic() - started:,.0f} s in this run; journal, inputs of violations: {folder}"
     )
     if faults:
         print(f"{len(faults)} batches were not tried, for a fault of this harness: {faults[0]!r}")

@@ -12,7 +12,6 @@ from random import Random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-
 from fuzz.byte_mutations import BYTE_MUTATIONS, splice
 from fuzz.parts import FORMATS, damage_part
 from fuzz.texts import HOSTILE, damage_json, damage_json_lines, damage_table, damage_text, damage_yaml
@@ -43,7 +42,7 @@ def damage(rng: Random, name: str, data: bytes, donors: Sequence[bytes] = ()) ->
 
 
 def _damaged_as(rng: Random, suffix: str, data: bytes) -> bytes:
-    """Damage by the rules of a format. Raises ValueError and others where `data` are not of it, or there are no rules."""
+    """Damage by the rules of a format. Raises ValueError and others where there are none, or `data` break them."""
     if suffix in TEXTS:
         return _damaged_text(rng, suffix, data.decode("utf-8", "surrogateescape"))
     if suffix == ".parquet" and rng.random() < 0.7:
@@ -75,7 +74,7 @@ def _damaged_text(rng: Random, suffix: str, text: str) -> bytes:
 
 
 def damage_columns(rng: Random, data: bytes) -> bytes:
-    """A valid parquet file with other content: a column dropped, renamed, retyped or with a changed cell; rows moved."""
+    """A valid parquet file with other content: a column dropped, renamed, retyped, with a changed cell; rows moved."""
     table = pq.read_table(io.BytesIO(data))
     k = rng.randrange(table.num_columns)
     column, name = table.column(k), table.column_names[k]

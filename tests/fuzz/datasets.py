@@ -1,7 +1,7 @@
 """Undamaged datasets of every format that is read, small enough to damage by the hundred.
 
-In all of them the first number of an action is the number that its frame shows (`clips.read_number`), so that a frame
-with another frame's action can be told.
+In all of them the first number of an action is the number that its frame shows (`video_files.number_in`), so that a
+frame with another frame's action can be told.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from fuzz.clips import FPS, plain_clip
 from golden.inputs import png
 from lerobot_files import write_lerobot
 from rlds_files import example, framed, image, mapping, sequence, tensor, text
-
-from fuzz.clips import numbered_frames, write_clip
+from video_files import numbered, write_clip
 
 LENGTH, EPISODES = 12, 3
 TASKS = ["push the box", "open the drawer", "push the box"]
@@ -25,21 +25,26 @@ CAMERA = "observation.images.top"
 
 
 def episode(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frames (12, 64, 128, 3) and actions (12, 3) of episode `number`, counted through the dataset."""
+    """Frames (12, 48, 64, 3) and actions (12, 3) of episode `number`, counted through the dataset."""
     first = number * LENGTH
     actions = np.stack([np.arange(first, first + LENGTH), np.ones(LENGTH), np.zeros(LENGTH)], 1)
-    return numbered_frames(LENGTH, first), actions.astype(np.float32)
+    return numbered(LENGTH, first), actions.astype(np.float32)
+
+
+def _write_video(path: Path, frames: np.ndarray, fps: float) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_clip(path, "h264", frames, fps=int(fps))
 
 
 def lerobot(folder: Path, version: str, kind: str = "video", *, file_each: bool = False) -> None:
     """A LeRobotDataset; with `file_each` of v3.0 with an mp4 for each episode."""
     clips = [episode(number)[0] for number in range(EPISODES)]
     if file_each:
-        clips = [write_clip(folder.parent / f"{n}.mp4", frames) for n, frames in enumerate(clips)]
+        clips = [plain_clip(folder.parent / f"{n}.mp4", LENGTH, n * LENGTH) for n in range(EPISODES)]
     write_lerobot(
         folder,
         {CAMERA: clips, "observation.images.wrist": clips},
-        lambda path, frames, fps: write_clip(path, frames, fps=fps),
+        _write_video,
         version=version,
         kind=kind,
         lengths=[LENGTH] * EPISODES,
@@ -85,7 +90,7 @@ def hugging_face(folder: Path, *, on_disk: bool) -> None:
     import datasets
 
     datasets.disable_progress_bars()
-    made = [(write_clip(folder.parent / f"{n}.mp4", episode(n)[0]), episode(n)[1]) for n in range(EPISODES)]
+    made = [(plain_clip(folder.parent / f"{n}.mp4", LENGTH, n * LENGTH), episode(n)[1]) for n in range(EPISODES)]
     rows = {
         "video": [{"bytes": clip.read_bytes(), "path": clip.name} for clip, _ in made],
         "caption": TASKS,
@@ -118,7 +123,7 @@ def webdataset(folder: Path, *, images: bool) -> None:
             if images:
                 members |= {f"{t:03}.png": png(frame) for t, frame in enumerate(frames)}
             else:
-                members["mp4"] = write_clip(folder.parent / f"{number}.mp4", frames).read_bytes()
+                members["mp4"] = plain_clip(folder.parent / f"{number}.mp4", LENGTH, number * LENGTH).read_bytes()
             for suffix, data in members.items():
                 entry = tarfile.TarInfo(f"kitchen/{number:03}.{suffix}")
                 entry.size = len(data)
@@ -140,7 +145,9 @@ def something_something(folder: Path) -> None:
     """Something-Something v2: webm files and their labels."""
     entries = []
     for number in range(EPISODES):
-        write_clip(folder / f"20bn-something-something-v2/{number + 17}.webm", episode(number)[0], "libvpx-vp9")
+        clip = folder / f"20bn-something-something-v2/{number + 17}.webm"
+        clip.parent.mkdir(parents=True, exist_ok=True)
+        write_clip(clip, "vp9", episode(number)[0], fps=FPS)
         label = {"label": TASKS[number], "template": "push [something]", "placeholders": ["the box"]}
         entries.append({"id": str(number + 17), **label})
     (folder / "labels").mkdir()
@@ -149,12 +156,15 @@ def something_something(folder: Path) -> None:
 
 def clip_list(folder: Path, name: str, content: str) -> None:
     """A video, and a list of parts of it."""
-    write_clip(folder / "film.mp4", numbered_frames(3 * LENGTH))
+    plain_clip(folder / "film.mp4", 3 * LENGTH)
     (folder / name).write_text(content)
 
 
 COMMA = 'path,start,end,label\nfilm.mp4,0,1.2,push it\nfilm.mp4,1.2,2.4,"pull, ""it"""\nfilm.mp4,2.4,,walk\n'
-EPIC = "narration_id\tvideo_path\tstart_timestamp\tstop_timestamp\tnarration\nP01_1\tfilm.mp4\t00:00:00.5\t00:00:02\ttake cup\n"
+EPIC = (
+    "narration_id\tvideo_path\tstart_timestamp\tstop_timestamp\tnarration\n"
+    "P01_1\tfilm.mp4\t00:00:00.5\t00:00:02\ttake cup\n"
+)
 LINES = "# clips\nfilm.mp4\n"
 
 # Kind -> the undamaged trees of it, by name.

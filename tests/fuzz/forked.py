@@ -1,6 +1,7 @@
-"""`run_forked` and `run_command`: a function or a command in a forked child. A crash, hang or memory bomb costs that call.
+"""`run_forked` and `run_command`: a function or a command in a forked child.
 
-The parent has imported torch and the project once; a fork takes milliseconds where a new interpreter takes seconds.
+A crash, a hang or a memory bomb costs that call alone. The parent has imported torch and the project once; a fork takes
+milliseconds where a new interpreter takes seconds.
 """
 
 from __future__ import annotations
@@ -110,6 +111,7 @@ def _be_child(function: Callable[..., Any], arguments: Sequence[Any], output: in
         os.setsid()
         os.dup2(output, 1)
         os.dup2(output, 2)
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # pytest has put its own there
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         resource.setrlimit(resource.RLIMIT_AS, (mapped + memory, mapped + memory))

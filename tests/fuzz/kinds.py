@@ -8,17 +8,17 @@ from pathlib import Path
 from random import Random
 from typing import Protocol
 
-import numpy as np
-from golden.inputs import write_checkpoint
-
-from fuzz.clips import numbered_frames, read_number, write_clip
+from fuzz.clips import plain_clip
 from fuzz.datasets import TREES
 from fuzz.forked import run_command, run_forked
 from fuzz.outcome import Outcome
 from fuzz.trees import TreeKind
 from fuzz.video import VideoKind, rows_by_episode
+from golden.inputs import write_checkpoint
+from video_files import number_in
 
 ROOT = Path(__file__).resolve().parents[2]
+WITH_ACTIONS = ("lerobot", "rlds", "hugging-face", "webdataset")
 GOLDEN = ROOT / "tests/golden/recipes"
 
 
@@ -48,7 +48,7 @@ class DatasetKind(TreeKind):
 
     def prepare(self) -> None:
         super().prepare()
-        self._neighbour = write_clip(self._folder / "plain.mp4", numbered_frames(20))
+        self._neighbour = plain_clip(self._folder / "plain.mp4", 20)
         clean = self._folder / "clean"
         self._add_neighbour(clean)
         done = run_command(["encode", "in/other/plain.mp4", *self._encode_options()], clean)
@@ -57,7 +57,7 @@ class DatasetKind(TreeKind):
 
     def commands(self, rng: Random, name: str, case: Path) -> Iterator[list[str]]:
         self._add_neighbour(case)
-        with_ = ["--with", "actions,text"] if rng.random() < 0.5 else []
+        with_ = ["--with", "actions,text"] if self.name in WITH_ACTIONS and rng.random() < 0.5 else []
         yield ["encode", "in", *self._encode_options(), *with_]
 
     def check(self, outcome: Outcome, case: Path, changed: list[str]) -> None:
@@ -105,8 +105,8 @@ def mismatched_pairs(source: Path, options: Sequence[str]) -> str:
         if actions is None or len(actions) != len(frames):
             continue
         for t, (frame, action) in enumerate(zip(frames, actions, strict=True)):
-            shown, said = read_number(frame), float(action[0])
-            if shown is not None and said == int(said) and 0 <= said < 36 and shown != said:
+            shown, said = number_in(frame), float(action[0])
+            if shown >= 0 and said == int(said) and 0 <= said < 36 and shown != said:
                 return f"{each.id}: frame {t} shows {shown}, its action is that of {said:.0f}"
     return ""
 
@@ -121,7 +121,7 @@ class CheckpointKind(TreeKind):
 
     def prepare(self) -> None:
         super().prepare()
-        self._clip = write_clip(self._folder / "plain.mp4", numbered_frames(8))
+        self._clip = plain_clip(self._folder / "plain.mp4", 8)
 
     def commands(self, rng: Random, name: str, case: Path) -> Iterator[list[str]]:
         if rng.random() < 0.5:
@@ -164,8 +164,8 @@ class TableKind(TreeKind):
     _COMMANDS = (
         ["info", "in/set/tokens.parquet"],
         ["verify", "in/set/tokens.parquet", "{source}", "--model", "{model}", "--workers", "0", "--sample", "100%"],
-        ["tokens", "diff", "in/set/tokens.parquet", "{table}"],
-        ["tokens", "merge", "in/set/tokens.parquet", "--out", "merged.parquet"],
+        ["tokens", "diff", "in/set/tokens.parquet", "{whole}"],
+        ["tokens", "merge", "in/set/tokens.parquet", "{other}", "--out", "merged.parquet"],
         ["decode", "in/set/tokens.parquet", "{source}", "--model", "{model}", "--out", "futures.png"],
         [
             "export",
@@ -198,21 +198,22 @@ class TableKind(TreeKind):
         super().__init__(folder, model, {"tokens": self._make})
 
     def commands(self, rng: Random, name: str, case: Path) -> Iterator[list[str]]:
-        places = {
-            "source": self._source,
-            "model": self._model,
-            "table": self._folder / "seeds/tokens/set/tokens.parquet",
-        }
+        whole, other = self._folder / "seeds/tokens/set/tokens.parquet", self._folder / "other.parquet"
+        places = {"source": self._source, "model": self._model, "whole": whole, "other": other}
         for command in rng.sample(self._COMMANDS, 2):
             yield [word.format(**places) for word in command]
 
     def _make(self, root: Path) -> None:
         self._source = self._folder / "source"
         for name in ("a", "b"):
-            write_clip(self._source / f"{name}.mp4", numbered_frames(14))
+            plain_clip(self._source / f"{name}.mp4", 14)
         root.mkdir()
+        self._encode(self._source, root / "tokens.parquet")
+        self._encode(plain_clip(self._folder / "c.mp4", 14), self._folder / "other.parquet")
+
+    def _encode(self, source: Path, out: Path) -> None:
         options = ["--model", str(self._model), "--stride", "2f", "--workers", "0", "--with", "latents"]
-        done = run_command(["encode", str(self._source), *options, "--out", "tokens.parquet"], root)
+        done = run_command(["encode", str(source), *options, "--out", str(out)], out.parent)
         assert done.code == 0, done.output
 
 
@@ -262,7 +263,7 @@ class JobKind(TreeKind):
     def _make(self, root: Path) -> None:
         self._source = self._folder / "source"
         for number, name in enumerate("abc"):
-            write_clip(self._source / f"{name}.mp4", numbered_frames(20, 20 * number))
+            plain_clip(self._source / f"{name}.mp4", 20, 20 * number)
         done = run_command(self._encode("clean.parquet"), root.parent)
         assert done.code == 0, done.output
         self._clean = (root.parent / "clean.parquet").read_bytes()

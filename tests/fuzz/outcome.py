@@ -62,7 +62,7 @@ def violations(done: Finished) -> dict[str, str]:
         found["memory"] = f"peak {done.peak / 1e6:,.0f} MB; {last[0]}"
     if control := _CONTROLS.search(done.output):
         found["output"] = (
-            f"control character {control[0]!r} printed: {ascii(done.output[max(0, control.start() - 60) :][:120])}"
+            f"control character {control[0]!r} printed: {done.output[max(0, control.start() - 60) :][:120]!a}"
         )
     return found
 

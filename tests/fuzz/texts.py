@@ -96,7 +96,7 @@ def damage_yaml(rng: Random, text: str, canary: str) -> str:
 def damage_table(rng: Random, text: str) -> str:
     """Comma-separated values with a cell, a column's name, a quote or the whole layout changed."""
     dialect = "\t" if "\t" in text.partition("\n")[0] else ","
-    rows = [row for row in csv.reader(io.StringIO(text), delimiter=dialect)] or [[""]]
+    rows = list(csv.reader(io.StringIO(text), delimiter=dialect)) or [[""]]
     row = rng.choice(rows)
     match rng.choice(("cell", "cell", "cell", "drop", "repeat", "quote", "long", "bom", "delimiter", "wide", "nul")):
         case "cell" if row:

@@ -81,7 +81,7 @@ class TreeKind(ABC):
     def commands(self, rng: Random, name: str, case: Path) -> Iterator[list[str]]:
         """Command lines to run in folder `case`, for the damaged copy of tree `name` in `in/set`."""
 
-    def check(self, outcome: Outcome, case: Path, changed: list[str]) -> None:
+    def check(self, outcome: Outcome, case: Path, changed: list[str]) -> None:  # noqa: B027 (most kinds need none)
         """Look at what the commands left; `changed` are the damaged files."""
 
     def _write(self, rng: Random, name: str, root: Path) -> list[str]:
