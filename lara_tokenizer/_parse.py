@@ -78,7 +78,8 @@ def load_json(content: str | bytes, name: object) -> Any:
     """
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content.removeprefix("\ufeff")
-        if text.count(",") + text.count("[") + text.count("{") > MAX_JSON_VALUES:
+        nestings = text.count("[") + text.count("{")
+        if text.count(",") + nestings > MAX_JSON_VALUES:
             raise ValueError(f"more than {MAX_JSON_VALUES:,} values")
         if "\\ud" in text or "\\uD" in text:
             text = _SURROGATES.sub(lambda match: "\\ufffd" if match[1] else match[0], text)
@@ -89,7 +90,7 @@ def load_json(content: str | bytes, name: object) -> Any:
         raise ValueError(f"{name}: not JSON (nested too deeply)") from None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, integers of thousands of digits
         raise ValueError(f"{name}: not JSON ({first_line(error)})") from error
-    if _is_deeper(value, MAX_JSON_DEPTH):
+    if nestings > MAX_JSON_DEPTH and _is_deeper(value, MAX_JSON_DEPTH):
         raise ValueError(f"{name}: not JSON (nested too deeply)")
     return value
 
@@ -312,11 +313,12 @@ def _read_within(file: Path, schema: pa.Schema, name: object) -> pa.Table:
 
     # A text that a dictionary stores once for a million rows stays there until its size is known.
     texts = [each.name for each in schema if _is_text(each.type)]
-    has_nested_texts = any("string" in str(each.type) or "binary" in str(each.type) for each in schema) and not texts
+    # Those within lists and structs cannot be left there: few rows at once.
+    nested = [each for each in schema if each.name not in texts and re.search("string|binary", str(each.type))]
     batches, size = [], 0
     with pq.ParquetFile(file, read_dictionary=texts) as opened:
         # One thread: worker processes share the cores.
-        step = 256 if has_nested_texts else 65_536
+        step = 256 if nested else 65_536
         for batch in opened.iter_batches(batch_size=step, columns=schema.names, use_threads=False):
             size += sum(_unpacked_bytes(column) for column in batch.columns)
             if size > MAX_TABLE_BYTES:
@@ -352,10 +354,8 @@ def _is_deeper(value: Any, limit: int) -> bool:
     """Whether lists and dictionaries are nested deeper than `limit`, found without recursion."""
     level = [value]
     for _ in range(limit):
-        containers = [
-            each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list))
-        ]
-        level = [item for container in containers for item in container if isinstance(item, (dict, list))]
+        items = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list)))
+        level = [item for container in items for item in container if isinstance(item, (dict, list))]
         if not level:
             return False
     return True

@@ -219,6 +219,16 @@ def test_parquet_that_unpacks_to_gigabytes_is_refused_without_allocating_them(di
     assert pa.total_allocated_bytes() - before < 2**25
 
 
+def test_long_texts_in_lists_are_refused_after_a_few_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(_parse, "MAX_TABLE_BYTES", 2**22)
+    rows = pa.array([["x" * 10**5]]).take(pa.array([0] * 400))
+    pq.write_table(pa.table({"name": ["a"] * 400, "tasks": rows}), tmp_path / "episodes.parquet")
+    before = pa.total_allocated_bytes()
+    with pytest.raises(ValueError, match=r"episodes\.parquet: its rows take more than the 4,194,304 bytes"):
+        read_parquet(tmp_path / "episodes.parquet")
+    assert pa.total_allocated_bytes() - before < 2**26
+
+
 def test_parquet_with_a_repeated_text_is_read_whole(tmp_path):
     table = pa.table({"task": ["pick up the red cube"] * 5000, "observation.state": [[1.0, 2.0]] * 5000})
     pq.write_table(table, tmp_path / "tasks.parquet")
