@@ -1,4 +1,4 @@
-"""Files and folders: atomic replacement, folder swap, locks, digests, and the header of a safetensors file.
+"""Files and folders: atomic replacement, folder swap, locks and digests.
 
 The rule for the files this package writes: a reader sees the old file or the new one, complete, and what was reported
 as written survives a power cut. So new content is written beside the target, synced to disk, renamed over it
@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import json
 import os
 import platform
 import re
 import secrets
 import shutil
-import struct
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -274,18 +271,6 @@ def folder_sha256(root: Path, files: Iterable[Path]) -> str:
         digest.update(path.relative_to(root).as_posix().encode() + b"\0")
         digest.update(bytes.fromhex(file_sha256(path)))
     return digest.hexdigest()
-
-
-def safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
-    """Entries of a safetensors file ({name: {dtype, shape, data_offsets}}) and the offset of its first data byte.
-
-    The format is a length (8 bytes, little endian), a JSON header of that length, then the numbers.
-    """
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
-    header.pop("__metadata__", None)
-    return header, 8 + length
 
 
 def available_cores() -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scheduling import ordinary_scheduling
 
 ROOT = Path(__file__).resolve().parent.parent
 # Scripts of opt-in targets, which need other environments or arguments; not to be imported for doctests.
@@ -72,7 +73,7 @@ def write_video() -> Callable[..., Path]:
         options: dict[str, str] | None = None,
     ) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with av.open(str(path), "w") as container:
+        with ordinary_scheduling(), av.open(str(path), "w") as container:
             stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options or {})
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt, stream.gop_size = pix_fmt, gop

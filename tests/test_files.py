@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from lara_tokenizer import _files
+from lara_tokenizer import _files, _parse
 
 
 def test_text_written_over_a_file_replaces_it_and_leaves_nothing_else(tmp_path):
@@ -81,7 +81,7 @@ def test_a_folder_without_exchange_is_replaced_in_two_steps(tmp_path, monkeypatc
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lara_tokenizer import _files
+from lara_tokenizer import _files, _parse
 with _files.scratch_folder(Path(sys.argv[1]), "out") as scratch, _files.scratch_folder(Path(sys.argv[1]), "x" * 200):
     (scratch / "file").touch()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -154,7 +154,7 @@ def test_digests_are_those_of_the_bytes_and_names(tmp_path):
 def test_the_header_of_a_safetensors_file_locates_its_numbers(tmp_path):
     values = np.arange(6, dtype=np.float32).reshape(2, 3)
     save_file({"weight": values}, tmp_path / "x.safetensors", metadata={"format": "np"})
-    entries, start = _files.safetensors_header(tmp_path / "x.safetensors")
+    entries, start = _parse.safetensors_header(tmp_path / "x.safetensors")
     assert entries["weight"]["shape"] == [2, 3]
     first, last = entries["weight"]["data_offsets"]
     raw = (tmp_path / "x.safetensors").read_bytes()[start + first : start + last]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from scheduling import ordinary_scheduling
 
 WIDTH, HEIGHT = 64, 48
 _BITS = 6  # numbers 0 to 63, then 0 again
@@ -137,7 +138,8 @@ def write_clip(
         raise ValueError(f"{codec} has no {variant}")
     suffix = suffix_of(path)
     # Bit exact: mkv and others would write random identifiers, and the time of day.
-    with av.open(str(path), "w", container_options=CONTAINERS[suffix] | {"fflags": "+bitexact"}) as container:
+    options = CONTAINERS[suffix] | {"fflags": "+bitexact"}
+    with ordinary_scheduling(), av.open(str(path), "w", container_options=options) as container:
         stream = container.add_stream(chosen.encoder, rate=Fraction(fps), options=chosen.options | extra)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt, stream.gop_size = chosen.pix_fmt, gop

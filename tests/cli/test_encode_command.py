@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
+from scheduling import ordinary_scheduling
 
 from lara_tokenizer import load_episodes
 from lara_tokenizer.table import read_tokens
@@ -203,7 +204,7 @@ def test_on_error_fail_ends_with_one(lara_tok, clip_folder, options, tmp_path):
 
 def write_frames(path, frames, codec="libx264", pix_fmt="yuv420p", rotation=0, pts=None, streams=1):
     """A video with what `write_video` lacks: rotation, custom times, several streams."""
-    with av.open(str(path), "w") as container:
+    with ordinary_scheduling(), av.open(str(path), "w") as container:
         made = []
         for index in range(streams):
             stream = container.add_stream(codec, rate=Fraction(10))
