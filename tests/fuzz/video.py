@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -37,6 +38,14 @@ _BATCH_SECONDS = 240.0
 _READS = 8  # single frames that are read in random order
 # Names as they are in the world; the number keeps them apart.
 _NAMES = ("{n:03}{suffix}",) * 12 + ("\x1b[31m{n}{suffix}", "a\n{n}{suffix}", "-{n}{suffix}", "{n} %s #t=1,2{suffix}")
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedClip:
+    """A damaged copy, and the undamaged clip that it was made from."""
+
+    path: Path
+    seed: Path
 
 
 class VideoKind:
@@ -82,18 +91,18 @@ class VideoKind:
         for index, outcome in outcomes.items():
             if outcome.violations:
                 found.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(clips[index], found / f"video-{index}{clips[index].suffix}")
+                shutil.copyfile(clips[index].path, found / f"video-{index}{clips[index].path.suffix}")
         shutil.rmtree(folder)
         return list(outcomes.values())
 
-    def _damaged(self, rng: Random, index: int, folder: Path) -> Path:
+    def _damaged(self, rng: Random, index: int, folder: Path) -> DamagedClip:
         name = rng.choice(sorted(self._seeds))
         suffix = Path(name).suffix
         donors = [self._seeds[other] for other in sorted(self._seeds) if other.endswith(suffix) or rng.random() < 0.1]
         path = folder / rng.choice(_NAMES).format(n=index, suffix=suffix)
         folder.mkdir(parents=True, exist_ok=True)
         path.write_bytes(damage(rng, name, self._seeds[name], donors))
-        return path
+        return DamagedClip(path, self._folder / "seeds" / name)
 
     def _add_neighbours(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,28 +113,28 @@ class VideoKind:
         options = ["--model", str(self._model), "--stride", STRIDE, "--workers", "2", "--out", str(out)]
         return run_program([sys.executable, "-m", "lara_tok", "encode", str(clips), *options], _BATCH_SECONDS)
 
-    def _blame(self, done: Finished, clips: dict[int, Path], outcomes: dict[int, Outcome]) -> None:
+    def _blame(self, done: Finished, clips: dict[int, DamagedClip], outcomes: dict[int, Outcome]) -> None:
         """Encode each clip of a batch that went wrong by itself; what no clip causes alone is put to the first one."""
         for index, clip in clips.items():
-            alone = clip.parent.parent / f"alone-{index}.parquet"
+            alone = clip.path.parent.parent / f"alone-{index}.parquet"
             options = ["--model", str(self._model), "--stride", STRIDE, "--workers", "0", "--out", str(alone)]
-            outcomes[index].add(run_command(["encode", f"./{clip.name}", *options], clip.parent))
+            outcomes[index].add(run_command(["encode", f"./{clip.path.name}", *options], clip.path.parent))
         if not any(outcome.violations for outcome in outcomes.values()):
             found = violations(done) or {"crash": f"exit code {done.code}: {done.output[-300:]}"}
             next(iter(outcomes.values())).violations |= {
                 name: f"the whole batch: {text}" for name, text in found.items()
             }
 
-    def _check(self, folder: Path, clips: dict[int, Path], outcomes: dict[int, Outcome]) -> None:
+    def _check(self, folder: Path, clips: dict[int, DamagedClip], outcomes: dict[int, Outcome]) -> None:
         rows = rows_by_episode(folder / "t.parquet")
         changed = [name for name, table in self._clean.items() if rows.get(name) != table]
         if changed:
             next(iter(outcomes.values())).violations["changed rows"] = ", ".join(changed)
         for index, clip in clips.items():
-            if clip.name not in rows:
+            if clip.path.name not in rows:
                 outcomes[index].verdict = "failed"
                 continue
-            checked = run_forked(wrong_rows, clip, rows[clip.name], self._model, Random(index))
+            checked = run_forked(wrong_rows, clip.path, clip.seed, rows[clip.path.name], self._model, Random(index))
             if checked.code != 0:
                 # Rows of a worker that lived; the same clip kills or hangs this process.
                 outcomes[index].violations["wrong rows"] = (
@@ -148,7 +157,7 @@ def rows_by_episode(table: Path) -> dict[str, Any]:
     return {name: rows.filter(pc.equal(rows["episode"], name)).combine_chunks() for name in names}
 
 
-def wrong_rows(clip: Path, rows: Any, model: Path, rng: Random) -> str:
+def wrong_rows(clip: Path, seed: Path, rows: Any, model: Path, rng: Random) -> str:
     """The difference between a clip's rows and an independent decode, or ""."""
     from lara_tokenizer import LatentActionModel, LatentActionProcessor, encode_episode
     from lara_tokenizer.data import load_episodes
@@ -157,11 +166,12 @@ def wrong_rows(clip: Path, rows: Any, model: Path, rng: Random) -> str:
     count = episode.num_frames()
     frames = episode.frames("", range(count))
     stream, plain = plain_frames(clip)
+    _, undamaged = plain_frames(seed)
     by_ffmpeg = ffmpeg_frames(clip, stream, *frames.shape[1:3])
     some = sorted(rng.sample(range(count), min(_READS, count)), key=lambda _: rng.random())
     alone = {index: load_episodes(clip)[0].frames("", [index])[0] for index in some}
     for name, seen in (("in order", frames), ("alone", [alone.get(k, frame) for k, frame in enumerate(frames)])):
-        if not are_right(seen, plain, by_ffmpeg):
+        if not are_right(seen, plain, by_ffmpeg, undamaged):
             return (
                 f"read {name}, {count} frames are not among ffmpeg's {len(by_ffmpeg)} nor a plain decode's {len(plain)}"
             )
