@@ -20,6 +20,7 @@ from av.video.stream import VideoStream
 from lara_tokenizer._parse import MAX_PIXELS
 from lara_tokenizer.data.episode import FrameIndex
 from lara_tokenizer.data.video.bitstream import Start, shown_test, start_test, turn_test
+from lara_tokenizer.data.video.order import decoded_order
 from lara_tokenizer.data.video.times import HOLE, NO_TIME, Display, display_order, hole_note
 from lara_tokenizer.errors import VideoDecodeError, first_line
 
@@ -118,6 +119,9 @@ def scan(path: Path | Media) -> tuple[PacketTable, FrameIndex]:
             unused = _unused_head(packets, has_b_frames=bool(stream.codec_context.has_b_frames))
             packets.shown[unused] = False
             display = display_order(packets.pts, packets.dts, packets.shown, packets.starts)
+            if len(display.doubtful) and (stream.codec_context.has_b_frames or (np.diff(display.rows) < 0).any()):
+                order = _decoded_order(path, packets, display)
+                display = display_order(packets.pts, packets.dts, packets.shown, packets.starts, order)
             if packets.corrupt[-1]:
                 count = len(display.rows)
                 promised = f" of {stream.frames}" if stream.frames > count else ""
@@ -170,6 +174,13 @@ class _Packets:
     def digest(self) -> str:
         """Hex SHA-256 of sizes, times and flags: another file, or a file encoded anew, has another."""
         return hashlib.sha256(np.stack([self.pts, self.dts, self.sizes, self.keys]).tobytes()).hexdigest()
+
+
+def _decoded_order(path: Path | Media, packets: _Packets, display: Display) -> np.ndarray:
+    container, stream = open_video(path)
+    with container:
+        closed = packets.starts == Start.CLOSED
+        return decoded_order(stream, stream_packets(container, stream), packets.shown, closed, display.doubtful)
 
 
 def _unused_head(packets: _Packets, *, has_b_frames: bool) -> np.ndarray:

@@ -1,13 +1,16 @@
 """Frame times from the time stamps of packets: order of display, mending of single stamps, holes.
 
 Most files have one presentation time stamp (PTS) per frame, all different. In the others, one false stamp must not void
-the rest: a stamp that repeats, is missing or steps back is replaced by a time between its neighbours, and where the
-clock restarts (files joined with `cat`), later times follow on.
+the rest: a stamp that repeats, is missing or is out of order is replaced by a time between its neighbours, and where
+the clock restarts (files joined with `cat`), later times follow on. Stamps alone do not tell the order of B pictures
+around a false one; the decoder does, see `order.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -15,8 +18,16 @@ from lara_tokenizer.data.video.bitstream import Start
 
 NO_TIME = np.iinfo(np.int64).min
 
-# Up to this many false stamps in a row are mended one by one; more are a clock that restarts.
-_MOST_IN_A_ROW = 16
+# Clocks are compared over this many frames before and after a step back, so that up to half as many false stamps in a
+# row are no clock that restarts.
+_WINDOW = 32
+# In usual intervals, and in typical deviations from a steady rate: a clock that restarts goes back by more than that.
+_LEAST_RESTART = 1.5
+_JITTER = 4.0
+# Part of the usual interval by which an interval differs from it before one of its two stamps may be false, and one
+# interval in how many may do so where the rate is steady.
+_UNEVEN = 0.25
+_FEW_UNEVEN = 20
 # A gap counts as a hole if it is this many times as long as nine of ten frame intervals, so that three frames or more
 # are gone at a constant rate. Cameras drop one or two frames all the time.
 HOLE = 3.5
@@ -32,15 +43,22 @@ class Display:
     ticks: np.ndarray | None  # float64 (n,), strictly increasing; None where there are no time stamps to speak of
     is_stamped: bool  # each frame has a time stamp of its own, as it stands in the file
     note: str = ""
+    doubtful: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """int64 (d,): rows of frames that may have another place in this order than their stamps say."""
 
 
-def display_order(pts: np.ndarray, dts: np.ndarray, shown: np.ndarray, starts: np.ndarray) -> Display:
+def display_order(
+    pts: np.ndarray, dts: np.ndarray, shown: np.ndarray, starts: np.ndarray, decoded: np.ndarray | None = None
+) -> Display:
     """Order and times of the shown frames.
 
     Args:
         pts, dts: int64 (m,), time stamps of the packets in file order, `NO_TIME` where there is none.
         shown: bool (m,), whether a packet displays a frame.
         starts: uint8 (m,), a `Start` per packet.
+        decoded: int64 (m,), place of each packet's frame in the order of display, where a decoder has told it; -1 for
+            other frames, whose order is that of their stamps. Either all frames from one closed start to the next
+            have a place or none.
     """
     frames = np.flatnonzero(shown)
     stamps = pts[frames]
@@ -52,11 +70,22 @@ def display_order(pts: np.ndarray, dts: np.ndarray, shown: np.ndarray, starts: n
         return Display(rows, None, is_stamped=False)
     filled = _filled(stamps, dts[frames]) if missing else stamps
     restarts = _restarts(filled, dts[frames], starts[frames])
-    if not missing and (np.diff(ticks) > 0).all() and not restarts.any():
-        return Display(rows, ticks.astype(np.float64), is_stamped=True)
-    # Between two restarts of the clock, frames are in order of their stamps.
-    order = np.lexsort((filled, np.cumsum(restarts)))
-    ticks, good, jumps = _mended(filled[order].astype(np.float64))
+    known = None if decoded is None else decoded[frames]
+    # Between two restarts of the clock, frames are in order of their stamps. All frames that follow a closed start in
+    # the file are displayed after those before it.
+    parts = np.cumsum(restarts | (starts[frames] == Start.CLOSED))
+    order = np.lexsort((filled, parts) if known is None else (filled, known, parts))
+    rows, ticks = frames[order], filled[order].astype(np.float64)
+    if not missing and (np.diff(ticks) > 0).all():
+        return Display(rows, ticks, is_stamped=True, doubtful=rows[_doubtful(ticks)])
+    ticks, good, jumps = _mended(ticks)
+    is_stated = stamps[order] != NO_TIME
+    note = _mending_note(missing, int((~good & is_stated).sum()), jumps)
+    doubtful = rows[np.union1d(np.flatnonzero(~good | ~is_stated), _doubtful(ticks))]
+    return Display(rows, ticks, is_stamped=False, note=note, doubtful=doubtful)
+
+
+def _mending_note(missing: int, false: int, jumps: list[int]) -> str:
     notes = []
     if missing:
         notes.append(
@@ -64,7 +93,7 @@ def display_order(pts: np.ndarray, dts: np.ndarray, shown: np.ndarray, starts: n
             if missing == 1
             else f"{missing} frames have no time stamp: they are placed between their neighbours"
         )
-    if false := int((~good & (stamps[order] != NO_TIME)).sum()):
+    if false:
         notes.append(
             "1 time stamp repeats or is out of order: that frame is placed between its neighbours"
             if false == 1
@@ -73,7 +102,25 @@ def display_order(pts: np.ndarray, dts: np.ndarray, shown: np.ndarray, starts: n
     if jumps:
         shown_at = ", ".join(map(str, jumps[:3])) + (", ..." if len(jumps) > 3 else "")
         notes.append(f"the clock restarts at frame {shown_at} (joined files?): later times follow on")
-    return Display(frames[order], ticks, is_stamped=False, note="; ".join(notes))
+    return "; ".join(notes)
+
+
+def _doubtful(ticks: np.ndarray) -> np.ndarray:
+    """int64 (d,): frames of a steady rate that are too near another, while a place elsewhere is empty.
+
+    So does a false stamp look that falls between two others.
+
+    >>> _doubtful(np.array([0.0, 10, 20, 21, 30, 50, 60, 70]))
+    array([2, 3])
+    """
+    steps = np.diff(ticks)
+    if len(steps) < 2:
+        return np.zeros(0, np.int64)
+    usual = float(np.median(steps))
+    near, far = steps < (1 - _UNEVEN) * usual, steps > (1 + _UNEVEN) * usual
+    if not near.any() or not far.any() or (near | far).sum() > max(4, len(steps) // _FEW_UNEVEN):
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(np.append(near, False) | np.append(False, near))
 
 
 def hole_note(seconds: np.ndarray) -> str:
@@ -122,36 +169,71 @@ def _filled(stamps: np.ndarray, dts: np.ndarray) -> np.ndarray:
 
 def _mended(ticks: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Strictly increasing times from those in order of display, whether each was good, and where a clock restarts."""
-    steps = np.diff(ticks)
+    numbers, steps = np.arange(len(ticks)), np.diff(ticks)
     interval = float(np.median(steps[steps > 0]))
+    jumps = [i for i in (np.flatnonzero(steps < 0) + 1).tolist() if _is_restart(ticks, i, interval)]
     good = np.ones(len(ticks), bool)
-    jumps: list[int] = []
-    last = -np.inf
-    i = 0
-    while i < len(ticks):
-        if ticks[i] > last:
-            # A lone stamp far ahead of those before and after it is false itself.
-            if i + 1 < len(ticks) and last < ticks[i + 1] < ticks[i] and np.isfinite(last):
-                good[i] = False
-            else:
-                last = ticks[i]
-            i += 1
-            continue
-        after = np.flatnonzero(ticks[i : i + _MOST_IN_A_ROW] > last)
-        count = int(after[0]) if len(after) else 0
-        # The gap has to have room for the frames, or the clock was set back by a little.
-        if count and (count == 1 or ticks[i + count] - last > (count + 1) * interval / 2):
-            good[i : i + count] = False
-            i += count
-        else:
-            ticks[i:] += last + interval - ticks[i]
-            # A last stamp that repeats is no restart.
-            if i + 1 < len(ticks):
-                jumps.append(i)
-            else:
-                good[i] = False
-            last = ticks[i]
-            i += 1
-    numbers = np.arange(len(ticks))
-    kept = good | (numbers == len(ticks) - 1)
-    return np.interp(numbers, numbers[kept], ticks[kept]), good, jumps
+    times = ticks.copy()
+    end = None  # the last good frame before the part
+    for first, stop in pairwise([0, *jumps, len(ticks)]):
+        good[first:stop] = _increasing(ticks[first:stop])
+        begin = first + int(np.argmax(good[first:stop]))
+        if end is not None:
+            times[first:stop] += times[end] + (begin - end) * interval - ticks[begin]
+        end = int(np.flatnonzero(good[first:stop])[-1]) + first
+    kept = np.flatnonzero(good)
+    times = np.interp(numbers, kept, times[kept])
+    # Before the first good one and after the last, frames follow each other at the usual rate.
+    times += interval * (np.minimum(numbers - kept[0], 0) + np.maximum(numbers - kept[-1], 0))
+    return times, good, jumps
+
+
+def _is_restart(ticks: np.ndarray, i: int, interval: float) -> bool:
+    """Whether the clock itself, and not only some stamps, goes back at frame i by more than stamps waver anyway."""
+    before, after = ticks[max(0, i - _WINDOW) : i], ticks[i : i + _WINDOW]
+    if 2 * (np.diff(after) <= 0).sum() > len(after):
+        return False  # the clock stands still
+    if len(after) == 1:
+        return False  # a last stamp that is out of order
+    before = before - interval * np.arange(-len(before), 0)
+    after = after - interval * np.arange(len(after))
+    lag = float(np.median(before) - np.median(after))
+    jitter = max(float(np.median(np.abs(part - np.median(part)))) for part in (before, after))
+    return lag > max(_LEAST_RESTART * interval, _JITTER * jitter)
+
+
+def _increasing(ticks: np.ndarray) -> np.ndarray:
+    """bool (n,): as many of the stamps as possible that increase from one to the next.
+
+    Of two neighbours that exclude each other, the one that fits the rate is kept.
+
+    >>> _increasing(np.array([0.0, 10, 20, 19, 40, 50])).tolist()
+    [True, True, True, False, True, True]
+    """
+    ends: list[float] = []  # the least last member of an increasing subsequence of each length
+    lengths = []
+    for tick in ticks.tolist():
+        at = bisect_left(ends, tick)
+        repeats = ends[at : at + 1] == [tick]
+        ends[at : at + 1] = [tick]
+        lengths.append(0 if repeats else at + 1)  # the first of several alike is kept
+    good = np.zeros(len(ticks), bool)
+    length, limit = len(ends), np.inf
+    for i in range(len(ticks) - 1, -1, -1):
+        if lengths[i] == length and ticks[i] < limit:
+            good[i], length, limit = True, length - 1, ticks[i]
+    kept = np.flatnonzero(good)
+    for i in np.flatnonzero(~good).tolist():
+        for rival in (i - 1, i + 1):
+            if not (0 < rival < len(ticks) - 1 and good[rival]):
+                continue
+            at = int(np.searchsorted(kept, rival))
+            if not 0 < at < len(kept) - 1:
+                continue
+            a, b = int(kept[at - 1]), int(kept[at + 1])
+            if a < i < b and ticks[a] < ticks[i] < ticks[b]:
+                expected = np.interp([i, rival], [a, b], [ticks[a], ticks[b]])
+                if abs(ticks[i] - expected[0]) < abs(ticks[rival] - expected[1]):
+                    good[i], good[rival], kept[at] = True, False, i
+                    break
+    return good
