@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lara_tokenizer.data.video.packets import SEEK_THRESHOLD, Media
+from lara_tokenizer.data.video.media import Media
+from lara_tokenizer.data.video.packets import SEEK_THRESHOLD
 from lara_tokenizer.data.video.pixel_reader import PixelReader
 
 # Most frames that a decoder delays.

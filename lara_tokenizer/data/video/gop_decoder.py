@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import av
@@ -22,7 +22,8 @@ from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from lara_tokenizer.data.video.display import Orientation
-from lara_tokenizer.data.video.packets import SEEK_THRESHOLD, Media, PacketTable, open_video, stream_packets
+from lara_tokenizer.data.video.media import Media, check_codec, open_video, stream_packets
+from lara_tokenizer.data.video.packets import SEEK_THRESHOLD, PacketTable
 from lara_tokenizer.data.video.times import NO_TIME
 from lara_tokenizer.errors import VideoDecodeError
 
@@ -75,6 +76,8 @@ class GopDecoder:
         self._container, self._stream = open_video(self._path)
         self._packets: Iterator[av.Packet] = stream_packets(self._container, self._stream)
         self._row = 0  # of the next packet to decode
+        context = self._stream.codec_context
+        self.header_size = context.width, context.height
         self._reset_at(0)
 
     def _reset_at(self, row: int) -> None:
@@ -186,6 +189,7 @@ def verify_decodes_completely(path: Path | Media, table: PacketTable) -> None:
     finally:
         decoder.close()
     if fault or len(seen) != table.num_frames:
+        _check_codec(path, table, seen)
         raise VideoDecodeError(path, f"damaged: {len(seen)} of {table.num_frames} frames can be read{fault}")
     # Two cases look alike. Where times follow the decoding order although frames are reordered (an old AVI remuxed to
     # mp4), only the times are wrong. Where frames with true times come out unordered, the decoder has lost its way,
@@ -194,6 +198,17 @@ def verify_decodes_completely(path: Path | Media, table: PacketTable) -> None:
     displaced = len(numbers) - _longest_rise(numbers)
     if table.is_stamped and table.is_reordered and displaced > max(2, len(numbers) // _FEW_FALSE):
         raise VideoDecodeError(path, "damaged: its frames are decoded in another order than their time stamps")
+
+
+def _check_codec(path: Path | Media, table: PacketTable, seen: list[int]) -> None:
+    """Refuse a transport stream whose codec is another one where the first packet gave no frame."""
+    missing = min(frozenset(table.rows.tolist()) - frozenset(seen), default=0)
+    container, stream = open_video(path)
+    with container:
+        # A little earlier, since the codec is told before the first packet that has it.
+        packet = next(islice(stream_packets(container, stream), max(0, missing - 3), None), None)
+        if packet is not None and packet.pos is not None:
+            check_codec(path, container, stream, packet.pos, f" near frame {len(seen)}")
 
 
 def _longest_rise(numbers: list[int]) -> int:

@@ -48,6 +48,15 @@ def decoded_order(
     return places
 
 
+def first_decoded(stream: VideoStream, packets: Iterable[av.Packet], count: int) -> int:
+    """Row of the first frame that decoding from the start of the file shows, of `count` packets; -1 where none is."""
+    for row, packet in zip(range(count), packets, strict=False):
+        packet.pts = row
+        if rows := _rows(stream.codec_context, packet):
+            return rows[0]
+    return next(iter(_rows(stream.codec_context, None)), -1)
+
+
 def _rows(decoder: av.VideoCodecContext, packet: av.Packet | None) -> list[int]:
     """Rows of the frames that the decoder gives for a packet; none where it fails."""
     try:

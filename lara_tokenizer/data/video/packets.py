@@ -4,40 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import re
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from lara_tokenizer._parse import MAX_PIXELS
 from lara_tokenizer.data.episode import FrameIndex
 from lara_tokenizer.data.video.bitstream import Start, shown_test, start_test, turn_test
-from lara_tokenizer.data.video.order import decoded_order
+from lara_tokenizer.data.video.media import Media, check_codec, decode_errors, open_video, stream_packets
+from lara_tokenizer.data.video.order import decoded_order, first_decoded
 from lara_tokenizer.data.video.times import HOLE, NO_TIME, Display, display_order, hole_note
-from lara_tokenizer.errors import VideoDecodeError, first_line
+from lara_tokenizer.errors import VideoDecodeError
 
 # In packets (frames, for decord): a jump forward by at most this many reads on, since a seek costs about as much.
 SEEK_THRESHOLD = 64
-
-
-class Media(Hashable, Protocol):
-    """A video that is not a file of its own, such as a tar member. Picklable and hashable; `str()` is its name."""
-
-    def open(self) -> BinaryIO:
-        """The bytes from the start as a seekable file; the caller closes it."""
-
-
-# Decoders that show a damaged picture without a word unless told otherwise. Not for H.264 and others, which report
-# damage anyway: there it refuses good files whose headers break a rule (OpenCV's box.mp4).
-_STRICT = {"mjpeg": {"err_detect": "explode"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,40 +58,6 @@ class PacketTable:
         return bool((np.diff(self.rows) < 0).any())
 
 
-def open_video(path: Path | Media) -> tuple[InputContainer, VideoStream]:
-    """Open a video and choose its best video stream, for single-threaded decoding. Raises VideoDecodeError."""
-    if isinstance(path, Path):
-        if os.stat(path).st_size == 0:
-            raise VideoDecodeError(path, "the file is empty (0 bytes)")
-        # An absolute path, since ffmpeg takes a prefix up to a colon for a protocol.
-        container = av.open(os.path.abspath(path), "r", metadata_errors="ignore")
-    else:
-        container = av.open(path.open(), "r", metadata_errors="ignore")
-    stream = container.streams.best("video")
-    if not isinstance(stream, VideoStream) or stream.disposition & av.stream.Disposition.attached_pic:
-        kinds = ", ".join(sorted({each.type for each in container.streams})) or "nothing"
-        container.close()
-        raise VideoDecodeError(path, f"no video in it (streams: {kinds})")
-    if stream.codec_context is None:
-        container.close()
-        raise VideoDecodeError(path, "no decoder for its video codec")
-    width, height = stream.codec_context.width, stream.codec_context.height
-    if width * height > MAX_PIXELS:
-        container.close()
-        raise VideoDecodeError(path, f"frames of {width}x{height}; up to {MAX_PIXELS:,} pixels are read")
-    # One process per core uses the cores better than threads of one decoder.
-    stream.codec_context.thread_count = 1
-    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)} | _STRICT.get(
-        stream.codec_context.codec.canonical_name, {}
-    )
-    return container, stream
-
-
-def stream_packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-    """Packets of the stream in decoding order, without empty ones (AVI's "repeat the last frame")."""
-    return (packet for packet in container.demux(stream) if packet.size > 0)
-
-
 def scan(path: Path | Media) -> tuple[PacketTable, FrameIndex]:
     """Packet table and frame times of a video, from one pass over its packets. Raises VideoDecodeError."""
     with decode_errors(path):
@@ -116,8 +66,13 @@ def scan(path: Path | Media) -> tuple[PacketTable, FrameIndex]:
             packets = _Packets.read(container, stream)
             if not packets.shown.any():
                 raise VideoDecodeError(path, "the video stream holds no frame")
+            if packets.is_tested and packets.starts[0] < Start.OPEN:
+                check_codec(path, container, stream, 0, "")
             unused = _unused_head(packets, has_b_frames=bool(stream.codec_context.has_b_frames))
             packets.shown[unused] = False
+            unrefreshed = _unrefreshed_head(path, packets)
+            packets.shown[unrefreshed] = False
+            left_out = len(unused) + len(unrefreshed)
             display = display_order(packets.pts, packets.dts, packets.shown, packets.starts)
             if len(display.doubtful) and (stream.codec_context.has_b_frames or (np.diff(display.rows) < 0).any()):
                 order = _decoded_order(path, packets, display)
@@ -127,7 +82,7 @@ def scan(path: Path | Media) -> tuple[PacketTable, FrameIndex]:
                 promised = f" of {stream.frames}" if stream.frames > count else ""
                 raise VideoDecodeError(path, f"the file is cut off in frame {count}{promised}")
             return _table(stream, packets, display, unused), _frame_index(
-                path, container, stream, packets, display, unused
+                path, container, stream, packets, display, left_out
             )
 
 
@@ -142,6 +97,7 @@ class _Packets:
     starts: np.ndarray  # uint8 (m,), a `Start` by the codec's own header
     shown: np.ndarray  # bool (m,)
     corrupt: np.ndarray  # bool (m,): bytes are lost within or just after it
+    is_tested: bool  # the codec's own headers tell `starts`
     is_turned: bool  # some packet states how to turn the picture
     last_duration: int  # of the last one, in ticks; 0 where unknown
 
@@ -168,7 +124,16 @@ class _Packets:
         if starts_at is None and len(keys) > 1 and keys.all():
             starts[:] = Start.NONE  # flags that are never off say nothing
         return cls(
-            columns[0], columns[1], columns[2], keys, starts, columns[5] != 0, columns[6] != 0, is_turned, last_duration
+            pts=columns[0],
+            dts=columns[1],
+            sizes=columns[2],
+            keys=keys,
+            starts=starts,
+            shown=columns[5] != 0,
+            corrupt=columns[6] != 0,
+            is_tested=starts_at is not None,
+            is_turned=is_turned,
+            last_duration=last_duration,
         )
 
     def digest(self) -> str:
@@ -201,6 +166,24 @@ def _unused_head(packets: _Packets, *, has_b_frames: bool) -> np.ndarray:
     return rows[packets.shown[rows]]
 
 
+def _unrefreshed_head(path: Path | Media, packets: _Packets) -> np.ndarray:
+    """Rows at the head of a file without any start that display nothing, as no decoder shows them: int64 (u,).
+
+    A stream that is refreshed part by part is cut anywhere: its pictures are whole some frames later. Unlike those of
+    an unused head, the packets are decoded, since they refresh parts of the picture.
+    """
+    none = np.zeros(0, np.int64)
+    if packets.starts[0] != Start.NONE or not packets.is_tested or (packets.starts >= Start.OPEN).any():
+        return none
+    container, stream = open_video(path)
+    with container:
+        first = first_decoded(stream, stream_packets(container, stream), len(packets.pts))
+    if first < 0 or packets.pts[first] == NO_TIME:
+        return none
+    rows = np.flatnonzero(packets.shown)
+    return rows[packets.pts[rows] < packets.pts[first]]
+
+
 def _table(stream: VideoStream, packets: _Packets, display: Display, unused: np.ndarray) -> PacketTable:
     is_reordered = bool((np.diff(display.rows) < 0).any())
     kinds = packets.starts
@@ -218,7 +201,7 @@ def _table(stream: VideoStream, packets: _Packets, display: Display, unused: np.
         starts=starts,
         is_stamped=display.is_stamped,
         is_ordered=is_ordered,
-        is_proven=start_test(stream.codec_context) is not None,
+        is_proven=packets.is_tested,
         is_turned_within=packets.is_turned,
         unused=unused,
         lost=_lost(display.rows, starts, packets, unused),
@@ -247,13 +230,13 @@ def _frame_index(
     stream: VideoStream,
     packets: _Packets,
     display: Display,
-    unused: np.ndarray,
+    left_out: int,
 ) -> FrameIndex:
     notes = []
     count = len(display.rows)
-    if len(unused):
-        some = f"{len(unused)} frames cannot be decoded and are"
-        frames = "frame cannot be decoded and is" if len(unused) == 1 else some
+    if left_out:
+        some = f"{left_out} frames cannot be decoded and are"
+        frames = "frame cannot be decoded and is" if left_out == 1 else some
         notes.append(f"the file begins within a group of pictures: its first {frames} left out")
     if len(container.streams.video) > 1:
         size = f"{stream.codec_context.width}x{stream.codec_context.height}"
@@ -271,7 +254,9 @@ def _frame_index(
     timestamps = (display.ticks - display.ticks[0]) * tick.numerator / tick.denominator
     rate = _nominal_rate(timestamps, rate)
     begin = float(display.ticks[0] * tick)
-    end = begin + float(timestamps[-1]) + max(float(packets.last_duration * tick), 1 / rate if rate > 0 else 0.0)
+    # Where a false stamp is far ahead, the end in the header is that of this stamp.
+    last = max(begin + float(timestamps[-1]), float(int(packets.pts.max()) * tick))
+    end = last + max(float(packets.last_duration * tick), 1 / rate if rate > 0 else 0.0)
     notes += [display.note, hole_note(timestamps), _early_end(container, stream, end, rate)]
     return FrameIndex(
         timestamps,
@@ -332,34 +317,3 @@ def _nominal_rate(timestamps: np.ndarray, stated: float) -> float:
         return stated
     median, mean = 1 / float(np.median(np.diff(timestamps))), (len(timestamps) - 1) / float(timestamps[-1])
     return mean if abs(mean - median) < 0.05 * median else median
-
-
-@contextmanager
-def decode_errors(path: Path | Media) -> Iterator[None]:
-    """Convert any exception of a decoder into a VideoDecodeError with a plain reason."""
-    try:
-        yield
-    except VideoDecodeError:
-        raise
-    except Exception as error:
-        # Damaged files make PyAV raise many unrelated types (InvalidData, EOF, Index, UnicodeDecode, Memory,
-        # PatchWelcome ...). All of them mean that this file cannot be read.
-        raise VideoDecodeError(path, _reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    match error:
-        case FileNotFoundError():
-            return "no such file (moved or deleted?)"
-        case IsADirectoryError():
-            return "a folder, not a video file"
-        case PermissionError():
-            return "no permission to read it"
-        case av.error.DecoderNotFoundError():
-            return "no decoder for its video codec"
-        case av.error.InvalidDataError():
-            return "not a video, or damaged (invalid data)"
-        case MemoryError():
-            return "more memory requested than available (a damaged header?)"
-        case _:
-            return f"cannot be read ({type(error).__name__}: {first_line(error)})"

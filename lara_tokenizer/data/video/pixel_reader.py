@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lara_tokenizer.data.episode import FrameIndex
-from lara_tokenizer.data.video.packets import Media, PacketTable
+from lara_tokenizer.data.video.media import Media
+from lara_tokenizer.data.video.packets import PacketTable
 from lara_tokenizer.data.video.reader import VideoReader
 from lara_tokenizer.errors import VideoDecodeError
 

@@ -13,8 +13,8 @@ from av.video.reformatter import VideoReformatter
 from lara_tokenizer.data.episode import FrameIndex, check_indices
 from lara_tokenizer.data.video.display import Orientation
 from lara_tokenizer.data.video.gop_decoder import FrameMismatchError, GopDecoder, verify_decodes_completely
-from lara_tokenizer.data.video.media import file_version, local_files
-from lara_tokenizer.data.video.packets import Media, PacketTable, decode_errors, open_video, scan
+from lara_tokenizer.data.video.media import Media, decode_errors, file_version, local_files, open_video
+from lara_tokenizer.data.video.packets import PacketTable, scan
 from lara_tokenizer.errors import VideoDecodeError
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class VideoReader:
         self._from_start = False
         self._turn: Orientation | None = None  # of all frames, where the stream itself states one
         self._orientation = Orientation()  # of the frames read last
+        self._first_size: tuple[int, int] | None = None  # width and height of frame 0 as stored, once they are needed
 
     def index(self, camera: str = "") -> FrameIndex:
         """Count and time the frames in one pass over the packets. Raises VideoDecodeError."""
@@ -86,7 +87,7 @@ class VideoReader:
         """Close the file; the next call opens it again, and counts its frames anew if it has been replaced."""
         self._close_decoder()
         if self._scanned is not None and file_version(self.path) != self._version:
-            self._scanned = self._turn = None
+            self._scanned = self._turn = self._first_size = None
             self._from_start = False
 
     def __getstate__(self) -> dict:
@@ -134,6 +135,8 @@ class VideoReader:
         unique, rows = np.unique(indices, return_inverse=True)
         out: np.ndarray | None = None
         for k, frame in enumerate(self._decoder.frames(unique)):
+            if (frame.width, frame.height) != self._decoder.header_size:
+                self._check_size(frame)
             orientation = turn or self._decoder.orientation
             pixels = orientation.apply(rgb_pixels(frame, reformatter))
             if out is None:
@@ -150,13 +153,26 @@ class VideoReader:
         """The first frame's orientation where the stream itself states one: it may not do so again for later frames."""
         table = self._scan()[0]
         if table.is_turned_within and self._turn is None:
-            decoder = GopDecoder(self.path, table, from_start=True)
-            try:
-                next(decoder.frames([0]))
-            finally:
-                decoder.close()
-            self._turn = decoder.orientation
+            self._read_first()
         return self._turn
+
+    def _check_size(self, frame: av.VideoFrame) -> None:
+        """Refuse a frame of another size than the first one; both may differ from the header's."""
+        first = self._first_size or self._read_first()
+        if first != (frame.width, frame.height):
+            sizes = f"{first[0]}x{first[1]} to {frame.width}x{frame.height}"
+            raise VideoDecodeError(self.path, f"the frame size changes within the video, from {sizes}")
+
+    def _read_first(self) -> tuple[int, int]:
+        """Keep the orientation and the stored size of frame 0; returns its width and height."""
+        decoder = GopDecoder(self.path, self._scan()[0], from_start=True)
+        try:
+            frame = next(decoder.frames([0]))
+        finally:
+            decoder.close()
+        self._turn = decoder.orientation if self._scan()[0].is_turned_within else None
+        self._first_size = frame.width, frame.height
+        return self._first_size
 
 
 def rgb_pixels(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:

@@ -191,10 +191,8 @@ def _mended(ticks: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
 def _is_restart(ticks: np.ndarray, i: int, interval: float) -> bool:
     """Whether the clock itself, and not only some stamps, goes back at frame i by more than stamps waver anyway."""
     before, after = ticks[max(0, i - _WINDOW) : i], ticks[i : i + _WINDOW]
-    if 2 * (np.diff(after) <= 0).sum() > len(after):
-        return False  # the clock stands still
-    if len(after) == 1:
-        return False  # a last stamp that is out of order
+    if len(after) == 1 or 2 * (np.diff(after) <= 0).sum() > len(after):
+        return False  # a last stamp that is out of order, or a clock that stands still
     before = before - interval * np.arange(-len(before), 0)
     after = after - interval * np.arange(len(after))
     lag = float(np.median(before) - np.median(after))

@@ -10,7 +10,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from lara_tokenizer.data.video.display import Orientation
-from lara_tokenizer.data.video.packets import Media, open_video
+from lara_tokenizer.data.video.media import Media, open_video
 from lara_tokenizer.data.video.pixel_reader import PixelReader
 
 
