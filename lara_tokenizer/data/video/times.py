@@ -70,11 +70,11 @@ def display_order(
         return Display(rows, None, is_stamped=False)
     filled = _filled(stamps, dts[frames]) if missing else stamps
     restarts = _restarts(filled, dts[frames], starts[frames])
-    known = None if decoded is None else decoded[frames]
-    # Between two restarts of the clock, frames are in order of their stamps. All frames that follow a closed start in
-    # the file are displayed after those before it.
-    parts = np.cumsum(restarts | (starts[frames] == Start.CLOSED))
-    order = np.lexsort((filled, parts) if known is None else (filled, known, parts))
+    known = np.full(len(frames), -1) if decoded is None else decoded[frames]
+    # Between two restarts of the clock, frames are in order of their stamps, unless the decoder knows better. All
+    # frames that follow a closed start in the file are displayed after those before it.
+    parts = np.cumsum((restarts & (known < 0)) | (starts[frames] == Start.CLOSED))
+    order = np.lexsort((filled, known, parts))
     rows, ticks = frames[order], filled[order].astype(np.float64)
     if not missing and (np.diff(ticks) > 0).all():
         return Display(rows, ticks, is_stamped=True, doubtful=rows[_doubtful(ticks)])
