@@ -179,10 +179,12 @@ def verify_decodes_completely(path: Path | Media, table: PacketTable) -> None:
     """Decode the whole file. Raises VideoDecodeError unless every listed frame is decoded undamaged."""
     decoder = GopDecoder(path, table, from_start=True)
     seen: list[int] = []
+    sizes: dict[str, None] = {}  # in order of display
     fault = ""
     try:
         while (frame := decoder._output()) is not None and not frame.is_corrupt:
             seen.append(-1 if frame.pts is None else frame.pts)
+            sizes[f"{frame.width}x{frame.height}"] = None
         fault = ", then comes a damaged one" if frame is not None else ""
     except av.error.FFmpegError as error:
         fault = f", then comes {str(error.strerror).lower()}"
@@ -190,6 +192,8 @@ def verify_decodes_completely(path: Path | Media, table: PacketTable) -> None:
         decoder.close()
     if fault or len(seen) != table.num_frames:
         _check_codec(path, table, seen)
+        if len(sizes) > 1:
+            raise VideoDecodeError(path, f"the frame size changes within the video, from {' to '.join(sizes)}")
         raise VideoDecodeError(path, f"damaged: {len(seen)} of {table.num_frames} frames can be read{fault}")
     # Two cases look alike. Where times follow the decoding order although frames are reordered (an old AVI remuxed to
     # mp4), only the times are wrong. Where frames with true times come out unordered, the decoder has lost its way,

@@ -23,7 +23,7 @@ from lara_tokenizer.errors import VideoDecodeError, first_line
 _WHOLE_FILE_BYTES = 64 * 2**20
 _CACHED_FILES = 4
 # The codec of a transport stream is told within the first bytes, usually every 0.1 s; up to so many are searched.
-_HEAD_BYTES = (10_000, 100_000, 1_000_000)
+_HEAD_BYTES = [2**k * 1000 for k in range(1, 12)]
 
 # Decoders that show a damaged picture without a word unless told otherwise. Not for H.264 and others, which report
 # damage anyway: there it refuses good files whose headers break a rule (OpenCV's box.mp4).

@@ -21,6 +21,8 @@ NO_TIME = np.iinfo(np.int64).min
 # Clocks are compared over this many frames before and after a step back, so that up to half as many false stamps in a
 # row are no clock that restarts.
 _WINDOW = 32
+# Rates are measured over so many frames.
+_STRIDE = 8
 # In usual intervals, and in typical deviations from a steady rate: a clock that restarts goes back by more than that.
 _LEAST_RESTART = 1.5
 _JITTER = 4.0
@@ -170,8 +172,8 @@ def _filled(stamps: np.ndarray, dts: np.ndarray) -> np.ndarray:
 def _mended(ticks: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Strictly increasing times from those in order of display, whether each was good, and where a clock restarts."""
     numbers, steps = np.arange(len(ticks)), np.diff(ticks)
-    interval = float(np.median(steps[steps > 0]))
-    jumps = [i for i in (np.flatnonzero(steps < 0) + 1).tolist() if _is_restart(ticks, i, interval)]
+    interval = _slope(ticks) or max(0.0, float(np.median(steps))) or float(np.median(steps[steps > 0]))
+    jumps = _jumps(ticks, interval)
     good = np.ones(len(ticks), bool)
     times = ticks.copy()
     end = None  # the last good frame before the part
@@ -188,16 +190,42 @@ def _mended(ticks: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
     return times, good, jumps
 
 
-def _is_restart(ticks: np.ndarray, i: int, interval: float) -> bool:
-    """Whether the clock itself, and not only some stamps, goes back at frame i by more than stamps waver anyway."""
-    before, after = ticks[max(0, i - _WINDOW) : i], ticks[i : i + _WINDOW]
-    if len(after) == 1 or 2 * (np.diff(after) <= 0).sum() > len(after):
-        return False  # a last stamp that is out of order, or a clock that stands still
-    before = before - interval * np.arange(-len(before), 0)
-    after = after - interval * np.arange(len(after))
+def _jumps(ticks: np.ndarray, interval: float) -> list[int]:
+    """Frames at which the clock restarts, ascending."""
+    steps = np.diff(ticks)
+    jumps = [0, len(ticks)]
+    # The greatest step first: smaller ones near it may be jitter, and are compared with their own side of it.
+    for i in (np.argsort(steps, kind="stable")[: (steps < 0).sum()] + 1).tolist():
+        at = bisect_left(jumps, i)
+        before, after = ticks[max(jumps[at - 1], i - _WINDOW) : i], ticks[i : min(jumps[at], i + _WINDOW)]
+        if _is_restart(before, after, interval):
+            jumps.insert(at, i)
+    return jumps[1:-1]
+
+
+def _is_restart(before: np.ndarray, after: np.ndarray, interval: float) -> bool:
+    """Whether the clock itself, and not only some stamps, goes back by more than stamps waver anyway.
+
+    `before` and `after` are the stamps of the frames on both sides.
+    """
+    if min(len(before), len(after)) == 1 or 2 * (np.diff(after) <= 0).sum() > len(after):
+        return False  # a first or last stamp that is out of order, or a clock that stands still
+    before = before - (_slope(before) or interval) * np.arange(-len(before), 0)
+    after = after - (_slope(after) or interval) * np.arange(len(after))
     lag = float(np.median(before) - np.median(after))
     jitter = max(float(np.median(np.abs(part - np.median(part)))) for part in (before, after))
     return lag > max(_LEAST_RESTART * interval, _JITTER * jitter)
+
+
+def _slope(ticks: np.ndarray) -> float:
+    """Ticks per frame, whatever a few false stamps say; 0 for too few frames to tell.
+
+    >>> _slope(np.array([0.0, 10, 20, 900, *range(40, 300, 10)]))
+    10.0
+    """
+    if len(ticks) < 3 * _STRIDE:
+        return 0.0
+    return max(0.0, float(np.median(ticks[_STRIDE:] - ticks[:-_STRIDE])) / _STRIDE)
 
 
 def _increasing(ticks: np.ndarray) -> np.ndarray:

@@ -134,6 +134,47 @@ def test_a_video_that_begins_within_a_group_of_pictures_leaves_out_what_needs_th
     np.testing.assert_array_equal(VideoReader(reader.path).frames("", [n - 1, 3, 0]), expected[[-1, 3 - n, -n]])
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".ts"])
+def test_a_cut_stream_without_key_frames_begins_at_its_first_whole_picture(
+    tmp_path, write_video, numbered_frames, decode_all, suffix
+):
+    options = {"x264-params": "intra-refresh=1:keyint=8:bframes=0"}
+    whole = write_video(tmp_path / f"whole{suffix}", numbered_frames(40), fps=25, options=options)
+    path = tmp_path / f"cut{suffix}"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        copy = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        at = next(k for k, packet in enumerate(packets) if k and packet.is_keyframe)
+        for packet in packets[at:]:
+            packet.stream = copy
+            target.mux(packet)
+    expected, reader = decode_all(path), VideoReader(path)
+    count = reader.index().num_frames
+    left_out = 40 - at - count
+    assert f"its first {left_out} frames cannot be decoded and are left out" in reader.index().note
+    np.testing.assert_array_equal(reader.frames("", range(count)), decode_all(whole)[at + left_out :])
+    np.testing.assert_array_equal(reader.frames("", [20, 3]), expected[[20, 3]])
+
+
+@pytest.mark.parametrize("codecs", [("libx264", "mpeg2video"), ("mpeg2video", "libx264"), ("mpeg2video", "mpeg2video")])
+def test_joined_streams_of_other_codecs_or_sizes_are_refused_in_one_line(
+    tmp_path, write_video, numbered_frames, codecs
+):
+    first, second = (
+        write_video(tmp_path / f"{number}.ts", numbered_frames(20)[:, : 48 - 16 * number], fps=25, codec=codec)
+        for number, codec in enumerate(codecs)
+    )
+    path = tmp_path / "cat.ts"
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    changes = "the frame size changes within the video, from 64x48 to 64x32"
+    if codecs[0] != codecs[1]:
+        names = [name.replace("libx", "h") for name in codecs]
+        changes = f"the codec changes within the video, from {names[0]} to {names[1]}"
+    for indices in ([30], range(40)):
+        with pytest.raises(VideoDecodeError, match=changes):
+            VideoReader(path).frames("", indices)
+
+
 def test_frames_after_lost_bytes_are_refused_until_the_next_start(tmp_path, write_video, numbered_frames, decode_all):
     good = write_video(tmp_path / "good.ts", numbered_frames(40, 96, 128), gop=12, options={"bf": "0"})
     expected, data = decode_all(good), good.read_bytes()

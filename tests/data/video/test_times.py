@@ -27,6 +27,10 @@ STAMPS = {
     "each twice": ([0, 0, 20, 20, 40, 40], list(range(6)), [0, 10, 20, 30, 40, 60], REPEATS.format(3)),
     "far ahead": ([0, 10, 9000, 30, 40], [0, 1, 2, 3, 4], [0, 10, 20, 30, 40], REPEAT),
     "far back": ([100, 110, 5, 130, 140], [0, 1, 2, 3, 4], [100, 110, 120, 130, 140], REPEAT),
+    "just behind its neighbour": ([0, 10, 20, 19, 40, 50], list(range(6)), [0, 10, 20, 30, 40, 50], REPEAT),
+    "stands still": ([0, 10, 20, 20, 20, 20], list(range(6)), [0, 10, 20, 30, 40, 50], REPEATS.format(3)),
+    "the first is far ahead": ([900, 10, 20, 30], [0, 1, 2, 3], [0, 10, 20, 30], REPEAT),
+    "two far ahead": ([0, 10, 20, 900, 910, 50, 60, 70], list(range(8)), list(range(0, 80, 10)), REPEATS.format(2)),
     "one missing": (
         [0, 10, NO_TIME, 30, 40],
         [0, 1, 2, 3, 4],
@@ -66,6 +70,32 @@ def test_joined_streams_that_overlap_stay_in_the_order_of_the_file(shift):
     display = display_order(pts, dts, np.ones(14, bool), starts)
     assert display.rows.tolist() == [0, 2, 3, 1, 5, 6, 4, 7, 9, 10, 8, 12, 13, 11]
     np.testing.assert_allclose(display.ticks, np.arange(14) * 10)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_only_a_lasting_jump_beyond_the_jitter_is_a_restart_of_the_clock(seed):
+    jitter = np.random.default_rng(seed).integers(-12, 13, 60)
+    steady, starts = np.arange(60) * 10, np.zeros(60, np.uint8)
+    starts[::15] = Start.CLOSED
+    for restart, note in ((0, "time stamps repeat or are out of order"), (-300, "the clock restarts at frame 30 ")):
+        pts = steady + jitter + np.where(np.arange(60) < 30, 0, restart)
+        display = display_order(pts, pts, np.ones(60, bool), starts)
+        assert note in display.note
+        assert ("restarts" in display.note) == bool(restart)
+        assert display.rows.tolist() == list(range(60))
+        assert (np.diff(display.ticks) > 0).all()
+        np.testing.assert_allclose(display.ticks - display.ticks[0], steady, atol=24 if not restart else 48)
+
+
+def test_a_decoder_tells_the_order_around_a_false_stamp():
+    pts, starts = np.array([0, 30, 10, 20, 60, 29, 50, 70]), np.zeros(8, np.uint8)  # 29 instead of 40
+    starts[0] = Start.CLOSED
+    dts = np.arange(8) * 10 - 40
+    guessed = display_order(pts, dts, np.ones(8, bool), starts)
+    assert 5 in guessed.doubtful
+    display = display_order(pts, dts, np.ones(8, bool), starts, np.array([0, 3, 1, 2, 6, 4, 5, 7]))
+    assert display.rows.tolist() == [0, 2, 3, 1, 5, 6, 4, 7]
+    assert (display.ticks.tolist(), display.note) == ([0, 10, 20, 30, 40, 50, 60, 70], REPEAT)
 
 
 def test_stamps_that_are_all_alike_or_mostly_missing_give_no_times():
@@ -111,12 +141,40 @@ def test_a_file_with_one_repeated_stamp_keeps_its_frames_and_times(
         np.testing.assert_array_equal(reader.frames("", [number])[0], expected[number])
 
 
-def test_a_stamp_just_before_that_of_its_neighbour_moves_no_frame(tmp_path, write_video, numbered_frames, decode_all):
+@pytest.mark.parametrize("stamp", [1593, 1550, 1610, 1310, 1850, 2330])
+def test_a_false_stamp_among_those_of_b_pictures_moves_no_frame(
+    tmp_path, write_video, numbered_frames, decode_all, stamp
+):
     good = write_video(tmp_path / "good.mkv", numbered_frames(40), options={"bf": "2"})
-    path = change_stamp(good, tmp_path / "bad.mkv", 1700, 1593)
+    path = change_stamp(good, tmp_path / "bad.mkv", 1700, stamp)
     expected, reader = decode_all(good), VideoReader(path)
     np.testing.assert_array_equal(reader.frames("", range(40)), expected)
-    np.testing.assert_allclose(reader.index().timestamps, np.arange(40) / 10, atol=0.11)
+    np.testing.assert_array_equal(VideoReader(path).frames("", [30])[0], expected[30])
+    if 1600 < stamp < 1800:  # in order all the same
+        assert reader.index().note == ""
+        np.testing.assert_allclose(reader.index().timestamps, np.arange(40) / 10, atol=0.1)
+    else:
+        assert reader.index().note == REPEAT
+        np.testing.assert_allclose(reader.index().timestamps, np.arange(40) / 10, atol=0.001)
+
+
+def test_jitter_around_key_frames_among_b_pictures_moves_no_frame(
+    tmp_path, rewrite, write_video, numbered_frames, decode_all
+):
+    good = write_video(tmp_path / "good.mp4", numbered_frames(40), options={"bf": "2"})
+    jitter = np.random.default_rng(3).uniform(0, 1.8, 40)
+
+    def waver(number, packet):
+        packet.pts += int(jitter[number] / 10 / packet.time_base)
+
+    path = rewrite(good, tmp_path / "bad.mkv", waver)
+    expected, reader = decode_all(good), VideoReader(path)
+    assert "out of order" in reader.index().note
+    assert "restarts" not in reader.index().note
+    np.testing.assert_array_equal(reader.frames("", range(40)), expected)
+    times = reader.index().timestamps
+    assert (np.diff(times) > 0).all()
+    np.testing.assert_allclose(times - times.mean(), np.arange(40) / 10 - 1.95, atol=0.2)
 
 
 def test_an_avi_whose_header_counts_fields_or_empty_chunks_is_complete(tmp_path, rewrite, write_video, numbered_frames):
