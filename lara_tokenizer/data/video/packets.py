@@ -16,12 +16,21 @@ from av.video.stream import VideoStream
 from lara_tokenizer.data.episode import FrameIndex
 from lara_tokenizer.data.video.bitstream import Start, shown_test, start_test, turn_test
 from lara_tokenizer.data.video.media import Media, check_codec, decode_errors, open_video, stream_packets
-from lara_tokenizer.data.video.order import decoded_order, first_decoded
-from lara_tokenizer.data.video.times import HOLE, NO_TIME, Display, display_order, hole_note
+from lara_tokenizer.data.video.times import (
+    HOLE,
+    NO_TIME,
+    Display,
+    decoded_order,
+    display_order,
+    first_decoded,
+    hole_note,
+)
 from lara_tokenizer.errors import VideoDecodeError
 
 # In packets (frames, for decord): a jump forward by at most this many reads on, since a seek costs about as much.
 SEEK_THRESHOLD = 64
+# Frames with a false stamp, among those decoded to learn their order, that are no sign of another fault.
+_FEW_FALSE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,11 @@ def scan(path: Path | Media) -> tuple[PacketTable, FrameIndex]:
             display = display_order(packets.pts, packets.dts, packets.shown, packets.starts)
             if len(display.doubtful) and (stream.codec_context.has_b_frames or (np.diff(display.rows) < 0).any()):
                 order = _decoded_order(path, packets, display)
-                display = display_order(packets.pts, packets.dts, packets.shown, packets.starts, order)
+                told = display_order(packets.pts, packets.dts, packets.shown, packets.starts, order)
+                # Stamps that the decoder contradicts all along (ASF) are times of decoding: any other order of them
+                # is worse.
+                if len(told.doubtful) <= max(_FEW_FALSE, (order >= 0).sum() // 4):
+                    display = told
             if packets.corrupt[-1]:
                 count = len(display.rows)
                 promised = f" of {stream.frames}" if stream.frames > count else ""

@@ -3,16 +3,19 @@
 Most files have one presentation time stamp (PTS) per frame, all different. In the others, one false stamp must not void
 the rest: a stamp that repeats, is missing or is out of order is replaced by a time between its neighbours, and where
 the clock restarts (files joined with `cat`), later times follow on. Stamps alone do not tell the order of B pictures
-around a false one; the decoder does, see `order.py`.
+around a false one, so the few frames in doubt are decoded.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import av
 import numpy as np
+from av.video.stream import VideoStream
 
 from lara_tokenizer.data.video.bitstream import Start
 
@@ -21,7 +24,7 @@ NO_TIME = np.iinfo(np.int64).min
 # Clocks are compared over this many frames before and after a step back, so that up to half as many false stamps in a
 # row are no clock that restarts.
 _WINDOW = 32
-# Rates are measured over so many frames.
+# Rates are measured over so many frames: few enough that most measures in a window avoid a false stamp.
 _STRIDE = 8
 # In usual intervals, and in typical deviations from a steady rate: a clock that restarts goes back by more than that.
 _LEAST_RESTART = 1.5
@@ -125,6 +128,62 @@ def _doubtful(ticks: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.append(near, False) | np.append(False, near))
 
 
+def decoded_order(
+    stream: VideoStream, packets: Iterable[av.Packet], shown: np.ndarray, closed: np.ndarray, doubtful: np.ndarray
+) -> np.ndarray:
+    """Place of each packet's frame among those displayed, as decoding tells: int64 (m,), -1 where nothing was decoded.
+
+    Only the parts between two closed starts in which a frame is doubtful are decoded. A part that cannot be decoded
+    completely stays untold.
+
+    Args:
+        stream: the stream that `packets` come from, all m of them from the start of the file.
+        shown, closed: bool (m,), whether a packet displays a frame, and whether all that follow are displayed later.
+        doubtful: int64 (d,), rows of packets.
+    """
+    parts = np.cumsum(closed)
+    wanted = frozenset(parts[doubtful].tolist())
+    places = np.full(len(shown), -1)
+    decoder = stream.codec_context
+    rows: list[int] = []
+    part = -1
+
+    def finish() -> None:
+        if part in wanted:
+            rows.extend(_rows(decoder, None))
+            decoder.flush_buffers()
+            if sorted(rows) == np.flatnonzero(shown & (parts == part)).tolist():
+                places[rows] = np.arange(len(rows))
+        rows.clear()
+
+    for row, packet in zip(range(len(shown)), packets, strict=False):
+        if parts[row] != part:
+            finish()
+            part = int(parts[row])
+        if part in wanted:
+            packet.pts = row
+            rows += _rows(decoder, packet)
+    finish()
+    return places
+
+
+def first_decoded(stream: VideoStream, packets: Iterable[av.Packet], count: int) -> int:
+    """Row of the first frame that decoding from the start of the file shows, of `count` packets; -1 where none is."""
+    for row, packet in zip(range(count), packets, strict=False):
+        packet.pts = row
+        if rows := _rows(stream.codec_context, packet):
+            return rows[0]
+    return next(iter(_rows(stream.codec_context, None)), -1)
+
+
+def _rows(decoder: av.VideoCodecContext, packet: av.Packet | None) -> list[int]:
+    """Rows of the frames that the decoder gives for a packet; none where it fails."""
+    try:
+        return [-1 if frame.pts is None else frame.pts for frame in decoder.decode(packet)]
+    except av.error.FFmpegError:
+        return []
+
+
 def hole_note(seconds: np.ndarray) -> str:
     """Remark about the longest gap in frame times, float64 (n,); "" where frames follow each other steadily.
 
@@ -172,7 +231,8 @@ def _filled(stamps: np.ndarray, dts: np.ndarray) -> np.ndarray:
 def _mended(ticks: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Strictly increasing times from those in order of display, whether each was good, and where a clock restarts."""
     numbers, steps = np.arange(len(ticks)), np.diff(ticks)
-    interval = _slope(ticks) or max(0.0, float(np.median(steps))) or float(np.median(steps[steps > 0]))
+    running = ticks[np.append(True, steps != 0)]  # without a clock that stands still
+    interval = _slope(running) or max(0.0, float(np.median(steps))) or float(np.median(steps[steps > 0]))
     jumps = _jumps(ticks, interval)
     good = np.ones(len(ticks), bool)
     times = ticks.copy()
@@ -220,10 +280,10 @@ def _is_restart(before: np.ndarray, after: np.ndarray, interval: float) -> bool:
 def _slope(ticks: np.ndarray) -> float:
     """Ticks per frame, whatever a few false stamps say; 0 for too few frames to tell.
 
-    >>> _slope(np.array([0.0, 10, 20, 900, *range(40, 300, 10)]))
+    >>> _slope(np.array([0.0, 10, 20, 900, *range(40, 400, 10)]))
     10.0
     """
-    if len(ticks) < 3 * _STRIDE:
+    if len(ticks) < _WINDOW:
         return 0.0
     return max(0.0, float(np.median(ticks[_STRIDE:] - ticks[:-_STRIDE])) / _STRIDE)
 

@@ -30,6 +30,12 @@ STAMPS = {
     "just behind its neighbour": ([0, 10, 20, 19, 40, 50], list(range(6)), [0, 10, 20, 30, 40, 50], REPEAT),
     "stands still": ([0, 10, 20, 20, 20, 20], list(range(6)), [0, 10, 20, 30, 40, 50], REPEATS.format(3)),
     "the first is far ahead": ([900, 10, 20, 30], [0, 1, 2, 3], [0, 10, 20, 30], REPEAT),
+    "stands still for long": (
+        [*range(0, 300, 10), *[290] * 30],
+        list(range(60)),
+        list(range(0, 600, 10)),
+        REPEATS.format(30),
+    ),
     "two far ahead": ([0, 10, 20, 900, 910, 50, 60, 70], list(range(8)), list(range(0, 80, 10)), REPEATS.format(2)),
     "one missing": (
         [0, 10, NO_TIME, 30, 40],
