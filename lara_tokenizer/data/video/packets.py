@@ -1,4 +1,7 @@
-"""Frame count, times and decoding start points of a video, from one pass over its packets, without decoding."""
+"""Frame count, times and decoding start points of a video, from one pass over its packets, almost without decoding.
+
+Only where time stamps are in doubt, or a cut file has no start at all, the frames concerned are decoded.
+"""
 
 from __future__ import annotations
 

@@ -231,7 +231,8 @@ def _filled(stamps: np.ndarray, dts: np.ndarray) -> np.ndarray:
 def _mended(ticks: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Strictly increasing times from those in order of display, whether each was good, and where a clock restarts."""
     numbers, steps = np.arange(len(ticks)), np.diff(ticks)
-    running = ticks[np.append(True, steps != 0)]  # without a clock that stands still
+    stands = 4 * (steps == 0).sum() > len(steps)
+    running = ticks[np.append(True, steps != 0)] if stands else ticks
     interval = _slope(running) or max(0.0, float(np.median(steps))) or float(np.median(steps[steps > 0]))
     jumps = _jumps(ticks, interval)
     good = np.ones(len(ticks), bool)
