@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from lara_tokenizer.data.episode import CameraReaders, FrameReader, Signals, numeric_rows
-from lara_tokenizer.data.huggingface.rows import Row
+from lara_tokenizer.data.huggingface.rows import ANYWHERE, MediaPlaces, Row
 from lara_tokenizer.data.video import EncodedImagesReader, RemoteFile, SharedVideo
 from lara_tokenizer.data.video.images import image_mode
 from lara_tokenizer.errors import EpisodeReadError
@@ -50,15 +50,15 @@ class DatasetsReader(CameraReaders):
     columns: Mapping[str, str]  # the column of "actions" and of "states", as far as there are any
     text: str | None  # the row's instruction
     decoder: str  # "pyav", "decord" or "torchcodec"
-    roots: tuple[str, ...] = ()  # folders that a local path in a cell must be below; empty: any
+    places: MediaPlaces = ANYWHERE  # of the files that cells may name
 
     def open_camera(self, camera: str) -> FrameReader:
         """The video or the images in the column. Raises EpisodeReadError where there is none."""
         cell = self._cell(camera)
         if isinstance(cell, _LISTS):
-            name, read = partial("{}, frame {}".format, camera), partial(_read_image, self.row, camera, self.roots)
+            name, read = partial("{}, frame {}".format, camera), partial(_read_image, self.row, camera, self.places)
             return EncodedImagesReader(self.name, len(cell), name, read)
-        media = cell_media(cell, self.row.folder, self.roots)
+        media = cell_media(cell, self.row.folder, self.places)
         if media is None:
             raise EpisodeReadError(self.name, f"column {camera!r} is empty in this row")
         video = CellVideo(self.name, self.row, camera) if isinstance(media, bytes) else media
@@ -93,9 +93,9 @@ class DatasetsReader(CameraReaders):
         return cell
 
 
-def _read_image(row: Row, column: str, roots: Sequence[str], i: int) -> bytes:
+def _read_image(row: Row, column: str, places: MediaPlaces, i: int) -> bytes:
     """Image i of the list in a cell."""
-    media = cell_media(_storage(row.cell(column)).values[i], row.folder, roots)
+    media = cell_media(_storage(row.cell(column)).values[i], row.folder, places)
     if media is None:
         raise ValueError("it is empty")
     if isinstance(media, Path):
@@ -115,11 +115,11 @@ def first_mode(row: Row, column: str) -> str:
         return ""
 
 
-def cell_media(cell: pa.Scalar, folder: str, roots: Sequence[str] = ()) -> bytes | Path | RemoteFile | None:
+def cell_media(cell: pa.Scalar, folder: str, places: MediaPlaces = ANYWHERE) -> bytes | Path | RemoteFile | None:
     """Content of a cell of type Video or Image: bytes, or the file that it names; None for an empty cell.
 
-    A relative path is relative to `folder`, the table's. Raises EpisodeReadError for a path that is not below one of
-    `roots`: a table of somebody else must not name files of the one who reads it.
+    A relative path is relative to `folder`, the table's. Raises EpisodeReadError for a path or a URL that is not
+    among `places`: a table of somebody else must name neither files nor servers within reach of the one who reads it.
     """
     value = _storage(cell).as_py()
     fields = value if isinstance(value, dict) else {"bytes": value, "path": value}
@@ -132,15 +132,22 @@ def cell_media(cell: pa.Scalar, folder: str, roots: Sequence[str] = ()) -> bytes
         path = f"{folder}/{path}"
     if "://" not in path:
         path = os.path.normpath(path)
-        if roots and not any(path.startswith(root.rstrip("/") + "/") for root in roots):
+        folders = places.folders
+        if folders and not any(path.startswith(each.rstrip("/") + "/") for each in folders):
             raise EpisodeReadError(
                 path,
-                f"the table names a file outside {roots[0]}, which is not read. Copy it there, or save the dataset by "
-                "save_to_disk, which stores videos inside",
+                f"the table names a file outside {folders[0]}, which is not read. Copy it there, or save the dataset "
+                "by save_to_disk, which stores videos inside",
             )
         return Path(path)
     if "::" in path or path.partition("://")[0] in ("file", "local"):
         raise EpisodeReadError(path, "the table names a local file by a URL, which is not read")
+    if not places.urls:
+        raise EpisodeReadError(
+            path,
+            "the table is in a folder and names a URL, which is not read. Download that file into the folder, and name "
+            "its path",
+        )
     return RemoteFile(path)
 
 
