@@ -205,13 +205,16 @@ def _check_sequence(sequence: TokenSequence, episode: Episode, table: TokenTable
             f"episode {sequence.episode!r} has {len(timestamps)} frames in the source, {table.path} labels frame "
             f"{last}: the table was made from another video. Encode again, or name the right source."
         )
-    wrong = np.flatnonzero(np.abs(timestamps[sequence.frames] - sequence.timestamps) > _SAME_TIME)
+    pairs = sequence.futures >= 0
+    labels = np.concatenate([sequence.frames, sequence.futures[pairs]])
+    times = np.concatenate([sequence.timestamps, sequence.future_timestamps[pairs]])
+    # Not `>`: a time that is missing is wrong too.
+    wrong = np.flatnonzero(~(np.abs(timestamps[labels] - times) <= _SAME_TIME))
     if len(wrong):
-        row = wrong[0]
-        frame = sequence.frames[row]
+        frame = labels[wrong[0]]
         raise ValueError(
             f"episode {sequence.episode!r}: frame {frame} is at {timestamps[frame]:.3f} s in the source and at "
-            f"{sequence.timestamps[row]:.3f} s in {table.path}: another video, or another frame rate. "
+            f"{times[wrong[0]]:.3f} s in {table.path}: another video, or another frame rate. "
             "Encode again, or name the right source."
         )
     return state

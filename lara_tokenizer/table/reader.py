@@ -272,7 +272,8 @@ class TokenTable:
             columns: "codes", "latents" or "text", to be read too; those that the table does not have are None.
 
         Raises:
-            ValueError: codes outside 0 .. K - 1 in a valid row, or rows that are not in the table's order.
+            ValueError: codes outside 0 .. K - 1 or a future frame that is none in a valid row, or rows that are not in
+                the table's order.
         """
         # Each pass counts anew.
         self.left_out.clear()
@@ -292,6 +293,11 @@ class TokenTable:
         if codes is not None:
             check_codes(codes[valid], self.codebook_size, key[0], self.path)
         check_frames(table, key[0], self.path)
+        if not (table["future_frame_index"].to_numpy() > table["frame_index"].to_numpy())[valid].all():
+            raise ValueError(
+                f"{self.path}: a valid row of episode {key[0]!r} has its future frame before its frame: the table was "
+                "edited. Encode again."
+            )
         return TokenSequence(
             episode=key[0],
             episode_index=table["episode_index"][0].as_py(),

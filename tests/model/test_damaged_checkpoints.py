@@ -183,6 +183,20 @@ def test_a_config_that_cannot_be_is_refused_and_allocates_nothing(folder, fields
     assert "[transformers]" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("name", [CONFIG, PROCESSOR, "model.safetensors.index.json"])
+def test_json_that_transformers_cannot_read_is_refused_with_what_to_do(folder, name):
+    file = folder / name
+    content = file.read_bytes() if file.exists() else b'{"weight_map": {}}'
+    file.write_bytes(b"\xef\xbb\xbf" + content)
+    _check_refused(folder, rf"{name} begins with a byte order mark, .* Save it without one")
+
+
+def test_a_config_that_is_a_folder_is_refused(folder):
+    (folder / CONFIG).unlink()
+    (folder / CONFIG).mkdir()
+    _check_refused(folder, "config.json: a folder, not a file")
+
+
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
@@ -228,7 +242,7 @@ def test_other_things_under_a_file_s_name_are_refused_at_once(folder):
     _check_refused(folder, "No such file")
     (folder / WEIGHTS).unlink()
     (folder / WEIGHTS).mkdir()
-    _check_refused(folder, "directory")
+    _check_refused(folder, f"{WEIGHTS}: a folder, not a file")
 
 
 def test_a_pickle_beside_the_weights_is_never_read(folder):
