@@ -67,7 +67,7 @@ def test_pairs_that_run_backward_are_refused(tokens):
         return pa.chunked_array([pa.array(futures, column.type)])
 
     _edited(tokens, "future_frame_index", one_earlier)
-    with pytest.raises(ValueError, match="pairs of episode .* run backward"):
+    with pytest.raises(ValueError, match=r"pairs of episode .* run backward"):
         list(TokenTable.open(tokens).sequences())
 
 
