@@ -265,7 +265,8 @@ def load_vision_encoder(name: str, config: PretrainedConfig) -> PreTrainedModel:
     if absent:
         raise ValueError(
             f"vision encoder {name}: {len(absent)} parameters are not in its files, or of another shape "
-            f"({summarize_names(absent)}); they would be random. Pass the complete encoder that the tokenizer was trained with."
+            f"({summarize_names(absent)}); they would be random. Pass the complete encoder that the tokenizer was "
+            "trained with."
         )
     return encoder.eval()
 
