@@ -6,7 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from lara_tokenizer.export import export_lapa, export_moto, export_univla, export_webdataset
 from lara_tokenizer.export.source_match import match_source
@@ -111,8 +114,6 @@ def test_episodes_that_are_not_exported_may_be_elsewhere(set_and_elsewhere, writ
 
 
 def test_a_folder_of_images_with_one_from_elsewhere_is_refused(tmp_path, write_tokens, moving_square):
-    from PIL import Image
-
     (tmp_path / "set/film").mkdir(parents=True)
     for index, image in enumerate(moving_square(12)):
         Image.fromarray(image).save(tmp_path / f"set/film/{index:03d}.png")
@@ -123,3 +124,21 @@ def test_a_folder_of_images_with_one_from_elsewhere_is_refused(tmp_path, write_t
     (tmp_path / "set/film/003.png").symlink_to(tmp_path / "private.png")
     with pytest.raises(ValueError, match=r"them: film/003\.png\."):
         match_source(table, tmp_path / "set")
+
+
+def test_an_image_that_a_cell_of_a_table_names_is_refused_if_it_is_elsewhere(tmp_path, write_tokens, moving_square):
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "set").mkdir()
+    for index, image in enumerate(moving_square(12)):
+        Image.fromarray(image).save(tmp_path / f"set/{index}.jpg")
+    cells = pa.array([[{"bytes": None, "path": f"{index}.jpg"} for index in range(12)]])
+    features = datasets.Features(view=datasets.List(datasets.Image()))
+    pq.write_table(pa.table([cells], features.arrow_schema), tmp_path / "set/train.parquet")
+    table = TokenTable.open(write_tokens(tmp_path / "t.parquet", {"train/000000": 12}, cameras=("view",)))
+    table.metadata["load"]["fps"] = 10
+    source = f"datasets:{tmp_path / 'set'}"
+    assert list(match_source(table, source).episodes) == ["train/000000"]
+    (tmp_path / "set/7.jpg").rename(tmp_path / "private.jpg")
+    (tmp_path / "set/7.jpg").symlink_to(tmp_path / "private.jpg")
+    with pytest.raises(ValueError, match=r"them: 7\.jpg\."):
+        match_source(table, source)

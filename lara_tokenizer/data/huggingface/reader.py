@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -12,9 +13,10 @@ from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lara_tokenizer.data.episode import CameraReaders, FrameReader, Signals, numeric_rows
-from lara_tokenizer.data.huggingface.rows import ANYWHERE, MediaPlaces, Row
+from lara_tokenizer.data.huggingface.rows import ANYWHERE, MediaPlaces, Row, is_text
 from lara_tokenizer.data.video import EncodedImagesReader, RemoteFile, SharedVideo
 from lara_tokenizer.data.video.images import image_mode
 from lara_tokenizer.errors import EpisodeReadError
@@ -65,14 +67,31 @@ class DatasetsReader(CameraReaders):
         return SharedVideo(video, self.decoder)
 
     def files(self, camera: str = "") -> tuple[Path, ...]:
-        """The table's file, and the video's where the cell names one."""
-        return (*self.row.files, *super().files(camera))
+        """The table's file, and those of the video or the images where the cell names some."""
+        return (*self.row.files, *super().files(camera), *self._image_files(camera))
 
     def signals(self) -> Signals:
         """Actions, states and the text, as far as the dataset has them. Raises EpisodeReadError."""
         values = {signal: self._numbers(column) for signal, column in self.columns.items()}
         texts = None if self.text is None else (self.text,) * self.index(self.cameras[0]).num_frames
         return Signals(values.get("actions"), values.get("states"), texts)
+
+    def _image_files(self, camera: str) -> Iterator[Path]:
+        """The local files that the images of a list name; no image that is stored in the table is copied."""
+        try:
+            cell = self._cell(camera)
+            if not isinstance(cell, _LISTS):
+                return
+            images = cell.values.storage if isinstance(cell.values, pa.ExtensionArray) else cell.values
+            if pa.types.is_struct(images.type):
+                images = pc.if_else(pc.is_null(pc.struct_field(images, "bytes")), pc.struct_field(images, "path"), None)
+            names = images.to_pylist() if is_text(images.type) else []
+        except (EpisodeReadError, pa.ArrowException, KeyError):  # as reading its frames will tell
+            return
+        for name in names:
+            with suppress(EpisodeReadError):
+                if isinstance(name, str) and isinstance(file := _named(name, self.row.folder, self.places), Path):
+                    yield file
 
     def _numbers(self, column: str) -> np.ndarray:
         cell = self._cell(column)
@@ -126,8 +145,11 @@ def cell_media(cell: pa.Scalar, folder: str, places: MediaPlaces = ANYWHERE) -> 
     data, path = fields.get("bytes"), fields.get("path")
     if isinstance(data, bytes):
         return data
-    if not isinstance(path, str) or not path:
-        return None
+    return _named(path, folder, places) if isinstance(path, str) and path else None
+
+
+def _named(path: str, folder: str, places: MediaPlaces) -> Path | RemoteFile:
+    """The file that a cell names; arguments and errors as `cell_media`."""
     if folder and "://" not in path and not os.path.isabs(path):
         path = f"{folder}/{path}"
     if "://" not in path:

@@ -40,7 +40,7 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class MediaPlaces:
-    """Where the files may be that cells of a table name: somebody else's table must not fetch what it likes."""
+    """Places of the files that cells of a table may name: a table of somebody else must not fetch what it likes."""
 
     folders: tuple[str, ...] = ()  # that a local path must be below; empty: any
     urls: bool = True  # whether cells may name URLs, as those of a dataset on the Hub do

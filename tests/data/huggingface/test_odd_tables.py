@@ -126,6 +126,13 @@ def test_a_cell_names_no_file_outside_the_dataset(tmp_path):
         url.frames("view", [0])
 
 
+def test_files_of_an_episode_are_those_that_its_cells_name(tmp_path):
+    named = [{"bytes": None, "path": "a.png"}, png(1) | {"path": "b.png"}, {"bytes": None, "path": "../c.png"}, None]
+    episode, other = load_episodes(f"datasets:{write(tmp_path / 'set', films=[named, FILMS[1]])}", fps=5)
+    assert episode.files("view") == (tmp_path / "set/train.parquet", tmp_path / "set/a.png")
+    assert other.files("view") == (tmp_path / "set/train.parquet",)
+
+
 @pytest.mark.parametrize(
     "url",
     [
