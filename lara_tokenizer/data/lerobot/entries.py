@@ -153,8 +153,9 @@ def _tasks(row: dict[str, Any]) -> tuple[tuple[str, ...], str]:
     key = "task" if row.get("tasks") is None else "tasks"
     cell = row.get(key)
     values = [value for value in (cell if isinstance(cell, list | tuple) else [cell]) if not _is_missing(value)]
-    if all(map(is_instruction, values)):
-        return tuple(value for value in values if value.strip()), ""
+    texts = [value for value in values if isinstance(value, str) and is_instruction(value)]
+    if len(texts) == len(values):
+        return tuple(text for text in texts if text.strip()), ""
     return (), f"{key} is {cell!r:.60}, not a text or a list of texts; it gives no instruction"
 
 

@@ -256,11 +256,12 @@ def _drift(span: VideoSpan, timestamps: np.ndarray, nearest: int, rate: float, f
     assert span.start is not None
     if nearest != span.before:
         moved = f"from_timestamp {span.start:g} s is frame {nearest} of the video file"
-        return f"{moved}, but {_proof(layout)} and say frame {span.before}"
+        pace = rate_remark(timestamps, fps, "the video's frames come")
+        return f"{moved}, but {_proof(layout)} and say frame {span.before}" + (f"; {pace}" if pace else "")
     if not math.isclose(rate, fps, rel_tol=_PRINTED_RATE):
-        reason = f"the video's frames come at {rate:.5g} per second, the rows at {fps:.5g}"
-    elif abs(time := float(timestamps[span.before]) - span.start) * fps > _EXACT:
-        reason = f"from_timestamp {span.start:g} s is {abs(time) * fps:.2g} frames from that of frame {span.before}"
+        reason = f"the video's frames come at {rate:.5g} per second, meta/info.json says fps {fps:.5g}"
+    elif abs(off := float(timestamps[span.before]) - span.start) * fps > _EXACT:
+        reason = f"from_timestamp {span.start:g} s is {abs(off):.3g} s off frame {span.before}"
     else:
         reason = f"the video's frames are not one every 1/{fps:g} s"
     return f"{reason}; {_proof(layout)}, so rows and frames are paired in order"
