@@ -68,7 +68,8 @@ def clock_remark(times: np.ndarray, fps: float) -> str:
 def text_remark(texts: Sequence[str], tasks: Sequence[str], tasks_file: str, entry_file: str) -> str:
     """A remark where an instruction of the rows is none of the episode's own; "" where the metadata gives none.
 
-    An episode's tasks may be more than its rows': GR00T's sets list a mark of quality among them.
+    An episode's tasks may be more than its rows': GR00T's sets list a mark of quality among them. An empty instruction
+    contradicts nothing.
 
     Args:
         texts: of the rows, by their task_index.
@@ -82,7 +83,7 @@ def text_remark(texts: Sequence[str], tasks: Sequence[str], tasks_file: str, ent
     "the rows' task_index is 'pick' in meta/tasks.jsonl, the episode's tasks in meta/episodes.jsonl are 'open'"
     """
     known = {_normal(task) for task in tasks}
-    others = [text for text in dict.fromkeys(texts) if _normal(text) not in known]
+    others = [text for text in dict.fromkeys(texts) if text.strip() and _normal(text) not in known]
     if not known or not others:
         return ""
     own = ", ".join(f"{task!r:.60}" for task in tasks[:3])

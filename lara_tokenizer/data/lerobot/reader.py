@@ -89,7 +89,7 @@ class LeRobotReader:
         task = columns.pop("text", None)
         with errors_name(self.rows.file or "data"):
             values = {signal: numeric_rows(table[column], column) for signal, column in columns.items()}
-        texts, remark = (None, "") if task is None else self._texts(table[task].to_pylist())
+        texts, remark = (None, "") if task is None else self._texts(table[task])
         if remark:
             _log_once(self.dataset, self.rows.episode_index, "text", remark)
         return Signals(values.get("actions"), values.get("states"), texts)
@@ -122,7 +122,7 @@ class LeRobotReader:
         remark = ""
         if "text" in dict(self.rows.columns) and TASK in table.column_names:
             with suppress(EpisodeReadError):
-                _, remark = self._texts(table[TASK].to_pylist())
+                _, remark = self._texts(table[TASK])
         return "; ".join(filter(None, (self._clock(table), remark)))
 
     def _clock(self, table: pa.Table) -> str:
@@ -130,16 +130,21 @@ class LeRobotReader:
             return ""
         return clock_remark(table[TIME].to_numpy().astype(np.float64), self.rows.fps)
 
-    def _texts(self, task_indices: list[int]) -> tuple[tuple[str, ...] | None, str]:
+    def _texts(self, column: pa.ChunkedArray) -> tuple[tuple[str, ...] | None, str]:
         """The instruction of each row; or none, and the reason. Raises EpisodeReadError for an unknown index."""
         file = TASKS_V3 if self.rows.shared else TASKS_V2
         tasks = load_tasks(self.dataset, file)
+        if pa.types.is_nested(column.type):
+            raise EpisodeReadError(self.rows.file, f"column {TASK!r} holds {column.type}; takes a number in each row")
+        task_indices = column.to_pylist()
         if unknown := sorted({index for index in task_indices if index not in tasks}, key=str):
             raise EpisodeReadError(self.rows.file, f"task_index {unknown[0]} is not among the dataset's tasks")
-        texts = tuple(tasks[index] for index in task_indices)
-        remark = text_remark(texts, self.rows.tasks, file, EPISODES_V3.rstrip("/") if self.rows.shared else EPISODES_V2)
-        if "" in texts:
-            remark = f"task_index {task_indices[texts.index('')]} is no instruction in {file}"
+        texts = tuple(text for index in task_indices if (text := tasks[index]) is not None)
+        entries = EPISODES_V3.rstrip("/") if self.rows.shared else EPISODES_V2
+        remark = text_remark(texts, self.rows.tasks, file, entries)
+        if len(texts) < len(task_indices):
+            odd = next(index for index in task_indices if tasks[index] is None)
+            remark = f"task_index {odd} is no instruction in {file}, but a printed list or object"
         return (None, f"{remark}; the rows have no text") if remark else (texts, "")
 
     def _video(self, camera: str) -> VideoReader:

@@ -23,8 +23,8 @@ _TEXTS = ("task", "tasks", "__index_level_0__", "instruction", "language_instruc
 
 
 @lru_cache(maxsize=4)
-def load_tasks(files: DatasetFiles, name: str) -> dict[int, str]:
-    """The instruction of each task index; "" where it is no instruction (`is_instruction`). Raises EpisodeReadError."""
+def load_tasks(files: DatasetFiles, name: str) -> dict[int, str | None]:
+    """The text of each task index; None where it is no instruction (`is_instruction`). Raises EpisodeReadError."""
     path = files.path(name)
     try:
         rows = _parquet_rows(path, name) if name == TASKS_V3 else _json_rows(path, name)
@@ -33,7 +33,7 @@ def load_tasks(files: DatasetFiles, name: str) -> dict[int, str]:
         raise EpisodeReadError(name, first_line(error).removeprefix(f"{name}: ")) from error
 
 
-def _by_index(rows: Iterable[tuple[Any, Any]], name: str) -> dict[int, str]:
+def _by_index(rows: Iterable[tuple[Any, Any]], name: str) -> dict[int, str | None]:
     """Texts by index; rows without either are left out. Raises ValueError for an index with two texts."""
     tasks: dict[int, str] = {}
     for index, text in rows:
@@ -42,7 +42,7 @@ def _by_index(rows: Iterable[tuple[Any, Any]], name: str) -> dict[int, str]:
             continue
         if tasks.setdefault(number, text) != text:
             raise ValueError(f"{name}: {_INDEX} {number} is two tasks, {tasks[number]!r:.60} and {text!r:.60}")
-    return {number: text if is_instruction(text) else "" for number, text in tasks.items()}
+    return {number: text if is_instruction(text) else None for number, text in tasks.items()}
 
 
 def is_instruction(value: Any) -> bool:

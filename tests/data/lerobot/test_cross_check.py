@@ -99,6 +99,22 @@ def test_rows_whose_task_is_among_the_episodes_keep_their_text(set_v2, set_v3, t
         assert load_episodes(root)[0].signals().texts == ("lift it",) * 8
 
 
+def test_an_empty_task_contradicts_nothing(numbered):
+    write_tasks(numbered, {0: "", 1: "drop it"})
+    assert notes(numbered) == [""] * 4
+    assert load_episodes(numbered)[0].signals().texts == ("",) * 8
+
+
+def test_a_task_index_that_is_a_list_costs_the_signals_alone(set_v2):
+    file = set_v2 / "data/chunk-000/episode_000001.parquet"
+    table = pq.read_table(file)
+    column = table.column_names.index("task_index")
+    pq.write_table(table.set_column(column, "task_index", pa.array([[1]] * 6)), file)
+    assert notes(set_v2) == [""] * 4
+    with pytest.raises(EpisodeReadError, match=r"episode_000001.parquet: column 'task_index' holds list<"):
+        load_episodes(set_v2)[1].signals()
+
+
 def test_one_row_of_another_task_is_enough(set_v2):
     file = set_v2 / "data/chunk-000/episode_000001.parquet"
     table = pq.read_table(file)
