@@ -37,7 +37,7 @@ class EpisodeEntry:
         """An entry from its row. Raises ValueError for a row that is none."""
         if not isinstance(row, dict):
             raise ValueError("not an object")
-        index, length = (_number(row, key) for key in ("episode_index", "length"))
+        index, length = (_number(row, key, file) for key in ("episode_index", "length"))
         if not 1 <= length <= MAX_CELL_ROWS:
             raise ValueError(f"length is {length:,}; takes 1 to {MAX_CELL_ROWS:,} frames")
         tasks, remark = _tasks(row)
@@ -138,9 +138,10 @@ def _shortened(notes: list[str], rest: str) -> list[str]:
     return notes if len(notes) <= _NOTES else [*notes[:_NOTES], f"{len(notes) - _NOTES:,} {rest}"]
 
 
-def _number(row: dict[str, Any], key: str) -> int:
+def _number(row: dict[str, Any], key: str, file: str) -> int:
     number = whole_number(row.get(key))
-    if number is None:
+    # Parquet has types: a column of texts is not one that a recorder wrote, whatever digits are in it.
+    if number is None or (isinstance(row[key], str) and file.endswith(".parquet")):
         raise ValueError(f"{key} is {row.get(key)!r:.40}, not a whole number")
     return number
 
