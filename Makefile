@@ -58,10 +58,10 @@ test-tfds: $(VENV)/.dev  ## Opt-in: RLDS sets written by tensorflow-datasets rea
 test-video: $(VENV)/.dev  ## Opt-in: every pair of codec and container, every order of reading, every decoder (about 10 minutes)
 	$(BIN)/python tests/video_matrix.py
 
-fuzz: $(VENV)/.dev  ## Opt-in: 3,000 damaged and hostile inputs through the real commands; SEED=, COUNT=, KIND= (about 35 minutes)
+fuzz: $(VENV)/.dev  ## Opt-in: 3,000 damaged and hostile inputs through the real commands; SEED=, COUNT=, KIND= (about 15 minutes)
 	PYTHONPATH=tests $(BIN)/python -m fuzz --seed $(or $(SEED),1) --count $(or $(COUNT),3000) $(if $(KIND),--kind $(KIND))
 
-chaos: $(VENV)/.dev  ## Opt-in: 50 kills, full disks, damaged jobs, replaced sources, each to equal bytes; SEED= (about 15 minutes)
+chaos: $(VENV)/.dev  ## Opt-in: 50 kills, full disks, damaged jobs, replaced sources, each to equal bytes; SEED= (about 12 minutes)
 	PYTHONPATH=tests $(BIN)/python -m chaos --seed $(or $(SEED),1)
 
 clean:  ## Remove the environment and what quickstart made

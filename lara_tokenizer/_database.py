@@ -107,8 +107,12 @@ def row_sha256(*values: Any, blob: Any = b"") -> str:
 
 
 @contextmanager
-def translated_errors(folder: Path) -> Iterator[None]:
-    """Translate SQLite's errors: another run's lock, a full disk, an unusable file in `folder`."""
+def translated_errors(folder: Path, *, has_results: bool = True) -> Iterator[None]:
+    """Translate SQLite's errors: another run's lock, a full disk, an unusable file in `folder`.
+
+    Args:
+        has_results: whether the folder holds anything that the next run goes on with.
+    """
     try:
         yield
     except sqlite3.Error as error:
@@ -118,9 +122,8 @@ def translated_errors(folder: Path) -> Iterator[None]:
                 f"{folder} is in use by another run. Wait for it to end, or name another --out."
             ) from error
         if "full" in text or "disk I/O" in text:
-            raise DatabaseError(
-                f"{folder}: the disk is full or failing. What is done is kept; make room and run the same again."
-            ) from error
+            kept = "What is done is kept; make room" if has_results else "Make room"
+            raise DatabaseError(f"{folder}: the disk is full or failing. {kept} and run the same again.") from error
         raise DatabaseError(
             f"{folder}: the job's database cannot be used ({text}). Delete the folder to start over."
         ) from error

@@ -378,7 +378,9 @@ def _read_bytes(file: Path, name: object, limit: int) -> bytes:
 
 
 def _check_regular(file: Path, name: object) -> None:
-    """Raise ValueError for a pipe, which would be waited for, or a device, which never ends."""
+    """Raise ValueError for a folder, a pipe, which would be waited for, or a device, which never ends."""
     mode = file.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder raises an OSError that says so
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"{name}: a folder, not a file")
+    if not stat.S_ISREG(mode):
         raise ValueError(f"{name}: a pipe or device, not a file")

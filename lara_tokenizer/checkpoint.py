@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import logging
@@ -201,7 +202,7 @@ def read_config(
     from transformers.utils import logging
 
     try:
-        fields = read_json_object(folder / "config.json", f"model {folder.name!r}: config.json")
+        fields = _read_object(folder, "config.json")
     except FileNotFoundError:
         raise ValueError(f"model {folder.name!r}: the folder has no config.json") from None
     model_type = fields.get("model_type")
@@ -294,7 +295,7 @@ def read_processor(folder: Path) -> LatentActionProcessor:
     found = [name for name in _PROCESSOR_FILES if (folder / name).is_file()]
     if not found:
         raise ValueError(f"model {folder.name!r}: the folder has no {_PROCESSOR_FILES[0]}")
-    files = [read_json_object(folder / name, f"model {folder.name!r}: {name}") for name in found]
+    files = [_read_object(folder, name) for name in found]
     settings = files[0]["image_processor"] if isinstance(files[0].get("image_processor"), dict) else files[0]
     if absent := [name for name in _PROCESSOR_FIELDS if name not in settings]:
         # Its default need not be what the model was trained with.
@@ -306,6 +307,18 @@ def read_processor(folder: Path) -> LatentActionProcessor:
             f"model {folder.name!r}: its {found[0]} cannot be used: {_reason(error)} Take the file as it was "
             "published or saved."
         ) from error
+
+
+def _read_object(folder: Path, name: str) -> dict[str, Any]:
+    """The dictionary in a JSON file of a checkpoint. Raises OSError, and ValueError for one not readable as it is."""
+    fields = read_json_object(folder / name, f"model {folder.name!r}: {name}")
+    with (folder / name).open("rb") as stream:
+        if stream.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8:
+            raise ValueError(
+                f"model {folder.name!r}: {name} begins with a byte order mark, which transformers does not read. Save "
+                "it without one, as UTF-8 and not as 'UTF-8 with BOM'."
+            )
+    return fields
 
 
 def _is_whole(entry: Mapping[str, Any]) -> bool:
@@ -332,7 +345,7 @@ def _check_shards(folder: Path) -> None:
     if not index.is_file():
         return
     name = f"model {folder.name!r}: {_INDEX}"
-    shards = read_json_object(index, name).get("weight_map")
+    shards = _read_object(folder, _INDEX).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
         raise ValueError(f"{name}: weight_map is {shown(shards, 40)}, expected the file of each tensor")
     for shard in sorted(set(shards.values())):

@@ -93,7 +93,7 @@ def test_json_file_that_is_a_pipe_or_a_list_is_refused(tmp_path):
         read_json(Path("/dev/zero"))
     with pytest.raises(ValueError, match="a pipe or device"):
         list(read_json_lines(Path("/dev/zero")))
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(ValueError, match="a folder, not a file"):
         read_json(tmp_path)
     (tmp_path / "list.json").write_text("[1, 2]")
     with pytest.raises(ValueError, match=r"list.json: holds \[1, 2\], expected names and values"):

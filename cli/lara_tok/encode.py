@@ -162,6 +162,8 @@ class _Live(AbstractContextManager["_Live"]):
             self._bar = self._begin(state)
         ended = state.episodes_done + len(state.failed)
         self.done = f"{state.episodes_done} of {state.episodes} episodes are done"
+        if state.episodes_too_short:
+            self.done += f", {state.episodes_too_short} of them too short for a pair"
         text = "loading the model"
         if state.frames or ended > state.episodes_resumed:
             text = f"{ended:,} of {state.episodes:,} episodes, {state.pairs_per_second:,.0f} pairs/s"

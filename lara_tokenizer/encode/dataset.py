@@ -82,6 +82,7 @@ def encode_dataset(
     output = OutputPath.parse(out)
     if on_error not in ("skip", "fail"):
         raise ValueError(f"on_error {on_error!r}: takes 'skip' or 'fail'")
+    output.check_free()
     with open_job(source, model, processor, **options) as job:
         output.sweep()
         # Before the store is opened: a complete or foreign table leaves no job folder behind.

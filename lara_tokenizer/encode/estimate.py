@@ -112,6 +112,8 @@ class Progress:
     episodes_planned: int = 0
     episodes_done: int = 0
     """Encoded, or too short for any pair."""
+    episodes_too_short: int = 0
+    """Of `episodes_done`."""
     episodes_resumed: int = 0
     """Of `episodes_done`: by earlier runs."""
     failed: dict[str, str] = field(default_factory=dict)
@@ -164,6 +166,7 @@ class Progress:
         self._planned_pairs += sum(plan.pairs.values())
         self._plans[plan.episode] = plan
         self._units_left[plan.episode] = units_left
+        self.episodes_too_short += not plan.units
         self._finish_if_done(plan.episode)
 
     def _finish_if_done(self, episode: str) -> None:

@@ -102,8 +102,10 @@ class Store:
         self._vanished: set[str] = set()
         self._repairs = 0
         make_folder(folder, DATABASE, _LEFTOVERS)
-        with translated_errors(folder):
-            self._database = open_exclusively(folder / DATABASE)
+        file = folder / DATABASE
+        self._has_results = file.exists() and file.stat().st_size > 0
+        with translated_errors(folder, has_results=self._has_results):
+            self._database = open_exclusively(file)
             try:
                 self._begin(fingerprint)
             except BaseException:
@@ -117,6 +119,7 @@ class Store:
             self._database.execute("DELETE FROM episodes WHERE status NOT IN ('planned', 'lost')")
             self._drop_damaged()
             self._compare_files()
+            self._has_results = bool(self._database.execute("SELECT EXISTS (SELECT 1 FROM episodes)").fetchone()[0])
 
     def _open(self, fingerprint: str) -> None:
         """Create the tables, or check that they are of this job. A job without any results makes way."""
@@ -130,12 +133,12 @@ class Store:
                 raise damaged(self.folder, "its options")
             if not (changed := differences(json.loads(before), json.loads(fingerprint))):
                 return
-            if self._has_results():
+            if self._has_done_units():
                 raise JobMismatchError(
                     f"{self.folder} was begun with other options: {'; '.join(changed)}. "
                     f"Repeat those options to go on, name another --out, or delete {self.folder} to start over."
                 )
-        elif tables and self._has_results():
+        elif tables and self._has_done_units():
             release = "a later" if version > STORE_VERSION else "an earlier"
             raise JobMismatchError(
                 f"{self.folder} was begun by {release} release of lara-tokenizer (job format {version}, this one has "
@@ -150,7 +153,7 @@ class Store:
             execute("INSERT INTO job VALUES (?, ?)", (fingerprint, row_sha256(fingerprint)))
             execute(f"PRAGMA user_version = {STORE_VERSION}")
 
-    def _has_results(self) -> bool:
+    def _has_done_units(self) -> bool:
         try:
             row = self._database.execute("SELECT EXISTS (SELECT 1 FROM units WHERE status = 'done')").fetchone()
         except sqlite3.OperationalError:  # no such table: it is no job at all
@@ -230,12 +233,13 @@ class Store:
 
     def commit(self, event: Event) -> list[Task]:
         """Store a result and return the tasks that follow from it. Raises OSError when the disk is full."""
+        tasks: list[Task] = []
         with self._transaction():
             match event:
                 case EpisodePlan(name, files=files):
                     units = self._commit_plan(event)
                     self._suspects.discard(name)
-                    return [UnitTask(self._episodes[name], unit, files) for unit in units]
+                    tasks = [UnitTask(self._episodes[name], unit, files) for unit in units]
                 case Encoded(unit, num_rows, rows, decode_seconds, model_seconds):
                     # The units of an episode that failed meanwhile are deleted: then this updates no row.
                     digest = row_sha256(*astuple(unit), num_rows, blob=rows)
@@ -248,8 +252,9 @@ class Store:
                     self._fail(episode, reason)
                     self._suspects.discard(episode)
                 case Heartbeat():
-                    pass
-        return []
+                    return []
+        self._has_results = True
+        return tasks
 
     def _commit_plan(self, plan: EpisodePlan) -> list[Unit]:
         """Store a plan, and return its units that are to be done. Those of an earlier plan of the same content stay."""
@@ -385,10 +390,10 @@ class Store:
             return ()
 
     def _query(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        with translated_errors(self.folder):
+        with translated_errors(self.folder, has_results=self._has_results):
             return self._database.execute(statement, values).fetchall()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with translated_errors(self.folder), transaction(self._database):
+        with translated_errors(self.folder, has_results=self._has_results), transaction(self._database):
             yield

@@ -146,7 +146,8 @@ def _plain_reason(error: Exception, episode: str) -> str:
         # Absolute paths are private to this machine and lose their folders; a dataset's own name for a file is
         # relative, and stays whole.
         file = os.path.basename(error.path) if os.path.isabs(error.path) else error.path
-        is_named = episode.partition("#t=")[0].endswith(file)
+        # An id is text already; a name that is not UTF-8 is escaped the same way.
+        is_named = printable(episode.partition("#t=")[0]).endswith(printable(file))
         return error.reason if is_named else f"{file}: {error.reason}"
     if isinstance(error, MemoryError):
         return "more memory was requested than is available"

@@ -15,10 +15,11 @@ from PIL import Image
 from lara_tokenizer._files import summarize_names
 from lara_tokenizer.data import Episode
 from lara_tokenizer.errors import EpisodeReadError
-from lara_tokenizer.export.source_state import SequenceState, check_content
+from lara_tokenizer.export.source_state import SequenceState, check_content, episodes_with_rows
+from lara_tokenizer.table.links import NamedFolders
 from lara_tokenizer.table.metadata import FRAMES
 from lara_tokenizer.table.reader import TokenSequence, TokenTable
-from lara_tokenizer.table.source import Source, check_revisions, find_episodes, recorded_load_options
+from lara_tokenizer.table.source import Source, check_revisions, find_episodes, named_paths, recorded_load_options
 
 # Times come from the same arithmetic as when the table was made; a rate that differs at all is off by far more.
 _SAME_TIME = 1e-6  # seconds
@@ -76,14 +77,15 @@ def match_source(
         out: the folder of the export.
 
     Raises:
-        ValueError: `out` is inside the source; files are not those that the table was made from; an episode is missing,
-            has too few frames, other times (another video, or another rate) or other pixels; or no pair is left to
-            export.
+        ValueError: `out` is inside the source; links lead out of a folder that was named; files are not those that the
+            table was made from; an episode is missing, has too few frames, other times (another video, or another rate)
+            or other pixels; or no pair is left to export.
         JobMismatchError: a dataset of the Hub is at another revision.
     """
     if out is not None:
         _check_outside(Path(out), source)
     loaded, by_id = find_episodes(source, recorded_load_options(table.metadata, source, from_list))
+    _check_links(NamedFolders(source), table, by_id)
     check_revisions(table.metadata, loaded.sources)
     check_content(table, by_id)
     matched = MatchedSource(table)
@@ -165,12 +167,22 @@ class PairSample:
 def _check_outside(out: Path, source: Source) -> None:
     """Raises ValueError where the export would be inside its source, and be found there the next time."""
     target = Path(os.path.realpath(out))
-    for item in [source] if isinstance(source, (str, Path)) else source:
-        if isinstance(item, Episode):
-            return
-        for folder in (Path(item), Path(str(item).partition(":")[2] or os.devnull)):  # "lerobot:demos" too
-            if folder.is_dir() and target.is_relative_to(folder.resolve()):
-                raise ValueError(f"--out {out} is inside its source, {folder}, and would be found there the next time.")
+    for folder in named_paths(source):
+        if folder.is_dir() and target.is_relative_to(folder.resolve()):
+            raise ValueError(f"--out {out} is inside its source, {folder}, and would be found there the next time.")
+
+
+def _check_links(folders: NamedFolders, table: TokenTable, episodes: Mapping[str, Episode]) -> None:
+    """Raises ValueError where a link would fetch an episode of the table from outside the folder that was named."""
+    outside = {
+        name: files
+        for name, episode in episodes.items()
+        for camera in episode.cameras
+        if camera in table.cameras and (files := list(folders.outside(episode.files(camera))))
+    }
+    # Other episodes of the source are not exported.
+    if outside and (names := outside.keys() & episodes_with_rows(table)):
+        raise folders.refusal(file for name in sorted(names) for file in outside[name])
 
 
 def _check_sequence(sequence: TokenSequence, episode: Episode, table: TokenTable) -> SequenceState:
@@ -193,13 +205,16 @@ def _check_sequence(sequence: TokenSequence, episode: Episode, table: TokenTable
             f"episode {sequence.episode!r} has {len(timestamps)} frames in the source, {table.path} labels frame "
             f"{last}: the table was made from another video. Encode again, or name the right source."
         )
-    wrong = np.flatnonzero(np.abs(timestamps[sequence.frames] - sequence.timestamps) > _SAME_TIME)
+    pairs = sequence.futures >= 0
+    labels = np.concatenate([sequence.frames, sequence.futures[pairs]])
+    times = np.concatenate([sequence.timestamps, sequence.future_timestamps[pairs]])
+    # Not `>`: a time that is missing is wrong too.
+    wrong = np.flatnonzero(~(np.abs(timestamps[labels] - times) <= _SAME_TIME))
     if len(wrong):
-        row = wrong[0]
-        frame = sequence.frames[row]
+        frame = labels[wrong[0]]
         raise ValueError(
             f"episode {sequence.episode!r}: frame {frame} is at {timestamps[frame]:.3f} s in the source and at "
-            f"{sequence.timestamps[row]:.3f} s in {table.path}: another video, or another frame rate. "
+            f"{times[wrong[0]]:.3f} s in {table.path}: another video, or another frame rate. "
             "Encode again, or name the right source."
         )
     return state

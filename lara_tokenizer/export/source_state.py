@@ -79,7 +79,7 @@ def check_content(table: TokenTable, episodes: Mapping[str, Episode]) -> None:
         return
     written = min(file.stat().st_mtime_ns for file in token_files(table.path))
     newer = newer_files(episodes.values(), written)
-    with_rows = _episodes_with_rows(table) if newer else set()
+    with_rows = episodes_with_rows(table) if newer else set()
     for names in (episodes.keys(), with_rows & episodes.keys()) if newer else ():
         if episodes_digest(names)["ids_sha256"] == recorded["ids_sha256"]:
             of_table = {name: episodes[name] for name in sorted(names)}
@@ -105,7 +105,7 @@ def _content(table: TokenTable, episodes: Mapping[str, Episode], with_rows: set[
     return joint_sha256(contents)
 
 
-def _episodes_with_rows(table: TokenTable) -> set[str]:
+def episodes_with_rows(table: TokenTable) -> set[str]:
     """Ids of the episodes of a table, of all strides and cameras."""
     names: set[str] = set()
     for rows in iter_tables(table.path, ["episode"]):

@@ -1,11 +1,23 @@
 """`load_complete`: from_pretrained that refuses a checkpoint which does not hold exactly the model's weights."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers from printing its report of weights that do not fit, which quotes names from the file."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def load_complete(load: Callable[..., Any], name: Any, *args: Any, **kwargs: Any) -> Any:
@@ -25,14 +37,13 @@ def load_complete(load: Callable[..., Any], name: Any, *args: Any, **kwargs: Any
     if kwargs.get("output_loading_info"):
         return load(name, *args, **kwargs)
     lenient = kwargs.pop("ignore_mismatched_sizes", False)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # its report would come before the error that says the same
     try:
-        model, report = load(
-            name,
-            *args,
-            **{"use_safetensors": True, **kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True},
-        )
+        with quiet_loading():  # its report would come before the error that says the same
+            model, report = load(
+                name,
+                *args,
+                **{"use_safetensors": True, **kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True},
+            )
     except (ValueError, OSError, ImportError) as error:
         if "\n" not in str(error).strip():
             raise
@@ -40,8 +51,6 @@ def load_complete(load: Callable[..., Any], name: Any, *args: Any, **kwargs: Any
         raise kind(" ".join(str(error).split())) from error
     except Exception as error:  # damaged files and sizes that do not fit raise errors of safetensors, torch and Python
         raise _damaged(name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
-    finally:
-        logging.set_verbosity(verbosity)
     faults = [
         _fault(len(keys), words, keys)
         for words, keys in (

@@ -118,6 +118,16 @@ def check_frames(run: pa.Table, episode: str, source: str | Path) -> None:
         )
 
 
+def check_pairs(run: pa.Table, episode: str, source: str | Path) -> None:
+    """Raise ValueError unless the later frames of valid pairs come after the earlier ones, and in the same order."""
+    valid = run["valid"].to_numpy()
+    frames, futures = (run[name].to_numpy()[valid] for name in ("frame_index", "future_frame_index"))
+    if (futures <= frames).any() or (np.diff(futures) < 0).any():
+        raise ValueError(
+            f"{source}: pairs of episode {episode!r} run backward; the file was modified after it was written."
+        )
+
+
 def check_codes(codes: np.ndarray, codebook_size: int | None, episode: str, source: str | Path) -> None:
     """Raise ValueError for codes of valid rows that the model's codebook does not have."""
     if codes.size and (codebook_size is None or codes.min() < 0 or codes.max() >= codebook_size):
@@ -272,7 +282,8 @@ class TokenTable:
             columns: "codes", "latents" or "text", to be read too; those that the table does not have are None.
 
         Raises:
-            ValueError: codes outside 0 .. K - 1 in a valid row, or rows that are not in the table's order.
+            ValueError: codes outside 0 .. K - 1 or a future frame that is none in a valid row, or rows that are not in
+                the table's order.
         """
         # Each pass counts anew.
         self.left_out.clear()
@@ -292,6 +303,7 @@ class TokenTable:
         if codes is not None:
             check_codes(codes[valid], self.codebook_size, key[0], self.path)
         check_frames(table, key[0], self.path)
+        check_pairs(table, key[0], self.path)
         return TokenSequence(
             episode=key[0],
             episode_index=table["episode_index"][0].as_py(),

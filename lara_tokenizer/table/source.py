@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
@@ -54,8 +55,7 @@ def recorded_load_options(
 
     Raises ValueError if the table was made from a list of clips and none is given.
     """
-    items = [source] if isinstance(source, (str, Path)) else list(source)
-    if any(isinstance(item, Episode) for item in items):
+    if any(isinstance(item, Episode) for item in _items(source)):
         return {}
     options = {name: value for name, value in metadata["load"].items() if name != "from_list"}
     if from_list is not None:
@@ -63,6 +63,21 @@ def recorded_load_options(
     elif "from_list" in metadata["load"]:
         raise ValueError(f"the table was made from the list {metadata['load']['from_list']!r}: pass it too (--from)")
     return cast(LoadOptions, options)
+
+
+def named_paths(source: Source) -> list[Path]:
+    """Absolute paths of the files and folders of a source as the user named them; of a glob, and on the Hub, none."""
+    names = [os.fspath(item) for item in _items(source) if not isinstance(item, Episode)]
+    # "lerobot:demos" is a folder too.
+    names = [name if os.path.exists(name) else re.sub(r"^[a-z][a-z0-9]+:", "", name) for name in names]
+    return [Path(os.path.abspath(name)) for name in names if os.path.exists(name)]
+
+
+def glob_folders(source: Source) -> list[Path]:
+    """Absolute path of the folder before the first wildcard or brace, of each glob of a source."""
+    names = [os.fspath(item) for item in _items(source) if not isinstance(item, Episode)]
+    split = [re.split(r"[*?{\[]", re.sub(r"^[a-z][a-z0-9]+:", "", name)) for name in names if not os.path.exists(name)]
+    return [Path(os.path.abspath(os.path.dirname(parts[0]))) for parts in split if len(parts) > 1]
 
 
 def check_revisions(metadata: Mapping[str, Any], sources: Iterable[SourceInfo]) -> None:
@@ -74,6 +89,10 @@ def check_revisions(metadata: Mapping[str, Any], sources: Iterable[SourceInfo]) 
             is_list = source["format"] == "list of clips"
             hint = "Give the list as it was" if is_list else f"Name the source with its commit: {name}@{before}"
             raise JobMismatchError(f"the table was made from {name} at {before}, and that is now {now[name]}. {hint}")
+
+
+def _items(source: Source) -> Sequence[str | Path | Episode]:
+    return [source] if isinstance(source, (str, Path)) else source
 
 
 def _by_id(episodes: Iterable[Episode]) -> dict[str, Episode]:

@@ -75,6 +75,18 @@ class OutputPath:
         if not os.access(folder, os.W_OK):
             raise PermissionError(f"cannot write to {folder}: no permission. Name another --out.")
 
+    def check_free(self) -> None:
+        """Raise JobMismatchError if something else than a table of this kind has its name, or that of its list."""
+        for path, is_folder in ((self.path, self.is_folder), (self.failed_file, False)):
+            if path.exists() and path.is_dir() != is_folder:
+                kinds = ("a folder", "a file") if path.is_dir() else ("a file", "a folder")
+                raise JobMismatchError(
+                    f"{path} exists and is {kinds[0]}, {kinds[1]} would be written there. Name another --out, or move "
+                    "it away."
+                )
+        if self.path.exists() and not is_empty_folder(self.path):
+            self._read_metadata()
+
     def sweep(self) -> None:
         """Remove what killed runs left beside the table."""
         sweep(self.path.parent, self.path.name)
@@ -87,13 +99,7 @@ class OutputPath:
         """
         if not self.path.exists() or is_empty_folder(self.path):
             return False
-        try:
-            made_by = read_metadata(self.path)
-        except (ValueError, OSError) as error:
-            reason = str(error).removeprefix(f"{self.path}: ").removesuffix(".")
-            raise JobMismatchError(
-                f"{self.path} exists and was not written by this job: {reason}. Name another --out, or move it away."
-            ) from None
+        made_by = self._read_metadata()
         # What is left is the fingerprint of the job that wrote the table.
         made_from = made_by.pop("episodes")
         for no_option in (FRAMES, MOVING_PAIRS):
@@ -112,6 +118,15 @@ class OutputPath:
                 "the same ones. Name another --out, or delete it."
             )
         return True
+
+    def _read_metadata(self) -> dict[str, Any]:
+        try:
+            return read_metadata(self.path)
+        except (ValueError, OSError) as error:
+            reason = str(error).removeprefix(f"{self.path}: ").removesuffix(".")
+            raise JobMismatchError(
+                f"{self.path} exists and was not written by this job: {reason}. Name another --out, or move it away."
+            ) from None
 
 
 def write_tokens(

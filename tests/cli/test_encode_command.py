@@ -149,6 +149,19 @@ def test_a_signal_to_end_is_an_interrupt_at_any_stage(
     assert signal.getsignal(number) == before
 
 
+def test_an_interrupt_tells_episodes_that_are_too_short_from_those_that_are_encoded():
+    from lara_tok.encode import _Live
+
+    from lara_tokenizer.encode import Progress
+    from lara_tokenizer.encode.plan import EpisodePlan, Unit
+
+    plans = [EpisodePlan("a", (Unit("a", "", 0, 9, None),), {"1f": 9}, 10), EpisodePlan("b", (), {"1f": 0}, 0)]
+    state = Progress.begin(3, {plan.episode: plan for plan in plans}, set(plans[0].units))
+    with _Live() as live:
+        live.show(state)
+    assert live.done == "2 of 3 episodes are done, 1 of them too short for a pair"
+
+
 def test_a_verification_that_is_ended_says_so(lara_tok, clip_folder, tokens, options, monkeypatch):
     from lara_tokenizer.encode.engines import InProcessEngine
 

@@ -153,6 +153,20 @@ def test_a_file_that_is_not_a_token_table_is_never_replaced(encode, tmp_path):
     assert (tmp_path / "folder" / "thesis.tex").exists()
 
 
+def test_a_target_of_the_other_kind_is_refused_before_anything_is_read(encode, tmp_path, monkeypatch):
+    monkeypatch.setattr("lara_tokenizer.encode.dataset.open_job", None)
+    (tmp_path / "t.parquet").mkdir()
+    (tmp_path / "tokens").touch()
+    (tmp_path / "u.parquet.failed.jsonl").mkdir()
+    for out, reason in {
+        tmp_path / "t.parquet": r"t\.parquet exists and is a folder, a file would be written there",
+        f"{tmp_path}/tokens/": "tokens exists and is a file, a folder would be written there",
+        tmp_path / "u.parquet": r"u\.parquet\.failed\.jsonl exists and is a folder, a file",
+    }.items():
+        with pytest.raises(JobMismatchError, match=rf"{reason}.* Name another --out, or move it away"):
+            encode(out)
+
+
 def test_a_source_that_has_grown_is_noticed(encode, clips, tmp_path):
     shutil.copytree(clips, tmp_path / "clips")
     encode(tmp_path / "t.parquet", source=tmp_path / "clips")

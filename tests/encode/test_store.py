@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,6 +101,20 @@ def test_a_full_disk_is_one_plain_sentence_and_loses_nothing(tmp_path, episodes)
     with Store(tmp_path / "job", FINGERPRINT, episodes) as store:
         assert store.done_units() == {first}
         assert UnitTask(episodes["a"], second) in store.pending()
+
+
+def test_a_full_disk_promises_to_keep_only_what_is_there(tmp_path, episodes):
+    with Store(tmp_path / "job", FINGERPRINT, episodes) as store:
+        pages = store._database.execute("PRAGMA page_count").fetchone()[0]
+        long = replace(plan("a"), notes=("x" * 10**6,))
+        store._database.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(OSError, match=r"the disk is full or failing\. Make room and run the same again"):
+            store.commit(long)
+        store._database.execute(f"PRAGMA max_page_count = {pages + 2}")
+        store.commit(plan("b"))
+        with pytest.raises(OSError, match=r"the disk is full or failing\. What is done is kept; make room and run"):
+            store.commit(long)
+    assert (tmp_path / "job").exists()
 
 
 @pytest.fixture

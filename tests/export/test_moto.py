@@ -19,6 +19,7 @@ import torch
 import yaml
 from lara_tok.__main__ import app
 from PIL import Image
+from token_tables import edited
 from typer.testing import CliRunner
 
 from lara_tokenizer.data import Episode, load_episodes
@@ -285,11 +286,9 @@ def test_a_table_that_moto_cannot_express_is_refused(tmp_path, write_tokens, cli
     refused(tmp_path, ValueError, "has no column 'codes'", continuous, clips, instruction="push")
     two = write_tokens(tmp_path / "two.parquet", LENGTHS, cameras=("top", "wrist"))
     refused(tmp_path, ValueError, "Moto has one per dataset. Choose with --camera", two, clips, cameras="all")
-    table = pq.read_table(tokens)
-    index = table.column_names.index("future_frame_index")
-    futures = table["future_frame_index"].to_numpy().copy()
-    futures[3] += 1
-    pq.write_table(table.set_column(index, table.schema.field(index), [pa.array(futures)]), tokens)
+    longer = {name: pq.read_table(tokens)[name].to_pylist() for name in ("future_frame_index", "future_timestamp")}
+    longer["future_frame_index"][3], longer["future_timestamp"][3] = 9, 0.9
+    edited(tokens, tokens, longer)
     refused(tmp_path, ValueError, r"are 5, 6 frames apart: .*--stride 5f", tokens, clips)
 
 

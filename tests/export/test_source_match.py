@@ -7,11 +7,13 @@ import shutil
 from collections import Counter
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from token_tables import edited
 
 from lara_tokenizer.data import load_episodes
 from lara_tokenizer.encode import encode_dataset
-from lara_tokenizer.export import export_univla
+from lara_tokenizer.export import export_univla, export_webdataset
 from lara_tokenizer.export.source_match import PairSample, match_source
 from lara_tokenizer.table.reader import TokenTable
 
@@ -21,6 +23,24 @@ def test_a_table_and_its_source_match(tokens, clips):
     assert matched.num_frames == {("a.mp4", ""): 24, ("b/left.mp4", ""): 30}
     assert matched.selected == {("a.mp4", ""): 19, ("b/left.mp4", ""): 25}
     assert matched.left_out == Counter({"invalid: the future frame lies past the end": 10})
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("future_frame_index", 1, "pairs of episode 'a.mp4' run backward"),
+        ("future_frame_index", 9, r"'a.mp4': frame 9 is at 0.900 s in the source and at 0.800 s"),
+        ("future_timestamp", 0.9, r"'a.mp4': frame 8 is at 0.800 s in the source and at 0.900 s"),
+        ("future_timestamp", None, r"'a.mp4': frame 8 is at 0.800 s in the source and at nan s"),
+    ],
+)
+def test_a_pair_whose_future_frame_was_edited_is_refused(tmp_path, tokens, clips, column, value, reason):
+    values = pq.read_table(tokens)[column].to_pylist()
+    values[3] = value
+    table = edited(tokens, tmp_path / "edited.parquet", {column: values})
+    with pytest.raises(ValueError, match=reason):
+        export_webdataset(table, clips, tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
 
 
 def test_a_missing_episode_a_shorter_video_and_another_rate_are_refused(

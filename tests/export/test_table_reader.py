@@ -60,6 +60,17 @@ def test_codes_out_of_range_are_named(tokens):
         list(TokenTable.open(tokens).sequences("codes"))
 
 
+def test_pairs_that_run_backward_are_refused(tokens):
+    def one_earlier(column):
+        futures = column.to_pylist()
+        futures[3] = futures[0] - 1
+        return pa.chunked_array([pa.array(futures, column.type)])
+
+    _edited(tokens, "future_frame_index", one_earlier)
+    with pytest.raises(ValueError, match=r"pairs of episode .* run backward"):
+        list(TokenTable.open(tokens).sequences())
+
+
 def pc_add(chunk, number):
     values = pa.array(chunk.flatten().to_numpy() + np.int16(number))
     return pa.FixedSizeListArray.from_arrays(values, type=chunk.type)

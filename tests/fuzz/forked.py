@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 SECONDS = 60.0  # longer is a hang
 MEMORY = 3 * 2**30  # address space beyond what the parent has mapped; a child that wants more gets MemoryError
 
@@ -31,6 +33,7 @@ class Finished:
         code: exit code; negative for a signal; None for one that was killed after `SECONDS`.
         output: stdout and stderr together.
         peak: resident bytes.
+        inherited: of these, bytes that the parent had resident when it forked.
         value: returned by the function; None if it did not return.
     """
 
@@ -39,6 +42,7 @@ class Finished:
     peak: int
     seconds: float
     value: Any = None
+    inherited: int = 0
 
 
 class Forked:
@@ -51,6 +55,7 @@ class Forked:
     def __init__(self, function: Callable[..., Any], *arguments: Any, memory: int = MEMORY) -> None:
         self._output, self._result = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         self.started = time.monotonic()
+        self._inherited = psutil.Process().memory_info().rss
         sys.stdout.flush()
         sys.stderr.flush()
         self.process = os.fork()
@@ -70,6 +75,7 @@ class Forked:
             peak=usage.ru_maxrss * 1024,
             seconds=time.monotonic() - self.started,
             value=pickle.loads(pickled) if pickled else None,
+            inherited=self._inherited,
         )
 
     def _wait(self, deadline: float) -> tuple[int | None, resource.struct_rusage]:

@@ -150,7 +150,7 @@ VIT = {"model_type": "vit_mae", "image_size": 32}
         ({"hidden_size": "16"}, "hidden_size is '16'; it takes a whole number"),
         ({"hidden_size": [16] * 10**5}, "hidden_size is list"),
         ({"hidden_size": None}, "hidden_size is NoneType"),
-        ({"num_m_former_layers": 10**6}, "num_m_former_layers 1000000, more than its weights have room for"),
+        ({"num_m_former_layers": 10**6}, r"num_m_former_layers \(1000000\) must be at most 1,024"),
         ({"num_m_former_layers": 2}, "describes a model of|missing"),
         ({"num_decoder_layers": True}, "num_decoder_layers is True"),
         ({"image_size": 2**16}, "differ|describes"),
@@ -162,7 +162,7 @@ VIT = {"model_type": "vit_mae", "image_size": 32}
         ({"vision_config": {"model_type": "nosuch"}}, "vision_config .* cannot be used"),
         (
             {"vision_config": {**VIT, "num_hidden_layers": 10**9}},
-            "layers 1000000000",
+            r"num_hidden_layers \(1000000000\) must be at most 1,024",
         ),
         (
             {"vision_config": {**VIT, "hidden_act": "os.system"}},
@@ -181,6 +181,20 @@ def test_a_config_that_cannot_be_is_refused_and_allocates_nothing(folder, fields
     _with_fields(folder, CONFIG, **fields)
     _check_refused(folder, match)
     assert "[transformers]" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", [CONFIG, PROCESSOR, "model.safetensors.index.json"])
+def test_json_that_transformers_cannot_read_is_refused_with_what_to_do(folder, name):
+    file = folder / name
+    content = file.read_bytes() if file.exists() else b'{"weight_map": {}}'
+    file.write_bytes(b"\xef\xbb\xbf" + content)
+    _check_refused(folder, rf"{name} begins with a byte order mark, .* Save it without one")
+
+
+def test_a_config_that_is_a_folder_is_refused(folder):
+    (folder / CONFIG).unlink()
+    (folder / CONFIG).mkdir()
+    _check_refused(folder, "config.json: a folder, not a file")
 
 
 @pytest.mark.parametrize(
@@ -228,7 +242,7 @@ def test_other_things_under_a_file_s_name_are_refused_at_once(folder):
     _check_refused(folder, "No such file")
     (folder / WEIGHTS).unlink()
     (folder / WEIGHTS).mkdir()
-    _check_refused(folder, "directory")
+    _check_refused(folder, f"{WEIGHTS}: a folder, not a file")
 
 
 def test_a_pickle_beside_the_weights_is_never_read(folder):

@@ -20,6 +20,7 @@ from lara_tokenizer.convert.moto.layouts import MOTO, ReferenceCheckpoint, setti
 from lara_tokenizer.convert.moto.names import ADVICE, DECODER_LAYERS, M_FORMER_LAYERS
 from lara_tokenizer.convert.state_dict import check_tensors
 from lara_tokenizer.model import LatentActionConfig
+from lara_tokenizer.model.loading import quiet_loading
 
 VISION_FOLDER = "vision_encoder"
 
@@ -253,14 +254,19 @@ def load_vision_encoder(name: str, config: PretrainedConfig) -> PreTrainedModel:
     Raises ValueError if it cannot be loaded, or a parameter is not in the file (it would be random).
     """
     try:
-        encoder, report = AutoModel.from_pretrained(name, config=config, dtype="float32", output_loading_info=True)
+        with quiet_loading():  # the error below says it in one line
+            encoder, report = AutoModel.from_pretrained(
+                name, config=config, dtype="float32", output_loading_info=True, ignore_mismatched_sizes=True
+            )
     except Exception as error:  # damaged weights raise errors of safetensors, torch and Python
         raise _unreadable(name, error) from error
-    absent = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    misfits = (key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])
+    absent = sorted({*report["missing_keys"], *misfits})
     if absent:
         raise ValueError(
-            f"vision encoder {name}: {len(absent)} parameters are not in its files ({summarize_names(absent)}); they "
-            "would be random. Pass the complete encoder that the tokenizer was trained with."
+            f"vision encoder {name}: {len(absent)} parameters are not in its files, or of another shape "
+            f"({summarize_names(absent)}); they would be random. Pass the complete encoder that the tokenizer was "
+            "trained with."
         )
     return encoder.eval()
 

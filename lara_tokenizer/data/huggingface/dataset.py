@@ -138,7 +138,7 @@ def _list_split(tables: Tables, split: str, columns: _Columns, cameras: tuple[st
         text = None if columns.text is None else columns.instruction(cells.get(columns.text))
         rate = None if columns.fps is None else cells.get(columns.fps)
         fps = float(rate) if rate is not None and 0 < rate < math.inf else None
-        reader = DatasetsReader(name, row, cameras, columns.signals, text, decoder, tables.roots)
+        reader = DatasetsReader(name, row, cameras, columns.signals, text, decoder, tables.places)
         episodes.append(Episode(name, reader, cameras, index, fps, text, columns.available_signals))
     return episodes
 

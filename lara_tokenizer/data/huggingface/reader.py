@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -12,9 +13,10 @@ from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lara_tokenizer.data.episode import CameraReaders, FrameReader, Signals, numeric_rows
-from lara_tokenizer.data.huggingface.rows import Row
+from lara_tokenizer.data.huggingface.rows import ANYWHERE, MediaPlaces, Row, is_text
 from lara_tokenizer.data.video import EncodedImagesReader, RemoteFile, SharedVideo
 from lara_tokenizer.data.video.images import image_mode
 from lara_tokenizer.errors import EpisodeReadError
@@ -50,29 +52,46 @@ class DatasetsReader(CameraReaders):
     columns: Mapping[str, str]  # the column of "actions" and of "states", as far as there are any
     text: str | None  # the row's instruction
     decoder: str  # "pyav", "decord" or "torchcodec"
-    roots: tuple[str, ...] = ()  # folders that a local path in a cell must be below; empty: any
+    places: MediaPlaces = ANYWHERE  # of the files that cells may name
 
     def open_camera(self, camera: str) -> FrameReader:
         """The video or the images in the column. Raises EpisodeReadError where there is none."""
         cell = self._cell(camera)
         if isinstance(cell, _LISTS):
-            name, read = partial("{}, frame {}".format, camera), partial(_read_image, self.row, camera, self.roots)
+            name, read = partial("{}, frame {}".format, camera), partial(_read_image, self.row, camera, self.places)
             return EncodedImagesReader(self.name, len(cell), name, read)
-        media = cell_media(cell, self.row.folder, self.roots)
+        media = cell_media(cell, self.row.folder, self.places)
         if media is None:
             raise EpisodeReadError(self.name, f"column {camera!r} is empty in this row")
         video = CellVideo(self.name, self.row, camera) if isinstance(media, bytes) else media
         return SharedVideo(video, self.decoder)
 
     def files(self, camera: str = "") -> tuple[Path, ...]:
-        """The table's file, and the video's where the cell names one."""
-        return (*self.row.files, *super().files(camera))
+        """The table's file, and those of the video or the images where the cell names some."""
+        return (*self.row.files, *super().files(camera), *self._image_files(camera))
 
     def signals(self) -> Signals:
         """Actions, states and the text, as far as the dataset has them. Raises EpisodeReadError."""
         values = {signal: self._numbers(column) for signal, column in self.columns.items()}
         texts = None if self.text is None else (self.text,) * self.index(self.cameras[0]).num_frames
         return Signals(values.get("actions"), values.get("states"), texts)
+
+    def _image_files(self, camera: str) -> Iterator[Path]:
+        """The local files that the images of a list name; no image that is stored in the table is copied."""
+        try:
+            cell = self._cell(camera)
+            if not isinstance(cell, _LISTS):
+                return
+            images = cell.values.storage if isinstance(cell.values, pa.ExtensionArray) else cell.values
+            if pa.types.is_struct(images.type):
+                images = pc.if_else(pc.is_null(pc.struct_field(images, "bytes")), pc.struct_field(images, "path"), None)
+            names = images.to_pylist() if is_text(images.type) else []
+        except (EpisodeReadError, pa.ArrowException, KeyError):  # as reading its frames will tell
+            return
+        for name in names:
+            with suppress(EpisodeReadError):
+                if isinstance(name, str) and isinstance(file := _named(name, self.row.folder, self.places), Path):
+                    yield file
 
     def _numbers(self, column: str) -> np.ndarray:
         cell = self._cell(column)
@@ -93,9 +112,9 @@ class DatasetsReader(CameraReaders):
         return cell
 
 
-def _read_image(row: Row, column: str, roots: Sequence[str], i: int) -> bytes:
+def _read_image(row: Row, column: str, places: MediaPlaces, i: int) -> bytes:
     """Image i of the list in a cell."""
-    media = cell_media(_storage(row.cell(column)).values[i], row.folder, roots)
+    media = cell_media(_storage(row.cell(column)).values[i], row.folder, places)
     if media is None:
         raise ValueError("it is empty")
     if isinstance(media, Path):
@@ -115,32 +134,42 @@ def first_mode(row: Row, column: str) -> str:
         return ""
 
 
-def cell_media(cell: pa.Scalar, folder: str, roots: Sequence[str] = ()) -> bytes | Path | RemoteFile | None:
+def cell_media(cell: pa.Scalar, folder: str, places: MediaPlaces = ANYWHERE) -> bytes | Path | RemoteFile | None:
     """Content of a cell of type Video or Image: bytes, or the file that it names; None for an empty cell.
 
-    A relative path is relative to `folder`, the table's. Raises EpisodeReadError for a path that is not below one of
-    `roots`: a table of somebody else must not name files of the one who reads it.
+    A relative path is relative to `folder`, the table's. Raises EpisodeReadError for a path or a URL that is not
+    among `places`: a table of somebody else must name neither files nor servers within reach of the one who reads it.
     """
     value = _storage(cell).as_py()
     fields = value if isinstance(value, dict) else {"bytes": value, "path": value}
     data, path = fields.get("bytes"), fields.get("path")
     if isinstance(data, bytes):
         return data
-    if not isinstance(path, str) or not path:
-        return None
+    return _named(path, folder, places) if isinstance(path, str) and path else None
+
+
+def _named(path: str, folder: str, places: MediaPlaces) -> Path | RemoteFile:
+    """The file that a cell names; arguments and errors as `cell_media`."""
     if folder and "://" not in path and not os.path.isabs(path):
         path = f"{folder}/{path}"
     if "://" not in path:
         path = os.path.normpath(path)
-        if roots and not any(path.startswith(root.rstrip("/") + "/") for root in roots):
+        folders = places.folders
+        if folders and not any(path.startswith(each.rstrip("/") + "/") for each in folders):
             raise EpisodeReadError(
                 path,
-                f"the table names a file outside {roots[0]}, which is not read. Copy it there, or save the dataset by "
-                "save_to_disk, which stores videos inside",
+                f"the table names a file outside {folders[0]}, which is not read. Copy it there, or save the dataset "
+                "by save_to_disk, which stores videos inside",
             )
         return Path(path)
     if "::" in path or path.partition("://")[0] in ("file", "local"):
         raise EpisodeReadError(path, "the table names a local file by a URL, which is not read")
+    if not places.urls:
+        raise EpisodeReadError(
+            path,
+            "the table is in a folder and names a URL, which is not read. Download that file into the folder, and name "
+            "its path",
+        )
     return RemoteFile(path)
 
 

@@ -38,6 +38,17 @@ class DataFile:
         return cls(url) if "://" in url else cls(os.path.abspath(url), os.stat(url).st_mtime_ns)
 
 
+@dataclass(frozen=True, slots=True)
+class MediaPlaces:
+    """Places of the files that cells of a table may name: a table of somebody else must not fetch what it likes."""
+
+    folders: tuple[str, ...] = ()  # that a local path must be below; empty: any
+    urls: bool = True  # whether cells may name URLs, as those of a dataset on the Hub do
+
+
+ANYWHERE = MediaPlaces()
+
+
 class Row(Protocol):
     """One row of a table. Picklable."""
 

@@ -14,7 +14,15 @@ from typing import Any
 import pyarrow as pa
 
 from lara_tokenizer.data.dataset_files import open_hub
-from lara_tokenizer.data.huggingface.rows import Row, TablePart, arrow_part, memory_part, parquet_part
+from lara_tokenizer.data.huggingface.rows import (
+    ANYWHERE,
+    MediaPlaces,
+    Row,
+    TablePart,
+    arrow_part,
+    memory_part,
+    parquet_part,
+)
 from lara_tokenizer.errors import first_line
 
 _CONNECTIONS = 8
@@ -30,7 +38,7 @@ class Tables:
     features: Mapping[str, Any]  # columns as `datasets` types them
     format: str  # for messages: how the dataset is stored
     revision: str | None = None
-    roots: tuple[str, ...] = ()  # folders that local files named in cells must be below
+    places: MediaPlaces = ANYWHERE  # of the files that cells may name
     notes: tuple[str, ...] = ()  # columns that `datasets` has no type for
 
     def rows(self, split: str, columns: Sequence[str]) -> list[tuple[Row, dict[str, Any]]]:
@@ -80,7 +88,7 @@ def _open_saved(folder: str, split: str | None, subset: str | None) -> Tables:
         {name: _arrow_parts(name, data) for name, data in selected.items()},
         next(iter(selected.values())).features,
         "Hugging Face dataset, saved to disk",
-        roots=(folder,),
+        places=MediaPlaces((folder,), urls=False),
     )
 
 
@@ -107,17 +115,17 @@ def _open_built(path: str, commit: str | None, split: str | None, subset: str | 
         splits = {name: make_parts(name, each) for name, each in selected.items()}
         features = next(iter(selected.values())).features
     form = f"Hugging Face dataset, {module}{', streamed' if streaming else ''}"
-    return Tables(splits, features, form, commit, _roots(path, commit), tuple(notes))
+    return Tables(splits, features, form, commit, _places(path, commit), tuple(notes))
 
 
-def _roots(path: str, commit: str | None) -> tuple[str, ...]:
-    """The folder of a local dataset, or the caches that hold one of the Hub."""
+def _places(path: str, commit: str | None) -> MediaPlaces:
+    """The folder of a local dataset; of one on the Hub the caches that hold it, and the network."""
     if commit is None:
-        return (os.path.abspath(path),)
+        return MediaPlaces((os.path.abspath(path),), urls=False)
     from datasets import config
     from huggingface_hub import constants
 
-    return tuple(os.path.abspath(each) for each in (constants.HF_HUB_CACHE, config.HF_DATASETS_CACHE))
+    return MediaPlaces(tuple(os.path.abspath(each) for each in (constants.HF_HUB_CACHE, config.HF_DATASETS_CACHE)))
 
 
 def _features(schema: pa.Schema, path: str, notes: list[str]) -> Mapping[str, Any]:

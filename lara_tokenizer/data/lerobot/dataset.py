@@ -13,7 +13,7 @@ from lara_tokenizer._parse import read_json
 from lara_tokenizer.data.dataset_files import DatasetFiles, LocalFiles, open_hub
 from lara_tokenizer.data.episode import ACTIONS, STATES, Episode, first_of
 from lara_tokenizer.data.lerobot.entries import EpisodeEntry, read_entries
-from lara_tokenizer.data.lerobot.info import EPISODES_V3, INFO, LeRobotInfo
+from lara_tokenizer.data.lerobot.info import EPISODES_V3, INFO, LeRobotInfo, whole_number
 from lara_tokenizer.data.lerobot.reader import LeRobotReader
 from lara_tokenizer.data.lerobot.rows import DataRows, column_names, data_files, moved_episodes
 from lara_tokenizer.data.lerobot.spans import VideoSpan, lay_out
@@ -90,7 +90,7 @@ class _Dataset:
         episodes = []
         for i, each in enumerate(entries):
             file = moved.get(each.episode_index, self.info.data_file(each.entry))
-            rows = DataRows(file, self.info.is_v3, columns, each.episode_index, each.length, self.info.fps)
+            rows = DataRows(file, self.info.is_v3, columns, each.episode_index, each.length, self.info.fps, each.tasks)
             used = (INFO, each.file, *([self.info.tasks_file] if self.info.tasks_file in self.names else []))
             reader = LeRobotReader(
                 self.files, {camera: spans[camera][i] for camera in cameras}, rows, used, options.decoder
@@ -112,7 +112,7 @@ class _Dataset:
         try:
             entries, notes = read_entries(self.files, self.names, self.info.is_v3)
         except (EpisodeReadError, OSError) as error:
-            raise ValueError(f"{self.name}: {error}") from error
+            raise ValueError(f"{self.name}: a LeRobotDataset {self.version}, but {error}") from error
         self.notes += notes
         if not entries:
             reason = f" ({'; '.join(self.notes)})" if self.notes else ""
@@ -124,12 +124,13 @@ class _Dataset:
     def _check_totals(self, entries: Sequence[EpisodeEntry]) -> None:
         counted = (("episodes", len(entries)), ("frames", sum(each.length for each in entries)))
         for kind, count in counted:
-            if (promised := self.info.content.get(f"total_{kind}", count)) != count:
+            promised = self.info.content.get(f"total_{kind}", count)
+            if promised != count and whole_number(promised) != count:
                 self.notes.append(f"{INFO} promises {promised!r:.40} {kind}, {count} are listed")
 
     def _cameras(self, entries: Sequence[EpisodeEntry], requested: Sequence[str]) -> tuple[str, ...]:
         """The cameras to read. Masks and depth maps are stored like cameras; they are read only when named."""
-        existing = []
+        existing, absent = [], []
         columns = self._columns(entries)
         for key in self.info.cameras():
             if self._has_files(key, entries, columns):
@@ -137,7 +138,11 @@ class _Dataset:
                 continue
             if key in requested or last_part(key) in requested:
                 raise ValueError(f"{self.name}: camera {key!r} is named in {INFO}, but there are no files of it")
-            self.notes.append(f"{INFO} names camera {key!r}, but there are no files of it")
+            absent.append(f"{INFO} names camera {key!r}, but there are no files of it")
+        self.notes += absent
+        if not existing:
+            reason = "; ".join(absent) or f"no feature in {INFO} has the dtype 'video' or 'image'"
+            raise ValueError(f"{self.name}: it has no camera: {reason}")
         for key in sorted(_filmed(self.names) - self.info.features.keys()):
             self.notes.append(f"there are videos of {key!r}, which {INFO} does not name; they are not read")
         cameras, notes = choose_cameras(existing, requested, self.name, is_color=self.info.is_color)
@@ -192,7 +197,9 @@ class _Dataset:
                 column = first_of(names, stored)
                 if column is not None and signal != "text":
                     self.notes.append(f"column {column!r} is not named in {INFO}, and is read")
-            if column is not None and (signal != "text" or self.info.tasks_file in self.names):
+            if column is not None and signal == "text" and self.info.tasks_file not in self.names:
+                self.notes.append(f"{self.info.tasks_file} is missing: the rows' {column} has no texts")
+            elif column is not None:
                 chosen.append((signal, column))
         return tuple(chosen)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from lara_tokenizer._parse import MAX_CELL_ROWS, read_json_lines, read_parquet
 from lara_tokenizer.data.dataset_files import DatasetFiles
 from lara_tokenizer.data.lerobot.info import EPISODES_V2, EPISODES_V3, whole_number
+from lara_tokenizer.data.lerobot.tasks import is_instruction
 from lara_tokenizer.errors import EpisodeReadError, first_line
 
 _NOTES = 5  # of one kind that are spelled out
@@ -25,19 +27,21 @@ class EpisodeEntry:
 
     episode_index: int
     length: int
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...]  # instructions; none where the row has none or something else
     entry: dict[str, Any]  # the whole row
     file: str  # of metadata that it is from
+    remark: str = ""  # why there are no instructions
 
     @classmethod
     def parse(cls, row: Any, file: str) -> EpisodeEntry:
         """An entry from its row. Raises ValueError for a row that is none."""
         if not isinstance(row, dict):
             raise ValueError("not an object")
-        index, length = (_number(row, key) for key in ("episode_index", "length"))
+        index, length = (_number(row, key, file) for key in ("episode_index", "length"))
         if not 1 <= length <= MAX_CELL_ROWS:
             raise ValueError(f"length is {length:,}; takes 1 to {MAX_CELL_ROWS:,} frames")
-        return cls(index, length, _tasks(row), row | {"episode_index": index}, file)
+        tasks, remark = _tasks(row)
+        return cls(index, length, tasks, row | {"episode_index": index}, file, remark)
 
     def same_as(self, other: EpisodeEntry) -> bool:
         """Whether both say the same; of missing values and NaN, too."""
@@ -56,6 +60,7 @@ def read_entries(files: DatasetFiles, names: Iterable[str], is_v3: bool) -> tupl
     rows = _rows_v3(files, names, notes) if is_v3 else _rows_v2(files)
     claims: dict[int, _Claim] = {}
     bad: list[str] = []
+    odd: list[str] = []
     for where, file, row in rows:
         try:
             if isinstance(row, ValueError):
@@ -66,7 +71,9 @@ def read_entries(files: DatasetFiles, names: Iterable[str], is_v3: bool) -> tupl
             bad.append(f"{where} cannot be read{reason}; that episode is left out")
         else:
             claims.setdefault(entry.episode_index, _Claim(entry)).add(entry)
-    notes += _shortened(bad, "more such lines")
+            if entry.remark:
+                odd.append(f"{where}: {entry.remark}")
+    notes += _shortened(bad, "more such lines") + _shortened(odd, "more such lines")
     return _distinct(claims, notes), notes
 
 
@@ -131,18 +138,28 @@ def _shortened(notes: list[str], rest: str) -> list[str]:
     return notes if len(notes) <= _NOTES else [*notes[:_NOTES], f"{len(notes) - _NOTES:,} {rest}"]
 
 
-def _number(row: dict[str, Any], key: str) -> int:
+def _number(row: dict[str, Any], key: str, file: str) -> int:
     number = whole_number(row.get(key))
-    if number is None:
+    # Parquet has types: a column of texts is not one that a recorder wrote, whatever digits are in it.
+    if number is None or (isinstance(row[key], str) and file.endswith(".parquet")):
         raise ValueError(f"{key} is {row.get(key)!r:.40}, not a whole number")
     return number
 
 
-def _tasks(row: dict[str, Any]) -> tuple[str, ...]:
-    """Instructions of an episode, which some converters write as one text."""
-    tasks = row.get("tasks")
-    if tasks is None:
-        tasks = row.get("task")
-    if tasks is None:
-        return ()
-    return tuple(str(task) for task in (tasks if isinstance(tasks, list | tuple) else [tasks]) if task is not None)
+def _tasks(row: dict[str, Any]) -> tuple[tuple[str, ...], str]:
+    """Instructions of an episode, which some converters write as one text; and a remark about a cell of another kind.
+
+    Nothing is made of such a cell, as a part of it may be a name, a mark or a number as well as the instruction.
+    """
+    key = "task" if row.get("tasks") is None else "tasks"
+    cell = row.get(key)
+    values = [value for value in (cell if isinstance(cell, list | tuple) else [cell]) if not _is_missing(value)]
+    texts = [value for value in values if isinstance(value, str) and is_instruction(value)]
+    if len(texts) == len(values):
+        return tuple(text for text in texts if text.strip()), ""
+    return (), f"{key} is {cell!r:.60}, not a text or a list of texts; it gives no instruction"
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a value is none, as JSON, parquet and pandas write it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))

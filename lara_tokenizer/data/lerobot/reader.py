@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,15 +13,19 @@ from typing import Any
 
 import av
 import numpy as np
+import pyarrow as pa
 
 from lara_tokenizer.data.dataset_files import DatasetFiles
 from lara_tokenizer.data.episode import FrameIndex, Signals, check_indices, numeric_rows
-from lara_tokenizer.data.lerobot.info import TASKS_V2, TASKS_V3
-from lara_tokenizer.data.lerobot.rows import DataRows, errors_name, read_rows
+from lara_tokenizer.data.lerobot.cross_check import clock_remark, text_remark
+from lara_tokenizer.data.lerobot.info import EPISODES_V2, EPISODES_V3, TASKS_V2, TASKS_V3
+from lara_tokenizer.data.lerobot.rows import TASK, TIME, DataRows, errors_name, is_numeric, read_clock, read_rows
 from lara_tokenizer.data.lerobot.spans import VideoSpan, first_frame_of
 from lara_tokenizer.data.lerobot.tasks import load_tasks
 from lara_tokenizer.data.video import EncodedImagesReader, VideoReader, open_video_file
-from lara_tokenizer.errors import EpisodeReadError
+from lara_tokenizer.errors import EpisodeReadError, printable
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -38,16 +44,18 @@ class LeRobotReader:
     _first: dict[str, tuple[int, str]] = field(default_factory=dict, init=False)
     """By camera: index, in its video file, of the episode's first frame; and a remark."""
     _images: dict[str, EncodedImagesReader] = field(default_factory=dict, init=False)
+    _rows: str | None = field(default=None, init=False)  # a remark about the rows; None: not looked at yet
 
     def index(self, camera: str) -> FrameIndex:
         """Frame times at the dataset's rate. Raises EpisodeReadError unless the camera has a frame for each row."""
-        note = digest = ""
+        digest = ""
         if self.cameras[camera] is None:
-            read_rows(self.dataset, self.rows, [])  # checks the number of rows without reading an image
+            # Checks the number of rows without reading an image.
+            note = self._remark(read_rows(self.dataset, self.rows, [], optional=[TIME, TASK]))
         else:
             first, remark = self._first_frame(camera)
             video = self._video(camera).index()
-            note = "; ".join(part for part in (video.note, remark) if part)
+            note = "; ".join(filter(None, (video.note, remark, self._rows_remark())))
             if video.digest:
                 borders = f"{video.digest} {first} {self.rows.length}"
                 digest = hashlib.sha256(borders.encode()).hexdigest()
@@ -70,13 +78,20 @@ class LeRobotReader:
             return self._video(camera).frames("", first + indices)
 
     def signals(self) -> Signals:
-        """Actions, states and the task of each frame. Raises EpisodeReadError."""
+        """Actions, states and the task of each frame; no text where it contradicts the episode's own.
+
+        Raises EpisodeReadError.
+        """
         columns = dict(self.rows.columns)
-        table = read_rows(self.dataset, self.rows, list(columns.values()))
+        table = read_rows(self.dataset, self.rows, list(columns.values()), optional=[TIME])
+        if remark := self._clock(table):
+            _log_once(self.dataset, self.rows.episode_index, "times", remark)
         task = columns.pop("text", None)
         with errors_name(self.rows.file or "data"):
             values = {signal: numeric_rows(table[column], column) for signal, column in columns.items()}
-        texts = None if task is None else self._texts(table[task].to_pylist())
+        texts, remark = (None, "") if task is None else self._texts(table[task])
+        if remark:
+            _log_once(self.dataset, self.rows.episode_index, "text", remark)
         return Signals(values.get("actions"), values.get("states"), texts)
 
     def files(self, camera: str) -> tuple[Path, ...]:
@@ -91,13 +106,46 @@ class LeRobotReader:
         self._images.clear()
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_images": {}, "_first": {}}
+        return self.__dict__ | {"_images": {}, "_first": {}, "_rows": None}
 
-    def _texts(self, task_indices: list[int]) -> tuple[str, ...]:
-        tasks = load_tasks(self.dataset, TASKS_V3 if self.rows.shared else TASKS_V2)
+    def _rows_remark(self) -> str:
+        """A remark where local rows contradict the metadata; "" where they cannot be read, which `signals` says."""
+        if self._rows is None:
+            try:
+                table = read_clock(self.dataset, self.rows)
+            except EpisodeReadError:
+                table = None
+            self._rows = "" if table is None else self._remark(table)
+        return self._rows
+
+    def _remark(self, table: pa.Table) -> str:
+        remark = ""
+        if "text" in dict(self.rows.columns) and TASK in table.column_names:
+            with suppress(EpisodeReadError):
+                _, remark = self._texts(table[TASK])
+        return "; ".join(filter(None, (self._clock(table), remark)))
+
+    def _clock(self, table: pa.Table) -> str:
+        if TIME not in table.column_names or not is_numeric(table[TIME]):
+            return ""
+        return clock_remark(table[TIME].to_numpy().astype(np.float64), self.rows.fps)
+
+    def _texts(self, column: pa.ChunkedArray) -> tuple[tuple[str, ...] | None, str]:
+        """The instruction of each row; or none, and the reason. Raises EpisodeReadError for an unknown index."""
+        file = TASKS_V3 if self.rows.shared else TASKS_V2
+        tasks = load_tasks(self.dataset, file)
+        if pa.types.is_nested(column.type):
+            raise EpisodeReadError(self.rows.file, f"column {TASK!r} holds {column.type}; takes a number in each row")
+        task_indices = column.to_pylist()
         if unknown := sorted({index for index in task_indices if index not in tasks}, key=str):
             raise EpisodeReadError(self.rows.file, f"task_index {unknown[0]} is not among the dataset's tasks")
-        return tuple(tasks[index] for index in task_indices)
+        texts = tuple(text for index in task_indices if (text := tasks[index]) is not None)
+        entries = EPISODES_V3.rstrip("/") if self.rows.shared else EPISODES_V2
+        remark = text_remark(texts, self.rows.tasks, file, entries)
+        if len(texts) < len(task_indices):
+            odd = next(index for index in task_indices if tasks[index] is None)
+            remark = f"task_index {odd} is no instruction in {file}, but a printed list or object"
+        return (None, f"{remark}; the rows have no text") if remark else (texts, "")
 
     def _video(self, camera: str) -> VideoReader:
         span = self.cameras[camera]
@@ -124,6 +172,16 @@ class LeRobotReader:
             name, read = partial("{}, frame {}".format, camera), partial(_read_cell, self.dataset, cells)
             self._images[camera] = EncodedImagesReader(self.rows.file, len(cells), name, read)
         return self._images[camera]
+
+
+_said: set[tuple[DatasetFiles, str]] = set()  # in this process
+
+
+def _log_once(dataset: DatasetFiles, episode_index: int, kind: str, remark: str) -> None:
+    """Log the first remark of a kind about a dataset; the notes of an episode's frames name each."""
+    if (dataset, kind) not in _said:
+        _said.add((dataset, kind))
+        logger.warning("episode %d: %s (said once for the dataset)", episode_index, printable(remark))
 
 
 def _check_depth(path: Path) -> None:

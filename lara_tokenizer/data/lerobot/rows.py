@@ -23,7 +23,8 @@ from lara_tokenizer.errors import EpisodeReadError, first_line
 
 logger = logging.getLogger(__name__)
 
-EPISODE, FRAME, TIME = "episode_index", "frame_index", "timestamp"
+EPISODE, FRAME, INDEX, TIME, TASK = "episode_index", "frame_index", "index", "timestamp", "task_index"
+_NARROW = {EPISODE, FRAME, INDEX, TIME, TASK}  # columns of one number a row, that every reader looks at
 # Data files of up to 100 MB each that are downloaded in search of an episode that is not in the one named for it.
 _DOWNLOADS = 4
 _CACHED_ROWS = 4_000_000  # of the row groups of an episode that are kept for the next one
@@ -41,25 +42,50 @@ class DataRows:
     episode_index: int
     length: int  # number of rows according to the metadata
     fps: float  # rows per second according to the metadata
+    tasks: tuple[str, ...] = ()  # instructions of the episode according to the metadata
 
 
-def read_rows(files: DatasetFiles, rows: DataRows, columns: Sequence[str], *, large: bool = False) -> pa.Table:
+def read_rows(
+    files: DatasetFiles, rows: DataRows, columns: Sequence[str], *, optional: Sequence[str] = (), large: bool = False
+) -> pa.Table:
     """Columns of an episode's rows, in the order of its frames.
 
     Args:
         files: the dataset's.
         rows: the episode.
         columns: names; none to count and order the rows only.
+        optional: names of columns that are taken where the file has them.
         large: whether a column holds images, whose row groups are not worth keeping in memory.
 
     Raises EpisodeReadError for another number of rows than the metadata says, and for rows without an order.
     """
-    file, table = _find(files, rows, columns, large)
+    file, table = _find(files, rows, columns, optional, large)
     with errors_name(file):
         if len(table) != rows.length:
             count = len(table) if len(table) < rows.length else f"more than {rows.length}"
             raise EpisodeReadError(file, f"{count} rows for an episode of {rows.length} frames")
-        return _in_frame_order(table, rows, file).select(list(columns))
+        found = [name for name in optional if name in table.column_names]
+        return _in_frame_order(table, rows, file).select(list(dict.fromkeys([*columns, *found])))
+
+
+def read_clock(files: DatasetFiles, rows: DataRows) -> pa.Table | None:
+    """Times and task indices of an episode's rows, as far as the file has them; None where that is no cheap look.
+
+    It is cheap in a local file whose row groups are kept for the next episode. Raises EpisodeReadError as `read_rows`.
+    """
+    path = files.local(rows.file) if rows.file else None
+    if path is None:
+        return None
+    try:
+        footer = _footer(path, path.stat().st_mtime_ns)
+    except _DAMAGE as error:
+        raise _unreadable(path, error) from error
+    is_cheap = (EPISODE in footer.names or not rows.shared) and _count(footer, rows.episode_index) <= _CACHED_ROWS
+    return read_rows(files, rows, [], optional=[TIME, TASK]) if is_cheap else None
+
+
+def _count(footer: _Footer, episode_index: int) -> int:
+    return sum(footer.group_rows[group] for group in footer.groups_of(episode_index))
 
 
 def moved_episodes(
@@ -104,7 +130,9 @@ def column_names(path: Path) -> list[str]:
         raise _unreadable(path, error) from error
 
 
-def _find(files: DatasetFiles, rows: DataRows, columns: Sequence[str], large: bool) -> tuple[str, pa.Table]:
+def _find(
+    files: DatasetFiles, rows: DataRows, columns: Sequence[str], optional: Sequence[str], large: bool
+) -> tuple[str, pa.Table]:
     """The file that holds an episode's rows, and those rows in the file's order.
 
     Tools that split or merge data files leave stale indices in the metadata, so an episode that is not in its file is
@@ -113,7 +141,7 @@ def _find(files: DatasetFiles, rows: DataRows, columns: Sequence[str], large: bo
     try:
         with errors_name(rows.file):
             if rows.file or not rows.shared:
-                table = _read(files.path(rows.file), rows, columns, large)
+                table = _read(files.path(rows.file), rows, columns, optional, large)
                 if len(table) or not rows.shared:
                     return rows.file, table
         failure = EpisodeReadError(rows.file or "data", f"0 rows for an episode of {rows.length} frames")
@@ -124,7 +152,7 @@ def _find(files: DatasetFiles, rows: DataRows, columns: Sequence[str], large: bo
     for name in _other_files(files, rows.file):
         with errors_name(name):
             path = files.path(name)
-            if _holds(path, rows.episode_index) and len(table := _read(path, rows, columns, large)):
+            if _holds(path, rows.episode_index) and len(table := _read(path, rows, columns, optional, large)):
                 _say_moved(name, rows.file, rows.episode_index)
                 return name, table
     raise failure
@@ -164,7 +192,7 @@ def _names(files: DatasetFiles) -> frozenset[str]:
     return frozenset(files.names())
 
 
-def _read(path: Path, rows: DataRows, columns: Sequence[str], large: bool) -> pa.Table:
+def _read(path: Path, rows: DataRows, columns: Sequence[str], optional: Sequence[str], large: bool) -> pa.Table:
     """The wanted columns of an episode's rows and those that order them. Raises EpisodeReadError."""
     try:
         version = path.stat().st_mtime_ns
@@ -172,10 +200,13 @@ def _read(path: Path, rows: DataRows, columns: Sequence[str], large: bool) -> pa
         needed = [EPISODE, *columns] if rows.shared else columns
         if missing := [name for name in needed if name not in footer.names]:
             raise EpisodeReadError(path, f"no column {missing[0]!r} in it (there are {', '.join(footer.names)})")
-        wanted = tuple(dict.fromkeys([*columns, *(name for name in (EPISODE, FRAME, TIME) if name in footer.names)]))
-        groups = footer.groups_of(rows.episode_index)
-        if EPISODE in footer.names and not large and sum(footer.group_rows[group] for group in groups) <= _CACHED_ROWS:
-            table = _row_groups(path, version, wanted, groups)
+        order = FRAME if FRAME in footer.names else INDEX
+        present = [name for name in (EPISODE, order, TIME, *optional) if name in footer.names]
+        wanted = tuple(dict.fromkeys([*columns, *present]))
+        if EPISODE in footer.names and not large and _count(footer, rows.episode_index) <= _CACHED_ROWS:
+            # A look at the times of each episode does not drop the actions that the next one takes.
+            read = _narrow_groups if _NARROW.issuperset(wanted) else _row_groups
+            table = read(path, version, wanted, footer.groups_of(rows.episode_index))
             table = table.filter(pc.equal(table[EPISODE], rows.episode_index))
         else:
             # Images are filtered while reading, not cached as row groups: those could be gigabytes. A few bytes can
@@ -211,9 +242,7 @@ def _in_frame_order(table: pa.Table, rows: DataRows, file: str) -> pa.Table:
     Query engines return rows in any order, and a row in another's place is an action paired with another frame.
     """
     if FRAME not in table.column_names:
-        if TIME in table.column_names and len(table) > 1 and not np.all(np.diff(_numbers(table, TIME, file)) > 0):
-            raise EpisodeReadError(file, f"rows without {FRAME} whose {TIME} does not grow: their order is unknown")
-        return table
+        return _in_index_order(table, file)
     frames = _numbers(table, FRAME, file)
     order = np.argsort(frames, kind="stable")
     steps = np.diff(frames[order])
@@ -233,6 +262,25 @@ def _in_frame_order(table: pa.Table, rows: DataRows, file: str) -> pa.Table:
     return table if np.all(np.diff(order) == 1) else table.take(pa.array(order))
 
 
+def _in_index_order(table: pa.Table, file: str) -> pa.Table:
+    """Rows without a frame_index by their index in the whole dataset, or as they are where their times grow.
+
+    Raises EpisodeReadError where index and times contradict each other or themselves. Without either, the order in
+    the file is all there is.
+    """
+    has_times = TIME in table.column_names
+    if INDEX in table.column_names and is_numeric(table[INDEX]):
+        indices = _numbers(table, INDEX, file)
+        order = np.argsort(indices, kind="stable")
+        if np.all(np.diff(indices[order]) > 0):
+            table = table if np.all(np.diff(order) == 1) else table.take(pa.array(order))
+        elif not has_times:
+            raise EpisodeReadError(file, f"rows without {FRAME} whose {INDEX} repeats: their order is unknown")
+    if has_times and len(table) > 1 and not np.all(np.diff(_numbers(table, TIME, file)) > 0):
+        raise EpisodeReadError(file, f"rows without {FRAME} whose {TIME} does not grow: their order is unknown")
+    return table
+
+
 def _begins_at_zero(table: pa.Table, first: int, rows: DataRows, file: str) -> bool:
     return TIME in table.column_names and bool(abs(_numbers(table, TIME, file)[first]) * rows.fps < 0.5)
 
@@ -240,10 +288,14 @@ def _begins_at_zero(table: pa.Table, first: int, rows: DataRows, file: str) -> b
 def _numbers(table: pa.Table, column: str, file: str) -> np.ndarray:
     """float64 (n,) of a column. Raises EpisodeReadError for missing values and other types."""
     values = table[column]
-    kind = values.type
-    if values.null_count or not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise EpisodeReadError(file, f"column {column!r} has missing values or holds {kind}; takes numbers")
+    if not is_numeric(values):
+        raise EpisodeReadError(file, f"column {column!r} has missing values or holds {values.type}; takes numbers")
     return values.to_numpy().astype(np.float64)
+
+
+def is_numeric(values: pa.ChunkedArray) -> bool:
+    """Whether a column has a number in each row."""
+    return not values.null_count and (pa.types.is_integer(values.type) or pa.types.is_floating(values.type))
 
 
 def _holds(path: Path, episode_index: int) -> bool:
@@ -312,6 +364,10 @@ def _row_groups(path: Path, version: int, columns: tuple[str, ...], groups: tupl
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         # One thread: worker processes share the cores.
         return file.read_row_groups(list(groups), columns=list(columns), use_threads=False)
+
+
+# The same for the few columns of `_NARROW`, which are looked at when an episode is planned.
+_narrow_groups = lru_cache(maxsize=1)(_row_groups.__wrapped__)
 
 
 @contextmanager

@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lara_tokenizer.data.lerobot.cross_check import rate_remark
 from lara_tokenizer.errors import EpisodeReadError
 
 # A recorder that stops its camera after its robot leaves a frame or two; a longer rest is another kind of difference.
 _EXTRA_FRAMES = 2
+_PRINTED_RATE = 2e-4  # relative; rates that differ by more are printed with different digits
 _SAME_FRAME = 0.5  # frames; from half a frame on, the neighbour is nearer
 # Frames by which an exact time may differ: float32 seconds of a file of three hours, and the ticks of a container.
 _EXACT = 0.1
@@ -124,13 +126,14 @@ def first_frame_of(span: VideoSpan, timestamps: np.ndarray, length: int, fps: fl
         else:
             is_sure = is_exact or (layout.in_order and not span.is_overlapped and _keeps_pace(timestamps, fps))
         if is_sure:
-            return found, _rest(count, layout) or _overlap(span, layout)
+            pace = rate_remark(timestamps[found : found + length], fps, "the video's frames come")
+            return found, _rest(count, layout) or _overlap(span, layout) or pace
     elif is_filled and layout.in_order and (layout.episodes == 1 or _is_regular(timestamps, rate)):
         nearest = int(np.argmin(np.abs(timestamps - span.start)))
         # from_timestamp is kept on the clock of the metadata or on that of the file.
         difference = min(abs(span.start * fps - span.before), abs(nearest - span.before))
         if difference <= span.position + _SAME_FRAME:
-            return span.before, _drift(span, span.start, nearest, rate, fps, layout)
+            return span.before, _drift(span, timestamps, nearest, rate, fps, layout)
     elif found is not None and is_exact:
         is_on_frame = abs(timestamps[found] - span.start) * fps <= _EXACT
         if is_on_frame and layout.stop <= timestamps[-1] + (1 + _SAME_FRAME) / min(fps, rate):
@@ -177,7 +180,7 @@ def _whole_file(span: VideoSpan, timestamps: np.ndarray, length: int, fps: float
     """The first frame of a file of one episode, which may have a frame or two more than the episode has rows."""
     extra = len(timestamps) - length
     if extra == 0:
-        return 0, ""
+        return 0, rate_remark(timestamps, fps, "the video's frames come")
     if not 0 < extra <= min(_EXTRA_FRAMES, length // 2):
         raise EpisodeReadError(span.file, f"the file has {len(timestamps)} frames, the metadata says {length}")
     # Which frame is the one too many is known only from the times.
@@ -249,12 +252,19 @@ def _overlap(span: VideoSpan, layout: FileLayout) -> str:
     return f"the next episode's from_timestamp lies within this one, but {_proof(layout)}" if span.is_overlapped else ""
 
 
-def _drift(span: VideoSpan, start: float, nearest: int, rate: float, fps: float, layout: FileLayout) -> str:
+def _drift(span: VideoSpan, timestamps: np.ndarray, nearest: int, rate: float, fps: float, layout: FileLayout) -> str:
+    assert span.start is not None
     if nearest != span.before:
-        moved = f"from_timestamp {start:g} s is frame {nearest} of the video file"
-        return f"{moved}, but {_proof(layout)} and say frame {span.before}"
-    pace = f"the video's frames come at {rate:.4g} per second, the rows at {fps:g}"
-    return f"{pace}; {_proof(layout)}, so rows and frames are paired in order"
+        moved = f"from_timestamp {span.start:g} s is frame {nearest} of the video file"
+        pace = rate_remark(timestamps, fps, "the video's frames come")
+        return f"{moved}, but {_proof(layout)} and say frame {span.before}" + (f"; {pace}" if pace else "")
+    if not math.isclose(rate, fps, rel_tol=_PRINTED_RATE):
+        reason = f"the video's frames come at {rate:.5g} per second, meta/info.json says fps {fps:.5g}"
+    elif abs(off := float(timestamps[span.before]) - span.start) * fps > _EXACT:
+        reason = f"from_timestamp {span.start:g} s is {abs(off):.3g} s off frame {span.before}"
+    else:
+        reason = f"the video's frames are not one every 1/{fps:g} s"
+    return f"{reason}; {_proof(layout)}, so rows and frames are paired in order"
 
 
 def _proof(layout: FileLayout) -> str:

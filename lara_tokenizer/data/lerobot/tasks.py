@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -17,12 +18,13 @@ from lara_tokenizer.errors import EpisodeReadError, first_line
 
 _INDEX = "task_index"
 # pandas writes its index under its name, or as "__index_level_0__" where it has none.
+_NUMBERS = re.compile("[-0-9][-0-9., ]*")
 _TEXTS = ("task", "tasks", "__index_level_0__", "instruction", "language_instruction")
 
 
 @lru_cache(maxsize=4)
-def load_tasks(files: DatasetFiles, name: str) -> dict[int, str]:
-    """The instruction of each task index. Raises EpisodeReadError."""
+def load_tasks(files: DatasetFiles, name: str) -> dict[int, str | None]:
+    """The text of each task index; None where it is no instruction (`is_instruction`). Raises EpisodeReadError."""
     path = files.path(name)
     try:
         rows = _parquet_rows(path, name) if name == TASKS_V3 else _json_rows(path, name)
@@ -31,7 +33,7 @@ def load_tasks(files: DatasetFiles, name: str) -> dict[int, str]:
         raise EpisodeReadError(name, first_line(error).removeprefix(f"{name}: ")) from error
 
 
-def _by_index(rows: Iterable[tuple[Any, Any]], name: str) -> dict[int, str]:
+def _by_index(rows: Iterable[tuple[Any, Any]], name: str) -> dict[int, str | None]:
     """Texts by index; rows without either are left out. Raises ValueError for an index with two texts."""
     tasks: dict[int, str] = {}
     for index, text in rows:
@@ -40,7 +42,26 @@ def _by_index(rows: Iterable[tuple[Any, Any]], name: str) -> dict[int, str]:
             continue
         if tasks.setdefault(number, text) != text:
             raise ValueError(f"{name}: {_INDEX} {number} is two tasks, {tasks[number]!r:.60} and {text!r:.60}")
-    return tasks
+    return {number: text if is_instruction(text) else None for number, text in tasks.items()}
+
+
+def is_instruction(value: Any) -> bool:
+    """Whether a cell is a text, and not a list, dict or number, or one of those printed as a text.
+
+    >>> is_instruction("pick up the cup"), is_instruction("[left arm] open it"), is_instruction("['pick it']")
+    (True, True, False)
+    """
+    return isinstance(value, str) and not _is_printed_value(value.strip())
+
+
+def _is_printed_value(text: str) -> bool:
+    """Whether a text is a list or dict as `str` prints it: brackets around quotes, numbers, brackets or nothing."""
+    if text.startswith("array(["):
+        return True
+    if text[:1] not in ("[", "{", "(") or text[-1] not in "]})":
+        return False
+    inner = text[1:-1].strip()
+    return not inner or inner[0] in "\"'[{(" or inner in ("None", "nan") or bool(_NUMBERS.fullmatch(inner))
 
 
 def _json_rows(path: Path, name: str) -> Iterator[tuple[Any, Any]]:

@@ -1,9 +1,7 @@
 """The files of a LeRobotDataset that a copy of it carries: none that a link would fetch from elsewhere.
 
-A link to a file within the dataset is carried as a file. In a snapshot of the Hub's cache every file is a link to a
-blob of the same repository; these are carried too:
-
-datasets--user--name/snapshots/<commit>/meta/info.json -> ../../../blobs/1f09...
+A link to a file within the dataset is carried as a file, and so is one to a blob of the same repository in the Hub's
+cache (`table/links.py`).
 
 Every other link that leads out of the dataset is left out, whatever it names: a dataset from a stranger could fetch a
 private key into the copy, which is then uploaded. Its owner replaces links by files (`cp -rL`) if they belong there.
@@ -16,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_SNAPSHOTS, _BLOBS, _REPOSITORY = "snapshots", "blobs", "datasets--"  # names in the Hub's cache
+from lara_tokenizer.table.links import hub_blobs, leads_out
+
 OUTSIDE, BROKEN, LOOP, NESTED, SPECIAL = (
     "a link that leads out of the dataset",
     "a link to nothing",
@@ -88,7 +87,7 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 def _target(root: Path, path: Path) -> tuple[Path, str | None]:
     """The path with links resolved, and the reason why it is not carried; None if it is."""
     target = Path(os.path.realpath(path))
-    if not target.is_relative_to(root) and target.parent != _blobs(root):
+    if leads_out(root, target):
         return target, OUTSIDE
     if not target.exists():
         return target, BROKEN
@@ -98,12 +97,5 @@ def _target(root: Path, path: Path) -> tuple[Path, str | None]:
 
 
 def is_snapshot(root: Path) -> bool:
-    """Whether a folder is a snapshot in the Hub's cache, which all programs of this user share."""
-    return _blobs(root) is not None
-
-
-def _blobs(root: Path) -> Path | None:
-    """The folder of the blobs that a snapshot in the Hub's cache consists of; None for another folder."""
-    repository = root.parent.parent
-    in_cache = root.parent.name == _SNAPSHOTS and repository.name.startswith(_REPOSITORY)
-    return repository / _BLOBS if in_cache else None
+    """Whether a folder is in a snapshot in the Hub's cache, which all programs of this user share."""
+    return hub_blobs(root) is not None

@@ -126,6 +126,44 @@ def test_a_cell_names_no_file_outside_the_dataset(tmp_path):
         url.frames("view", [0])
 
 
+def test_files_of_an_episode_are_those_that_its_cells_name(tmp_path):
+    named = [{"bytes": None, "path": "a.png"}, png(1) | {"path": "b.png"}, {"bytes": None, "path": "../c.png"}, None]
+    episode, other = load_episodes(f"datasets:{write(tmp_path / 'set', films=[named, FILMS[1]])}", fps=5)
+    assert episode.files("view") == (tmp_path / "set/train.parquet", tmp_path / "set/a.png")
+    assert other.files("view") == (tmp_path / "set/train.parquet",)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://127.0.0.1:9/a.png", "HTTPS://127.0.0.1:9/a.png", "hf://datasets/me/private/a.png", "ftp://h/a.png"),
+        *("s3://bucket/a.png", "memory://a.png", "FILE:///a.png", "simplecache::http://h/a.png", "github://a:b@/c.png"),
+    ],
+)
+def test_a_cell_of_a_local_table_goes_to_no_network(url, tmp_path, monkeypatch):
+    def opened(*_, **__):
+        raise AssertionError("opened")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", opened)
+    films = [[{"bytes": None, "path": url}], FILMS[1]]
+    remote, beside = load_episodes(f"datasets:{write(tmp_path / 'set', films=films)}", fps=5)
+    with pytest.raises(EpisodeReadError, match=r"the table (is in a folder and names a|names a local file by a) URL"):
+        remote.frames("view", [0])
+    assert beside.frames("view", [1])[0, 0, 0, 0] == 101
+
+
+def test_a_video_cell_of_a_local_table_goes_to_no_network_either(tmp_path):
+    (tmp_path / "set").mkdir()
+    cells = pa.array([{"bytes": None, "path": "http://127.0.0.1:9/a.mp4"}], IMAGES.value_type)
+    info = json.dumps({"info": {"features": {"view": {"_type": "Video"}}}})
+    table = pa.table({"view": cells}).replace_schema_metadata({"huggingface": info})
+    pq.write_table(table, tmp_path / "set/train.parquet")
+    (film,) = load_episodes(f"datasets:{tmp_path / 'set'}")
+    assert film.files("view") == (tmp_path / "set/train.parquet",)
+    with pytest.raises(EpisodeReadError, match="names a URL, which is not read"):
+        film.frame_index("view")
+
+
 def test_saved_data_names_no_file_outside_its_folder(tmp_path):
     data = datasets.Dataset.from_dict({"view": FILMS}, features=datasets.Features(view=datasets.List(datasets.Image())))
     data.save_to_disk(tmp_path / "set")

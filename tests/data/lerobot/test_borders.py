@@ -72,6 +72,20 @@ def test_times_that_no_rounding_explains_are_refused(set_v3, check_pairs, starts
     assert {index for index, error in found.items() if isinstance(error, EpisodeReadError)} == refused
 
 
+def test_a_note_gives_the_reason_with_enough_digits(set_v3, check_pairs, numbered_frames, write_video):
+    set_starts(set_v3, (-0.1, 0.85, 1.45, 2.15))
+    found = outcome(set_v3, check_pairs)
+    assert found[0].startswith("from_timestamp -0.1 s is 0.1 s off frame 0; the lengths of the file's 4 episodes")
+    assert found[2].startswith("from_timestamp 1.45 s is 0.05 s off frame 14; the lengths")
+    set_starts(set_v3, EXACT)
+    write_video(set_v3 / VIDEO, numbered_frames(26), fps=9.75)
+    pace = "the video's frames come at 9.75 per second, meta/info.json says fps 10"
+    found = outcome(set_v3, check_pairs)
+    assert [note.startswith(pace) for note in found.values()] == [True, True, True, False]
+    assert found[3].startswith("from_timestamp 2.1 s is frame 20 of the video file, but")
+    assert pace in found[3]
+
+
 def test_episodes_may_lie_in_any_order_in_their_file(set_v3, check_pairs, numbered_frames, write_video):
     clips = np.split(numbered_frames(26), (8, 14, 21))
     write_video(set_v3 / VIDEO, np.concatenate([clips[i] for i in (2, 0, 3, 1)]))

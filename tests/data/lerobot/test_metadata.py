@@ -136,6 +136,15 @@ def test_whole_numbers_of_another_type_are_read(set_v2, check_pairs, change):
     assert [check_pairs(episode) for episode in load_episodes(set_v2)] == [""] * 4
 
 
+def test_an_index_column_of_texts_in_parquet_is_refused(set_v3):
+    (path,) = set_v3.glob("meta/episodes/*/*.parquet")
+    table = pq.read_table(path)
+    position = table.column_names.index("episode_index")
+    pq.write_table(table.set_column(position, "episode_index", pa.array(["1", "", "a", "3"])), path)
+    with pytest.raises(ValueError, match="row 0 cannot be read \\(episode_index is '1', not a whole number\\)"):
+        load_episodes(set_v3)
+
+
 def test_a_line_that_is_no_object_costs_nothing_else(set_v2):
     for line in ("[]", "7", '"text"', "null", "[" * 10_000):
         with (set_v2 / EPISODES).open("a") as stream:

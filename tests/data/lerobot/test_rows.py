@@ -107,12 +107,40 @@ def test_frames_counted_through_the_whole_dataset_are_frames_in_order(set_v3, ch
 
 
 def test_without_a_frame_index_the_times_prove_the_order(set_v3, check_pairs):
-    rewrite(set_v3 / FIRST, lambda table: table.drop_columns("frame_index"))
+    rewrite(set_v3 / FIRST, lambda table: table.drop_columns(["frame_index", "index"]))
     assert reasons(set_v3, check_pairs) == {}
     rewrite(set_v3 / FIRST, shuffled)
     found = reasons(set_v3, check_pairs)
     assert len(found) == 4
     assert all("their order is unknown" in reason for reason in found.values())
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+@pytest.mark.parametrize("absent", [["frame_index"], ["frame_index", "timestamp"]])
+@pytest.mark.parametrize("kind", [pa.int64(), pa.float32()])
+def test_without_a_frame_index_rows_are_sorted_by_their_index(
+    numbered_sets, tmp_path, check_pairs, version, absent, kind
+):
+    root = shutil.copytree(numbered_sets[version], tmp_path / "set")
+    for file in (root / "data").rglob("*.parquet"):
+        rewrite(file, lambda table: set_column("index", table["index"].cast(kind))(table))
+        rewrite(file, lambda table: shuffled(table.drop_columns(absent)))
+    assert reasons(root, check_pairs) == {}
+
+
+def test_an_index_that_proves_no_order_is_refused_unless_the_times_do(set_v2, check_pairs):
+    file = data_of(set_v2, 1)
+    # It skips rows that were deleted: still an order.
+    rewrite(file, lambda table: set_column("index", [3, 5, 6, 9, 10, 20])(table.drop_columns("frame_index")))
+    assert reasons(set_v2, check_pairs) == {}
+    rewrite(file, lambda table: set_column("index", [0] * 6)(table))
+    assert reasons(set_v2, check_pairs) == {}
+    rewrite(file, lambda table: set_column("index", [5, 4, 3, 2, 1, 0])(table))
+    assert "timestamp does not grow: their order is unknown" in reasons(set_v2, check_pairs)[1]
+    rewrite(file, lambda table: set_column("index", [0, 1, 2, 3, 3, 4])(table.drop_columns("timestamp")))
+    assert "rows without frame_index whose index repeats: their order is unknown" in reasons(set_v2, check_pairs)[1]
+    rewrite(file, lambda table: table.drop_columns("index"))  # the order in the file is all there is
+    assert reasons(set_v2, check_pairs) == {}
 
 
 def split(root, *parts):
