@@ -1,10 +1,10 @@
 """Exact frames from video files, image sequences and encoded bytes.
 
 `packets` lists the frames of a video without decoding: `bitstream` tells from which packets decoding can start, `times`
-mends time stamps and decodes what they leave in doubt. `gop_decoder` decodes the groups of pictures that contain requested frames, `display` puts them
-upright, and `reader` combines all into `VideoReader`. `decord_reader` and `torchcodec_reader` take pixels from other
-libraries and check them (`pixel_reader`), `backends` chooses a reader. `media` opens videos, parts of
-files and remote files, `images` reads sequences of encoded images.
+mends time stamps and decodes what they leave in doubt. `gop_decoder` decodes the groups of pictures that contain
+requested frames, `display` puts them upright, and `reader` combines all into `VideoReader`. `decord_reader` and
+`torchcodec_reader` take pixels from other libraries and check them (`pixel_reader`), `backends` chooses a reader.
+`media` opens videos, parts of files and remote files, `images` reads sequences of encoded images.
 """
 
 from __future__ import annotations
