@@ -25,14 +25,14 @@ class YamlRecipe:
         Raises FileNotFoundError if there is no such file, and ValueError, naming file and key, for an invalid one.
         """
         path = Path(path)
+        if path.is_dir():
+            raise ValueError(f"recipe '{path}': a folder. Name a YAML file.")
         try:
             values = read_yaml(path)
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"recipe '{path}': no such file. Recipes are in hub_configs/training of a checkout."
             ) from None
-        except IsADirectoryError:
-            raise ValueError(f"recipe '{path}': a folder. Name a YAML file.") from None
         try:
             return cls.parse({} if values is None else values)
         except ValueError as error:

@@ -127,7 +127,7 @@ def test_an_empty_recipe_is_the_defaults_and_a_folder_is_none(tmp_path):
     assert Recipe.load(tmp_path / "empty.yaml") == Recipe()
     (tmp_path / "windows.yaml").write_text("training: {steps: 3}", encoding="utf-16")
     assert Recipe.load(tmp_path / "windows.yaml").training.steps == 3
-    with pytest.raises(ValueError, match="a folder, not a file"):
+    with pytest.raises(ValueError, match=r"a folder\. Name a YAML file"):
         Recipe.load(tmp_path)
 
 
