@@ -139,6 +139,10 @@ class _Packets:
         starts = columns[4].astype(np.uint8)
         if starts_at is None and len(keys) > 1 and keys.all():
             starts[:] = Start.NONE  # flags that are never off say nothing
+        if stream.codec_context.codec.canonical_name == "ffv1" and not starts.all():
+            # Early versions have no checksum: the decoder patches a damaged picture, even a key frame, with what it
+            # has decoded before. Read alone, such a frame would differ from itself read in order.
+            starts[1:] = Start.NONE
         return cls(
             pts=columns[0],
             dts=columns[1],
