@@ -15,7 +15,7 @@ _MOST_GROWTH = 5 * 10**8
 EXIT_CODES = {0: "ok", 1: "failed", 2: "refused", 130: "refused"}  # as lara_tok.__main__.main documents them
 _UNEXPECTED = 70  # its exit code for an exception that nobody foresaw: a traceback without its text
 VIOLATIONS = ("traceback", "crash", "hang", "memory", "wrong rows", "changed rows", "output", "executed")
-# Not "more memory requested than available": that is FFmpeg's refusal of an absurd size, for which it allocates nothing.
+# Not "more memory requested than available": FFmpeg refuses an absurd size so, and allocates nothing for it.
 _OUT_OF_MEMORY = re.compile(r"MemoryError|bad_alloc|[Cc]annot allocate|malloc of size|not enough memory")
 # A terminal obeys these: C0 without newline, carriage return and tab, DEL, C1.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f]")
