@@ -27,6 +27,10 @@ from lara_tokenizer.data.video.packets import SEEK_THRESHOLD, PacketTable
 from lara_tokenizer.data.video.times import NO_TIME
 from lara_tokenizer.errors import VideoDecodeError
 
+# Codecs whose decoder logs damage (a wrong checksum of a slice) and outputs a picture of what its memory holds. Others
+# log about good files, too.
+_DAMAGE_IS_LOGGED = frozenset({"ffv1"})
+_INVALID_DATA = -av.error.tag_to_code(b"INDA")  # AVERROR_INVALIDDATA
 # One frame in so many may come out of order before the decoder counts as lost.
 _FEW_FALSE = 50
 
@@ -162,8 +166,24 @@ class GopDecoder:
             if packet is not None and self._is_unusable(self._row - 1):
                 continue
             # Decoding None flushes the frames that the decoder delays.
-            self._ready.extend(self._stream.codec_context.decode(packet))
+            self._ready.extend(self._decode(packet))
         return self._ready.popleft() if self._ready else None
+
+    def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+        """Frames that the decoder outputs for a packet. Raises FFmpegError, also for damage that is only logged."""
+        context = self._stream.codec_context
+        if context.codec.canonical_name not in _DAMAGE_IS_LOGGED:
+            return context.decode(packet)
+        level = av.logging.get_level()
+        av.logging.set_level(av.logging.ERROR)
+        try:
+            with av.logging.Capture() as logged:
+                frames = context.decode(packet)
+        finally:
+            av.logging.set_level(level)
+        if logged:
+            raise av.error.InvalidDataError(_INVALID_DATA, logged[0][2].strip())
+        return frames
 
     def _is_unusable(self, row: int) -> bool:
         """Whether a packet refers to others that are not in the file, or were not decoded since the last seek.

@@ -283,3 +283,20 @@ def test_files_with_a_few_flipped_bytes_end_in_frames_or_in_one_error(tmp_path, 
             n = reader.index().num_frames
             assert reader.frames("", range(n)).shape[0] == n
             assert (np.diff(reader.index().timestamps) > 0).all()
+
+
+def test_a_wrong_checksum_that_the_decoder_only_logs_is_damage(tmp_path, write_video, numbered_frames):
+    path = write_video(
+        tmp_path / "clip.mkv", numbered_frames(12), codec="ffv1", gop=4, options={"level": "3", "slicecrc": "1"}
+    )
+    assert VideoReader(path).frames("", [5]).shape[0] == 1
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][5]
+        middle = packet.pos + packet.size // 2
+    content = bytearray(path.read_bytes())
+    content[middle] ^= 0x55
+    path.write_bytes(content)
+    level = av.logging.get_level()
+    with pytest.raises(VideoDecodeError, match=r"damaged: 5 of 12 frames can be read, then comes slice crc mismatch"):
+        VideoReader(path).frames("", [5])
+    assert av.logging.get_level() == level
