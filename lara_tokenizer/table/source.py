@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lara_tokenizer.data import Episode, Episodes, LoadOptions, SourceInfo, load_episodes
+from lara_tokenizer.data.folders import storable
 from lara_tokenizer.errors import JobMismatchError
 
 Source = str | Path | Sequence[str | Path] | Sequence[Episode]
@@ -98,8 +99,8 @@ def _items(source: Source) -> Sequence[str | Path | Episode]:
 def _by_id(episodes: Iterable[Episode]) -> dict[str, Episode]:
     by_id: dict[str, Episode] = {}
     for episode in episodes:
-        # File names may contain bytes that are not valid UTF-8; tables and databases hold text only.
-        episode.id = episode.id.encode("utf-8", "backslashreplace").decode()
+        # Listed episodes have such ids already; those that a caller made may not. Tables and databases hold text only.
+        episode.id = storable(episode.id)
         if episode.id in by_id:
             raise ValueError(f"two episodes are called {episode.id!r}: ids must be unique within a source")
         by_id[episode.id] = episode

@@ -167,31 +167,14 @@ class TableKind(TreeKind):
         ["tokens", "diff", "in/set/tokens.parquet", "{whole}"],
         ["tokens", "merge", "in/set/tokens.parquet", "{other}", "--out", "merged.parquet"],
         ["decode", "in/set/tokens.parquet", "{source}", "--model", "{model}", "--out", "futures.png"],
-        [
-            "export",
-            "univla",
-            "in/set/tokens.parquet",
-            "{source}",
-            "--out",
-            "out",
-            "--instruction",
-            "go",
-            "--workers",
-            "0",
-        ],
-        [
-            "export",
-            "lapa",
-            "in/set/tokens.parquet",
-            "{source}",
-            "--out",
-            "out",
-            "--instruction",
-            "go",
-            "--workers",
-            "0",
-        ],
-        ["export", "webdataset", "in/set/tokens.parquet", "{source}", "--out", "out", "--workers", "0"],
+        *(
+            ["export", form, "in/set/tokens.parquet", "{source}", "--out", "out", "--workers", "0", *instruction]
+            for form, instruction in (
+                ("univla", ("--instruction", "go")),
+                ("lapa", ("--instruction", "go")),
+                ("webdataset", ()),
+            )
+        ),
     )
 
     def __init__(self, folder: Path, model: Path) -> None:
