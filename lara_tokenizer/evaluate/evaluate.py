@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 
 from lara_tokenizer.data import Episodes, LoadOptions, Stride
+from lara_tokenizer.data.actions.motion import AUTO
 from lara_tokenizer.evaluate.codebook import codebook_figures, latent_figures
 from lara_tokenizer.evaluate.dataset import EvaluationDataset, PairSet, Source, load_with_masks, read_pairs
 from lara_tokenizer.evaluate.decoder import decoder_errors, decoder_figures, gain_over_random_init
@@ -64,6 +65,7 @@ def evaluate_checkpoint(
     *,
     everything: bool = False,
     stride: str | None = None,
+    target: str = AUTO,
     pairs_per_episode: int = 32,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -88,6 +90,8 @@ def evaluate_checkpoint(
         source: as for `load_episodes`; `load` are its keywords. All cameras are read unless some are named.
         everything: also the slower figures, `figures.extra`.
         stride: the distance between the frames of a pair, "0.5s" or "5f"; None: the model's first.
+        target: what the action probes predict: "sum" of the actions, "change" of state or action between the frames,
+            "chunk" (all actions), or "auto": what the actions of the dataset are decides, number by number.
         pairs_per_episode: upper limit per episode and camera.
         seed: of nuisances, shuffles, folds, resamples and the random-init model.
         progress: called with (episodes read, episodes) while frames are read.
@@ -101,7 +105,7 @@ def evaluate_checkpoint(
     model = model.eval()
     parsed_stride = Stride.parse(stride or model.config.strides[0])
     episodes = load_with_masks(source, **load)
-    dataset = read_pairs(episodes, processor, parsed_stride, pairs_per_episode, seed, progress)
+    dataset = read_pairs(episodes, processor, parsed_stride, pairs_per_episode, seed, progress, target)
     camera, pairs = dataset.camera, dataset.pairs[dataset.camera]
     encoded = {each: encode_pairs(model, processor, of_camera) for each, of_camera in dataset.pairs.items()}
     under_nuisance = encode_pairs(model, processor, dataset.nuisance.pairs)
@@ -232,4 +236,5 @@ def _data_info(episodes: Episodes, dataset: EvaluationDataset, stride: Stride, s
         nuisance_families=list(dataset.nuisance.changes),
         seed=seed,
         left_out=dataset.left_out,
+        target=dataset.target,
     )
