@@ -117,7 +117,7 @@ class ModelInfo(Figures):
 
 @dataclass(frozen=True, slots=True)
 class TargetInfo(Figures):
-    """What the action probes predict, and why."""
+    """The target of the action probes, and why it is the one."""
 
     rule: str  # one of `data.actions.motion.RULES`, as asked for
     sentence: str  # for people

@@ -35,6 +35,6 @@ class ProbeTargets:
         return target.of(signals, now_P, future_P, episode.id)
 
     def info(self) -> TargetInfo:
-        """What was predicted in all datasets."""
+        """The target in all datasets."""
         targets = self._targets.values()
         return TargetInfo(self._rule, joined(targets), {each.meaning.dataset: dimensions(each) for each in targets})

@@ -1,1 +1,1 @@
-"""What the numbers of an action are (changes, positions, angles, grippers), and the motion that they stand for."""
+"""The meaning of an action's numbers (changes, positions, angles, grippers), and the motion that they stand for."""

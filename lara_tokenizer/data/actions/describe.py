@@ -28,7 +28,7 @@ SUMMED, STATE, ACTION = "sum of the actions", "change of the state", "change of 
 
 
 def group_of(number: Number, rule: str) -> str:
-    """What is predicted for a number of an action: SUMMED, STATE or ACTION."""
+    """The kind of target of a number of an action: SUMMED, STATE or ACTION."""
     if rule == SUM or (rule == AUTO and number.kind == DELTA):
         return SUMMED
     return ACTION if number.state is None else STATE
@@ -43,7 +43,7 @@ def dimensions(target: MotionTarget) -> dict[str, list[str]]:
 
 
 def sentence(target: MotionTarget) -> str:
-    """What is predicted, for which numbers, and why, in one sentence.
+    """The target in one plain sentence: what is predicted, for which numbers, and why.
 
     >>> from lara_tokenizer.data.actions.meaning import ActionMeaning
     >>> sentence(MotionTarget(ActionMeaning("", (Number("x", DELTA, "named"),))))

@@ -68,7 +68,7 @@ class StateEvidence:
 
 
 def own_evidence(actions: Rows) -> list[OwnEvidence]:
-    """What each of the A numbers shows by itself."""
+    """Statistics of each of the A numbers by itself."""
     values = np.concatenate(actions)
     steps_of = [np.diff(each, axis=0) for each in actions]
     steps = np.concatenate(steps_of)
@@ -105,7 +105,7 @@ def own_evidence(actions: Rows) -> list[OwnEvidence]:
 
 
 def state_evidence(actions: Rows, states: Rows, partners: dict[int, int]) -> dict[int, StateEvidence]:
-    """What each number of an action shows beside its partner in the state; nothing where there are too few frames."""
+    """Statistics of each number of an action beside its partner in the state; none where there are too few frames."""
     if not partners:
         return {}
     of_action, of_state = list(partners), list(partners.values())
