@@ -131,7 +131,7 @@ def meaning_of(read: Sequence[Signals], dataset: str = "") -> ActionMeaning:
     states = [unwrapped(each.states, names.states) for each in read if each.states is not None]
     partners = _partners(actions, states, names.actions, names.states)
     beside = state_evidence(actions, states, partners) if states else {}
-    of_states = own_evidence(states) if states else []
+    speeds = _speeds(states, partners, beside)
     if states:
         state_wraps = np.any([periods(each.states, names.states) for each in read if each.states is not None], 0)
         wraps = [bool(wraps[i]) or (i in partners and bool(state_wraps[partners[i]])) for i in range(width)]
@@ -140,11 +140,9 @@ def meaning_of(read: Sequence[Signals], dataset: str = "") -> ActionMeaning:
     for i, own in enumerate(alone):
         name = names.actions[i] if len(names.actions) == width else ""
         published = names.action_kinds[i] if len(names.action_kinds) == width else ""
-        # A state that is a speed itself measures no position.
-        is_speed = i in partners and of_states[partners[i]].is_change
-        kind, why = _decide(name, published, own, beside.get(i), is_speed)
+        kind, why = _decide(name, published, own, beside.get(i), i in speeds)
         is_gripper = is_gripper_name(name) or why == "switch"
-        state = partners.get(i) if not is_speed and _measures(kind, is_gripper, beside.get(i)) else None
+        state = partners.get(i) if i not in speeds and _measures(kind, is_gripper, beside.get(i)) else None
         decided.append(Number(name, kind, why, state, bool(wraps[i]), own.is_constant))
     return ActionMeaning(
         dataset, _follow_most(decided, alone, partners), 0 if not states else states[0].shape[1], len(read)
@@ -161,6 +159,19 @@ def _partners(actions: Rows, states: Rows, action_names: Sequence[str], state_na
         taken = set(by_name.values())
         return by_name | {i: i for i in range(width) if i not in by_name and i not in taken}
     return nearest_states(actions, states) | by_name
+
+
+def _speeds(states: Rows, partners: Mapping[int, int], beside: Mapping[int, StateEvidence]) -> set[int]:
+    """The numbers of an action whose state is a speed itself and measures no position.
+
+    Positions that are sampled slowly look alike, but not most numbers of a robot at once.
+    """
+    if not states:
+        return set()
+    alone = own_evidence(states)
+    speeds = {i for i, partner in partners.items() if alone[partner].is_change}
+    following = {i for i, each in beside.items() if each.follows >= _MEASURED}
+    return speeds if 2 * len(speeds & following) > len(following) else set()
 
 
 def _decide(
