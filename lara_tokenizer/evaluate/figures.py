@@ -208,6 +208,27 @@ INTERVAL_KEYS = {
 
 
 @dataclass(frozen=True, slots=True)
+class BestControl(Figures):
+    """The control with the highest conditional R2, beside a row of the tokenizer."""
+
+    name: str | None = None  # its row; None: not probed
+    value: float | None = None
+    interval: Interval | None = None
+    difference: float | None = None  # the tokenizer's row minus this one, on the same pairs
+    difference_interval: Interval | None = None
+    is_beaten: bool = False  # the difference is above 0 by its interval, and the two rows' intervals do not touch
+
+
+@dataclass(frozen=True, slots=True)
+class ControlInfo(Figures):
+    """The controls of the probe tables, as far as their rows do not say it."""
+
+    closed_form_bits: float | None = None  # of the row `closed_form_codes`
+    encoder: str | None = None  # of the row `control_encoder`
+    left_out: dict[str, str] = field(default_factory=dict)  # rows that could not be measured, each with the reason
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeTable(Figures):
     """Probes of the first camera's pairs: rows of z and of all controls.
 
@@ -223,6 +244,7 @@ class ProbeTable(Figures):
     rows: dict[str, ProbeRow] = field(default_factory=dict)
     margins: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     families: list[str] | None = None  # the nuisance families, or None for pairs without nuisance
+    best_controls: dict[str, BestControl] = field(default_factory=dict)  # by row of the tokenizer, "z" and "quantized"
 
     def to_dict(self) -> dict[str, Any]:
         """The part "probe" or "nuisance" of report.json."""
@@ -261,6 +283,13 @@ HEADLINE_PROBES = {
     "nuisance_r2": ("nuisance", "nuisance_r2"),
     "selectivity": ("nuisance", "selectivity"),
 }
+# The best controls beside two of them, by the table and the row of the tokenizer.
+HEADLINE_CONTROLS = {
+    "best_control": ("probe", "z"),
+    "best_control_of_codes": ("probe", "quantized"),
+    "best_control_nuisance": ("nuisance", "z"),
+    "best_control_of_codes_nuisance": ("nuisance", "quantized"),
+}
 HEADLINE_GAINS = ("gain_over_copying", "gain_over_copying_moving", "z_gain", "z_gain_moving")
 HEADLINE_CODES = ("perplexity", "perplexity_per_position", "dead_codes", "dead_positions")
 
@@ -276,6 +305,7 @@ class Report(Figures):
     decoder: DecoderFigures
     probe: ProbeTable
     nuisance: ProbeTable
+    controls: ControlInfo = ControlInfo()
     extra: dict[str, Any] | None = None  # the slower figures of `--all`, by name; None: not asked for
     alarms: list[Alarm] = field(default_factory=list)
     verdict: str = ""
@@ -296,6 +326,14 @@ class Report(Figures):
         latents = {name: Estimate(getattr(self.latents, name)) for name in ("spread", "effective_rank")}
         return probed | gains | codes | latents
 
+    @property
+    def best_controls(self) -> dict[str, BestControl]:
+        """The controls that the headline is shown with."""
+        return {
+            name: getattr(self, table).best_controls.get(row, BestControl())
+            for name, (table, row) in HEADLINE_CONTROLS.items()
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """The content of report.json; `extra` only where it was asked for."""
         body = super(Report, self).to_dict()
@@ -306,6 +344,6 @@ class Report(Figures):
             "format_version": FORMAT_VERSION,
             "model": model,
             "data": data,
-            "headline": _to_json(self.headline),
+            "headline": _to_json(self.headline | self.best_controls),
             **body,
         }
