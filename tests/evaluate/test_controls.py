@@ -1,4 +1,4 @@
-"""Controls win where they should: flow on moving textures; nothing is found in nothing; equal bits; reasons for gaps."""
+"""Controls win where they should: flow on moving textures; no change gives nothing; equal bits; reasons for gaps."""
 
 from __future__ import annotations
 
