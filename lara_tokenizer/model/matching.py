@@ -60,7 +60,9 @@ class MatchingInverseModel(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """z (B, N, D), and no attention maps. Raises ValueError if these are requested."""
         if output_attentions:
-            raise ValueError("this model gives no attention maps: its inverse model matches features, without attention.")
+            raise ValueError(
+                "this model gives no attention maps: its inverse model matches features, without attention."
+            )
         motion = self.motion_map(frame_BPV, future_BPV)
         # In float32: 16 bits would round small motions away.
         with torch.autocast(motion.device.type, enabled=False):
