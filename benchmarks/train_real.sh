@@ -22,7 +22,7 @@ if [ -e "$out/model.safetensors" ]; then
 fi
 python benchmarks/real_video.py "$real" "$runs/real"
 if [ ! -e "$runs/mw-train/meta/info.json" ]; then
-    nice -n 10 lara-tok simulate metaworld --out "$runs/mw-train" --task train --size 128 --episodes 10 \
+    nice -n 10 lara-tok simulate metaworld --out "$runs/mw-train" --task train --size 128 --episodes 3 \
         --seed 1 --action-noise 0.3
 fi
 

@@ -48,7 +48,7 @@ def make_views(frames: Tensor, options: AugmentationOptions, processor: LatentAc
     """
     pairs = augment_pairs(to_unit_range(frames), options)
     stabilized = stabilize_pairs(pairs, processor)
-    if not options.view_shift and not options.view_light:
+    if not options.has_views:
         return stabilized, stabilized
     return stabilized, stabilize_pairs(jitter_encoder_inputs(pairs, options), processor)
 
