@@ -12,10 +12,8 @@ recipe of `hub_configs/training/lam.yaml`, "lara:NAME", a variant of it (see `ar
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -33,7 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lara_tokenizer import metrics
 from lara_tokenizer.data import load_episodes
-from lara_tokenizer.evaluate import evaluate_checkpoint, probes
+from lara_tokenizer.evaluate import evaluate_checkpoint
 from lara_tokenizer.evaluate.encoding import decode_frames, encode_frames
 from lara_tokenizer.evaluate.nuisance import Nuisance, with_nuisance
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
@@ -181,24 +179,6 @@ def measure(trained: Trained, runs: Path, pairs_per_episode: int, sets: list[str
     return results
 
 
-def cache_components(folder: Path) -> None:
-    """Cache the PCAs of pixels on disk: every run is measured on the same pairs, and they take most of the time."""
-    compute = probes.principal_components
-
-    def cached(values_PF: np.ndarray, train: np.ndarray, components: int = probes.COMPONENTS) -> np.ndarray:
-        key = hashlib.sha256(np.ascontiguousarray(values_PF).tobytes() + train.tobytes() + bytes([components % 256]))
-        path = folder / f"{key.hexdigest()}.npy"
-        if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            # Runs side by side may compute the same PCA: each renames a file of its own.
-            partial = path.with_suffix(f".{os.getpid()}.npy")
-            np.save(partial, compute(values_PF, train, components))
-            partial.replace(path)
-        return np.load(path)
-
-    probes.principal_components = cached
-
-
 @app.callback()
 def main() -> None:
     """Recipes of latent action models at equal data and equal compute."""
@@ -223,7 +203,6 @@ def run(
     torch.set_num_threads(1)  # runs share a machine, and sums in one order make them repeatable
     start = time.monotonic()
     test_sets = [name for name in sets.split(",") if name]
-    cache_components(runs / "cache-components")
     cache = FrameCache.build(
         training_episodes(runs), LatentActionProcessor(size={"height": 64, "width": 64}), runs / "cache-arena"
     )

@@ -81,17 +81,19 @@ class SquareModel:
         return self
 
     def get_frame_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        if not self.learned:
-            return pixel_values.flatten(1) @ self.weights / SIZE
-        return self.locate(pixel_values)
+        # The pixels themselves: what finds the square is in `encode`, so that no frozen encoder has the answer.
+        return pixel_values.flatten(1) if self.learned else pixel_values.flatten(1) @ self.weights / SIZE
 
     def locate(self, frames: torch.Tensor) -> torch.Tensor:
         """(B, 4): the centres of the square and of the mark."""
         return torch.cat([_centre(_redness(frames)), _centre(_greenness(frames))], 1)
 
     def encode(self, *, frame_features: torch.Tensor, future_frame_features: torch.Tensor) -> SimpleNamespace:
-        moved = future_frame_features - frame_features
-        latents = self.measure(moved) if self.learned else moved[:, :2]
+        if self.learned:
+            now, future = (each.view(-1, 3, SIZE, SIZE) for each in (frame_features, future_frame_features))
+            latents = self.measure(self.locate(future) - self.locate(now))
+        else:
+            latents = (future_frame_features - frame_features)[:, :2]
         codes = latents.round().clamp(-REACH, REACH)
         return self.output(latents[..., None], codes)
 

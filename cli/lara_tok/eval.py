@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FIGURES = {
     "conditional_r2": "conditional R2",
+    "conditional_r2_codes": "  of quantized z",
     "conditional_r2_nuisance": "  under nuisances",
     "nuisance_r2": "nuisance R2",
     "selectivity": "selectivity",
@@ -35,16 +36,6 @@ FIGURES = {
     "spread": "spread of z",
     "effective_rank": "effective rank",
 }
-ROWS = {
-    "z": "z",
-    "quantized": "quantized z",
-    "codes": "codes, one-hot",
-    "mean": "mean predictor",
-    "frame": "frame t alone",
-    "shuffled": "shuffled z",
-    "pixel_difference": "pixel difference",
-    "random_init": "random-init z",
-}
 
 
 @source_options(camera=AllCamerasOption)
@@ -56,6 +47,10 @@ def eval(
     all_: Annotated[bool, Option("--all", help="Compute the slower figures too; takes about twice as long.")] = False,
     compare: Annotated[
         str | None, Option(help="A second checkpoint, measured on the same pairs and shown beside the first.")
+    ] = None,
+    control_encoder: Annotated[
+        str | None,
+        Option(help="A vision model, a folder or a Hub id: the change of its features is one more control."),
     ] = None,
     target: Annotated[
         str,
@@ -77,6 +72,8 @@ def eval(
       lara-tok eval lara-lam mw-heldout/ --out report/
 
       lara-tok eval run/ lerobot:lerobot/pusht --out report/ --all --compare lara-lam
+
+      lara-tok eval run/ mw-heldout/ --out report/ --control-encoder facebook/dinov2-small
     """
     from lara_tokenizer.evaluate.report.page import write_report
 
@@ -91,7 +88,13 @@ def eval(
     for each, model, processor in opened:
         # The stride of the first, so that both see the same pairs.
         stride = measured[0][0].figures.data.stride if measured else None
-        keywords = {"everything": all_, "stride": stride, "target": target, **load_options}
+        keywords = {
+            "everything": all_,
+            "stride": stride,
+            "control_encoder": control_encoder,
+            "target": target,
+            **load_options,
+        }
         measured.append((_evaluate(each, model, processor, source or (), keywords), model, processor))
     out.mkdir(parents=True, exist_ok=True)
     for name, (evaluation, *_) in zip(("report.json", "compared.json"), measured, strict=False):
@@ -137,18 +140,25 @@ def _status(text: str) -> Text:
 
 
 def _render(report: Report) -> None:
+    from lara_tokenizer.evaluate.figures import BEST_CONTROLS, ROW_NAMES, Estimate
+
     model, data = report.model, report.data
     title = f"{model.id} ({model.codes}) on {data.name}: {data.episodes:,} episodes, {data.pairs:,} pairs"
     sentences = [f"{alarm.severity}: {alarm.sentence}" for alarm in report.alarms]
     reasons = [table.reason for table in (report.probe, report.nuisance) if table.reason]
+    gaps = [f"left out: {ROW_NAMES[name]}: {reason}" for name, reason in report.controls.left_out.items()]
     targets = [] if data.target is None else [f"Probes predict: {data.target.sentence}."]
-    notes = [*sentences, *dict.fromkeys(reasons), report.verdict, *targets]
+    notes = [*sentences, *dict.fromkeys(reasons), *gaps, report.verdict, *targets]
     columns = ("figure", "value", "95 % interval", "z minus this")
     table = Table(*columns, title=printable(title), caption=Text("\n".join(map(printable, notes))))
     table.caption_style = ""
     table.caption_justify = "left"
     for name, text in FIGURES.items():
         table.add_row(text, *_cells(report.headline[name]))
+        if name in BEST_CONTROLS and (best := report.best_control(name)).name is not None:
+            own = _cells(Estimate(best.value, best.interval))
+            difference = " ".join(_cells(Estimate(best.difference, best.difference_interval), "+"))
+            table.add_row(f"    best control: {ROW_NAMES[best.name]}", *own, difference)
     _add_controls(table, report.probe, "conditional_r2")
     _add_controls(table, report.nuisance, "selectivity")
     console.print(table)
@@ -156,15 +166,17 @@ def _render(report: Report) -> None:
 
 def _add_controls(table: Table, probes: ProbeTable, figure: str) -> None:
     """Add the scores of the controls, and by how much z is better."""
+    from lara_tokenizer.evaluate.figures import ROW_NAMES
+
     margins = probes.margins.get(figure, {})
-    shown = [name for name in ROWS if name in margins and name in probes.rows]
+    shown = [name for name in ROW_NAMES if name in margins and name in probes.rows]
     if not shown:
         return
     table.add_section()
     table.add_row(f"{FIGURES[figure]} of")
     for name in shown:
         difference = " ".join(_cells(margins[name], "+"))
-        table.add_row(f"  {ROWS[name]}", *_cells(getattr(probes.rows[name], figure)), difference)
+        table.add_row(f"  {ROW_NAMES[name]}", *_cells(getattr(probes.rows[name], figure)), difference)
 
 
 def _cells(estimate: Estimate, sign: str = "") -> tuple[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -22,6 +22,7 @@ from lara_tokenizer.errors import EpisodeReadError, first_line
 from lara_tokenizer.evaluate.figures import TargetInfo
 from lara_tokenizer.evaluate.nuisance import Nuisance, image_cameras, mask_camera, read_masks
 from lara_tokenizer.evaluate.targets import ProbeTargets
+from lara_tokenizer.motion import grey_frames
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionProcessor
@@ -41,6 +42,9 @@ class PairSet:
     actions: np.ndarray | None  # float64 (P, A), the motion between the two frames (`targets`); None without actions
     episodes: np.ndarray  # int (P,), the episode index
     masks: np.ndarray | None = None  # bool (F, S, S), true on the arm; None without masks
+    grey: np.ndarray | None = (
+        None  # uint8 (F, 128, 128), the frames for the controls; None except for the probed camera
+    )
 
     def __len__(self) -> int:
         return len(self.now)
@@ -48,7 +52,9 @@ class PairSet:
     def __getitem__(self, rows: np.ndarray) -> PairSet:
         """The pairs of these rows, over the same frames."""
         actions = None if self.actions is None else self.actions[rows]
-        return PairSet(self.frames, self.now[rows], self.future[rows], actions, self.episodes[rows], self.masks)
+        return replace(
+            self, now=self.now[rows], future=self.future[rows], actions=actions, episodes=self.episodes[rows]
+        )
 
     def tensors(self, rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Frames t and frames t+C of these rows, uint8 (B, 3, S, S) each."""
@@ -228,8 +234,10 @@ class _PairReader:
             resized_masks = self._resize_masks(masks)
             pairs[camera] = indices.pair_set(self._resize(full_size), target, episode_index, resized_masks)
             if camera == self.probed_camera:
-                frames, changes = self._under_nuisance(episode, camera, indices, full_size, masks)
-                under_nuisance = NuisancePairs(indices.pair_set(frames, target, episode_index, None), changes)
+                pairs[camera] = replace(pairs[camera], grey=grey_frames(full_size))
+                disturbed, changes = self._under_nuisance(episode, camera, indices, full_size, masks)
+                seen = indices.pair_set(self._resize(disturbed), target, episode_index, None)
+                under_nuisance = NuisancePairs(replace(seen, grey=grey_frames(disturbed)), changes)
         return _EpisodePairs(pairs, under_nuisance, instruction)
 
     def _indices(self, episode: Episode, camera: str) -> _PairIndices | None:
@@ -244,12 +252,12 @@ class _PairReader:
     def _under_nuisance(
         self, episode: Episode, camera: str, indices: _PairIndices, frames: np.ndarray, masks: np.ndarray | None
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The frames under the nuisance, and the change of its parameters within each pair."""
+        """The frames as recorded under the nuisance, and the change of its parameters within each pair."""
         of_episode = self.nuisance.parameters(episode.id, camera, indices.timestamps)
         parameters = {family: values[indices.frames] for family, values in of_episode.items()}
         disturbed = self.nuisance.apply(frames, parameters, episode.id, camera, masks)
         changes = {family: values[indices.future] - values[indices.anchors] for family, values in of_episode.items()}
-        return self._resize(disturbed), changes
+        return disturbed, changes
 
     def _resize(self, frames: np.ndarray) -> np.ndarray:
         return self.processor.resize_frames(frames).numpy()
@@ -302,4 +310,5 @@ def _concatenate(sets: Sequence[PairSet], without_actions: bool) -> PairSet:
         None if without_actions else np.concatenate([pairs.actions for pairs in sets]),
         np.concatenate([pairs.episodes for pairs in sets]),
         np.concatenate([pairs.masks for pairs in sets]) if has_masks else None,
+        np.concatenate([pairs.grey for pairs in sets]) if all(pairs.grey is not None for pairs in sets) else None,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lara_tokenizer.evaluate.figures import Alarm, Report
+from lara_tokenizer.evaluate.figures import ROW_NAMES, Alarm, Report
 from lara_tokenizer.thresholds import (
     CODE_USE_ALARM,
     CODE_USE_WARNING,
@@ -74,8 +74,21 @@ def _strengths(report: Report) -> str:
         strengths.append(f"{codebook.perplexity:.0f} of {codebook.size} codes are in effective use")
     strengths.append(f"the decoder reads them (z gain {_z_gain(report):.2f})")
     if (added := report.headline["conditional_r2"].value) is not None:
-        strengths.append(f"z adds {added:.2f} of R2 about the actions to what the first frame tells")
+        tells = f"z adds {added:.2f} of R2 about the actions to what the first frame tells"
+        strengths.append(tells + _evidence(report))
     return ", ".join(strengths[:-1]) + f", and {strengths[-1]}"
+
+
+def _evidence(report: Report) -> str:
+    """Words on the best control, for a report without a warning about one."""
+    best = report.best_control("conditional_r2")
+    if best.name is None or best.value is None:
+        return ""
+    told = f", above every control (the best, {ROW_NAMES[best.name]}, adds {best.value:.2f})"
+    if left_out := report.controls.left_out:
+        names = " and ".join(ROW_NAMES[name] for name in left_out)
+        return f"{told}, but it was not compared with {names}: {next(iter(left_out.values()))}"
+    return f"{told}: evidence that z encodes the actions"
 
 
 def _untrained(report: Report) -> str | None:
@@ -153,12 +166,24 @@ def _no_actions(report: Report) -> str | None:
     return f"z adds nothing certain about the actions to what the first frame tells ({episodes} episodes)."
 
 
-def _no_better_than_random_init(report: Report) -> str | None:
-    margins = report.probe.margins.get("conditional_r2")
-    if not margins or margins["mean"].low <= 0 or margins["random_init"].low > 0:
+def _no_better_than_control(report: Report) -> str | None:
+    # Where z tells nothing certain, that is said instead.
+    return None if _no_actions(report) else _beside_best_control(report, "conditional_r2", "z")
+
+
+def _codes_no_better_than_control(report: Report) -> str | None:
+    return _beside_best_control(report, "conditional_r2_codes", "quantized z")
+
+
+def _beside_best_control(report: Report, figure: str, own: str) -> str | None:
+    best, value = report.best_control(figure), report.headline[figure].value
+    if best.name is None or best.value is None or value is None or best.is_beaten:
         return None
-    episodes = report.probe.test_episodes
-    return f"z tells no more of the actions than that of an untrained model, as far as {episodes} episodes show."
+    control, values = ROW_NAMES[best.name], f"conditional R2 {value:.2f} and {best.value:.2f}"
+    if best.is_better:
+        return f"{own} tells less of the actions than a control does, {control} ({values})."
+    episodes = f"as far as {report.probe.test_episodes} episodes show"
+    return f"{own} tells no more of the actions than a control does, {control}, {episodes} ({values})."
 
 
 def _narrow_z(report: Report) -> str | None:
@@ -197,7 +222,8 @@ def _worse_than_copying(report: Report) -> str | None:
 # Each with the alarms from which it would follow; it is left out then.
 WARNINGS: dict[str, tuple[tuple[str, ...], Rule]] = {
     "no_actions": (("constant_z",), _no_actions),
-    "no_better_than_random_init": (("constant_z",), _no_better_than_random_init),
+    "no_better_than_control": (("constant_z",), _no_better_than_control),
+    "codes_no_better_than_control": (("constant_z", "collapsed_codebook"), _codes_no_better_than_control),
     "narrow_z": (("constant_z",), _narrow_z),
     "dead_positions": (("constant_z", "collapsed_codebook"), _dead_positions),
     "low_use": (("constant_z", "collapsed_codebook"), _low_use),

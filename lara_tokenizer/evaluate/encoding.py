@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionProcessor
 
 BATCH = 64  # pairs per forward pass
+TOKENS = 64  # of a frame, whose change is a control: more would cost time and memory, and say little more
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,12 @@ class EncodedSet:
     latents: Tensor  # z, (P, N, D)
     codes: Tensor | None  # (P, N); None for a continuous bottleneck
     quantized_latents: Tensor  # (P, N, D); z itself for a continuous bottleneck
+    feature_change: Tensor | None = None  # (P, .), that of the vision encoder's tokens; None where not asked for
 
     def __getitem__(self, rows: Any) -> EncodedSet:
         """The pairs of these rows."""
-        codes = None if self.codes is None else self.codes[rows]
-        return EncodedSet(self.latents[rows], codes, self.quantized_latents[rows])
+        codes, change = (None if each is None else each[rows] for each in (self.codes, self.feature_change))
+        return EncodedSet(self.latents[rows], codes, self.quantized_latents[rows], change)
 
 
 def batches(count: int) -> Iterator[slice]:
@@ -45,24 +47,52 @@ def batches(count: int) -> Iterator[slice]:
 
 
 @torch.no_grad()
-def encode_pairs(model: Any, processor: LatentActionProcessor, pairs: PairSet) -> EncodedSet:
-    """Encode all pairs."""
-    outputs = []
+def encode_pairs(
+    model: Any, processor: LatentActionProcessor, pairs: PairSet, feature_change: bool = False
+) -> EncodedSet:
+    """Encode all pairs; with `feature_change`, also the change of the vision encoder's features within each."""
+    outputs, changes = [], []
     for rows in batches(len(pairs)):
-        out = encode_frames(model, processor, *pairs.tensors(rows))
+        now, future = pair_features(model, processor, *pairs.tensors(rows))
+        out = model.encode(frame_features=now, future_frame_features=future)
         codes = None if out.codes is None else out.codes.cpu()
         outputs.append((out.latents.float().cpu(), codes, out.quantized_latents.float().cpu()))
+        changes += [few_tokens(future - now).cpu()] if feature_change else []
     latents, codes, quantized = zip(*outputs, strict=True)
-    return EncodedSet(torch.cat(latents), None if codes[0] is None else torch.cat(codes), torch.cat(quantized))
+    return EncodedSet(
+        torch.cat(latents),
+        None if codes[0] is None else torch.cat(codes),
+        torch.cat(quantized),
+        torch.cat(changes) if changes else None,
+    )
 
 
 @torch.no_grad()
 def encode_frames(model: Any, processor: LatentActionProcessor, frames_B3SS: Tensor, future_frames_B3SS: Tensor) -> Any:
     """The model's `encode` output for pairs of uint8 frames, prepared as the processor prepares pairs."""
+    now, future = pair_features(model, processor, frames_B3SS, future_frames_B3SS)
+    return model.encode(frame_features=now, future_frame_features=future)
+
+
+def pair_features(
+    model: Any, processor: LatentActionProcessor, frames_B3SS: Tensor, future_frames_B3SS: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The vision encoder's features of both frames of pairs, prepared as the processor prepares pairs."""
     steady = processor.steady_future(frames_B3SS, future_frames_B3SS)
     pixel_values = processor.normalize_frames(torch.cat([frames_B3SS, steady])).to(model.device)
     now, future = model.get_frame_features(pixel_values).chunk(2)
-    return model.encode(frame_features=now, future_frame_features=future)
+    return now, future
+
+
+def few_tokens(features: Tensor) -> Tensor:
+    """Features of frames, (B, tokens, V) or (B, V), flattened; more than 64 tokens are averaged in 64 runs of them.
+
+    >>> few_tokens(torch.zeros(2, 256, 3)).shape
+    torch.Size([2, 192])
+    """
+    if features.ndim == 3 and features.shape[1] > TOKENS:
+        features = F.adaptive_avg_pool1d(features.transpose(1, 2), TOKENS)
+    return features.float().flatten(1)
 
 
 @torch.no_grad()

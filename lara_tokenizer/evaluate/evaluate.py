@@ -13,22 +13,25 @@ from einops import rearrange
 from lara_tokenizer.data import Episodes, LoadOptions, Stride
 from lara_tokenizer.data.actions.motion import AUTO
 from lara_tokenizer.evaluate.codebook import codebook_figures, latent_figures
+from lara_tokenizer.evaluate.controls.encoder import ControlEncoder
+from lara_tokenizer.evaluate.controls.rows import control_rows
 from lara_tokenizer.evaluate.dataset import EvaluationDataset, PairSet, Source, load_with_masks, read_pairs
 from lara_tokenizer.evaluate.decoder import decoder_errors, decoder_figures, gain_over_random_init
 from lara_tokenizer.evaluate.diagnostics import find_alarms, verdict
 from lara_tokenizer.evaluate.encoding import EncodedSet, encode_pairs, random_init
 from lara_tokenizer.evaluate.extra import extra_figures
-from lara_tokenizer.evaluate.figures import CodebookFigures, DataInfo, ModelInfo, ProbeTable, Report
+from lara_tokenizer.evaluate.figures import CodebookFigures, ControlInfo, DataInfo, ModelInfo, ProbeTable, Report
 from lara_tokenizer.evaluate.probes import (
     ACTIONS,
-    FOLDS,
-    STD_FLOOR,
     CrossFit,
+    Features,
     Key,
     action_table,
     cross_fit,
     nuisance_table,
+    reason_against_probes,
 )
+from lara_tokenizer.evaluate.ridge import STD_FLOOR
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionProcessor
@@ -68,6 +71,7 @@ def evaluate_checkpoint(
     target: str = AUTO,
     pairs_per_episode: int = 32,
     seed: int = 0,
+    control_encoder: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     model_id: str = "",
     weights_sha256: Mapping[str, str] | None = None,
@@ -94,6 +98,8 @@ def evaluate_checkpoint(
             "chunk" (all actions), or "auto": what the actions of the dataset are decides, number by number.
         pairs_per_episode: upper limit per episode and camera.
         seed: of nuisances, shuffles, folds, resamples and the random-init model.
+        control_encoder: a vision model of transformers, a folder or a Hub id; the change of its features is a further
+            control.
         progress: called with (episodes read, episodes) while frames are read.
         model_id, weights_sha256: copied into the report.
 
@@ -103,21 +109,30 @@ def evaluate_checkpoint(
     """
     check_predicts_frames(model)
     model = model.eval()
+    # First, so that a name that cannot be opened is refused before anything takes its time.
+    encoder = None if control_encoder is None else ControlEncoder.load(control_encoder, model.device)
     parsed_stride = Stride.parse(stride or model.config.strides[0])
     episodes = load_with_masks(source, **load)
     dataset = read_pairs(episodes, processor, parsed_stride, pairs_per_episode, seed, progress, target)
     camera, pairs = dataset.camera, dataset.pairs[dataset.camera]
-    encoded = {each: encode_pairs(model, processor, of_camera) for each, of_camera in dataset.pairs.items()}
-    under_nuisance = encode_pairs(model, processor, dataset.nuisance.pairs)
+    encoded = {
+        each: encode_pairs(model, processor, of_camera, feature_change=each == camera)
+        for each, of_camera in dataset.pairs.items()
+    }
+    under_nuisance = encode_pairs(model, processor, dataset.nuisance.pairs, feature_change=True)
     # The control without training: it is encoded and probed as the model is.
     fresh = random_init(model, seed)
     fresh_encoded = encode_pairs(fresh, processor, pairs)
     fresh_under_nuisance = encode_pairs(fresh, processor, dataset.nuisance.pairs)
     size = model.config.codebook_size
-    plain, plain_errors = probe_plain(dataset, probe_features(encoded[camera], fresh_encoded, size), seed)
-    nuisance, nuisance_errors = probe_nuisance(
-        dataset, probe_features(under_nuisance, fresh_under_nuisance, size), seed
+    controls, disturbed_controls = (
+        control_rows(of_view, encoded_view, processor, size, encoder)
+        for of_view, encoded_view in ((pairs, encoded[camera]), (dataset.nuisance.pairs, under_nuisance))
     )
+    features = probe_features(encoded[camera], fresh_encoded, size) | controls.rows
+    plain, plain_errors = probe_plain(dataset, features, seed)
+    features = probe_features(under_nuisance, fresh_under_nuisance, size) | disturbed_controls.rows
+    nuisance, nuisance_errors = probe_nuisance(dataset, features, seed)
     random_init_gain = gain_over_random_init(model, fresh, processor, pairs, encoded[camera])
     report = Report(
         model=_model_info(encoded[camera], size, model_id, weights_sha256),
@@ -127,6 +142,7 @@ def evaluate_checkpoint(
         decoder=decoder_figures(decoder_errors(model, processor, dataset.pairs, encoded, seed), random_init_gain, seed),
         probe=plain,
         nuisance=nuisance,
+        controls=ControlInfo(controls.closed_form_bits, control_encoder, controls.left_out),
     )
     if everything:
         errors, tasks = plain_errors.get(ACTIONS, {}), dataset.tasks(pairs)
@@ -148,9 +164,9 @@ def check_predicts_frames(model: Any) -> None:
         )
 
 
-def probe_features(encoded: EncodedSet, fresh: EncodedSet, codebook_size: int) -> Arrays:
+def probe_features(encoded: EncodedSet, fresh: EncodedSet, codebook_size: int) -> Features:
     """The rows of a probe table: z, with codes also its quantized form and one-hot codes, and z of `fresh`."""
-    features = {"z": encoded.latents.numpy()}
+    features: Features = {"z": encoded.latents.numpy()}
     if encoded.codes is not None:
         features["quantized"] = encoded.quantized_latents.numpy()
         features["codes"] = one_hot(encoded.codes, codebook_size)
@@ -163,7 +179,7 @@ def one_hot(codes_PN: torch.Tensor, codebook_size: int) -> np.ndarray:
     return hot[:, hot.any(0)].float().numpy()
 
 
-def probe_plain(dataset: EvaluationDataset, features: Arrays, seed: int) -> tuple[ProbeTable, Errors]:
+def probe_plain(dataset: EvaluationDataset, features: Features, seed: int) -> tuple[ProbeTable, Errors]:
     """Probe the actions of the first camera's pairs; returns the table and the squared errors behind it."""
     pairs = dataset.pairs[dataset.camera]
     if reason := reason_against_actions(pairs, dataset.without_actions):
@@ -173,10 +189,10 @@ def probe_plain(dataset: EvaluationDataset, features: Arrays, seed: int) -> tupl
     return replace(action_table(fit, seed), camera=dataset.camera), fit.errors
 
 
-def probe_nuisance(dataset: EvaluationDataset, features: Arrays, seed: int) -> tuple[ProbeTable, Errors]:
+def probe_nuisance(dataset: EvaluationDataset, features: Features, seed: int) -> tuple[ProbeTable, Errors]:
     """Probe the changes of the nuisance parameters, and the actions where there are any, under the nuisance."""
     pairs, changes = dataset.nuisance.pairs, dataset.nuisance.changes
-    if reason := reason_against_probes(pairs):
+    if reason := reason_against_probes(pairs.episodes):
         return ProbeTable(dataset.camera, reason, families=list(changes)), {}
     targets = dict(changes)
     if not reason_against_actions(pairs, dataset.without_actions):
@@ -192,16 +208,10 @@ def reason_against_actions(pairs: PairSet, without_actions: str) -> str:
         return f"no action probe: {without_actions}"
     if not (pairs.actions.std(0) > STD_FLOOR).any():
         return "no action probe: the actions never change"
-    return reason_against_probes(pairs)
+    return reason_against_probes(pairs.episodes)
 
 
-def reason_against_probes(pairs: PairSet) -> str:
-    """The reason why nothing can be probed, too few episodes; "" where there are enough."""
-    count = len(np.unique(pairs.episodes))
-    return f"no probe: {count} episode(s) give pairs, probes need {FOLDS}" if count < FOLDS else ""
-
-
-def _cross_fit(pairs: PairSet, dataset: EvaluationDataset, features: Arrays, targets: Arrays, seed: int) -> CrossFit:
+def _cross_fit(pairs: PairSet, dataset: EvaluationDataset, features: Features, targets: Arrays, seed: int) -> CrossFit:
     now, future = pairs.frames[pairs.now], pairs.frames[pairs.future]
     return cross_fit(features, now, future, targets, pairs.episodes, task_E=dataset.tasks(pairs), seed=seed)
 

@@ -15,7 +15,8 @@ from lara_tokenizer.evaluate.encoding import EncodedSet
 from lara_tokenizer.evaluate.equivariance import composition, nuisance_invariance, shift_responses
 from lara_tokenizer.evaluate.figures import rounded
 from lara_tokenizer.evaluate.learned_probes import fit_l1, fit_mlp, learned_probe
-from lara_tokenizer.evaluate.probes import LAMBDAS, STD_FLOOR, Key, Ridge, standardize
+from lara_tokenizer.evaluate.probes import Key
+from lara_tokenizer.evaluate.ridge import LAMBDAS, STD_FLOOR, Ridge, standardize
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionProcessor

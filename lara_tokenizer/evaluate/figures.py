@@ -218,6 +218,33 @@ INTERVAL_KEYS = {
 
 
 @dataclass(frozen=True, slots=True)
+class BestControl(Figures):
+    """The control with the highest conditional R2, beside a row of the tokenizer."""
+
+    name: str | None = None  # its row; None: not probed
+    value: float | None = None
+    interval: Interval | None = None
+    difference: float | None = None  # the tokenizer's row minus this one, on the same pairs
+    difference_interval: Interval | None = None
+    is_beaten: bool = False  # the difference is above 0 by its interval, and the two rows' intervals do not touch
+
+    @property
+    def is_better(self) -> bool:
+        """Above the tokenizer's row by the interval of the difference."""
+        _, high = self.difference_interval or (None, None)
+        return high is not None and high < 0
+
+
+@dataclass(frozen=True, slots=True)
+class ControlInfo(Figures):
+    """The controls of the probe tables, as far as their rows do not say it."""
+
+    closed_form_bits: float | None = None  # of the row `closed_form_codes`
+    encoder: str | None = None  # of the row `control_encoder`
+    left_out: dict[str, str] = field(default_factory=dict)  # rows that could not be measured, each with the reason
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeTable(Figures):
     """Probes of the first camera's pairs: rows of z and of all controls.
 
@@ -233,6 +260,7 @@ class ProbeTable(Figures):
     rows: dict[str, ProbeRow] = field(default_factory=dict)
     margins: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     families: list[str] | None = None  # the nuisance families, or None for pairs without nuisance
+    best_controls: dict[str, BestControl] = field(default_factory=dict)  # by row of the tokenizer, "z" and "quantized"
 
     def to_dict(self) -> dict[str, Any]:
         """The part "probe" or "nuisance" of report.json."""
@@ -264,12 +292,37 @@ class Alarm(Figures):
     sentence: str
 
 
-# Headline figures of probes, by the table and the figure of its row "z"; then those of the decoder and of the codes.
+# The rows of a probe table, in the order in which they are shown: those of the tokenizer, then the controls.
+ROW_NAMES = {
+    "z": "z of this model",
+    "quantized": "its quantized z",
+    "codes": "its codes, one-hot",
+    "optical_flow": "dense optical flow",
+    "normal_flow": "normal flow",
+    "closed_form": "closed-form tokenizer",
+    "closed_form_codes": "closed-form tokenizer, codes",
+    "encoder_change": "change of encoder features",
+    "control_encoder": "change of control encoder features",
+    "pixel_difference": "pixel difference",
+    "pixel_difference_stabilized": "pixel difference, stabilized",
+    "random_init": "random-init model",
+    "shuffled": "shuffled z",
+    "frame": "frame t alone",
+    "mean": "predicting the mean",
+}
+# Headline figures of probes, by the table, its row and the row's figure; then those of the decoder and of the codes.
 HEADLINE_PROBES = {
-    "conditional_r2": ("probe", "conditional_r2"),
-    "conditional_r2_nuisance": ("nuisance", "conditional_r2"),
-    "nuisance_r2": ("nuisance", "nuisance_r2"),
-    "selectivity": ("nuisance", "selectivity"),
+    "conditional_r2": ("probe", "z", "conditional_r2"),
+    "conditional_r2_codes": ("probe", "quantized", "conditional_r2"),
+    "conditional_r2_nuisance": ("nuisance", "z", "conditional_r2"),
+    "nuisance_r2": ("nuisance", "z", "nuisance_r2"),
+    "selectivity": ("nuisance", "z", "selectivity"),
+}
+# The figures that are shown with the best control, and the name of that in report.json.
+BEST_CONTROLS = {
+    "conditional_r2": "best_control",
+    "conditional_r2_codes": "best_control_codes",
+    "conditional_r2_nuisance": "best_control_nuisance",
 }
 HEADLINE_GAINS = ("gain_over_copying", "gain_over_copying_moving", "z_gain", "z_gain_moving")
 HEADLINE_CODES = ("perplexity", "perplexity_per_position", "dead_codes", "dead_positions")
@@ -286,6 +339,7 @@ class Report(Figures):
     decoder: DecoderFigures
     probe: ProbeTable
     nuisance: ProbeTable
+    controls: ControlInfo = ControlInfo()
     extra: dict[str, Any] | None = None  # the slower figures of `--all`, by name; None: not asked for
     alarms: list[Alarm] = field(default_factory=list)
     verdict: str = ""
@@ -294,8 +348,8 @@ class Report(Figures):
     def headline(self) -> dict[str, Estimate]:
         """The figures shown first; a code figure of a continuous bottleneck is unmeasured."""
         probed = {
-            name: getattr(getattr(self, table).row("z"), figure) or UNMEASURED
-            for name, (table, figure) in HEADLINE_PROBES.items()
+            name: getattr(getattr(self, table).row(row), figure) or UNMEASURED
+            for name, (table, row, figure) in HEADLINE_PROBES.items()
         }
         gains = {name: getattr(self.decoder, name) for name in HEADLINE_GAINS}
         codes = dict.fromkeys(HEADLINE_CODES, UNMEASURED)
@@ -306,16 +360,22 @@ class Report(Figures):
         latents = {name: Estimate(getattr(self.latents, name)) for name in ("spread", "effective_rank")}
         return probed | gains | codes | latents
 
+    def best_control(self, figure: str) -> BestControl:
+        """The best control beside a headline figure of `BEST_CONTROLS`; one without a name where none was probed."""
+        table, row, _ = HEADLINE_PROBES[figure]
+        return getattr(self, table).best_controls.get(row, BestControl())
+
     def to_dict(self) -> dict[str, Any]:
         """The content of report.json; `extra` only where it was asked for."""
         body = super(Report, self).to_dict()
         model, data = body.pop("model"), body.pop("data")
         if self.extra is None:
             del body["extra"]
+        best = {name: self.best_control(figure) for figure, name in BEST_CONTROLS.items()}
         return {
             "format_version": FORMAT_VERSION,
             "model": model,
             "data": data,
-            "headline": _to_json(self.headline),
+            "headline": _to_json(self.headline | best),
             **body,
         }

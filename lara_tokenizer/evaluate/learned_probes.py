@@ -11,7 +11,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lara_tokenizer.evaluate.figures import rounded
-from lara_tokenizer.evaluate.probes import STD_FLOOR, Split, cross_fit_splits, pooled_r2, standardize
+from lara_tokenizer.evaluate.probes import Split, cross_fit_splits, pooled_r2
+from lara_tokenizer.evaluate.ridge import STD_FLOOR, standardize
 
 Fitted = Callable[[Tensor], Tensor]
 

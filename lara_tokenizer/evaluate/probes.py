@@ -13,6 +13,7 @@ import numpy as np
 from einops import rearrange
 
 from lara_tokenizer.evaluate.figures import (
+    BestControl,
     Estimate,
     ProbeRow,
     ProbeTable,
@@ -22,17 +23,18 @@ from lara_tokenizer.evaluate.figures import (
     rounded,
     sums_by_episode,
 )
+from lara_tokenizer.evaluate.ridge import STD_FLOOR, Block, Sides, Wide, scalings, standardize
 
-LAMBDAS = np.logspace(-4, 3, 15)
 FOLDS = 5  # in each, one fifth of the episodes tests, the next chooses lambda, the other three train: 60/20/20
 COMPONENTS = 256  # of the pixel PCAs
-STD_FLOOR = 1e-6  # a dimension with a smaller standard deviation counts as constant
-NOISE = 1e-7  # share of the largest variance below which a variance is rounding error
 
 ACTIONS = "actions"  # the name of the target; all others are nuisance families
 MEAN = "mean"  # the row of the mean predictor, a probe without features
 FRAME = "frame"  # the row of frame t alone, phi(o_t)
+OWN_ROWS = ("z", "quantized", "codes")  # of the tokenizer; all others are controls
+CONTROLS_OF_CODES = (MEAN, "shuffled", "closed_form_codes")  # of quantized z: those that hold no more bits
 Key = tuple[str, ...]  # the names of the features that a probe reads; () is the mean predictor
+Features = dict[str, np.ndarray | Wide]  # by row
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,18 @@ class Split:
     def train(self) -> np.ndarray:
         """The pairs that train, bool (P,)."""
         return ~(self.test | self.validation)
+
+    def sides(self, values_PF: np.ndarray) -> Sides:
+        """The rows of each side."""
+        return Sides(values_PF[self.train], values_PF[self.validation], values_PF[self.test])
+
+    def standardized(self, targets_PA: np.ndarray) -> Sides:
+        """Targets in standard deviations of the training pairs, around their mean."""
+        return self.sides(standardize(targets_PA, self.train))
+
+    def in_units(self, predictions: np.ndarray, targets_PA: np.ndarray) -> np.ndarray:
+        """Predictions of standardized targets in the units of the targets."""
+        return targets_PA[self.train].mean(0) + targets_PA[self.train].std(0) * predictions
 
 
 def cross_fit_splits(episode_P: np.ndarray, task_E: Sequence[Any] | None = None, seed: int = 0) -> list[Split]:
@@ -95,81 +109,38 @@ def cross_fit_splits(episode_P: np.ndarray, task_E: Sequence[Any] | None = None,
     ]
 
 
-def standardize(values: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """(x - mean) / std with the statistics of the training rows; a constant column becomes 0."""
-    mean, std = values[train].mean(0), values[train].std(0)
-    return (values - mean) / np.where(std > STD_FLOOR, std, 1)
-
-
-class Ridge:
-    """Ridge regression, argmin_W mean |X W - Y|^2 + penalty |W|^2, for many penalties and targets by one decomposition.
-
-    With X'X / P = V diag(s) V' it is W = V diag(1 / (s + penalty)) V'X'Y / P; where there are more features than
-    pairs, with XX' / P = U diag(s) U' the same W is X'U diag(1 / (s + penalty)) U'Y / P.
-    """
-
-    def __init__(self, features_PF: np.ndarray) -> None:
-        count, width = features_PF.shape
-        if width <= count:
-            self.values, self.left = np.linalg.eigh(features_PF.T @ features_PF / count)
-            self.right = (features_PF @ self.left).T / count
-        else:
-            self.values, vectors = np.linalg.eigh(features_PF @ features_PF.T / count)
-            self.left = features_PF.T @ vectors
-            self.right = vectors.T / count
-
-    def rotated(self, targets_PA: np.ndarray, penalties: np.ndarray) -> np.ndarray:
-        """(L, ., A), the weights before `left` is applied to them."""
-        shrunk = self.values.clip(0) + np.asarray(penalties, np.float64)[:, None]
-        return (self.right @ targets_PA) / np.maximum(shrunk, np.finfo(np.float64).tiny)[..., None]
-
-
-def principal_components(values_PF: np.ndarray, train: np.ndarray, components: int = COMPONENTS) -> np.ndarray:
-    """Randomized PCA (fixed seed), fitted on the training rows and applied to all: (P, <= components)."""
-    import torch
-
-    values = torch.from_numpy(np.asarray(values_PF, np.float32))
-    fitted = values[torch.from_numpy(train)]
-    mean = fitted.mean(0)
-    fitted -= mean  # indexing copied it
-    components = min(components, *fitted.shape)
-    generator = torch.Generator().manual_seed(0)
-    # Halko et al. 2011: a random projection, two power iterations, then an exact decomposition of B = U S V'.
-    basis = fitted @ torch.randn(fitted.shape[1], components + min(16, components), generator=generator)
-    for _ in range(2):
-        basis = fitted @ (fitted.T @ torch.linalg.qr(basis).Q)
-    left = torch.linalg.qr(basis).Q.T @ fitted
-    # B B' = U S^2 U' is small, so V' = U'B / S is cheap; directions below the noise of float32 become 0.
-    squares, vectors = torch.linalg.eigh((left @ left.T).double())
-    squares, vectors = squares.flip(0)[:components], vectors.flip(1)[:, :components]
-    scale = torch.where(squares > NOISE * squares[0], squares.clamp(min=0).rsqrt(), 0)
-    directions = (vectors * scale).T.float() @ left
-    return (values @ directions.T - directions @ mean).numpy()
+def reason_against_probes(episode_P: np.ndarray) -> str:
+    """The reason why nothing can be probed, too few episodes; "" where there are enough."""
+    count = len(np.unique(episode_P))
+    return f"no probe: {count} episode(s) give pairs, probes need {FOLDS}" if count < FOLDS else ""
 
 
 class Probe:
-    """A ridge probe of some features in one fold: standardized and decomposed once, then fitted to several targets."""
+    """A ridge probe of some features in one fold: scaled and decomposed once, then fitted to several targets."""
 
     def __init__(self, features_PF: np.ndarray, split: Split) -> None:
-        self.train = split.train
-        self.validation = split.validation
-        self.test = split.test
-        x = standardize(np.asarray(features_PF, np.float64), self.train)
-        self.solver = Ridge(x[self.train])
-        self.validation_x = x[self.validation] @ self.solver.left
-        self.test_x = x[self.test] @ self.solver.left
+        self.split = split
+        scaled = scalings(features_PF, split.train)
+        self.block = Block.of({scaling: split.sides(values) for scaling, values in scaled.items()})
 
     def predict(self, targets_PA: np.ndarray) -> tuple[np.ndarray, float]:
-        """Predict the test pairs with a ridge fitted on the training pairs, and lambda chosen on the validation pairs.
+        """Predict the test pairs with a ridge fitted on the training pairs, lambda chosen on the validation pairs.
 
         Returns the predictions (test pairs, A) in the units of the targets, and lambda.
         """
-        y = standardize(targets_PA, self.train)
-        weights_LFA = self.solver.rotated(y[self.train], LAMBDAS)
-        residual_LPA = y[self.validation] - self.validation_x @ weights_LFA
-        best = int((residual_LPA**2).sum(1).mean(1).argmin())
-        mean, std = targets_PA[self.train].mean(0), targets_PA[self.train].std(0)
-        return mean + std * (self.test_x @ weights_LFA[best]), float(LAMBDAS[best])
+        fitted = self.block.fit(self.split.standardized(targets_PA))
+        return self.split.in_units(fitted.predictions.test, targets_PA), fitted.penalty
+
+    def predict_beside(self, other: Probe, targets_PA: np.ndarray) -> tuple[np.ndarray, float]:
+        """The same from these features and those of `other` together, each with its own scaling and lambda.
+
+        Those of `other` are the ones it has alone. Returns the predictions and the lambda of these features.
+        """
+        y = self.split.standardized(targets_PA)
+        first = other.block.fit(y)
+        rest = Block.of({scaling: first.without(x) for scaling, (x, _) in self.block.decomposed.items()})
+        fitted = rest.fit(first.without(y))
+        return self.split.in_units(first.predictions.test + fitted.predictions.test, targets_PA), fitted.penalty
 
 
 def pooled_r2(errors_EA: np.ndarray, mean_errors_EA: np.ndarray, weights_RE: np.ndarray | None = None) -> np.ndarray:
@@ -202,10 +173,20 @@ class CrossFit:
     penalties: dict[str, dict[Key, list[float]]] = field(default_factory=dict)
     """Lambda of each fold, by target and key."""
 
+    def add(
+        self, key: Key, target: str, targets_PA: np.ndarray, split: Split, predicted: tuple[np.ndarray, float]
+    ) -> None:
+        """Add the errors of a probe on the test pairs of a fold, and its lambda."""
+        predictions, penalty = predicted
+        errors = (targets_PA[split.test] - predictions) ** 2
+        summed = sums_by_episode(errors, split.episode_P[split.test], self.episodes)
+        self.errors[target][key] = self.errors[target].get(key, 0) + summed
+        self.penalties[target].setdefault(key, []).append(penalty)
+
     @property
     def rows(self) -> list[str]:
-        """The names of latents and controls, each of which is probed alone and together with frame t."""
-        return [key[1] for key in next(iter(self.errors.values())) if len(key) == 2]
+        """The names of latents and controls, each of which is probed alone and, for actions, beside frame t."""
+        return [key[0] for key in next(iter(self.errors.values())) if len(key) == 1 and key != (FRAME,)]
 
     def r2(self, target: str, weights_RE: np.ndarray | None = None) -> dict[Key, np.ndarray]:
         """`pooled_r2` of each probe of a target, (R,), by key."""
@@ -214,7 +195,7 @@ class CrossFit:
 
 
 def cross_fit(
-    latents: Mapping[str, np.ndarray],
+    latents: Mapping[str, np.ndarray | Wide],
     frames_P: np.ndarray,
     future_frames_P: np.ndarray,
     targets: Mapping[str, np.ndarray],
@@ -227,35 +208,38 @@ def cross_fit(
 
     The other arguments are those of `probe_actions`.
     """
-    features = {name: rearrange(np.asarray(value), "p ... -> p (...)") for name, value in latents.items()}
-    first = next(iter(features))
-    features["shuffled"] = features[first][np.random.default_rng(seed).permutation(len(episode_P))]
+    features: Features = dict(latents)
+    first = next(iter(features.values()))
+    assert not isinstance(first, Wide)
+    features["shuffled"] = first[np.random.default_rng(seed).permutation(len(episode_P))]
     y = {target: np.asarray(value, np.float64) for target, value in targets.items()}
     # A dimension that never changes has no R2.
     y = {target: value[:, value.std(0) > STD_FLOOR] for target, value in y.items()}
     now = _unit_rows(frames_P)
-    difference = _unit_rows(future_frames_P) - now
+    features["pixel_difference"] = Wide.of(_unit_rows(future_frames_P) - now, COMPONENTS)
+    frame = Wide.of(now, COMPONENTS)
     fit = CrossFit(np.unique(episode_P), len(episode_P), {target: {} for target in y}, {target: {} for target in y})
     for split in cross_fit_splits(episode_P, task_E, seed):
-        phi = principal_components(now, split.train)
-        of_fold = {**features, "pixel_difference": principal_components(difference, split.train)}
-        inputs: dict[Key, np.ndarray] = {(): np.empty((len(episode_P), 0)), (FRAME,): phi}
-        inputs |= {(name,): value for name, value in of_fold.items()}
-        inputs |= {(FRAME, name): np.concatenate([phi, value], 1) for name, value in of_fold.items()}
-        # Decomposing the features is the cost, so all targets share it.
-        for key, value in inputs.items():
-            probe = Probe(value, split)
-            for target, actions in y.items():
-                predictions, penalty = probe.predict(actions)
-                errors = (actions[split.test] - predictions) ** 2
-                summed = sums_by_episode(errors, episode_P[split.test], fit.episodes)
-                fit.errors[target][key] = fit.errors[target].get(key, 0) + summed
-                fit.penalties[target].setdefault(key, []).append(penalty)
+        nothing, phi = (Probe(each, split) for each in (np.empty((len(episode_P), 0)), frame.reduced(split.train)))
+        for target, values in y.items():
+            fit.add((), target, values, split, nothing.predict(values))
+            fit.add((FRAME,), target, values, split, phi.predict(values))
+        for name, value in features.items():
+            # Decomposing the features is the cost, so all targets share it.
+            probe = Probe(_matrix(value, split.train), split)
+            for target, values in y.items():
+                fit.add((name,), target, values, split, probe.predict(values))
+            if ACTIONS in y:
+                fit.add((FRAME, name), ACTIONS, y[ACTIONS], split, probe.predict_beside(phi, y[ACTIONS]))
     return fit
 
 
+def _matrix(value: np.ndarray | Wide, train: np.ndarray) -> np.ndarray:
+    return value.reduced(train) if isinstance(value, Wide) else rearrange(np.asarray(value), "p ... -> p (...)")
+
+
 def probe_actions(
-    latents: Mapping[str, np.ndarray],
+    latents: Mapping[str, np.ndarray | Wide],
     frames_P: np.ndarray,
     future_frames_P: np.ndarray,
     actions_PA: np.ndarray,
@@ -315,6 +299,7 @@ def action_table(fit: CrossFit, seed: int) -> ProbeTable:
         frame_r2=rounded(r2[(FRAME,)][0]),
         rows=rows,
         margins={"conditional_r2": margins(conditional, fit.rows[0])},
+        best_controls=best_controls(conditional, fit.rows[0]),
     )
 
 
@@ -360,7 +345,33 @@ def nuisance_table(fit: CrossFit, families: Sequence[str], seed: int) -> ProbeTa
         rows=rows,
         margins={name: margins(of_rows, fit.rows[0]) for name, of_rows in values.items() if of_rows},
         families=list(families),
+        best_controls=best_controls(conditional, fit.rows[0]) if conditional else {},
     )
+
+
+def best_controls(conditional_R: Mapping[str, np.ndarray], first: str) -> dict[str, BestControl]:
+    """The best control beside the row `first`, and the best of as many bits beside quantized z.
+
+    Args:
+        conditional_R: conditional R2 of each row, its value and its resamples (1 + R,).
+        first: the row in question.
+    """
+    controls = [name for name in conditional_R if name not in (first, FRAME, *OWN_ROWS)]
+    found = {first: _best_control(conditional_R, first, controls)}
+    if "quantized" in conditional_R and "closed_form_codes" in conditional_R:
+        equal = [name for name in CONTROLS_OF_CODES if name in conditional_R]
+        found["quantized"] = _best_control(conditional_R, "quantized", equal)
+    return found
+
+
+def _best_control(conditional_R: Mapping[str, np.ndarray], own: str, controls: Sequence[str]) -> BestControl:
+    name = max(controls, key=lambda control: conditional_R[control][0])
+    of_own, control, difference = (
+        estimate(values_R)
+        for values_R in (conditional_R[own], conditional_R[name], conditional_R[own] - conditional_R[name])
+    )
+    is_beaten = difference.low > 0 and control.bounds is not None and of_own.low > control.bounds[1]
+    return BestControl(name, control.value, control.interval, difference.value, difference.interval, is_beaten)
 
 
 def margins(values_R: Mapping[str, np.ndarray], name: str) -> dict[str, Estimate]:

@@ -3,9 +3,7 @@
 Normal flow is a regression target for z: where something moves, and in which direction, whatever its appearance.
 
 The reconstruction loss alone is satisfied by a z that encodes the new appearance, which does not predict the action.
-The product of a pixel's temporal and spatial derivatives depends on the motion alone: its sign is the same for dark
-objects on light and light objects on dark. It is the right-hand side of the least squares problem for optical flow of
-Lucas and Kanade (1981).
+Normal flow (`motion.py`) depends on the motion alone.
 
 Shape suffixes: B pairs, C channels, S side, F flow channels, G cells per side, N latent tokens, D codebook width,
 W targets per token.
@@ -16,13 +14,9 @@ from __future__ import annotations
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn import functional as F
 
 from lara_tokenizer.model import LatentActionConfig
-from lara_tokenizer.model.steady_pairs import slopes
-
-SCALES = (3, 7)  # widths of the smoothing window, in pixels of a 64 px frame: small and large motions
-DIRECTIONS = 2  # x and y
+from lara_tokenizer.motion import DIRECTIONS, SCALES, compressed, normal_flow
 
 
 class NormalFlow:
@@ -53,7 +47,7 @@ class NormalFlow:
             )
         self.softness = 1.0
         self.scale = 1.0
-        self.softness = float(self._all_scales(now, future).square().mean().sqrt())
+        self.softness = float(normal_flow(now, future, self.cells).square().mean().sqrt())
         if not self.softness > 0:
             raise ValueError("flow_weight: nothing moves in the first pairs of the source. Lengthen the strides.")
         self.scale = float(self(now, future)[0].square().mean().rsqrt())
@@ -65,9 +59,7 @@ class NormalFlow:
         >>> flow(*torch.rand(2, 4, 3, 64, 64))[0].shape
         torch.Size([4, 8, 32])
         """
-        flow_BFGG = self._all_scales(now, future)
-        # A signed square root for large values, of which a few strong edges would dominate the loss; linear near zero.
-        flow_BFGG = self.scale * flow_BFGG / (flow_BFGG.abs() + self.softness).sqrt()
+        flow_BFGG = compressed(normal_flow(now, future, self.cells), self.softness, self.scale)
         row, column = torch.meshgrid(torch.arange(self.cells), torch.arange(self.cells), indexing="ij")
         # Token (3 row + column) mod N: its cells are in different columns of neighbouring rows.
         order = ((3 * row + column) % self.tokens * self.cells**2 + row * self.cells + column).flatten().argsort()
@@ -82,18 +74,3 @@ class NormalFlow:
         with torch.autocast(latents_BND.device.type, enabled=False):
             targets_BNW, dims = self(now.float(), future.float())
             return (latents_BND.float()[..., dims] - targets_BNW).square().mean()
-
-    def _all_scales(self, now: Tensor, future: Tensor) -> Tensor:
-        """Flow (B, 4, G, G): x and y at each scale."""
-        return torch.cat([self._flow(now, future, scale) for scale in SCALES], 1)
-
-    def _flow(self, now: Tensor, future: Tensor, scale: int) -> Tensor:
-        """Flow (B, 2, G, G): means over cells of temporal times spatial derivative, summed over colours."""
-        size = now.shape[-1]
-        window = max(1, round(scale * size / 64) // 2 * 2 + 1)
-        margins = (window // 2,) * 4
-        before, after = (F.avg_pool2d(F.pad(each, margins, mode="replicate"), window, 1) for each in (now, future))
-        change = after - before
-        slope_x, slope_y = slopes((before + after) / 2)
-        flow = torch.stack([(change * slope_x).sum(1), (change * slope_y).sum(1)], 1)
-        return F.avg_pool2d(-flow, size // self.cells)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from square_models import CameraModel, CollapsedCodebook, ConstantZ, IgnoresZ, SquareModel
@@ -11,7 +12,8 @@ from square_models import CameraModel, CollapsedCodebook, ConstantZ, IgnoresZ, S
 from lara_tokenizer import LatentActionModel
 from lara_tokenizer.evaluate import evaluate_checkpoint
 from lara_tokenizer.evaluate.diagnostics import find_alarms, verdict
-from lara_tokenizer.evaluate.figures import Estimate, ProbeTable
+from lara_tokenizer.evaluate.figures import BestControl, ControlInfo, Estimate, ProbeTable
+from lara_tokenizer.evaluate.probes import best_controls
 
 
 def _alarms(model, processor, source):
@@ -19,10 +21,15 @@ def _alarms(model, processor, source):
     return report, [each["name"] for each in report["alarms"] if each["severity"] == "alarm"]
 
 
-def test_a_healthy_model_raises_nothing(squares, plain_processor):
-    report, _ = _alarms(SquareModel.trained(), plain_processor, squares)
-    assert report["alarms"] == []
-    assert report["verdict"].startswith("The codes are usable: ")
+def test_a_healthy_model_raises_no_alarm_but_flow_does_as_well_where_a_square_moves_on_a_still_ground(
+    squares, plain_processor
+):
+    report, alarms = _alarms(SquareModel.trained(), plain_processor, squares)
+    assert alarms == []
+    assert [each["name"] for each in report["alarms"]] == ["no_better_than_control"]
+    assert report["headline"]["best_control"]["name"] == "optical_flow"
+    assert report["verdict"].startswith("The codes are usable with care: z tells no more of the actions than a control")
+    assert "dense optical flow" in report["verdict"]
 
 
 FAULTS = [
@@ -63,7 +70,10 @@ def test_a_latent_action_model_with_a_constant_z_is_reported(squares, tiny_confi
 
 @pytest.fixture(scope="module")
 def healthy(squares, plain_processor):
-    return evaluate_checkpoint(SquareModel.trained(), plain_processor, squares, pairs_per_episode=6).figures
+    """Figures without a warning: z and its codes are said to beat the best control."""
+    report = evaluate_checkpoint(SquareModel.trained(), plain_processor, squares, pairs_per_episode=6).figures
+    beaten = {row: replace(best, is_beaten=True) for row, best in report.probe.best_controls.items()}
+    return replace(report, probe=replace(report.probe, best_controls=beaten))
 
 
 def _judged(report, **changes):
@@ -114,3 +124,59 @@ def test_without_probes_the_rest_is_still_judged(healthy):
     names, words = _judged(healthy, probe=empty, nuisance=replace(empty, families=["shake"]))
     assert names == []
     assert words.startswith("The codes are usable: ")
+
+
+def _best(**changes):
+    return BestControl(**{"name": "optical_flow", "value": 0.2, "interval": [0.1, 0.3], **changes})
+
+
+def _beside(healthy, row="z", **changes):
+    best = {**healthy.probe.best_controls, row: _best(**changes)}
+    return _judged(healthy, probe__best_controls=best)
+
+
+def test_a_control_that_does_as_well_or_better_is_named_in_the_verdict(healthy):
+    names, words = _beside(healthy, difference=0.01, difference_interval=[-0.1, 0.1])
+    assert names == ["no_better_than_control"]
+    assert "z tells no more of the actions than a control does, dense optical flow" in words
+    names, words = _beside(healthy, difference=-0.2, difference_interval=[-0.3, -0.1])
+    assert names == ["no_better_than_control"]
+    assert "z tells less of the actions than a control does, dense optical flow" in words
+
+
+def test_codes_are_held_against_codes_of_as_many_bits(healthy):
+    names, words = _beside(
+        healthy, "quantized", name="closed_form_codes", difference=0, difference_interval=[-0.1, 0.1]
+    )
+    assert names == ["codes_no_better_than_control"]
+    assert "quantized z tells no more of the actions than a control does, closed-form tokenizer, codes" in words
+
+
+def test_evidence_is_said_above_every_control_only_and_not_where_one_is_missing(healthy):
+    names, words = _beside(healthy, is_beaten=True)
+    assert names == []
+    assert words.endswith(
+        "above every control (the best, dense optical flow, adds 0.20): evidence that z encodes the actions."
+    )
+    missing = ControlInfo(left_out={"optical_flow": "optical flow needs the 'eval' extra"})
+    words = _judged(healthy, controls=missing)[1]
+    assert "evidence" not in words
+    assert words.endswith("not compared with dense optical flow: optical flow needs the 'eval' extra.")
+
+
+@pytest.mark.parametrize(
+    ("own", "control", "difference", "is_beaten"),
+    [
+        ((0.5, 0.45), 0.2, 0.3, True),
+        ((0.5, 0.15), 0.2, 0.3, False),  # above on the same pairs, but the intervals touch
+        ((0.2, 0.15), 0.2, 0.0, False),
+    ],
+)
+def test_a_control_is_beaten_by_the_paired_difference_and_by_both_intervals(own, control, difference, is_beaten):
+    value, low = own
+    spread = np.linspace(-1, 1, 101)
+    of_control = np.concatenate([[control], control + 0.01 * spread])
+    of_own = np.concatenate([[value], value + (value - low) * spread])
+    best = best_controls({"mean": np.zeros(102), "flow": of_control, "z": of_own}, "z")["z"]
+    assert (best.name, best.value, best.is_beaten) == ("flow", control, is_beaten)
+    assert best.difference == pytest.approx(difference)

@@ -15,7 +15,9 @@ from lara_tokenizer.evaluate import evaluate_checkpoint
 from lara_tokenizer.evaluate.dataset import load_with_masks, read_pairs
 from lara_tokenizer.evaluate.encoding import encode_pairs
 
-ROWS = {"mean", "z", "quantized", "codes", "random_init", "shuffled", "pixel_difference"}
+CONTROLS = {"mean", "random_init", "shuffled", "pixel_difference", "pixel_difference_stabilized", "encoder_change"}
+CONTROLS |= {"normal_flow", "optical_flow", "closed_form", "closed_form_codes"}
+ROWS = CONTROLS | {"z", "quantized", "codes"}
 
 
 @pytest.fixture(scope="module")

@@ -208,7 +208,7 @@ def test_alarms_are_marked_by_words_and_not_by_colour_alone(written):
 def test_every_headline_figure_has_its_direction(written):
     text = _section(written, "figures")
     assert text.count("Higher is better.") + text.count("Lower is better.") == sum(map(len, GROUPS.values()))
-    assert text.count(">random-init model<") == 5
+    assert text.count(">random-init model<") == 6
 
 
 def test_the_probe_table_has_all_controls_with_intervals(written):

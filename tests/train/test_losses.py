@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from lara_tokenizer.model import LatentActionConfig
+from lara_tokenizer.motion import normal_flow
+from lara_tokenizer.train import losses
 from lara_tokenizer.train.losses import NormalFlow
 
 G = 8  # cells per side at the default sizes
@@ -36,8 +38,8 @@ def test_the_flow_back_is_minus_the_flow_there(flow, pairs):
 
 @pytest.mark.parametrize(("inside", "outside"), [(0.9, 0.2), (0.1, 0.8)])
 @pytest.mark.parametrize(("x", "y"), [(3, 0), (-3, 0), (0, 2), (0, -2)])
-def test_the_sign_is_that_of_the_motion_whatever_the_contrast(flow, inside, outside, x, y):
-    values = flow._all_scales(_square(26, 26, inside, outside), _square(26 + x, 26 + y, inside, outside))[0]
+def test_the_sign_is_that_of_the_motion_whatever_the_contrast(inside, outside, x, y):
+    values = normal_flow(_square(26, 26, inside, outside), _square(26 + x, 26 + y, inside, outside), G)[0]
     small, large = values.view(2, 2, G, G)
     for scale in (small, large):
         along, across = scale if x else scale.flip(0)
@@ -57,14 +59,14 @@ def test_every_number_of_every_cell_appears_once(flow, pairs):
     targets, dims = flow(*pairs)
     assert targets.shape == (16, 8, 32)
     assert dims.tolist() == list(range(32))
-    values = flow._all_scales(*pairs)
+    values = normal_flow(*pairs, G)
     values = flow.scale * values / (values.abs() + flow.softness).sqrt()
     torch.testing.assert_close(targets.flatten(1).sort(1).values, values.flatten(1).sort(1).values)
 
 
 def test_a_token_has_one_cell_in_each_row_and_column(flow, monkeypatch):
     where = torch.arange(G * G, dtype=torch.float32).view(1, 1, G, G).expand(1, 4, G, G)
-    monkeypatch.setattr(flow, "_all_scales", lambda now, future: where)
+    monkeypatch.setattr(losses, "normal_flow", lambda now, future, cells: where)
     targets = flow(*torch.zeros(2, 1, 3, 64, 64))[0]
     squares = (targets / flow.scale) ** 2
     cells = (squares + (squares**2 + 4 * flow.softness * squares).sqrt()) / 2

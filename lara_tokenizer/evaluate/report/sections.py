@@ -13,10 +13,10 @@ import torch
 from einops import rearrange
 
 from lara_tokenizer.evaluate.encoding import decode_frames
-from lara_tokenizer.evaluate.probes import STD_FLOOR
 from lara_tokenizer.evaluate.report.charts import Scatter, scatter
 from lara_tokenizer.evaluate.report.examples import EvaluatedModel, moving_pairs, spread_over, transfer_pairs
 from lara_tokenizer.evaluate.report.images import Image, difference, still, to_frame
+from lara_tokenizer.evaluate.ridge import STD_FLOOR
 
 CODES = 6  # shown of the most used, and as many of the least used
 CLIPS = 6  # of each code

@@ -8,21 +8,20 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lara_tokenizer.evaluate.figures import HEADLINE_PROBES, UNMEASURED, Estimate, ProbeRow, ProbeTable, Report
+from lara_tokenizer.evaluate.figures import (
+    BEST_CONTROLS,
+    HEADLINE_PROBES,
+    ROW_NAMES,
+    UNMEASURED,
+    BestControl,
+    Estimate,
+    ProbeRow,
+    ProbeTable,
+    Report,
+)
 from lara_tokenizer.evaluate.report.charts import Bar
 
-# The rows of a probe table, in the order in which they are shown.
-ROWS = {
-    "z": "z of this model",
-    "quantized": "its quantized z",
-    "codes": "its codes, one-hot",
-    "random_init": "random-init model",
-    "shuffled": "shuffled z",
-    "pixel_difference": "pixel difference",
-    "frame": "frame t alone",
-    "mean": "predicting the mean",
-}
-CONTROLS = ("random_init", "pixel_difference", "shuffled")
+OTHERS = ("random_init", "shuffled")  # shown beside the best control
 HIGHER, LOWER = "higher is better", "lower is better"
 CODE_GROUP = "Are the codes in use?"
 MOVING = "The same, counting only pixels that change."
@@ -42,11 +41,21 @@ class HeadlineFigure:
         """This model's bar, then those to compare it with."""
         return [Bar("this model", report.headline[self.key]), *_compared_with(self.key, report)]
 
+    def best(self, report: Report) -> BestControl | None:
+        """The best control beside this figure; None where there is none."""
+        best = report.best_control(self.key) if self.key in BEST_CONTROLS else BestControl()
+        return None if best.name is None else best
+
 
 GROUPS: dict[str, tuple[HeadlineFigure, ...]] = {
     "Does z encode the action?": (
         HeadlineFigure(
             "conditional_r2", "Conditional R²", "How well z predicts the actions beyond what frame t alone predicts."
+        ),
+        HeadlineFigure(
+            "conditional_r2_codes",
+            "Conditional R², codes",
+            "The same from quantized z; the control is the closed-form tokenizer with as many bits.",
         ),
         HeadlineFigure(
             "conditional_r2_nuisance",
@@ -103,9 +112,11 @@ BASELINES = {
 def _compared_with(key: str, report: Report) -> list[Bar]:
     """The bars beside a headline figure: its controls, its baseline, or its range."""
     if key in HEADLINE_PROBES:
-        table, figure = HEADLINE_PROBES[key]
+        table, _, figure = HEADLINE_PROBES[key]
         rows = getattr(report, table).rows
-        return [Bar(ROWS[name], getattr(rows[name], figure) or UNMEASURED) for name in CONTROLS if name in rows]
+        best = report.best_control(key).name if key in BEST_CONTROLS else None
+        shown = dict.fromkeys(name for name in (best, *OTHERS) if name is not None and name in rows)
+        return [Bar(ROW_NAMES[name], getattr(rows[name], figure) or UNMEASURED) for name in shown]
     if key in BASELINES:
         return [Bar(BASELINES[key], Estimate(0.0)), Bar("no error left", Estimate(1.0))]
     size = Estimate(None if report.codebook is None else report.codebook.size)
@@ -114,15 +125,28 @@ def _compared_with(key: str, report: Report) -> list[Bar]:
         "perplexity": [Bar("all codes equally often", size)],
         "perplexity_per_position": [Bar("all codes equally often", size)],
         "dead_codes": [Bar("codes there are", size)],
-        "spread": [Bar(ROWS["random_init"], random_init_spread), Bar("all directions alike", Estimate(1.0))],
+        "spread": [Bar(ROW_NAMES["random_init"], random_init_spread), Bar("all directions alike", Estimate(1.0))],
         "effective_rank": [Bar("size of z", Estimate(report.model.latent_dim))],
     }
     return ranges.get(key, [])
 
 
+def against(best: BestControl) -> str:
+    """A line on the best control beside a figure.
+
+    >>> against(BestControl("optical_flow", 0.15, [0.1, 0.2], -0.03, [-0.05, 0.01]))
+    'dense optical flow reaches 0.150 [0.100, 0.200], this model is ahead by −0.030 [−0.050, 0.010]: no evidence'
+    """
+    assert best.name is not None
+    value, ahead = Estimate(best.value, best.interval), Estimate(best.difference, best.difference_interval)
+    reached, lead = (f"{format_number(each.value)} {format_interval(each)}" for each in (value, ahead))
+    conclusion = "above every control" if best.is_beaten else "no evidence"
+    return f"{ROW_NAMES[best.name]} reaches {reached}, this model is ahead by {lead}: {conclusion}"
+
+
 def ordered_rows(table: ProbeTable) -> list[tuple[str, str, ProbeRow]]:
-    """(key, label, row) of a probe table in the order of ROWS."""
-    return [(name, label, table.rows[name]) for name, label in ROWS.items() if name in table.rows]
+    """(key, label, row) of a probe table in the order of ROW_NAMES."""
+    return [(name, label, table.rows[name]) for name, label in ROW_NAMES.items() if name in table.rows]
 
 
 def flat_figures(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, str]]:

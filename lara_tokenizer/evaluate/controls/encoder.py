@@ -1,0 +1,81 @@
+"""Controls from a vision encoder: the change of its features between frame t and frame t+C.
+
+Shape suffixes: P pairs, B pairs of a batch, S side of a frame in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lara_tokenizer.errors import first_line
+from lara_tokenizer.evaluate.dataset import PairSet
+from lara_tokenizer.evaluate.encoding import EncodedSet, batches, few_tokens
+from lara_tokenizer.evaluate.ridge import Wide
+
+if TYPE_CHECKING:
+    from lara_tokenizer.model import LatentActionProcessor
+
+COMPONENTS = 128  # of the PCA of the change of features
+SIDE = 224  # of the frames of an encoder whose configuration names none
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def encoder_change(encoded: EncodedSet) -> Wide:
+    """The row of the tokenizer's own vision encoder, from pairs encoded with `feature_change`."""
+    assert encoded.feature_change is not None
+    return Wide.of(encoded.feature_change.numpy(), COMPONENTS)
+
+
+@dataclass(frozen=True, slots=True)
+class ControlEncoder:
+    """Any vision model of transformers as a control, at its own image size."""
+
+    model: Any
+    side: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def load(cls, name: str, device: torch.device) -> ControlEncoder:
+        """Open a folder or a Hub id. Raises ValueError for a model that is none of vision, or cannot be loaded."""
+        from transformers import AutoImageProcessor, AutoModel
+
+        try:
+            model = AutoModel.from_pretrained(name).eval().to(device)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"control encoder {name}: {first_line(error)}") from None
+        config = getattr(model.config, "vision_config", model.config)
+        model = getattr(model, "vision_model", model)  # of a pair of encoders, such as CLIP's, that of images
+        if model.main_input_name != "pixel_values":
+            raise ValueError(f"control encoder {name} reads {model.main_input_name}; give a model that reads images.")
+        size = getattr(config, "image_size", SIDE)
+        try:
+            prepared = AutoImageProcessor.from_pretrained(name, use_fast=False)
+            mean, std = tuple(prepared.image_mean), tuple(prepared.image_std)
+        except (OSError, ValueError, ImportError, AttributeError):
+            mean, std = IMAGENET_MEAN, IMAGENET_STD
+        return cls(model, size if isinstance(size, int) else size[0], mean, std)
+
+    @torch.no_grad()
+    def change(self, processor: LatentActionProcessor, pairs: PairSet) -> Wide:
+        """The change of its last tokens within each pair; frame t+C is stabilized as the tokenizer's is."""
+        changes = []
+        for rows in batches(len(pairs)):
+            frames, future_frames = pairs.tensors(rows)
+            now, future = map(self._tokens, (frames, processor.steady_future(frames, future_frames)))
+            changes.append(few_tokens(future - now).cpu())
+        return Wide.of(torch.cat(changes).numpy(), COMPONENTS)
+
+    def _tokens(self, frames_B3SS: Tensor) -> Tensor:
+        frames = F.interpolate(
+            frames_B3SS.to(self.model.device).float(), size=(self.side,) * 2, mode="bicubic", align_corners=False
+        )
+        mean, std = (torch.tensor(each, device=frames.device).view(3, 1, 1) for each in (self.mean, self.std))
+        features = self.model(pixel_values=(frames.clamp(0, 255) / 255 - mean) / std).last_hidden_state
+        # A convolutional network's maps (B, V, H, W) become tokens.
+        return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
