@@ -50,11 +50,13 @@ def sentence(target: MotionTarget) -> str:
     'sum of the actions in x (deltas: their names say so)'
     """
     if target.rule == CHUNK:
-        others = f" ({target.other_lengths:,} pairs have another gap and are read at as many frames, evenly spaced)"
+        others = f"; of pairs with another gap ({target.other_lengths:,}) as many, evenly spaced"
         return (
             f"all actions of a pair, one after another, {target.length} of {len(target.meaning.numbers)} numbers, as "
             f"asked for{others if target.other_lengths else ''}"
         )
+    if not target.meaning.numbers:
+        return f"{SUMMED} (there was nothing to look at beforehand)"
     groups = _by_group(target)
     varying = sum(map(len, groups.values()))
     parts = [
@@ -118,4 +120,4 @@ def joined(targets: Iterable[MotionTarget]) -> str:
     sentences = dict.fromkeys(map(sentence, each))
     if len(sentences) == 1:
         return next(iter(sentences))
-    return ". ".join(f"{target.meaning.dataset}: {sentence(target)}" for target in each)
+    return ". ".join(f"{target.meaning.dataset or 'others'}: {sentence(target)}" for target in each)

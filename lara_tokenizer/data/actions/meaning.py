@@ -80,13 +80,14 @@ def find_meanings(episodes: Sequence[Episode]) -> dict[str, ActionMeaning]:
             by_dataset.setdefault(episode.dataset, []).append(episode)
     meanings = {}
     for dataset, of_dataset in by_dataset.items():
-        read = list(_read(of_dataset))
+        # Where no state is sound, the actions still have a course of their own.
+        read = list(_read(of_dataset)) or [replace(each, states=None) for each in _read(of_dataset, actions_only=True)]
         if read:
             meanings[dataset] = meaning_of(read, dataset)
     return meanings
 
 
-def _read(episodes: Sequence[Episode]) -> Iterable[Signals]:
+def _read(episodes: Sequence[Episode], actions_only: bool = False) -> Iterable[Signals]:
     """Signals of some readable episodes, evenly spaced; those with other widths than the first are left out."""
     # Every 1/16th first; where some of those cannot be read, their neighbours.
     count = min(EPISODES, len(episodes))
@@ -95,10 +96,10 @@ def _read(episodes: Sequence[Episode]) -> Iterable[Signals]:
     widths: tuple[int, int | None] | None = None
     left = count
     for index in order:
-        signals = _signals(episodes[index])
+        signals = _signals(episodes[index], actions_only)
         if signals is None or signals.actions is None:
             continue
-        states = None if signals.states is None else signals.states.shape[1]
+        states = None if signals.states is None or actions_only else signals.states.shape[1]
         widths = widths or (signals.actions.shape[1], states)
         if widths == (signals.actions.shape[1], states):
             yield signals.window(0, FRAMES)
@@ -107,8 +108,8 @@ def _read(episodes: Sequence[Episode]) -> Iterable[Signals]:
             return
 
 
-def _signals(episode: Episode) -> Signals | None:
-    """Signals with finite actions and states; None where there are none, or they cannot be read."""
+def _signals(episode: Episode, actions_only: bool) -> Signals | None:
+    """Signals with finite actions (and states, where they are asked for); None where they cannot be had."""
     try:
         signals = episode.signals()
     except (LaraTokenizerError, OSError, ValueError) as error:
@@ -116,7 +117,7 @@ def _signals(episode: Episode) -> Signals | None:
         return None
     finally:
         episode.close()
-    rows = [each for each in (signals.actions, signals.states) if each is not None]
+    rows = [each for each in (signals.actions, None if actions_only else signals.states) if each is not None]
     is_usable = len({len(each) for each in rows}) == 1 and all(len(r) > 1 and np.isfinite(r).all() for r in rows)
     return signals if is_usable else None
 
