@@ -306,7 +306,8 @@ def test_options_of_eval_reach_the_library(record, monkeypatch, tmp_path):
     figures = SimpleNamespace(data=SimpleNamespace(stride="5f"))
     calls = record("lara_tokenizer.evaluate", "evaluate_checkpoint", SimpleNamespace(report={}, figures=figures))
     pages = record("lara_tokenizer.evaluate.report.page", "write_report", Reached())
-    run("eval", f"one videos --out {tmp_path}/new --all --compare two --control-encoder net --target sum {LOAD_LINE} --decoder decord")
+    chosen = "--all --compare two --control-encoder net --target sum"
+    run("eval", f"one videos --out {tmp_path}/new {chosen} {LOAD_LINE} --decoder decord")
     assert opened == ["one", "two"]
     shared = {"source": ["videos"], "everything": True, "target": "sum", "decoder": "decord", **LOADED}
     for given, stride in zip(calls, (None, "5f"), strict=True):
