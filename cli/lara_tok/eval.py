@@ -52,6 +52,13 @@ def eval(
         str | None,
         Option(help="A vision model, a folder or a Hub id: the change of its features is one more control."),
     ] = None,
+    target: Annotated[
+        str,
+        Option(
+            help="What probes predict of a pair: sum or change (of state or action), or chunk (all its actions). auto: "
+            "what the actions of the dataset are decides."
+        ),
+    ] = "auto",
     load_options: dict[str, Any],
     json_: JsonOption = False,
 ) -> None:
@@ -81,7 +88,13 @@ def eval(
     for each, model, processor in opened:
         # The stride of the first, so that both see the same pairs.
         stride = measured[0][0].figures.data.stride if measured else None
-        keywords = {"everything": all_, "stride": stride, "control_encoder": control_encoder, **load_options}
+        keywords = {
+            "everything": all_,
+            "stride": stride,
+            "control_encoder": control_encoder,
+            "target": target,
+            **load_options,
+        }
         measured.append((_evaluate(each, model, processor, source or (), keywords), model, processor))
     out.mkdir(parents=True, exist_ok=True)
     for name, (evaluation, *_) in zip(("report.json", "compared.json"), measured, strict=False):
@@ -134,7 +147,8 @@ def _render(report: Report) -> None:
     sentences = [f"{alarm.severity}: {alarm.sentence}" for alarm in report.alarms]
     reasons = [table.reason for table in (report.probe, report.nuisance) if table.reason]
     gaps = [f"left out: {ROW_NAMES[name]}: {reason}" for name, reason in report.controls.left_out.items()]
-    notes = [*sentences, *dict.fromkeys(reasons), *gaps, report.verdict]
+    targets = [] if data.target is None else [f"Probes predict: {data.target.sentence}."]
+    notes = [*sentences, *dict.fromkeys(reasons), *gaps, report.verdict, *targets]
     columns = ("figure", "value", "95 % interval", "z minus this")
     table = Table(*columns, title=printable(title), caption="\n".join(map(printable, notes)))
     table.caption_style = ""

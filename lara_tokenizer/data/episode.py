@@ -47,6 +47,19 @@ class FrameIndex:
 
 
 @dataclass(frozen=True, slots=True)
+class SignalNames:
+    """Names of the numbers of an action and of a state, as far as the source states them."""
+
+    actions: tuple[str, ...] = ()  # A names, or none
+    states: tuple[str, ...] = ()  # S names, or none
+    action_kinds: tuple[str, ...] = ()
+    """Of each number of an action, as published: "delta" (a change or a speed), or "" where nobody says; or none."""
+
+
+NO_NAMES = SignalNames()
+
+
+@dataclass(frozen=True, slots=True)
 class Signals:
     """Actions, states and instructions of an episode, one row per frame; None for each that the source lacks.
 
@@ -57,6 +70,7 @@ class Signals:
     actions: np.ndarray | None = None  # float32 (n, A); row t is the action taken at frame t
     states: np.ndarray | None = None  # float32 (n, S)
     texts: tuple[str, ...] | None = None  # n instructions
+    names: SignalNames = NO_NAMES
 
     def window(self, first: int, stop: int) -> Signals:
         """Rows of frames `first` to `stop - 1`."""
@@ -64,6 +78,7 @@ class Signals:
             actions=None if self.actions is None else self.actions[first:stop],
             states=None if self.states is None else self.states[first:stop],
             texts=None if self.texts is None else self.texts[first:stop],
+            names=self.names,
         )
 
     def check_length(self, num_frames: int, source: object) -> None:

@@ -16,9 +16,12 @@ import numpy as np
 import torch
 from einops import repeat
 
-from lara_tokenizer.data import Episode, Episodes, LoadOptions, Stride, load_episodes
+from lara_tokenizer.data import Episode, Episodes, LoadOptions, Signals, Stride, load_episodes
+from lara_tokenizer.data.actions.motion import AUTO
 from lara_tokenizer.errors import EpisodeReadError, first_line
+from lara_tokenizer.evaluate.figures import TargetInfo
 from lara_tokenizer.evaluate.nuisance import Nuisance, image_cameras, mask_camera, read_masks
+from lara_tokenizer.evaluate.targets import ProbeTargets
 from lara_tokenizer.motion import grey_frames
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ class PairSet:
     frames: np.ndarray  # uint8 (F, 3, S, S), each frame once
     now: np.ndarray  # int (P,), the row of frame t in `frames`
     future: np.ndarray  # int (P,), the row of frame t+C
-    actions: np.ndarray | None  # float64 (P, A), the sum of the actions between the two frames; None without actions
+    actions: np.ndarray | None  # float64 (P, A), the motion between the two frames (`targets`); None without actions
     episodes: np.ndarray  # int (P,), the episode index
     masks: np.ndarray | None = None  # bool (F, S, S), true on the arm; None without masks
     grey: np.ndarray | None = (
@@ -76,6 +79,7 @@ class EvaluationDataset:
     instructions: list[str]  # by episode index, "" where unknown
     without_actions: str = ""  # the reason why `actions` is None, "" where it is not
     left_out: dict[str, str] = field(default_factory=dict)  # episodes that could not be read, each with the reason
+    target: TargetInfo | None = None  # the meaning of `actions`; None without them
 
     @property
     def camera(self) -> str:
@@ -120,6 +124,7 @@ def read_pairs(
     pairs_per_episode: int,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    target: str = AUTO,
 ) -> EvaluationDataset:
     """Read pairs spread evenly over each episode; each of their frames is decoded once, and no other.
 
@@ -132,13 +137,15 @@ def read_pairs(
         pairs_per_episode: upper limit per episode and camera.
         seed: of the nuisance.
         progress: called with (episodes read, episodes).
+        target: the rule that makes a target of actions, one of `targets.RULES`.
 
     Raises:
-        ValueError: if no episode gives a pair.
+        ValueError: if no episode gives a pair, and for an unknown rule.
     """
     families = ("shake", "light", "background") if _has_masks(episodes) else ("shake", "light")
     nuisance = Nuisance(families, seed)
-    reader = _PairReader(processor, stride, pairs_per_episode, nuisance, image_cameras(episodes[0])[0])
+    targets = ProbeTargets(episodes, target)
+    reader = _PairReader(processor, stride, pairs_per_episode, nuisance, image_cameras(episodes[0])[0], targets)
     instructions = [episode.text or "" for episode in episodes]
     read: list[_EpisodePairs] = []
     left_out: dict[str, str] = {}
@@ -172,6 +179,7 @@ def read_pairs(
         instructions,
         without_actions,
         left_out,
+        None if without_actions else targets.info(),
     )
 
 
@@ -209,10 +217,11 @@ class _PairReader:
     pairs_per_episode: int
     nuisance: Nuisance
     probed_camera: str
+    targets: ProbeTargets
 
     def read(self, episode: Episode, episode_index: int) -> _EpisodePairs:
         """All cameras of an episode. Raises EpisodeReadError, and ValueError for a stride that its rate cannot meet."""
-        actions, instruction = _actions_and_instruction(episode)
+        signals, instruction = _signals_and_instruction(episode)
         pairs: dict[str, PairSet] = {}
         under_nuisance = None
         for camera in image_cameras(episode):
@@ -221,13 +230,13 @@ class _PairReader:
                 continue
             full_size = episode.frames(camera, indices.frames)
             masks = read_masks(episode, camera, indices.frames)
-            sums = _action_sums(actions, indices)
+            target = self.targets.of(episode, signals, indices.anchors, indices.future)
             resized_masks = self._resize_masks(masks)
-            pairs[camera] = indices.pair_set(self._resize(full_size), sums, episode_index, resized_masks)
+            pairs[camera] = indices.pair_set(self._resize(full_size), target, episode_index, resized_masks)
             if camera == self.probed_camera:
                 pairs[camera] = replace(pairs[camera], grey=grey_frames(full_size))
                 disturbed, changes = self._under_nuisance(episode, camera, indices, full_size, masks)
-                seen = indices.pair_set(self._resize(disturbed), sums, episode_index, None)
+                seen = indices.pair_set(self._resize(disturbed), target, episode_index, None)
                 under_nuisance = NuisancePairs(replace(seen, grey=grey_frames(disturbed)), changes)
         return _EpisodePairs(pairs, under_nuisance, instruction)
 
@@ -260,25 +269,17 @@ class _PairReader:
         return self._resize(repeat(masks.astype(np.uint8) * 255, "f h w -> f h w c", c=3))[:, 0] >= 128
 
 
-def _actions_and_instruction(episode: Episode) -> tuple[np.ndarray | None, str]:
+def _signals_and_instruction(episode: Episode) -> tuple[Signals, str]:
     if not {"actions", "text"} & set(episode.available_signals):
-        return None, episode.text or ""
+        return Signals(), episode.text or ""
     signals = episode.signals()
     instruction = episode.text or (signals.texts[0] if signals.texts else "")
     if signals.actions is None:
-        return None, instruction
+        return Signals(), instruction
     if not np.isfinite(signals.actions).all():
         raise EpisodeReadError(episode.id, "its actions hold numbers that are not finite")
     signals.check_length(episode.num_frames(episode.cameras[0]), episode.id)
-    return signals.actions.astype(np.float64), instruction
-
-
-def _action_sums(actions: np.ndarray | None, indices: _PairIndices) -> np.ndarray | None:
-    """The sum a_t + ... + a_{t+C-1} of each pair."""
-    if actions is None:
-        return None
-    before = np.concatenate([np.zeros((1, actions.shape[1])), actions.cumsum(0)])
-    return before[indices.future] - before[indices.anchors]
+    return signals, instruction
 
 
 def _has_masks(episodes: Sequence[Episode]) -> bool:

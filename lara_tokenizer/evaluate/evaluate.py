@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 
 from lara_tokenizer.data import Episodes, LoadOptions, Stride
+from lara_tokenizer.data.actions.motion import AUTO
 from lara_tokenizer.evaluate.codebook import codebook_figures, latent_figures
 from lara_tokenizer.evaluate.controls.encoder import ControlEncoder
 from lara_tokenizer.evaluate.controls.rows import control_rows
@@ -67,6 +68,7 @@ def evaluate_checkpoint(
     *,
     everything: bool = False,
     stride: str | None = None,
+    target: str = AUTO,
     pairs_per_episode: int = 32,
     seed: int = 0,
     control_encoder: str | None = None,
@@ -92,6 +94,8 @@ def evaluate_checkpoint(
         source: as for `load_episodes`; `load` are its keywords. All cameras are read unless some are named.
         everything: also the slower figures, `figures.extra`.
         stride: the distance between the frames of a pair, "0.5s" or "5f"; None: the model's first.
+        target: what the action probes predict: "sum" of the actions, "change" of state or action between the frames,
+            "chunk" (all actions), or "auto": what the actions of the dataset are decides, number by number.
         pairs_per_episode: upper limit per episode and camera.
         seed: of nuisances, shuffles, folds, resamples and the random-init model.
         control_encoder: a vision model of transformers, a folder or a Hub id; the change of its features is a further
@@ -109,7 +113,7 @@ def evaluate_checkpoint(
     encoder = None if control_encoder is None else ControlEncoder.load(control_encoder, model.device)
     parsed_stride = Stride.parse(stride or model.config.strides[0])
     episodes = load_with_masks(source, **load)
-    dataset = read_pairs(episodes, processor, parsed_stride, pairs_per_episode, seed, progress)
+    dataset = read_pairs(episodes, processor, parsed_stride, pairs_per_episode, seed, progress, target)
     camera, pairs = dataset.camera, dataset.pairs[dataset.camera]
     encoded = {
         each: encode_pairs(model, processor, of_camera, feature_change=each == camera)
@@ -242,4 +246,5 @@ def _data_info(episodes: Episodes, dataset: EvaluationDataset, stride: Stride, s
         nuisance_families=list(dataset.nuisance.changes),
         seed=seed,
         left_out=dataset.left_out,
+        target=dataset.target,
     )

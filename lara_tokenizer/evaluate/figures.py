@@ -116,6 +116,15 @@ class ModelInfo(Figures):
 
 
 @dataclass(frozen=True, slots=True)
+class TargetInfo(Figures):
+    """The target of the action probes, and why it is the one."""
+
+    rule: str  # one of `data.actions.motion.RULES`, as asked for
+    sentence: str  # for people
+    numbers: dict[str, dict[str, list[str]]]  # by dataset and kind of target: names of an action's numbers, or places
+
+
+@dataclass(frozen=True, slots=True)
 class DataInfo(Figures):
     """The pairs that were evaluated."""
 
@@ -129,6 +138,7 @@ class DataInfo(Figures):
     nuisance_families: list[str]
     seed: int
     left_out: dict[str, str]  # episodes that could not be read, each with the reason
+    target: TargetInfo | None = None  # of the action probes; None without actions
 
 
 @dataclass(frozen=True, slots=True)

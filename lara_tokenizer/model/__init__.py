@@ -11,10 +11,12 @@ from typing import Any
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PretrainedConfig
 
 from .bundled import resolve_checkpoint
+from .configuration_frame_encoder import FrameEncoderConfig
 from .configuration_laq import LaqConfig
 from .configuration_latent_action import LatentActionConfig
 from .configuration_space_time_vae import SpaceTimeVaeConfig
 from .configuration_space_time_vq import SpaceTimeVqConfig
+from .frame_encoder import FrameEncoder
 from .image_processing_latent_action import LatentActionProcessor
 from .modeling_base import LatentActionEncoderOutput, LatentActionPreTrainedModel
 from .modeling_laq import LaqModel
@@ -31,6 +33,8 @@ __all__ = [
     "FAMILIES",
     "MODEL_TYPES",
     "ForwardDynamicsModel",
+    "FrameEncoder",
+    "FrameEncoderConfig",
     "InverseDynamicsModel",
     "LaqConfig",
     "LaqModel",
@@ -65,6 +69,9 @@ for _config, _model in FAMILIES.items():
     _config.register_for_auto_class()
     _model.register_for_auto_class("AutoModel")
 LatentActionProcessor.register_for_auto_class("AutoImageProcessor")
+# The vision encoder of `LatentActionModel`s with the matching inverse model; policies read its features, too.
+AutoConfig.register(FrameEncoderConfig.model_type, FrameEncoderConfig)
+AutoModel.register(FrameEncoderConfig, FrameEncoder)
 
 
 def load_model(name: str | os.PathLike[str], **kwargs: Any) -> LatentActionPreTrainedModel:

@@ -6,11 +6,12 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 from .bundled import resolve_checkpoint
+from .configuration_frame_encoder import FrameEncoderConfig
 from .configuration_base import LatentActionBaseConfig, check_types, vision_config_of
 from .strides import checked_strides
 
 # Number of special tokens before the patches, for encoders without exactly one CLS token. Registers are counted apart.
-_SPECIAL_TOKENS = {"siglip_vision_model": 0, "ijepa": 0, "deit": 2}
+_SPECIAL_TOKENS = {"siglip_vision_model": 0, "ijepa": 0, "deit": 2, "latent_action_frames": 0}
 
 _SMALL_VIT_MAE = {
     "model_type": "vit_mae",
@@ -63,15 +64,21 @@ class LatentActionConfig(LatentActionBaseConfig):
     ValueError: num_attention_heads (5) must divide hidden_size (768).
 
     Args:
-        vision_config: config (or its dict, with `model_type`) of any transformers vision model.
+        vision_config: config (or its dict, with `model_type`) of any transformers vision model, or of our own small
+            convolutional encoder, "latent_action_frames" (`FrameEncoderConfig`).
+        inverse_model: "m_former", or "matching": the two frames' features are compared in windows, see matching.py;
+            needs the "latent_action_frames" encoder.
+        motion_channels: numbers for each cell of 16 x 16 pixels from which the matching inverse model makes z.
         freeze_vision_encoder: train without gradients into the vision encoder, and without a graph through it.
         patch_order: "row_major", or "shuffled" as in transformers' ViT-MAE on every call. Published weights were
             trained with shuffled patches; codes then change from call to call.
         image_size, patch_size: side of the square frames and of the decoder's patches, in pixels.
-        hidden_size, num_attention_heads, intermediate_size, num_m_former_layers: sizes of the M-Former.
+        hidden_size, num_attention_heads, intermediate_size, num_m_former_layers: sizes of the M-Former; the matching
+            inverse model has hidden_size channels and num_m_former_layers blocks.
         segment_embedding: "per_frame", or "shared": both frames get row 0, as in published Moto and LARA weights.
         num_latents: N, the number of query tokens, and of codes per pair.
         codebook_size, codebook_dim: K, the number of codes, and D, their width.
+        separate_codebooks: a codebook for each of the N positions, not one for all.
         standardize_latents: apply batch norm without affine to z in training; folded into a linear layer on export.
         continuous_steps: VQ warm-up: training steps without quantization, after which k-means initializes the
             codebook. 0: no warm-up.
@@ -98,6 +105,8 @@ class LatentActionConfig(LatentActionBaseConfig):
         vision_config: Mapping[str, Any] | PretrainedConfig | None = None,
         freeze_vision_encoder: bool = False,
         patch_order: str = "row_major",
+        inverse_model: str = "m_former",
+        motion_channels: int = 40,
         image_size: int = 64,
         patch_size: int = 8,
         hidden_size: int = 128,
@@ -108,6 +117,7 @@ class LatentActionConfig(LatentActionBaseConfig):
         num_latents: int = 8,
         codebook_size: int = 128,
         codebook_dim: int = 32,
+        separate_codebooks: bool = False,
         standardize_latents: bool = True,
         continuous_steps: int = 400,
         dead_code_steps: int = 50,
@@ -130,6 +140,8 @@ class LatentActionConfig(LatentActionBaseConfig):
         self.vision_config = _vision_config(vision_config, image_size, patch_size)
         self.freeze_vision_encoder = freeze_vision_encoder
         self.patch_order = patch_order
+        self.inverse_model = inverse_model
+        self.motion_channels = motion_channels
         self.image_size = image_size
         self.patch_size = patch_size
         self.hidden_size = hidden_size
@@ -140,6 +152,7 @@ class LatentActionConfig(LatentActionBaseConfig):
         self.num_latents = num_latents
         self.codebook_size = codebook_size
         self.codebook_dim = codebook_dim
+        self.separate_codebooks = separate_codebooks
         self.standardize_latents = standardize_latents
         self.continuous_steps = continuous_steps
         self.dead_code_steps = dead_code_steps
@@ -208,7 +221,21 @@ class LatentActionConfig(LatentActionBaseConfig):
         self._check_divides("num_attention_heads", "hidden_size")
         self._check_divides("decoder_num_attention_heads", "decoder_hidden_size")
         self._check_divides("patch_size", "image_size")
-        self._check_choices({"patch_order": ("row_major", "shuffled"), "segment_embedding": ("per_frame", "shared")})
+        self._check_choices(
+            {
+                "patch_order": ("row_major", "shuffled"),
+                "segment_embedding": ("per_frame", "shared"),
+                "inverse_model": ("m_former", "matching"),
+            }
+        )
+        self._check_positive("motion_channels")
+        if self.inverse_model == "matching" and not isinstance(self.vision_config, FrameEncoderConfig):
+            raise ValueError(
+                "inverse_model 'matching' compares the features of a 'latent_action_frames' encoder, and vision_config "
+                f"is a {self.vision_config.model_type!r}. Set vision_config.model_type, or take 'm_former'."
+            )
+        if self.inverse_model == "matching" and self.standardize_latents:
+            raise ValueError("standardize_latents belongs to the M-Former; set it to false for 'matching'.")
         for name in ("continuous_steps", "dead_code_steps", "dead_code_share", "motion_weight", *_WEIGHTS):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} ({getattr(self, name)}) must not be negative.")
@@ -250,7 +277,10 @@ def _vision_config(given: Mapping[str, Any] | PretrainedConfig | None, image_siz
         given = dict(given)
         if "model_type" not in given:
             raise ValueError("vision_config needs a model_type, e.g. 'vit_mae' or 'dinov2'.")
-        given = vision_config_of(given, given.pop("model_type"))
+        model_type = given.pop("model_type")
+        # By its class, since AutoConfig does not know it where only these files are installed.
+        is_own = model_type == FrameEncoderConfig.model_type
+        given = FrameEncoderConfig(**given) if is_own else vision_config_of(given, model_type)
     if not isinstance(given, PretrainedConfig):
         raise ValueError(f"vision_config is a {type(given).__name__}; it takes the fields of a config.")
     if given.model_type == "vit_mae":

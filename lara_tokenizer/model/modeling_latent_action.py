@@ -19,10 +19,13 @@ from .bottleneck_vq import VectorQuantizer, VectorQuantizerOutput, perplexity
 from .bundled import resolve_checkpoint  # noqa: F401
 from .configuration_base import LatentActionBaseConfig  # noqa: F401
 from .configuration_latent_action import LatentActionConfig
+from .configuration_frame_encoder import FrameEncoderConfig
 from .frame_decoder import FlowHead, FrameDecoder, PixelHead
+from .frame_encoder import FrameEncoder, MapConv, init_frame_encoder
 from .frame_features import frame_features
 from .loading import load_complete  # noqa: F401
 from .m_former import MFormer
+from .matching import SHARPNESS, MatchingInverseModel, ToLatents
 from .modeling_base import LatentActionEncoderOutput, LatentActionPreTrainedModel
 from .strides import checked_strides  # noqa: F401
 from .transformer import Transformer, TransformerLayer  # noqa: F401
@@ -134,9 +137,11 @@ class LatentActionModel(LatentActionPreTrainedModel):
 
     def __init__(self, config: LatentActionConfig) -> None:
         super().__init__(config)
-        self.vision_encoder = AutoModel.from_config(config.vision_config)
-        self.inverse_dynamics = InverseDynamicsModel(config)
-        self.bottleneck = VectorQuantizer(config.codebook_size, config.codebook_dim)
+        self.vision_encoder = _vision_encoder(config.vision_config)
+        matching = config.inverse_model == "matching"
+        self.inverse_dynamics = MatchingInverseModel(config) if matching else InverseDynamicsModel(config)
+        positions = config.num_latents if config.separate_codebooks else 1
+        self.bottleneck = VectorQuantizer(config.codebook_size, config.codebook_dim, positions)
         self.forward_dynamics = ForwardDynamicsModel(config)
         self.freeze()
         self.post_init()
@@ -240,9 +245,18 @@ class LatentActionModel(LatentActionPreTrainedModel):
         | codebook                                           | uniform in +-1 / K                  |
         | heads of a residual decoder                        | 0: it initially copies frame t      |
         | counters, batch norm statistics                    | 0; mean 0, variance 1               |
+        | matching inverse model: convolutions; sharpness    | as in `FrameEncoder`; 12            |
+        | ... from the motion map to z                       | normal, 1 / sqrt(in)                |
         """
         std = self.config.initializer_range
-        if isinstance(module, ResamplerLinear):
+        if isinstance(module, MatchingInverseModel):
+            nn.init.constant_(module.sharpness, SHARPNESS)
+        elif isinstance(module, ToLatents):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, (MapConv, nn.BatchNorm2d)):
+            init_frame_encoder(module)
+        elif isinstance(module, ResamplerLinear):
             bound = module.in_features**-0.5
             nn.init.uniform_(module.weight, -bound, bound)
             nn.init.uniform_(module.bias, -bound, bound)
@@ -280,6 +294,11 @@ class LatentActionModel(LatentActionPreTrainedModel):
             average = _mean_over_processes(_masked_mean(weight.mean((1, 2, 3)), pair_mask))
             error = error * (weight / average.clamp(min=1))
         return error.mean((1, 2, 3))
+
+
+def _vision_encoder(config: Any) -> nn.Module:
+    """A vision encoder with random weights; ours by its class, which AutoModel knows only where we are installed."""
+    return FrameEncoder(config) if isinstance(config, FrameEncoderConfig) else AutoModel.from_config(config)
 
 
 def _mean_over_processes(value: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ and Kanade 1981), in which independently moving objects have little weight. Ligh
 Shape suffixes: B pairs, S side in pixels.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -85,16 +86,25 @@ def _difference(frames: Tensor, others: Tensor) -> Tensor:
 def _undone(now: Tensor, future: Tensor, shift_B2: Tensor) -> Tensor:
     """Shift the later frame back and match the earlier one's lighting; uncovered regions are copied from the latter."""
     side = now.shape[-1]
-    theta_B23 = torch.eye(2, 3, device=now.device).repeat(len(now), 1, 1)
-    theta_B23[:, :, 2] = 2 * shift_B2 / side
-    grid_BSS2 = F.affine_grid(theta_B23, list(now.shape), align_corners=False)
+    # The grid that affine_grid would make, without its matrix product.
+    still_1SS2 = F.affine_grid(torch.eye(2, 3, device=now.device)[None], [1, 1, side, side], align_corners=False)
+    grid_BSS2 = still_1SS2 + 2 * shift_B2[:, None, None] / side
     moved = F.grid_sample(future, grid_BSS2, padding_mode="border", align_corners=False)
     # The median ratio: a bright object that enters the frame must not change the gain of the rest.
     # The offset keeps the ratio of black pixels finite.
     ratio = (now.flatten(2) + 0.01) / (moved.flatten(2) + 0.01)
-    gain = ratio.median(2).values[..., None, None].clamp(1 / _MOST_LIGHT, _MOST_LIGHT)
-    inside_BSS = (grid_BSS2.abs() <= 1 - 1 / side).all(-1)
+    gain = _median(ratio)[..., None, None].clamp(1 / _MOST_LIGHT, _MOST_LIGHT)
+    inside_BSS2 = grid_BSS2.abs() <= 1 - 1 / side
+    inside_BSS = inside_BSS2[..., 0] & inside_BSS2[..., 1]
     return torch.where(inside_BSS[:, None], (moved * gain).clamp(0, 1), now)
+
+
+def _median(values: Tensor) -> Tensor:
+    """The (lower) median of the last dimension; on a CPU by numpy, which partitions 5 to 10 times faster than torch."""
+    if values.device.type != "cpu":
+        return values.median(-1).values
+    middle = (values.shape[-1] - 1) // 2
+    return torch.from_numpy(np.partition(values.numpy(), middle, -1)[..., middle])
 
 
 def slopes(frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,7 +120,7 @@ def _left_over(now: Tensor, future: Tensor) -> Tensor:
     change = future - now
     slope_x, slope_y = slopes((now + future) / 2)
     # Relative to the median change, so that the weight does not depend on contrast.
-    usual = change.abs().flatten(1).median(1).values.view(-1, 1, 1, 1) + 1e-3
+    usual = _median(change.abs().flatten(1)).view(-1, 1, 1, 1) + 1e-3
     trust = 1 / (1 + (change / (_UNUSUAL * usual)).square()).square()  # Geman and McClure's weight
     xx, xy, yy, xt, yt = (
         (trust * product).sum((1, 2, 3))

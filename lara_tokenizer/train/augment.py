@@ -9,7 +9,9 @@ Shape suffixes: B pairs, F the two frames, M = B F frames, C channels, H and W p
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -37,6 +39,37 @@ def stabilize_pairs(frames_BFCHW: Tensor, processor: LatentActionProcessor) -> T
     # The processor works on uint8, and training must show the model what it sees in use.
     now, future = frames_BFCHW.mul(255).round().to(torch.uint8).unbind(1)
     return to_unit_range(torch.stack([now, processor.steady_future(now, future)], 1))
+
+
+def make_views(frames: Tensor, options: AugmentationOptions, processor: LatentActionProcessor) -> tuple[Tensor, Tensor]:
+    """uint8 (B, 2, 3, S, S) to (decoder pair, encoder pair) in 0..1, one tensor twice without cross augmentation.
+
+    The decoder reads frame t of its pair and predicts the other; the encoder's pair is jittered. Both are stabilized.
+    """
+    pairs = augment_pairs(to_unit_range(frames), options)
+    stabilized = stabilize_pairs(pairs, processor)
+    if not options.has_views:
+        return stabilized, stabilized
+    return stabilized, stabilize_pairs(jitter_encoder_inputs(pairs, options), processor)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedViews:
+    """`make_views` as `prepare` of a `PairDataset`: in loader processes, which are idle otherwise on a CPU.
+
+    Adds float32 `frames`, the decoder's pairs, and `views`, the encoder's. Random numbers depend on `seed` and the
+    batch's first index alone, so that any number of processes gives equal batches, before and after a restart.
+    """
+
+    options: AugmentationOptions
+    processor: LatentActionProcessor
+    seed: int = 0
+
+    def __call__(self, frames: Tensor, indices: np.ndarray) -> dict[str, Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(np.random.SeedSequence((self.seed, int(indices[0]))).generate_state(1, np.uint64)[0]))
+            decoder_pair, encoder_pair = make_views(frames, self.options, self.processor)
+        return {"frames": decoder_pair, "views": encoder_pair}
 
 
 def normalize(frames_BFCHW: Tensor, mean: list[float], std: list[float]) -> tuple[Tensor, Tensor]:

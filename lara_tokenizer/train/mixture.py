@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 4096  # samples, or positions of a shuffled order, whose random numbers are generated together
 Generate = Callable[[np.random.Generator], np.ndarray]
+REDRAW = 2**44  # distance between a sample and what it is drawn again as: farther than any run counts
 ORDER, UNIFORM = 0, 1  # purposes of random numbers: part of the seed, so that they are independent
 
 
@@ -210,13 +211,17 @@ class Mixture:
         """The longest gap between the frames of a pair, in frames."""
         return int(self._gap.max())
 
-    def draw(self, indices: Sequence[int] | np.ndarray) -> SampleIndices:
-        """Samples by index (one or more, from 0, in any order). Raises IndexError for a negative index."""
+    def draw(self, indices: Sequence[int] | np.ndarray, attempt: int = 0) -> SampleIndices:
+        """Samples by index (one or more, from 0, in any order). Raises IndexError for a negative index.
+
+        Another `attempt` gives other pairs of the same datasets, for samples of which the first pair is of no use.
+        """
         indices = np.asarray(indices, np.int64)
         if indices.min() < 0:
             raise IndexError(f"sample {indices.min()}: indices of samples start at 0")
         num_datasets = len(self._first)
         dataset = self._shuffled((), num_datasets, indices)
+        indices = indices + attempt * REDRAW
         row = np.empty(len(indices), np.int64)
         for each in np.unique(dataset).tolist():
             chosen = dataset == each

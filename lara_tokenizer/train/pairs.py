@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from lara_tokenizer.train.frames import FrameSource
 from lara_tokenizer.train.mixture import Mixture, PairedSequence, SampleIndices
 
 INIT_PAIRS = 512  # the mixture's first: for initial values and scales that depend on data
+MOST_DRAWS = 5  # of one sample: a source in which nothing moves still gives samples
+
+Prepare = Callable[[Tensor, np.ndarray], dict[str, Tensor]]
 
 
 class PairDataset(Dataset):
@@ -22,6 +26,7 @@ class PairDataset(Dataset):
 
     A sample:
         frames: uint8 (2, 3, S, S), frame t and frame t + C.
+        stride: int64 (), index into the strides that the pairs were found at.
         actions: float32 (C, A), only with `actions`: standardized by the dataset's own statistics, 0 where masked; C is
             `longest_gap`, A the width of the widest dataset.
         action_mask: bool (C, A), true for actions of frames t to t + C - 1 in the dataset's own dimensions; all false
@@ -35,6 +40,10 @@ class PairDataset(Dataset):
         frames: where pixels come from.
         sequences: from `find_pairs`.
         seed: of the mixture.
+        min_motion: a pair whose pixels change by less on average, 0 to 1, is drawn again from the same dataset, a few
+            times at most.
+        prepare: called as prepare(frames (B, 2, 3, S, S), indices) on each batch of a loader, in the process that loads
+            it; its tensors are added to the batch, or replace those of the same name.
         actions: adds actions to the samples.
         reference: the training pairs, for held-out ones: the same indices of datasets and the same shape of actions.
 
@@ -49,10 +58,14 @@ class PairDataset(Dataset):
         sequences: Sequence[PairedSequence],
         seed: int = 0,
         *,
+        min_motion: float = 0.0,
+        prepare: Prepare | None = None,
         actions: EpisodeActions | None = None,
         reference: PairDataset | None = None,
     ) -> None:
         self.frames = frames
+        self.min_motion = min_motion
+        self.prepare = prepare
         self.mixture: Mixture = Mixture(sequences, seed, reference.mixture.datasets if reference else ())
         self.longest_gap: int = max(self.mixture.longest_gap, reference.longest_gap if reference else 0)
         self._actions: PairActions | None = None
@@ -64,18 +77,20 @@ class PairDataset(Dataset):
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Tensor:
         """Frames of some samples: uint8 (B, 2, 3, S, S)."""
-        return self._read_frames(self.mixture.draw(indices))
+        return self._draw(indices)[1]
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {name: value[0] for name, value in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         # torch's loader passes all indices of a batch: one fancy index instead of B small reads.
-        sampled = self.mixture.draw(indices)
-        batch = {"frames": self._read_frames(sampled)}
+        sampled, frames = self._draw(indices)
+        batch = {"frames": frames, "stride": torch.from_numpy(sampled.stride)}
         if self._actions is not None:
             actions, mask = self._actions.read(sampled)
             batch |= {"actions": actions, "action_mask": mask, "dataset": torch.from_numpy(sampled.dataset)}
+        if self.prepare is not None:
+            batch |= self.prepare(frames, np.asarray(indices))
         return batch
 
     @staticmethod
@@ -83,8 +98,29 @@ class PairDataset(Dataset):
         """The `collate_fn` of a loader: `__getitems__` returns a whole batch already."""
         return batch
 
+    def _draw(self, indices: Sequence[int] | np.ndarray) -> tuple[SampleIndices, Tensor]:
+        """Sampled pairs and their frames, still ones drawn again."""
+        indices = np.asarray(indices, np.int64)
+        sampled = self.mixture.draw(indices)
+        frames = self._read_frames(sampled)
+        for attempt in range(1, MOST_DRAWS if self.min_motion else 1):
+            still = np.flatnonzero(_motion(frames) < self.min_motion)
+            if not len(still):
+                break
+            again = self.mixture.draw(indices[still], attempt)
+            frames[torch.from_numpy(still)] = self._read_frames(again)
+            for column in fields(SampleIndices):
+                getattr(sampled, column.name)[still] = getattr(again, column.name)
+        return sampled, frames
+
     def _read_frames(self, sampled: SampleIndices) -> Tensor:
         return self.frames.read(sampled.sequence, np.stack([sampled.now, sampled.future], 1))
+
+
+def _motion(frames: Tensor) -> np.ndarray:
+    """Mean absolute change of the pixels of pairs (B, 2, 3, S, S), uint8, 0 to 1: the `motion` of a table of tokens."""
+    now, future = frames.to(torch.int16).unbind(1)
+    return (now - future).abs().float().mean((1, 2, 3)).div(255).numpy()
 
 
 class InfiniteSampler(Sampler[int]):

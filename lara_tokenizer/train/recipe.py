@@ -63,6 +63,11 @@ class AugmentationOptions:
         if not 0 <= self.view_shift <= 0.5:
             raise ValueError(f"augmentation view_shift {self.view_shift}: takes 0 (off) to 0.5 of the frame's side.")
 
+    @property
+    def has_views(self) -> bool:
+        """Whether the encoder sees other frames than the decoder (cross augmentation)."""
+        return bool(self.view_shift or self.view_light)
+
 
 @dataclass(frozen=True, slots=True)
 class LoopOptions:

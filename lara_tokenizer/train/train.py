@@ -22,7 +22,8 @@ from lara_tokenizer._parse import read_json_object
 from lara_tokenizer.data import Episode, LoadOptions
 from lara_tokenizer.errors import first_line, missing_extra
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
-from lara_tokenizer.train.augment import normalize, stabilize_pairs, to_unit_range
+from lara_tokenizer.thresholds import IDLE_MOTION
+from lara_tokenizer.train.augment import LoadedViews, normalize, stabilize_pairs, to_unit_range
 from lara_tokenizer.train.difference_init import initialize_from_difference
 from lara_tokenizer.train.frames import FrameCache, FrameSource, ReaderFrames
 from lara_tokenizer.train.mixture import PairedSequence, find_pairs, split_sequences
@@ -130,9 +131,12 @@ def train_latent_action_model(
     pixels = open_frames(episodes, processor, recipe.training, frames or out / "frames", report)
     paired = find_pairs(pixels.sequences, config.strides)
     training_sequences, heldout = split_sequences(paired, training.heldout_share, training.seed)
-    pairs = PairDataset(pixels, training_sequences, training.seed)
+    # On a CPU loader processes make the views; a GPU makes them faster itself.
+    loaded = training.workers > 0 and not torch.accelerator.is_available()
+    views = LoadedViews(recipe.augmentation, processor, training.seed) if loaded else None
+    pairs = PairDataset(pixels, training_sequences, training.seed, min_motion=IDLE_MOTION, prepare=views)
     # The same pairs at every check and in every run of one seed.
-    heldout_frames = PairDataset(pixels, heldout).batch(range(training.heldout_pairs))
+    heldout_frames = PairDataset(pixels, heldout, min_motion=IDLE_MOTION).batch(range(training.heldout_pairs))
     out.mkdir(parents=True, exist_ok=True)
     keep_log_until(out / LOG_LINES, checkpoint)
     model = _build_model(recipe, config)

@@ -18,11 +18,8 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from lara_tokenizer.errors import first_line, printable
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train.augment import (
-    augment_pairs,
-    jitter_encoder_inputs,
+    make_views,
     normalize,
-    stabilize_pairs,
-    to_unit_range,
 )
 from lara_tokenizer.train.codebook_schedule import CodebookSchedule
 from lara_tokenizer.train.losses import NormalFlow
@@ -180,9 +177,11 @@ class LatentActionTrainer(IndexedTrainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Loss of an augmented batch; its terms are summed on the device until the next log."""
-        decoder_pair, encoder_pair = self._augment(inputs["frames"])
+        # Loader processes may have made the views already (LoadedViews).
+        pairs = (inputs["frames"], inputs["views"]) if "views" in inputs else self._augment(inputs["frames"])
+        decoder_pair, encoder_pair = pairs
         now, future = self._pixel_values(decoder_pair)
-        views = None if encoder_pair is decoder_pair else self._pixel_values(encoder_pair)
+        views = self._pixel_values(encoder_pair) if self.augmentation.has_views else None
         out = model(pixel_values=now, future_pixel_values=future, views=views)
         loss = out.loss
         terms = {**out.losses, "perplexity": out.perplexity}
@@ -239,11 +238,7 @@ class LatentActionTrainer(IndexedTrainer):
         """
         # In float32 even under bf16, which cannot represent 255 steps of colour.
         with torch.autocast(frames.device.type, enabled=False), torch.no_grad():
-            pairs = augment_pairs(to_unit_range(frames), self.augmentation)
-            stabilized = stabilize_pairs(pairs, self.processor)
-            if not self.augmentation.view_shift and not self.augmentation.view_light:
-                return stabilized, stabilized
-            return stabilized, stabilize_pairs(jitter_encoder_inputs(pairs, self.augmentation), self.processor)
+            return make_views(frames, self.augmentation, self.processor)
 
     def _pixel_values(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(pairs.device.type, enabled=False), torch.no_grad():

@@ -80,3 +80,16 @@ def test_a_second_checkpoint_that_cannot_be_measured_is_refused_before_the_first
     )
     assert (ran.code, ran.out) == (2, "")
     assert "SpaceTimeVqModel predicts no frames" in " ".join(ran.err.split())
+
+
+def test_what_probes_predict_is_said_and_can_be_set(lara_tok, dataset, tiny_checkpoint, tmp_path):
+    said = {}
+    for rule in ("auto", "chunk"):
+        ran = lara_tok("eval", tiny_checkpoint, dataset, "--out", tmp_path / rule, "--target", rule)
+        target = json.loads((tmp_path / rule / "report.json").read_text())["data"]["target"]
+        said[rule] = target["sentence"]
+        assert target["rule"] == rule
+        assert target["sentence"] in " ".join(ran.out.split())
+        assert target["sentence"] in (tmp_path / rule / "index.html").read_text()
+    assert said["auto"].startswith("sum of the actions in")
+    assert said["chunk"].startswith("all actions of a pair, one after another, 5 of 3 numbers")

@@ -45,6 +45,15 @@ def test_a_draw_depends_on_seed_and_number_alone():
         one.draw([3, -1])
 
 
+def test_another_attempt_is_another_pair_of_the_same_dataset():
+    mixture = _mixture(("a", 30, 200, 10), ("b", 30, 200, 10))
+    first, second = (mixture.draw(range(1000), attempt) for attempt in (0, 1))
+    assert (first.dataset == second.dataset).all()
+    assert (first.sequence != second.sequence).mean() > 0.9
+    assert (first.now != second.now).mean() > 0.9
+    assert _tuples(mixture.draw([8], 1)) == _tuples(second)[8:9]
+
+
 def test_every_block_of_draws_holds_every_dataset_once_whatever_its_size():
     mixture = _mixture(("big", 100, 60, 10), ("mid", 7, 20, 10), ("small", 1, 10, 10))
     assert mixture.datasets == ["big", "mid", "small"]

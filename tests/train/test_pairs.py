@@ -19,6 +19,9 @@ from lara_tokenizer.train import (
     find_pairs,
     split_sequences,
 )
+from lara_tokenizer.train.augment import LoadedViews
+from lara_tokenizer.train.recipe import AugmentationOptions
+from lara_tokenizer.train.sequences import FrameSequence
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,63 @@ def test_epochs_are_new_draws_and_equal_for_any_number_of_persistent_workers(fra
     pairs.frames.close()
     for workers in (1, 2):
         assert torch.equal(torch.cat(epochs(workers)), torch.cat(here))
+
+
+class HalfStill:
+    """Two datasets of 8 sequences each, of which the even ones stand still; the red pixels tell the dataset."""
+
+    start_method = None
+    sequences = tuple(FrameSequence(i, "ab"[i // 8], f"ep{i}", "", np.arange(30) / 10) for i in range(16))
+
+    def read(self, sequences: np.ndarray, frames: np.ndarray) -> torch.Tensor:
+        pixels = np.zeros((*frames.shape, 3, 4, 4), np.uint8)
+        pixels[:, :, 0] = (sequences >= 8)[:, None, None, None]
+        pixels[:, :, 1] = (frames * (sequences % 2)[:, None])[..., None, None]
+        return torch.from_numpy(pixels)
+
+
+def test_pairs_that_stand_still_are_drawn_again_from_their_dataset():
+    every, moving = _pairs(HalfStill(), ("0.5s",)), _pairs(HalfStill(), ("0.5s",), min_motion=0.001)
+    all_frames, frames = every.batch(range(400)), moving.batch(range(400))
+
+    def moves(pairs: torch.Tensor) -> torch.Tensor:
+        return (pairs[:, 0] != pairs[:, 1]).flatten(1).any(1)
+
+    assert 0.4 < moves(all_frames).float().mean() < 0.6
+    assert moves(frames).float().mean() > 0.9  # a sample is given up after 5 still draws
+    assert torch.equal(frames[moves(all_frames)], all_frames[moves(all_frames)])
+    assert torch.equal(frames[:, :, 0], all_frames[:, :, 0])
+    assert torch.equal(moving[7]["frames"], frames[7])
+
+
+def test_a_source_in_which_nothing_moves_still_gives_samples():
+    pairs = _pairs(HalfStill(), ("0.5s",), min_motion=0.9)
+    assert pairs.batch(range(20)).shape == (20, 2, 3, 4, 4)
+
+
+def test_the_stride_of_a_sample_is_told(frames):
+    pairs = _pairs(frames)
+    assert torch.equal(pairs.__getitems__(range(40))["stride"], torch.from_numpy(pairs.mixture.draw(range(40)).stride))
+    assert set(pairs.__getitems__(range(40))["stride"].tolist()) == {0, 1}
+
+
+def test_views_made_in_loader_processes_are_equal_for_any_number_of_them(tmp_path, episodes):
+    steady = LatentActionProcessor(size={"height": 16, "width": 16}, steady_pairs=True)
+    options = AugmentationOptions(crop_scale=0.9, brightness=0.1, reverse=0.5, view_shift=0.05, view_light=0.1)
+    cache = FrameCache.build(episodes, steady, tmp_path)
+    pairs = _pairs(cache, prepare=LoadedViews(options, steady, seed=5))
+
+    def batches(workers: int) -> list[dict[str, torch.Tensor]]:
+        return list(DataLoader(pairs, 8, sampler=InfiniteSampler(32), num_workers=workers, collate_fn=pairs.collate))
+
+    here = batches(0)
+    assert not torch.equal(here[0]["frames"], here[0]["views"])
+    for batch, other in zip(here, batches(2), strict=True):
+        assert batch.keys() == other.keys() == {"frames", "views", "stride"}
+        assert all(torch.equal(batch[name], other[name]) for name in batch)
+    # From the middle, as after a restart, whatever torch's random state is.
+    torch.manual_seed(0)
+    assert torch.equal(pairs.__getitems__(range(16, 24))["views"], here[2]["views"])
 
 
 def test_a_decoding_failure_keeps_its_type_on_the_way_from_a_loader_process(squares, processor):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lara_tokenizer._parse import read_json
 from lara_tokenizer.data.dataset_files import DatasetFiles, LocalFiles, open_hub
-from lara_tokenizer.data.episode import ACTIONS, STATES, Episode, first_of
+from lara_tokenizer.data.episode import ACTIONS, STATES, Episode, SignalNames, first_of
 from lara_tokenizer.data.lerobot.entries import EpisodeEntry, read_entries
 from lara_tokenizer.data.lerobot.info import EPISODES_V3, INFO, LeRobotInfo, whole_number
 from lara_tokenizer.data.lerobot.reader import LeRobotReader
@@ -85,6 +85,8 @@ class _Dataset:
         self._check_totals(entries)
         cameras = self._cameras(entries, options.cameras)
         columns = self._signal_columns(entries)
+        column_of = dict(columns)
+        names = SignalNames(*(self.info.names_of(column_of.get(signal, "")) for signal in ("actions", "states")))
         spans = {camera: self._spans(camera, entries) for camera in cameras}
         moved = self._moved(entries)
         episodes = []
@@ -93,7 +95,7 @@ class _Dataset:
             rows = DataRows(file, self.info.is_v3, columns, each.episode_index, each.length, self.info.fps, each.tasks)
             used = (INFO, each.file, *([self.info.tasks_file] if self.info.tasks_file in self.names else []))
             reader = LeRobotReader(
-                self.files, {camera: spans[camera][i] for camera in cameras}, rows, used, options.decoder
+                self.files, {camera: spans[camera][i] for camera in cameras}, rows, used, options.decoder, names
             )
             episodes.append(
                 Episode(

@@ -16,7 +16,7 @@ from lara_tokenizer._parse import format_template, load_json
 from lara_tokenizer.data.dataset_files import checked_name
 from lara_tokenizer.data.lerobot.spans import VideoSpan
 from lara_tokenizer.data.listing import is_color_camera
-from lara_tokenizer.errors import EpisodeReadError
+from lara_tokenizer.errors import EpisodeReadError, printable
 
 INFO = "meta/info.json"
 EPISODES_V2, EPISODES_V3 = "meta/episodes.jsonl", "meta/episodes/"
@@ -25,6 +25,7 @@ TASKS_V2, TASKS_V3 = "meta/tasks.jsonl", "meta/tasks.parquet"
 LARGEST_INDEX = 2**63 - 1  # of an int64 column
 _SLOWEST, _FASTEST = 1e-3, 100_000  # frames per second that anybody records
 _MOST_CAMERAS = 256
+_MOST_NAMES = 4096  # of the numbers of one column
 _LONGEST_NAME = 1000  # characters of a path; file systems take up to 4,096 bytes
 _VERSION = re.compile(r"v([0-9]{1,4})(\.[0-9]{1,4})*")
 _VISUAL = ("video", "image")
@@ -123,6 +124,22 @@ class LeRobotInfo:
         channels = description.get("video.channels", description.get("channels"))
         return not is_depth and not has_one_channel and channels != 1 and is_color_camera(camera)
 
+    def names_of(self, column: str) -> tuple[str, ...]:
+        """The name of each number of a column; () where they are not told, or not one for each.
+
+        Writers nest them ([["x", "y"]], {"motors": ["x", "y"]}), or give each its place ({"x": 0, "y": 1}).
+        """
+        feature = self.features.get(column)
+        if not isinstance(feature, dict):
+            return ()
+        names, shape = feature.get("names"), feature.get("shape")
+        if isinstance(names, dict) and all(map(_is_index, names.values())):
+            names = sorted(names, key=names.__getitem__)
+        flat = _flat_texts(names)
+        if not isinstance(shape, list | tuple) or not all(map(_is_index, shape)):
+            return ()
+        return tuple(flat) if 0 < len(flat) == math.prod(shape) else ()
+
     def deep_pixels(self, camera: str) -> str:
         """The pixel format of a camera of more than 8 bits per channel, as stated; "" for any other."""
         description = self._description(camera)
@@ -209,6 +226,21 @@ def whole_number(value: Any) -> int | None:
         value = int(value) if value.isascii() and value.isdigit() and len(value) < 20 else None
     is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_INDEX
     return value if is_number else None
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _flat_texts(names: Any) -> list[str]:
+    """The texts of nested lists and objects, in order; nothing where anything else is among them."""
+    if isinstance(names, str):
+        return [printable(names)[:_LONGEST_NAME]]
+    parts = list(names.values()) if isinstance(names, dict) else names
+    if not isinstance(parts, list) or len(parts) > _MOST_NAMES:
+        return []
+    nested = [_flat_texts(part) for part in parts]
+    return [text for texts in nested for text in texts] if all(nested) else []
 
 
 def _indices(entry: Mapping[str, Any], prefix: str) -> dict[str, int] | str:

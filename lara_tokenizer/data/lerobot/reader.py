@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from lara_tokenizer.data.dataset_files import DatasetFiles
-from lara_tokenizer.data.episode import FrameIndex, Signals, check_indices, numeric_rows
+from lara_tokenizer.data.episode import NO_NAMES, FrameIndex, SignalNames, Signals, check_indices, numeric_rows
 from lara_tokenizer.data.lerobot.cross_check import clock_remark, text_remark
 from lara_tokenizer.data.lerobot.info import EPISODES_V2, EPISODES_V3, TASKS_V2, TASKS_V3
 from lara_tokenizer.data.lerobot.rows import TASK, TIME, DataRows, errors_name, is_numeric, read_clock, read_rows
@@ -41,6 +41,7 @@ class LeRobotReader:
     rows: DataRows  # file and columns of the signals; count and rate of the frames
     meta: tuple[str, ...]  # files of metadata that the borders and texts of the episode are from
     decoder: str  # "pyav", "decord" or "torchcodec"
+    names: SignalNames = NO_NAMES
     _first: dict[str, tuple[int, str]] = field(default_factory=dict, init=False)
     """By camera: index, in its video file, of the episode's first frame; and a remark."""
     _images: dict[str, EncodedImagesReader] = field(default_factory=dict, init=False)
@@ -92,7 +93,7 @@ class LeRobotReader:
         texts, remark = (None, "") if task is None else self._texts(table[task])
         if remark:
             _log_once(self.dataset, self.rows.episode_index, "text", remark)
-        return Signals(values.get("actions"), values.get("states"), texts)
+        return Signals(values.get("actions"), values.get("states"), texts, self.names)
 
     def files(self, camera: str) -> tuple[Path, ...]:
         """The local files of the camera, the rows and the metadata, as `FileBacked.files`; none of a Hub commit."""

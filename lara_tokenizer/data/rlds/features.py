@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lara_tokenizer._parse import load_json, read_json
-from lara_tokenizer.data.episode import ACTIONS, natural_key
+from lara_tokenizer.data.episode import ACTIONS, NO_NAMES, SignalNames, natural_key
 from lara_tokenizer.data.rlds.open_x import OpenXSet
 from lara_tokenizer.errors import first_line
 
@@ -197,6 +197,7 @@ class RldsSignals:
     states: tuple[FeatureSlice, ...] = ()
     text: Feature | None = None  # one text per step, or one of the whole episode
     notes: tuple[str, ...] = ()  # remarks for the user where several features were combined, or the table did not apply
+    names: SignalNames = NO_NAMES
 
     @property
     def available(self) -> tuple[str, ...]:
@@ -212,7 +213,24 @@ def choose_signals(features: EpisodeFeatures, known: OpenXSet | None) -> RldsSig
     actions = _from_table(numbers, known.action if known else (), notes) or _actions_by_name(numbers, notes)
     states = _from_table(numbers, known.state if known else (), notes)
     states = states or next(((FeatureSlice.of(numbers[name]),) for name in _STATE_NAMES if name in numbers), ())
-    return RldsSignals(actions, states, _text(features), tuple(notes))
+    return RldsSignals(actions, states, _text(features), tuple(notes), _names(actions, states, known))
+
+
+def _names(actions: Sequence[FeatureSlice], states: Sequence[FeatureSlice], known: OpenXSet | None) -> SignalNames:
+    """Names by the table where the set has its actions, or else by the features that several were combined of."""
+    width = sum(each.stop - each.start for each in actions)
+    if known is not None and width == len(known.layout):
+        return SignalNames(known.layout, _feature_names(states), known.kinds_of_numbers)
+    return SignalNames(_feature_names(actions), _feature_names(states))
+
+
+def _feature_names(slices: Sequence[FeatureSlice]) -> tuple[str, ...]:
+    """The feature and place of each number; none for a single feature of several numbers, whose name says nothing."""
+    if len(slices) == 1 and slices[0].stop - slices[0].start > 1:
+        return ()
+    return tuple(
+        f"{each.feature.path.rpartition('/')[2]}[{place}]" for each in slices for place in range(each.start, each.stop)
+    )
 
 
 def _from_table(numbers: Mapping[str, Feature], slices: Sequence[str], notes: list[str]) -> tuple[FeatureSlice, ...]:

@@ -31,7 +31,16 @@ class OpenXSet:
     aliases: tuple[str, ...] = ()  # other names in use
     sources: tuple[str, ...] = ("openvla", "tfds", "moto", "any4lerobot")
     """References: keys of `sources` in open_x.yaml."""
+    relative_gripper: bool = False  # the gripper's number is a change; otherwise it may be a position
     in_mixture: bool = True  # whether the set is in the generated recipe
+
+    @property
+    def kinds_of_numbers(self) -> tuple[str, ...]:
+        """ "delta" for each number of an action that is a change or a speed, "" for one that may be a position."""
+        is_change = self.kind in ("delta", "velocity")
+        return tuple(
+            "delta" if is_change and (name != "gripper" or self.relative_gripper) else "" for name in self.layout
+        )
 
 
 @cache

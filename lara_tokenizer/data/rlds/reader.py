@@ -84,6 +84,7 @@ class RldsReader:
             actions=self._concatenate(signals.actions, record),
             states=self._concatenate(signals.states, record),
             texts=None if signals.text is None else self._texts(signals.text, record),
+            names=signals.names,
         )
 
     def files(self, camera: str = "") -> tuple[Path, ...]:
