@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ Key = tuple[str, ...]  # the names of the features that a probe reads; () is the
 Features = dict[str, np.ndarray | Wide]  # by row
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Split:
     """A fold: the episodes that choose lambda, those that test, and all others, which train.
 
@@ -48,17 +49,17 @@ class Split:
     validation_episodes: np.ndarray
     test_episodes: np.ndarray
 
-    @property
+    @cached_property
     def test(self) -> np.ndarray:
         """The pairs that test, bool (P,)."""
         return np.isin(self.episode_P, self.test_episodes)
 
-    @property
+    @cached_property
     def validation(self) -> np.ndarray:
         """The pairs that choose lambda, bool (P,)."""
         return np.isin(self.episode_P, self.validation_episodes) & ~self.test
 
-    @property
+    @cached_property
     def train(self) -> np.ndarray:
         """The pairs that train, bool (P,)."""
         return ~(self.test | self.validation)

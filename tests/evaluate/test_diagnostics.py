@@ -17,7 +17,7 @@ from lara_tokenizer.evaluate.probes import best_controls
 
 
 def _alarms(model, processor, source):
-    report = evaluate_checkpoint(model, processor, source, pairs_per_episode=18).report
+    report = evaluate_checkpoint(model, processor, source, pairs_per_episode=9).report
     return report, [each["name"] for each in report["alarms"] if each["severity"] == "alarm"]
 
 
