@@ -268,7 +268,7 @@ def probe_actions(
     Args:
         latents: features (P, ...) by name; the first is the one in question, the others are further rows.
         frames_P, future_frames_P: uint8 (P, 3, S, S); phi is a 256-d PCA of the former.
-        actions_PA: the sum of the actions of each pair; a dimension that never changes is left out.
+        actions_PA: the motion of each pair, see `targets`; a dimension that never changes is left out.
         episode_P: the episode of each pair.
         task_E: the task of each episode, see `cross_fit_splits`.
         seed: of folds, resamples and the shuffled control.

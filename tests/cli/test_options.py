@@ -306,11 +306,11 @@ def test_options_of_eval_reach_the_library(record, monkeypatch, tmp_path):
     figures = SimpleNamespace(data=SimpleNamespace(stride="5f"))
     calls = record("lara_tokenizer.evaluate", "evaluate_checkpoint", SimpleNamespace(report={}, figures=figures))
     pages = record("lara_tokenizer.evaluate.report.page", "write_report", Reached())
-    given = "--all --compare two --control-encoder dino --target sum"
-    run("eval", f"one videos --out {tmp_path}/new {given} {LOAD_LINE} --decoder decord")
+    chosen = "--all --compare two --control-encoder net --target sum"
+    run("eval", f"one videos --out {tmp_path}/new {chosen} {LOAD_LINE} --decoder decord")
     assert opened == ["one", "two"]
-    shared = {"source": ["videos"], "everything": True, "decoder": "decord", **LOADED}
-    shared |= {"control_encoder": "dino", "target": "sum"}
+    shared = {"source": ["videos"], "everything": True, "target": "sum", "decoder": "decord", **LOADED}
+    shared["control_encoder"] = "net"
     for given, stride in zip(calls, (None, "5f"), strict=True):
         assert {name: given[name] for name in shared} == shared
         assert (given.get("stride"), given["model"], given["model_id"]) == (stride, "model", "lam")

@@ -53,9 +53,8 @@ def test_the_report_names_no_folder_of_this_machine(evaluation, squares):
 
 def test_a_control_encoder_is_a_row_and_the_report_says_which(squares, tiny_model, tiny_processor, tmp_path):
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    ViTModel(ViTConfig(image_size=32, patch_size=16, **sizes), add_pooling_layer=False).save_pretrained(
-        tmp_path / "vit"
-    )
+    encoder = ViTModel(ViTConfig(image_size=32, patch_size=16, **sizes), add_pooling_layer=False)
+    encoder.save_pretrained(tmp_path / "vit")
     report = evaluate_checkpoint(
         tiny_model, tiny_processor, squares, pairs_per_episode=2, control_encoder=str(tmp_path / "vit")
     ).report
