@@ -310,6 +310,7 @@ def test_options_of_eval_reach_the_library(record, monkeypatch, tmp_path):
     run("eval", f"one videos --out {tmp_path}/new {chosen} {LOAD_LINE} --decoder decord")
     assert opened == ["one", "two"]
     shared = {"source": ["videos"], "everything": True, "target": "sum", "decoder": "decord", **LOADED}
+    shared["control_encoder"] = "net"
     for given, stride in zip(calls, (None, "5f"), strict=True):
         assert {name: given[name] for name in shared} == shared
         assert (given.get("stride"), given["model"], given["model_id"]) == (stride, "model", "lam")
