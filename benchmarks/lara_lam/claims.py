@@ -1,4 +1,4 @@
-"""What may be said of a tokenizer, chosen by its figures: grades of a set, and sentences made of them.
+"""Grades of a tokenizer on a set, and sentences chosen by its figures.
 
 A report is the content of `lara-tok eval`'s report.json. "Evidence" has the meaning of docs/evaluation.md: above the
 best control, by the interval of the paired difference, and the two intervals do not touch.
@@ -68,7 +68,7 @@ def graded(reports: Mapping[str, Report], figure: str) -> dict[str, list[str]]:
 
 
 def summary(reports: Mapping[str, Report]) -> str:
-    """What the codes are good for: robots never seen, then real video, as far as they were measured."""
+    """Use of the codes in two sentences: robots never seen, then real video, as far as they were measured."""
     unseen = {name: report for name, report in reports.items() if name in SETS and SETS[name].is_unseen_robot}
     sentences = [use_of_codes(unseen)] if unseen else []
     sentences += [use_by_decoder(reports["real_video"])] if "real_video" in reports else []
@@ -76,7 +76,7 @@ def summary(reports: Mapping[str, Report]) -> str:
 
 
 def use_of_codes(reports: Mapping[str, Report]) -> str:
-    """What the codes tell of robots that were never trained on, with the figures that say it."""
+    """A sentence on what the codes tell of robots that were never trained on, with the figures that say it."""
     by_grade = graded(reports, CODES)
     figures = "; ".join(f"{name} {beside(report, CODES)}" for name, report in reports.items())
     told = f"conditional R2 and the best control of as many bits: {figures}"
@@ -95,7 +95,7 @@ PHRASES = {
 
 
 def use_by_decoder(report: Report) -> str:
-    """What the decoder makes of z on held-out clips."""
+    """A sentence on the use of z by the decoder on held-out clips."""
     headline = report["headline"]
     gain, copying = headline["z_gain_moving"]["value"], headline["gain_over_copying"]["value"]
     faults = {alarm["name"] for alarm in report["alarms"]}

@@ -183,7 +183,7 @@ def simulation(card: Card) -> str:
 
 
 def summary(card: Card) -> str:
-    """What the codes are good for, in two sentences."""
+    """Use of the codes, in two sentences."""
     return claims.summary(reports(card))
 
 
@@ -201,7 +201,7 @@ PARTS: dict[str, Callable[[Card], str]] = {
 
 
 def tables(card: Card) -> str:
-    """What was measured, for a terminal."""
+    """All tables, for a terminal."""
     return "\n\n".join(f"{name}\n\n{part(card)}" for name, part in PARTS.items())
 
 
