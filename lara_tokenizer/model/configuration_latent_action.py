@@ -6,8 +6,8 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 from .bundled import resolve_checkpoint
-from .configuration_frame_encoder import FrameEncoderConfig
 from .configuration_base import LatentActionBaseConfig, check_types, vision_config_of
+from .configuration_frame_encoder import FrameEncoderConfig
 from .strides import checked_strides
 
 # Number of special tokens before the patches, for encoders without exactly one CLS token. Registers are counted apart.

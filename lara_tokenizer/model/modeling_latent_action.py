@@ -18,8 +18,8 @@ from .bottleneck_vq import VectorQuantizer, VectorQuantizerOutput, perplexity
 # Imported so that save_pretrained copies these files too: transformers 4 copies direct imports only.
 from .bundled import resolve_checkpoint  # noqa: F401
 from .configuration_base import LatentActionBaseConfig  # noqa: F401
-from .configuration_latent_action import LatentActionConfig
 from .configuration_frame_encoder import FrameEncoderConfig
+from .configuration_latent_action import LatentActionConfig
 from .frame_decoder import FlowHead, FrameDecoder, PixelHead
 from .frame_encoder import FrameEncoder, MapConv, init_frame_encoder
 from .frame_features import frame_features
