@@ -31,7 +31,7 @@ from lara_tokenizer.train.monitor import HeldOutMonitor
 from lara_tokenizer.train.pairs import INIT_PAIRS, PairDataset
 from lara_tokenizer.train.recipe import LoopOptions, Recipe, config_keywords
 from lara_tokenizer.train.targets.setup import check_targets, fit_targets, open_features, target_maps
-from lara_tokenizer.train.targets.start import initialize_latents
+from lara_tokenizer.train.targets.start import initialize_latents, initialize_motion
 
 CHECKPOINTS = "checkpoints"
 
@@ -151,7 +151,8 @@ def train_latent_action_model(
         now, future = normalize(sample, processor.image_mean, processor.image_std)
         initialize_from_difference(model, now, future, training.seed)
     if targets is not None and checkpoint is None:
-        initialize_latents(model, target_maps(pairs, targets, processor))
+        initialize_motion(model)
+        initialize_latents(model, target_maps(pairs, targets, processor), targets.groups)
     # On a CPU loader processes make the views. A GPU makes them faster itself, but not the targets.
     if training.workers and (targets is not None or not torch.accelerator.is_available()):
         pairs.prepare = LoadedViews(recipe.augmentation, processor, training.seed, targets)
