@@ -164,8 +164,8 @@ class ReaderFrames:
     A copy that is pickled to a loader process opens its episodes itself. Start such processes with "spawn", or call
     `close()` before they fork: two processes must not read through one open file.
 
-    Episodes whose frames cannot be listed are logged and left out; ValueError if none of a dataset remains. `frame_rate` thins the
-    frames as in `FrameCache.build`.
+    Episodes whose frames cannot be listed are logged and left out; ValueError if none of a dataset remains.
+    `frame_rate` thins the frames as in `FrameCache.build`.
 
     >>> frames = ReaderFrames(load_episodes("videos/"), processor)  # doctest: +SKIP
     >>> frames.read(np.array([0]), np.array([[3, 8]])).shape        # doctest: +SKIP

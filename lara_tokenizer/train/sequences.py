@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SLOWER = (
+    0.02  # share by which a camera's median period may fall short of the grid's, and is still no faster: its jitter
+)
+
 
 @dataclass(frozen=True, slots=True)
 class FrameSequence:
@@ -35,15 +39,15 @@ class FrameSequence:
     """Seconds between the points of the grid that the frames were thinned to; None for all frames."""
 
     def thinned(self, frame_rate: float) -> FrameSequence:
-        """The frames nearest to a regular grid of `frame_rate` points a second; itself where that takes all.
+        """The frames nearest to a regular grid of `frame_rate` points a second; itself if it is not recorded faster.
 
         >>> FrameSequence(0, "", "a", "", np.arange(30) / 30).thinned(10).recorded
         array([ 0,  3,  6,  9, 12, 15, 18, 21, 24, 27])
         """
         period = 1 / frame_rate
-        kept = Stride(f"{period:g}s", period, "s").anchors(self.timestamps)
-        if len(kept) == len(self.timestamps):
+        if len(self.timestamps) < 2 or np.median(np.diff(self.timestamps)) > period * (1 - SLOWER):
             return self
+        kept = Stride(f"{period:g}s", period, "s").anchors(self.timestamps)
         return replace(self, timestamps=self.timestamps[kept], recorded=kept, period=period)
 
 
