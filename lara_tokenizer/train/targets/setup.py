@@ -1,4 +1,4 @@
-"""What a run with targets needs before its first step: checks, features of all frames, scales, targets of many pairs.
+"""Preparation of a run with targets: checks, features of all frames, scales of the targets, targets of many pairs.
 
 Shape suffixes: B pairs, M channels of the motion map, G cells per side.
 """
