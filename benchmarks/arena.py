@@ -6,7 +6,7 @@
 Data: the training episodes of `lara-tok simulate metaworld` (see docs/arena.md) under camera shake and changing light
 with known parameters (`lara_tokenizer.evaluate.nuisance`); the moving background is in no training and in every test.
 Compute: the same floating-point operations for all, forward and backward, counted by torch. Recipes are "lara", the
-recipe of `hub_configs/training/lam.yaml`, "lara:NAME", a variant of it (see `arena_variants.py`), and the peers of
+recipe of `hub_configs/training/lam_sim.yaml`, "lara:NAME", a variant of it (see `arena_variants.py`), and the peers of
 `benchmarks/peers/`.
 """
 
@@ -43,11 +43,11 @@ from lara_tokenizer.train.recipe import Recipe
 from lara_tokenizer.train.train import plan_training, train_latent_action_model
 
 ROOT = Path(__file__).resolve().parent.parent
-LAM_RECIPE = ROOT / "hub_configs" / "training" / "lam.yaml"
+LAM_RECIPE = ROOT / "hub_configs" / "training" / "lam_sim.yaml"
 TRAINING_NUISANCE = Nuisance(("shake", "light"), seed=11)  # evaluation draws with seeds of its own
 HELDOUT_SHARE, HELDOUT_PAIRS = 0.05, 256  # of the training episodes: the sweep must not see the test sets
 SETS = {"heldout": "mw-heldout", "unseen": "mw-unseen"}
-PEER_BATCH = 32  # as lam.yaml has it: peers publish 64 to 480, of which few steps would fit into the same compute
+PEER_BATCH = 32  # as lam_sim.yaml has it: peers publish 64 to 480, of which few steps would fit into the same compute
 CAMERA = "observation.images.corner2"  # measured; training uses both cameras
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -190,7 +190,7 @@ class LatentActionTrainer(IndexedTrainer):
         if self.flow is not None:
             terms["flow"] = self.flow.loss(out.latents, *decoder_pair.unbind(1))
             loss = loss + self.options.flow_weight * terms["flow"]
-        if self.targets is not None:
+        if self.targets is not None and targets is not None:
             losses = self.targets.losses(out.motion_map, targets)
             loss = loss + self.options.target_weight * weighted_sum(losses)
             terms |= {f"target_{name}": value for name, value in losses.items()}

@@ -14,7 +14,7 @@ Shape suffixes: B pairs, M channels of the motion map, G cells per side, Q = M *
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lara_tokenizer.model import LatentActionModel
 from lara_tokenizer.model.matching import MatchingInverseModel
@@ -32,8 +32,8 @@ WEIGHTS = {FLOW: 1.0, NORMAL_FLOW: 0.7, FEATURES: 0.7}
 def initialize_motion(model: LatentActionModel) -> None:
     """Let the motion map start at 0, the mean of the targets."""
     inverse = _matching(model)
-    inverse.to_motion.weight.zero_()
-    inverse.to_motion.bias.zero_()
+    nn.init.zeros_(inverse.to_motion.weight)
+    nn.init.zeros_(inverse.to_motion.bias)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
