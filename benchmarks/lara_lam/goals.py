@@ -10,7 +10,7 @@ Report = Mapping[str, Any]
 Measured = tuple[float, list[float] | None]  # a figure and its 95 % interval
 
 # Conditional R2 of the weights before these on the same held-out episodes of Meta-World, by this script.
-BEFORE_ON_META_WORLD = 0.0
+BEFORE_ON_META_WORLD = 0.3344
 
 
 def headline(name: str) -> Callable[[Report], Measured]:

@@ -35,7 +35,7 @@ def pool(lists: list[Path]) -> list[dict[str, Any]]:
     """Repositories of the clips of some lists, longest first, each with its licence, robots, clips and minutes."""
     origins: dict[tuple[str, str, str], dict[str, Any]] = {}
     for path, seconds in _rows(lists):
-        clip = _origin(path)
+        clip = origin(path)
         key = clip["repo"], clip["commit"], clip["licence"]
         found = origins.setdefault(key, {"robots": defaultdict(float), "clips": set(), "hands": 0.0})
         found["robots"][clip["robot"]] += seconds
@@ -70,7 +70,7 @@ def _rows(lists: list[Path]) -> list[tuple[Path, float]]:
 _MANIFESTS: dict[Path, dict[str, dict[str, str]]] = {}
 
 
-def _origin(clip: Path) -> dict[str, str]:
+def origin(clip: Path) -> dict[str, str]:
     """The row of a clip in the manifest of the folder that it lies in."""
     folder = next((each for each in clip.parents if (each / MANIFEST).exists()), None)
     if folder is None:
