@@ -59,8 +59,8 @@ def clips(folder: Path) -> list[Clip]:
 def pair_indices(timestamps: np.ndarray, cuts: tuple[float, ...]) -> Iterator[tuple[int, int]]:
     """(t, t+C) of each pair of a clip; none crosses a cut.
 
-    >>> list(pair_indices(np.arange(13) / 10, (0.6,)))
-    [(0, 5), (6, 11)]
+    >>> list(pair_indices(np.arange(15) / 10, (0.6,)))
+    [(0, 5), (8, 13)]
     """
     starts = np.arange(timestamps[0], timestamps[-1] - SECONDS + 1e-6, STEP)
     for start in starts:

@@ -164,8 +164,8 @@ def test_the_wheel_holds_three_packages_their_type_marks_and_the_checkpoint(whee
     assert {f"{package}/py.typed" for package in ("lara_tokenizer", "lara_policy", "lara_tok")} <= names
     folder = "lara_tokenizer/checkpoints/lara-lam"
     assert {f"{folder}/{file}" for file in ("config.json", "preprocessor_config.json", "model.safetensors")} <= names
-    data = {f"lara_tokenizer/{name}" for name in ("evaluate/report/page.html.j2", "data/rlds/open_x.yaml")}
-    assert data <= names
+    evaluate = ("evaluate/report/page.html.j2", "evaluate/controls/closed_form.safetensors")
+    assert {f"lara_tokenizer/{name}" for name in (*evaluate, "data/rlds/open_x.yaml")} <= names
 
 
 def _run(code: str) -> str:

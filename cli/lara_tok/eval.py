@@ -150,7 +150,7 @@ def _render(report: Report) -> None:
     targets = [] if data.target is None else [f"Probes predict: {data.target.sentence}."]
     notes = [*sentences, *dict.fromkeys(reasons), *gaps, report.verdict, *targets]
     columns = ("figure", "value", "95 % interval", "z minus this")
-    table = Table(*columns, title=printable(title), caption="\n".join(map(printable, notes)))
+    table = Table(*columns, title=printable(title), caption=Text("\n".join(map(printable, notes))))
     table.caption_style = ""
     table.caption_justify = "left"
     for name, text in FIGURES.items():

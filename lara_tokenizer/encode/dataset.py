@@ -61,7 +61,7 @@ def encode_dataset(
 
             strides: of the pairs, "0.6s" or "5f", one or several; default: the first that the model was trained on.
             every: distance of the frames that start a pair: "1f" every frame, "0.5s" two per second.
-            columns: extra columns: "latents", "actions" (action_chunk and action_sum), "text".
+            columns: extra columns: "latents", "actions" (action_chunk, action_sum, state_change), "text".
             keep_tail: keep rows whose future frame is past the end, with `valid` false and codes -1.
             min_motion: leave out pairs whose pixels change by less on average, 0 to 1 (the column `motion`).
             batch_size: frames, and pairs, per call of the model; default 64.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lara_tokenizer.data import Episode, Signals
+from lara_tokenizer.data.actions.motion import state_changes
 from lara_tokenizer.encode.camera_motion import image_cells, is_global_motion
 from lara_tokenizer.encode.model_runner import (
     EncodedPairs,
@@ -268,7 +269,9 @@ class Rows:
 
 
 def _signal_columns(names: list[str], pairs: Pairs, signals: Signals) -> dict[str, pa.Array]:
-    """The text at frame t, and the actions from frame t up to, not including, the future frame: as rows, and summed."""
+    """The text at frame t; the actions from frame t up to, not including, the future frame, as rows and summed; and the
+    change of the state between the two frames.
+    """
     columns: dict[str, pa.Array] = {}
     if "text" in names:
         texts = None if signals.texts is None else [signals.texts[frame] for frame in pairs.anchor.tolist()]
@@ -282,7 +285,19 @@ def _signal_columns(names: list[str], pairs: Pairs, signals: Signals) -> dict[st
         # Sums in float64, stored as float32: rounded once, not once per frame.
         columns["action_chunk"] = pa.array([None if chunk is None else list(chunk) for chunk in chunks])
         columns["action_sum"] = pa.array([None if chunk is None else chunk.sum(0, np.float64) for chunk in chunks])
+        columns["state_change"] = _state_changes(pairs, signals)
     return columns
+
+
+def _state_changes(pairs: Pairs, signals: Signals) -> pa.Array:
+    """The change of the state of each pair; null where it is invalid, and without states."""
+    changes: list[np.ndarray | None] = [None] * len(pairs.anchor)
+    valid = np.flatnonzero(pairs.valid)
+    of_valid = state_changes(signals, pairs.anchor[valid], pairs.future[valid])
+    if of_valid is not None:
+        for row, change in zip(valid.tolist(), of_valid, strict=True):
+            changes[row] = change
+    return pa.array(changes, pa.list_(pa.float32()))
 
 
 def _constant(text: str, count: int) -> pa.DictionaryArray:

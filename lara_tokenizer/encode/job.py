@@ -35,7 +35,7 @@ from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.table.metadata import CONTENT, read_metadata
 from lara_tokenizer.table.parquet import token_files
 from lara_tokenizer.table.provenance import newer_files
-from lara_tokenizer.table.schema import FORMAT_VERSION
+from lara_tokenizer.table.schema import ACTION_COLUMNS, FORMAT_VERSION
 from lara_tokenizer.table.source import Source, check_revisions, find_episodes
 
 if TYPE_CHECKING:
@@ -223,6 +223,8 @@ def job_fingerprint(
         "strides": list(options.strides),
         "every": options.every,
         "columns": list(options.columns),
+        # Absent in jobs and tables of early releases, which have fewer: those are not mixed with rows that have all.
+        **({"action_columns": list(ACTION_COLUMNS)} if "actions" in options.columns else {}),
         "keep_tail": options.keep_tail,
         "min_motion": options.min_motion,
         "batch_size": options.batch_size,

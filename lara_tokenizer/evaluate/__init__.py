@@ -5,9 +5,9 @@
 'The codes are usable: ...'
 
 The way of a pair: `dataset.py` reads it, plain and under a nuisance of `nuisance.py`; `encoding.py` runs the model;
-`codebook.py`, `decoder.py` and `probes.py` measure (`extra.py` the slower figures, with `learned_probes.py` and
-`equivariance.py`), with the intervals of `figures.py`; `evaluate.py` collects the figures;
-`diagnostics.py` judges them, and `report/` draws the page.
+`controls/` makes the features that z is held against; `codebook.py`, `decoder.py` and `probes.py`, with `ridge.py`,
+measure (`extra.py` the slower figures, with `learned_probes.py` and `equivariance.py`), with the intervals of
+`figures.py`; `evaluate.py` collects the figures; `diagnostics.py` judges them, and `report/` draws the page.
 """
 
 from __future__ import annotations

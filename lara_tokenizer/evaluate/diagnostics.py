@@ -162,8 +162,11 @@ def _no_actions(report: Report) -> str | None:
     # The mean predictor has a conditional R2 of 0: its margin is what z adds to frame t.
     if not margins or margins["mean"].low > 0:
         return None
-    episodes = report.probe.test_episodes
-    return f"z adds nothing certain about the actions to what the first frame tells ({episodes} episodes)."
+    nothing = "z adds nothing certain about the actions to what the first frame tells"
+    best, episodes = report.best_control("conditional_r2"), report.probe.test_episodes
+    if best.name is None or best.value is None or not best.is_certain:
+        return f"{nothing} ({episodes} episodes)."
+    return f"{nothing}, where a control, {ROW_NAMES[best.name]}, adds {best.value:.2f} ({episodes} episodes)."
 
 
 def _no_better_than_control(report: Report) -> str | None:
@@ -172,7 +175,7 @@ def _no_better_than_control(report: Report) -> str | None:
 
 
 def _codes_no_better_than_control(report: Report) -> str | None:
-    return _beside_best_control(report, "conditional_r2_codes", "quantized z")
+    return _beside_best_control(report, "conditional_r2_codes", "Quantized z")
 
 
 def _beside_best_control(report: Report, figure: str, own: str) -> str | None:

@@ -142,7 +142,7 @@ def evaluate_checkpoint(
         decoder=decoder_figures(decoder_errors(model, processor, dataset.pairs, encoded, seed), random_init_gain, seed),
         probe=plain,
         nuisance=nuisance,
-        controls=ControlInfo(controls.closed_form_bits, control_encoder, controls.left_out),
+        controls=ControlInfo(controls.closed_form_bits, None if encoder is None else encoder.name, controls.left_out),
     )
     if everything:
         errors, tasks = plain_errors.get(ACTIONS, {}), dataset.tasks(pairs)

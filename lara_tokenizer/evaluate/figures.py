@@ -229,6 +229,12 @@ class BestControl(Figures):
     is_beaten: bool = False  # the difference is above 0 by its interval, and the two rows' intervals do not touch
 
     @property
+    def is_certain(self) -> bool:
+        """Above 0 by its own interval."""
+        low, _ = self.interval or (None, None)
+        return low is not None and low > 0
+
+    @property
     def is_better(self) -> bool:
         """Above the tokenizer's row by the interval of the difference."""
         _, high = self.difference_interval or (None, None)
@@ -300,7 +306,7 @@ ROW_NAMES = {
     "optical_flow": "dense optical flow",
     "normal_flow": "normal flow",
     "closed_form": "closed-form tokenizer",
-    "closed_form_codes": "closed-form tokenizer, codes",
+    "closed_form_codes": "closed-form codes",
     "encoder_change": "change of encoder features",
     "control_encoder": "change of control encoder features",
     "pixel_difference": "pixel difference",

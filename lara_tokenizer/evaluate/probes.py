@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from lara_tokenizer.evaluate.figures import (
     rounded,
     sums_by_episode,
 )
-from lara_tokenizer.evaluate.ridge import STD_FLOOR, Block, Sides, Wide, scalings, standardize
+from lara_tokenizer.evaluate.ridge import STD_FLOOR, Block, Fitted, Sides, Wide, scalings, standardize
 
 FOLDS = 5  # in each, one fifth of the episodes tests, the next chooses lambda, the other three train: 60/20/20
 COMPONENTS = 256  # of the pixel PCAs
@@ -37,7 +38,7 @@ Key = tuple[str, ...]  # the names of the features that a probe reads; () is the
 Features = dict[str, np.ndarray | Wide]  # by row
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Split:
     """A fold: the episodes that choose lambda, those that test, and all others, which train.
 
@@ -48,17 +49,17 @@ class Split:
     validation_episodes: np.ndarray
     test_episodes: np.ndarray
 
-    @property
+    @cached_property
     def test(self) -> np.ndarray:
         """The pairs that test, bool (P,)."""
         return np.isin(self.episode_P, self.test_episodes)
 
-    @property
+    @cached_property
     def validation(self) -> np.ndarray:
         """The pairs that choose lambda, bool (P,)."""
         return np.isin(self.episode_P, self.validation_episodes) & ~self.test
 
-    @property
+    @cached_property
     def train(self) -> np.ndarray:
         """The pairs that train, bool (P,)."""
         return ~(self.test | self.validation)
@@ -121,26 +122,25 @@ class Probe:
     def __init__(self, features_PF: np.ndarray, split: Split) -> None:
         self.split = split
         scaled = scalings(features_PF, split.train)
-        self.block = Block.of({scaling: split.sides(values) for scaling, values in scaled.items()})
+        self.block = Block({scaling: split.sides(values) for scaling, values in scaled.items()})
+
+    def fit(self, targets_PA: np.ndarray) -> Fitted:
+        """A ridge of the standardized targets, its scaling and lambda chosen on the validation pairs."""
+        return self.block.fit(self.split.standardized(targets_PA))
 
     def predict(self, targets_PA: np.ndarray) -> tuple[np.ndarray, float]:
-        """Predict the test pairs with a ridge fitted on the training pairs, lambda chosen on the validation pairs.
-
-        Returns the predictions (test pairs, A) in the units of the targets, and lambda.
-        """
-        fitted = self.block.fit(self.split.standardized(targets_PA))
+        """The predictions of the test pairs (., A) in the units of the targets, and lambda."""
+        fitted = self.fit(targets_PA)
         return self.split.in_units(fitted.predictions.test, targets_PA), fitted.penalty
 
-    def predict_beside(self, other: Probe, targets_PA: np.ndarray) -> tuple[np.ndarray, float]:
-        """The same from these features and those of `other` together, each with its own scaling and lambda.
+    def predict_beside(self, other: Fitted, targets_PA: np.ndarray) -> tuple[np.ndarray, float]:
+        """The same from these features together with others, which were fitted to the same targets alone.
 
-        Those of `other` are the ones it has alone. Returns the predictions and the lambda of these features.
+        Each block of features has its own scaling and lambda; the others keep those that they have alone.
         """
-        y = self.split.standardized(targets_PA)
-        first = other.block.fit(y)
-        rest = Block.of({scaling: first.without(x) for scaling, (x, _) in self.block.decomposed.items()})
-        fitted = rest.fit(first.without(y))
-        return self.split.in_units(first.predictions.test + fitted.predictions.test, targets_PA), fitted.penalty
+        fitted = self.block.beside(other).fit(other.without(self.split.standardized(targets_PA)))
+        predictions = other.predictions.test + fitted.predictions.test
+        return self.split.in_units(predictions, targets_PA), fitted.penalty
 
 
 def pooled_r2(errors_EA: np.ndarray, mean_errors_EA: np.ndarray, weights_RE: np.ndarray | None = None) -> np.ndarray:
@@ -224,13 +224,14 @@ def cross_fit(
         for target, values in y.items():
             fit.add((), target, values, split, nothing.predict(values))
             fit.add((FRAME,), target, values, split, phi.predict(values))
+        of_frame = phi.fit(y[ACTIONS]) if ACTIONS in y else None
         for name, value in features.items():
             # Decomposing the features is the cost, so all targets share it.
             probe = Probe(_matrix(value, split.train), split)
             for target, values in y.items():
                 fit.add((name,), target, values, split, probe.predict(values))
-            if ACTIONS in y:
-                fit.add((FRAME, name), ACTIONS, y[ACTIONS], split, probe.predict_beside(phi, y[ACTIONS]))
+            if of_frame is not None:
+                fit.add((FRAME, name), ACTIONS, y[ACTIONS], split, probe.predict_beside(of_frame, y[ACTIONS]))
     return fit
 
 
@@ -267,7 +268,7 @@ def probe_actions(
     Args:
         latents: features (P, ...) by name; the first is the one in question, the others are further rows.
         frames_P, future_frames_P: uint8 (P, 3, S, S); phi is a 256-d PCA of the former.
-        actions_PA: the sum of the actions of each pair; a dimension that never changes is left out.
+        actions_PA: the motion of each pair, see `targets`; a dimension that never changes is left out.
         episode_P: the episode of each pair.
         task_E: the task of each episode, see `cross_fit_splits`.
         seed: of folds, resamples and the shuffled control.

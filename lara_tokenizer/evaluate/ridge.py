@@ -1,11 +1,10 @@
-"""Ridge regression in closed form: scaling and PCA of features, and two blocks of features with a penalty of their own.
+"""Ridge regression in closed form: scaling and PCA of features, the choice of a penalty, two blocks of features.
 
 Shape suffixes: P pairs, F features, A target dimensions, L penalties.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +13,7 @@ from einops import rearrange
 LAMBDAS = np.logspace(-4, 3, 15)
 STD_FLOOR = 1e-6  # a dimension with a smaller standard deviation counts as constant
 NOISE = 1e-7  # share of the largest variance below which a variance is rounding error
+LEAST_SCALE = 0.01  # share of the largest standard deviation by which a dimension is divided at least
 PER_DIMENSION, PER_BLOCK = "per dimension", "per block"  # scalings of features
 
 
@@ -24,22 +24,29 @@ def standardize(values: np.ndarray, train: np.ndarray) -> np.ndarray:
 
 
 def scalings(values_PF: np.ndarray, train: np.ndarray) -> dict[str, np.ndarray]:
-    """Features under each scaling, centred; the mean variance of the training rows is 1 under both.
+    """Features under each scaling, around their mean over the training rows and within the range that those span.
 
     Per dimension all dimensions count alike, whatever their units; but the last components of a PCA, which are noise,
     are blown up to the size of the first. Per block all dimensions are divided by one number, their root mean square,
     so that a ridge trusts large dimensions first; but a block of unlike units is ruled by the largest.
-    Neither is right for all features: validation pairs choose (see `fit`). A constant column becomes 0.
+    Neither is right for all features: validation pairs choose, see `Block.fit`.
+
+    A single pair in which flow is estimated wrongly can lie dozens of standard deviations outside of what was seen in
+    training. A line extrapolated to there says nothing, so values more than a standard deviation outside are moved to
+    there. The fit does not change by it. A constant column is left out.
     """
     values = np.asarray(values_PF, np.float64)
     mean, std = values[train].mean(0), values[train].std(0)
     # Relative, so that the unit of the features does not matter; float32 rounds a constant to about 1e-7 of itself.
     varies = std > STD_FLOOR * np.maximum(np.abs(mean), std.max(initial=0))
-    centred = (values - mean)[:, varies]
-    std = std[varies]
+    std, seen = std[varies], values[train][:, varies]
     if not len(std):
-        return {PER_BLOCK: centred}
-    return {PER_DIMENSION: centred / std, PER_BLOCK: centred / np.sqrt((std**2).mean())}
+        return {PER_BLOCK: np.empty((len(values), 0))}
+    centred = values[:, varies].clip(seen.min(0) - std, seen.max(0) + std) - mean[varies]
+    return {
+        PER_DIMENSION: centred / np.maximum(std, LEAST_SCALE * std.max()),
+        PER_BLOCK: centred / np.sqrt((std**2).mean()),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +140,9 @@ class Sides:
     validation: np.ndarray
     test: np.ndarray
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        yield from (self.train, self.validation, self.test)
+    def times(self, weights: np.ndarray) -> Sides:
+        """Each side times the weights."""
+        return Sides(self.train @ weights, self.validation @ weights, self.test @ weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +156,11 @@ class Fitted:
     predictions: Sides
 
     def without(self, sides: Sides) -> Sides:
-        """Other features or targets less what a ridge predicts of them from `x`.
+        """Other features, or targets, as those of a ridge beside this one.
 
         With W_x profiled out of mean |y - x W_x - f W|^2 + penalty |W_x|^2, what is left to minimize over W is
         mean |M^.5 (y - f W)|^2, where M = 1 - x (x'x + P penalty)^-1 x' = 1 - U diag(s / (s + penalty)) U'. So the
-        training rows are multiplied by M^.5, and the others lose their prediction.
+        training rows are multiplied by M^.5, and the others lose their prediction from x.
         """
         values, vectors = self.solver.spectrum()
         shrink = 1 - np.sqrt(self.penalty / (values + self.penalty))
@@ -164,28 +172,27 @@ class Fitted:
         )
 
 
-@dataclass(frozen=True, slots=True)
 class Block:
-    """A block of features in one fold, decomposed once under each scaling, for fits to several targets."""
+    """Features in one fold, decomposed once under each scaling, for fits to several targets."""
 
-    decomposed: dict[str, tuple[Sides, Ridge]]
+    def __init__(self, scaled: dict[str, Sides]) -> None:
+        self.scaled = scaled
+        self.solvers = {scaling: Ridge(sides.train) for scaling, sides in scaled.items()}
 
-    @classmethod
-    def of(cls, scaled: dict[str, Sides]) -> Block:
-        """A block from its features under each scaling."""
-        return cls({scaling: (sides, Ridge(sides.train)) for scaling, sides in scaled.items()})
+    def beside(self, other: Fitted) -> Block:
+        """The same features beside those of another ridge; both have a scaling and a penalty of their own."""
+        return Block({scaling: other.without(sides) for scaling, sides in self.scaled.items()})
 
     def fit(self, y: Sides) -> Fitted:
-        """Fit on the training rows; scaling and penalty are those of the least squared error of the validation rows."""
-        best: tuple[float, str, int] | None = None
-        for scaling, (x, solver) in self.decomposed.items():
-            weights_LFA = solver.rotated(y.train, LAMBDAS)
-            errors_L = ((y.validation - (x.validation @ solver.left) @ weights_LFA) ** 2).mean((1, 2))
-            index = int(errors_L.argmin())
-            if best is None or errors_L[index] < best[0]:
-                best = (float(errors_L[index]), scaling, index)
-        assert best is not None
-        x, solver = self.decomposed[best[1]]
-        penalty = float(LAMBDAS[best[2]])
-        weights = solver.weights(y.train, penalty)
-        return Fitted(x, solver, best[1], penalty, Sides(*(side @ weights for side in x)))
+        """Fit on the training rows; scaling and penalty have the least squared error in the validation rows."""
+        errors = {scaling: self._errors(scaling, y) for scaling in self.scaled}
+        scaling = min(errors, key=lambda each: errors[each].min())
+        penalty = float(LAMBDAS[errors[scaling].argmin()])
+        x, solver = self.scaled[scaling], self.solvers[scaling]
+        return Fitted(x, solver, scaling, penalty, x.times(solver.weights(y.train, penalty)))
+
+    def _errors(self, scaling: str, y: Sides) -> np.ndarray:
+        """Squared errors (L,) in the validation rows."""
+        solver = self.solvers[scaling]
+        predicted = self.scaled[scaling].validation @ solver.left @ solver.rotated(y.train, LAMBDAS)
+        return ((y.validation - predicted) ** 2).sum((1, 2))

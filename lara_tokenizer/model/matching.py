@@ -29,7 +29,7 @@ class MatchingInverseModel(nn.Module):
     """Features of two frames from a `FrameEncoder` -> z (B, N, D).
 
     `motion_map` gives M numbers for each cell; z is a linear function of all of them, so that what z should hold can be
-    chosen by initial weights (see `lara_tokenizer/train/targets.py`).
+    chosen by initial weights (see `lara_tokenizer/train/targets/start.py`).
     """
 
     def __init__(self, config: LatentActionConfig) -> None:
@@ -63,11 +63,14 @@ class MatchingInverseModel(nn.Module):
             raise ValueError(
                 "this model gives no attention maps: its inverse model matches features, without attention."
             )
-        motion = self.motion_map(frame_BPV, future_BPV)
+        return self.read_latents(self.motion_map(frame_BPV, future_BPV)), ()
+
+    def read_latents(self, motion: Tensor) -> Tensor:
+        """Motion map (B, M, G, G) -> z (B, N, D)."""
         # In float32: 16 bits would round small motions away.
         with torch.autocast(motion.device.type, enabled=False):
             latents = self.to_latents(motion.to(self.to_latents.weight.dtype).flatten(1))
-        return latents.view(-1, *self.latent_shape), ()
+        return latents.view(-1, *self.latent_shape)
 
     def fold_standardization(self) -> None:
         """Nothing to fold: z has no batch norm of its own."""

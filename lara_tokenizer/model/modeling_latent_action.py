@@ -41,6 +41,7 @@ class LatentActionOutput(ModelOutput):
         perplexity (): of the codes of this batch, pooled over positions.
         reconstruction (B, 3, S, S): the predicted frame t+C, in the space of `pixel_values`.
         latents, codes, quantized_latents, code_margin: as in `LatentActionEncoderOutput`.
+        motion_map (B, M, G, G): of the matching inverse model, which z is a linear function of; None for the M-Former.
     """
 
     loss: Tensor | None = None
@@ -51,6 +52,7 @@ class LatentActionOutput(ModelOutput):
     codes: Tensor | None = None
     quantized_latents: Tensor | None = None
     code_margin: Tensor | None = None
+    motion_map: Tensor | None = None
 
 
 class ResamplerLinear(nn.Linear):
@@ -191,6 +193,7 @@ class LatentActionModel(LatentActionPreTrainedModel):
         views: tuple[Tensor, Tensor] | None = None,
         features: tuple[Tensor, Tensor] | None = None,
         pair_mask: Tensor | None = None,
+        detach_latents: bool = False,
     ) -> LatentActionOutput:
         """Eq. 3: reconstruct frame t+C from frame t and the quantized latent action.
 
@@ -200,6 +203,7 @@ class LatentActionModel(LatentActionPreTrainedModel):
                 augmentation); each (B, 3, S, S).
             features: of the two frames, if already computed; each (B, P, V) from `get_frame_features`.
             pair_mask: bool (B,); pairs that are False (e.g. without a real future frame) are left out of the losses.
+            detach_latents: give decoder and codebook z without its gradient: z then learns from losses of its own only.
         """
         if features is None:
             seen = (pixel_values, future_pixel_values) if views is None else views
@@ -207,8 +211,14 @@ class LatentActionModel(LatentActionPreTrainedModel):
             frame_BPV, future_BPV = self.get_frame_features(torch.cat(seen)).chunk(2)
         else:
             frame_BPV, future_BPV = features
-        latents_BND, _ = self.inverse_dynamics(frame_BPV, future_BPV)
-        quantized: VectorQuantizerOutput = self.bottleneck(latents_BND)
+        motion_map = None
+        if isinstance(self.inverse_dynamics, MatchingInverseModel):
+            motion_map = self.inverse_dynamics.motion_map(frame_BPV, future_BPV)
+            latents_BND = self.inverse_dynamics.read_latents(motion_map)
+        else:
+            latents_BND, _ = self.inverse_dynamics(frame_BPV, future_BPV)
+        read_BND = latents_BND.detach() if detach_latents else latents_BND
+        quantized: VectorQuantizerOutput = self.bottleneck(read_BND)
         reconstruction = self.forward_dynamics(pixel_values, quantized.quantized_latents)
         per_pair = {
             "reconstruction": self._reconstruction_loss(reconstruction, pixel_values, future_pixel_values, pair_mask),
@@ -226,6 +236,7 @@ class LatentActionModel(LatentActionPreTrainedModel):
             codes=quantized.codes,
             quantized_latents=quantized.quantized_latents,
             code_margin=quantized.code_margin,
+            motion_map=motion_map,
         )
 
     def fold_standardization(self) -> None:

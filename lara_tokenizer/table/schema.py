@@ -13,8 +13,9 @@ METADATA_KEY = b"lara_tokenizer"  # of the JSON in the metadata of a table's Arr
 KEY = ("episode", "camera", "stride", "frame_index")
 # Rows that agree in these form a sequence: the pairs of one camera at one stride, in the order of frames.
 SEQUENCE_KEY = KEY[:3]
-# Names for `columns=`. "actions" adds two columns, action_chunk and action_sum.
+# Names for `columns=`. "actions" adds `ACTION_COLUMNS`.
 OPTIONAL_COLUMNS = ("actions", "latents", "text")
+ACTION_COLUMNS = ("action_chunk", "action_sum", "state_change")
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 
@@ -60,7 +61,8 @@ def token_schema(
         # Lists of any length: the width differs between the datasets of a mixture, and a chunk has one row per frame
         # from t up to the future frame.
         row = pa.list_(pa.field("element", pa.float32(), nullable=False))
-        fields += [pa.field("action_chunk", pa.list_(pa.field("element", row))), pa.field("action_sum", row)]
+        types = pa.list_(pa.field("element", row)), row, row
+        fields += [pa.field(name, kind) for name, kind in zip(ACTION_COLUMNS, types, strict=True)]
     if "text" in columns:
         fields.append(pa.field("text", _NAME))
     return pa.schema(fields)

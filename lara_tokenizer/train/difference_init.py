@@ -50,6 +50,10 @@ def initialize_from_difference(model: LatentActionModel, now: Tensor, future: Te
         ValueError: another vision encoder, fewer than two M-Former layers, or heads too narrow to hold a position.
     """
     config = model.config
+    if config.inverse_model != "m_former":
+        raise ValueError(
+            f"start_at_change is made for an M-Former; this model has inverse_model {config.inverse_model!r}."
+        )
     m_former = model.inverse_dynamics.m_former
     layers = [cast(TransformerLayer, layer) for layer in m_former.transformer.layers]
     head = config.hidden_size // config.num_attention_heads

@@ -31,7 +31,7 @@ OPTIONS = {  # in the order of --help
     "convert": "--out --vision-encoder --image-size --to --json",
     "simulate": "--out --task --episodes --camera --size --action-noise --seed --workers --json",
     "train": f"--recipe --out --frames {SOURCE} --limit {RECIPE} --dry-run --json",
-    "eval": f"--out --all --compare {SOURCE} --decoder --limit --json",
+    "eval": f"--out --all --compare --control-encoder --target {SOURCE} --decoder --limit --json",
     "refine": "--out --mode --tokenizer --policy --pretrain --lam-camera --camera --frames --fps --split --episodes "
     f"--task --limit {RECIPE} --no-stop --dry-run --json",
     "rollout": "--env --episodes --seed --embodiment --executed-steps --max-steps --workers --out --videos "
@@ -306,9 +306,11 @@ def test_options_of_eval_reach_the_library(record, monkeypatch, tmp_path):
     figures = SimpleNamespace(data=SimpleNamespace(stride="5f"))
     calls = record("lara_tokenizer.evaluate", "evaluate_checkpoint", SimpleNamespace(report={}, figures=figures))
     pages = record("lara_tokenizer.evaluate.report.page", "write_report", Reached())
-    run("eval", f"one videos --out {tmp_path}/new --all --compare two {LOAD_LINE} --decoder decord")
+    chosen = "--all --compare two --control-encoder net --target sum"
+    run("eval", f"one videos --out {tmp_path}/new {chosen} {LOAD_LINE} --decoder decord")
     assert opened == ["one", "two"]
-    shared = {"source": ["videos"], "everything": True, "decoder": "decord", **LOADED}
+    shared = {"source": ["videos"], "everything": True, "target": "sum", "decoder": "decord", **LOADED}
+    shared["control_encoder"] = "net"
     for given, stride in zip(calls, (None, "5f"), strict=True):
         assert {name: given[name] for name in shared} == shared
         assert (given.get("stride"), given["model"], given["model_id"]) == (stride, "model", "lam")

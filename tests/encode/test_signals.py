@@ -45,7 +45,7 @@ def test_the_columns_are_those_of_the_schema_in_each_way_to_make_a_table(dataset
     columns = ["text", "actions", "latents"]
     table = encode_episode(first, tiny_model, tiny_processor, strides="0.5s", columns=columns)
     assert table.schema.equals(token_schema(4, 8, 16, ("actions", "latents", "text")))
-    assert table.column_names[-4:] == ["valid", "action_chunk", "action_sum", "text"]
+    assert table.column_names[-5:] == ["valid", "action_chunk", "action_sum", "state_change", "text"]
 
 
 def test_a_kept_tail_has_text_and_no_actions(dataset, tiny_model, tiny_processor):
@@ -55,9 +55,20 @@ def test_a_kept_tail_has_text_and_no_actions(dataset, tiny_model, tiny_processor
     )
     tail = table.filter(pc.invert(table["valid"])).to_pylist()
     assert len(tail) == 5
-    assert {(row["text"], row["action_chunk"], row["action_sum"]) for row in map(dict, tail)} == {
-        ("push it", None, None)
-    }
+    columns = ("text", "action_chunk", "action_sum", "state_change")
+    assert {tuple(row[name] for name in columns) for row in tail} == {("push it", None, None, None)}
+
+
+def test_the_change_of_the_state_goes_through_the_seam_of_an_angle(moving_square, tiny_model, tiny_processor):
+    turning = np.linspace(2.0, 8.0, 12)
+    states = np.stack([(turning + np.pi) % (2 * np.pi) - np.pi, np.arange(12.0) ** 2], 1).astype(np.float32)
+    reader = Labelled(moving_square(12), np.zeros((12, 3), np.float32), states)
+    options = {"strides": "0.5s", "columns": ["actions"], "keep_tail": True}
+    rows = encode_episode(Episode("turns", reader), tiny_model, tiny_processor, **options).to_pylist()
+    for row in rows[:-5]:
+        now, future = row["frame_index"], row["future_frame_index"]
+        assert np.allclose(row["state_change"], [turning[future] - turning[now], future**2 - now**2], atol=1e-5)
+    assert [row["state_change"] for row in rows[-5:]] == [None] * 5
 
 
 def test_columns_that_no_episode_has_are_refused_at_once(dataset, clip_folder, tiny_checkpoint, tmp_path):
@@ -81,8 +92,8 @@ def clip_folder(tmp_path_factory, moving_square, write_video):
 class Labelled:
     """A custom reader, with signals that may not match its frames."""
 
-    def __init__(self, frames, actions):
-        self.array, self.actions = frames, actions
+    def __init__(self, frames, actions, states=None):
+        self.array, self.actions, self.states = frames, actions, states
 
     def index(self, camera):
         return FrameIndex(np.arange(len(self.array)) / 10, 10.0)
@@ -91,7 +102,7 @@ class Labelled:
         return self.array[np.asarray(indices)]
 
     def signals(self):
-        return Signals(actions=self.actions)
+        return Signals(actions=self.actions, states=self.states)
 
     def close(self):
         pass

@@ -12,7 +12,8 @@ from lara_tokenizer import evaluate, metrics
 from lara_tokenizer.evaluate.codebook import codebook_figures
 from lara_tokenizer.evaluate.decoder import COPY, OWN, SHUFFLED, decoder_figures, squared_errors
 from lara_tokenizer.evaluate.figures import RESAMPLES, Estimate, estimate, resamples, rounded, sums_by_episode
-from lara_tokenizer.evaluate.probes import Ridge, Split, cross_fit_splits
+from lara_tokenizer.evaluate.probes import Split, cross_fit_splits
+from lara_tokenizer.evaluate.ridge import Ridge
 
 
 def test_resamples_draw_as_many_episodes_as_there_are_and_the_first_each_once():

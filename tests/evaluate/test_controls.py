@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from dataclasses import replace
 
@@ -150,6 +152,14 @@ def test_a_control_encoder_sees_frames_at_its_own_size_and_no_change_in_no_chang
     assert encoder.side == 48
     assert encoder.change(plain_processor, textures).values_PF.any()
     assert not encoder.change(plain_processor, replace(textures, future=textures.now)).values_PF.any()
+
+
+def test_the_image_size_of_a_processor_comes_before_that_of_the_configuration(encoder_folder, tmp_path):
+    shutil.copytree(encoder_folder, tmp_path, dirs_exist_ok=True)
+    sizes = {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}, "image_mean": [0.5, 0.5, 0.5]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(sizes))
+    encoder = ControlEncoder.load(str(tmp_path), torch.device("cpu"))
+    assert (encoder.side, encoder.mean) == (32, (0.5, 0.5, 0.5))
 
 
 def test_a_control_encoder_that_cannot_be_opened_is_named(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from square_models import CAMERA, EPISODES, SIZE, SquareModel, square_episode
+from transformers import ViTConfig, ViTModel
 
 from lara_tokenizer.data import Stride, load_episodes
 from lara_tokenizer.evaluate import evaluate_checkpoint
@@ -48,6 +49,18 @@ def test_equal_runs_give_equal_reports(evaluation, squares, tiny_model, tiny_pro
 
 def test_the_report_names_no_folder_of_this_machine(evaluation, squares):
     assert str(squares.parent) not in json.dumps(evaluation.report)
+
+
+def test_a_control_encoder_is_a_row_and_the_report_says_which(squares, tiny_model, tiny_processor, tmp_path):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    encoder = ViTModel(ViTConfig(image_size=32, patch_size=16, **sizes), add_pooling_layer=False)
+    encoder.save_pretrained(tmp_path / "vit")
+    report = evaluate_checkpoint(
+        tiny_model, tiny_processor, squares, pairs_per_episode=2, control_encoder=str(tmp_path / "vit")
+    ).report
+    for table in ("probe", "nuisance"):
+        assert "control_encoder" in report[table]["rows"]
+    assert report["controls"] == {"closed_form_bits": 14.0, "encoder": "vit", "left_out": {}}
 
 
 def test_errors_by_episode_give_the_reports_r2(evaluation):

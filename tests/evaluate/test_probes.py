@@ -12,7 +12,7 @@ from lara_tokenizer.evaluate.probes import (
     pooled_r2,
     probe_actions,
 )
-from lara_tokenizer.evaluate.ridge import Ridge, principal_components, standardize
+from lara_tokenizer.evaluate.ridge import Block, Ridge, Sides, Wide, principal_components, scalings, standardize
 
 EPISODES, PAIRS = 100, 8
 
@@ -174,3 +174,66 @@ def test_two_calls_give_the_same_numbers(world):
 def test_an_action_dimension_that_never_changes_is_left_out(world):
     still = np.concatenate([world["actions_PA"], np.ones((EPISODES * PAIRS, 1))], 1)
     assert _probe({**world, "actions_PA": still}, z=world["free"]) == _probe(world, z=world["free"])
+
+
+def _fold(features, targets):
+    """A probe in the first of the folds of 60 episodes, and the R2 of its predictions."""
+    split = cross_fit_splits(np.repeat(np.arange(60), len(features) // 60))[0]
+    probe = Probe(features, split)
+    residual = targets[split.test] - probe.predict(targets)[0]
+    return probe.fit(targets).scaling, 1 - (residual**2).sum() / (targets[split.test] ** 2).sum()
+
+
+def test_many_small_dimensions_of_noise_are_not_blown_up_and_small_dimensions_with_the_answer_are():
+    rng = np.random.default_rng(0)
+    answer, noise = rng.normal(size=(120, 2)), rng.normal(size=(120, 60))
+    y = answer + 0.3 * rng.normal(size=(120, 2))
+    # As in a PCA: few large components with the answer, many small ones without.
+    scaling, r2 = _fold(np.concatenate([answer, 0.02 * noise], 1), y)
+    assert (scaling, r2 > 0.85) == ("per block", True)
+    # Unlike units: the answer is in the smallest.
+    scaling, r2 = _fold(np.concatenate([0.02 * answer, noise[:, :5]], 1), y)
+    assert (scaling, r2 > 0.85) == ("per dimension", True)
+
+
+def test_the_unit_of_the_features_does_not_matter():
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(120, 4)), rng.normal(size=(120, 2))
+    assert _fold(1e-9 * x, x[:, :2] + y)[1] == pytest.approx(_fold(x, x[:, :2] + y)[1])
+
+
+def test_a_test_pair_far_outside_of_what_was_trained_on_does_not_spoil_the_others():
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(120, 4))
+    y = x[:, :2] + 0.1 * rng.normal(size=(120, 2))
+    split = cross_fit_splits(np.repeat(np.arange(60), 2))[0]
+    x[np.flatnonzero(split.test)[0]] = 1e4
+    assert _fold(x, y)[1] > 0.3
+    for values in scalings(x, split.train).values():
+        assert np.abs(values).max() < 5
+
+
+@pytest.mark.parametrize("width", [5, 40])  # fewer and more features than training pairs
+def test_two_blocks_are_one_ridge_with_a_penalty_for_each(width):
+    rng = np.random.default_rng(3)
+    first, second, y = rng.normal(size=(30, 4)), rng.normal(size=(30, width)), rng.normal(size=(30, 2))
+
+    def sides(values):
+        return Sides(values[:20], values[20:25], values[25:])
+
+    alone = Block({"as it is": sides(first)}).fit(sides(y))
+    together = Block({"as it is": sides(second)}).beside(alone).fit(alone.without(sides(y)))
+    # The same by the normal equations of both blocks side by side.
+    x = np.concatenate([first, second], 1)
+    penalties = np.repeat([alone.penalty, together.penalty], [4, width])
+    weights = np.linalg.solve(x[:20].T @ x[:20] / 20 + np.diag(penalties), x[:20].T @ y[:20] / 20)
+    assert np.allclose(alone.predictions.test + together.predictions.test, x[25:] @ weights)
+
+
+def test_a_wide_block_in_as_many_dimensions_as_pairs_has_the_same_components():
+    rng = np.random.default_rng(4)
+    values = rng.normal(size=(20, 4)) @ rng.normal(size=(4, 90)) + 5
+    train = np.arange(20) < 15
+    short, full = Wide.of(values, 4), principal_components(values, train, 4)
+    assert short.values_PF.shape == (20, 20)
+    assert np.allclose(np.abs(short.reduced(train)), np.abs(full), atol=1e-3)

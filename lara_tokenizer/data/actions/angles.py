@@ -16,6 +16,7 @@ _SLACK = 0.01  # of a turn: rounding, and angles a little past the seam
 _JUMP = 0.75  # of a turn: a larger step is no motion between two frames
 _STEADY = 0.25  # of a turn: steps of a dimension that jumps are otherwise at most this
 _MOST_JUMPS = 0.2  # of all steps
+_FASTER = 4.0  # times the largest other step: the speed across the seam
 
 
 def unwrapped(values_nD: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
@@ -62,8 +63,8 @@ def _period(values: np.ndarray, steps: np.ndarray, name: str) -> float:
     others = steps[~jumps]
     if not jumps.any() or jumps.mean() > _MOST_JUMPS or others.max(initial=0.0) > _STEADY * turn:
         return 0.0
-    # Across the seam it moves no faster than elsewhere. A switch between two far positions would.
-    return turn if np.abs(steps[jumps] - turn).max() <= 1.5 * others.max() else 0.0
+    # Across the seam it moves about as fast as elsewhere. A switch between two far positions would not.
+    return turn if np.abs(steps[jumps] - turn).max() <= _FASTER * others.max() else 0.0
 
 
 def _turn(low: float, high: float) -> float:

@@ -11,8 +11,8 @@ SHOWN = 8  # names of numbers in a sentence; more are counted
 
 # Why a number is what it is; each continues "deltas: ..." or "positions: ...".
 REASONS = {
-    "published": "so the table of published sets",
-    "named": "so their names",
+    "published": "the table of published sets says so",
+    "named": "their names say so",
     "follows": "the state follows them",
     "sums": "their sum predicts the change of the state",
     "speeds": "the state that follows them is a speed itself",
@@ -21,7 +21,7 @@ REASONS = {
     "switch": "two levels, as of a gripper",
     "level": "far steadier than changes are",
     "steps": "they vary about 0 from frame to frame",
-    "others": "as most other numbers",
+    "others": "as most other numbers are",
     "default": "nothing decides, so they count as changes; set another target (--target change) if they are positions",
 }
 SUMMED, STATE, ACTION = "sum of the actions", "change of the state", "change of the action"  # kinds of target
@@ -47,14 +47,16 @@ def sentence(target: MotionTarget) -> str:
 
     >>> from lara_tokenizer.data.actions.meaning import ActionMeaning
     >>> sentence(MotionTarget(ActionMeaning("", (Number("x", DELTA, "named"),))))
-    'sum of the actions in x (deltas: so their names)'
+    'sum of the actions in x (deltas: their names say so)'
     """
     if target.rule == CHUNK:
-        others = f" ({target.other_lengths:,} pairs have another gap and are read at as many frames, evenly spaced)"
+        others = f"; of pairs with another gap ({target.other_lengths:,}) as many, evenly spaced"
         return (
             f"all actions of a pair, one after another, {target.length} of {len(target.meaning.numbers)} numbers, as "
             f"asked for{others if target.other_lengths else ''}"
         )
+    if not target.meaning.numbers:
+        return f"{SUMMED} (there was nothing to look at beforehand)"
     groups = _by_group(target)
     varying = sum(map(len, groups.values()))
     parts = [
@@ -118,4 +120,4 @@ def joined(targets: Iterable[MotionTarget]) -> str:
     sentences = dict.fromkeys(map(sentence, each))
     if len(sentences) == 1:
         return next(iter(sentences))
-    return ". ".join(f"{target.meaning.dataset}: {sentence(target)}" for target in each)
+    return ". ".join(f"{target.meaning.dataset or 'others'}: {sentence(target)}" for target in each)

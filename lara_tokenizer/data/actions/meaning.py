@@ -80,13 +80,14 @@ def find_meanings(episodes: Sequence[Episode]) -> dict[str, ActionMeaning]:
             by_dataset.setdefault(episode.dataset, []).append(episode)
     meanings = {}
     for dataset, of_dataset in by_dataset.items():
-        read = list(_read(of_dataset))
+        # Where no state is sound, the actions still have a course of their own.
+        read = list(_read(of_dataset)) or [replace(each, states=None) for each in _read(of_dataset, actions_only=True)]
         if read:
             meanings[dataset] = meaning_of(read, dataset)
     return meanings
 
 
-def _read(episodes: Sequence[Episode]) -> Iterable[Signals]:
+def _read(episodes: Sequence[Episode], actions_only: bool = False) -> Iterable[Signals]:
     """Signals of some readable episodes, evenly spaced; those with other widths than the first are left out."""
     # Every 1/16th first; where some of those cannot be read, their neighbours.
     count = min(EPISODES, len(episodes))
@@ -95,10 +96,10 @@ def _read(episodes: Sequence[Episode]) -> Iterable[Signals]:
     widths: tuple[int, int | None] | None = None
     left = count
     for index in order:
-        signals = _signals(episodes[index])
+        signals = _signals(episodes[index], actions_only)
         if signals is None or signals.actions is None:
             continue
-        states = None if signals.states is None else signals.states.shape[1]
+        states = None if signals.states is None or actions_only else signals.states.shape[1]
         widths = widths or (signals.actions.shape[1], states)
         if widths == (signals.actions.shape[1], states):
             yield signals.window(0, FRAMES)
@@ -107,8 +108,8 @@ def _read(episodes: Sequence[Episode]) -> Iterable[Signals]:
             return
 
 
-def _signals(episode: Episode) -> Signals | None:
-    """Signals with finite actions and states; None where there are none, or they cannot be read."""
+def _signals(episode: Episode, actions_only: bool) -> Signals | None:
+    """Signals with finite actions (and states, where they are asked for); None where they cannot be had."""
     try:
         signals = episode.signals()
     except (LaraTokenizerError, OSError, ValueError) as error:
@@ -116,7 +117,7 @@ def _signals(episode: Episode) -> Signals | None:
         return None
     finally:
         episode.close()
-    rows = [each for each in (signals.actions, signals.states) if each is not None]
+    rows = [each for each in (signals.actions, None if actions_only else signals.states) if each is not None]
     is_usable = len({len(each) for each in rows}) == 1 and all(len(r) > 1 and np.isfinite(r).all() for r in rows)
     return signals if is_usable else None
 
@@ -131,7 +132,7 @@ def meaning_of(read: Sequence[Signals], dataset: str = "") -> ActionMeaning:
     states = [unwrapped(each.states, names.states) for each in read if each.states is not None]
     partners = _partners(actions, states, names.actions, names.states)
     beside = state_evidence(actions, states, partners) if states else {}
-    of_states = own_evidence(states) if states else []
+    speeds = _speeds(states, partners, beside)
     if states:
         state_wraps = np.any([periods(each.states, names.states) for each in read if each.states is not None], 0)
         wraps = [bool(wraps[i]) or (i in partners and bool(state_wraps[partners[i]])) for i in range(width)]
@@ -140,11 +141,9 @@ def meaning_of(read: Sequence[Signals], dataset: str = "") -> ActionMeaning:
     for i, own in enumerate(alone):
         name = names.actions[i] if len(names.actions) == width else ""
         published = names.action_kinds[i] if len(names.action_kinds) == width else ""
-        # A state that is a speed itself measures no position.
-        is_speed = i in partners and of_states[partners[i]].is_change
-        kind, why = _decide(name, published, own, beside.get(i), is_speed)
+        kind, why = _decide(name, published, own, beside.get(i), i in speeds)
         is_gripper = is_gripper_name(name) or why == "switch"
-        state = partners.get(i) if not is_speed and _measures(kind, is_gripper, beside.get(i)) else None
+        state = partners.get(i) if i not in speeds and _measures(kind, is_gripper, beside.get(i)) else None
         decided.append(Number(name, kind, why, state, bool(wraps[i]), own.is_constant))
     return ActionMeaning(
         dataset, _follow_most(decided, alone, partners), 0 if not states else states[0].shape[1], len(read)
@@ -161,6 +160,19 @@ def _partners(actions: Rows, states: Rows, action_names: Sequence[str], state_na
         taken = set(by_name.values())
         return by_name | {i: i for i in range(width) if i not in by_name and i not in taken}
     return nearest_states(actions, states) | by_name
+
+
+def _speeds(states: Rows, partners: Mapping[int, int], beside: Mapping[int, StateEvidence]) -> set[int]:
+    """The numbers of an action whose state is a speed itself and measures no position.
+
+    Positions that are sampled slowly look alike, but not most numbers of a robot at once.
+    """
+    if not states:
+        return set()
+    alone = own_evidence(states)
+    speeds = {i for i, partner in partners.items() if alone[partner].is_change}
+    following = {i for i, each in beside.items() if each.follows >= _MEASURED}
+    return speeds if 2 * len(speeds & following) > len(following) else set()
 
 
 def _decide(

@@ -25,7 +25,7 @@ TASKS_V2, TASKS_V3 = "meta/tasks.jsonl", "meta/tasks.parquet"
 LARGEST_INDEX = 2**63 - 1  # of an int64 column
 _SLOWEST, _FASTEST = 1e-3, 100_000  # frames per second that anybody records
 _MOST_CAMERAS = 256
-_MOST_NAMES = 4096  # of the numbers of one column
+_MOST_NAMES, _LONGEST_NAME_OF_NUMBER = 4096, 80  # of the numbers of one column; characters
 _LONGEST_NAME = 1000  # characters of a path; file systems take up to 4,096 bytes
 _VERSION = re.compile(r"v([0-9]{1,4})(\.[0-9]{1,4})*")
 _VISUAL = ("video", "image")
@@ -232,14 +232,14 @@ def _is_index(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _flat_texts(names: Any) -> list[str]:
-    """The texts of nested lists and objects, in order; nothing where anything else is among them."""
+def _flat_texts(names: Any, depth: int = 3) -> list[str]:
+    """The texts of nested lists and objects, in order; nothing where anything else is among them, or too deep."""
     if isinstance(names, str):
-        return [printable(names)[:_LONGEST_NAME]]
+        return [printable(names)[:_LONGEST_NAME_OF_NUMBER]]
     parts = list(names.values()) if isinstance(names, dict) else names
-    if not isinstance(parts, list) or len(parts) > _MOST_NAMES:
+    if not isinstance(parts, list) or len(parts) > _MOST_NAMES or not depth:
         return []
-    nested = [_flat_texts(part) for part in parts]
+    nested = [_flat_texts(part, depth - 1) for part in parts]
     return [text for texts in nested for text in texts] if all(nested) else []
 
 

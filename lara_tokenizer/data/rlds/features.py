@@ -210,14 +210,17 @@ def choose_signals(features: EpisodeFeatures, known: OpenXSet | None) -> RldsSig
     """Choose actions, states and text by the table of `known`, or else by name."""
     numbers = {each.path: each for each in features.steps if each.kind == "numbers" and not each.is_camera}
     notes: list[str] = []
-    actions = _from_table(numbers, known.action if known else (), notes) or _actions_by_name(numbers, notes)
+    published = _from_table(numbers, known.action if known else (), notes)
+    actions = published or _actions_by_name(numbers, notes)
     states = _from_table(numbers, known.state if known else (), notes)
     states = states or next(((FeatureSlice.of(numbers[name]),) for name in _STATE_NAMES if name in numbers), ())
-    return RldsSignals(actions, states, _text(features), tuple(notes), _names(actions, states, known))
+    return RldsSignals(
+        actions, states, _text(features), tuple(notes), _names(actions, states, known if published else None)
+    )
 
 
 def _names(actions: Sequence[FeatureSlice], states: Sequence[FeatureSlice], known: OpenXSet | None) -> SignalNames:
-    """Names by the table where the set has its actions, or else by the features that several were combined of."""
+    """Names by the table, or else by the features that several numbers were combined of."""
     width = sum(each.stop - each.start for each in actions)
     if known is not None and width == len(known.layout):
         return SignalNames(known.layout, _feature_names(states), known.kinds_of_numbers)

@@ -78,7 +78,8 @@ class ClosedFormTokenizer:
 
     def latents(self, flow_PF: np.ndarray) -> np.ndarray:
         """Flow -> its components, float32 (P, D)."""
-        return (flow_PF - self.mean) @ self.directions
+        # In float64, or rounding would depend on a pair's neighbours in the batch.
+        return ((flow_PF - self.mean).astype(np.float64) @ self.directions).astype(np.float32)
 
     def codes(self, latents_PD: np.ndarray, stages: int) -> np.ndarray:
         """Components -> the nearest code of each stage, coarse to fine: int64 (P, stages)."""
@@ -96,7 +97,8 @@ class ClosedFormTokenizer:
 def nearest(values_PD: np.ndarray, codebook_KD: np.ndarray) -> np.ndarray:
     """The index of the nearest row of the codebook: int64 (P,)."""
     # |v - c|^2 less |v|^2, which is the same for all codes.
-    return ((codebook_KD**2).sum(1) - 2 * values_PD @ codebook_KD.T).argmin(1)
+    codes = codebook_KD.astype(np.float64)
+    return ((codes**2).sum(1) - 2 * values_PD @ codes.T).argmin(1)
 
 
 def k_means(values_PD: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -5,7 +5,9 @@ Shape suffixes: P pairs, B pairs of a batch, S side of a frame in pixels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,8 +35,9 @@ def encoder_change(encoded: EncodedSet) -> Wide:
 
 @dataclass(frozen=True, slots=True)
 class ControlEncoder:
-    """Any vision model of transformers as a control, at its own image size."""
+    """Any vision model of transformers as a control, at the image size of its processor or else its configuration."""
 
+    name: str  # without the path of a folder, which reports do not hold
     model: Any
     side: int
     mean: tuple[float, ...]
@@ -43,7 +46,7 @@ class ControlEncoder:
     @classmethod
     def load(cls, name: str, device: torch.device) -> ControlEncoder:
         """Open a folder or a Hub id. Raises ValueError for a model that is none of vision, or cannot be loaded."""
-        from transformers import AutoImageProcessor, AutoModel
+        from transformers import AutoModel
 
         try:
             model = AutoModel.from_pretrained(name).eval().to(device)
@@ -53,13 +56,13 @@ class ControlEncoder:
         model = getattr(model, "vision_model", model)  # of a pair of encoders, such as CLIP's, that of images
         if model.main_input_name != "pixel_values":
             raise ValueError(f"control encoder {name} reads {model.main_input_name}; give a model that reads images.")
-        size = getattr(config, "image_size", SIDE)
-        try:
-            prepared = AutoImageProcessor.from_pretrained(name, use_fast=False)
-            mean, std = tuple(prepared.image_mean), tuple(prepared.image_std)
-        except (OSError, ValueError, ImportError, AttributeError):
-            mean, std = IMAGENET_MEAN, IMAGENET_STD
-        return cls(model, size if isinstance(size, int) else size[0], mean, std)
+        prepared = _preparation(name)
+        side = prepared.get("crop_size") or prepared.get("size") or getattr(config, "image_size", SIDE)
+        mean, std = (
+            tuple(prepared.get(key, default))
+            for key, default in (("image_mean", IMAGENET_MEAN), ("image_std", IMAGENET_STD))
+        )
+        return cls(Path(name).name if Path(name).is_dir() else name, model, _one_side(side), mean, std)
 
     @torch.no_grad()
     def change(self, processor: LatentActionProcessor, pairs: PairSet) -> Wide:
@@ -79,3 +82,24 @@ class ControlEncoder:
         features = self.model(pixel_values=(frames.clamp(0, 255) / 255 - mean) / std).last_hidden_state
         # A convolutional network's maps (B, V, H, W) become tokens.
         return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
+
+
+def _preparation(name: str) -> dict[str, Any]:
+    """The settings of its image processor; {} without one."""
+    from transformers.image_processing_utils import BaseImageProcessor
+
+    try:
+        return BaseImageProcessor.get_image_processor_dict(name)[0]
+    except (OSError, ValueError):
+        return {}
+
+
+def _one_side(size: Any) -> int:
+    """The side of square frames from a size as configurations write it.
+
+    >>> _one_side(224), _one_side({"height": 96, "width": 96}), _one_side({"shortest_edge": 256}), _one_side([64, 64])
+    (224, 96, 256, 64)
+    """
+    if isinstance(size, Mapping):
+        return int(next(iter(size.values())))
+    return int(size[0]) if isinstance(size, Sequence) else int(size)

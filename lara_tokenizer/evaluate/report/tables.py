@@ -135,13 +135,13 @@ def against(best: BestControl) -> str:
     """A line on the best control beside a figure.
 
     >>> against(BestControl("optical_flow", 0.15, [0.1, 0.2], -0.03, [-0.05, 0.01]))
-    'dense optical flow reaches 0.150 [0.100, 0.200], this model is ahead by −0.030 [−0.050, 0.010]: no evidence'
+    'dense optical flow reaches 0.150 [0.100, 0.200]; this model minus it: −0.030 [−0.050, 0.010]. No evidence'
     """
     assert best.name is not None
     value, ahead = Estimate(best.value, best.interval), Estimate(best.difference, best.difference_interval)
     reached, lead = (f"{format_number(each.value)} {format_interval(each)}" for each in (value, ahead))
-    conclusion = "above every control" if best.is_beaten else "no evidence"
-    return f"{ROW_NAMES[best.name]} reaches {reached}, this model is ahead by {lead}: {conclusion}"
+    conclusion = "Above every control" if best.is_beaten else "No evidence"
+    return f"{ROW_NAMES[best.name]} reaches {reached}; this model minus it: {lead}. {conclusion}"
 
 
 def ordered_rows(table: ProbeTable) -> list[tuple[str, str, ProbeRow]]:

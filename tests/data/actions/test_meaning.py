@@ -186,7 +186,7 @@ def test_chunks_of_other_lengths_are_read_at_as_many_frames():
     target.of(read[0], np.array([0, 1, 2]), np.array([4, 5, 6]), "a")
     other = target.of(read[1], np.array([10]), np.array([18]), "b")
     assert np.array_equal(other[0], read[1].actions[[10, 12, 14, 16]].reshape(-1))
-    assert "1 pairs have another gap" in sentence(target)
+    assert "of pairs with another gap (1) as many, evenly spaced" in sentence(target)
 
 
 def test_an_episode_without_the_states_of_the_others_is_refused():
@@ -229,6 +229,13 @@ def test_damaged_episodes_are_passed_over_and_datasets_kept_apart():
         "delta": DELTA,
     }
     assert meanings["delta"].episodes == EPISODES - 3
+
+
+def test_states_that_are_not_finite_leave_the_actions_to_themselves():
+    read = [Signals(each.actions + 2.0, np.full_like(each.states, np.nan)) for each in absolute_set(7)]
+    episodes = [Episode(f"{i}", Unreadable(each), available_signals=("actions",)) for i, each in enumerate(read)]
+    numbers = find_meanings(episodes)[""].numbers
+    assert [(number.kind, number.state) for number in numbers] == [(POSITION, None)] * 3
 
 
 def real(name: str, **options) -> MotionTarget:

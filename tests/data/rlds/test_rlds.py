@@ -486,6 +486,21 @@ def chosen(tmp_path: Path, step: dict, name: str = "", **episode: dict):
     return *paths, signals.text and signals.text.path, signals.notes
 
 
+def test_the_table_and_the_features_name_the_numbers_of_an_action(tmp_path):
+    inner = {"gripper_closedness_action": tensor((1,)), "world_vector": tensor((3,)), "rotation_delta": tensor((3,))}
+    step = {"action": mapping(inner), "observation": mapping({"state": tensor((7,))})}
+    features = read(tmp_path, mapping({"steps": sequence(mapping(step))}))
+    published = choose_signals(features, open_x.find_set("fractal20220817_data")).names
+    assert published.actions == ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+    assert published.action_kinds == ("delta",) * 7  # RT-1 moves its gripper, too, by changes
+    assert open_x.find_set("bridge_dataset").kinds_of_numbers == ("delta",) * 6 + ("",)
+    assert set(open_x.find_set("cmu_stretch").kinds_of_numbers) == {""}
+    unknown = choose_signals(features, None).names
+    assert unknown.actions[0] == "gripper_closedness_action[0]"
+    assert unknown.actions[1] == "rotation_delta[0]"
+    assert (unknown.states, unknown.action_kinds) == ((), ())
+
+
 def test_an_action_of_several_tensors_is_put_together_as_the_table_says(tmp_path):
     inner = {"terminate_episode": tensor((3,), "int32"), "gripper_closedness_action": tensor((1,))}
     action = mapping(inner | {"rotation_delta": tensor((3,)), "world_vector": tensor((3,))})

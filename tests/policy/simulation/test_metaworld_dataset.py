@@ -19,6 +19,10 @@ from lara_policy.simulation.metaworld.expert import (
 )
 from lara_policy.simulation.rendering import choose_gl_backend, gl_environment
 
+from lara_tokenizer.data import Signals
+from lara_tokenizer.data.actions.meaning import meaning_of
+from lara_tokenizer.data.episode import NO_NAMES, SignalNames
+
 JOB = SimulationJob(tasks=("reach-v3", "push-v3"), cameras=("corner2",), size=32, action_noise=0.3, seed=1)
 
 
@@ -102,6 +106,18 @@ def test_an_expert_succeeds_and_the_episode_ends_soon_after(metaworld, task):
     assert recorded.success.argmax() + 1 + STEPS_AFTER_SUCCESS == len(recorded.success)
     assert recorded.actions.shape == recorded.states.shape == (len(recorded.success), 4)
     assert np.abs(recorded.actions).max() <= 1
+
+
+def test_the_expert_s_actions_are_changes_and_its_gripper_a_level(metaworld):
+    options = {"seed": 0, "cameras": (), "action_noise": 0.0, "renderer": NoRenderer(), "size": 32}
+    recorded = [record_episode(task, 0, **options)[0] for task in ("reach-v3", "push-v3", "door-open-v3")]
+    names = SignalNames(dataset.ACTION_NAMES, dataset.STATE_NAMES)
+    for stated, gripper in ((names, "gripper"), (NO_NAMES, None)):
+        meaning = meaning_of([Signals(each.actions, each.states, names=stated) for each in recorded])
+        assert [number.kind for number in meaning.numbers[:3]] == ["delta"] * 3
+        if gripper:
+            # Its command stays at -1 or 1 while the fingers rest: the state has the opening.
+            assert (meaning.numbers[3].kind, meaning.numbers[3].state) == ("position", 3)
 
 
 def test_noise_changes_the_actions_but_not_the_start(metaworld, monkeypatch):
