@@ -155,14 +155,14 @@ def bracket(entry: Entry, data: TrainingData, out: Path) -> float:
         result = {"form": entry.form, "rate": rate, **asdict(check)}
         save(out / f"rate-{entry.form}-{rate:g}.json", result)
         note(json.dumps(result))
-        gains[rate] = check.gain_over_copying
+        gains[rate] = check.gain_moving
     return max(gains, key=lambda rate: (gains[rate], -rate))
 
 
 def tried_rates(out: Path, form: str) -> dict[float, float]:
-    """Gain over copying by learning rate, of the short runs that are there."""
+    """Gain over copying on moving pixels by learning rate, of the short runs that are there."""
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"rate-{form}-*.json"))]
-    return {result["rate"]: result["gain_over_copying"] for result in results}
+    return {result["rate"]: result["gain_moving"] for result in results}
 
 
 def missing(out: Path, seeds: int) -> Iterator[tuple[Entry, int, Path]]:
