@@ -1,11 +1,13 @@
 """The arena: recipes of latent action models on equal pairs, each trained to its plateau, beside controls.
 
     python benchmarks/real_video.py ../shared/data/real_video runs/real
-    lara-tok simulate metaworld --out runs/mw-train --task train --size 128 --episodes 3 --seed 1 --action-noise 0.3
-    lara-tok simulate metaworld --out runs/mw-heldout --task train --size 128 --episodes 2 --seed 1001 --action-noise 0.3
-    lara-tok simulate metaworld --out runs/mw-unseen --task unseen --size 128 --episodes 40 --seed 1002 --action-noise 0.3
+    simulate="lara-tok simulate metaworld --size 128 --action-noise 0.3"
+    $simulate --out runs/mw-train --task train --episodes 3 --seed 1
+    $simulate --out runs/mw-heldout --task train --episodes 2 --seed 1001
+    $simulate --out runs/mw-unseen --task unseen --episodes 40 --seed 1002
     python benchmarks/arena.py all --runs runs --out results        # whatever is missing; again, it goes on
-    python benchmarks/arena.py list --out results                   # what is there, and what comes next
+    python benchmarks/arena.py list --out results                   # what is missing, in its order
+    python benchmarks/arena.py shipped --runs runs --out results    # the bundled lara-lam, for a row beside
     python benchmarks/arena_table.py results --kept benchmarks/results/arena --page docs/arena.md
 
 `all` takes hours on a core. It begins with one seed of all contenders, those with all stabilisers first, so that its
@@ -35,7 +37,7 @@ from lara_tokenizer.data import Episode, load_episodes
 from lara_tokenizer.evaluate import evaluate_checkpoint
 from lara_tokenizer.evaluate.decoder import decoder_errors
 from lara_tokenizer.evaluate.nuisance import Nuisance, with_nuisance
-from lara_tokenizer.model import LatentActionProcessor
+from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 from lara_tokenizer.thresholds import IDLE_MOTION
 from lara_tokenizer.train.frames import FrameCache
 from lara_tokenizer.train.mixture import find_pairs, split_sequences
@@ -48,6 +50,8 @@ TRAINING_NUISANCE = Nuisance(("shake", "light"), seed=11)  # of Meta-World; eval
 HELDOUT_SHARE, MONITORED = 0.05, 384  # of the training episodes: checks and rates must not see the test sets
 PAIRS_PER_EPISODE = {"heldout": 32, "unseen": 8, "real": 8}
 SEEDS = 5
+RunsOption = Annotated[Path, typer.Option(help="Folder of real/, mw-train, mw-heldout and mw-unseen.")]
+OutOption = Annotated[Path, typer.Option(help="Folder of the results, one JSON a run, and of decoded frames.")]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -95,21 +99,26 @@ def test_sets(runs: Path) -> dict[str, tuple[Any, dict[str, Any]]]:
     }
 
 
-def measure(model: Any, processor: LatentActionProcessor, source: Any, load: dict[str, Any], pairs: int) -> Any:
-    """Headline figures and the rows of all controls, with the errors by episode behind them."""
-    evaluation = evaluate_checkpoint(model, processor, source, pairs_per_episode=pairs, **load)
-    report = evaluation.report
-    actions = evaluation.errors["plain"].get("actions", {})
-    errors = decoder_errors(model, processor, evaluation.pairs, evaluation.encoded, 0)
-    return {
-        "headline": report["headline"],
-        "rows": {view: report[view]["rows"] for view in ("probe", "nuisance")},
-        "target": report["data"]["target"],
-        "left_out": report["controls"]["left_out"],
-        "alarms": [alarm["name"] for alarm in report["alarms"]],
-        "errors": {"+".join(key): np.round(error, 5).tolist() for key, error in actions.items()},
-        "decoder_errors": np.round(errors[:, :, 0], 4).tolist(),  # own codes, other codes, copying; of all pixels
-    }
+def measure(model: Any, processor: LatentActionProcessor, runs: Path) -> dict[str, Any]:
+    """Headline figures and the rows of all controls on each test set, with the errors by episode behind them."""
+    measured = {}
+    for name, (source, load) in test_sets(runs).items():
+        evaluation = evaluate_checkpoint(
+            model, processor, source, stride=STRIDE, pairs_per_episode=PAIRS_PER_EPISODE[name], **load
+        )
+        report = evaluation.report
+        actions = evaluation.errors["plain"].get("actions", {})
+        errors = decoder_errors(model, processor, evaluation.pairs, evaluation.encoded, 0)
+        measured[name] = {
+            "headline": report["headline"],
+            "rows": {view: report[view]["rows"] for view in ("probe", "nuisance")},
+            "target": report["data"]["target"],
+            "left_out": report["controls"]["left_out"],
+            "alarms": [alarm["name"] for alarm in report["alarms"]],
+            "errors": {"+".join(key): np.round(error, 5).tolist() for key, error in actions.items()},
+            "decoder_errors": np.round(errors[:, :, 0], 4).tolist(),  # own codes, other codes, copying; of all pixels
+        }
+    return measured
 
 
 def run(entry: Entry, seed: int, rate: float, data: TrainingData, runs: Path, weights: Path) -> dict[str, Any]:
@@ -126,11 +135,7 @@ def run(entry: Entry, seed: int, rate: float, data: TrainingData, runs: Path, we
         unfinished.replace(weights)
     trained = torch.load(weights, weights_only=True)
     learner.model.load_state_dict(trained["model"])
-    sets = {}
-    if all(torch.isfinite(each).all() for each in trained["model"].values()):
-        for name, (source, load) in test_sets(runs).items():
-            pairs_per_episode = PAIRS_PER_EPISODE[name]
-            sets[name] = measure(learner.model.eval(), learner.processor, source, load, pairs_per_episode)
+    finite = all(torch.isfinite(each).all() for each in trained["model"].values())
     return {
         "name": entry.name,
         **asdict(entry),
@@ -139,7 +144,7 @@ def run(entry: Entry, seed: int, rate: float, data: TrainingData, runs: Path, we
         "parameters": sum(each.numel() for each in learner.model.parameters() if each.requires_grad),
         "course": trained["course"],
         "minutes": trained["minutes"],
-        "sets": sets,
+        "sets": measure(learner.model.eval(), learner.processor, runs) if finite else {},
     }
 
 
@@ -185,11 +190,7 @@ def note(text: str) -> None:
 
 
 @app.command("all")
-def run_all(
-    runs: Annotated[Path, typer.Option(help="Folder of real/, mw-train, mw-heldout and mw-unseen.")],
-    out: Annotated[Path, typer.Option(help="Folder for the results, one JSON a run, and for decoded frames.")],
-    seeds: int = SEEDS,
-) -> None:
+def run_all(runs: RunsOption, out: OutOption, seeds: int = SEEDS) -> None:
     """Make what is missing: learning rates, then runs, and after each of them the page OUT/arena.md."""
     logging.basicConfig(level=logging.ERROR)
     torch.set_num_threads(1)  # sums in one order make runs repeatable
@@ -202,11 +203,17 @@ def run_all(
         note(f"{file.name} is done; {len(list(missing(out, seeds)))} runs to go")
 
 
+@app.command()
+def shipped(runs: RunsOption, out: OutOption) -> None:
+    """Measure the bundled lara-lam on the same test sets: for a row beside, as it has other data and sizes."""
+    model = LatentActionModel.from_pretrained("lara-lam").eval()
+    sets = measure(model, LatentActionProcessor.from_pretrained("lara-lam"), runs)
+    save(out / "shipped-lara-lam.json", {"name": "lara-lam as it ships", "seed": 0, "sets": sets})
+    write_page(out, out / "arena.md")
+
+
 @app.command("list")
-def list_missing(
-    out: Annotated[Path, typer.Option(help="Folder of the results.")],
-    seeds: int = SEEDS,
-) -> None:
+def list_missing(out: OutOption, seeds: int = SEEDS) -> None:
     """Say which runs are missing, in their order."""
     for _, _, file in missing(out, seeds):
         print(file.name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,12 @@ def decoder_gain(run: Run, part: str, baseline: int, weights_RE: np.ndarray) -> 
     return 1 - sums_R3[:, OWN_CODES] / sums_R3[:, baseline]
 
 
-def episodes_of(run: Run, part: str) -> int:
-    """Episodes of a test set."""
-    return len(run["sets"][part]["decoder_errors"])
+def weights(run: Run, part: str) -> np.ndarray:
+    """Occurrences of each episode of a test set in each resample, (1 + R, E); the same for all runs."""
+    return _resamples(len(run["sets"][part]["decoder_errors"]))
+
+
+_resamples = cache(lambda count: resamples(count, 0))  # for two sets of episodes, and hundreds of figures
 
 
 def interval(values_SR: np.ndarray) -> list[float]:
@@ -63,16 +67,18 @@ def interval(values_SR: np.ndarray) -> list[float]:
 
 def of_runs(runs: Mapping[int, Run], part: str, value: Value) -> list[float]:
     """A figure of a contender, by seed in `runs`, with its interval."""
-    weights_RE = resamples(episodes_of(next(iter(runs.values())), part), 0)
+    weights_RE = weights(next(iter(runs.values())), part)
     return interval(np.stack([value(run, part, weights_RE) for run in runs.values()]))
 
 
-def difference(runs: Mapping[int, Run], others: Mapping[int, Run], part: str, value: Value, other: Value) -> list[float]:
+def difference(
+    runs: Mapping[int, Run], others: Mapping[int, Run], part: str, value: Value, other: Value
+) -> list[float]:
     """A figure of a contender minus one of another, over the seeds that both have; [] without any."""
     seeds = sorted(set(runs) & set(others))
     if not seeds:
         return []
-    weights_RE = resamples(episodes_of(runs[seeds[0]], part), 0)
+    weights_RE = weights(runs[seeds[0]], part)
     return interval(
         np.stack([value(runs[seed], part, weights_RE) - other(others[seed], part, weights_RE) for seed in seeds])
     )

@@ -46,20 +46,23 @@ Seeds = dict[int, Run]  # the runs of a contender, by seed
 
 def write_page(results: Path, to: Path) -> None:
     """Write the page of the results that are there."""
-    to.write_text(page(load(results, "run"), load(results, "rate"), HEAD.read_text(encoding="utf-8")), encoding="utf-8")
+    runs, rates, shipped = (load(results, kind) for kind in ("run", "rate", "shipped"))
+    to.write_text(page(runs, rates, shipped, HEAD.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def page(runs: list[Run], rates: list[Run], head: str) -> str:
-    """The text of the page."""
-    measured = by_contender(runs)
+def page(runs: list[Run], rates: list[Run], shipped: list[Run], head: str) -> str:
+    """The text of the page. A model as it `shipped` is on other terms: it has a row, and is in no comparison."""
+    measured, beside = by_contender(runs), by_contender(shipped)
     parts = [head.rstrip()]
     if measured:
         parts += ["## What the figures say\n\n" + "\n".join(f"- {each}" for each in sentences(runs, measured))]
-        parts += ["## Runs\n\n" + runs_table(runs), "## Real video\n\n" + real_table(measured)]
-        parts += [f"## Meta-World, {label}\n\n{league_table(measured, part)}" for part, label in SETS.items()]
+        parts += ["## Runs\n\n" + runs_table(runs), "## Real video\n\n" + real_table(measured | beside)]
+        parts += [f"## Meta-World, {label}\n\n{league_table(measured, beside, part)}" for part, label in SETS.items()]
         parts += ["## Recipes against the best control\n\n" + control_table(measured)]
         parts += ["## Recipes against each other\n\n" + recipe_table(measured)]
         parts += ["## Stabilisers and steady pairs\n\n" + factor_table(measured)]
+    else:
+        parts += ["No run is finished yet: there is nothing to conclude."]
     if rates:
         parts += ["## Learning rates\n\n" + rate_table(rates)]
     return "\n\n".join(parts) + "\n"
@@ -79,7 +82,9 @@ def chosen(measured: dict[str, Seeds]) -> dict[str, str]:
 
     Neither test set nor action takes part in the choice.
     """
-    use = {name: np.mean([run["course"]["final"]["z_gain"] for run in seeds.values()]) for name, seeds in measured.items()}
+    use = {
+        name: np.mean([run["course"]["final"]["z_gain"] for run in seeds.values()]) for name, seeds in measured.items()
+    }
     found: dict[str, str] = {}
     for name, seeds in sorted(measured.items(), key=lambda item: -use[item[0]]):
         found.setdefault(next(iter(seeds.values()))["recipe"], name)
@@ -87,7 +92,7 @@ def chosen(measured: dict[str, Seeds]) -> dict[str, str]:
 
 
 def sentences(runs: list[Run], measured: dict[str, Seeds]) -> Iterator[str]:
-    """What the figures say, in words."""
+    """The conclusions that the figures allow, in words."""
     yield from _on_runs(runs, measured)
     using = [name for name, seeds in measured.items() if uses_z(seeds, REAL)]
     idle = [name for name in measured if name not in using]
@@ -109,7 +114,10 @@ def _on_runs(runs: list[Run], measured: dict[str, Seeds]) -> Iterator[str]:
     counts = sorted({len(seeds) for seeds in measured.values()})
     yield (
         f"Seeds per contender: {' or '.join(map(str, counts))}."
-        + (" Intervals of a single seed are over episodes alone, and do not say what another seed would give." * (1 in counts))
+        + (
+            " Intervals of a single seed are over episodes alone, and do not say what another seed would give."
+            * (1 in counts)
+        )
     )
 
 
@@ -198,7 +206,7 @@ def _end(run: Run) -> str:
 
 
 def real_table(measured: dict[str, Seeds]) -> str:
-    """One row per contender: its decoder and codes on held-out clips of real video, which have no actions."""
+    """One row per model: its decoder and codes on held-out clips of real video, which have no actions."""
     rows = []
     for name, seeds in measured.items():
         codes = [_mean(seeds, REAL, figure) for figure in ("perplexity", "perplexity_per_position")]
@@ -207,28 +215,30 @@ def real_table(measured: dict[str, Seeds]) -> str:
     return _table(("contender", "seeds", "z_gain", "gain over copying", "perplexity", "per position"), rows)
 
 
-def league_table(measured: dict[str, Seeds], part: str) -> str:
-    """Contenders and controls by conditional R2; controls that depend on the model are those of ours."""
-    rows = []
-    for name, seeds in measured.items():
-        codes = of_runs(seeds, part, CODES) if "frame+quantized" in _first(seeds)["sets"][part]["errors"] else None
-        use = _shown(of_runs(seeds, part, z_gain)) if uses_z(seeds, part) else "not in use"
-        rows.append((of_runs(seeds, part, Z), [name, codes, use, *_disturbed(seeds, part, "z")]))
+def league_table(measured: dict[str, Seeds], shipped: dict[str, Seeds], part: str) -> str:
+    """Models and controls by conditional R2; controls that depend on the model are those of ours."""
+    rows: list[tuple[float, list[str]]] = []
+
+    def add(label: str, seeds: Seeds, row: str, codes: str = "", use: str = "") -> None:
+        value = of_runs(seeds, part, of_row(row))
+        disturbed = (_mean_of(seeds, part, row, key) for key in ("conditional_r2", "nuisance_r2"))
+        rows.append((-value[0], [label, _shown(value), codes, use, *disturbed]))
+
+    for name, seeds in (measured | shipped).items():
+        has_codes = "frame+quantized" in _first(seeds)["sets"][part]["errors"]
+        codes = _shown(of_runs(seeds, part, CODES)) if has_codes else ""
+        add(name, seeds, "z", codes, _shown(of_runs(seeds, part, z_gain)) if uses_z(seeds, part) else IDLE)
     reference = measured[chosen(measured).get(OURS, next(iter(measured)))]
     for control in (*control_names(_first(reference), part), *NO_EVIDENCE):
-        label = f"*{ROW_NAMES[control]}*"
-        rows.append((of_runs(reference, part, of_row(control)), [label, None, "", *_disturbed(reference, part, control)]))
-    rows.sort(key=lambda row: -row[0][0])
-    cells = [[name, _shown(value), "" if codes is None else _shown(codes), *rest] for value, (name, codes, *rest) in rows]
+        add(f"*{ROW_NAMES[control]}*", reference, control)
+    cells = [cells for _, cells in sorted(rows)]
     return _table(("z, or *control*", "conditional R2", "of codes", "z_gain", "under nuisance", "nuisance R2"), cells)
 
 
-def _disturbed(seeds: Seeds, part: str, row: str) -> list[str]:
-    found = [run["sets"][part]["rows"]["nuisance"].get(row, {}) for run in seeds.values()]
-    return [
-        f"{np.mean(values):.3f}" if (values := [each[key] for each in found if each.get(key) is not None]) else ""
-        for key in ("conditional_r2", "nuisance_r2")
-    ]
+def _mean_of(seeds: Seeds, part: str, row: str, figure: str) -> str:
+    found = [run["sets"][part]["rows"]["nuisance"].get(row, {}).get(figure) for run in seeds.values()]
+    known = [value for value in found if value is not None]
+    return f"{np.mean(known):.3f}" if known else ""
 
 
 def control_table(measured: dict[str, Seeds]) -> str:
@@ -278,7 +288,12 @@ def rate_table(rates: list[Run]) -> str:
     for form, gains in by_form.items():
         best = max(gains.values())
         cells = (f"{gains[rate]:+.3f}" if gains.get(rate, -1e9) > -1e6 else "" for rate in tried)
-        rows.append([form, *(f"**{cell}**" if gains.get(rate) == best else cell for rate, cell in zip(tried, cells, strict=True))])
+        rows.append(
+            [
+                form,
+                *(f"**{cell}**" if gains.get(rate) == best else cell for rate, cell in zip(tried, cells, strict=True)),
+            ]
+        )
     return _table(("recipe", *(f"{rate:g}" for rate in tried)), rows)
 
 
@@ -326,7 +341,7 @@ def main(
     """Write the page, and a small copy of each run."""
     if kept is not None:
         kept.mkdir(parents=True, exist_ok=True)
-        for path in sorted((*results.glob("run-*.json"), *results.glob("rate-*.json"))):
+        for path in sorted(results.glob("*-*.json")):
             run = json.loads(path.read_text(encoding="utf-8"))
             small = keep(run) if "sets" in run else run
             (kept / path.name).write_text(json.dumps(small) + "\n", encoding="utf-8")

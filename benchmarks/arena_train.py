@@ -28,6 +28,7 @@ MOST_BLOCKS = 12  # the safety net: a run that goes on until here is reported as
 LEAST_GAIN = 0.01  # of z_gain over the best before
 IN_USE = 0.02  # z_gain below which the decoder does not use z, so that there is no plateau yet
 WARMUP = 100  # steps
+CHUNK = 64  # held-out pairs through the model at a time
 RATES = (3e-4, 1e-3, 3e-3)
 BRACKET_PAIRS = 8192  # of a run that tries a rate
 RATE_LIMITS = (1e-5, 1e-1)
@@ -165,7 +166,10 @@ def check(learner: Learner, monitored: Tensor, pairs: int) -> Check:
     # As in training: the decoder predicts the later frame as the processor shows it.
     future = processor.steady_future(now, future)
     latents = torch.cat(
-        [encode_frames(model, processor, *each).quantized_latents for each in zip(now.split(64), future.split(64))]
+        [
+            encode_frames(model, processor, *each).quantized_latents
+            for each in zip(now.split(CHUNK), future.split(CHUNK), strict=True)
+        ]
     )
     order = metrics.derangement(len(latents), torch.Generator().manual_seed(0))
     own, other = (_decoded(model, processor, now, each) for each in (latents, latents[order]))
@@ -180,14 +184,15 @@ def check(learner: Learner, monitored: Tensor, pairs: int) -> Check:
 
 
 def _decoded(model: Any, processor: LatentActionProcessor, now: Tensor, latents: Tensor) -> Tensor:
-    chunks = zip(now.split(64), latents.split(64), strict=True)
+    chunks = zip(now.split(CHUNK), latents.split(CHUNK), strict=True)
     return torch.cat([decode_frames(model, processor, *each) for each in chunks])
 
 
 def next_rate(gains: Mapping[float, float]) -> float | None:
     """The rate to try next, by the gains over copying of those tried; None where the best is at no edge.
 
-    Gains are those on moving pixels: on all of them, a decoder that starts as a copy is best at no rate at all. The first three are `RATES`; then steps of about a half decade beyond the edge, within `RATE_LIMITS`.
+    Gains are those on moving pixels: on all of them, a decoder that starts as a copy is best at no rate at all. The
+    first three are `RATES`; then steps of about a half decade beyond the edge, within `RATE_LIMITS`.
 
     >>> next_rate({3e-4: 0.1, 1e-3: 0.2}), next_rate({3e-4: 0.1, 1e-3: 0.2, 3e-3: 0.3})
     (0.003, 0.01)

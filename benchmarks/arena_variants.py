@@ -37,6 +37,7 @@ TRAINING_RECIPES = Path(__file__).resolve().parent.parent / "hub_configs" / "tra
 LARA_RECIPE = next(file for name in ("lam_sim", "lam") if (file := TRAINING_RECIPES / f"{name}.yaml").exists())
 SIDE, PATCH, STRIDE, BATCH = 64, 8, "0.5s", 32
 DEAD_CODES = {"dead_code_steps": 50, "dead_code_share": 0.4}
+NO_SCHEDULE = {"continuous_steps": 0, "dead_code_steps": 0, "dead_code_share": 0.0}
 DREAMDOJO_BETA = 1e-6
 CODEBOOK_SAMPLES = 2**40  # first sample index that is reserved for the codebook: no training goes that far
 
@@ -114,9 +115,6 @@ def build(entry: Entry, pairs: PairDataset, monitored: Tensor, *, seed: int, con
     return PeerLearner(peers.RECIPES[entry.recipe], entry.stabilised, schedule, processor, pairs)
 
 
-NO_SCHEDULE = {"continuous_steps": 0, "dead_code_steps": 0, "dead_code_share": 0.0}
-
-
 class PeerLearner:
     """A peer with its own loss, optimizer, clipping, augmentation and code resets."""
 
@@ -149,9 +147,9 @@ class PeerLearner:
         first = CODEBOOK_SAMPLES + step * batches * BATCH
         with torch.no_grad():
             now, future = self._shown(self.pairs.batch(np.arange(first, first + batches * BATCH)))
-            features = (self.model.get_frame_features(each) for each in (now, future))
-            now, future = features
-            return self.model.encode(frame_features=now, future_frame_features=future).latents.float()
+            features, future_features = (self.model.get_frame_features(each) for each in (now, future))
+            out = self.model.encode(frame_features=features, future_frame_features=future_features)
+            return out.latents.float()
 
     def after_step(self, step: int, total_steps: int) -> None:
         """The peer's own rule."""
@@ -168,16 +166,14 @@ class PeerLearner:
 class LaraLearner:
     """Our recipe: the loss, the augmentation and the optimizer of the library's trainer, in the loop of all."""
 
-    def __init__(
-        self, recipe: Recipe, processor: LatentActionProcessor, pairs: PairDataset, monitored: Tensor
-    ) -> None:
+    def __init__(self, recipe: Recipe, processor: LatentActionProcessor, pairs: PairDataset, monitored: Tensor) -> None:
         from lara_tokenizer.train.trainer import LatentActionTrainer
 
         self.model: Any = LatentActionModel(recipe.build_config())
         if recipe.training.start_at_change:
             initialize_from_difference(self.model, *first_pairs(pairs, processor))
         self.processor = processor
-        self.max_grad_norm = recipe.training.max_grad_norm
+        self.max_grad_norm: float | None = recipe.training.max_grad_norm
         # It writes nothing until it is asked to train, which nobody does.
         folder = tempfile.gettempdir()
         monitor = HeldOutMonitor(monitored[:2], processor)
@@ -207,7 +203,7 @@ def lara_recipe(entry: Entry, schedule: Mapping[str, Any], seed: int) -> Recipe:
     )
 
 
-def first_pairs(pairs: PairDataset, processor: LatentActionProcessor) -> list[Tensor]:
+def first_pairs(pairs: PairDataset, processor: LatentActionProcessor) -> tuple[Tensor, Tensor]:
     """Normalized frames t and t+C of the first pairs, from which the difference start takes its components."""
     frames = stabilize_pairs(to_unit_range(pairs.batch(range(INIT_PAIRS))), processor)
-    return list(normalize(frames, processor.image_mean, processor.image_std))
+    return normalize(frames, processor.image_mean, processor.image_std)

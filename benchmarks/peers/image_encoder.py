@@ -14,8 +14,8 @@ from lara_tokenizer.model.frame_features import frame_features
 
 def image_encoder(image_size: int, patch_size: int, vision_config: Mapping[str, Any] | None = None) -> PreTrainedModel:
     """The encoder with random weights; `vision_config` as in `LatentActionConfig`, None for the one of all recipes."""
-    sizes = {"image_size": image_size, "patch_size": patch_size}
-    return AutoModel.from_config(LatentActionConfig(vision_config=vision_config, **sizes).vision_config)
+    config = LatentActionConfig(vision_config=vision_config, image_size=image_size, patch_size=patch_size)
+    return AutoModel.from_config(config.vision_config)
 
 
 def patch_features(encoder: PreTrainedModel, pixel_values: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ As published:
   training    Adam (0.9, 0.99), 1e-4 held constant, gradient norm 0.5, batch 64, 100k steps, no augmentation
 
 Different, and why:
-  encoder     the two layers of the small image encoder of all recipes (image_encoder.py) are the first spatial ones. The
+  encoder     the two layers of the image encoder of all recipes (image_encoder.py) are the first spatial ones. The
               decoder embeds the patches of frame t itself: what it shares with the encoder in theirs is now an encoder
   size        width 128, 4 heads, 1 + 3 + 3 layers (theirs: 1024, 16, 8 + 8 + 8), 64 px in patches of 8 (256, of 32):
               the grid is 8 x 8 as theirs, so that the convolutions around z are unchanged
