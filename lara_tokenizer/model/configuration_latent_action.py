@@ -6,8 +6,8 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 from .bundled import resolve_checkpoint
-from .configuration_frame_encoder import FrameEncoderConfig
 from .configuration_base import LatentActionBaseConfig, check_types, vision_config_of
+from .configuration_frame_encoder import FrameEncoderConfig
 from .strides import checked_strides
 
 # Number of special tokens before the patches, for encoders without exactly one CLS token. Registers are counted apart.
@@ -57,7 +57,7 @@ class LatentActionConfig(LatentActionBaseConfig):
     """Sizes, loss weights and training schedule of a `LatentActionModel`.
 
     The defaults are the sizes of the bundled `lara-lam`, except the vision patch (8, not 16); its other settings are
-    in `hub_configs/training/lam.yaml`. `paper_exact()` and `moto()` are the paper's architecture.
+    in `hub_configs/training/lam_sim.yaml`. `paper_exact()` and `moto()` are the paper's architecture.
 
     >>> LatentActionConfig(hidden_size=768, num_attention_heads=5)
     Traceback (most recent call last):

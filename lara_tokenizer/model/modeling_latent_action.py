@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .bottleneck_vq import VectorQuantizer, VectorQuantizerOutput, perplexity
@@ -18,8 +18,8 @@ from .bottleneck_vq import VectorQuantizer, VectorQuantizerOutput, perplexity
 # Imported so that save_pretrained copies these files too: transformers 4 copies direct imports only.
 from .bundled import resolve_checkpoint  # noqa: F401
 from .configuration_base import LatentActionBaseConfig  # noqa: F401
-from .configuration_latent_action import LatentActionConfig
 from .configuration_frame_encoder import FrameEncoderConfig
+from .configuration_latent_action import LatentActionConfig
 from .frame_decoder import FlowHead, FrameDecoder, PixelHead
 from .frame_encoder import FrameEncoder, MapConv, init_frame_encoder
 from .frame_features import frame_features
@@ -139,9 +139,9 @@ class LatentActionModel(LatentActionPreTrainedModel):
 
     def __init__(self, config: LatentActionConfig) -> None:
         super().__init__(config)
-        self.vision_encoder = _vision_encoder(config.vision_config)
+        self.vision_encoder: Any = _vision_encoder(config.vision_config)
         matching = config.inverse_model == "matching"
-        self.inverse_dynamics = MatchingInverseModel(config) if matching else InverseDynamicsModel(config)
+        self.inverse_dynamics: Any = MatchingInverseModel(config) if matching else InverseDynamicsModel(config)
         positions = config.num_latents if config.separate_codebooks else 1
         self.bottleneck = VectorQuantizer(config.codebook_size, config.codebook_dim, positions)
         self.forward_dynamics = ForwardDynamicsModel(config)
@@ -307,7 +307,7 @@ class LatentActionModel(LatentActionPreTrainedModel):
         return error.mean((1, 2, 3))
 
 
-def _vision_encoder(config: Any) -> nn.Module:
+def _vision_encoder(config: Any) -> PreTrainedModel:
     """A vision encoder with random weights; ours by its class, which AutoModel knows only where we are installed."""
     return FrameEncoder(config) if isinstance(config, FrameEncoderConfig) else AutoModel.from_config(config)
 

@@ -30,7 +30,7 @@ from torch import Tensor
 from lara_tokenizer._files import write_atomically
 from lara_tokenizer._parse import shown
 from lara_tokenizer.errors import LaraTokenizerError, first_line
-from lara_tokenizer.train.sequences import FrameSequence, list_sequences, nothing_readable
+from lara_tokenizer.train.sequences import FrameSequence, check_datasets, list_sequences
 
 if TYPE_CHECKING:
     from lara_tokenizer.data import Episode
@@ -130,7 +130,8 @@ class FrameCache:
             progress: called as progress(sequences done, sequences) after each.
 
         Raises:
-            ValueError: the folder holds other episodes, another rate or another resize, or no episode can be read.
+            ValueError: the folder holds other episodes, another rate or another resize, or no episode of a dataset can
+                be read.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -153,8 +154,7 @@ class FrameCache:
                 progress(finished, len(done))
         done.flush()
         cache = cls(folder)
-        if not cache.sequences:
-            raise nothing_readable(episodes)
+        check_datasets(episodes, cache.sequences)
         return cache
 
 
@@ -164,8 +164,8 @@ class ReaderFrames:
     A copy that is pickled to a loader process opens its episodes itself. Start such processes with "spawn", or call
     `close()` before they fork: two processes must not read through one open file.
 
-    Episodes whose frames cannot be listed are logged and left out; ValueError if none remains. `frame_rate` thins the
-    frames as in `FrameCache.build`.
+    Episodes whose frames cannot be listed are logged and left out; ValueError if none of a dataset remains.
+    `frame_rate` thins the frames as in `FrameCache.build`.
 
     >>> frames = ReaderFrames(load_episodes("videos/"), processor)  # doctest: +SKIP
     >>> frames.read(np.array([0]), np.array([[3, 8]])).shape        # doctest: +SKIP

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SLOWER = (
+    0.02  # share by which a camera's median period may fall short of the grid's, and is still no faster: its jitter
+)
+
 
 @dataclass(frozen=True, slots=True)
 class FrameSequence:
@@ -35,15 +39,15 @@ class FrameSequence:
     """Seconds between the points of the grid that the frames were thinned to; None for all frames."""
 
     def thinned(self, frame_rate: float) -> FrameSequence:
-        """The frames nearest to a regular grid of `frame_rate` points a second; itself where that takes all.
+        """The frames nearest to a regular grid of `frame_rate` points a second; itself if it is not recorded faster.
 
         >>> FrameSequence(0, "", "a", "", np.arange(30) / 30).thinned(10).recorded
         array([ 0,  3,  6,  9, 12, 15, 18, 21, 24, 27])
         """
         period = 1 / frame_rate
-        kept = Stride(f"{period:g}s", period, "s").anchors(self.timestamps)
-        if len(kept) == len(self.timestamps):
+        if len(self.timestamps) < 2 or np.median(np.diff(self.timestamps)) > period * (1 - SLOWER):
             return self
+        kept = Stride(f"{period:g}s", period, "s").anchors(self.timestamps)
         return replace(self, timestamps=self.timestamps[kept], recorded=kept, period=period)
 
 
@@ -51,7 +55,7 @@ def list_sequences(episodes: Sequence[Episode], frame_rate: float = 0.0) -> list
     """List every camera of every episode, in order, without decoding a frame.
 
     A camera whose frames cannot be listed is logged and left out. Raises ValueError if two episodes of one dataset
-    share an id, or no camera can be read.
+    share an id, or no camera of a dataset can be read.
 
     Args:
         episodes: of one or several datasets.
@@ -69,8 +73,7 @@ def list_sequences(episodes: Sequence[Episode], frame_rate: float = 0.0) -> list
             sequence = FrameSequence(len(sequences), episode.dataset, episode.id, camera, timestamps)
             sequences.append(sequence.thinned(frame_rate) if frame_rate else sequence)
         episode.close()
-    if not sequences:
-        raise nothing_readable(episodes)
+    check_datasets(episodes, sequences)
     return sequences
 
 
@@ -88,6 +91,11 @@ def check_ids(episodes: Sequence[Episode]) -> None:
         seen.add(key)
 
 
-def nothing_readable(episodes: Sequence[Episode]) -> ValueError:
-    """The error for sources of which every episode was left out."""
-    return ValueError(f"none of the {len(episodes)} episodes could be read; the log above has the reason for each.")
+def check_datasets(episodes: Sequence[Episode], readable: Sequence[FrameSequence]) -> None:
+    """Raise ValueError if every episode of a dataset was left out: a run would go on without a part of its data."""
+    missing = {episode.dataset for episode in episodes} - {sequence.dataset for sequence in readable}
+    if missing or not readable:
+        dataset = min(missing, default="")
+        count = sum(episode.dataset == dataset for episode in episodes)
+        of = f" of dataset {dataset!r}" if dataset else ""
+        raise ValueError(f"none of the {count} episodes{of} could be read; the log above has the reason for each.")

@@ -29,9 +29,10 @@ from lara_tokenizer.train.frames import FrameCache, FrameSource, ReaderFrames
 from lara_tokenizer.train.mixture import PairedSequence, find_pairs, split_sequences
 from lara_tokenizer.train.monitor import HeldOutMonitor
 from lara_tokenizer.train.pairs import INIT_PAIRS, PairDataset
-from lara_tokenizer.train.recipe import LoopOptions, Recipe, config_keywords
+from lara_tokenizer.train.recipe import LoopOptions, Recipe, TrainingOptions, config_keywords
+from lara_tokenizer.train.targets.motion_targets import MotionTargets
 from lara_tokenizer.train.targets.setup import check_targets, fit_targets, open_features, target_maps
-from lara_tokenizer.train.targets.start import initialize_latents
+from lara_tokenizer.train.targets.start import initialize_latents, initialize_motion
 
 CHECKPOINTS = "checkpoints"
 
@@ -146,12 +147,8 @@ def train_latent_action_model(
     out.mkdir(parents=True, exist_ok=True)
     keep_log_until(out / LOG_LINES, checkpoint)
     model = _build_model(recipe, config)
-    if training.start_at_change:
-        sample = stabilize_pairs(to_unit_range(pairs.batch(range(INIT_PAIRS))), processor)
-        now, future = normalize(sample, processor.image_mean, processor.image_std)
-        initialize_from_difference(model, now, future, training.seed)
-    if targets is not None and checkpoint is None:
-        initialize_latents(model, target_maps(pairs, targets, processor))
+    if checkpoint is None:
+        _initialize(model, training, pairs, targets, processor)
     # On a CPU loader processes make the views. A GPU makes them faster itself, but not the targets.
     if training.workers and (targets is not None or not torch.accelerator.is_available()):
         pairs.prepare = LoadedViews(recipe.augmentation, processor, training.seed, targets)
@@ -243,6 +240,23 @@ def _build_model(recipe: Recipe, config: LatentActionConfig) -> LatentActionMode
         return LatentActionModel(config)
     overrides = {name: getattr(config, name) for name in config_keywords() if name != "vision_config"}
     return LatentActionModel.from_vision_pretrained(recipe.vision_encoder, **overrides)
+
+
+def _initialize(
+    model: LatentActionModel,
+    training: TrainingOptions,
+    pairs: PairDataset,
+    targets: MotionTargets | None,
+    processor: LatentActionProcessor,
+) -> None:
+    """Initial weights that depend on data."""
+    if training.start_at_change:
+        sample = stabilize_pairs(to_unit_range(pairs.batch(range(INIT_PAIRS))), processor)
+        now, future = normalize(sample, processor.image_mean, processor.image_std)
+        initialize_from_difference(model, now, future, training.seed)
+    if targets is not None:
+        initialize_motion(model)
+        initialize_latents(model, target_maps(pairs, targets, processor), targets.groups)
 
 
 def as_episodes(source: Any, load: LoadOptions) -> Sequence[Episode]:

@@ -17,6 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from lara_tokenizer.errors import first_line, printable
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
+from lara_tokenizer.model.matching import MatchingInverseModel
 from lara_tokenizer.train.augment import Views, make_views, normalize, targets_of
 from lara_tokenizer.train.codebook_schedule import CodebookSchedule
 from lara_tokenizer.train.losses import NormalFlow
@@ -24,6 +25,7 @@ from lara_tokenizer.train.monitor import CollapseMonitor, HeldOutMonitor
 from lara_tokenizer.train.pairs import INIT_PAIRS, InfiniteSampler, PairDataset
 from lara_tokenizer.train.recipe import AugmentationOptions, LoopOptions, TrainingOptions
 from lara_tokenizer.train.targets.motion_targets import MotionTargets, weighted_sum
+from lara_tokenizer.train.targets.start import START_PAIRS, initialize_latents
 
 LOG_LINES = "training_log.jsonl"
 
@@ -171,7 +173,7 @@ class LatentActionTrainer(IndexedTrainer):
         self.log_lines = Path(out) / LOG_LINES
         self._terms: dict[str, Tensor] = {}
         self._terms_count = 0
-        self.add_callback(CodebookSchedule(model, self.draw_latents))
+        self.add_callback(CodebookSchedule(model, self.draw_latents, self.start_latents))
         self.remove_callback(PrinterCallback)
 
     def compute_loss(
@@ -188,7 +190,7 @@ class LatentActionTrainer(IndexedTrainer):
         if self.flow is not None:
             terms["flow"] = self.flow.loss(out.latents, *decoder_pair.unbind(1))
             loss = loss + self.options.flow_weight * terms["flow"]
-        if self.targets is not None:
+        if self.targets is not None and targets is not None:
             losses = self.targets.losses(out.motion_map, targets)
             loss = loss + self.options.target_weight * weighted_sum(losses)
             terms |= {f"target_{name}": value for name, value in losses.items()}
@@ -200,17 +202,37 @@ class LatentActionTrainer(IndexedTrainer):
 
     def draw_latents(self, batches: int, step: int) -> Tensor:
         """Latents z (B, N, D) of some training batches, in training mode; the choice depends on seed and step alone."""
+
+        def latents_of(now: Tensor, future: Tensor) -> Tensor:
+            z_BND = self.lam.encode(now, future).latents
+            assert z_BND is not None
+            return z_BND
+
+        return self._draw(latents_of, batches, step)
+
+    def start_latents(self, step: int) -> None:
+        """Set z to the principal components of the motion maps, as they are when the codebook is about to start."""
+        inverse = self.lam.inverse_dynamics
+        if self.targets is None or not isinstance(inverse, MatchingInverseModel):
+            return
+
+        def maps_of(now: Tensor, future: Tensor) -> Tensor:
+            return inverse.motion_map(*self.lam.get_frame_features(torch.cat([now, future])).chunk(2))
+
+        batches = -(-START_PAIRS // self.args.per_device_train_batch_size)
+        initialize_latents(self.lam, self._draw(maps_of, batches, step), self.targets.groups)
+
+    def _draw(self, function: Callable[[Tensor, Tensor], Tensor], batches: int, step: int) -> Tensor:
+        """float32 results of `function` on the pixel values of some training batches."""
         size = self.args.per_device_train_batch_size
         indices = CODEBOOK_SAMPLES + (step * batches + np.arange(batches)[:, None]) * size + np.arange(size)
-        latents = []
+        results = []
         self.lam.train()
         with torch.no_grad(), self._autocast():
             for batch in indices:
                 encoder_pair = self._augment(self.pairs.batch(batch).to(self.args.device)).encoder
-                z_BND = self.lam.encode(*self._pixel_values(encoder_pair)).latents
-                assert z_BND is not None
-                latents.append(z_BND.float())
-        return torch.cat(latents)
+                results.append(function(*self._pixel_values(encoder_pair)).float())
+        return torch.cat(results)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add loss terms and held-out measures, write a line of the log, and stop if z or the codebook collapsed."""

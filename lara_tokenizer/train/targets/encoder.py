@@ -48,6 +48,7 @@ class TargetEncoder:
         mean, std = prepared.get("image_mean", IMAGENET_MEAN), prepared.get("image_std", IMAGENET_STD)
         if torch.accelerator.is_available():
             model = model.to(torch.accelerator.current_accelerator())
+        model = model.to(memory_format=torch.channels_last)
         return cls(model, cells, tuple(mean), tuple(std))
 
     def fingerprint(self) -> str:
@@ -72,7 +73,10 @@ class TargetEncoder:
 
     def _map(self, pixels_B3SS: Tensor) -> Tensor:
         """The last map of a convolutional network with a side of S / 16."""
-        states = self.model(pixel_values=pixels_B3SS, output_hidden_states=True).hidden_states
+        # In bfloat16 and channels last, a convolutional network takes a quarter of the time on a CPU.
+        pixels_B3SS = pixels_B3SS.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(pixels_B3SS.device.type, torch.bfloat16):
+            states = self.model(pixel_values=pixels_B3SS, output_hidden_states=True).hidden_states
         side = pixels_B3SS.shape[-1] // CELL
         maps = [state for state in states if state.ndim == 4 and state.shape[-1] == side]
         if not maps:

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 CHUNK = 64  # rows computed together. Its bounds are fixed: the sums of a batch depend on what is in it
 SAMPLED_PAIRS = 1024  # for the principal components: 65,536 changes of a cell, with 8 x 8 of them
 SAMPLED_GAP = 0.5  # seconds from frame to frame of these pairs
-VERSION = 1  # of what is computed: part of the fingerprint
+VERSION = 2  # of what is computed: part of the fingerprint
 
 
 class TargetFeatures:

@@ -1,4 +1,4 @@
-"""What a run needs before its first step to have targets: checks, features of all frames, scales, targets of many pairs.
+"""Preparation of a run with targets: checks, features of all frames, scales of the targets, targets of many pairs.
 
 Shape suffixes: B pairs, M channels of the motion map, G cells per side.
 """
@@ -18,6 +18,10 @@ from lara_tokenizer.train.recipe import TrainingOptions
 from lara_tokenizer.train.targets.features import TargetFeatures
 from lara_tokenizer.train.targets.motion_targets import MotionTargets, cells_per_side, channel_groups
 from lara_tokenizer.train.targets.start import START_PAIRS
+
+CHUNK = (
+    64  # pairs at a time: larger arrays are taken from and given back to the system, which takes longer than the sums
+)
 
 
 def check_targets(options: TrainingOptions, config: LatentActionConfig) -> None:
@@ -44,16 +48,20 @@ def open_features(
 
 def fit_targets(pairs: PairDataset, config: LatentActionConfig, processor: LatentActionProcessor) -> MotionTargets:
     """Targets in the scale of the first pairs."""
-    return MotionTargets(config, *_stabilized(pairs, 0, processor))
+    parts = [_stabilized(pairs, range(first, first + CHUNK), processor) for first in range(0, INIT_PAIRS, CHUNK)]
+    features = [part[1] for part in parts if part[1] is not None]
+    return MotionTargets(config, torch.cat([part[0] for part in parts]), torch.cat(features) if features else None)
 
 
 def target_maps(pairs: PairDataset, targets: MotionTargets, processor: LatentActionProcessor) -> Tensor:
     """Targets of the first pairs, without augmentation: (B, M, G, G)."""
-    parts = [targets(*_stabilized(pairs, first, processor)) for first in range(0, START_PAIRS, INIT_PAIRS)]
+    parts = [
+        targets(*_stabilized(pairs, range(first, first + CHUNK), processor)) for first in range(0, START_PAIRS, CHUNK)
+    ]
     return torch.cat(parts)
 
 
-def _stabilized(pairs: PairDataset, first: int, processor: LatentActionProcessor) -> tuple[Tensor, Tensor | None]:
+def _stabilized(pairs: PairDataset, rows: range, processor: LatentActionProcessor) -> tuple[Tensor, Tensor | None]:
     """Some pairs and their features."""
-    batch = pairs.__getitems__(range(first, first + INIT_PAIRS))
+    batch = pairs.__getitems__(rows)
     return stabilize_pairs(to_unit_range(batch["frames"]), processor), batch.get("features")

@@ -1,7 +1,12 @@
-"""Initial weights with which z is the principal components of the targets from the first step on that they are met.
+"""Initial weights from the motion map to z: the principal components of the motion that the model can tell.
 
-z is a linear function of the motion map, and the motion map is regressed onto the targets. So z starts as the best
-linear summary of the targets in closed form, and is trained from there.
+z is a linear function of the motion map, and the motion map is regressed onto the targets. Before the first step z is
+set to the principal components of the targets themselves; when the codebook starts, to those of the motion maps of the
+half-trained model. What no pair of frames can tell of the targets, and of the features that is most, is then no longer
+among the directions of z.
+
+The first `CODED` numbers of each latent are the directions of largest variance. The others are scaled down, so that
+the codes, which are nearest in squared distance, are spent on the former, and z still holds the latter.
 
 Shape suffixes: B pairs, M channels of the motion map, G cells per side, Q = M * G * G, K = N * D numbers of z.
 """
@@ -9,28 +14,50 @@ Shape suffixes: B pairs, M channels of the motion map, G cells per side, Q = M *
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lara_tokenizer.model import LatentActionModel
 from lara_tokenizer.model.matching import MatchingInverseModel
+from lara_tokenizer.train.targets.motion_targets import FEATURES, FLOW, NORMAL_FLOW
 
 START_PAIRS = 4096  # of the training pairs
+CODED = 8  # numbers of a latent that its codes are made for; more, and 128 codes a latent are spread too thin
+UNCODED_SCALE = 0.25
+# Weight of each group's channels in the variance that ranks the directions; the features are five times as many
+# channels as the flows together, and codes spent on them are lost to motion.
+WEIGHTS = {FLOW: 1.0, NORMAL_FLOW: 0.7, FEATURES: 0.7}
 
 
 @torch.no_grad()
-def initialize_latents(model: LatentActionModel, targets_BMGG: Tensor) -> None:
-    """Set the weights from the motion map to z, and let the motion map start at 0, the mean of the targets.
+def initialize_motion(model: LatentActionModel) -> None:
+    """Let the motion map start at 0, the mean of the targets."""
+    inverse = _matching(model)
+    nn.init.zeros_(inverse.to_motion.weight)
+    nn.init.zeros_(inverse.to_motion.bias)  # type: ignore[arg-type]
 
-    z gets the N * D principal directions of the targets and of their negatives, which are the targets of the reversed
-    pairs. They are dealt to the N latents by variance, there and back, so that each has the same share. One scale gives
-    z a mean square of 1.
 
-    Raises ValueError if the motion map has fewer numbers than z.
+@torch.no_grad()
+def initialize_latents(model: LatentActionModel, maps_BMGG: Tensor, groups: dict[str, slice]) -> None:
+    """Set the weights from the motion map to z by motion maps, or targets, of some pairs.
+
+    z gets the N * D principal directions of the maps and of their negatives, which are those of the reversed pairs.
+    They are dealt to the N latents by variance, there and back, so that each has the same share. One scale gives z a
+    mean square of 1.
+
+    Args:
+        model: with a matching inverse model.
+        maps_BMGG: in any number.
+        groups: the channels of each teacher, `MotionTargets.groups`.
+
+    Raises:
+        ValueError: the motion map has fewer numbers than z.
     """
-    inverse = model.inverse_dynamics
-    assert isinstance(inverse, MatchingInverseModel)
+    inverse = _matching(model)
     latents, dim = inverse.latent_shape
-    maps_BQ = targets_BMGG.flatten(1)
+    weight_M11 = torch.ones(maps_BMGG.shape[1], 1, 1)
+    for name, channels in groups.items():
+        weight_M11[channels] = WEIGHTS[name]
+    maps_BQ = (maps_BMGG.float().cpu() * weight_M11).flatten(1)
     if maps_BQ.shape[1] < latents * dim:
         raise ValueError(
             f"target_weight: {latents} x {dim} numbers of z cannot be told apart by the {maps_BQ.shape[1]} of the "
@@ -38,13 +65,18 @@ def initialize_latents(model: LatentActionModel, targets_BMGG: Tensor) -> None:
         )
     # With both signs the mean is 0, and the second moment is that of one of them.
     variances_Q, directions_QQ = torch.linalg.eigh(maps_BQ.T @ maps_BQ / len(maps_BQ))
-    largest_K = variances_Q.flip(0)[: latents * dim].clamp(min=0)
-    directions_QK = directions_QQ.flip(1)[:, : latents * dim]
-    scale = largest_K.mean().clamp(min=1e-12).rsqrt()
-    inverse.to_latents.weight.copy_(scale * directions_QK[:, deal(latents, dim)].T)
+    ranks_K = deal(latents, dim)
+    scale_K = torch.where(ranks_K < CODED * latents, 1.0, UNCODED_SCALE)
+    variance_K = variances_Q.flip(0)[ranks_K].clamp(min=0) * scale_K.square()
+    scale_K = scale_K * variance_K.mean().clamp(min=1e-12).rsqrt()
+    directions_QK = directions_QQ.flip(1)[:, ranks_K] * weight_M11.expand_as(maps_BMGG[0]).reshape(-1, 1)
+    inverse.to_latents.weight.copy_((directions_QK * scale_K).T)
     inverse.to_latents.bias.zero_()
-    inverse.to_motion.weight.zero_()
-    inverse.to_motion.bias.zero_()
+
+
+def _matching(model: LatentActionModel) -> MatchingInverseModel:
+    assert isinstance(model.inverse_dynamics, MatchingInverseModel)
+    return model.inverse_dynamics
 
 
 def deal(latents: int, dim: int) -> Tensor:
