@@ -85,12 +85,15 @@ def match(now_BCHW: Tensor, future_BCHW: Tensor, cells: int, sharpness: Tensor) 
     batch, channels, height, _ = now_BCHW.shape
     side = height // cells
     window = side + 2 * REACH
-    now, future = (F.normalize(each.float(), dim=1, eps=1e-2) for each in (now_BCHW, future_BCHW))
+    now, future = (_unit(each.float()) for each in (now_BCHW, future_BCHW))
     queries = now.reshape(batch, channels, cells, side, cells, side).permute(0, 2, 4, 3, 5, 1)
-    padded = F.pad(future, (REACH,) * 4, mode="replicate")
+    padded = F.pad(future * sharpness, (REACH,) * 4, mode="replicate")
     keys = padded.unfold(2, window, side).unfold(3, window, side).permute(0, 2, 3, 1, 4, 5)
-    scores = torch.bmm(
-        queries.reshape(-1, side * side, channels), keys.reshape(-1, channels, window * window) * sharpness
-    )
+    scores = torch.bmm(queries.reshape(-1, side * side, channels), keys.reshape(-1, channels, window * window))
     matches = scores.softmax(-1).reshape(batch, cells, cells, side * side * window * window)
     return matches.permute(0, 3, 1, 2)
+
+
+def _unit(map_BCHW: Tensor) -> Tensor:
+    """Each position's features as a vector of length 1; features near 0 stay short."""
+    return map_BCHW * map_BCHW.square().sum(1, keepdim=True).clamp(min=1e-4).rsqrt()
