@@ -4,12 +4,14 @@
         --set g1_real=../shared/data/g1_real --set bridge_rlds=../shared/data/bridge_rlds \\
         --set gr1_sim=../shared/data/gr1_sim --set mw_heldout=runs/mw-heldout --set mw_unseen=runs/mw-unseen \\
         --set real_video=list:runs/real/heldout_largest.csv --set real_video=list:runs/real/heldout_others.csv \\
-        --card hub_configs/lara-lam/card.json --write-card hub_configs/lara-lam/README.md
+        --card hub_configs/lara-lam/card.json --write-card hub_configs/lara-lam/README.md --pictures docs/images \\
+        --update README.md docs/evaluation.md docs/lara-lam.md
 
 The checkpoint is the folder of a training run, whose training_log.json says what it was trained on. A set that was
 measured is kept in the work folder, by the weights' sha256: a rerun measures what is missing. Without a checkpoint the
-figures are read from the existing card, to write the page again. `--update` also writes the figures of other documents,
-between `<!-- card:NAME -->` and `<!-- /card -->`; the names are in lara_lam/page.py.
+figures are read from the existing card, to write the page again. `--pictures` draws the clips of the set real_video.
+`--update` writes the figures of other documents, between `<!-- card:NAME -->` and `<!-- /card -->`; the names are in
+lara_lam/page.py.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lara_lam import goals, page, training
+from lara_lam import goals, page, pictures, training
 
 from lara_tokenizer import __version__
 from lara_tokenizer.checkpoint import Checkpoint, read_processor
@@ -43,13 +45,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for the figures of each set")
     parser.add_argument("--card", required=True, type=Path, help="JSON file with the figures")
     parser.add_argument("--write-card", type=Path, help="also write the model card's page, in Markdown")
+    parser.add_argument("--pictures", type=Path, help="folder for the pictures, drawn from the set real_video")
     parser.add_argument("--update", type=Path, nargs="+", default=[], help="documents that show figures of the card")
     options = parser.parse_args()
     if options.checkpoint is not None:
         if not (options.set and options.work):
             parser.error("a checkpoint is measured on at least one --set, with a --work folder")
-        card = measure(options.checkpoint, named_sources(options.set), options.work)
+        if options.pictures and not any(word.startswith("real_video=") for word in options.set):
+            parser.error("--pictures are of the clips of --set real_video=SOURCE")
+        sources = named_sources(options.set)
+        card = measure(options.checkpoint, sources, options.work)
         card["command"] = shlex.join(["python", "benchmarks/lara_lam_card.py", *sys.argv[1:]])
+        card["pictures"] = draw(options.checkpoint, sources["real_video"], options.pictures) if options.pictures else []
         options.card.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     # Read again even where it was just measured: the page must follow from the file.
     card = json.loads(options.card.read_text(encoding="utf-8"))
@@ -131,6 +138,12 @@ def measured_report(opened: Checkpoint, model: Any, name: str, sources: list[str
     scratch.write_text(json.dumps(identity | {"report": evaluation.report}), encoding="utf-8")
     scratch.replace(file)
     return evaluation.report
+
+
+def draw(checkpoint: str, sources: list[str], folder: Path) -> list[dict[str, str]]:
+    """Draw the pictures; returns origin and licence of the clips that they show."""
+    opened = Checkpoint.open(checkpoint)
+    return pictures.draw(load_model(opened.folder).eval(), read_processor(opened.folder), sources, folder)
 
 
 def simulated(sources: list[str]) -> list[dict[str, Any]]:

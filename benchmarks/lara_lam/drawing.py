@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 MARGIN = 4
 LINE = 14  # height of a line of words
-WORDS = 10  # size of the letters
+WORDS = 11  # size of the letters
 GAP = 14  # between blocks of columns
 REACH = 1.8  # cells that the longest arrow crosses
 SHORTEST = 0.12  # share of the longest arrow, below which none is drawn
@@ -78,4 +78,5 @@ def grid(images: Sequence[Image.Image], captions: Sequence[str], heads: Sequence
 
 def save(sheet: Image.Image, file: Path) -> None:
     """Write a sheet as a PNG of 256 colours: a third of the size."""
-    sheet.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(file, optimize=True)
+    palette = sheet.quantize(256)  # without dithering, which needs a palette
+    sheet.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(file, optimize=True)

@@ -187,6 +187,15 @@ def summary(card: Card) -> str:
     return claims.summary(reports(card))
 
 
+def pictures(card: Card) -> str:
+    """Origins and licences of the clips that the pictures show."""
+    of = (
+        f"[{each['repository']}](https://github.com/{each['repository']}), {each['licence']}"
+        for each in card["pictures"]
+    )
+    return f"Clips: {'; '.join(of)}."
+
+
 # The texts that `--update` writes into documents.
 PARTS: dict[str, Callable[[Card], str]] = {
     "summary": summary,
@@ -197,6 +206,7 @@ PARTS: dict[str, Callable[[Card], str]] = {
     "decoder": decoder,
     "nuisances": nuisances,
     "goals": goals,
+    "pictures": pictures,
 }
 
 

@@ -135,9 +135,9 @@ def futures(model: Any, processor: Any, clips: Clips, shown: Sequence[int]) -> I
     for index, pair in enumerate(shown):
         images += [_image(each[index]) for each in (now, steady, decoded)]
         codes = " ".join(map(str, clips.encoded.codes[pair].tolist()))
-        captions += [_robot(clips, pair), "", f"codes {codes}"]
+        captions += [f"{_robot(clips, pair)}: codes {codes}", "", ""]
     stride = model.config.strides[0].removesuffix("s")
-    return grid(images, captions, ["frame t", f"{stride} s later", "decoded from frame t and codes"] * 2, every=3)
+    return grid(images, captions, ["frame t", f"{stride} s later", "decoded from the codes"] * 2, every=3)
 
 
 @torch.no_grad()
@@ -164,8 +164,9 @@ def single_codes(
         share = (codes_PN[:, position] == code).mean()
         images += [arrows(on_canvas(now.shape[-1]), fields[row], scale), _image(now[row]), _image(future[row])]
         images.append(arrows(Image.fromarray(after[row]), moved[row], scale))
-        captions += [f"codes[{position}] = {code}", f"{share:.1%} of pairs; {_robot(clips, examples[row])}", "", ""]
-    heads = ["mean motion of its pairs", "one of these: frame t", "its true future", "decoded by this code alone"]
+        robot = _robot(clips, examples[row])
+        captions += [f"position {position}, code {code} ({100 * share:.1f} % of pairs); here {robot}", "", "", ""]
+    heads = ["mean motion of its pairs", "one of these: frame t", "its true future", "by this code alone"]
     return grid(images, captions, heads * 2, every=len(heads))
 
 
