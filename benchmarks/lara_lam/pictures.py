@@ -90,7 +90,7 @@ def chosen_pairs(model: Any, processor: Any, clips: Clips) -> list[int]:
 def chosen_codes(clips: Clips) -> list[tuple[int, int]]:
     """(position, code): those with the most motion in sum over their pairs, each of another direction."""
     codes_PN = clips.encoded.codes.numpy()
-    typical = np.median(clips.flow_PGG2, 0)
+    typical = clips.flow_PGG2.mean(0)
     candidates = []
     for position in range(codes_PN.shape[1]):
         values, counts = np.unique(codes_PN[:, position], return_counts=True)
