@@ -229,7 +229,7 @@ class LatentActionConfig(LatentActionBaseConfig):
             }
         )
         self._check_positive("motion_channels")
-        if self.inverse_model == "matching" and not isinstance(self.vision_config, FrameEncoderConfig):
+        if self.inverse_model == "matching" and self.vision_config.model_type != FrameEncoderConfig.model_type:
             raise ValueError(
                 "inverse_model 'matching' compares the features of a 'latent_action_frames' encoder, and vision_config "
                 f"is a {self.vision_config.model_type!r}. Set vision_config.model_type, or take 'm_former'."

@@ -309,7 +309,8 @@ class LatentActionModel(LatentActionPreTrainedModel):
 
 def _vision_encoder(config: Any) -> PreTrainedModel:
     """A vision encoder with random weights; ours by its class, which AutoModel knows only where we are installed."""
-    return FrameEncoder(config) if isinstance(config, FrameEncoderConfig) else AutoModel.from_config(config)
+    # Not by isinstance: remote code may be imported twice, and each time has classes of its own.
+    return FrameEncoder(config) if config.model_type == FrameEncoderConfig.model_type else AutoModel.from_config(config)
 
 
 def _mean_over_processes(value: Tensor) -> Tensor:
