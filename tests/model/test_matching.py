@@ -38,6 +38,7 @@ def model() -> LatentActionModel:
         standardize_latents=False,
         num_m_former_layers=1,
         num_decoder_layers=1,
+        decoder_motion_map=True,
     )
     model = LatentActionModel(config)
     # Statistics other than those of a new batch norm.
