@@ -88,7 +88,7 @@ class LatentActionConfig(LatentActionBaseConfig):
         num_decoder_layers: transformer layers of the frame decoder.
         decoder_residual: predict the change from frame t to frame t+C, not frame t+C itself.
         decoder_warp: warp frame t by a predicted flow before the change is added (needs decoder_residual).
-        decoder_motion_map: give each patch of the decoder what z says of its cell (needs the matching inverse model, and
+        decoder_motion_map: give each patch of the decoder what z says of its cell (needs the matching inverse model and
             patches of 16 pixels).
         motion_weight: weight the squared error by 1 + motion_weight * |change of the pixel|.
         reconstruction_loss_weight, codebook_loss_weight, commitment_loss_weight: the weights of Eq. 3.
@@ -251,8 +251,8 @@ class LatentActionConfig(LatentActionBaseConfig):
         self._check_vision()
         if self.decoder_motion_map and (self.inverse_model != "matching" or self.patch_size != CELL):
             raise ValueError(
-                f"decoder_motion_map needs inverse_model 'matching' and patch_size {CELL}, the cells of its motion map; "
-                f"they are {self.inverse_model!r} and {self.patch_size}."
+                f"decoder_motion_map needs inverse_model 'matching' and patch_size {CELL}, the cells of its motion "
+                f"map; they are {self.inverse_model!r} and {self.patch_size}."
             )
 
     def _check_vision(self) -> None:
