@@ -20,7 +20,7 @@ from .bundled import resolve_checkpoint  # noqa: F401
 from .configuration_base import LatentActionBaseConfig  # noqa: F401
 from .configuration_frame_encoder import FrameEncoderConfig
 from .configuration_latent_action import LatentActionConfig
-from .frame_decoder import FlowHead, FrameDecoder, PixelHead
+from .frame_decoder import FlowHead, FrameDecoder, MotionOfLatents, PixelHead
 from .frame_encoder import FrameEncoder, MapConv, init_frame_encoder
 from .frame_features import frame_features
 from .loading import load_complete  # noqa: F401
@@ -113,12 +113,17 @@ class InverseDynamicsModel(nn.Module):
 
 
 class ForwardDynamicsModel(nn.Module):
-    """Frame t and quantized latents -> frame t+C: D -> D -> tanh -> H, then the frame decoder."""
+    """Frame t and quantized latents -> frame t+C: D -> D -> tanh -> H, then the frame decoder.
+
+    With `decoder_motion_map` the decoder reads the latents as they are.
+    """
 
     def __init__(self, config: LatentActionConfig) -> None:
         super().__init__()
         dim, width = config.codebook_dim, config.decoder_hidden_size
-        self.from_latents = nn.Sequential(ResamplerLinear(dim, dim), nn.Tanh(), ResamplerLinear(dim, width))
+        self.from_latents: nn.Module = nn.Identity()
+        if not config.decoder_motion_map:
+            self.from_latents = nn.Sequential(ResamplerLinear(dim, dim), nn.Tanh(), ResamplerLinear(dim, width))
         self.decoder = FrameDecoder(config)
 
     def forward(self, pixel_values: Tensor, quantized_BND: Tensor) -> Tensor:
@@ -257,12 +262,12 @@ class LatentActionModel(LatentActionPreTrainedModel):
         | heads of a residual decoder                        | 0: it initially copies frame t      |
         | counters, batch norm statistics                    | 0; mean 0, variance 1               |
         | matching inverse model: convolutions; sharpness    | as in `FrameEncoder`; 12            |
-        | ... from the motion map to z                       | normal, 1 / sqrt(in)                |
+        | ... from the motion map to z, and back             | normal, 1 / sqrt(in)                |
         """
         std = self.config.initializer_range
         if isinstance(module, MatchingInverseModel):
             nn.init.constant_(module.sharpness, SHARPNESS)
-        elif isinstance(module, ToLatents):
+        elif isinstance(module, (ToLatents, MotionOfLatents)):
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
             nn.init.zeros_(module.bias)
         elif isinstance(module, (MapConv, nn.BatchNorm2d)):
@@ -309,7 +314,8 @@ class LatentActionModel(LatentActionPreTrainedModel):
 
 def _vision_encoder(config: Any) -> PreTrainedModel:
     """A vision encoder with random weights; ours by its class, which AutoModel knows only where we are installed."""
-    return FrameEncoder(config) if isinstance(config, FrameEncoderConfig) else AutoModel.from_config(config)
+    # Not by isinstance: remote code may be imported twice, and each time has classes of its own.
+    return FrameEncoder(config) if config.model_type == FrameEncoderConfig.model_type else AutoModel.from_config(config)
 
 
 def _mean_over_processes(value: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def initialize_latents(model: LatentActionModel, maps_BMGG: Tensor, groups: dict
 
     z gets the N * D principal directions of the maps and of their negatives, which are those of the reversed pairs.
     They are dealt to the N latents by variance, there and back, so that each has the same share. One scale gives z a
-    mean square of 1.
+    mean square of 1. A decoder that reads z as a motion map gets the inverse.
 
     Args:
         model: with a matching inverse model.
@@ -72,6 +72,12 @@ def initialize_latents(model: LatentActionModel, maps_BMGG: Tensor, groups: dict
     directions_QK = directions_QQ.flip(1)[:, ranks_K] * weight_M11.expand_as(maps_BMGG[0]).reshape(-1, 1)
     inverse.to_latents.weight.copy_((directions_QK * scale_K).T)
     inverse.to_latents.bias.zero_()
+    decoder = model.forward_dynamics.decoder
+    if decoder.motion_channels:
+        # The decoder reads z as a motion map, which a new z must not change: directions are orthogonal but for the
+        # weights of their channels.
+        decoder.to_motion.weight.copy_(torch.linalg.pinv(inverse.to_latents.weight.float()))
+        decoder.to_motion.bias.zero_()
 
 
 def _matching(model: LatentActionModel) -> MatchingInverseModel:
