@@ -87,6 +87,7 @@ def _card(**reports: dict) -> dict:
         },
         "sets": {name: {"sources": ["x"], "simulated": [data], "report": each} for name, each in reports.items()},
         "goals": goals.judge(reports),
+        "pictures": [{"repository": "someone/clips", "licence": "MIT"}],
     }
 
 
