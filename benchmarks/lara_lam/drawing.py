@@ -19,8 +19,10 @@ SHORTEST = 0.12  # share of the longest arrow, below which none is drawn
 
 
 def on_canvas(side: int) -> Image.Image:
-    """A white frame."""
-    return Image.new("RGB", (side, side), "white")
+    """A white frame with an edge."""
+    canvas = Image.new("RGB", (side, side), "white")
+    ImageDraw.Draw(canvas).rectangle((0, 0, side - 1, side - 1), outline="#dddddd")
+    return canvas
 
 
 def arrows(frame: Image.Image, flow_GG2: np.ndarray, longest: float) -> Image.Image:
