@@ -2,7 +2,7 @@
 
     python benchmarks/peer_readers/moto_checkpoint.py --checkout path/to/Moto --peer-python path/to/env/bin/python
 
-Two checkpoints: the bundled lara-lam, and a random one in Moto's own layout that was converted to ours and back. Our
+Two checkpoints: lara-lam-sim, and a random one in Moto's own layout that was converted to ours and back. Our
 codes are computed here; Moto runs in its environment (transformers 4.38 to 4.46, torch, omegaconf, hydra-core,
 pyrootutils, einops, timm), on the same pixels. Its ViT-MAE shuffles patches in every call: our `keep_patch_order`
 passes it an order from outside; without that, the share of equal codes is printed.
@@ -34,8 +34,9 @@ def make(scratch: Path, arguments: argparse.Namespace) -> None:
     """Both checkpoints, pixels for each, and our codes of them."""
     from lara_tokenizer.convert import convert_checkpoint, export_to_moto
 
-    export_to_moto("lara-lam", out=scratch / "bundled")
-    _record("lara-lam", scratch / "bundled", _clip_pairs(arguments.clips) if arguments.clips else _moving_pairs())
+    simulated = ROOT / "hub_configs" / "lara-lam-sim"
+    export_to_moto(simulated, out=scratch / "simulated")
+    _record(simulated, scratch / "simulated", _clip_pairs(arguments.clips) if arguments.clips else _moving_pairs())
     random_moto(scratch / "random", scratch / "vision")
     convert_checkpoint(scratch / "random", vision_encoder=scratch / "vision", out=scratch / "ours")
     export_to_moto(scratch / "ours", out=scratch / "converted")
@@ -110,7 +111,7 @@ def read(scratch: Path) -> None:
     from lara_tokenizer.export.moto_wrapper import keep_patch_order
 
     print(f"  transformers {transformers.__version__}, torch {torch.__version__}")
-    for name in ("bundled", "converted"):
+    for name in ("simulated", "converted"):
         expected = torch.load(scratch / name / "expected.pt")
         tokenizer = load_model(str(scratch / name)).eval()
         # Moto's own order first: `keep_patch_order` changes the model.
