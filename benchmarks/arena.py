@@ -1,240 +1,222 @@
-"""Comparison of recipes at equal data and equal compute: train one, measure it, write one JSON.
+"""The arena: recipes of latent action models on equal pairs, each trained to its plateau, beside controls.
 
-    python benchmarks/arena.py run lara --seed 0 --learning-rate 1e-3 --runs runs --out results/
-    python benchmarks/arena.py run moto --seed 0 --learning-rate 3e-4 --runs runs --out results/
+    python benchmarks/real_video.py ../shared/data/real_video runs/real
+    simulate="lara-tok simulate metaworld --size 128 --action-noise 0.3"
+    $simulate --out runs/mw-train --task train --episodes 3 --seed 1
+    $simulate --out runs/mw-heldout --task train --episodes 2 --seed 1001
+    $simulate --out runs/mw-unseen --task unseen --episodes 40 --seed 1002
+    python benchmarks/arena.py all --runs runs --out results        # whatever is missing; again, it goes on
+    python benchmarks/arena.py list --out results                   # what is missing, in its order
+    python benchmarks/arena.py shipped --runs runs --out results    # the bundled lara-lam, for a row beside
+    python benchmarks/arena_table.py results --kept benchmarks/results/arena --page docs/arena.md
 
-Data: the training episodes of `lara-tok simulate metaworld` (see docs/arena.md) under camera shake and changing light
-with known parameters (`lara_tokenizer.evaluate.nuisance`); the moving background is in no training and in every test.
-Compute: the same floating-point operations for all, forward and backward, counted by torch. Recipes are "lara", the
-recipe of `hub_configs/training/lam.yaml`, "lara:NAME", a variant of it (see `arena_variants.py`), and the peers of
-`benchmarks/peers/`.
+`all` takes hours on a core. It begins with one seed of all contenders, those with all stabilisers first, so that its
+page, RESULTS/arena.md, compares as soon as there are two. `arena_variants.py` has the contenders, `arena_train.py` the
+training.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import arena_bottlenecks
-import arena_losses
 import numpy as np
 import torch
 import typer
-from arena_variants import VARIANTS
-from peers import RECIPES, training_flops_per_pair
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from arena_table import write_page
+from arena_train import BLOCK, BRACKET_PAIRS, next_rate, train_to_plateau, try_rate
+from arena_variants import BATCH, ENTRIES, SIDE, STRIDE, Entry, build
 
-from lara_tokenizer import metrics
-from lara_tokenizer.data import load_episodes
+from lara_tokenizer._files import write_atomically
+from lara_tokenizer.data import Episode, load_episodes
 from lara_tokenizer.evaluate import evaluate_checkpoint
-from lara_tokenizer.evaluate.encoding import decode_frames, encode_frames
+from lara_tokenizer.evaluate.decoder import decoder_errors
 from lara_tokenizer.evaluate.nuisance import Nuisance, with_nuisance
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
-from lara_tokenizer.train.augment import normalize, to_unit_range
+from lara_tokenizer.thresholds import IDLE_MOTION
 from lara_tokenizer.train.frames import FrameCache
 from lara_tokenizer.train.mixture import find_pairs, split_sequences
 from lara_tokenizer.train.pairs import PairDataset
-from lara_tokenizer.train.recipe import Recipe
-from lara_tokenizer.train.train import plan_training, train_latent_action_model
 
-ROOT = Path(__file__).resolve().parent.parent
-LAM_RECIPE = ROOT / "hub_configs" / "training" / "lam.yaml"
-TRAINING_NUISANCE = Nuisance(("shake", "light"), seed=11)  # evaluation draws with seeds of its own
-HELDOUT_SHARE, HELDOUT_PAIRS = 0.05, 256  # of the training episodes: the sweep must not see the test sets
-SETS = {"heldout": "mw-heldout", "unseen": "mw-unseen"}
-PEER_BATCH = 32  # as lam.yaml has it: peers publish 64 to 480, of which few steps would fit into the same compute
-CAMERA = "observation.images.corner2"  # measured; training uses both cameras
+REAL = ("largest", "others")  # the lists of `real_video.py`
+TASKS = 12  # of the 48 of Meta-World: every fourth
+CAMERAS = ["observation.images.corner2", "observation.images.corner"]  # the first is measured
+TRAINING_NUISANCE = Nuisance(("shake", "light"), seed=11)  # of Meta-World; evaluation draws with seeds of its own
+HELDOUT_SHARE, MONITORED = 0.05, 384  # of the training episodes: checks and rates must not see the test sets
+PAIRS_PER_EPISODE = {"heldout": 32, "unseen": 8, "real": 8}
+SEEDS = 5
+RunsOption = Annotated[Path, typer.Option(help="Folder of real/, mw-train, mw-heldout and mw-unseen.")]
+OutOption = Annotated[Path, typer.Option(help="Folder of the results, one JSON a run, and of decoded frames.")]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@dataclass
-class Trained:
-    """A trained model and its cost."""
-
-    model: Any
-    processor: LatentActionProcessor
-    steps: int
-    pairs: int
-    tflop: float
+def chosen_tasks(episodes: list[Episode]) -> list[int]:
+    """The indices of the episodes of the chosen tasks."""
+    texts = sorted({episode.text or "" for episode in episodes})
+    chosen = texts[:: max(1, len(texts) // TASKS)][:TASKS]
+    return [index for index, episode in enumerate(episodes) if episode.text in chosen]
 
 
-def training_episodes(runs: Path) -> list[Any]:
-    """The training episodes of every recipe, under the nuisance."""
-    return with_nuisance(load_episodes(runs / "mw-train", cameras="all"), TRAINING_NUISANCE)
+def training_episodes(runs: Path) -> list[Episode]:
+    """Real clips as they are, and Meta-World under the nuisance."""
+    real = load_episodes([f"list:{runs}/real/train_{size}.csv" for size in REAL])
+    simulated = load_episodes(runs / "mw-train", cameras=CAMERAS)
+    chosen = [simulated[index] for index in chosen_tasks(simulated)]
+    return [*real, *with_nuisance(chosen, TRAINING_NUISANCE)]
 
 
-def train_lara(
-    recipe: Recipe, *, seed: int, rate: float | None, tflop: float, runs: Path, out: Path, extra: float = 0.0
-) -> Trained:
-    """Train our own recipe by the library's own training, for as many steps as the operations allow.
+class TrainingData:
+    """The pairs of all trainings, and those of all checks; each source is drawn equally often."""
 
-    extra: 10^9 operations per pair of a variant's own loss.
-    """
-    per_pair = plan_training(recipe)["training_gflop_per_pair"] + extra
-    steps = max(1, int(tflop * 1000 / (per_pair * recipe.training.batch_size)))
-    # A short run keeps the recipe's own phases as far as they fit into half of it.
-    continuous = min(recipe.build_config().continuous_steps, steps // 2)
-    recipe = replace(recipe, model={**recipe.model, "continuous_steps": continuous}).override(
-        steps=steps,
-        seed=seed,
-        learning_rate=rate,
-        warmup_steps=min(recipe.training.warmup_steps, steps // 10),
-        heldout_share=HELDOUT_SHARE,
-        heldout_pairs=HELDOUT_PAIRS,
-        log_steps=max(50, steps // 10),
-        save_steps=steps + 1,  # only the last weights are measured
-    )
-    train_latent_action_model(training_episodes(runs), recipe, out=out, frames=runs / "cache-arena")
-    pairs = steps * recipe.training.batch_size
-    return Trained(
-        LatentActionModel.from_pretrained(out).eval(),
-        LatentActionProcessor.from_pretrained(out),
-        steps,
-        pairs,
-        pairs * per_pair / 1000,
-    )
+    def __init__(self, runs: Path, out: Path) -> None:
+        processor = LatentActionProcessor(size={"height": SIDE, "width": SIDE})
+        self.cache = FrameCache.build(training_episodes(runs), processor, out / "frames")
+        paired = find_pairs(self.cache.sequences, [STRIDE])
+        self.training, heldout = split_sequences(paired, HELDOUT_SHARE)
+        # Episodes that cannot be read are left out, and a source of which none is left would go unnoticed.
+        if len(found := {each.sequence.dataset for each in self.training}) != len(REAL) + 1:
+            raise ValueError(f"only {sorted(found)} can be read, of the two lists in {runs}/real and {runs}/mw-train.")
+        self.monitored = PairDataset(self.cache, heldout, min_motion=IDLE_MOTION).batch(range(MONITORED))
+
+    def pairs(self, seed: int) -> PairDataset:
+        """The pairs of a seed, the same for all contenders."""
+        return PairDataset(self.cache, self.training, seed, min_motion=IDLE_MOTION)
 
 
-def train_variant(name: str, *, seed: int, rate: float | None, tflop: float, runs: Path, out: Path) -> Trained:
-    """Train a variant of our recipe; "" is the recipe itself."""
-    recipe = VARIANTS[name](Recipe.load(LAM_RECIPE))
-    extra = 0.0
-    if name in arena_bottlenecks.BOTTLENECKS:
-        arena_bottlenecks.use(name)
-    if name in arena_losses.LOSSES:
-        arena_losses.use(name, training_episodes(runs))
-        extra = arena_losses.extra_gflop_per_pair(name, recipe.build_config(), recipe.training.batch_size)
-    return train_lara(recipe, seed=seed, rate=rate, tflop=tflop, runs=runs, out=out, extra=extra)
+def test_sets(runs: Path) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Source and loading options of each test set."""
+    seen = chosen_tasks(load_episodes(runs / "mw-heldout"))
+    return {
+        "heldout": (runs / "mw-heldout", {"cameras": CAMERAS[:1], "episodes": seen}),
+        "unseen": (runs / "mw-unseen", {"cameras": CAMERAS[:1]}),
+        "real": ([f"list:{runs}/real/heldout_{size}.csv" for size in REAL], {}),
+    }
 
 
-def train_peer(name: str, *, seed: int, rate: float, tflop: float, pairs: PairDataset) -> Trained:
-    """Train a peer with its own loss, optimizer, schedule, clipping, augmentation and code resets."""
-    recipe = RECIPES[name]
-    torch.manual_seed(seed)
-    model = recipe.build()
-    per_pair = training_flops_per_pair(model)
-    steps = max(1, int(tflop * 1e12 / (per_pair * PEER_BATCH)))
-    optimizer = recipe.optimizer(model, rate)
-    processor = LatentActionProcessor(size={"height": model.config.image_size, "width": model.config.image_size})
-    model.train()
-    for step in range(steps):
-        # As in the library's trainer: pairs in its order, bfloat16, and attention as products of matrices.
-        for group in optimizer.param_groups:
-            group["lr"] = rate * recipe.learning_rate_share(step, steps)
-        frames = to_unit_range(pairs.batch(range(step * PEER_BATCH, (step + 1) * PEER_BATCH)))
-        frames = frames if recipe.augment is None else recipe.augment(frames)
-        now, future = normalize(frames, processor.image_mean, processor.image_std)
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            loss, _ = model.training_loss(now, future)
-        optimizer.zero_grad()
-        loss.backward()
-        if recipe.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-        optimizer.step()
-        model.after_step(step + 1, steps)
-    return Trained(model.eval(), processor, steps, steps * PEER_BATCH, steps * PEER_BATCH * per_pair / 1e12)
-
-
-@torch.no_grad()
-def heldout_gain(trained: Trained, monitored: torch.Tensor) -> float:
-    """Gain over copying on held-out pairs of the training data, by which every recipe's learning rate is chosen."""
-    now, future = monitored.unbind(1)
-    # As for the encoder: camera motion is compensated where the model's processor does it.
-    future = trained.processor.steady_future(now, future)
-    reconstructions = []
-    for rows in range(0, len(now), 64):
-        out = encode_frames(trained.model, trained.processor, now[rows : rows + 64], future[rows : rows + 64])
-        decoded = decode_frames(trained.model, trained.processor, now[rows : rows + 64], out.quantized_latents)
-        reconstructions.append(decoded)
-    return float(metrics.gain_over_copying(torch.cat(reconstructions).cpu(), now.float() / 255, future.float() / 255))
-
-
-def measure(trained: Trained, runs: Path, pairs_per_episode: int, sets: list[str]) -> dict[str, Any]:
-    """The machine-independent parts of the test sets' reports, and the probes' errors by episode."""
-    results = {}
-    for name in sets:
+def measure(model: Any, processor: LatentActionProcessor, runs: Path) -> dict[str, Any]:
+    """Headline figures and the rows of all controls on each test set, with the errors by episode behind them."""
+    measured = {}
+    for name, (source, load) in test_sets(runs).items():
         evaluation = evaluate_checkpoint(
-            trained.model, trained.processor, runs / SETS[name], pairs_per_episode=pairs_per_episode, cameras=[CAMERA]
+            model, processor, source, stride=STRIDE, pairs_per_episode=PAIRS_PER_EPISODE[name], **load
         )
         report = evaluation.report
-        results[name] = {
-            **{key: report[key] for key in ("headline", "codebook", "latents", "nuisance", "probe")},
+        actions = evaluation.errors["plain"].get("actions", {})
+        errors = decoder_errors(model, processor, evaluation.pairs, evaluation.encoded, 0)
+        measured[name] = {
+            "headline": report["headline"],
+            "rows": {view: report[view]["rows"] for view in ("probe", "nuisance")},
+            "target": report["data"]["target"],
+            "left_out": report["controls"]["left_out"],
             "alarms": [alarm["name"] for alarm in report["alarms"]],
-            "errors": {
-                part: {
-                    target: {"+".join(key): np.round(error, 5).tolist() for key, error in by_features.items()}
-                    for target, by_features in by_target.items()
-                }
-                for part, by_target in evaluation.errors.items()
-            },
+            "errors": {"+".join(key): np.round(error, 5).tolist() for key, error in actions.items()},
+            "decoder_errors": np.round(errors[:, :, 0], 4).tolist(),  # own codes, other codes, copying; of all pixels
         }
-        if results[name]["codebook"]:
-            results[name]["codebook"].pop("counts", None)  # long, and in no table
-    return results
+    return measured
 
 
-@app.callback()
-def main() -> None:
-    """Recipes of latent action models at equal data and equal compute."""
+def run(entry: Entry, seed: int, rate: float, data: TrainingData, runs: Path, weights: Path) -> dict[str, Any]:
+    """Train a contender to its plateau, unless `weights` has it trained, and measure it."""
+    pairs = data.pairs(seed)
+    learner = build(entry, pairs, data.monitored, seed=seed, continuous_steps=BLOCK // BATCH)
+    if not weights.exists():
+        start = time.monotonic()
+        course = train_to_plateau(learner, pairs, data.monitored, rate, lambda check: note(f"{entry.name} {check}"))
+        minutes = round((time.monotonic() - start) / 60, 1)
+        weights.parent.mkdir(exist_ok=True)
+        unfinished = weights.with_suffix(".tmp")
+        torch.save({"model": learner.model.state_dict(), "course": course.to_dict(), "minutes": minutes}, unfinished)
+        unfinished.replace(weights)
+    trained = torch.load(weights, weights_only=True)
+    learner.model.load_state_dict(trained["model"])
+    finite = all(torch.isfinite(each).all() for each in trained["model"].values())
+    return {
+        "name": entry.name,
+        **asdict(entry),
+        "seed": seed,
+        "learning_rate": rate,
+        "parameters": sum(each.numel() for each in learner.model.parameters() if each.requires_grad),
+        "course": trained["course"],
+        "minutes": trained["minutes"],
+        "sets": measure(learner.model.eval(), learner.processor, runs) if finite else {},
+    }
+
+
+def bracket(entry: Entry, data: TrainingData, out: Path) -> float:
+    """The learning rate of a recipe's form: the best of those tried, with one on each side that is not."""
+    # A form is tried on the pairs that it is first run on; both kinds of pairs then get its rate.
+    entry = replace(entry, steady=entry.stabilised)
+    gains = tried_rates(out, entry.form)
+    while (rate := next_rate(gains)) is not None:
+        pairs = data.pairs(0)
+        learner = build(entry, pairs, data.monitored, seed=0, continuous_steps=BRACKET_PAIRS // BATCH // 2)
+        check = try_rate(learner, pairs, data.monitored, rate)
+        result = {"form": entry.form, "rate": rate, **asdict(check)}
+        save(out / f"rate-{entry.form}-{rate:g}.json", result)
+        note(json.dumps(result))
+        gains[rate] = check.gain_moving
+    return max(gains, key=lambda rate: (gains[rate], -rate))
+
+
+def tried_rates(out: Path, form: str) -> dict[float, float]:
+    """Gain over copying on moving pixels by learning rate, of the short runs that are there."""
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"rate-{form}-*.json"))]
+    return {result["rate"]: result["gain_moving"] for result in results}
+
+
+def missing(out: Path, seeds: int) -> Iterator[tuple[Entry, int, Path]]:
+    """The runs that are not there, in the order in which they are made: a seed of all contenders, then the next."""
+    for seed in range(seeds):
+        for entry in ENTRIES:
+            file = out / f"run-{entry.name}-seed{seed}.json"
+            if not file.exists():
+                yield entry, seed, file
+
+
+def save(file: Path, result: dict[str, Any]) -> None:
+    """Write a result as a whole, or not at all."""
+    write_atomically(file, json.dumps(result) + "\n")
+
+
+def note(text: str) -> None:
+    """A line of progress."""
+    print(time.strftime("%H:%M:%S"), text, flush=True)
+
+
+@app.command("all")
+def run_all(runs: RunsOption, out: OutOption, seeds: int = SEEDS) -> None:
+    """Make what is missing: learning rates, then runs, and after each of them the page OUT/arena.md."""
+    logging.basicConfig(level=logging.ERROR)
+    torch.set_num_threads(1)  # sums in one order make runs repeatable
+    out.mkdir(parents=True, exist_ok=True)
+    data = TrainingData(runs, out)
+    for entry, seed, file in missing(out, seeds):
+        rate = bracket(entry, data, out)
+        save(file, run(entry, seed, rate, data, runs, out / "weights" / f"{file.stem}.pt"))
+        write_page(out, out / "arena.md")
+        note(f"{file.name} is done; {len(list(missing(out, seeds)))} runs to go")
 
 
 @app.command()
-def run(
-    name: Annotated[str, typer.Argument(help="lara, lara:VARIANT, or a peer: " + ", ".join(RECIPES))],
-    runs: Annotated[Path, typer.Option(help="Folder of mw-train, mw-heldout, mw-unseen; caches go there, too.")],
-    out: Annotated[Path, typer.Option(help="Folder for the JSON.")],
-    seed: int = 0,
-    learning_rate: Annotated[float | None, typer.Option(help="Default: the recipe's own.")] = None,
-    tflop: Annotated[float, typer.Option(help="Operations of training, 10^12.")] = 20.0,
-    pairs_per_episode: int = 16,
-    sets: Annotated[
-        str, typer.Option(help="Test sets to measure: heldout,unseen; empty for the sweep.")
-    ] = "heldout,unseen",
-    tag: Annotated[str, typer.Option(help="Part of the file's name.")] = "final",
-) -> None:
-    """Train one recipe once and write OUT/TAG-NAME-rateR-seedS.json."""
-    logging.basicConfig(level=logging.ERROR)
-    torch.set_num_threads(1)  # runs share a machine, and sums in one order make them repeatable
-    start = time.monotonic()
-    test_sets = [name for name in sets.split(",") if name]
-    cache = FrameCache.build(
-        training_episodes(runs), LatentActionProcessor(size={"height": 64, "width": 64}), runs / "cache-arena"
-    )
-    training, heldout = split_sequences(find_pairs(cache.sequences, ["0.5s"]), HELDOUT_SHARE, 0)
-    monitored = PairDataset(cache, heldout).batch(range(HELDOUT_PAIRS))
-    label = f"{tag}-{name.replace(':', '-')}-rate{learning_rate or 'own'}-seed{seed}"
-    if name.startswith("lara"):
-        folder = runs / "arena" / label
-        shutil.rmtree(folder, ignore_errors=True)  # training does not overwrite the run of an earlier call
-        trained = train_variant(
-            name.partition(":")[2], seed=seed, rate=learning_rate, tflop=tflop, runs=runs, out=folder
-        )
-    else:
-        rate = learning_rate or RECIPES[name].published_learning_rate
-        trained = train_peer(name, seed=seed, rate=rate, tflop=tflop, pairs=PairDataset(cache, training, seed))
-    training_seconds = time.monotonic() - start
-    result = {
-        "name": name,
-        "seed": seed,
-        "learning_rate": learning_rate,
-        "tflop": round(trained.tflop, 2),
-        "steps": trained.steps,
-        "pairs": trained.pairs,
-        "parameters": sum(parameter.numel() for parameter in trained.model.parameters()),
-        "heldout_gain": round(heldout_gain(trained, monitored), 4),
-        **measure(trained, runs, pairs_per_episode, test_sets),
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{label}.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
-    line = {key: value for key, value in result.items() if key not in SETS}
-    line |= {key: {k: v["value"] for k, v in result[key]["headline"].items()} for key in test_sets}
-    print(json.dumps(line), f"trained in {training_seconds:.0f} s, {time.monotonic() - start:.0f} s in all", flush=True)
+def shipped(runs: RunsOption, out: OutOption) -> None:
+    """Measure the bundled lara-lam on the same test sets: for a row beside, as it has other data and sizes."""
+    model = LatentActionModel.from_pretrained("lara-lam").eval()
+    sets = measure(model, LatentActionProcessor.from_pretrained("lara-lam"), runs)
+    save(out / "shipped-lara-lam.json", {"name": "lara-lam as it ships", "seed": 0, "sets": sets})
+    write_page(out, out / "arena.md")
+
+
+@app.command("list")
+def list_missing(out: OutOption, seeds: int = SEEDS) -> None:
+    """Say which runs are missing, in their order."""
+    for _, _, file in missing(out, seeds):
+        print(file.name)
 
 
 if __name__ == "__main__":

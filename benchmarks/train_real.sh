@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The training of lara-lam from start to end: lists of real clips, Meta-World episodes, and the recipe on both.
+# The training of lara-lam from start to end: lists of real clips, Meta-World episodes, a target encoder, the recipe.
 #
 #     nohup benchmarks/train_real.sh > real.log &          # in the background; again, it goes on where it stopped
 #     benchmarks/train_real.sh --steps 20000               # options of `lara-tok train`, instead of the recipe's
@@ -26,6 +26,12 @@ if [ ! -e "$runs/mw-train/meta/info.json" ]; then
         --seed 1 --action-noise 0.3
 fi
 
+if [ ! -e "$runs/mobilenet/config.json" ]; then
+    python benchmarks/mobilenet_teacher.py "$runs/mobilenet"
+fi
+# The recipe names what is made here as runs/...
+sed "s|runs/|$runs/|" hub_configs/training/lam.yaml > "$runs/lam.yaml"
+
 # One core computes, the others load: they also decode the frames before the first step.
 options=(--workers $((cores > 1 ? cores - 1 : 1)))
 if nvidia-smi > /dev/null 2>&1; then
@@ -34,5 +40,5 @@ fi
 if compgen -G "$out/checkpoints/checkpoint-*/trainer_state.json" > /dev/null; then
     options+=(--resume)
 fi
-exec nice -n 10 lara-tok train "list:$runs/real/train_largest.csv" "list:$runs/real/train_others.csv" "$runs/mw-train" \
-    --camera all --recipe hub_configs/training/lam.yaml --out "$out" --frames "$runs/frames" "${options[@]}" "$@"
+exec nice -n 10 lara-tok train --camera all --recipe "$runs/lam.yaml" --out "$out" --frames "$runs/frames" \
+    "${options[@]}" "$@"

@@ -61,8 +61,8 @@ def compressed(flow: Tensor, softness: float, scale: float = 1.0) -> Tensor:
     return scale * flow / (flow.abs() + softness).sqrt()
 
 
-def optical_flow(now_PSS: np.ndarray, future_PSS: np.ndarray) -> np.ndarray:
-    """Dense flow from frames t to frames t+C, grey uint8 (P, S, S): float32 (P, G G 2), mean (x, y) in 8 x 8 cells.
+def optical_flow(now_PSS: np.ndarray, future_PSS: np.ndarray, cells: int = CELLS) -> np.ndarray:
+    """Dense flow from frames t to frames t+C, grey uint8 (P, S, S): float32 (P, G G 2), mean (x, y) in G x G cells.
 
     In pixels of these frames. Equal calls give equal numbers. Raises ImportError without OpenCV.
     """
@@ -76,13 +76,15 @@ def optical_flow(now_PSS: np.ndarray, future_PSS: np.ndarray) -> np.ndarray:
     try:
         # Its type stubs leave this function out.
         flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined]
-        cells = [_cell_means(flow.calc(now, future, None)) for now, future in zip(now_PSS, future_PSS, strict=True)]
+        means = [
+            _cell_means(flow.calc(now, future, None), cells) for now, future in zip(now_PSS, future_PSS, strict=True)
+        ]
     finally:
         cv2.setNumThreads(threads)
-    return np.stack(cells) if cells else np.empty((0, CELLS**2 * DIRECTIONS), np.float32)
+    return np.stack(means) if means else np.empty((0, cells**2 * DIRECTIONS), np.float32)
 
 
-def _cell_means(flow_SS2: np.ndarray) -> np.ndarray:
+def _cell_means(flow_SS2: np.ndarray, cells: int) -> np.ndarray:
     """(S, S, 2) -> (G G 2), row by row."""
-    side = len(flow_SS2) // CELLS
-    return flow_SS2.reshape(CELLS, side, CELLS, side, DIRECTIONS).mean((1, 3)).reshape(-1)
+    side = len(flow_SS2) // cells
+    return flow_SS2.reshape(cells, side, cells, side, DIRECTIONS).mean((1, 3)).reshape(-1)

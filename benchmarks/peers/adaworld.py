@@ -14,17 +14,18 @@ As published:
               both frames get the same brightness offset of up to 0.1
 
 Different, and why:
-  size        width 128, 4 heads, 4 + 4 blocks, 64 px in patches of 8 (theirs: 1024, 16, 16 + 16, 256 px, of 16)
+  encoder     its tokens are those of the small image encoder of all recipes (image_encoder.py), theirs patches in pixel
+              numbers; the decoder embeds patches as theirs
+  size        width 128, 4 heads, 3 + 3 blocks, 64 px in patches of 8 (theirs: 1024, 16, 16 + 16, 256 px, of 16)
   z           256 numbers, given as 8 x 32 like every z here (theirs: 32), because figures of z are comparable only at
               equal size. The KL stays a sum, so each number of z costs the same as there; unused ones cost nothing
-  time        the number of steps follows from compute, not from their 10 million pairs per epoch
 
 The published beta was set on game video, where much of the frame changes. On simulated robot video at 64 px and 0.5 s
 copying frame t costs about 0.001, and one nat of z costs 0.0002: the published weight allows z little information.
 DreamDojo, which trains this model with more layers on robot video, has beta 1e-6: `build(beta=1e-6)`.
 
-Shape suffixes: B batch, T frames, P patches, L = 1 + P tokens of a frame, Q numbers of a patch, H width, A attention
-heads, E width of a head, N latent tokens, D numbers of a token.
+Shape suffixes: B batch, T frames, P patches, L = 1 + P tokens of a frame, Q numbers of a patch, V of its features,
+H width, A attention heads, E width of a head, N latent tokens, D numbers of a token.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ ROTARY_BASE = 10_000.0
 class AdaWorldConfig(PeerConfig):
     """Sizes of AdaWorld. num_layers: blocks of the encoder and of the decoder, each. beta: weight of the KL."""
 
-    num_layers: int = 4
+    num_layers: int = 3
     beta: float = 2e-4
 
 
@@ -137,15 +138,15 @@ class AdaWorldModel(PeerModel):
         super().__init__(config)
         width, patch_dim, patches = config.hidden_size, self.grid.patch_dim, self.grid.patches
         self.latent_dim = config.num_latents * config.codebook_dim
-        self.action_token = nn.Parameter(torch.empty(patch_dim).uniform_(-1, 1))
-        self.encoder = Blocks(config, 1 + patches, patch_dim, width, temporal=True)
+        self.action_token = nn.Parameter(torch.empty(self.feature_dim).uniform_(-1, 1))
+        self.encoder = Blocks(config, 1 + patches, self.feature_dim, width, temporal=True)
         self.to_moments = nn.Linear(width, 2 * self.latent_dim)
         self.embed_patches = nn.Linear(patch_dim, width)
         self.from_latents = nn.Linear(self.latent_dim, width)
         self.decoder = Blocks(config, patches, width, patch_dim, temporal=False)
 
     def encode(self, *, frame_features: Tensor, future_frame_features: Tensor) -> PeerOutput:
-        """Patches (B, P, Q) of both frames -> z, the mean, also as the decoder's input; there are no codes."""
+        """Features (B, P, V) of both frames -> z, the mean, also as the decoder's input; there are no codes."""
         mean_BND, _ = self._moments(frame_features, future_frame_features)
         return PeerOutput(mean_BND, None, mean_BND)
 
@@ -157,8 +158,8 @@ class AdaWorldModel(PeerModel):
 
     def training_loss(self, now: Tensor, future: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of pixels in 0..1, and beta times the KL in nats a pair, from a sample of z."""
-        now_BPQ, future_BPQ = self.get_frame_features(torch.cat([now, future])).chunk(2)
-        mean_BND, log_variance_BND = self._moments(now_BPQ, future_BPQ)
+        mean_BND, log_variance_BND = self._moments(*self.get_frame_features(torch.cat([now, future])).chunk(2))
+        now_BPQ, future_BPQ = self.grid.split(torch.cat([now, future])).chunk(2)
         sample_BND = mean_BND  # in evaluation, as published
         if self.training:
             sample_BND = mean_BND + torch.randn_like(mean_BND) * (log_variance_BND / 2).exp()
@@ -167,11 +168,11 @@ class AdaWorldModel(PeerModel):
         losses = {"reconstruction": reconstruction.detach(), "kl": kl.detach()}
         return reconstruction + self.config.beta * kl, losses
 
-    def _moments(self, now_BPQ: Tensor, future_BPQ: Tensor) -> tuple[Tensor, Tensor]:
+    def _moments(self, now_BPV: Tensor, future_BPV: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the variance of z, each (B, N, D), in float32."""
-        patches_BTPQ = torch.stack([now_BPQ, future_BPQ], 1)
-        token = self.action_token.expand(len(now_BPQ), 2, 1, -1)
-        action_BH = self.encoder(torch.cat([token, patches_BTPQ], 2))[:, 1, 0]
+        features_BTPV = torch.stack([now_BPV, future_BPV], 1)
+        token = self.action_token.expand(len(now_BPV), 2, 1, -1)
+        action_BH = self.encoder(torch.cat([token.to(features_BTPV.dtype), features_BTPV], 2))[:, 1, 0]
         # The exponential of the variance amplifies the rounding of bfloat16.
         with torch.autocast(action_BH.device.type, enabled=False):
             moments = self.to_moments(action_BH.float())
@@ -203,7 +204,6 @@ ADAWORLD = Recipe(
     build=build,
     betas=(0.9, 0.999),
     weight_decay=1e-2,
-    published_learning_rate=2.5e-5,
     decays_vectors=True,  # biases and norms too, as published
     max_grad_norm=0.3,
     augment=shift_brightness,

@@ -16,7 +16,9 @@ As published:
   training    Adam (0.9, 0.99), 1e-4 held constant, gradient norm 0.5, batch 64, 100k steps, no augmentation
 
 Different, and why:
-  size        width 128, 4 heads, 3 + 3 + 3 layers (theirs: 1024, 16, 8 + 8 + 8), 64 px in patches of 8 (256, of 32):
+  encoder     the two layers of the image encoder of all recipes (image_encoder.py) are the first spatial ones. The
+              decoder embeds the patches of frame t itself: what it shares with the encoder in theirs is now an encoder
+  size        width 128, 4 heads, 1 + 3 + 3 layers (theirs: 1024, 16, 8 + 8 + 8), 64 px in patches of 8 (256, of 32):
               the grid is 8 x 8 as theirs, so that the convolutions around z are unchanged
   z           8 tokens of 32 numbers with 128 codes as in lara-lam (theirs: 4 of 32 with 8 codes), because figures of z
               are comparable only at equal size; the second convolution leaves a grid of 2 x 4 instead of 2 x 2
@@ -28,8 +30,8 @@ Different, and why:
               patches of the grid
   third tap   the third tap of the convolution over time would see only padding with two frames, and is left out
 
-Shape suffixes: B batch, T frames, P patches, Q numbers of a patch, H width, A attention heads, E width of a head,
-N latent tokens, D numbers of a token.
+Shape suffixes: B batch, T frames, P patches, Q numbers of a patch, V of its features, H width, A attention heads,
+E width of a head, N latent tokens, D numbers of a token.
 """
 
 from __future__ import annotations
@@ -55,10 +57,17 @@ TOKEN_GRIDS = {1: (1, 1), 2: (2, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4)}
 
 @dataclass(frozen=True, kw_only=True)
 class LapaConfig(PeerConfig):
-    """Sizes of LAPA. num_layers: of the spatial encoder, of the temporal encoder and of the decoder, each."""
+    """Sizes of LAPA, and the schedule of `CodebookSchedule` in place of LAPA's own where it is not 0.
+
+    num_layers: of the temporal encoder and of the decoder, each.
+    """
 
     codebook_size: int = 128
+    num_spatial_layers: int = 1
     num_layers: int = 3
+    continuous_steps: int = 0
+    dead_code_steps: int = 0
+    dead_code_share: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -201,13 +210,13 @@ class LapaModel(PeerModel):
     def __init__(self, config: LapaConfig) -> None:
         super().__init__(config)
         width, dim, side = config.hidden_size, config.codebook_dim, self.grid.side
-        self.embed = nn.Sequential(
-            nn.LayerNorm(self.grid.patch_dim), nn.Linear(self.grid.patch_dim, width), nn.LayerNorm(width)
+        self.embed, self.embed_patches = (
+            nn.Sequential(nn.LayerNorm(size), nn.Linear(size, width), nn.LayerNorm(width))
+            for size in (self.feature_dim, self.grid.patch_dim)
         )
         self.position_bias = RelativePositionBias(width, config.num_attention_heads, side)
-        self.spatial, self.temporal = (
-            nn.ModuleList(Layer(config, side, 2, over) for _ in range(config.num_layers)) for over in ("space", "time")
-        )
+        self.spatial = nn.ModuleList(Layer(config, side, 2, "space") for _ in range(config.num_spatial_layers))
+        self.temporal = nn.ModuleList(Layer(config, side, 2, "time") for _ in range(config.num_layers))
         self.spatial_norm, self.temporal_norm, self.decoder_norm = (nn.LayerNorm(width, bias=False) for _ in range(3))
         self.project = nn.Linear(width, dim)
         rows, columns = TOKEN_GRIDS[config.num_latents]
@@ -222,13 +231,13 @@ class LapaModel(PeerModel):
             nn.ReLU(),
             nn.Conv2d(dim, dim, (halved - rows + 1, halved - columns + 1)),
         )
-        self.quantizer = NoiseSubstitutionQuantizer(config.codebook_size, dim)
+        self.bottleneck = NoiseSubstitutionQuantizer(config.codebook_size, dim)
         self.from_latents = nn.Linear(dim, width)
         self.decoder = nn.ModuleList(Layer(config, side, 1, "space", True) for _ in range(config.num_layers))
         self.to_pixels = nn.Linear(width, self.grid.patch_dim)
 
     def encode(self, *, frame_features: Tensor, future_frame_features: Tensor) -> PeerOutput:
-        """Patches (B, P, Q) of both frames -> z, its codes and what the decoder gets (with noise while training)."""
+        """Features (B, P, V) of both frames -> z, its codes and what the decoder gets (with noise while training)."""
         hidden_BTPH = self.embed(torch.stack([frame_features, future_frame_features], 1))
         bias = self.position_bias()
         for layer in self.spatial:
@@ -241,13 +250,12 @@ class LapaModel(PeerModel):
         with torch.autocast(hidden_BTPH.device.type, enabled=False):
             first_BND, last_BND = (self._shrink(frame_BPH.float()) for frame_BPH in hidden_BTPH.unbind(1))
             latents_BND = last_BND - first_BND
-            quantized_BND, codes_BN = self.quantizer(latents_BND)
+            quantized_BND, codes_BN = self.bottleneck(latents_BND)
         return PeerOutput(latents_BND, codes_BN, quantized_BND)
 
     def predict(self, now_BPQ: Tensor, quantized_BND: Tensor) -> Tensor:
         """Patches of frame t and action tokens -> patches of frame t+C."""
-        # Without gradient, as published: the embedding is trained by the encoder alone.
-        hidden_BTPH = self.embed(now_BPQ).detach().unsqueeze(1)
+        hidden_BTPH = self.embed_patches(now_BPQ).unsqueeze(1)
         # Each action token gets a stripe of every code.
         stripes_BND = quantized_BND.reshape(len(quantized_BND), self.config.codebook_dim, -1).transpose(1, 2)
         actions_BNH = self.from_latents(stripes_BND)
@@ -258,16 +266,17 @@ class LapaModel(PeerModel):
 
     def training_loss(self, now: Tensor, future: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of pixels in 0..1."""
-        now_BPQ, future_BPQ = self.get_frame_features(torch.cat([now, future])).chunk(2)
-        encoded = self.encode(frame_features=now_BPQ, future_frame_features=future_BPQ)
+        now_BPV, future_BPV = self.get_frame_features(torch.cat([now, future])).chunk(2)
+        encoded = self.encode(frame_features=now_BPV, future_frame_features=future_BPV)
+        now_BPQ, future_BPQ = self.grid.split(torch.cat([now, future])).chunk(2)
         predicted_BPQ = self.predict(now_BPQ, encoded.quantized_latents)
         loss = F.mse_loss(predicted_BPQ.float(), future_BPQ)
         return loss, {"reconstruction": loss.detach()}
 
     def after_step(self, step: int, total_steps: int) -> None:
-        """Replace unused codes in the steps of the schedule."""
-        if replaces_codes(step, total_steps):
-            self.quantizer.replace_unused()
+        """Replace unused codes in the steps of the published schedule, unless another one does."""
+        if not self.config.dead_code_steps and replaces_codes(step, total_steps):
+            self.bottleneck.replace_unused()
 
     def _shrink(self, hidden_BPH: Tensor) -> Tensor:
         side = self.grid.side
@@ -293,6 +302,4 @@ def build(**overrides: Any) -> LapaModel:
     return LapaModel(LapaConfig(**overrides))
 
 
-LAPA = Recipe(
-    name="lapa", build=build, betas=(0.9, 0.99), weight_decay=0.0, published_learning_rate=1e-4, max_grad_norm=0.5
-)
+LAPA = Recipe(name="lapa", build=build, betas=(0.9, 0.99), weight_decay=0.0, max_grad_norm=0.5)

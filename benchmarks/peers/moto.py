@@ -12,8 +12,8 @@ As published, through the preset `LatentActionConfig.moto`:
 
 Different, and why:
   encoder     theirs is a frozen ViT-MAE-large (303 M parameters, 224 px), which has no counterpart at 64 px. Here it is
-              the 2-layer ViT of `lara-lam`, trained jointly: a frozen random one would only handicap Moto. What frozen
-              features do for the stability of Moto's codebook is therefore not tested here
+              the 2-layer ViT of all recipes (image_encoder.py), trained jointly: a frozen random one would only
+              handicap Moto. What frozen features do for the stability of Moto's codebook is not tested here
   LPIPS       theirs logs and adds an LPIPS term, but computes it without gradient; it is left out
   size        width 128, 4 heads, 3 + 3 layers (theirs: 768, 12, 4 + 12), 64 px in patches of 8 (224, of 16)
   start       weights from 0.049 instead of 0.02: 0.02 * sqrt(768 / width), so that layers preserve as much variance as
@@ -42,7 +42,7 @@ from .recipe import Recipe
 SHIFT = 10 / 224  # of the frame's side
 PUBLISHED_WIDTH, PUBLISHED_INITIALIZER_RANGE = 768, 0.02
 SIZES = {
-    "vision_config": None,  # the 2-layer ViT of the defaults
+    "vision_config": None,  # the image encoder of all recipes
     "freeze_vision_encoder": False,
     "image_size": 64,
     "patch_size": 8,
@@ -91,9 +91,5 @@ MOTO = Recipe(
     build=build,
     betas=(0.9, 0.99),
     weight_decay=1e-4,
-    published_learning_rate=1e-4,
-    warmup_share=0.05,
-    warmup_start=0.5,
-    final_rate=0.5,
     augment=shift_pairs,
 )

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lara_tokenizer.model.bottleneck_vq import k_means
+
 USED_SHARE = 0.1  # of the batches since the last replacement: a code of fewer batches is unused
 
 
@@ -30,10 +32,13 @@ class NoiseSubstitutionQuantizer(nn.Module):
         self.codebook = nn.Parameter(torch.randn(codebook_size, codebook_dim))
         self.register_buffer("batches_used", torch.zeros(codebook_size, dtype=torch.long))
         self.register_buffer("batches", torch.zeros((), dtype=torch.long))
+        self.continuous = False  # z passes without noise and without codes: the warm-up of `CodebookSchedule`
 
     def forward(self, latents_BND: Tensor) -> tuple[Tensor, Tensor]:
         """z -> the decoder's input (B, N, D), and the nearest codes (B, N)."""
         codes_BN = self._nearest(latents_BND)
+        if self.continuous:
+            return latents_BND, codes_BN
         nearest_BND = self.codebook[codes_BN]
         if not self.training:
             return nearest_BND, codes_BN
@@ -65,6 +70,30 @@ class NoiseSubstitutionQuantizer(nn.Module):
         picks = torch.cat([used[torch.randperm(len(used), device=used.device)] for _ in range(rounds)])
         self.codebook[unused] = self.codebook[picks[: len(unused)]]
         return len(unused)
+
+    # What `CodebookSchedule` calls, in place of the rule above.
+
+    @torch.no_grad()
+    def start_codebook(self, latents_BND: Tensor, iterations: int = 10, seed: int = 0) -> None:
+        """Start the codebook at the centres of k-means on latents (B, N, D)."""
+        points_MD, generator = latents_BND.float().flatten(0, 1), torch.Generator().manual_seed(seed)
+        self.codebook.copy_(k_means(points_MD, len(self.codebook), iterations, generator))
+        self.batches_used.zero_()
+        self.batches.zero_()
+
+    @torch.no_grad()
+    def revive_dead_codes(self, latents_BND: Tensor, seed: int = 0, share: float = 0.0) -> int:
+        """Move each dead code onto a random latent; returns their number.
+
+        A code is dead if it was used in at most `share` of the batches in which the codes were used on average.
+        """
+        dead_K = self.batches_used <= share * self.batches_used.float().mean()
+        self.batches_used.zero_()
+        self.batches.zero_()
+        points_MD, count = latents_BND.float().flatten(0, 1), int(dead_K.sum())
+        picks = torch.randint(len(points_MD), (count,), generator=torch.Generator().manual_seed(seed))
+        self.codebook[dead_K] = points_MD[picks]
+        return count
 
     @torch.no_grad()
     def _nearest(self, latents_BND: Tensor) -> Tensor:

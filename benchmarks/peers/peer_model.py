@@ -1,10 +1,11 @@
 """The interface of every peer's model: the methods that evaluation and training call.
 
-Shape suffixes: B batch, P patches, Q numbers of a patch, N latent tokens, D numbers of a token.
+Shape suffixes: B batch, P patches, Q numbers of a patch, V of its features, N latent tokens, D numbers of a token.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .frames import PatchGrid
+from .image_encoder import image_encoder, patch_features
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,10 @@ class PeerOutput:
 
 @dataclass(frozen=True, kw_only=True)
 class PeerConfig:
-    """Sizes that the peers share with `lara-lam`. codebook_size: None for a continuous z."""
+    """Sizes that the peers share with `lara-lam`.
+
+    codebook_size: None for a continuous z. vision_config: of another image encoder than that of all recipes.
+    """
 
     image_size: int = 64
     patch_size: int = 8
@@ -38,6 +43,7 @@ class PeerConfig:
     codebook_dim: int = 32
     codebook_size: int | None = None
     strides: tuple[str, ...] = ("0.5s",)
+    vision_config: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         # Rotary positions turn pairs of components of a head.
@@ -49,7 +55,7 @@ class PeerConfig:
 
 
 class PeerModel(nn.Module):
-    """Base of the models whose encoder sees both frames at once: a frame's features are its patches in 0..1."""
+    """Base of the models of space and time: the image encoder sees a frame, the model's own encoder both frames."""
 
     config: Any
 
@@ -57,17 +63,19 @@ class PeerModel(nn.Module):
         super().__init__()
         self.config = config
         self.grid = PatchGrid(config.image_size, config.patch_size)
+        self.vision_encoder = image_encoder(config.image_size, config.patch_size, config.vision_config)
+        self.feature_dim: int = self.vision_encoder.config.hidden_size
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
     def get_frame_features(self, pixel_values: Tensor) -> Tensor:
-        """Frames (B, 3, S, S) from the processor -> (B, P, Q)."""
-        return self.grid.split(pixel_values)
+        """Frames (B, 3, S, S) from the processor -> features of their patches, (B, P, V)."""
+        return patch_features(self.vision_encoder, pixel_values)
 
     def encode(self, *, frame_features: Tensor, future_frame_features: Tensor) -> PeerOutput:
-        """Features (B, P, Q) of both frames -> the latent action."""
+        """Features (B, P, V) of both frames -> the latent action."""
         raise NotImplementedError
 
     def decode(self, pixel_values: Tensor, *, quantized_latents: Tensor) -> Tensor:

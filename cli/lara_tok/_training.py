@@ -52,6 +52,9 @@ def progress_printer(measures: Mapping[str, str]) -> Callable[[str, int, int, di
         if phase == "frames":
             if done % 100 == 0 or done == total:
                 console_err.print(f"decoded {done} of {total} camera sequences", highlight=False)
+        elif phase == "features":
+            if done % 6400 < 64 or done == total:
+                console_err.print(f"features of {done} of {total} frames", highlight=False)
         elif "loss" in logs:
             shown = [f"{label} {logs[key]:.3g}" for label, key in measures.items() if key in logs]
             console_err.print(f"step {done} of {total}  {'  '.join(shown)}", highlight=False)

@@ -46,7 +46,7 @@ def train(
 
     Examples:
 
-      lara-tok train videos/ --recipe hub_configs/training/lam.yaml --out runs/lam
+      lara-tok train videos/ --recipe hub_configs/training/lam_sim.yaml --out runs/lam
 
       lara-tok train lerobot:lerobot/pusht rlds:bridge --camera all --out runs/two
     """

@@ -66,7 +66,7 @@ class Stride:
             )
         return frames
 
-    def future_indices(self, timestamps: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    def future_indices(self, timestamps: np.ndarray, anchors: np.ndarray, period: float | None = None) -> np.ndarray:
         """The future frame of each anchor frame: int64, same length as `anchors`; -1 for an anchor without one.
 
         A stride in seconds takes the frame nearest to anchor + stride. The result is -1 past the end of the episode
@@ -75,6 +75,8 @@ class Stride:
         Args:
             timestamps: float64 (n,), times of all frames of the episode in seconds.
             anchors: int64, indices of frames.
+            period: seconds from frame to frame; default: the median of the frames' own. Frames that were thinned to a
+                grid of another rate are unevenly apart, and their median may be far from the grid's.
 
         Raises:
             ValueError: the episode's own rate cannot meet the stride, see `frames_at`.
@@ -86,7 +88,7 @@ class Stride:
             return np.where(future < n, future, -1)
         if n < 2:
             return np.full(len(anchors), -1, np.int64)
-        period = float(np.median(np.diff(timestamps)))
+        period = float(np.median(np.diff(timestamps))) if period is None else period
         self.frames_at(1 / period)
         # A virtual frame after the last one: a target nearer to it than to the last frame is past the end.
         padded = np.append(timestamps, timestamps[-1] + period)

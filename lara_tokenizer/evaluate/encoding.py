@@ -128,7 +128,12 @@ class AttentionMaps:
 def has_attention_maps(model: Any) -> bool:
     """True for an M-Former over the patches of a vision encoder: only then does `encode` return attentions."""
     takes_option = "output_attentions" in inspect.signature(model.encode).parameters
-    return takes_option and hasattr(model.config, "num_frame_tokens")
+    # An inverse model that matches features has no queries.
+    return takes_option and hasattr(model.config, "num_frame_tokens") and not _matches_features(model.config)
+
+
+def _matches_features(config: Any) -> bool:
+    return getattr(config, "inverse_model", None) == "matching"
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ class Codebook(nn.Embedding):
 class VectorQuantizer(nn.Module):
     """Vector quantizer: replaces each latent by the nearest of K code vectors.
 
-    With `positions` = N each of the N latents has a codebook of its own (product quantization); otherwise all share one.
+    With `positions` = N each of the N latents has a codebook of its own (product quantization), else all share one.
     `code_usage` counts the uses of each code in training since the last code reset. The training loop sets
     `continuous` during VQ warm-up: latents then pass unquantized, without codebook loss.
 

@@ -6,8 +6,8 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 from .bundled import resolve_checkpoint
-from .configuration_frame_encoder import FrameEncoderConfig
 from .configuration_base import LatentActionBaseConfig, check_types, vision_config_of
+from .configuration_frame_encoder import CELL, FrameEncoderConfig
 from .strides import checked_strides
 
 # Number of special tokens before the patches, for encoders without exactly one CLS token. Registers are counted apart.
@@ -57,7 +57,7 @@ class LatentActionConfig(LatentActionBaseConfig):
     """Sizes, loss weights and training schedule of a `LatentActionModel`.
 
     The defaults are the sizes of the bundled `lara-lam`, except the vision patch (8, not 16); its other settings are
-    in `hub_configs/training/lam.yaml`. `paper_exact()` and `moto()` are the paper's architecture.
+    in `hub_configs/training/lam_sim.yaml`. `paper_exact()` and `moto()` are the paper's architecture.
 
     >>> LatentActionConfig(hidden_size=768, num_attention_heads=5)
     Traceback (most recent call last):
@@ -88,6 +88,8 @@ class LatentActionConfig(LatentActionBaseConfig):
         num_decoder_layers: transformer layers of the frame decoder.
         decoder_residual: predict the change from frame t to frame t+C, not frame t+C itself.
         decoder_warp: warp frame t by a predicted flow before the change is added (needs decoder_residual).
+        decoder_motion_map: give each patch of the decoder what z says of its cell (needs the matching inverse model and
+            patches of 16 pixels).
         motion_weight: weight the squared error by 1 + motion_weight * |change of the pixel|.
         reconstruction_loss_weight, codebook_loss_weight, commitment_loss_weight: the weights of Eq. 3.
         strides: of the training pairs, e.g. ["0.5s"]; the first is the default of `lara-tok encode`.
@@ -128,6 +130,7 @@ class LatentActionConfig(LatentActionBaseConfig):
         num_decoder_layers: int = 3,
         decoder_residual: bool = True,
         decoder_warp: bool = False,
+        decoder_motion_map: bool = False,
         motion_weight: float = 1.0,
         reconstruction_loss_weight: float = 4.0,
         codebook_loss_weight: float = 1.0,
@@ -163,6 +166,7 @@ class LatentActionConfig(LatentActionBaseConfig):
         self.num_decoder_layers = num_decoder_layers
         self.decoder_residual = decoder_residual
         self.decoder_warp = decoder_warp
+        self.decoder_motion_map = decoder_motion_map
         self.motion_weight = motion_weight
         self.reconstruction_loss_weight = reconstruction_loss_weight
         self.codebook_loss_weight = codebook_loss_weight
@@ -229,7 +233,7 @@ class LatentActionConfig(LatentActionBaseConfig):
             }
         )
         self._check_positive("motion_channels")
-        if self.inverse_model == "matching" and not isinstance(self.vision_config, FrameEncoderConfig):
+        if self.inverse_model == "matching" and self.vision_config.model_type != FrameEncoderConfig.model_type:
             raise ValueError(
                 "inverse_model 'matching' compares the features of a 'latent_action_frames' encoder, and vision_config "
                 f"is a {self.vision_config.model_type!r}. Set vision_config.model_type, or take 'm_former'."
@@ -245,6 +249,11 @@ class LatentActionConfig(LatentActionBaseConfig):
                 "from collapsing. Give it a weight, or freeze_vision_encoder=True."
             )
         self._check_vision()
+        if self.decoder_motion_map and (self.inverse_model != "matching" or self.patch_size != CELL):
+            raise ValueError(
+                f"decoder_motion_map needs inverse_model 'matching' and patch_size {CELL}, the cells of its motion "
+                f"map; they are {self.inverse_model!r} and {self.patch_size}."
+            )
 
     def _check_vision(self) -> None:
         vision = self.vision_config

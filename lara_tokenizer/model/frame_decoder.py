@@ -44,11 +44,17 @@ def warp(frames: Tensor, flow_B2HW: Tensor) -> Tensor:
         return F.grid_sample(frames.float(), points_BHW2, padding_mode="border", align_corners=False)
 
 
+class MotionOfLatents(nn.Linear):
+    """Linear map from z (B, N * D) back to a motion map (B, M * P), the inverse of the matching model's `ToLatents`."""
+
+
 class FrameDecoder(nn.Module):
     """ViT on the patches of frame t plus one fused latent vector; 1x1 convolution and pixel shuffle give pixels.
 
     With `decoder_warp` a second head predicts a flow field by which frame t is warped, and the pixel head adds a
     residual: moving objects keep their detail, and z has to encode the motion itself.
+    With `decoder_motion_map` each patch is given what z says of its own cell, M numbers, instead of one vector for all:
+    a fused vector leaves it to attention and MLPs to find out which part of z concerns which patch.
     There is no activation and no clamp: the reconstruction is in the pixel space of the input.
     """
 
@@ -59,7 +65,13 @@ class FrameDecoder(nn.Module):
         self.patch_size = patch
         self.residual = config.decoder_residual
         self.patches = nn.Conv2d(3, width, kernel_size=patch, stride=patch)
-        self.fuse_latents = nn.Linear(config.num_latents * width, width)
+        self.motion_channels = config.motion_channels if config.decoder_motion_map else 0
+        if self.motion_channels:
+            latents, numbers = config.num_latents * config.codebook_dim, config.motion_channels * config.num_patches
+            self.to_motion = MotionOfLatents(latents, numbers)
+            self.fuse_latents = nn.Linear(config.motion_channels, width)
+        else:
+            self.fuse_latents = nn.Linear(config.num_latents * width, width)
         self.positions = nn.Parameter(torch.empty(1, config.num_patches, width))
         self.transformer = Transformer(
             width,
@@ -72,15 +84,19 @@ class FrameDecoder(nn.Module):
         self.to_flow = FlowHead(width, patch) if config.decoder_warp else None
 
     def forward(self, pixel_values: Tensor, latents_BNH: Tensor) -> Tensor:
-        """Frame t (B, 3, size, size) and latents (B, N, H) -> frame t+C (B, 3, size, size)."""
+        """Frame t (B, 3, size, size) and latents (B, N, H), or with a motion map (B, N, D) -> frame t+C, as frame t."""
         if pixel_values.shape[1:] != (3, self.image_size, self.image_size):
             raise ValueError(
                 f"pixel_values are {tuple(pixel_values.shape)}, expected (batch, 3, {self.image_size}, "
                 f"{self.image_size}). Prepare frames with the model's own processor."
             )
         patches_BHS = self.patches(pixel_values).flatten(2)
-        fused_BH = self.fuse_latents(latents_BNH.flatten(1))
-        hidden_BSH = patches_BHS.transpose(1, 2) + fused_BH.unsqueeze(1) + self.positions
+        if self.motion_channels:
+            motion_BMS = self.to_motion(latents_BNH.flatten(1)).unflatten(1, (self.motion_channels, -1))
+            fused_BSH = self.fuse_latents(motion_BMS.transpose(1, 2))
+        else:
+            fused_BSH = self.fuse_latents(latents_BNH.flatten(1)).unsqueeze(1)
+        hidden_BSH = patches_BHS.transpose(1, 2) + fused_BSH + self.positions
         hidden_BSH, _ = self.transformer(hidden_BSH)
         side = self.image_size // self.patch_size
         grid = hidden_BSH.transpose(1, 2).unflatten(2, (side, side))

@@ -5,6 +5,7 @@ C channels of a map, Q positions along a cell's side in a map.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
@@ -16,17 +17,31 @@ class MapConv(nn.Conv2d):
     """Convolution of a feature map; a class of its own, so that initialization can tell it from the decoder's."""
 
 
-class ConvNormAct(nn.Sequential):
-    """Convolution without bias, batch norm, hard swish."""
+class ConvNorm(nn.Module):
+    """Convolution without bias, and batch norm; one convolution outside of training."""
 
     def __init__(self, width: int, out: int, kernel_size: int = 1, stride: int = 1, groups: int = 1) -> None:
+        super().__init__()
         # A kernel as large as its stride cuts the map into patches; any other is padded to keep the size.
         padding = 0 if kernel_size == stride else kernel_size // 2
-        super().__init__(
-            MapConv(width, out, kernel_size, stride, padding, groups=groups, bias=False),
-            nn.BatchNorm2d(out),
-            nn.Hardswish(),
-        )
+        self.conv = MapConv(width, out, kernel_size, stride, padding, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(out)
+
+    def forward(self, map_BCHW: Tensor) -> Tensor:
+        if self.training:
+            return self.norm(self.conv(map_BCHW))
+        conv, norm = self.conv, self.norm
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        bias = norm.bias - norm.running_mean * scale
+        weight = conv.weight * scale.view(-1, 1, 1, 1)
+        return F.conv2d(map_BCHW, weight, bias, conv.stride, conv.padding, groups=conv.groups)
+
+
+class ConvNormAct(ConvNorm):
+    """The same, then hard swish."""
+
+    def forward(self, map_BCHW: Tensor) -> Tensor:
+        return F.hardswish(super().forward(map_BCHW), inplace=not torch.is_grad_enabled())
 
 
 class InvertedResidual(nn.Module):
@@ -36,10 +51,7 @@ class InvertedResidual(nn.Module):
         super().__init__()
         wide = width * expansion
         self.layers = nn.Sequential(
-            ConvNormAct(width, wide),
-            ConvNormAct(wide, wide, 3, groups=wide),
-            MapConv(wide, width, 1, bias=False),
-            nn.BatchNorm2d(width),
+            ConvNormAct(width, wide), ConvNormAct(wide, wide, 3, groups=wide), ConvNorm(wide, width)
         )
 
     def forward(self, map_BCHW: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class MatchingInverseModel(nn.Module):
     """Features of two frames from a `FrameEncoder` -> z (B, N, D).
 
     `motion_map` gives M numbers for each cell; z is a linear function of all of them, so that what z should hold can be
-    chosen by initial weights (see `lara_tokenizer/train/targets.py`).
+    chosen by initial weights (see `lara_tokenizer/train/targets/start.py`).
     """
 
     def __init__(self, config: LatentActionConfig) -> None:
@@ -63,11 +63,14 @@ class MatchingInverseModel(nn.Module):
             raise ValueError(
                 "this model gives no attention maps: its inverse model matches features, without attention."
             )
-        motion = self.motion_map(frame_BPV, future_BPV)
+        return self.read_latents(self.motion_map(frame_BPV, future_BPV)), ()
+
+    def read_latents(self, motion: Tensor) -> Tensor:
+        """Motion map (B, M, G, G) -> z (B, N, D)."""
         # In float32: 16 bits would round small motions away.
         with torch.autocast(motion.device.type, enabled=False):
             latents = self.to_latents(motion.to(self.to_latents.weight.dtype).flatten(1))
-        return latents.view(-1, *self.latent_shape), ()
+        return latents.view(-1, *self.latent_shape)
 
     def fold_standardization(self) -> None:
         """Nothing to fold: z has no batch norm of its own."""
@@ -82,12 +85,15 @@ def match(now_BCHW: Tensor, future_BCHW: Tensor, cells: int, sharpness: Tensor) 
     batch, channels, height, _ = now_BCHW.shape
     side = height // cells
     window = side + 2 * REACH
-    now, future = (F.normalize(each.float(), dim=1, eps=1e-2) for each in (now_BCHW, future_BCHW))
+    now, future = (_unit(each.float()) for each in (now_BCHW, future_BCHW))
     queries = now.reshape(batch, channels, cells, side, cells, side).permute(0, 2, 4, 3, 5, 1)
-    padded = F.pad(future, (REACH,) * 4, mode="replicate")
+    padded = F.pad(future * sharpness, (REACH,) * 4, mode="replicate")
     keys = padded.unfold(2, window, side).unfold(3, window, side).permute(0, 2, 3, 1, 4, 5)
-    scores = torch.bmm(
-        queries.reshape(-1, side * side, channels), keys.reshape(-1, channels, window * window) * sharpness
-    )
+    scores = torch.bmm(queries.reshape(-1, side * side, channels), keys.reshape(-1, channels, window * window))
     matches = scores.softmax(-1).reshape(batch, cells, cells, side * side * window * window)
     return matches.permute(0, 3, 1, 2)
+
+
+def _unit(map_BCHW: Tensor) -> Tensor:
+    """Each position's features as a vector of length 1; features near 0 stay short."""
+    return map_BCHW * map_BCHW.square().sum(1, keepdim=True).clamp(min=1e-4).rsqrt()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .bottleneck_vq import VectorQuantizer, VectorQuantizerOutput, perplexity
@@ -18,9 +18,9 @@ from .bottleneck_vq import VectorQuantizer, VectorQuantizerOutput, perplexity
 # Imported so that save_pretrained copies these files too: transformers 4 copies direct imports only.
 from .bundled import resolve_checkpoint  # noqa: F401
 from .configuration_base import LatentActionBaseConfig  # noqa: F401
-from .configuration_latent_action import LatentActionConfig
 from .configuration_frame_encoder import FrameEncoderConfig
-from .frame_decoder import FlowHead, FrameDecoder, PixelHead
+from .configuration_latent_action import LatentActionConfig
+from .frame_decoder import FlowHead, FrameDecoder, MotionOfLatents, PixelHead
 from .frame_encoder import FrameEncoder, MapConv, init_frame_encoder
 from .frame_features import frame_features
 from .loading import load_complete  # noqa: F401
@@ -41,6 +41,7 @@ class LatentActionOutput(ModelOutput):
         perplexity (): of the codes of this batch, pooled over positions.
         reconstruction (B, 3, S, S): the predicted frame t+C, in the space of `pixel_values`.
         latents, codes, quantized_latents, code_margin: as in `LatentActionEncoderOutput`.
+        motion_map (B, M, G, G): of the matching inverse model, which z is a linear function of; None for the M-Former.
     """
 
     loss: Tensor | None = None
@@ -51,6 +52,7 @@ class LatentActionOutput(ModelOutput):
     codes: Tensor | None = None
     quantized_latents: Tensor | None = None
     code_margin: Tensor | None = None
+    motion_map: Tensor | None = None
 
 
 class ResamplerLinear(nn.Linear):
@@ -111,12 +113,17 @@ class InverseDynamicsModel(nn.Module):
 
 
 class ForwardDynamicsModel(nn.Module):
-    """Frame t and quantized latents -> frame t+C: D -> D -> tanh -> H, then the frame decoder."""
+    """Frame t and quantized latents -> frame t+C: D -> D -> tanh -> H, then the frame decoder.
+
+    With `decoder_motion_map` the decoder reads the latents as they are.
+    """
 
     def __init__(self, config: LatentActionConfig) -> None:
         super().__init__()
         dim, width = config.codebook_dim, config.decoder_hidden_size
-        self.from_latents = nn.Sequential(ResamplerLinear(dim, dim), nn.Tanh(), ResamplerLinear(dim, width))
+        self.from_latents: nn.Module = nn.Identity()
+        if not config.decoder_motion_map:
+            self.from_latents = nn.Sequential(ResamplerLinear(dim, dim), nn.Tanh(), ResamplerLinear(dim, width))
         self.decoder = FrameDecoder(config)
 
     def forward(self, pixel_values: Tensor, quantized_BND: Tensor) -> Tensor:
@@ -137,9 +144,9 @@ class LatentActionModel(LatentActionPreTrainedModel):
 
     def __init__(self, config: LatentActionConfig) -> None:
         super().__init__(config)
-        self.vision_encoder = _vision_encoder(config.vision_config)
+        self.vision_encoder: Any = _vision_encoder(config.vision_config)
         matching = config.inverse_model == "matching"
-        self.inverse_dynamics = MatchingInverseModel(config) if matching else InverseDynamicsModel(config)
+        self.inverse_dynamics: Any = MatchingInverseModel(config) if matching else InverseDynamicsModel(config)
         positions = config.num_latents if config.separate_codebooks else 1
         self.bottleneck = VectorQuantizer(config.codebook_size, config.codebook_dim, positions)
         self.forward_dynamics = ForwardDynamicsModel(config)
@@ -191,6 +198,7 @@ class LatentActionModel(LatentActionPreTrainedModel):
         views: tuple[Tensor, Tensor] | None = None,
         features: tuple[Tensor, Tensor] | None = None,
         pair_mask: Tensor | None = None,
+        detach_latents: bool = False,
     ) -> LatentActionOutput:
         """Eq. 3: reconstruct frame t+C from frame t and the quantized latent action.
 
@@ -200,6 +208,7 @@ class LatentActionModel(LatentActionPreTrainedModel):
                 augmentation); each (B, 3, S, S).
             features: of the two frames, if already computed; each (B, P, V) from `get_frame_features`.
             pair_mask: bool (B,); pairs that are False (e.g. without a real future frame) are left out of the losses.
+            detach_latents: give decoder and codebook z without its gradient: z then learns from losses of its own only.
         """
         if features is None:
             seen = (pixel_values, future_pixel_values) if views is None else views
@@ -207,8 +216,14 @@ class LatentActionModel(LatentActionPreTrainedModel):
             frame_BPV, future_BPV = self.get_frame_features(torch.cat(seen)).chunk(2)
         else:
             frame_BPV, future_BPV = features
-        latents_BND, _ = self.inverse_dynamics(frame_BPV, future_BPV)
-        quantized: VectorQuantizerOutput = self.bottleneck(latents_BND)
+        motion_map = None
+        if isinstance(self.inverse_dynamics, MatchingInverseModel):
+            motion_map = self.inverse_dynamics.motion_map(frame_BPV, future_BPV)
+            latents_BND = self.inverse_dynamics.read_latents(motion_map)
+        else:
+            latents_BND, _ = self.inverse_dynamics(frame_BPV, future_BPV)
+        read_BND = latents_BND.detach() if detach_latents else latents_BND
+        quantized: VectorQuantizerOutput = self.bottleneck(read_BND)
         reconstruction = self.forward_dynamics(pixel_values, quantized.quantized_latents)
         per_pair = {
             "reconstruction": self._reconstruction_loss(reconstruction, pixel_values, future_pixel_values, pair_mask),
@@ -226,6 +241,7 @@ class LatentActionModel(LatentActionPreTrainedModel):
             codes=quantized.codes,
             quantized_latents=quantized.quantized_latents,
             code_margin=quantized.code_margin,
+            motion_map=motion_map,
         )
 
     def fold_standardization(self) -> None:
@@ -246,12 +262,12 @@ class LatentActionModel(LatentActionPreTrainedModel):
         | heads of a residual decoder                        | 0: it initially copies frame t      |
         | counters, batch norm statistics                    | 0; mean 0, variance 1               |
         | matching inverse model: convolutions; sharpness    | as in `FrameEncoder`; 12            |
-        | ... from the motion map to z                       | normal, 1 / sqrt(in)                |
+        | ... from the motion map to z, and back             | normal, 1 / sqrt(in)                |
         """
         std = self.config.initializer_range
         if isinstance(module, MatchingInverseModel):
             nn.init.constant_(module.sharpness, SHARPNESS)
-        elif isinstance(module, ToLatents):
+        elif isinstance(module, (ToLatents, MotionOfLatents)):
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
             nn.init.zeros_(module.bias)
         elif isinstance(module, (MapConv, nn.BatchNorm2d)):
@@ -296,9 +312,10 @@ class LatentActionModel(LatentActionPreTrainedModel):
         return error.mean((1, 2, 3))
 
 
-def _vision_encoder(config: Any) -> nn.Module:
+def _vision_encoder(config: Any) -> PreTrainedModel:
     """A vision encoder with random weights; ours by its class, which AutoModel knows only where we are installed."""
-    return FrameEncoder(config) if isinstance(config, FrameEncoderConfig) else AutoModel.from_config(config)
+    # Not by isinstance: remote code may be imported twice, and each time has classes of its own.
+    return FrameEncoder(config) if config.model_type == FrameEncoderConfig.model_type else AutoModel.from_config(config)
 
 
 def _mean_over_processes(value: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from lara_tokenizer.model import LatentActionProcessor
 from lara_tokenizer.train.recipe import AugmentationOptions
+from lara_tokenizer.train.targets.motion_targets import MotionTargets
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: weights of the channels in the grey value of a colour
 RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
@@ -41,35 +42,56 @@ def stabilize_pairs(frames_BFCHW: Tensor, processor: LatentActionProcessor) -> T
     return to_unit_range(torch.stack([now, processor.steady_future(now, future)], 1))
 
 
-def make_views(frames: Tensor, options: AugmentationOptions, processor: LatentActionProcessor) -> tuple[Tensor, Tensor]:
-    """uint8 (B, 2, 3, S, S) to (decoder pair, encoder pair) in 0..1, one tensor twice without cross augmentation.
+@dataclass(frozen=True, slots=True)
+class Views:
+    """Augmented and stabilized pairs (B, 2, 3, S, S) in 0..1; one tensor twice without cross augmentation."""
 
-    The decoder reads frame t of its pair and predicts the other; the encoder's pair is jittered. Both are stabilized.
-    """
-    pairs = augment_pairs(to_unit_range(frames), options)
+    decoder: Tensor
+    """The decoder reads frame t and predicts the other."""
+    encoder: Tensor
+    """The same, jittered."""
+    swapped: Tensor
+    """bool (B,), pairs whose frames were swapped."""
+
+
+def make_views(frames: Tensor, options: AugmentationOptions, processor: LatentActionProcessor) -> Views:
+    """Views of pairs, uint8 (B, 2, 3, S, S)."""
+    pairs = crop_and_recolour(to_unit_range(frames), options)
+    swapped = draw_swaps(len(pairs), options, pairs.device)
+    pairs = swap(pairs, swapped)
     stabilized = stabilize_pairs(pairs, processor)
     if not options.has_views:
-        return stabilized, stabilized
-    return stabilized, stabilize_pairs(jitter_encoder_inputs(pairs, options), processor)
+        return Views(stabilized, stabilized, swapped)
+    return Views(stabilized, stabilize_pairs(jitter_encoder_inputs(pairs, options), processor), swapped)
+
+
+def targets_of(views: Views, features: Tensor | None, targets: MotionTargets) -> Tensor:
+    """Targets (B, M, G, G) of the views' motion; features (B, 2, C, G, G) are those of the frames before the swap."""
+    return targets(views.decoder, None if features is None else swap(features, views.swapped))
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedViews:
     """`make_views` as `prepare` of a `PairDataset`: in loader processes, which are idle otherwise on a CPU.
 
-    Adds float32 `frames`, the decoder's pairs, and `views`, the encoder's. Random numbers depend on `seed` and the
-    batch's first index alone, so that any number of processes gives equal batches, before and after a restart.
+    Adds float32 `frames`, the decoder's pairs, `views`, the encoder's, and with `targets` the `targets` of their motion
+    map. Random numbers depend on `seed` and the batch's first index alone, so that any number of processes gives equal
+    batches, before and after a restart.
     """
 
     options: AugmentationOptions
     processor: LatentActionProcessor
     seed: int = 0
+    targets: MotionTargets | None = None
 
-    def __call__(self, frames: Tensor, indices: np.ndarray) -> dict[str, Tensor]:
+    def __call__(self, batch: dict[str, Tensor], indices: np.ndarray) -> dict[str, Tensor]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence((self.seed, int(indices[0]))).generate_state(1, np.uint64)[0]))
-            decoder_pair, encoder_pair = make_views(frames, self.options, self.processor)
-        return {"frames": decoder_pair, "views": encoder_pair}
+            views = make_views(batch["frames"], self.options, self.processor)
+        made = {"frames": views.decoder, "views": views.encoder}
+        if self.targets is not None:
+            made["targets"] = targets_of(views, batch.get("features"), self.targets)
+        return made
 
 
 def normalize(frames_BFCHW: Tensor, mean: list[float], std: list[float]) -> tuple[Tensor, Tensor]:
@@ -88,14 +110,31 @@ def augment_pairs(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tensor:
     >>> torch.equal(augment_pairs(frames, AugmentationOptions()), frames)
     True
     """
+    frames_BFCHW = crop_and_recolour(frames_BFCHW, options)
+    return swap(frames_BFCHW, draw_swaps(len(frames_BFCHW), options, frames_BFCHW.device))
+
+
+def crop_and_recolour(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tensor:
+    """Crop, mirror and recolour each pair at random."""
     if options.crop_scale < 1 or options.flip > 0:
         frames_BFCHW = _crop_and_mirror(frames_BFCHW, options)
     if options.brightness or options.contrast or options.saturation or options.hue:
         frames_BFCHW = _recolour(frames_BFCHW, options)
-    if options.reverse:
-        swap = torch.rand(len(frames_BFCHW), 1, 1, 1, 1, device=frames_BFCHW.device) < options.reverse
-        frames_BFCHW = torch.where(swap, frames_BFCHW.flip(1), frames_BFCHW)
     return frames_BFCHW
+
+
+def draw_swaps(count: int, options: AugmentationOptions, device: torch.device) -> Tensor:
+    """Draw the pairs to reverse: bool (count,)."""
+    if not options.reverse:
+        return torch.zeros(count, dtype=torch.bool, device=device)
+    return torch.rand(count, device=device) < options.reverse
+
+
+def swap(pairs: Tensor, swapped_B: Tensor) -> Tensor:
+    """Swap the two entries (B, 2, ...) of some pairs."""
+    if not swapped_B.any():
+        return pairs
+    return torch.where(swapped_B.view(-1, *(1,) * (pairs.ndim - 1)), pairs.flip(1), pairs)
 
 
 def jitter_encoder_inputs(frames_BFCHW: Tensor, options: AugmentationOptions) -> Tensor:

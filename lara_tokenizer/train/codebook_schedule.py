@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from lara_tokenizer.model import LatentActionModel
+from lara_tokenizer.model.matching import MatchingInverseModel
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +28,18 @@ class CodebookSchedule(TrainerCallback):
     Args:
         model: its bottleneck is changed.
         draw_latents: draw_latents(batches, step) returns latents (B, N, D) of training pairs.
+        start_latents: start_latents(step) is called before the codebook's initialization, and may change z.
     """
 
-    def __init__(self, model: LatentActionModel, draw_latents: Callable[[int, int], Tensor]) -> None:
+    def __init__(
+        self,
+        model: LatentActionModel,
+        draw_latents: Callable[[int, int], Tensor],
+        start_latents: Callable[[int], None] = lambda step: None,
+    ) -> None:
         self.model = model
         self.draw_latents = draw_latents
+        self.start_latents = start_latents
         self.continuous_steps = model.config.continuous_steps
         self.dead_code_steps = model.config.dead_code_steps
         self.dead_code_share = model.config.dead_code_share
@@ -44,6 +52,7 @@ class CodebookSchedule(TrainerCallback):
         bottleneck = self.model.bottleneck
         if not bottleneck.continuous or state.global_step < self.continuous_steps:
             return
+        self.start_latents(state.global_step)
         bottleneck.start_codebook(self.draw_latents(INIT_BATCHES, state.global_step))
         bottleneck.continuous = False
         self._broadcast()
@@ -63,6 +72,9 @@ class CodebookSchedule(TrainerCallback):
         self.model.bottleneck.continuous = False
 
     def _broadcast(self) -> None:
-        """Copy the first process's codebook to all: each has drawn latents of other pairs."""
+        """Copy the first process's codebook, and start of z, to all: each has drawn other pairs."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
+            inverse = self.model.inverse_dynamics
+            if isinstance(inverse, MatchingInverseModel):
+                torch.distributed.broadcast(inverse.to_latents.weight.data, src=0)
             torch.distributed.broadcast(self.model.bottleneck.codebook.weight.data, src=0)

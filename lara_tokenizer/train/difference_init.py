@@ -24,7 +24,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from lara_tokenizer.model import LatentActionModel
+from lara_tokenizer.model import InverseDynamicsModel, LatentActionModel
+from lara_tokenizer.model.m_former import MFormer
 from lara_tokenizer.model.transformer import Attention, TransformerLayer
 
 SHARPNESS = 1.5  # scale of queries and keys in layer 1, so that equal positions find each other among all
@@ -50,7 +51,11 @@ def initialize_from_difference(model: LatentActionModel, now: Tensor, future: Te
         ValueError: another vision encoder, fewer than two M-Former layers, or heads too narrow to hold a position.
     """
     config = model.config
-    m_former = model.inverse_dynamics.m_former
+    if config.inverse_model != "m_former":
+        raise ValueError(
+            f"start_at_change is made for an M-Former; this model has inverse_model {config.inverse_model!r}."
+        )
+    m_former = _m_former(model)
     layers = [cast(TransformerLayer, layer) for layer in m_former.transformer.layers]
     head = config.hidden_size // config.num_attention_heads
     if config.vision_config.model_type != "vit_mae" or len(layers) < 2 or head < 8:
@@ -68,6 +73,11 @@ def initialize_from_difference(model: LatentActionModel, now: Tensor, future: Te
         layer.mlp_out.weight.mul_(RESIDUAL)
     for layer in layers[2:]:
         layer.attention.output.weight.mul_(RESIDUAL)
+
+
+def _m_former(model: LatentActionModel) -> MFormer:
+    assert isinstance(model.inverse_dynamics, InverseDynamicsModel)
+    return model.inverse_dynamics.m_former
 
 
 def _init_patches(model: LatentActionModel, now: Tensor, future: Tensor) -> None:
@@ -90,7 +100,7 @@ def _init_patches(model: LatentActionModel, now: Tensor, future: Tensor) -> None
 
 def _init_embeddings(model: LatentActionModel, positions_PE: Tensor) -> None:
     """Divide the M-Former's width into position code, frame indicator and features."""
-    m_former = model.inverse_dynamics.m_former
+    m_former = _m_former(model)
     tokens, frame = positions_PE.shape
     first_future = m_former.num_latents + tokens + 1
     # The indicator is in the positions, not in the segments: the queries share row 0 of those, and patches would
@@ -124,7 +134,7 @@ def _init_query_layer(
     model: LatentActionModel, attention: Attention, positions_PE: Tensor, generator: torch.Generator
 ) -> None:
     """Let head h of query n attend to one position of frame t + C; together they cover all positions evenly."""
-    m_former = model.inverse_dynamics.m_former
+    m_former = _m_former(model)
     heads, width = attention.num_heads, attention.output.in_features
     head = width // heads
     patches_PE = positions_PE[1:]  # without CLS

@@ -5,7 +5,8 @@ decoding it each time would starve the device; the cache is one memory-mapped fi
 
     <folder>/frames.u8    uint8 (frames, 3, S, S), sequence after sequence
     <folder>/done.u8      uint8 (sequences,): 0 to do, 1 decoded, 2 failed
-    <folder>/index.json   offset, episode, camera and timestamps of each sequence; a fingerprint of episodes and resize
+    <folder>/index.json   offset, episode, camera and timestamps of each sequence, and which of the recorded frames it
+                          holds; a fingerprint of all that and the resize
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from torch import Tensor
 from lara_tokenizer._files import write_atomically
 from lara_tokenizer._parse import shown
 from lara_tokenizer.errors import LaraTokenizerError, first_line
-from lara_tokenizer.train.sequences import FrameSequence, list_sequences, nothing_readable
+from lara_tokenizer.train.sequences import FrameSequence, check_datasets, list_sequences
 
 if TYPE_CHECKING:
     from lara_tokenizer.data import Episode
@@ -77,10 +78,7 @@ class FrameCache:
             self.shape: tuple[int, int, int, int] = tuple(index["shape"])
             done = np.fromfile(self.folder / "done.u8", np.uint8)
             entries = [entry for entry, state in zip(index["streams"], done, strict=True) if state == DONE]
-            self.sequences = [
-                FrameSequence(i, entry["dataset"], entry["episode"], entry["camera"], np.asarray(entry["timestamps"]))
-                for i, entry in enumerate(entries)
-            ]
+            self.sequences = [_sequence(i, entry) for i, entry in enumerate(entries)]
             self.offsets = np.array([entry["offset"] for entry in entries], np.int64)  # rows of the first frames
             size = (self.folder / "frames.u8").stat().st_size
         except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
@@ -115,6 +113,7 @@ class FrameCache:
         processor: LatentActionProcessor,
         folder: str | Path,
         *,
+        frame_rate: float = 0.0,
         workers: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> FrameCache:
@@ -126,15 +125,17 @@ class FrameCache:
             episodes: all of their cameras are decoded.
             processor: defines the resize.
             folder: created if needed; several runs may share it.
+            frame_rate: frames of each camera that are decoded a second, at most; 0 decodes all.
             workers: decoding processes.
             progress: called as progress(sequences done, sequences) after each.
 
         Raises:
-            ValueError: the folder holds other episodes or another resize, or no episode can be read.
+            ValueError: the folder holds other episodes, another rate or another resize, or no episode of a dataset can
+                be read.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        plan = _plan(episodes, processor)
+        plan = _plan(episodes, processor, frame_rate)
         _create_files(folder, plan)
         done = np.memmap(folder / "done.u8", np.uint8, "r+", shape=(len(plan["streams"]),))
         by_id = {(episode.dataset, episode.id): episode for episode in episodes}
@@ -153,8 +154,7 @@ class FrameCache:
                 progress(finished, len(done))
         done.flush()
         cache = cls(folder)
-        if not cache.sequences:
-            raise nothing_readable(episodes)
+        check_datasets(episodes, cache.sequences)
         return cache
 
 
@@ -164,7 +164,8 @@ class ReaderFrames:
     A copy that is pickled to a loader process opens its episodes itself. Start such processes with "spawn", or call
     `close()` before they fork: two processes must not read through one open file.
 
-    Episodes whose frames cannot be listed are logged and left out; ValueError if none remains.
+    Episodes whose frames cannot be listed are logged and left out; ValueError if none of a dataset remains.
+    `frame_rate` thins the frames as in `FrameCache.build`.
 
     >>> frames = ReaderFrames(load_episodes("videos/"), processor)  # doctest: +SKIP
     >>> frames.read(np.array([0]), np.array([[3, 8]])).shape        # doctest: +SKIP
@@ -173,10 +174,13 @@ class ReaderFrames:
 
     start_method: str | None = "spawn"  # a fork would share the readers' open files
 
-    def __init__(self, episodes: Sequence[Episode], processor: LatentActionProcessor) -> None:
-        self.sequences = list_sequences(episodes)
+    def __init__(
+        self, episodes: Sequence[Episode], processor: LatentActionProcessor, *, frame_rate: float = 0.0
+    ) -> None:
+        self.sequences = list_sequences(episodes, frame_rate)
         by_id = {(episode.dataset, episode.id): episode for episode in episodes}
         self._sources = [(by_id[each.dataset, each.episode], each.camera) for each in self.sequences]
+        self._recorded = [each.recorded for each in self.sequences]
         self.processor = processor
         self._open: OrderedDict[int, Episode] = OrderedDict()  # least recently used first
         self._process = os.getpid()
@@ -203,7 +207,8 @@ class ReaderFrames:
 
     def _decode(self, sequence: int, indices: np.ndarray) -> Tensor:
         """uint8 (n, 3, S, S)."""
-        episode, camera = self._opened(sequence), self._sources[sequence][1]
+        episode, camera, recorded = self._opened(sequence), self._sources[sequence][1], self._recorded[sequence]
+        indices = indices if recorded is None else recorded[indices]
         chunks = [indices[first : first + CHUNK] for first in range(0, len(indices), CHUNK)]
         try:
             return torch.cat([self.processor.resize_frames(episode.frames(camera, chunk)) for chunk in chunks])
@@ -235,12 +240,15 @@ class ReaderFrames:
         return {**self.__dict__, "_open": OrderedDict(), "sequences": []}
 
 
-def _plan(episodes: Sequence[Episode], processor: LatentActionProcessor) -> dict[str, Any]:
+def _plan(episodes: Sequence[Episode], processor: LatentActionProcessor, frame_rate: float) -> dict[str, Any]:
     """Contents of index.json: the offset of each sequence. Opens containers, decodes nothing."""
     entries, offset = [], 0
-    for each in list_sequences(episodes):
-        names = {"dataset": each.dataset, "episode": each.episode, "camera": each.camera}
-        entries.append({**names, "offset": offset, "timestamps": each.timestamps.tolist()})
+    for each in list_sequences(episodes, frame_rate):
+        entry = {"dataset": each.dataset, "episode": each.episode, "camera": each.camera, "offset": offset}
+        entry["timestamps"] = each.timestamps.tolist()
+        if each.recorded is not None:
+            entry |= {"recorded": each.recorded.tolist(), "period": each.period}
+        entries.append(entry)
         offset += len(each.timestamps)
     shape = (offset, 3, processor.size["height"], processor.size["width"])
     # Options of pairs change no frame, so runs with and without them share a cache.
@@ -249,6 +257,12 @@ def _plan(episodes: Sequence[Episode], processor: LatentActionProcessor) -> dict
     content = json.dumps([FORMAT_VERSION, entries, shape, settings], sort_keys=True, default=str)
     fingerprint = hashlib.sha256(content.encode()).hexdigest()
     return {"format_version": FORMAT_VERSION, "fingerprint": fingerprint, "shape": shape, "streams": entries}
+
+
+def _sequence(index: int, entry: dict[str, Any]) -> FrameSequence:
+    recorded = np.asarray(entry["recorded"], np.int64) if "recorded" in entry else None
+    names = (entry["dataset"], entry["episode"], entry["camera"])
+    return FrameSequence(index, *names, np.asarray(entry["timestamps"]), recorded, entry.get("period"))
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
@@ -277,7 +291,8 @@ def _create_files(folder: Path, plan: dict[str, Any]) -> None:
     if index.exists():
         if _read_index(folder).get("fingerprint") != plan["fingerprint"]:
             raise ValueError(
-                f"{folder} holds the frames of other episodes or of another resize. Give another folder, or delete it."
+                f"{folder} holds the frames of other episodes, of another frame_rate or of another resize. Give "
+                "another folder, or delete it."
             )
         sizes = {"frames.u8": math.prod(plan["shape"]), "done.u8": len(plan["streams"])}
         for name, size in sizes.items():
@@ -321,7 +336,8 @@ def _decode_sequence(
     try:
         for first in range(0, count, CHUNK):
             indices = list(range(first, min(first + CHUNK, count)))
-            frames = episode.frames(entry["camera"], indices)
+            recorded = [entry["recorded"][i] for i in indices] if "recorded" in entry else indices
+            frames = episode.frames(entry["camera"], recorded)
             start = entry["offset"] + first
             out[start : start + len(indices)] = processor.resize_frames(frames).numpy()
     except (LaraTokenizerError, OSError) as error:

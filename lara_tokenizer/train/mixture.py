@@ -87,7 +87,7 @@ def _pairs_of(sequence: FrameSequence, strides: Sequence[Stride]) -> tuple[tuple
     misses: list[str] = []
     for index, stride in enumerate(strides):
         try:
-            future = stride.future_indices(sequence.timestamps, anchors)
+            future = stride.future_indices(sequence.timestamps, anchors, sequence.period)
         except ValueError as error:
             misses.append(str(error))
             continue

@@ -13,6 +13,7 @@ from lara_tokenizer.errors import LaraTokenizerError
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 from lara_tokenizer.thresholds import PERPLEXITY_FLOOR, PERPLEXITY_SHARE_OF_BEST, SPREAD_ALARM, STAGE_ONE_PATIENCE
 from lara_tokenizer.train.augment import normalize, to_unit_range
+from lara_tokenizer.train.targets.motion_targets import MotionTargets
 
 CHUNK = 256  # pairs through the model at a time
 
@@ -76,14 +77,24 @@ class HeldOutMonitor:
         frames: uint8 (B, 2, 3, S, S). With `processor.steady_pairs` the decoder is compared to the stabilized later
             frame, which is its target in training.
         processor: the model's.
+        targets: of the motion map in training; adds `heldout_r2_` of each of their groups.
+        features: of the frames (B, 2, C, G, G), if the targets take them.
     """
 
-    def __init__(self, frames: Tensor, processor: LatentActionProcessor) -> None:
+    def __init__(
+        self,
+        frames: Tensor,
+        processor: LatentActionProcessor,
+        targets: MotionTargets | None = None,
+        features: Tensor | None = None,
+    ) -> None:
         now, future = frames.unbind(1)
         self.frames = torch.stack([now, processor.steady_future(now, future)], 1)
         self.image_mean = processor.image_mean
         self.image_std = processor.image_std
         self.order = metrics.derangement(len(frames), torch.Generator().manual_seed(0))
+        self.targets = targets
+        self.target_maps = None if targets is None else targets(to_unit_range(self.frames), features)
 
     @torch.no_grad()
     def measure(self, model: LatentActionModel, autocast: AbstractContextManager) -> dict[str, float]:
@@ -92,6 +103,7 @@ class HeldOutMonitor:
         model.eval()
         with autocast:
             out = self._forward(model)
+            regressed = self._r2(model)
         model.train(was_training)
         size = model.config.codebook_size
         now, future = out["now"], out["future"]
@@ -108,7 +120,18 @@ class HeldOutMonitor:
             "z_gain": metrics.z_gain(out["own"], out["shuffled"], future),
             "z_gain_moving": metrics.z_gain(out["own"], out["shuffled"], future, moving),
         }
-        return {f"heldout_{name}": float(value) for name, value in measured.items()}
+        return {f"heldout_{name}": float(value) for name, value in (measured | regressed).items()}
+
+    def _r2(self, model: LatentActionModel) -> dict[str, float]:
+        """The share of each group of targets that the motion map explains."""
+        if self.targets is None or self.target_maps is None:
+            return {}
+        maps = []
+        for frames in self.frames.split(CHUNK):
+            pair = normalize(to_unit_range(frames.to(model.device)), self.image_mean, self.image_std)
+            tokens = model.get_frame_features(torch.cat(pair)).chunk(2)
+            maps.append(model.inverse_dynamics.motion_map(*tokens).float().cpu())
+        return {f"r2_{name}": value for name, value in self.targets.r2(torch.cat(maps), self.target_maps).items()}
 
     def _forward(self, model: LatentActionModel) -> dict[str, Tensor]:
         """Latents, codes and frames in 0..1 of all pairs, computed in chunks."""

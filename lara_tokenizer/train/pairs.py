@@ -14,11 +14,12 @@ from torch.utils.data import Dataset, Sampler
 from lara_tokenizer.train.actions import EpisodeActions, PairActions
 from lara_tokenizer.train.frames import FrameSource
 from lara_tokenizer.train.mixture import Mixture, PairedSequence, SampleIndices
+from lara_tokenizer.train.targets.features import TargetFeatures
 
 INIT_PAIRS = 512  # the mixture's first: for initial values and scales that depend on data
 MOST_DRAWS = 5  # of one sample: a source in which nothing moves still gives samples
 
-Prepare = Callable[[Tensor, np.ndarray], dict[str, Tensor]]
+Prepare = Callable[[dict[str, Tensor], np.ndarray], dict[str, Tensor]]
 
 
 class PairDataset(Dataset):
@@ -26,6 +27,7 @@ class PairDataset(Dataset):
 
     A sample:
         frames: uint8 (2, 3, S, S), frame t and frame t + C.
+        features: float16 (2, C, G, G), only with `features`: theirs, of a frozen vision encoder.
         stride: int64 (), index into the strides that the pairs were found at.
         actions: float32 (C, A), only with `actions`: standardized by the dataset's own statistics, 0 where masked; C is
             `longest_gap`, A the width of the widest dataset.
@@ -42,8 +44,9 @@ class PairDataset(Dataset):
         seed: of the mixture.
         min_motion: a pair whose pixels change by less on average, 0 to 1, is drawn again from the same dataset, a few
             times at most.
-        prepare: called as prepare(frames (B, 2, 3, S, S), indices) on each batch of a loader, in the process that loads
-            it; its tensors are added to the batch, or replace those of the same name.
+        prepare: called as prepare(batch, indices) on each batch of a loader, in the process that loads it; its tensors
+            are added to the batch, or replace those of the same name.
+        features: adds features to the samples.
         actions: adds actions to the samples.
         reference: the training pairs, for held-out ones: the same indices of datasets and the same shape of actions.
 
@@ -60,12 +63,14 @@ class PairDataset(Dataset):
         *,
         min_motion: float = 0.0,
         prepare: Prepare | None = None,
+        features: TargetFeatures | None = None,
         actions: EpisodeActions | None = None,
         reference: PairDataset | None = None,
     ) -> None:
         self.frames = frames
         self.min_motion = min_motion
         self.prepare = prepare
+        self.features = features
         self.mixture: Mixture = Mixture(sequences, seed, reference.mixture.datasets if reference else ())
         self.longest_gap: int = max(self.mixture.longest_gap, reference.longest_gap if reference else 0)
         self._actions: PairActions | None = None
@@ -86,11 +91,13 @@ class PairDataset(Dataset):
         # torch's loader passes all indices of a batch: one fancy index instead of B small reads.
         sampled, frames = self._draw(indices)
         batch = {"frames": frames, "stride": torch.from_numpy(sampled.stride)}
+        if self.features is not None:
+            batch["features"] = self.features.read(sampled.sequence, np.stack([sampled.now, sampled.future], 1))
         if self._actions is not None:
             actions, mask = self._actions.read(sampled)
             batch |= {"actions": actions, "action_mask": mask, "dataset": torch.from_numpy(sampled.dataset)}
         if self.prepare is not None:
-            batch |= self.prepare(frames, np.asarray(indices))
+            batch |= self.prepare(batch, np.asarray(indices))
         return batch
 
     @staticmethod

@@ -132,6 +132,13 @@ class TrainingOptions(LoopOptions):
         flow_weight: weight of the loss that regresses the normal flow from z, 0 for none (see losses.py).
         start_at_change: initialize the first layer of the M-Former as the difference of the two frames
             (see difference_init.py).
+        frame_rate: frames of each camera a second to train on, at most: those nearest to a regular grid of its clock.
+            Others are neither decoded nor cached, and pairs are as far apart as the strides say. 0 takes all.
+        target_weight: weight of the loss that regresses the motion map of the matching inverse model onto the teachers
+            of targets/motion_targets.py, 0 for none.
+        target_encoder: folder or Hub id of a frozen vision encoder, the change of whose features is one of these
+            teachers; "" for none. Needs cache_frames, and no augmentation that moves pixels.
+        detach_latents: keep the gradient of the reconstruction from z, which then follows its targets alone.
     """
 
     warmup_steps: int = 100
@@ -140,6 +147,10 @@ class TrainingOptions(LoopOptions):
     heldout_pairs: int = 256
     flow_weight: float = 0.0
     start_at_change: bool = False
+    frame_rate: float = 0.0
+    target_weight: float = 0.0
+    target_encoder: str = ""
+    detach_latents: bool = False
 
     def __post_init__(self) -> None:
         LoopOptions.__post_init__(self)  # super() does not work in a dataclass with slots
@@ -151,8 +162,19 @@ class TrainingOptions(LoopOptions):
         for name in ("warmup_steps", "grace_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training {name} {getattr(self, name)}: takes 0 or more.")
-        if self.flow_weight < 0:
-            raise ValueError(f"training flow_weight {self.flow_weight}: takes 0 (off) or more.")
+        for name in ("flow_weight", "target_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training {name} {getattr(self, name)}: takes 0 (off) or more.")
+        if self.frame_rate and not 0.01 <= self.frame_rate <= 1000:
+            raise ValueError(f"training frame_rate {self.frame_rate}: takes 0 (all frames), or 0.01 to 1000 a second.")
+        for name in ("target_encoder", "detach_latents"):
+            if getattr(self, name) and not self.target_weight:
+                raise ValueError(f"training {name} belongs to the targets: set target_weight, or leave it out.")
+        if self.target_encoder and not self.cache_frames:
+            raise ValueError(
+                "training target_encoder: its features are kept beside the cached frames, and cache_frames is false. "
+                "Set it to true, or leave out target_encoder."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +221,11 @@ class Recipe(YamlRecipe):
             raise ValueError(
                 "training start_at_change sets the vision encoder's weights, and vision_encoder names pretrained ones: "
                 "leave out one of the two."
+            )
+        if self.training.target_encoder and (self.augmentation.crop_scale < 1 or self.augmentation.flip):
+            raise ValueError(
+                "training target_encoder: its features are those of whole frames, and augmentation crop_scale or flip "
+                "moves their pixels. Set crop_scale to 1 and flip to 0, or leave out target_encoder."
             )
         if self.preset not in PRESETS:
             raise ValueError(f"preset {shown(self.preset)}: takes one of {', '.join(PRESETS)}.")

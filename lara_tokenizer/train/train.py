@@ -29,7 +29,10 @@ from lara_tokenizer.train.frames import FrameCache, FrameSource, ReaderFrames
 from lara_tokenizer.train.mixture import PairedSequence, find_pairs, split_sequences
 from lara_tokenizer.train.monitor import HeldOutMonitor
 from lara_tokenizer.train.pairs import INIT_PAIRS, PairDataset
-from lara_tokenizer.train.recipe import LoopOptions, Recipe, config_keywords
+from lara_tokenizer.train.recipe import LoopOptions, Recipe, TrainingOptions, config_keywords
+from lara_tokenizer.train.targets.motion_targets import MotionTargets
+from lara_tokenizer.train.targets.setup import check_targets, fit_targets, open_features, target_maps
+from lara_tokenizer.train.targets.start import initialize_latents, initialize_motion
 
 CHECKPOINTS = "checkpoints"
 
@@ -102,7 +105,8 @@ def train_latent_action_model(
         frames: folder of the cache of decoded frames (default out/frames), which runs may share; not used if the
             recipe sets cache_frames: false.
         resume: continue from the last checkpoint in `out`.
-        progress: called as progress(phase, done, total, logs) while "frames" are decoded and at each log of "steps".
+        progress: called as progress(phase, done, total, logs) while "frames" are decoded and their "features" are
+            computed, and at each log of "steps".
         load: keywords of `load_episodes`.
 
     Returns:
@@ -128,30 +132,35 @@ def train_latent_action_model(
         raise ValueError(f"a cache folder, {frames}, was given, but the recipe has cache_frames: false. Leave out one.")
     report = progress or (lambda phase, done, total, logs: None)
     episodes = as_episodes(recipe.sources if source is None else source, load)
-    pixels = open_frames(episodes, processor, recipe.training, frames or out / "frames", report)
+    check_targets(training, config)
+    pixels = open_frames(
+        episodes, processor, recipe.training, frames or out / "frames", report, frame_rate=training.frame_rate
+    )
+    features = open_features(pixels, training, config, lambda done, total: report("features", done, total, {}))
     paired = find_pairs(pixels.sequences, config.strides)
     training_sequences, heldout = split_sequences(paired, training.heldout_share, training.seed)
-    # On a CPU loader processes make the views; a GPU makes them faster itself.
-    loaded = training.workers > 0 and not torch.accelerator.is_available()
-    views = LoadedViews(recipe.augmentation, processor, training.seed) if loaded else None
-    pairs = PairDataset(pixels, training_sequences, training.seed, min_motion=IDLE_MOTION, prepare=views)
+    pairs = PairDataset(pixels, training_sequences, training.seed, min_motion=IDLE_MOTION, features=features)
     # The same pairs at every check and in every run of one seed.
-    heldout_frames = PairDataset(pixels, heldout, min_motion=IDLE_MOTION).batch(range(training.heldout_pairs))
+    heldout_pairs = PairDataset(pixels, heldout, min_motion=IDLE_MOTION, features=features)
+    measured = heldout_pairs.__getitems__(range(training.heldout_pairs))
+    targets = fit_targets(pairs, config, processor) if training.target_weight else None
     out.mkdir(parents=True, exist_ok=True)
     keep_log_until(out / LOG_LINES, checkpoint)
     model = _build_model(recipe, config)
-    if training.start_at_change:
-        sample = stabilize_pairs(to_unit_range(pairs.batch(range(INIT_PAIRS))), processor)
-        now, future = normalize(sample, processor.image_mean, processor.image_std)
-        initialize_from_difference(model, now, future, training.seed)
+    if checkpoint is None:
+        _initialize(model, training, pairs, targets, processor)
+    # On a CPU loader processes make the views. A GPU makes them faster itself, but not the targets.
+    if training.workers and (targets is not None or not torch.accelerator.is_available()):
+        pairs.prepare = LoadedViews(recipe.augmentation, processor, training.seed, targets)
     trainer = LatentActionTrainer(
         model,
         processor,
         training,
         recipe.augmentation,
         pairs,
-        HeldOutMonitor(heldout_frames, processor),
+        HeldOutMonitor(measured["frames"], processor, targets, measured.get("features")),
         out,
+        targets,
         progress=lambda step, logs: report("steps", step, training.steps, logs),
     )
     pixels.close()  # before loader processes may fork
@@ -176,15 +185,18 @@ def open_frames(
     options: LoopOptions,
     folder: str | Path,
     progress: Progress | None = None,
+    *,
+    frame_rate: float = 0.0,
 ) -> FrameSource:
     """Frames of the episodes at the processor's size: decoded once into `folder`, or on demand (`cache_frames`)."""
     if not options.cache_frames:
-        return ReaderFrames(episodes, processor)
+        return ReaderFrames(episodes, processor, frame_rate=frame_rate)
     report = progress or (lambda phase, done, total, logs: None)
     return FrameCache.build(
         episodes,
         processor,
         folder,
+        frame_rate=frame_rate,
         workers=options.workers,
         progress=lambda done, total: report("frames", done, total, {}),
     )
@@ -228,6 +240,23 @@ def _build_model(recipe: Recipe, config: LatentActionConfig) -> LatentActionMode
         return LatentActionModel(config)
     overrides = {name: getattr(config, name) for name in config_keywords() if name != "vision_config"}
     return LatentActionModel.from_vision_pretrained(recipe.vision_encoder, **overrides)
+
+
+def _initialize(
+    model: LatentActionModel,
+    training: TrainingOptions,
+    pairs: PairDataset,
+    targets: MotionTargets | None,
+    processor: LatentActionProcessor,
+) -> None:
+    """Initial weights that depend on data."""
+    if training.start_at_change:
+        sample = stabilize_pairs(to_unit_range(pairs.batch(range(INIT_PAIRS))), processor)
+        now, future = normalize(sample, processor.image_mean, processor.image_std)
+        initialize_from_difference(model, now, future, training.seed)
+    if targets is not None:
+        initialize_motion(model)
+        initialize_latents(model, target_maps(pairs, targets, processor), targets.groups)
 
 
 def as_episodes(source: Any, load: LoadOptions) -> Sequence[Episode]:

@@ -17,15 +17,15 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from lara_tokenizer.errors import first_line, printable
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
-from lara_tokenizer.train.augment import (
-    make_views,
-    normalize,
-)
+from lara_tokenizer.model.matching import MatchingInverseModel
+from lara_tokenizer.train.augment import Views, make_views, normalize, targets_of
 from lara_tokenizer.train.codebook_schedule import CodebookSchedule
 from lara_tokenizer.train.losses import NormalFlow
 from lara_tokenizer.train.monitor import CollapseMonitor, HeldOutMonitor
 from lara_tokenizer.train.pairs import INIT_PAIRS, InfiniteSampler, PairDataset
 from lara_tokenizer.train.recipe import AugmentationOptions, LoopOptions, TrainingOptions
+from lara_tokenizer.train.targets.motion_targets import MotionTargets, weighted_sum
+from lara_tokenizer.train.targets.start import START_PAIRS, initialize_latents
 
 LOG_LINES = "training_log.jsonl"
 
@@ -133,6 +133,7 @@ class LatentActionTrainer(IndexedTrainer):
         pairs: training pairs.
         monitor: measures held-out pairs at each log.
         out: folder of the log and of checkpoints/.
+        targets: of the motion map, for `target_weight`.
         progress: called as progress(step, logs) at each log.
     """
 
@@ -145,6 +146,7 @@ class LatentActionTrainer(IndexedTrainer):
         pairs: PairDataset,
         monitor: HeldOutMonitor,
         out: str | Path,
+        targets: MotionTargets | None = None,
         progress: Callable[[int, dict[str, float]], None] | None = None,
     ) -> None:
         super().__init__(
@@ -162,32 +164,36 @@ class LatentActionTrainer(IndexedTrainer):
         self.augmentation = augmentation
         self.monitor = monitor
         self.progress = progress
+        self.targets = targets
         self.flow: NormalFlow | None = None
         if options.flow_weight:
-            targets, _ = self._augment(pairs.batch(range(INIT_PAIRS)))
-            self.flow = NormalFlow(model.config, *targets.unbind(1))
+            first = self._augment(pairs.batch(range(INIT_PAIRS))).decoder
+            self.flow = NormalFlow(model.config, *first.unbind(1))
         self.collapse_monitor = CollapseMonitor(model.config.continuous_steps + options.grace_steps)
         self.log_lines = Path(out) / LOG_LINES
         self._terms: dict[str, Tensor] = {}
         self._terms_count = 0
-        self.add_callback(CodebookSchedule(model, self.draw_latents))
+        self.add_callback(CodebookSchedule(model, self.draw_latents, self.start_latents))
         self.remove_callback(PrinterCallback)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Loss of an augmented batch; its terms are summed on the device until the next log."""
-        # Loader processes may have made the views already (LoadedViews).
-        pairs = (inputs["frames"], inputs["views"]) if "views" in inputs else self._augment(inputs["frames"])
-        decoder_pair, encoder_pair = pairs
+        decoder_pair, encoder_pair, targets = self._views(inputs)
         now, future = self._pixel_values(decoder_pair)
         views = self._pixel_values(encoder_pair) if self.augmentation.has_views else None
-        out = model(pixel_values=now, future_pixel_values=future, views=views)
+        detached = {"detach_latents": True} if self.options.detach_latents else {}
+        out = model(pixel_values=now, future_pixel_values=future, views=views, **detached)
         loss = out.loss
         terms = {**out.losses, "perplexity": out.perplexity}
         if self.flow is not None:
             terms["flow"] = self.flow.loss(out.latents, *decoder_pair.unbind(1))
             loss = loss + self.options.flow_weight * terms["flow"]
+        if self.targets is not None and targets is not None:
+            losses = self.targets.losses(out.motion_map, targets)
+            loss = loss + self.options.target_weight * weighted_sum(losses)
+            terms |= {f"target_{name}": value for name, value in losses.items()}
         for name, value in terms.items():
             # The mean, since DataParallel returns one value per GPU.
             self._terms[name] = self._terms.get(name, 0) + value.detach().mean()
@@ -196,17 +202,37 @@ class LatentActionTrainer(IndexedTrainer):
 
     def draw_latents(self, batches: int, step: int) -> Tensor:
         """Latents z (B, N, D) of some training batches, in training mode; the choice depends on seed and step alone."""
+
+        def latents_of(now: Tensor, future: Tensor) -> Tensor:
+            z_BND = self.lam.encode(now, future).latents
+            assert z_BND is not None
+            return z_BND
+
+        return self._draw(latents_of, batches, step)
+
+    def start_latents(self, step: int) -> None:
+        """Set z to the principal components of the motion maps, as they are when the codebook is about to start."""
+        inverse = self.lam.inverse_dynamics
+        if self.targets is None or not isinstance(inverse, MatchingInverseModel):
+            return
+
+        def maps_of(now: Tensor, future: Tensor) -> Tensor:
+            return inverse.motion_map(*self.lam.get_frame_features(torch.cat([now, future])).chunk(2))
+
+        batches = -(-START_PAIRS // self.args.per_device_train_batch_size)
+        initialize_latents(self.lam, self._draw(maps_of, batches, step), self.targets.groups)
+
+    def _draw(self, function: Callable[[Tensor, Tensor], Tensor], batches: int, step: int) -> Tensor:
+        """float32 results of `function` on the pixel values of some training batches."""
         size = self.args.per_device_train_batch_size
         indices = CODEBOOK_SAMPLES + (step * batches + np.arange(batches)[:, None]) * size + np.arange(size)
-        latents = []
+        results = []
         self.lam.train()
         with torch.no_grad(), self._autocast():
             for batch in indices:
-                _, encoder_pair = self._augment(self.pairs.batch(batch).to(self.args.device))
-                z_BND = self.lam.encode(*self._pixel_values(encoder_pair)).latents
-                assert z_BND is not None
-                latents.append(z_BND.float())
-        return torch.cat(latents)
+                encoder_pair = self._augment(self.pairs.batch(batch).to(self.args.device)).encoder
+                results.append(function(*self._pixel_values(encoder_pair)).float())
+        return torch.cat(results)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add loss terms and held-out measures, write a line of the log, and stop if z or the codebook collapsed."""
@@ -231,11 +257,18 @@ class LatentActionTrainer(IndexedTrainer):
         restored = LatentActionModel.from_pretrained(resume_from_checkpoint)
         self.lam.load_state_dict(restored.state_dict())
 
-    def _augment(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (B, 2, 3, S, S) to (decoder pair, encoder pair) in 0..1, one tensor twice without cross augmentation.
+    def _views(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Decoder pairs, encoder pairs and targets of a batch; loader processes may have made them (LoadedViews)."""
+        if "views" in inputs:
+            return inputs["frames"], inputs["views"], inputs.get("targets")
+        views = self._augment(inputs["frames"])
+        if self.targets is None:
+            return views.decoder, views.encoder, None
+        targets = targets_of(views, inputs.get("features"), self.targets)
+        return views.decoder, views.encoder, targets.to(self.args.device)
 
-        The decoder reads frame t of its pair and predicts the other; the encoder's pair is jittered.
-        """
+    def _augment(self, frames: Tensor) -> Views:
+        """Views of pairs, uint8 (B, 2, 3, S, S)."""
         # In float32 even under bf16, which cannot represent 255 steps of colour.
         with torch.autocast(frames.device.type, enabled=False), torch.no_grad():
             return make_views(frames, self.augmentation, self.processor)

@@ -1,87 +1,169 @@
-"""The arena's statistics: planted differences come back, equal recipes do not differ."""
+"""The arena's statistics and page: planted differences come back, and no sentence says more than its figures."""
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
-from arena_table import FAMILIES, FIGURES, MEASURES, Statistics, ablation_sections, difference, keep, margins
+from arena_statistics import best_control, conditional_r2, difference, keep, of_row, of_runs, uses_z, z_gain
+from arena_table import (
+    ABOVE,
+    APART,
+    BELOW,
+    IDLE,
+    against_control,
+    against_recipe,
+    by_contender,
+    chosen,
+    page,
+    rate_table,
+)
+from arena_variants import Entry
 
 EPISODES = 40
+Z = of_row("z")
 
 
-def _run(name: str, seed: int, left_over: float, nuisance_r2: float) -> dict:
-    """A run whose z leaves `left_over` of the actions' variance and explains `nuisance_r2` of every nuisance's."""
+def _run(
+    recipe: str,
+    seed: int,
+    left_over: float,
+    use: float = 0.5,
+    stabilised: bool = True,
+    flow: float = 0.95,
+    uneven: float = 0.0,
+) -> dict:
+    """A run whose z leaves `left_over` of the actions' variance, and normal flow `flow`; `use` is its z_gain.
+
+    uneven: how much more is left in some episodes than in others, whatever the row.
+    """
     rng = np.random.default_rng(seed)
-    size = rng.uniform(1, 2, (EPISODES, 4))
-    actions = {"": size, "frame": 0.9 * size, "z": left_over * size, "frame+z": 0.9 * left_over * size}
-    for control in ("pixel_difference", "random_init", "shuffled"):
-        actions |= {control: size, f"frame+{control}": 0.9 * size}
-    keys = ("frame", "pixel_difference", "random_init", "shuffled")
-    family = {"": size[:, :2], "z": (1 - nuisance_r2) * size[:, :2], **dict.fromkeys(keys, size[:, :2])}
-    errors = {
-        "plain": {"actions": {key: value.tolist() for key, value in actions.items()}},
-        "nuisance": {
-            "actions": {key: value.tolist() for key, value in actions.items()},
-            **{each: {key: value.tolist() for key, value in family.items()} for each in FAMILIES},
-        },
+    size = rng.uniform(1, 2, (EPISODES, 3))
+    hard = 1 + uneven * rng.uniform(-1, 1, (EPISODES, 1))
+    errors = {"": size, "frame": 0.9 * size, "z": left_over * size, "frame+codes": size}
+    for row, left in (("z", left_over), ("quantized", left_over), ("normal_flow", flow), ("shuffled", 1.05)):
+        noise = 1 + 0.02 * rng.standard_normal(size.shape)
+        errors[f"frame+{row}"] = 0.9 * left * size * hard * noise
+    copy = rng.uniform(1, 2, EPISODES)
+    of_decoder = np.stack([(1 - use) * 0.9 * copy, 0.9 * copy, copy], 1)
+    headline = {figure: {"value": 20.0} for figure in ("perplexity", "perplexity_per_position")}
+    nuisance = {row: {"conditional_r2": 0.1, "nuisance_r2": 0.2, "lambdas": [1]} for row in ("z", "normal_flow")}
+    part = {
+        "headline": headline,
+        "rows": {"probe": {"z": {"r2": 0.5}}, "nuisance": nuisance},
+        "alarms": [],
+        "errors": {key: value.tolist() for key, value in errors.items()},
+        "decoder_errors": of_decoder.tolist(),
     }
-    part = {"headline": {"z_gain": {"value": 0.5, "interval": None}}, "alarms": [], "errors": errors}
-    return {"name": name, "seed": seed, "heldout": part, "unseen": part}
+    check = {"pairs": 32768, "z_gain": use, "gain_over_copying": 0.1, "gain_moving": 0.1}
+    return {
+        "name": Entry(recipe, stabilised, True).name,
+        "recipe": recipe,
+        "stabilised": stabilised,
+        "steady": True,
+        "seed": seed,
+        "learning_rate": 1e-3,
+        "parameters": 2_000_000,
+        "course": {"checks": [], "at_plateau": use > 0.02, "final": check},
+        "sets": {"heldout": part, "unseen": part, "real": {**part, "errors": {}}},
+    }
 
 
-def test_conditional_r2_and_selectivity_are_those_planted():
-    one = Statistics(_run("lara", 0, left_over=0.6, nuisance_r2=0.1), "heldout")
-    once = np.ones((1, EPISODES))
-    assert one.conditional("plain", "z", once) == pytest.approx([0.9 * 0.4])
-    assert one.selectivity("z", once) == pytest.approx([0.4 - 0.1])
-    assert one.selectivity("mean", once) == pytest.approx([0.0])
+def _seeds(recipe: str, *args, count: int = 3, **options) -> dict[int, dict]:
+    return {seed: _run(recipe, seed, *args, **options) for seed in range(count)}
 
 
-def test_the_better_recipe_is_better_against_every_peer_and_control():
-    runs = [_run("lara", seed, 0.6, 0.1) for seed in range(3)] + [_run("moto", seed, 0.8, 0.3) for seed in range(3)]
-    compared = list(margins(runs))
-    assert {opponent for _, _, opponent, _ in compared} >= {"moto", "shuffled z", "mean predictor"}
-    assert all(low > 0 for *_, (_, low, _) in compared)
+def test_conditional_r2_and_z_gain_are_those_planted():
+    run, once = _run("lara", 0, left_over=0.6, use=0.3), np.ones((1, EPISODES))
+    assert conditional_r2(run, "heldout", "z", once) == pytest.approx([0.9 * 0.4], abs=0.01)
+    assert conditional_r2(run, "heldout", "mean", once) == [0.0]
+    assert z_gain(run, "real", once) == pytest.approx([0.3])
 
 
-def test_equal_recipes_do_not_differ():
-    pairs = [(Statistics(_run("lara", seed, 0.7, 0.2), "heldout"),) * 2 for seed in range(3)]
-    compared = [(one, "z", other, "z") for one, other in pairs]
-    for measure in MEASURES.values():
-        assert difference(compared, measure) == [0.0, 0.0, 0.0]
+def test_the_better_recipe_is_above_and_its_opponent_below():
+    good, bad = _seeds("lara", 0.6), _seeds("moto", 0.8)
+    assert against_recipe(good, bad, "heldout", Z)[1] == ABOVE
+    assert against_recipe(bad, good, "heldout", Z)[1] == BELOW
+    assert against_recipe(good, good, "heldout", Z) == ([0.0, 0.0, 0.0], APART)
+
+
+def test_a_decoder_that_does_not_use_z_gets_no_verdict_whatever_its_probe_says():
+    idle, bad = _seeds("lara", 0.3, use=0.0), _seeds("moto", 0.8)
+    assert not uses_z(idle, "heldout")
+    assert against_recipe(idle, bad, "heldout", Z)[1] == IDLE
+    assert against_control(idle, "heldout")[2] == IDLE
+
+
+def test_the_best_control_is_the_one_to_beat():
+    weak, strong = _seeds("lara", 0.7, flow=0.95), _seeds("lara", 0.7, flow=0.5)
+    assert against_control(weak, "heldout")[::2] == ("normal_flow", ABOVE)
+    assert against_control(strong, "heldout")[::2] == ("normal_flow", BELOW)
+    assert best_control(_seeds("lara", 0.7, flow=1.2), "heldout") == "mean"  # none tells anything
+
+
+def test_a_difference_without_clear_intervals_is_no_evidence():
+    near = _seeds("lara", 0.80, flow=0.84, uneven=0.5)
+    control, result, verdict = against_control(near, "heldout")
+    assert control == "normal_flow"
+    assert result[1] > 0
+    assert verdict == APART
 
 
 def test_seeds_that_disagree_widen_the_interval():
-    def interval(left_over: list[float]) -> list[float]:
-        ours = [Statistics(_run("lara", seed, each, 0.1), "heldout") for seed, each in enumerate(left_over)]
-        peer = Statistics(_run("moto", 0, 0.8, 0.1), "heldout")
-        return difference([(one, "z", peer, "z") for one in ours], MEASURES["conditional R2"])
+    def width(left_over: list[float]) -> float:
+        runs = {seed: _run("lara", seed, each) for seed, each in enumerate(left_over)}
+        _, low, high = difference(runs, _seeds("moto", 0.8), "heldout", Z, Z)
+        return high - low
 
-    (_, low, high), (_, wide_low, wide_high) = interval([0.6, 0.6, 0.6]), interval([0.3, 0.6, 0.9])
-    assert wide_high - wide_low > 5 * (high - low)
+    assert width([0.3, 0.6, 0.9]) > 5 * width([0.6, 0.6, 0.6])
 
 
-def test_the_small_copy_of_a_run_gives_the_same_statistics():
-    runs = [_run(name, seed, 0.6, 0.1) for name in ("lara", "moto") for seed in range(2)]
+def test_recipes_that_share_no_seed_are_not_compared():
+    assert difference({0: _run("lara", 0, 0.6)}, {1: _run("moto", 1, 0.6)}, "heldout", Z, Z) == []
+
+
+def test_the_best_setting_is_chosen_without_the_test_sets():
+    runs = [_run("moto", 0, 0.2, use=0.1), _run("moto", 0, 0.9, use=0.4, stabilised=False), _run("lara", 0, 0.5)]
+    assert chosen(by_contender(runs)) == {"lara": "lara-stabilised-steady", "moto": "moto-published-steady"}
+
+
+def test_the_small_copy_of_a_run_gives_the_same_page():
+    runs = [_run(recipe, seed, 0.6) for recipe in ("lara", "moto") for seed in range(2)]
     small = [keep(run) for run in runs]
-    assert "frame+pixel_difference" not in small[2]["heldout"]["errors"]["plain"]["actions"]
-    for (*whole, before), (*same, after) in zip(margins(runs), margins(small), strict=True):
-        assert whole == same
-        assert after == pytest.approx(before, abs=2e-3)
+    assert len(json.dumps(small)) < 0.8 * len(json.dumps(runs))
+    assert of_runs({0: small[0]}, "heldout", Z) == pytest.approx(of_runs({0: runs[0]}, "heldout", Z), abs=2e-3)
+    assert page(small, [], [], "# head").count("\n") == page(runs, [], [], "# head").count("\n")
 
 
-def test_a_variant_that_saw_labels_stands_apart_and_seeds_are_not_mixed():
-    def run(name: str, seed: int, value: float) -> dict:
-        headline = {figure: {"value": value, "interval": None} for figure in FIGURES}
-        return {"name": name, "seed": seed, "heldout": {"headline": headline}}
+def test_the_page_claims_for_ours_only_what_the_figures_say():
+    peers = [_run("moto", 0, 0.8), _run("lapa", 0, 0.5), _run("adaworld", 0, 0.6, use=0.0)]
+    text = page([_run("lara", 0, 0.65), *peers], [], [], "# head")
+    held_out = [line for line in text.splitlines() if line.startswith("- Meta-World, held-out episodes: z of lara")]
+    assert any("tells more about the actions than moto's" in line for line in held_out)
+    assert any("tells less about the actions than lapa's" in line for line in held_out)
+    assert any("not compared" in line and "adaworld's" in line for line in held_out)
+    assert len(held_out) == 3
+    assert "does not use z, so it is compared with no recipe" in page(
+        [_run("lara", 0, 0.3, use=0.0), *peers], [], [], "#"
+    )
 
-    runs = [run("lara", 0, 0.1), run("lara", 1, 0.3), run("lara:few-labels", 0, 0.5), run("lara:fsq", 0, 0.2)]
-    _, unlabelled, labelled, seeds = "\n".join(ablation_sections(runs)).split("\n## ")
-    assert "few-labels" not in unlabelled
-    assert "| lara | held-out episodes | 1 | 0.100 |" in unlabelled  # the first seed, as of the variants
-    assert "| lara:few-labels | held-out episodes | 1 | 0.500 |" in labelled
-    assert "fsq" not in labelled
-    assert [line.split("|")[3:5] for line in seeds.splitlines() if "held-out" in line] == [
-        [" 0 ", " 0.100 "],
-        [" 1 ", " 0.300 "],
-    ]
+
+def test_a_run_that_was_not_measured_is_reported_and_nowhere_else():
+    broken = {**_run("lapa", 0, 0.5), "sets": {}}
+    text = page([_run("lara", 0, 0.6), broken], [], [], "# head")
+    assert [line for line in text.splitlines() if "lapa" in line and "not finite" in line]
+    assert text.count("lapa") == 1
+
+
+def test_a_model_as_it_ships_has_a_row_and_no_comparison():
+    shipped = {"name": "as it ships", "seed": 0, "sets": _run("lara", 0, 0.1)["sets"]}
+    text = page([_run("lara", 0, 0.6), _run("moto", 0, 0.8)], [], [shipped], "# head")
+    assert text.count("| as it ships |") == text.count("as it ships") == 3  # real video and two sets of Meta-World
+
+
+def test_the_best_rate_of_each_recipe_is_bold():
+    rates = [{"form": "moto-published", "rate": rate, "gain_moving": gain} for rate, gain in ((1e-3, 0.2), (3e-4, 0.1))]
+    assert "| moto-published | +0.100 | **+0.200** |" in rate_table(
+        [*rates, {**rates[0], "form": "x", "gain_moving": -1e9}]
+    )

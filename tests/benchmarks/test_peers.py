@@ -8,22 +8,36 @@ import peers
 import pytest
 import torch
 from peers import adaworld, lapa, moto
-from peers.flops import training_flops_per_pair
 from peers.frames import IMAGE_MEAN, IMAGE_STD, PatchGrid
 from peers.nsvq import NoiseSubstitutionQuantizer
 from torch import nn
 
 from lara_tokenizer import metrics
 
-SMALL = {"image_size": 32, "hidden_size": 32, "num_attention_heads": 4, "num_latents": 4, "codebook_dim": 16}
-SMALL_VISION = {"model_type": "vit_mae", "image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1}
+SMALL_VISION = {
+    "model_type": "vit_mae",
+    "image_size": 32,
+    "patch_size": 8,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "initializer_range": 0.08,
+}
+SMALL = {
+    "image_size": 32,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_latents": 4,
+    "codebook_dim": 16,
+    "vision_config": SMALL_VISION,
+}
 BUILD = {
     "moto": {
         "intermediate_size": 64,
         "num_m_former_layers": 1,
         "num_decoder_layers": 1,
         "codebook_size": 32,
-        "vision_config": {**SMALL_VISION, "num_attention_heads": 4, "intermediate_size": 64},
     },
     "lapa": {"num_layers": 2, "codebook_size": 32},
     "adaworld": {"num_layers": 2},
@@ -117,6 +131,22 @@ def test_nothing_is_replaced_before_anything_was_used():
     assert torch.equal(quantizer.codebook, before)
 
 
+def test_the_warm_up_passes_latents_and_k_means_places_the_codes_on_them():
+    quantizer, latents = NoiseSubstitutionQuantizer(4, 8), 5 * torch.eye(4, 8).repeat(8, 1)[:, None]
+    quantizer.continuous = True
+    assert torch.equal(quantizer(latents)[0], latents)
+    assert quantizer.batches == 0
+    quantizer.start_codebook(latents + 0.01 * _latents(32, 1, 8), seed=1)
+    quantizer.continuous = False
+    nearest = torch.cdist(latents[:4, 0], quantizer.codebook).min(1).values
+    assert (nearest < 1).sum() >= 2  # Lloyd's algorithm may put two of four centres into one cluster
+    quantizer(quantizer.codebook[:1][None].detach())
+    before = quantizer.codebook.detach().clone()
+    assert quantizer.revive_dead_codes(latents, share=0.4) == 3
+    assert torch.equal(quantizer.codebook[0], before[0])
+    assert all((row == latents[:4, 0]).all(1).any() for row in quantizer.codebook[1:])
+
+
 def test_codes_are_replaced_as_published_and_in_shorter_runs_in_proportion():
     published = [*range(10, 100, 10), *range(100, 1000, 100), *range(1000, 5000, 500)]
     assert [step for step in range(1, 100_001) if lapa.replaces_codes(step, 100_000)] == published
@@ -133,15 +163,6 @@ def test_without_motion_lapas_latent_is_zero_but_for_what_time_alone_adds():
         nn.init.zeros_(layer.positions.kernels[1])  # what tells the frames apart
     with torch.no_grad():
         assert _encode(model, frame, frame).latents.abs().max() < 1e-5
-
-
-def test_lapas_patch_embedding_learns_from_the_encoder_alone():
-    model, frames = _small("lapa").train(), _normalised(torch.rand(2, 2, 3, 32, 32))
-    now = model.get_frame_features(frames[0])
-    model.predict(now, torch.randn(2, 4, 16)).square().sum().backward()
-    assert all(parameter.grad is None for parameter in model.embed.parameters())
-    model.training_loss(*frames)[0].backward()
-    assert all(parameter.grad.abs().sum() > 0 for parameter in model.embed.parameters())
 
 
 def test_lapas_decoder_tells_action_tokens_apart():
@@ -204,7 +225,7 @@ def test_patches_and_pixels_are_inverses():
 
 def test_wrong_sizes_are_named():
     with pytest.raises(ValueError, match=r"expected \(batch, 3, 32, 32\)"):
-        _small("lapa").get_frame_features(torch.zeros(1, 3, 64, 64))
+        _small("lapa").decode(torch.zeros(1, 3, 64, 64), quantized_latents=torch.zeros(1, 4, 16))
     with pytest.raises(ValueError, match=r"num_latents \(5\) is one of 1, 2, 4, 8, 16"):
         _small("lapa", num_latents=5)
     with pytest.raises(ValueError, match="4 columns, the halved grid has 2"):
@@ -228,6 +249,15 @@ def test_a_model_answers_the_evaluation(name):
     again = type(model)(model.config)
     assert again.load_state_dict(model.state_dict())
     assert again.device.type == "cpu"
+
+
+def test_all_recipes_have_the_same_image_encoder():
+    shapes = [
+        {key: value.shape for key, value in peers.RECIPES[name].build().vision_encoder.state_dict().items()}
+        for name in NAMES
+    ]
+    assert shapes[0]
+    assert shapes[0] == shapes[1] == shapes[2]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -268,15 +298,6 @@ def test_motos_shift_moves_whole_pixels_and_repeats_the_edge():
     steps = moved[:, 32] - 32
     assert set(steps.tolist()) == {-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0}
     assert torch.equal(moved, (torch.arange(64) + steps[:, None]).clamp(0, 63))
-
-
-def test_learning_rates_rise_hold_and_fall_as_published():
-    flat = peers.RECIPES["lapa"]
-    assert {flat.learning_rate_share(step, 100) for step in range(100)} == {1.0}
-    shares = [peers.RECIPES["moto"].learning_rate_share(step, 1000) for step in range(1000)]
-    assert shares[0] == pytest.approx(0.51)
-    assert shares[49] == 1.0 == max(shares)
-    assert shares[-1] == pytest.approx(0.5, abs=1e-4)
 
 
 def test_weight_decay_spares_vectors_where_the_recipe_does():
@@ -323,51 +344,18 @@ def test_z_learns_where_the_square_goes_and_the_decoder_listens(name, overrides)
     small = {"num_layers": 1, "num_attention_heads": 2, "codebook_dim": 8}
     model, recipe = _small(name, **small, **overrides).train(), peers.RECIPES[name]
     optimizer = recipe.optimizer(model, 3e-3)
-    for step in range(1, 301):
+    for step in range(1, 401):
         loss, _ = model.training_loss(*_moving_squares(32, seed=step)[:2])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
         optimizer.step()
-        model.after_step(step, 300)
+        model.after_step(step, 400)
     now, future, moves = _moving_squares(256, seed=0)
     with torch.no_grad():
         encoded = _encode(model.eval(), now, future)
         own = model.decode(now, quantized_latents=encoded.quantized_latents)
         other = model.decode(now, quantized_latents=encoded.quantized_latents.roll(1, 0))
-    assert _explained(encoded.latents, moves) > 0.8
+    assert _explained(encoded.latents, moves) > 0.6
     assert metrics.gain_over_copying(own, now, future) > 0.33  # without z it is 0.3: a blur over four ways
-    assert metrics.z_gain(own, other, future) > 0.15
-
-
-# The count of operations
-
-
-class _Known(nn.Module):
-    """A grouped convolution, its input without gradient, then attention: operations that can be counted by hand."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.config = peers.adaworld.AdaWorldConfig(image_size=8)
-        self.convolution = nn.Conv2d(3, 6, 3, padding=1, groups=3)
-
-    def training_loss(self, now, future):
-        tokens = self.convolution(now).flatten(2).transpose(1, 2).unsqueeze(1)
-        return nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).sum(), {}
-
-
-def test_operations_are_those_counted_by_hand():
-    positions, attention = 64, 2 * 64 * 64 * 6
-    convolution = 2 * positions * 6 * 1 * 9
-    # Forward and weight gradient of the convolution; two products forward and four backward of the attention.
-    assert training_flops_per_pair(_Known()) == 2 * convolution + 6 * attention
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_counting_leaves_the_model_as_it_is(name):
-    model = _small(name).eval()
-    before, state = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
-    assert training_flops_per_pair(model) > 0
-    assert not model.training
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert metrics.z_gain(own, other, future) > 0.3

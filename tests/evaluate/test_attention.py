@@ -156,3 +156,10 @@ def test_a_model_without_attentions_is_named():
     assert not has_attention_maps(Stranger())
     with pytest.raises(ValueError, match="Stranger has no attention maps"):
         attention_maps(Stranger(), torch.zeros(1), torch.zeros(1))
+
+
+def test_an_inverse_model_that_matches_features_has_none():
+    vision = {"model_type": "latent_action_frames", "image_size": 32}
+    sizes = {"image_size": 32, "num_latents": 2, "codebook_dim": 4, "motion_channels": 6, "codebook_size": 4}
+    config = LatentActionConfig(vision_config=vision, inverse_model="matching", standardize_latents=False, **sizes)
+    assert not has_attention_maps(LatentActionModel(config))

@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from lara_tokenizer.data import load_episodes
+from lara_tokenizer.data.stride import TOLERANCE
 from lara_tokenizer.errors import LaraTokenizerError
 from lara_tokenizer.model import LatentActionProcessor
 from lara_tokenizer.train.frames import MAX_OPEN_EPISODES, FrameCache, ReaderFrames
+from lara_tokenizer.train.mixture import find_pairs
+from lara_tokenizer.train.sequences import FrameSequence
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,53 @@ def test_frames_are_those_of_a_whole_decode_through_the_processor(tmp_path, vide
     assert torch.equal(source.read(sequences, frames), expected)
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_frame_rate_takes_the_frames_nearest_to_its_grid(tmp_path, squares, processor, cached):
+    episodes = squares(2, num_frames=31, fps=30)
+    if cached:
+        source = FrameCache.build(episodes, processor, tmp_path, frame_rate=10)
+    else:
+        source = ReaderFrames(episodes, processor, frame_rate=10)
+    (first, _) = source.sequences
+    assert first.recorded.tolist() == list(range(0, 31, 3))
+    np.testing.assert_allclose(first.timestamps, np.arange(11) / 10)
+    expected = processor.resize_frames(squares(2, num_frames=31, fps=30)[0].frames("", range(0, 31, 3)))
+    assert torch.equal(_read_all(source, first), expected)
+    if cached:
+        assert source.frames.shape[0] == 2 * 11
+        assert FrameCache(tmp_path).sequences[1].period == 0.1
+        with pytest.raises(ValueError, match="of another frame_rate"):
+            FrameCache.build(episodes, processor, tmp_path)
+
+
+def test_a_frame_rate_above_the_recordings_changes_nothing(tmp_path, squares, processor):
+    whole = FrameCache.build(squares(1, fps=10), processor, tmp_path)
+    assert FrameCache.build(squares(1, fps=10), processor, tmp_path, frame_rate=12).fingerprint == whole.fingerprint
+
+
+@pytest.mark.parametrize("fps", [10, 12, 15, 20, 24, 25, 29.97, 30, 50, 60])
+def test_every_stride_finds_pairs_on_the_grid(fps):
+    recorded = FrameSequence(0, "", "a", "", np.arange(round(4 * fps)) / fps)
+    strides = ("0.2s", "0.3s", "0.5s", "1s")
+    (paired,) = find_pairs([recorded.thinned(10)], strides)
+    times = paired.sequence.timestamps
+    assert [pairs.stride for pairs in paired.pairs] == [0, 1, 2, 3]
+    for pairs, stride in zip(paired.pairs, (0.2, 0.3, 0.5, 1.0), strict=True):
+        listed = pairs.frame_pairs
+        if listed is None:
+            listed = np.stack([np.arange(pairs.count), np.arange(pairs.count) + pairs.gap], 1)
+        gaps = times[listed[:, 1]] - times[listed[:, 0]]
+        # Every grid point that has a partner, but those that the uneven frames of such a rate leave without one.
+        assert len(listed) > 0.6 * (40 - 10 * stride)
+        assert np.abs(gaps / stride - 1).max() < TOLERANCE + 0.01
+
+
+def test_a_dataset_of_which_nothing_can_be_read_is_refused(tmp_path, squares, processor):
+    lost = squares(2, broken=(0, 1), dataset="lost")
+    with pytest.raises(ValueError, match="none of the 2 episodes of dataset 'lost' could be read"):
+        FrameCache.build([*squares(2, dataset="kept"), *lost], processor, tmp_path)
+
+
 def test_the_cache_is_the_processors_output(cache, squares, processor):
     episodes = {episode.id: episode for episode in squares(4)}
     assert len(cache.sequences) == 8
@@ -77,9 +127,9 @@ def test_worker_processes_fill_the_same_cache(tmp_path, squares, processor, cach
 
 def test_a_folder_with_other_frames_is_refused(tmp_path, squares, processor):
     FrameCache.build(squares(2), processor, tmp_path)
-    with pytest.raises(ValueError, match="other episodes or of another resize"):
+    with pytest.raises(ValueError, match="holds the frames of other episodes"):
         FrameCache.build(squares(3), processor, tmp_path)
-    with pytest.raises(ValueError, match="other episodes or of another resize"):
+    with pytest.raises(ValueError, match="holds the frames of other episodes"):
         FrameCache.build(squares(2), LatentActionProcessor(size={"height": 8, "width": 8}), tmp_path)
 
 

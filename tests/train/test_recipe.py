@@ -11,6 +11,8 @@ from lara_tokenizer.train import Recipe, plan_training
 RECIPES = Path(__file__).resolve().parents[2] / "hub_configs" / "training"
 STAGE_ONE = sorted(path for path in RECIPES.glob("*.yaml") if "lara-tok refine" not in path.read_text(encoding="utf-8"))
 
+TARGETS = {"target_weight": 1.0, "target_encoder": "vit"}
+
 
 @pytest.mark.parametrize("path", STAGE_ONE, ids=lambda path: path.stem)
 def test_a_shipped_recipe_parses_and_survives_a_round_trip(path):
@@ -61,6 +63,13 @@ def test_yamls_text_numbers_are_all_scales():
         ({"sources": "videos"}, "sources: takes a list of strings, got 'videos'"),
         ({"training": {"cache_frames": "no"}}, "training cache_frames: takes a bool"),
         ({"training": {"flow_weight": -1}}, "training flow_weight -1.0: takes 0"),
+        ({"training": {"target_weight": -1}}, "training target_weight -1.0: takes 0"),
+        ({"training": {"frame_rate": -5}}, "training frame_rate -5.0: takes 0"),
+        ({"training": {"detach_latents": True}}, "detach_latents belongs to the targets: set target_weight"),
+        ({"training": {"target_encoder": "vit"}}, "target_encoder belongs to the targets: set target_weight"),
+        ({"training": TARGETS | {"cache_frames": False}}, "cache_frames is false"),
+        ({"training": TARGETS, "augmentation": {"flip": 0.5}}, "crop_scale or flip moves their pixels"),
+        ({"training": TARGETS, "augmentation": {"crop_scale": 0.9}}, "crop_scale or flip moves their pixels"),
         ({"augmentation": {"view_shift": 0.6}}, "augmentation view_shift 0.6: takes 0"),
         ({"steady_pairs": "yes"}, "steady_pairs: takes true or false, got 'yes'"),
         ({"training": {"start_at_change": True}, "vision_encoder": "vit"}, "leave out one of the two"),
