@@ -31,6 +31,8 @@ class ConvNorm(nn.Module):
         if self.training:
             return self.norm(self.conv(map_BCHW))
         conv, norm = self.conv, self.norm
+        assert norm.running_mean is not None  # for type checkers: it tracks statistics
+        assert norm.running_var is not None
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         bias = norm.bias - norm.running_mean * scale
         weight = conv.weight * scale.view(-1, 1, 1, 1)
