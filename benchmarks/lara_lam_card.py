@@ -1,14 +1,15 @@
 """The model card of lara-lam: what `lara-tok eval` measures on named sets, what may be said of it, and the page.
 
     python benchmarks/lara_lam_card.py runs/lam --work runs/card \\
+        --trained-on list:runs/real/train_largest.csv list:runs/real/train_others.csv runs/mw-train \\
         --set g1_real=../shared/data/g1_real --set bridge_rlds=../shared/data/bridge_rlds \\
         --set gr1_sim=../shared/data/gr1_sim --set mw_heldout=runs/mw-heldout --set mw_unseen=runs/mw-unseen \\
         --set real_video=list:runs/real/heldout_largest.csv --set real_video=list:runs/real/heldout_others.csv \\
         --card hub_configs/lara-lam/card.json --write-card hub_configs/lara-lam/README.md --pictures docs/images \\
         --update README.md docs/evaluation.md docs/lara-lam.md
 
-The checkpoint is the folder of a training run, whose training_log.json says what it was trained on. A set that was
-measured is kept in the work folder, by the weights' sha256: a rerun measures what is missing. Without a checkpoint the
+The checkpoint is the folder of a training run; what it was trained on is compared with its log. A set that was measured
+is kept in the work folder, by the weights' sha256: a rerun measures what is missing. Without a checkpoint the
 figures are read from the existing card, to write the page again. `--pictures` draws the clips of the set real_video.
 `--update` writes the figures of other documents, between `<!-- card:NAME -->` and `<!-- /card -->`; the names are in
 lara_lam/page.py.
@@ -39,6 +40,7 @@ PAIRS = 32  # of a camera and an episode, as in `lara-tok eval`
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", help="the folder of a training run; without, the card is read")
+    parser.add_argument("--trained-on", nargs="+", metavar="SOURCE", help="the sources that `lara-tok train` was given")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=SOURCE", help="a name given twice: a source more"
     )
@@ -49,12 +51,12 @@ def main() -> None:
     parser.add_argument("--update", type=Path, nargs="+", default=[], help="documents that show figures of the card")
     options = parser.parse_args()
     if options.checkpoint is not None:
-        if not (options.set and options.work):
-            parser.error("a checkpoint is measured on at least one --set, with a --work folder")
+        if not (options.set and options.work and options.trained_on):
+            parser.error("a checkpoint is measured on at least one --set, with a --work folder and --trained-on")
         if options.pictures and not any(word.startswith("real_video=") for word in options.set):
             parser.error("--pictures are of the clips of --set real_video=SOURCE")
         sources = named_sources(options.set)
-        card = measure(options.checkpoint, sources, options.work)
+        card = measure(options.checkpoint, options.trained_on, sources, options.work)
         card["command"] = shlex.join(["python", "benchmarks/lara_lam_card.py", *sys.argv[1:]])
         card["pictures"] = draw(options.checkpoint, sources["real_video"], options.pictures) if options.pictures else []
         options.card.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
@@ -82,7 +84,7 @@ def named_sources(given: list[str]) -> dict[str, list[str]]:
     return sources
 
 
-def measure(checkpoint: str, sources: dict[str, list[str]], work: Path, pairs: int = PAIRS) -> dict[str, Any]:
+def measure(checkpoint: str, trained_on: list[str], sources: dict[str, list[str]], work: Path) -> dict[str, Any]:
     """The card of a checkpoint, but for the command that made it."""
     opened = Checkpoint.open(checkpoint)
     model = load_model(opened.folder).eval()
@@ -104,33 +106,33 @@ def measure(checkpoint: str, sources: dict[str, list[str]], work: Path, pairs: i
             "python": platform.python_version(),
             **{name: version(name) for name in LIBRARIES},
         },
-        "training": training.describe_run(opened.folder),
+        "training": training.describe_run(opened.folder, trained_on),
         "sets": {},
     }
     work.mkdir(parents=True, exist_ok=True)
     for name, of_set in sources.items():
-        report = measured_report(opened, model, name, of_set, work, pairs)
+        report = measured_report(opened, model, name, of_set, work)
         card["sets"][name] = {"sources": of_set, "simulated": simulated(of_set), "report": kept_figures(report)}
     reports = {name: each["report"] for name, each in card["sets"].items()}
     return card | {"goals": goals.judge(reports)}
 
 
-def measured_report(opened: Checkpoint, model: Any, name: str, sources: list[str], work: Path, pairs: int) -> Any:
+def measured_report(opened: Checkpoint, model: Any, name: str, sources: list[str], work: Path) -> Any:
     """The report of a set: that of the work folder where there is one of these weights, else measured now.
 
     Raises ValueError where a control could not be measured: what is said of z needs all.
     """
     (sha256,) = opened.weights_sha256.values()
-    identity = {"weights_sha256": sha256, "sources": sources, "pairs_per_episode": pairs}
+    identity = {"weights_sha256": sha256, "sources": list(map(resolved, sources)), "pairs_per_episode": PAIRS}
     file = work / f"{name}-{sha256[:12]}.json"
     if file.exists():
         kept = json.loads(file.read_text(encoding="utf-8"))
-        if {key: kept[key] for key in identity} == identity:
+        if {**kept, "sources": list(map(resolved, kept["sources"]))} == {**identity, "report": kept["report"]}:
             print(f"{name}: measured before, {file}", file=sys.stderr)
             return kept["report"]
     print(f"{name}: {' '.join(sources)}", file=sys.stderr)  # standard output is for the tables
     processor = read_processor(opened.folder)
-    evaluation = evaluate_checkpoint(model, processor, sources, pairs_per_episode=pairs)
+    evaluation = evaluate_checkpoint(model, processor, identity["sources"], pairs_per_episode=PAIRS)
     if left_out := evaluation.figures.controls.left_out:
         raise ValueError(f"{name}: the card needs every control. {next(iter(left_out.values()))}")
     # Written beside and renamed, so that a run that was killed leaves no half of it.
@@ -140,10 +142,18 @@ def measured_report(opened: Checkpoint, model: Any, name: str, sources: list[str
     return evaluation.report
 
 
+def resolved(source: str) -> str:
+    """A source by its full path, so that it is the same one from any folder."""
+    scheme, colon, path = source.rpartition(":")
+    return f"{scheme}{colon}{Path(path).resolve()}" if Path(path).exists() else source
+
+
 def draw(checkpoint: str, sources: list[str], folder: Path) -> list[dict[str, str]]:
     """Draw the pictures; returns origin and licence of the clips that they show."""
     opened = Checkpoint.open(checkpoint)
-    return pictures.draw(load_model(opened.folder).eval(), read_processor(opened.folder), sources, folder)
+    return pictures.draw(
+        load_model(opened.folder).eval(), read_processor(opened.folder), list(map(resolved, sources)), folder
+    )
 
 
 def simulated(sources: list[str]) -> list[dict[str, Any]]:

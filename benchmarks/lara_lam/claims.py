@@ -79,11 +79,15 @@ def use_of_codes(reports: Mapping[str, Report]) -> str:
     """A sentence on what the codes tell of robots that were never trained on, with the figures that say it."""
     by_grade = graded(reports, CODES)
     figures = "; ".join(f"{name} {beside(report, CODES)}" for name, report in reports.items())
-    told = f"conditional R2 and the best control of as many bits: {figures}"
+    told = f"Conditional R2, and that of the best control of as many bits: {figures}."
     phrases = [PHRASES[each].format(joined(names)) for each, names in by_grade.items()]
+    if NOTHING in by_grade:
+        # With few episodes nothing can be certain.
+        counted = [f"{name} ({reports[name]['probe']['test_episodes']} episodes)" for name in by_grade[NOTHING]]
+        phrases[-1] = PHRASES[NOTHING].format(joined(counted))
     if set(by_grade) == {MORE}:
         phrases = ["more than any control"]
-    return f"Of the motion of robots that it never saw, its codes tell {joined(phrases)} ({told})."
+    return f"Of the motion of robots that it never saw, its codes tell {joined(phrases)}. {told}"
 
 
 PHRASES = {

@@ -1,10 +1,9 @@
-"""The data that a run was trained on: its sources, from its training_log.json, with their origins and licences."""
+"""The data that a run was trained on: its sources, with origins and licences of their clips."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 import shlex
 from collections import defaultdict
 from pathlib import Path
@@ -13,21 +12,34 @@ from typing import Any
 MANIFEST = "MANIFEST.csv"  # of a folder of clips; benchmarks/real_video.py says what it holds
 
 
-def describe_run(folder: Path) -> dict[str, Any]:
-    """Sources, steps and strides of a training run. Raises ValueError for a folder that is no run's."""
+def describe_run(folder: Path, sources: list[str]) -> dict[str, Any]:
+    """Data, steps and strides of a training run.
+
+    Args:
+        folder: of the run, with its training_log.json.
+        sources: lists of clips ("list:FILE") and dataset folders that it was trained on, wherever they are now.
+
+    Raises:
+        ValueError: for a folder that is no run's, sources other than those of its log, and those that are not there.
+    """
     file = folder / "training_log.json"
     if not file.exists():
         raise ValueError(f"{folder} has no training_log.json. Give the folder that `lara-tok train` wrote.")
-    recipe = json.loads(file.read_text(encoding="utf-8"))["recipe"]
-    sources = [Path(source.removeprefix("list:")) for source in recipe["sources"]]
-    lists = [source for source in sources if source.is_file()]
+    log = json.loads(file.read_text(encoding="utf-8"))
+    paths = [Path(source.removeprefix("list:")) for source in sources]
+    names, logged = sorted(path.name for path in paths), sorted(log["summary"]["datasets"])
+    if names != logged:
+        raise ValueError(f"{file} says that the run was trained on {', '.join(logged)}, not on {', '.join(names)}")
+    if missing := [path for path in paths if not path.exists()]:
+        raise ValueError(f"{missing[0]} is not there: its clips, or its episodes, are described by the card")
+    recipe, lists = log["recipe"], [path for path in paths if path.is_file()]
     return {
         "steps": recipe["training"]["steps"],
         "batch_size": recipe["training"]["batch_size"],
         "strides": recipe["model"]["strides"],
-        "sources": [source.stem if source in lists else source.name for source in sources],
+        "sources": [path.stem if path in lists else path.name for path in paths],
         "real": pool(lists),
-        "simulated": [describe_dataset(source) for source in sources if source.is_dir()],
+        "simulated": [describe_dataset(path) for path in paths if path not in lists],
     }
 
 
@@ -62,7 +74,7 @@ def _rows(lists: list[Path]) -> list[tuple[Path, float]]:
     for file in lists:
         with file.open(encoding="utf-8", newline="") as lines:
             for row in csv.DictReader(lines):
-                clip = Path(os.path.normpath(file.parent / row["path"]))
+                clip = (file.parent / row["path"]).resolve()
                 found.append((clip, float(row["end"]) - float(row["start"])))
     return found
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import lara_lam_card as script
 import pytest
-from lara_lam import claims, goals, page, training
+from lara_lam import claims, goals, page, pictures, training
 
 from lara_tokenizer.checkpoint import Checkpoint
 
@@ -97,7 +97,7 @@ def _card(**reports: dict) -> dict:
         (0.15, 0.10, claims.MORE, "its codes tell more than any control"),
         (0.15, 0.149, claims.AS_MUCH, "about as much as the best control on g1_real"),
         (0.10, 0.15, claims.LESS, "less than the best control on g1_real"),
-        (0.001, 0.15, claims.NOTHING, "nothing certain on g1_real"),
+        (0.001, 0.15, claims.NOTHING, "nothing certain on g1_real (30 episodes)"),
     ],
 )
 def test_words_follow_from_the_figure_and_the_best_control(codes, control, grade, words):
@@ -111,8 +111,8 @@ def test_words_follow_from_the_figure_and_the_best_control(codes, control, grade
 def test_robots_of_different_grades_are_named_apart_and_trained_ones_left_out():
     unseen = {"g1_real": _report(0.2, 0.1), "bridge_rlds": _report(0.1, 0.1)}
     text = claims.summary(unseen | {"mw_unseen": _report(0.0, 0.1)})
-    assert "tell more than any control on g1_real and about as much as the best control on bridge_rlds (" in text
-    assert text.endswith("g1_real 0.20, closed-form codes 0.10; bridge_rlds 0.10, closed-form codes 0.10).")
+    assert "tell more than any control on g1_real and about as much as the best control on bridge_rlds. " in text
+    assert text.endswith("g1_real 0.20, closed-form codes 0.10; bridge_rlds 0.10, closed-form codes 0.10.")
 
 
 def test_a_goal_by_the_interval_is_missed_where_only_the_value_is_above():
@@ -177,6 +177,21 @@ def test_a_clip_of_no_manifest_is_refused(tmp_path):
         training.pool([tmp_path / "list.csv"])
 
 
+def test_a_run_is_described_by_the_sources_of_its_log_alone(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "MANIFEST.csv").write_text("clip,repo,commit,licence,robot,kind\n1.mp4,x/a,c1,MIT,arm,robot")
+    (tmp_path / "clips.csv").write_text("path,start,end\nreal/1.mp4,0,60\n")
+    recipe = {"training": {"steps": 5, "batch_size": 2}, "model": {"strides": ["0.5s"]}, "sources": ["elsewhere"]}
+    log = {"recipe": recipe, "summary": {"datasets": {"clips.csv": {}}}}
+    (tmp_path / "training_log.json").write_text(json.dumps(log))
+    found = training.describe_run(tmp_path, [f"list:{tmp_path}/clips.csv"])
+    assert (found["sources"], found["real"][0]["minutes"], found["simulated"]) == (["clips"], 1.0, [])
+    with pytest.raises(ValueError, match=r"trained on clips\.csv, not on mw-train"):
+        training.describe_run(tmp_path, ["runs/mw-train"])
+    with pytest.raises(ValueError, match=r"gone/clips\.csv is not there"):
+        training.describe_run(tmp_path, ["list:gone/clips.csv"])
+
+
 def test_a_set_is_measured_once_for_the_same_weights_and_sources(tmp_path, monkeypatch):
     measured = []
 
@@ -192,8 +207,15 @@ def test_a_set_is_measured_once_for_the_same_weights_and_sources(tmp_path, monke
     monkeypatch.setattr(script, "read_processor", lambda folder: None)
     for weights, sources in (("a" * 64, ["one"]), ("a" * 64, ["one"]), ("b" * 64, ["one"]), ("a" * 64, ["two"])):
         opened = type("Opened", (), {"weights_sha256": {"model.safetensors": weights}, "folder": tmp_path})
-        assert script.measured_report(opened, None, "g1_real", sources, tmp_path, 32) == {"headline": {}}
+        assert script.measured_report(opened, None, "g1_real", sources, tmp_path) == {"headline": {}}
     assert measured == [["one"], ["one"], ["two"]]
+
+
+def test_a_source_is_the_same_by_any_path(tmp_path, monkeypatch):
+    (tmp_path / "clips.csv").write_text("path\n")
+    monkeypatch.chdir(tmp_path)
+    assert script.resolved("list:clips.csv") == script.resolved(f"list:{tmp_path}/clips.csv") != "list:clips.csv"
+    assert script.resolved("lerobot:someone/set") == "lerobot:someone/set"
 
 
 def test_a_card_without_a_control_is_refused(tmp_path, monkeypatch):
@@ -203,7 +225,7 @@ def test_a_card_without_a_control_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(script, "read_processor", lambda folder: None)
     opened = type("Opened", (), {"weights_sha256": {"model.safetensors": "a" * 64}, "folder": tmp_path})
     with pytest.raises(ValueError, match=r"g1_real: the card needs every control\. optical flow needs OpenCV"):
-        script.measured_report(opened, None, "g1_real", ["one"], tmp_path, 32)
+        script.measured_report(opened, None, "g1_real", ["one"], tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -218,8 +240,6 @@ def test_a_task_set_is_named_by_its_name():
 def test_the_published_pages_are_made_from_the_card_and_speak_of_the_bundled_weights():
     folder = ROOT / "hub_configs" / "lara-lam"
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    if "sets" not in card:
-        pytest.skip("card.json is of the weights before these: benchmarks/lara_lam_card.py writes it anew")
     assert card["model"]["weights_sha256"] == Checkpoint.open(folder).weights_sha256
     assert card["goals"] == goals.judge(page.reports(card))
     assert (folder / "README.md").read_text(encoding="utf-8") == page.page(card)
@@ -227,3 +247,5 @@ def test_the_published_pages_are_made_from_the_card_and_speak_of_the_bundled_wei
         text = (ROOT / document).read_text(encoding="utf-8")
         assert "<!-- card:" in text
         assert page.updated(text, card) == text, f"{document} has other figures than card.json"
+    for name in (pictures.FUTURES, pictures.CODES_SHEET):
+        assert (ROOT / "docs" / "images" / name).stat().st_size < 400_000
