@@ -6,7 +6,10 @@ import json
 import runpy
 from pathlib import Path
 
-from lara_tokenizer import encode_dataset
+import pyarrow.parquet as pq
+import torch
+
+from lara_tokenizer import LatentActionModel, encode_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -25,6 +28,13 @@ def test_label_lerobot(tmp_path, capsys, write_lerobot, moving_square):
     write_lerobot(tmp_path / "demos", {"observation.images.top": [moving_square(20), moving_square(15)]})
     run("label_lerobot.py", str(tmp_path / "demos"), str(tmp_path / "labelled"))
     assert "latent_labels.codebook_id_latents" in capsys.readouterr().out
+    # The vectors are those of the model, whose eight positions have a codebook each.
+    rows = pq.read_table(tmp_path / "labelled" / "data").to_pylist()
+    valid = [row for row in rows if row["latent_labels.valid"] == 1]
+    codes = torch.tensor([row["latent_labels.codebook_id_latents"] for row in valid])
+    vectors = torch.tensor([row["latent_labels.codebook_vector_latents"] for row in valid])
+    assert len(valid) > 10
+    assert torch.equal(LatentActionModel.from_pretrained("lara-lam").bottleneck.lookup(codes), vectors)
 
 
 def test_train_small(tmp_path, capsys):

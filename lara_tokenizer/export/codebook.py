@@ -20,7 +20,7 @@ _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 
 def read_codebook(table: TokenTable, model: str | os.PathLike[str] | None = None) -> np.ndarray:
-    """The vectors of a table's codes, float32 (K, D).
+    """The vectors of a table's codes, float32 (K, D); (N K, D) where each of the N positions has its own codebook.
 
     Args:
         table: made by a model with a codebook.
@@ -45,7 +45,9 @@ def read_codebook(table: TokenTable, model: str | os.PathLike[str] | None = None
             break
     else:
         raise ValueError(f"model {folder.name!r}: no tensor {_CODEBOOK!r} in its weights")
-    if codebook.shape != (table.codebook_size, table.codebook_dim):
+    size, dim = table.codebook_size, table.codebook_dim
+    assert size is not None  # the table has codes
+    if codebook.shape not in {(size, dim), (table.num_latents * size, dim)}:
         raise ValueError(
             f"model {folder.name!r}: a codebook of shape {codebook.shape}; {table.path} has K "
             f"{table.codebook_size}, D {table.codebook_dim}"

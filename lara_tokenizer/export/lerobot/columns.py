@@ -117,8 +117,15 @@ def label_columns(table: TokenTable, model: str | os.PathLike[str] | None) -> li
         codebook = read_codebook(table, model)
         # The zero vector is the last one, which the index NO_CODE, -1, selects.
         vectors = np.vstack([codebook, np.zeros_like(codebook[:1])])
+        # Where each position has a codebook of its own, they follow one another.
+        separate = len(codebook) != table.codebook_size
+        first_rows = np.arange(table.num_latents) * (table.codebook_size or 0) * separate
+
+        def rows(labels: RowLabels) -> np.ndarray:
+            return codes(labels) + first_rows
+
         columns.append(Column(IDS, "int64", [table.num_latents], codes, NO_CODE))
-        columns.append(Column(VECTORS, "float32", vector_shape, codes, NO_CODE, vectors))
+        columns.append(Column(VECTORS, "float32", vector_shape, rows, NO_CODE, vectors))
     if "latents" in table.columns:
         columns.append(Column(LATENTS, "float32", vector_shape, latents))
     return [*columns, Column(VALID, "int64", [1], ones)]
