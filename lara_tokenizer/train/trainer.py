@@ -213,8 +213,9 @@ class LatentActionTrainer(IndexedTrainer):
     def start_latents(self, step: int) -> None:
         """Set z to the principal components of the motion maps, as they are when the codebook is about to start."""
         inverse = self.lam.inverse_dynamics
-        if self.targets is None or not isinstance(inverse, MatchingInverseModel):
+        if self.targets is None:
             return
+        assert isinstance(inverse, MatchingInverseModel)  # see `check_targets`
 
         def maps_of(now: Tensor, future: Tensor) -> Tensor:
             return inverse.motion_map(*self.lam.get_frame_features(torch.cat([now, future])).chunk(2))

@@ -19,9 +19,8 @@ from lara_tokenizer.train.targets.features import TargetFeatures
 from lara_tokenizer.train.targets.motion_targets import MotionTargets, cells_per_side, channel_groups
 from lara_tokenizer.train.targets.start import START_PAIRS
 
-CHUNK = (
-    64  # pairs at a time: larger arrays are taken from and given back to the system, which takes longer than the sums
-)
+# Pairs at a time: larger arrays are taken from and given back to the system, which takes longer than the sums.
+CHUNK = 64
 
 
 def check_targets(options: TrainingOptions, config: LatentActionConfig) -> None:

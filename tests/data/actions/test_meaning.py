@@ -1,4 +1,4 @@
-"""What actions are: planted sets of changes, positions, angles and grippers, and the real sets that are at hand."""
+"""Meanings of actions: planted sets of changes, positions, angles and grippers, and the real sets that are at hand."""
 
 from __future__ import annotations
 
