@@ -38,6 +38,7 @@ EDGES = {
     "lara_tokenizer.model": set(),
     "lara_tokenizer.metrics": {"lara_tokenizer.thresholds"},
     "lara_tokenizer.motion": {"lara_tokenizer.errors", "lara_tokenizer.model"},
+    "lara_tokenizer.vision_encoder": {"lara_tokenizer.errors"},
     "lara_tokenizer.data": LEAVES,
     "lara_tokenizer.checkpoint": LEAVES | {"lara_tokenizer.model"},
     "lara_tokenizer.table": LEAVES | {"lara_tokenizer.data", "lara_tokenizer.checkpoint"},
@@ -54,9 +55,21 @@ EDGES = {
     "lara_tokenizer.vision_tokens": LEAVES,
     "lara_tokenizer.convert": LEAVES | {"lara_tokenizer.model", "lara_tokenizer.checkpoint"},
     "lara_tokenizer.evaluate": LEAVES
-    | {"lara_tokenizer.model", "lara_tokenizer.data", "lara_tokenizer.metrics", "lara_tokenizer.motion"},
+    | {
+        "lara_tokenizer.model",
+        "lara_tokenizer.data",
+        "lara_tokenizer.metrics",
+        "lara_tokenizer.motion",
+        "lara_tokenizer.vision_encoder",
+    },
     "lara_tokenizer.train": LEAVES
-    | {"lara_tokenizer.model", "lara_tokenizer.data", "lara_tokenizer.metrics", "lara_tokenizer.motion"},
+    | {
+        "lara_tokenizer.model",
+        "lara_tokenizer.data",
+        "lara_tokenizer.metrics",
+        "lara_tokenizer.motion",
+        "lara_tokenizer.vision_encoder",
+    },
     "lara_policy": LEAVES
     | {
         "lara_tokenizer.model",

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lara_tokenizer.errors import first_line
 from lara_tokenizer.evaluate.dataset import PairSet
 from lara_tokenizer.evaluate.encoding import EncodedSet, batches, few_tokens
 from lara_tokenizer.evaluate.ridge import Wide
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 COMPONENTS = 128  # of the PCA of the change of features
 SIDE = 224  # of the frames of an encoder whose configuration names none
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def encoder_change(encoded: EncodedSet) -> Wide:
@@ -46,23 +44,13 @@ class ControlEncoder:
     @classmethod
     def load(cls, name: str, device: torch.device) -> ControlEncoder:
         """Open a folder or a Hub id. Raises ValueError for a model that is none of vision, or cannot be loaded."""
-        from transformers import AutoModel
+        from lara_tokenizer.vision_encoder import load_vision_encoder
 
-        try:
-            model = AutoModel.from_pretrained(name).eval().to(device)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"control encoder {name}: {first_line(error)}") from None
-        config = getattr(model.config, "vision_config", model.config)
-        model = getattr(model, "vision_model", model)  # of a pair of encoders, such as CLIP's, that of images
-        if model.main_input_name != "pixel_values":
-            raise ValueError(f"control encoder {name} reads {model.main_input_name}; give a model that reads images.")
-        prepared = _preparation(name)
-        side = prepared.get("crop_size") or prepared.get("size") or getattr(config, "image_size", SIDE)
-        mean, std = (
-            tuple(prepared.get(key, default))
-            for key, default in (("image_mean", IMAGENET_MEAN), ("image_std", IMAGENET_STD))
-        )
-        return cls(Path(name).name if Path(name).is_dir() else name, model, _one_side(side), mean, std)
+        encoder = load_vision_encoder(name, "control encoder")
+        prepared = encoder.prepared
+        side = prepared.get("crop_size") or prepared.get("size") or getattr(encoder.config, "image_size", SIDE)
+        model = encoder.model.to(device)
+        return cls(Path(name).name if Path(name).is_dir() else name, model, _one_side(side), encoder.mean, encoder.std)
 
     @torch.no_grad()
     def change(self, processor: LatentActionProcessor, pairs: PairSet) -> Wide:
@@ -82,16 +70,6 @@ class ControlEncoder:
         features = self.model(pixel_values=(frames.clamp(0, 255) / 255 - mean) / std).last_hidden_state
         # A convolutional network's maps (B, V, H, W) become tokens.
         return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
-
-
-def _preparation(name: str) -> dict[str, Any]:
-    """The settings of its image processor; {} without one."""
-    from transformers.image_processing_utils import BaseImageProcessor
-
-    try:
-        return BaseImageProcessor.get_image_processor_dict(name)[0]
-    except (OSError, ValueError):
-        return {}
 
 
 def _one_side(size: Any) -> int:

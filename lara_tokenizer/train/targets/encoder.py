@@ -12,13 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoModel
-from transformers.image_processing_utils import BaseImageProcessor
 
-from lara_tokenizer.errors import first_line
 from lara_tokenizer.model.frame_features import frame_features
+from lara_tokenizer.vision_encoder import load_vision_encoder
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CELL = 16  # pixels of a cell's side: the stride of the map that is taken from a convolutional network
 
 
@@ -34,22 +31,12 @@ class TargetEncoder:
     @classmethod
     def load(cls, name: str, cells: int) -> TargetEncoder:
         """Open a folder or a Hub id. Raises ValueError for one that is no vision model, or cannot be loaded."""
-        try:
-            model = AutoModel.from_pretrained(name).eval().requires_grad_(False)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"target_encoder {name}: {first_line(error)}") from None
-        model = getattr(model, "vision_model", model)  # of a pair of encoders, such as CLIP's, that of images
-        if model.main_input_name != "pixel_values":
-            raise ValueError(f"target_encoder {name} reads {model.main_input_name}; give a model that reads images.")
-        try:
-            prepared = BaseImageProcessor.get_image_processor_dict(name)[0]
-        except (OSError, ValueError):
-            prepared = {}
-        mean, std = prepared.get("image_mean", IMAGENET_MEAN), prepared.get("image_std", IMAGENET_STD)
+        encoder = load_vision_encoder(name, "target_encoder")
+        model = encoder.model
         if torch.accelerator.is_available():
             model = model.to(torch.accelerator.current_accelerator())
         model = model.to(memory_format=torch.channels_last)
-        return cls(model, cells, tuple(mean), tuple(std))
+        return cls(model, cells, encoder.mean, encoder.std)
 
     def fingerprint(self) -> str:
         """SHA-256 of weights and normalization."""
