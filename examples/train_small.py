@@ -2,8 +2,8 @@
 
     python examples/train_small.py videos my-lam
 
-A hundred steps on a CPU show that everything runs; labels worth training on need `lara-tok train` with a recipe of
-hub_configs/training, and `lara-tok eval` afterwards.
+A hundred steps on a CPU show that everything runs; labels worth training on need `lara-tok train` with a recipe
+(`lara-tok recipes`), and `lara-tok eval` afterwards.
 """
 
 from __future__ import annotations

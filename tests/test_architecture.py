@@ -177,6 +177,8 @@ def test_the_wheel_holds_three_packages_their_type_marks_and_the_checkpoint(whee
     assert {f"{package}/py.typed" for package in ("lara_tokenizer", "lara_policy", "lara_tok")} <= names
     folder = "lara_tokenizer/checkpoints/lara-lam"
     assert {f"{folder}/{file}" for file in ("config.json", "preprocessor_config.json", "model.safetensors")} <= names
+    recipes = {f"lara_tokenizer/recipes/{path.name}" for path in (ROOT / "hub_configs/training").glob("*.yaml")}
+    assert {name for name in names if name.startswith("lara_tokenizer/recipes/")} == recipes
     evaluate = ("evaluate/report/page.html.j2", "evaluate/controls/closed_form.safetensors")
     assert {f"lara_tokenizer/{name}" for name in (*evaluate, "data/rlds/open_x.yaml")} <= names
 
@@ -198,7 +200,19 @@ def test_reading_a_table_imports_no_torch():
 
 def test_help_names_every_command():
     done = subprocess.run([sys.executable, "-m", "lara_tok", "--help"], check=True, capture_output=True, text=True)
-    commands = ("encode", "info", "decode", "verify", "convert", "simulate", "train", "eval", "refine", "rollout")
+    commands = (
+        "encode",
+        "info",
+        "decode",
+        "verify",
+        "convert",
+        "simulate",
+        "train",
+        "eval",
+        "refine",
+        "rollout",
+        "recipes",
+    )
     for command in (*commands, "export", "tokens"):
         assert command in done.stdout
 

@@ -27,7 +27,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-COMMANDS = ("encode", "info", "decode", "verify", "convert", "simulate", "train", "eval", "refine", "rollout")
+COMMANDS = (
+    "encode",
+    "info",
+    "decode",
+    "verify",
+    "convert",
+    "simulate",
+    "train",
+    "eval",
+    "refine",
+    "rollout",
+    "recipes",
+)
 for _name in COMMANDS:
     app.command(_name)(getattr(import_module(f"lara_tok.{_name}"), _name))
 for _name in ("export", "tokens"):

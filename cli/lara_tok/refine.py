@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Option
 
-from lara_tok import _training as training
 from lara_tok._common import JsonOption, emit, without_loading_bars
-from lara_tok._source import AllCamerasOption, load, source_options
+from lara_tok._source import AllCamerasOption, SourceArgument, load, source_options
+from lara_tok._training import options as training
 
-RECIPES = (".yaml", ".yml")
+RECIPES = (".yaml", ".yml")  # a recipe as the first SOURCE needs no --recipe
 MEASURES = {  # label of a progress line -> key of the log
     "loss": "loss",
     "action": "heldout_action",
@@ -27,10 +27,9 @@ MEASURES = {  # label of a progress line -> key of the log
 @source_options(without=("camera", "subset", "streaming", "segment", "from_", "decoder"), limit=training.LimitOption)
 @training.recipe_options
 def refine(
-    recipe_and_sources: Annotated[
-        list[str] | None, Argument(help="An optional recipe (.yaml) first, then sources with actions.")
-    ] = None,
+    source: SourceArgument = None,
     *,
+    recipe: training.RecipeOption = None,
     out: Annotated[Path | None, Option(help="Folder for the policy, the tokenizer and the log.")] = None,
     mode: Annotated[
         str | None,
@@ -62,7 +61,7 @@ def refine(
 
     Examples:
 
-      lara-tok refine hub_configs/training/metaworld.yaml demos/ --out runs/lara
+      lara-tok refine demos/ --recipe metaworld --out runs/lara
 
       lara-tok refine demos/ --mode dit-only --out runs/plain
 
@@ -74,24 +73,25 @@ def refine(
     from lara_policy.refine import refine as train_jointly
 
     without_loading_bars()
-    sources = list(recipe_and_sources or ())
-    path = sources.pop(0) if sources and sources[0].endswith(RECIPES) else None
-    recipe = RefineRecipe.load(path) if path else RefineRecipe()
-    recipe = recipe.override(mode=mode, lam_camera=lam_camera, **overrides)
-    recipe = replace(recipe, tokenizer=tokenizer or recipe.tokenizer)
+    if recipe is None and source and source[0].endswith(RECIPES):
+        recipe, source = source[0], source[1:]
+    chosen = (RefineRecipe.load(recipe) if recipe else RefineRecipe()).override(
+        mode=mode, lam_camera=lam_camera, **overrides
+    )
+    chosen = replace(chosen, tokenizer=tokenizer or chosen.tokenizer)
     if dry_run:
-        emit(plan_refinement(recipe), as_json, _render)
+        emit(plan_refinement(chosen), as_json, _render)
         return
-    out = training.require_source_and_out(sources or recipe.sources, out)
-    loaded = load(sources or recipe.sources, cameras=camera or "all", **load_options)
+    out = training.require_source_and_out(source or chosen.sources, out)
+    loaded = load(source or chosen.sources, cameras=camera or "all", **load_options)
     common: dict[str, Any] = {"out": out, "policy": policy, "frames": frames, "resume": resume}
     common["progress"] = training.progress_printer(MEASURES)
     if pretrain is not None:
         from lara_policy.refine.refine import pretrain as train_from_codes
 
-        summary = train_from_codes(pretrain, loaded, recipe, **common)
+        summary = train_from_codes(pretrain, loaded, chosen, **common)
     else:
-        summary = train_jointly(loaded, recipe, **common, stop=not no_stop)
+        summary = train_jointly(loaded, chosen, **common, stop=not no_stop)
     emit({**summary, "out": str(out)}, as_json, _render)
 
 

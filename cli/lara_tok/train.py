@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from lara_tok import _training as training
 from lara_tok._common import JsonOption, console, emit
 from lara_tok._source import SourceArgument, load, source_options
+from lara_tok._training import options as training
 
 MEASURES = {
     "loss": "loss",
@@ -27,9 +27,7 @@ MEASURES = {
 def train(
     source: SourceArgument = None,
     *,
-    recipe: Annotated[
-        Path | None, Option(help="A YAML file, see hub_configs/training. Default: built-in defaults (not lam.yaml).")
-    ] = None,
+    recipe: training.RecipeOption = None,
     out: Annotated[Path | None, Option(help="Folder for the checkpoint and the log.")] = None,
     frames: training.FramesOption = None,
     load_options: dict[str, Any],
@@ -46,7 +44,7 @@ def train(
 
     Examples:
 
-      lara-tok train videos/ --recipe hub_configs/training/lam_sim.yaml --out runs/lam
+      lara-tok train videos/ --recipe lam_sim --out runs/lam
 
       lara-tok train lerobot:lerobot/pusht rlds:bridge --camera all --out runs/two
     """

@@ -27,12 +27,12 @@ from lara_tokenizer.train.augment import LoadedViews, normalize, stabilize_pairs
 from lara_tokenizer.train.difference_init import initialize_from_difference
 from lara_tokenizer.train.frames import FrameCache, FrameSource, ReaderFrames
 from lara_tokenizer.train.mixture import PairedSequence, find_pairs, split_sequences
-from lara_tokenizer.train.monitor import HeldOutMonitor
 from lara_tokenizer.train.pairs import INIT_PAIRS, PairDataset
 from lara_tokenizer.train.recipe import LoopOptions, Recipe, TrainingOptions, config_keywords
 from lara_tokenizer.train.targets.motion_targets import MotionTargets
 from lara_tokenizer.train.targets.setup import check_targets, fit_targets, open_features, target_maps
 from lara_tokenizer.train.targets.start import initialize_latents, initialize_motion
+from lara_tokenizer.train.watch.monitor import HeldOutMonitor
 
 CHECKPOINTS = "checkpoints"
 

@@ -21,11 +21,11 @@ from lara_tokenizer.model.matching import MatchingInverseModel
 from lara_tokenizer.train.augment import Views, make_views, normalize, targets_of
 from lara_tokenizer.train.codebook_schedule import CodebookSchedule
 from lara_tokenizer.train.losses import NormalFlow
-from lara_tokenizer.train.monitor import CollapseMonitor, HeldOutMonitor
 from lara_tokenizer.train.pairs import INIT_PAIRS, InfiniteSampler, PairDataset
 from lara_tokenizer.train.recipe import AugmentationOptions, LoopOptions, TrainingOptions
 from lara_tokenizer.train.targets.motion_targets import MotionTargets, weighted_sum
 from lara_tokenizer.train.targets.start import START_PAIRS, initialize_latents
+from lara_tokenizer.train.watch.monitor import CollapseMonitor, HeldOutMonitor
 
 LOG_LINES = "training_log.jsonl"
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lara_tokenizer.train.monitor import CollapseError, CollapseMonitor
+from lara_tokenizer.train.watch.monitor import CollapseError, CollapseMonitor
 
 HEALTHY = {"spread": 0.9, "perplexity": 60.0}
 

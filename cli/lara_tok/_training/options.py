@@ -11,6 +11,10 @@ from typer import Option
 from lara_tok._common import console, console_err, declared_options, insert_options
 from lara_tok._source import LIMIT_HELP
 
+RecipeOption = Annotated[
+    str | None,
+    Option(help="A name of `lara-tok recipes`, or a YAML file. Default: built-in defaults (not those of lara-lam)."),
+]
 FramesOption = Annotated[Path | None, Option(help="Folder for the cache of decoded frames; several runs can share it.")]
 LimitOption = Annotated[int | None, Option(help=LIMIT_HELP)]
 ResumeOption = Annotated[bool, Option("--resume", help="Continue from the last checkpoint in OUT.")]
