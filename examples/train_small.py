@@ -37,7 +37,7 @@ RECIPE = {
 
 def main(videos: str, out: str, steps: int = 100) -> None:
     def progress(phase: str, done: int, total: int, logs: dict[str, float]) -> None:
-        if logs:
+        if phase == "steps" and "loss" in logs:
             print(f"{phase} {done}/{total}", {name: round(value, 3) for name, value in logs.items() if "gain" in name})
 
     recipe = Recipe.parse(RECIPE).override(steps=steps)

@@ -10,6 +10,8 @@ from typer import Option
 from lara_tok._common import JsonOption, emit, without_loading_bars
 from lara_tok._source import AllCamerasOption, SourceArgument, load, source_options
 from lara_tok._training import options as training
+from lara_tok._training.closing import render, with_next
+from lara_tok._training.display import RunDisplay
 
 RECIPES = (".yaml", ".yml")  # a recipe as the first SOURCE needs no --recipe
 MEASURES = {  # label of a progress line -> key of the log
@@ -49,6 +51,7 @@ def refine(
     load_options: dict[str, Any],
     overrides: dict[str, Any],
     resume: training.ResumeOption = False,
+    report_to: training.ReportOption = None,
     no_stop: Annotated[bool, Option("--no-stop", help="Warn instead of stopping if the tokenizer collapses.")] = False,
     dry_run: training.DryRunOption = False,
     as_json: JsonOption = False,
@@ -69,6 +72,9 @@ def refine(
     """
     from dataclasses import replace
 
+    from lara_tokenizer.train.watch.trackers import check_tracker
+
+    check_tracker(report_to)
     from lara_policy.refine import RefineRecipe, plan_refinement
     from lara_policy.refine import refine as train_jointly
 
@@ -80,22 +86,20 @@ def refine(
     )
     chosen = replace(chosen, tokenizer=tokenizer or chosen.tokenizer)
     if dry_run:
-        emit(plan_refinement(chosen), as_json, _render)
+        emit(plan_refinement(chosen), as_json, render)
         return
     out = training.require_source_and_out(source or chosen.sources, out)
-    loaded = load(source or chosen.sources, cameras=camera or "all", **load_options)
-    common: dict[str, Any] = {"out": out, "policy": policy, "frames": frames, "resume": resume}
-    common["progress"] = training.progress_printer(MEASURES)
-    if pretrain is not None:
-        from lara_policy.refine.refine import pretrain as train_from_codes
+    sources, load_options["cameras"] = source or chosen.sources, camera or "all"
+    common: dict[str, Any] = {"out": out, "policy": policy, "frames": frames, "resume": resume, "tracker": report_to}
+    with RunDisplay(MEASURES, chosen.training.batch_size, "samples") as display:
+        loaded = load(sources, **load_options)
+        common["progress"] = display
+        if pretrain is not None:
+            from lara_policy.refine.refine import pretrain as train_from_codes
 
-        summary = train_from_codes(pretrain, loaded, chosen, **common)
-    else:
-        summary = train_jointly(loaded, chosen, **common, stop=not no_stop)
-    emit({**summary, "out": str(out)}, as_json, _render)
-
-
-def _render(result: dict[str, Any]) -> None:
-    for name, value in result.items():
-        if not isinstance(value, dict):
-            training.print_figure(name, value)
+            summary = train_from_codes(pretrain, loaded, chosen, **common)
+        else:
+            summary = train_jointly(loaded, chosen, **common, stop=not no_stop)
+    if "verdict" in summary:
+        summary = with_next(summary, out, out / "tokenizer", sources, load_options)
+    emit({**summary, "out": str(out), "curves": str(out / "curves.png")}, as_json, render)

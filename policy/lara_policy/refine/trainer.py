@@ -24,7 +24,8 @@ from lara_tokenizer._parse import read_json_object, safetensors_header
 from lara_tokenizer.errors import first_line
 from lara_tokenizer.model import LatentActionModel
 from lara_tokenizer.train.pairs import PairDataset
-from lara_tokenizer.train.trainer import LOG_LINES, IndexedTrainer, loop_arguments
+from lara_tokenizer.train.trainer import IndexedTrainer, loop_arguments
+from lara_tokenizer.train.watch import LOG_LINES, Progress, ignore_progress
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +34,12 @@ ALIGNMENT = "alignment.safetensors"  # the projector, beside the policy's weight
 STATE = "refine_state.json"
 
 
-def training_arguments(options: RefineOptions, folder: str | Path) -> TrainingArguments:
-    """The recipe's options as TrainingArguments; checkpoints go to `folder`. One GPU per process (torchrun)."""
+def training_arguments(options: RefineOptions, out: str | Path, tracker: str | None = None) -> TrainingArguments:
+    """The recipe's options as TrainingArguments of a run in `out`. One GPU per process (torchrun)."""
     arguments = loop_arguments(
         options,
-        folder,
+        out,
+        tracker,
         warmup_steps=round(options.warmup_share * options.steps),
         ddp_find_unused_parameters=True,  # a mode may leave modules out
     )
@@ -46,7 +48,7 @@ def training_arguments(options: RefineOptions, folder: str | Path) -> TrainingAr
 
 
 class LaraTrainer(IndexedTrainer):
-    """Trainer of a `LaraModel`. `progress(step, logs)` is called at each log.
+    """Trainer of a `LaraModel`, in stages 2 and 3.
 
     Random numbers of a step depend only on the seed and the step, so that a resumed run ends with the same weights.
     """
@@ -61,11 +63,18 @@ class LaraTrainer(IndexedTrainer):
         *,
         monitor: JointMonitor,
         unlabeled: Callable[[int], dict[str, Any]] | None = None,
-        progress: Callable[[int, dict[str, float]], None] | None = None,
+        progress: Progress = ignore_progress,
+        callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self.lara = model
         self.options = options
-        super().__init__(model=model, args=arguments, train_dataset=samples, data_collator=PairDataset.collate)
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=samples,
+            data_collator=PairDataset.collate,
+            callbacks=callbacks,
+        )
         self.model_accepts_loss_kwargs = False  # LaraModel takes no num_items_in_batch
         self.monitor = monitor
         self.collapse_monitor: JointCollapseMonitor | None = (
@@ -118,8 +127,7 @@ class LaraTrainer(IndexedTrainer):
         if self.is_world_process_zero():
             with self.log_lines.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(json_safe({"step": self.state.global_step, **logs})) + "\n")
-            if self.progress is not None:
-                self.progress(self.state.global_step, logs)
+            self.progress("steps", self.state.global_step, self.args.max_steps, logs)
         # After the log line, so that it contains the metrics that stop the run.
         if measured and self.collapse_monitor is not None:
             assert self.lara.lam is not None
