@@ -17,10 +17,9 @@ RECIPES = (".yaml", ".yml")  # a recipe as the first SOURCE needs no --recipe
 MEASURES = {  # label of a progress line -> key of the log
     "loss": "loss",
     "action": "heldout_action",
-    "codes": "heldout_codes",
-    "alignment": "heldout_alignment",
-    "centered cosine": "heldout_alignment_centered_cosine",
-    "perplexity": "heldout_perplexity",
+    "code loss": "heldout_codes",
+    "cosine": "heldout_alignment_centered_cosine",
+    "codes": "heldout_perplexity",
     "spread": "heldout_spread",
     "z gain": "heldout_z_gain",
 }
@@ -91,7 +90,7 @@ def refine(
     out = training.require_source_and_out(source or chosen.sources, out)
     sources, load_options["cameras"] = source or chosen.sources, camera or "all"
     common: dict[str, Any] = {"out": out, "policy": policy, "frames": frames, "resume": resume, "tracker": report_to}
-    with RunDisplay(MEASURES, chosen.training.batch_size, "samples") as display:
+    with RunDisplay(out, MEASURES, chosen.training.batch_size, "samples") as display:
         loaded = load(sources, **load_options)
         common["progress"] = display
         if pretrain is not None:

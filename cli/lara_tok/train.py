@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lara_tok._common import JsonOption, emit
+from lara_tok._common import JsonOption, emit, without_loading_bars
 from lara_tok._source import SourceArgument, load, source_options
 from lara_tok._training import options as training
 from lara_tok._training.closing import render, with_next
@@ -12,8 +12,7 @@ from lara_tok._training.display import RunDisplay
 
 MEASURES = {
     "loss": "loss",
-    "perplexity": "heldout_perplexity",
-    "per position": "heldout_perplexity_per_position",
+    "codes": "heldout_perplexity",
     "spread": "heldout_spread",
     "rank": "heldout_effective_rank",
     "gain": "heldout_gain_over_copying",
@@ -62,7 +61,8 @@ def train(
     from_list = load_options.get("from_list")
     out = training.require_source_and_out(source or from_list or chosen.sources, out)
     sources = source or (() if from_list else chosen.sources)
-    with RunDisplay(MEASURES, chosen.training.batch_size) as display:
+    without_loading_bars()
+    with RunDisplay(out, MEASURES, chosen.training.batch_size) as display:
         episodes = load(sources, **load_options)
         summary = train_latent_action_model(
             episodes, chosen, out=out, frames=frames, resume=resume, progress=display, tracker=report_to

@@ -6,10 +6,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn
 
-from lara_tok._common import console_err
+from lara_tok._common import console_err, say
 
 SILENCE = 30.0  # seconds, at most, without a terminal
 WINDOW = 60.0  # seconds of the past that rate and remaining time are those of
@@ -25,12 +26,14 @@ class RunDisplay:
     """The `progress` of a run, as a context.
 
     Args:
+        out: the run's folder.
         measures: labels of a log's line, and their keys in the log.
         batch_size: samples of a step.
         unit: of these samples.
     """
 
-    def __init__(self, measures: Mapping[str, str], batch_size: int, unit: str = "pairs") -> None:
+    def __init__(self, out: Path, measures: Mapping[str, str], batch_size: int, unit: str = "pairs") -> None:
+        self.out = out
         self.measures = measures
         self.batch_size = batch_size
         self.unit = unit
@@ -48,9 +51,15 @@ class RunDisplay:
             threading.Thread(target=self._break_silence, daemon=True).start()
         return self
 
-    def __exit__(self, *of_error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *of_error: object) -> None:
         self.ended.set()
         self.bar.stop()
+        if kind is None or not self.steps:
+            return
+        if (self.out / "curves.png").exists():
+            say(f"curves so far: {self.out / 'curves.png'}", err=True)
+        if issubclass(kind, KeyboardInterrupt):
+            say("interrupted: the same command with --resume continues from the last checkpoint", err=True)
 
     def __call__(self, phase: str, done: int, total: int, logs: dict[str, float]) -> None:
         """Show where the run is; see `lara_tokenizer.train.watch.Progress`."""
@@ -69,14 +78,14 @@ class RunDisplay:
             state=self.state(),
         )
         if logged:
-            shown = [f"{label} {logs[key]:.3g}" for label, key in self.measures.items() if key in logs]
+            shown = [f"{label} {figure(logs[key])}" for label, key in self.measures.items() if key in logs]
             self._print(f"step {done} of {total}  {'  '.join(shown)}")
 
     def state(self) -> str:
         """The place in the run, and for steps loss, rate and remaining time: "step 7 of 9  loss 0.12  80 pairs/s"."""
         if self.phase != "step":
             return f"{self.done} of {self.total}" if self.total and self.phase != "start" else ""
-        return "  ".join((f"step {self.done} of {self.total}", f"loss {self.loss:.3g}", *self._pace()))
+        return "  ".join((f"step {self.done} of {self.total}", f"loss {figure(self.loss)}", *self._pace()))
 
     def _pace(self) -> tuple[str, ...]:
         """Rate and remaining time, once there are two times to tell them by."""
@@ -95,6 +104,15 @@ class RunDisplay:
     def _print(self, line: str) -> None:
         self.printed = time.monotonic()
         console_err.print(line, highlight=False, soft_wrap=True)
+
+
+def figure(value: float) -> str:
+    """A measure in few characters: three digits of large and of small ones, two decimals between.
+
+    >>> figure(0.000243), figure(-0.0701), figure(8.87), figure(1234.5), figure(0.00512)
+    ('0.00', '-0.07', '8.87', '1234', '0.005')
+    """
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3f}" if 0.0005 < abs(value) < 0.02 else f"{value:.2f}"
 
 
 def duration(seconds: float) -> str:
