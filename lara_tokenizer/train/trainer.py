@@ -27,7 +27,7 @@ from lara_tokenizer.train.recipe import AugmentationOptions, LoopOptions, Traini
 from lara_tokenizer.train.targets.motion_targets import MotionTargets, weighted_sum
 from lara_tokenizer.train.targets.start import START_PAIRS, initialize_latents
 from lara_tokenizer.train.watch import CHECKPOINTS, LOG_LINES, Progress, ignore_progress
-from lara_tokenizer.train.watch.monitor import CollapseMonitor, HeldOutMonitor
+from lara_tokenizer.train.watch.monitor import CollapseMonitor, HeldOutMonitor, is_check
 from lara_tokenizer.train.watch.plot import CURVES, draw_run
 from lara_tokenizer.train.watch.trackers import tracker_arguments, tracker_callbacks
 
@@ -102,6 +102,10 @@ class IndexedTrainer(Trainer):
         finally:
             if self.is_world_process_zero():
                 draw_run(self.log_lines, self.log_lines.with_name(CURVES))
+
+    def checks(self, options: LoopOptions, heldout: int) -> bool:
+        """Whether the log of this step measures the held-out samples, see `is_check`."""
+        return is_check(self.state.global_step, options.log_steps, options.batch_size, heldout, self.args.max_steps)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Trainer's step, and a report of the loss before it every now and then."""
@@ -274,7 +278,8 @@ class LatentActionTrainer(IndexedTrainer):
             logs |= {f"train_{name}": float(value / self._terms_count) for name, value in self._terms.items()}
             self._terms = {}
             self._terms_count = 0
-            logs |= self.monitor.measure(self.lam, self._autocast())
+            if self.checks(self.options, self.options.heldout_pairs):
+                logs |= self.monitor.measure(self.lam, self._autocast())
         super().log(logs, start_time)
         with self.log_lines.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": self.state.global_step, **logs}) + "\n")

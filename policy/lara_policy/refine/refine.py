@@ -17,6 +17,7 @@ from lara_policy.configuration_flow_matching_policy import FlowMatchingPolicyCon
 from lara_policy.embodiment import Embodiment
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy, parameter_counts
 from lara_policy.refine.dataset import UnlabeledPairs
+from lara_policy.refine.loading import LoadedBatch
 from lara_policy.refine.monitor import JointCollapseMonitor, JointMonitor, is_ready
 from lara_policy.refine.recipe import RefineRecipe
 from lara_policy.refine.setup import RefineSetup, build_model, policy_config, set_up
@@ -107,6 +108,10 @@ def refine(
         setup = set_up(episodes, recipe, frames, policy_from=policy, tokens=tokens, progress=progress)
         model = build_model(setup, recipe)
         unlabeled = _unlabeled_pairs(recipe, setup, frames, progress)
+    # On a CPU loader processes do what a GPU does faster itself.
+    in_loader = training.workers and not torch.accelerator.is_available()
+    processor = setup.processor if in_loader else None
+    setup.samples.prepare = LoadedBatch(training.batch_size, training.shift, processor, unlabeled)
     if policy is not None:
         load_projector(model, policy)
     out.mkdir(parents=True, exist_ok=True)
@@ -120,7 +125,6 @@ def refine(
         setup.samples,
         out,
         monitor=monitor,
-        unlabeled=unlabeled,
         progress=progress if is_first else ignore_progress,
         callbacks=tracker_callbacks(tracker, out, step_of(checkpoint)) if is_first else None,
     )

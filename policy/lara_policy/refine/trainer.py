@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from transformers.utils import cached_file
 
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
 from lara_policy.refine.model import LaraModel
-from lara_policy.refine.monitor import JointCollapseMonitor, JointMonitor, is_ready, to_device
+from lara_policy.refine.monitor import JointCollapseMonitor, JointMonitor, is_ready
 from lara_policy.refine.recipe import RefineOptions
 from lara_tokenizer._parse import read_json_object, safetensors_header
 from lara_tokenizer.errors import first_line
@@ -62,7 +61,6 @@ class LaraTrainer(IndexedTrainer):
         out: str | Path,
         *,
         monitor: JointMonitor,
-        unlabeled: Callable[[int], dict[str, Any]] | None = None,
         progress: Progress = ignore_progress,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
@@ -80,7 +78,6 @@ class LaraTrainer(IndexedTrainer):
         self.collapse_monitor: JointCollapseMonitor | None = (
             None  # set once the start is measured, on this trainer's device
         )
-        self.unlabeled = unlabeled
         self.progress = progress
         self.log_lines = Path(out) / LOG_LINES
         self._sums: dict[str, Tensor] = {}
@@ -100,10 +97,6 @@ class LaraTrainer(IndexedTrainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss of Eq. 7; its terms are summed on the device until the next log."""
-        if self.unlabeled is not None:
-            # A batch of its own for every step and process.
-            batch = self.state.global_step * self.args.world_size + self.args.process_index
-            inputs = {**inputs, **to_device(self.unlabeled(batch), self.args.device)}
         out = model(**inputs)
         # Not `.item()`: it would wait for the device at every step.
         for name, value in {**out.losses, **out.monitors}.items():
@@ -121,7 +114,8 @@ class LaraTrainer(IndexedTrainer):
         if "loss" in logs:
             logs |= {f"train_{name}": float(value / self._counts[name]) for name, value in self._sums.items()}
             self._sums, self._counts = {}, {}
-            measured = self.monitor.measure(self.lara, self.args.bf16)
+            if self.checks(self.options, self.options.heldout_samples):
+                measured = self.monitor.measure(self.lara, self.args.bf16)
             logs |= {f"heldout_{name}": value for name, value in measured.items()}
         super().log(logs, start_time)
         if self.is_world_process_zero():
