@@ -35,6 +35,13 @@ def encode(
         str, Option(help="Distance between the first frames of pairs: 1f is every frame, 0.5s two per second.")
     ] = "1f",
     load_options: dict[str, Any],
+    shard: Annotated[
+        str | None,
+        Option(
+            metavar="I/N",
+            help="Encode one of N equal parts: 0/N to N-1/N, or auto in a Slurm array. Join with tokens merge.",
+        ),
+    ] = None,
     min_motion: Annotated[float, Option(help=MIN_MOTION_HELP)] = 0.0,
     with_: Annotated[
         list[str] | None,
@@ -79,7 +86,7 @@ def encode(
     """
     from lara_tokenizer.encode import encode_dataset, estimate_dataset
 
-    episodes = load(source or (), **load_options)
+    episodes = load(source or (), shard=shard, **load_options)
     options: dict[str, Any] = {
         "strides": stride,
         "every": every,
