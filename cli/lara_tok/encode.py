@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -112,6 +113,9 @@ def encode(
             say(f"interrupted: {live.done}; no finished work is lost, the same command continues from there", err=True)
             raise Exit(exit_code(stop)) from None
     emit(summary.to_dict(), json_, _render_summary)
+    if shard and not json_:
+        all_shards = re.sub(r"\d{5}(-of-\d+[^/]*)$", r"*\1", summary.out)
+        say(f"  when all shards are there: lara-tok tokens merge {all_shards} --out {out}")
     raise Exit(1 if summary.failed else 0)
 
 
