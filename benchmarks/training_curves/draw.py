@@ -166,7 +166,7 @@ def history(out: Path) -> list[dict[str, float]]:
 
 
 def probe(run: Run, out: Path) -> dict[str, Estimate]:
-    """What `lara-tok eval` says of a finished run on unseen episodes of its world; {} for one that stopped."""
+    """The figures of `lara-tok eval` for a finished run on unseen episodes of its world; {} for one that stopped."""
     if not (out / "model.safetensors").exists():
         return {}
     model, processor = LatentActionModel.from_pretrained(out).eval(), LatentActionProcessor.from_pretrained(out)

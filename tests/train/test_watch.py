@@ -123,3 +123,13 @@ def test_a_healthy_run_without_actions_is_no_evidence():
     assert judge_run(HEALTHY, 64).grade == UNKNOWN
     assert "not probed" in judge_run(HEALTHY, 64).reason
     assert "train longer" in judge_run(HEALTHY | {"heldout_gain_over_copying": -0.5}, 64).reason
+
+
+def test_a_target_encoder_that_is_nowhere_is_refused_before_anything_is_decoded(tmp_path, squares, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    episodes = squares(2)
+    with pytest.raises(
+        ValueError, match=r"target_encoder runs/mobilenet: neither a folder here nor .* lam > mine.yaml"
+    ):
+        train_latent_action_model(episodes, Recipe.load("lam"), out=tmp_path / "run")
+    assert not any(episode.reader.calls for episode in episodes)
