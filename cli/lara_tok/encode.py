@@ -9,8 +9,9 @@ from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from typer import Exit, Option
+from typer import Exit
 
+from lara_tok._app import panels
 from lara_tok._common import MIN_MOTION_HELP, JsonOption, ModelOption, console_err, emit, quantity, render_health, say
 from lara_tok._source import SourceArgument, load, source_options
 from lara_tokenizer.errors import EpisodeReadError
@@ -25,35 +26,55 @@ _LINES = 20  # of failures, or notes; --json and OUT.failed.jsonl have all
 def encode(
     source: SourceArgument = None,
     *,
-    out: Annotated[str, Option(help="The table: a file, tokens.parquet, or a folder of shards, tokens/.")],
+    out: Annotated[
+        str, panels.output(metavar="TABLE", help="The table: a file, tokens.parquet, or a folder of shards, tokens/.")
+    ],
     model: ModelOption = "lara-lam",
     stride: Annotated[
         list[str] | None,
-        Option(help="Distance between the frames of a pair: 0.6s or 5f. Repeatable. Default: the model's own."),
+        panels.pairs(
+            metavar="0.6s|5f",
+            help="Distance between the frames of a pair: 0.6s or 5f. Repeatable. Default: the model's own.",
+        ),
     ] = None,
     every: Annotated[
-        str, Option(help="Distance between the first frames of pairs: 1f is every frame, 0.5s two per second.")
+        str,
+        panels.pairs(
+            metavar="0.5s|2f",
+            help="Distance between the first frames of pairs: 1f is every frame, 0.5s two per second.",
+        ),
     ] = "1f",
     load_options: dict[str, Any],
-    min_motion: Annotated[float, Option(help=MIN_MOTION_HELP)] = 0.0,
+    min_motion: Annotated[float, panels.pairs(metavar="0..1", help=MIN_MOTION_HELP)] = 0.0,
     with_: Annotated[
         list[str] | None,
-        Option("--with", help="Extra columns: latents, actions, text. Separated by commas, or repeated."),
+        panels.output(
+            "--with", metavar="COLUMNS", help="Extra columns: latents, actions, text. Separated by commas, or repeated."
+        ),
     ] = None,
     keep_tail: Annotated[
-        bool, Option("--keep-tail", help="Keep pairs that reach past the end, as rows with valid = false.")
+        bool,
+        panels.pairs("--keep-tail", help="Keep pairs that reach past the end, as rows with valid = false."),
     ] = False,
-    dtype: Annotated[str, Option(help="float32, bfloat16 or float16.")] = "float32",
-    device: Annotated[str | None, Option(help="cpu or cuda. Default: a GPU if there is one.")] = None,
-    batch_size: Annotated[int, Option(min=1, help="Frames, and pairs, per forward pass of the model.")] = 64,
+    dtype: Annotated[str, panels.model(metavar="TYPE", help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[
+        str | None, panels.model(metavar="cpu|cuda", help="cpu or cuda. Default: a GPU if there is one.")
+    ] = None,
+    batch_size: Annotated[
+        int, panels.speed(metavar="N", min=1, help="Frames, and pairs, per forward pass of the model.")
+    ] = 64,
     workers: Annotated[
-        int | None, Option(min=0, help="Worker processes. Default: by cores and memory. 0: none, all in this process.")
+        int | None,
+        panels.speed(
+            metavar="N", min=0, help="Worker processes. Default: by cores and memory. 0: none, all in this process."
+        ),
     ] = None,
     on_error: Annotated[
-        str, Option(help="skip: list a failed episode and continue; fail: stop at the first.")
+        str,
+        panels.output(metavar="skip|fail", help="skip: list a failed episode and continue; fail: stop at the first."),
     ] = "skip",
     dry_run: Annotated[
-        bool, Option("--dry-run", help="Count episodes and pairs, estimate the time, write nothing.")
+        bool, panels.output("--dry-run", help="Count episodes and pairs, estimate the time, write nothing.")
     ] = False,
     json_: JsonOption = False,
 ) -> None:
@@ -71,11 +92,11 @@ def encode(
 
       lara-tok encode videos/ --out tokens.parquet
 
-      lara-tok encode lerobot:lerobot/pusht --camera all --with actions,text --out tokens.parquet
+      lara-tok encode lerobot:lerobot/pusht --with actions,text --out pusht/
 
-      lara-tok encode ego4d/ --segment 10s --min-motion 0.01 --every 0.2s --out tokens/
+      lara-tok encode ego4d/ --segment 10s --min-motion 0.01 --out tokens/
 
-      lara-tok encode videos/ --out tokens/ --stride 0.3s --stride 0.6s --fps 'rt1_*=3' --with latents
+      lara-tok encode videos/ --stride 0.3s --stride 0.6s --out tokens/
     """
     from lara_tokenizer.encode import encode_dataset, estimate_dataset
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.table import Table
 from rich.text import Text
-from typer import Argument, Option
+from typer import Argument
 
-from lara_tok._common import JsonOption, console, console_err, emit, say, without_loading_bars
+from lara_tok._app import panels
+from lara_tok._common import JsonOption, console, console_err, emit, say
 from lara_tok._source import AllCamerasOption, SourceArgument, parse_fps, source_options
 from lara_tokenizer.errors import printable
 
@@ -40,40 +41,54 @@ FIGURES = {
 
 @source_options(camera=AllCamerasOption)
 def eval(
-    checkpoint: Annotated[str, Argument(help="'lara-lam' (bundled), a local folder or a Hub id.")],
+    checkpoint: Annotated[
+        str, Argument(metavar="CHECKPOINT", help="'lara-lam' (bundled), a local folder or a Hub id.")
+    ],
     source: SourceArgument = None,
     *,
-    out: Annotated[Path, Option(help="Folder for report.json and index.html, the health card.")],
-    all_: Annotated[bool, Option("--all", help="Compute the slower figures too; takes about twice as long.")] = False,
+    out: Annotated[
+        Path, panels.output(metavar="FOLDER", help="Folder for report.json and index.html, the health card.")
+    ],
+    all_: Annotated[
+        bool, panels.model("--all", help="Compute the slower figures too; takes about twice as long.")
+    ] = False,
     compare: Annotated[
-        str | None, Option(help="A second checkpoint, measured on the same pairs and shown beside the first.")
+        str | None,
+        panels.model(
+            metavar="CHECKPOINT", help="A second checkpoint, measured on the same pairs and shown beside the first."
+        ),
     ] = None,
     control_encoder: Annotated[
         str | None,
-        Option(help="A vision model, a folder or a Hub id: the change of its features is one more control."),
+        panels.model(
+            metavar="MODEL",
+            help="A vision model, a folder or a Hub id: the change of its features is one more control.",
+        ),
     ] = None,
     target: Annotated[
         str,
-        Option(
+        panels.pairs(
+            metavar="RULE",
             help="What probes predict of a pair: sum or change (of state or action), or chunk (all its actions). auto: "
-            "what the actions of the dataset are decides."
+            "what the actions of the dataset are decides.",
         ),
     ] = "auto",
     load_options: dict[str, Any],
     json_: JsonOption = False,
 ) -> None:
-    """Evaluate a checkpoint on a dataset: probes next to controls, use of z by the decoder, codebook health.
+    """Measure what the codes of a checkpoint tell on your data.
 
-    SOURCE is any source of `lara-tok encode`; use one that the checkpoint was not trained on. Probes predict its
-    actions from z; its arm masks are used if it has any. Alarms are findings, not failures: the exit code is 0.
+    Probes stand next to controls; use of z by the decoder and health of the codebook are measured too. SOURCE is
+    any source of `lara-tok encode`; use one that the checkpoint was not trained on. Probes predict its actions from
+    z; its arm masks are used if it has any. Alarms are findings, not failures: the exit code is 0.
 
     Examples:
 
       lara-tok eval lara-lam mw-heldout/ --out report/
 
-      lara-tok eval run/ lerobot:lerobot/pusht --out report/ --all --compare lara-lam
+      lara-tok eval run/ demos/ --out report/ --all --compare lara-lam
 
-      lara-tok eval run/ mw-heldout/ --out report/ --control-encoder facebook/dinov2-small
+      lara-tok eval run/ demos/ --out r/ --control-encoder facebook/dinov2-small
     """
     from lara_tokenizer.evaluate.report.page import write_report
 
@@ -113,7 +128,6 @@ def _open(name: str) -> tuple[Checkpoint, Any, Any]:
     from lara_tokenizer.evaluate.evaluate import check_predicts_frames
     from lara_tokenizer.model import load_model
 
-    without_loading_bars()
     opened = Checkpoint.open(name)
     model = load_model(opened.folder).eval()
     check_predicts_frames(model)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument
 
 from lara_tok import _training as training
-from lara_tok._common import JsonOption, emit, without_loading_bars
+from lara_tok._app import panels
+from lara_tok._common import JsonOption, emit
 from lara_tok._source import AllCamerasOption, load, source_options
 
 RECIPES = (".yaml", ".yml")
@@ -28,33 +29,49 @@ MEASURES = {  # label of a progress line -> key of the log
 @training.recipe_options
 def refine(
     recipe_and_sources: Annotated[
-        list[str] | None, Argument(help="An optional recipe (.yaml) first, then sources with actions.")
+        list[str] | None,
+        Argument(metavar="RECIPE|SOURCE", help="An optional recipe (.yaml) first, then sources with actions."),
     ] = None,
     *,
-    out: Annotated[Path | None, Option(help="Folder for the policy, the tokenizer and the log.")] = None,
+    out: Annotated[
+        Path | None, panels.output(metavar="FOLDER", help="Folder for the policy, the tokenizer and the log.")
+    ] = None,
     mode: Annotated[
         str | None,
-        Option(
+        panels.training(
+            metavar="MODE",
             help="joint; dit-only: the policy alone; frozen-lam or frozen-policy: the other one is trained; codes: "
-            "predict a table's codes. Overrides the recipe."
+            "predict a table's codes. Overrides the recipe.",
         ),
     ] = None,
     tokenizer: Annotated[
-        str | None, Option(help="'lara-lam' (bundled), a local folder or a Hub id. Overrides the recipe.")
+        str | None,
+        panels.model(
+            metavar="CHECKPOINT", help="'lara-lam' (bundled), a local folder or a Hub id. Overrides the recipe."
+        ),
     ] = None,
-    policy: Annotated[str | None, Option(help="Start from this policy (stage 3). Default: a new one.")] = None,
-    pretrain: Annotated[Path | None, Option(help="A token table: first train the policy to predict its codes.")] = None,
-    lam_camera: Annotated[str | None, Option(help="Camera of the tokenizer; default: the first.")] = None,
+    policy: Annotated[
+        str | None, panels.model(metavar="FOLDER", help="Start from this policy (stage 3). Default: a new one.")
+    ] = None,
+    pretrain: Annotated[
+        Path | None,
+        panels.training(metavar="TABLE", help="A token table: first train the policy to predict its codes."),
+    ] = None,
+    lam_camera: Annotated[
+        str | None, panels.source(metavar="NAME", help="Camera of the tokenizer; default: the first.")
+    ] = None,
     camera: AllCamerasOption = None,
     frames: training.FramesOption = None,
     load_options: dict[str, Any],
     overrides: dict[str, Any],
     resume: training.ResumeOption = False,
-    no_stop: Annotated[bool, Option("--no-stop", help="Warn instead of stopping if the tokenizer collapses.")] = False,
+    no_stop: Annotated[
+        bool, panels.training("--no-stop", help="Warn instead of stopping if the tokenizer collapses.")
+    ] = False,
     dry_run: training.DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a tokenizer and a policy together with the LARA loss (stages 2 and 3).
+    """Train tokenizer and policy together by the LARA loss (2, 3).
 
     Set w1, w2 and layer in the recipe: docs/policy.md. Sources are those of `lara-tok encode`, with actions. OUT/policy
     is for `lara-tok rollout`, OUT/tokenizer for `lara-tok encode --model`. With --pretrain the policy first learns to
@@ -73,7 +90,6 @@ def refine(
     from lara_policy.refine import RefineRecipe, plan_refinement
     from lara_policy.refine import refine as train_jointly
 
-    without_loading_bars()
     sources = list(recipe_and_sources or ())
     path = sources.pop(0) if sources and sources[0].endswith(RECIPES) else None
     recipe = RefineRecipe.load(path) if path else RefineRecipe()

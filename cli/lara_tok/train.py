@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Option
-
 from lara_tok import _training as training
+from lara_tok._app import panels
 from lara_tok._common import JsonOption, console, emit
 from lara_tok._source import SourceArgument, load, source_options
 
@@ -28,9 +27,13 @@ def train(
     source: SourceArgument = None,
     *,
     recipe: Annotated[
-        Path | None, Option(help="A YAML file, see hub_configs/training. Default: built-in defaults (not lam.yaml).")
+        Path | None,
+        panels.training(
+            metavar="RECIPE.yaml",
+            help="A YAML file, see hub_configs/training. Default: built-in defaults (not lam.yaml).",
+        ),
     ] = None,
-    out: Annotated[Path | None, Option(help="Folder for the checkpoint and the log.")] = None,
+    out: Annotated[Path | None, panels.output(metavar="FOLDER", help="Folder for the checkpoint and the log.")] = None,
     frames: training.FramesOption = None,
     load_options: dict[str, Any],
     overrides: dict[str, Any],
@@ -46,7 +49,7 @@ def train(
 
     Examples:
 
-      lara-tok train videos/ --recipe hub_configs/training/lam_sim.yaml --out runs/lam
+      lara-tok train videos/ --recipe my-recipe.yaml --out runs/lam
 
       lara-tok train lerobot:lerobot/pusht rlds:bridge --camera all --out runs/two
     """

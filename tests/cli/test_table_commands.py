@@ -213,7 +213,12 @@ def test_wrong_options_of_decode_are_one_line(lara_tok, shelf, clip_folder, tmp_
     assert "Traceback" not in ran.err
 
 
-def test_verify_shows_no_bars_of_loading_weights(lara_tok, tokens, clip_folder, tiny_checkpoint):
-    ran = lara_tok("verify", tokens, clip_folder, "--model", tiny_checkpoint, "--workers", 0)
-    assert ran.code == 0
-    assert "Loading" not in ran.err
+def test_bars_of_other_libraries_are_off_in_commands_and_their_workers():
+    code = (
+        "from lara_tok._app.messages import silence_other_libraries; silence_other_libraries(); import subprocess, sys;"
+    )
+    bar = "from tqdm.auto import tqdm; [*tqdm([1], desc='Loading weights')]"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code} subprocess.run([sys.executable, '-c', {bar!r}]); {bar}"], capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
