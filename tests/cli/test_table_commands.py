@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -214,11 +216,8 @@ def test_wrong_options_of_decode_are_one_line(lara_tok, shelf, clip_folder, tmp_
 
 
 def test_bars_of_other_libraries_are_off_in_commands_and_their_workers():
-    code = (
-        "from lara_tok._app.messages import silence_other_libraries; silence_other_libraries(); import subprocess, sys;"
-    )
     bar = "from tqdm.auto import tqdm; [*tqdm([1], desc='Loading weights')]"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code} subprocess.run([sys.executable, '-c', {bar!r}]); {bar}"], capture_output=True
-    )
+    worker = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {bar!r}])"
+    code = f"from lara_tok._app import messages; messages.silence_other_libraries(); {worker}; {bar}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
