@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument
 
 from lara_tok._app import panels
+from lara_tok._app.overwrite import OverwriteOption, check_free
 from lara_tok._common import JsonOption, emit, quantity, say
 from lara_tok._source import FromOption
 
@@ -29,6 +31,7 @@ def decode(
         str | None, panels.model(metavar="CHECKPOINT", help="The checkpoint. Default: the one that made the table.")
     ] = None,
     from_: FromOption = None,
+    overwrite: OverwriteOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Draw the futures that codes predict beside the true ones.
@@ -40,6 +43,7 @@ def decode(
     """
     from lara_tokenizer.encode import draw_predictions
 
+    check_free([Path(out)], overwrite=overwrite)
     result = draw_predictions(
         tokens,
         source,

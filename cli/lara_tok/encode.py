@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from typer import Exit
+from typer import Context, Exit
 
-from lara_tok._app import panels
+from lara_tok._app import job_file, panels
 from lara_tok._common import MIN_MOTION_HELP, JsonOption, ModelOption, console_err, emit, quantity, render_health, say
 from lara_tok._source import SourceArgument, load, source_options
 from lara_tokenizer.errors import EpisodeReadError
@@ -84,7 +84,10 @@ def encode(
     dry_run: Annotated[
         bool, panels.output("--dry-run", help="Count episodes and pairs, estimate the time, write nothing.")
     ] = False,
+    config: job_file.ConfigOption = None,
+    print_config: job_file.PrintConfigOption = False,
     json_: JsonOption = False,
+    context: Context,
 ) -> None:
     """Encode video into a table of latent action codes.
 
@@ -105,7 +108,12 @@ def encode(
       lara-tok encode ego4d/ --segment 10s --min-motion 0.01 --out tokens/
 
       lara-tok encode videos/ --stride 0.3s --stride 0.6s --out tokens/
+
+      lara-tok encode --config job.yaml
     """
+    if print_config:
+        job_file.print_job(context)
+        return
     from lara_tokenizer.encode import encode_dataset, estimate_dataset
 
     episodes = load(source or (), shard=shard, **load_options)
@@ -237,6 +245,20 @@ def _lines(name: str, lines: list[str]) -> None:
         _line("", f"and {len(lines) - _LINES:,} more")
 
 
+def notes_by_kind(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    """The notes of episodes, those that differ in numbers alone as one.
+
+    >>> notes_by_kind({"a.mp4": ["3 frames repeated"], "b.mp4": ["5 frames repeated", "no end"]})
+    ['a.mp4: 3 frames repeated (and so 1 more episode)', 'b.mp4: no end']
+    """
+    kinds: dict[str, list[str]] = {}
+    for episode, of_episode in notes.items():
+        for note in of_episode:
+            kinds.setdefault(re.sub(r"\d[\d.,]*", "0", note), []).append(f"{episode}: {note}")
+    more = {kind: f" (and so {quantity(len(lines) - 1, 'more episode')})" for kind, lines in kinds.items()}
+    return [lines[0] + (more[kind] if len(lines) > 1 else "") for kind, lines in kinds.items()]
+
+
 def _render_failed(result: dict[str, Any]) -> None:
     _lines("failed", [f"{episode}: {reason}" for episode, reason in result["failed"].items()])
 
@@ -251,8 +273,6 @@ def _render_summary(result: dict[str, Any]) -> None:
     head += f" of {quantity(result['encoded'], 'episode')}"
     if result["already_complete"]:
         head += " (complete already, nothing to do)"
-    elif not result["encoded"]:
-        head += f": every {'other ' if result['failed'] else ''}episode is shorter than the stride"
     say(head)
     for stride, count in result["pairs"].items():
         _line(f"stride {stride}", f"{count:,} pairs")
@@ -261,7 +281,7 @@ def _render_summary(result: dict[str, Any]) -> None:
         _line("time", f"{spent} (all workers and runs), {result['wall_seconds']:.1f} s this run")
     for stride, count in result["short"].items():
         _line("too short", f"{quantity(count, 'episode')} for stride {stride}")
-    _lines("note", [f"{episode}: {'; '.join(notes)}" for episode, notes in result["notes"].items()])
+    _lines("note", notes_by_kind(result["notes"]))
     _render_failed(result)
     if result["codes_used"] is not None:
         text = f"{result['codes_used']} of {result['codebook_size']} used, perplexity {result['perplexity']:.1f}"

@@ -11,6 +11,7 @@ from rich.text import Text
 from typer import Argument
 
 from lara_tok._app import panels
+from lara_tok._app.overwrite import OverwriteOption, check_free
 from lara_tok._common import JsonOption, console, console_err, emit, say
 from lara_tok._source import AllCamerasOption, SourceArgument, parse_fps, source_options
 from lara_tokenizer.errors import printable
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from lara_tokenizer.evaluate import Evaluation
     from lara_tokenizer.evaluate.figures import Estimate, ProbeTable, Report
 
+REPORTS, PAGE = ("report.json", "compared.json"), "index.html"
 FIGURES = {
     "conditional_r2": "conditional R2",
     "conditional_r2_codes": "  of quantized z",
@@ -74,6 +76,7 @@ def eval(
         ),
     ] = "auto",
     load_options: dict[str, Any],
+    overwrite: OverwriteOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Measure what the codes of a checkpoint tell on your data.
@@ -96,6 +99,7 @@ def eval(
         raise ValueError("evaluation needs SOURCE: a dataset that the checkpoint was not trained on.")
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; eval writes a folder (report.json, index.html). Name a folder.")
+    check_free((out / name for name in (*REPORTS, PAGE)), overwrite=overwrite)
     load_options["fps"] = parse_fps(load_options.get("fps", ()))
     # Both are opened first, so that a model that cannot be measured is refused before the other takes its time.
     opened = [_open(name) for name in (checkpoint, compare) if name is not None]
@@ -112,11 +116,13 @@ def eval(
         }
         measured.append((_evaluate(each, model, processor, source or (), keywords), model, processor))
     out.mkdir(parents=True, exist_ok=True)
-    for name, (evaluation, *_) in zip(("report.json", "compared.json"), measured, strict=False):
+    for name in REPORTS:  # one that is not written again would be of another run
+        (out / name).unlink(missing_ok=True)
+    for name, (evaluation, *_) in zip(REPORTS, measured, strict=False):
         text = json.dumps(evaluation.report, indent=2, allow_nan=False)
         (out / name).write_text(text + "\n", encoding="utf-8")
-    write_report(*measured[0], out / "index.html", other=None if compare is None else measured[1])
-    say(f"{out / 'index.html'}: the health card", err=True)
+    write_report(*measured[0], out / PAGE, other=None if compare is None else measured[1])
+    say(f"{out / PAGE}: the health card", err=True)
     emit(measured[0][0].report, json_, lambda _: _render(measured[0][0].figures))
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from typer import Argument, Exit
 
 from lara_tok._app import panels
+from lara_tok._app.overwrite import OverwriteOption, check_free
 from lara_tok._common import JsonOption, console, emit, progress_bar, say
 
 
@@ -62,6 +63,7 @@ def rollout(
             metavar="CHECKPOINT", help="Draw this checkpoint's codes into the videos: 'lara-lam' or a folder."
         ),
     ] = None,
+    overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
     """Run a policy in simulators and report its success rates.
@@ -76,6 +78,9 @@ def rollout(
 
     if tokenizer is not None and videos is None:
         raise ValueError("--tokenizer draws codes into videos: give their folder, --videos DIR")
+    # Of episodes that are in --out already, videos are not written again.
+    if videos is not None and not (out is not None and out.exists()):
+        check_free(sorted(videos.glob("*.mp4")), overwrite=overwrite)
     with progress_bar("episodes") as progress:
         result = roll_out(
             policy,
