@@ -12,8 +12,8 @@ from typing import Annotated, Any, get_type_hints
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
-from typer import Option
 
+from lara_tok._app import panels
 from lara_tokenizer.errors import printable, printable_lines
 
 
@@ -35,8 +35,13 @@ class PlainConsole(Console):
 console = PlainConsole()
 console_err = PlainConsole(stderr=True)
 
-JsonOption = Annotated[bool, Option("--json", help="Print the result as JSON on stdout.")]
-ModelOption = Annotated[str, Option("--model", help="A checkpoint: 'lara-lam' (bundled), a local folder or a Hub id.")]
+JsonOption = Annotated[bool, panels.output("--json", help="Print the result as JSON on stdout.")]
+ModelOption = Annotated[
+    str,
+    panels.model(
+        "--model", metavar="CHECKPOINT", help="A checkpoint: 'lara-lam' (bundled), a local folder or a Hub id."
+    ),
+]
 MIN_MOTION_HELP = "Leave out pairs whose mean absolute pixel change is below this (0 to 1; noise is about 0.004): 0.01."
 # Repeatable options have singular names, and `from` is reserved in Python: option -> keyword of the library.
 KEYWORDS = {"camera": "cameras", "task": "tasks", "from_": "from_list"}
@@ -127,13 +132,6 @@ def render_health(result: dict[str, Any], line: Callable[[str, str], None]) -> N
     for warning in result["health"]:
         say(f"warning: {warning['sentence']}", style="bold yellow")
     line("verdict", result["verdict"])
-
-
-def without_loading_bars() -> None:
-    """Disable transformers' progress bars for local weights; those of downloads stay."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
 
 
 def _positions(codes: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from lara_tok._common import JsonOption, console, emit
 
 def recipes(
     name: Annotated[
-        str | None, Argument(help="Print this recipe, to be changed: lara-tok recipes lam > my.yaml")
+        str | None, Argument(metavar="NAME", help="Print this recipe, to be changed: lara-tok recipes lam > my.yaml")
     ] = None,
     *,
     as_json: JsonOption = False,

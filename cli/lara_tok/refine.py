@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Option
-
-from lara_tok._common import JsonOption, emit, without_loading_bars
+from lara_tok._app import panels
+from lara_tok._common import JsonOption, emit
 from lara_tok._source import AllCamerasOption, SourceArgument, load, source_options
 from lara_tok._training import options as training
 from lara_tok._training.closing import render, with_next
@@ -31,31 +30,46 @@ def refine(
     source: SourceArgument = None,
     *,
     recipe: training.RecipeOption = None,
-    out: Annotated[Path | None, Option(help="Folder for the policy, the tokenizer and the log.")] = None,
+    out: Annotated[
+        Path | None, panels.output(metavar="FOLDER", help="Folder for the policy, the tokenizer and the log.")
+    ] = None,
     mode: Annotated[
         str | None,
-        Option(
+        panels.training(
+            metavar="MODE",
             help="joint; dit-only: the policy alone; frozen-lam or frozen-policy: the other one is trained; codes: "
-            "predict a table's codes. Overrides the recipe."
+            "predict a table's codes. Overrides the recipe.",
         ),
     ] = None,
     tokenizer: Annotated[
-        str | None, Option(help="'lara-lam' (bundled), a local folder or a Hub id. Overrides the recipe.")
+        str | None,
+        panels.model(
+            metavar="CHECKPOINT", help="'lara-lam' (bundled), a local folder or a Hub id. Overrides the recipe."
+        ),
     ] = None,
-    policy: Annotated[str | None, Option(help="Start from this policy (stage 3). Default: a new one.")] = None,
-    pretrain: Annotated[Path | None, Option(help="A token table: first train the policy to predict its codes.")] = None,
-    lam_camera: Annotated[str | None, Option(help="Camera of the tokenizer; default: the first.")] = None,
+    policy: Annotated[
+        str | None, panels.model(metavar="FOLDER", help="Start from this policy (stage 3). Default: a new one.")
+    ] = None,
+    pretrain: Annotated[
+        Path | None,
+        panels.training(metavar="TABLE", help="A token table: first train the policy to predict its codes."),
+    ] = None,
+    lam_camera: Annotated[
+        str | None, panels.source(metavar="NAME", help="Camera of the tokenizer; default: the first.")
+    ] = None,
     camera: AllCamerasOption = None,
     frames: training.FramesOption = None,
     load_options: dict[str, Any],
     overrides: dict[str, Any],
     resume: training.ResumeOption = False,
     report_to: training.ReportOption = None,
-    no_stop: Annotated[bool, Option("--no-stop", help="Warn instead of stopping if the tokenizer collapses.")] = False,
+    no_stop: Annotated[
+        bool, panels.training("--no-stop", help="Warn instead of stopping if the tokenizer collapses.")
+    ] = False,
     dry_run: training.DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a tokenizer and a policy together with the LARA loss (stages 2 and 3).
+    """Train tokenizer and policy together by the LARA loss (2, 3).
 
     Set w1, w2 and layer in the recipe: docs/policy.md. Sources are those of `lara-tok encode`, with actions. OUT/policy
     is for `lara-tok rollout`, OUT/tokenizer for `lara-tok encode --model`. With --pretrain the policy first learns to
@@ -77,7 +91,6 @@ def refine(
     from lara_policy.refine import RefineRecipe, plan_refinement
     from lara_policy.refine import refine as train_jointly
 
-    without_loading_bars()
     if recipe is None and source and source[0].endswith(RECIPES):
         recipe, source = source[0], source[1:]
     chosen = (RefineRecipe.load(recipe) if recipe else RefineRecipe()).override(

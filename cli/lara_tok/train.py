@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lara_tok._common import JsonOption, emit, without_loading_bars
+from lara_tok._common import JsonOption, emit
 from lara_tok._source import SourceArgument, load, source_options
 from lara_tok._training import options as training
 from lara_tok._training.closing import render, with_next
@@ -61,7 +61,6 @@ def train(
     from_list = load_options.get("from_list")
     out = training.require_source_and_out(source or from_list or chosen.sources, out)
     sources = source or (() if from_list else chosen.sources)
-    without_loading_bars()
     with RunDisplay(out, MEASURES, chosen.training.batch_size) as display:
         episodes = load(sources, **load_options)
         summary = train_latent_action_model(

@@ -23,20 +23,20 @@ RECIPE = "--steps --batch-size --learning-rate --precision --workers --seed --re
 SELECT = "--stride --camera --min-margin --min-motion"
 IMAGES = "--images --no-images"
 OPTIONS = {  # in the order of --help
-    "encode": f"--out --model --stride --every {SOURCE} --decoder --limit --min-motion --with --keep-tail --dtype "
-    "--device --batch-size --workers --on-error --dry-run --json",
+    "encode": f"--out --model --stride --every {SOURCE} --decoder --limit --shard --min-motion --with --keep-tail "
+    "--dtype --device --batch-size --workers --on-error --dry-run --config --print-config --json",
     "info": "--json",
-    "decode": "--out --episode --frames --model --from --json",
+    "decode": "--out --episode --frames --model --from --overwrite --json",
     "verify": "--sample --model --device --workers --from --json",
     "convert": "--out --vision-encoder --image-size --to --json",
     "simulate": "--out --task --episodes --camera --size --action-noise --seed --workers --json",
     "train": f"--recipe --out --frames {SOURCE} --limit {RECIPE} --dry-run --json",
-    "eval": f"--out --all --compare --control-encoder --target {SOURCE} --decoder --limit --json",
+    "eval": f"--out --all --compare --control-encoder --target {SOURCE} --decoder --limit --overwrite --json",
     "refine": "--recipe --out --mode --tokenizer --policy --pretrain --lam-camera --camera --frames --fps --split "
     f"--episodes --task --limit {RECIPE} --no-stop --dry-run --json",
     "recipes": "--json",
     "rollout": "--env --episodes --seed --embodiment --executed-steps --max-steps --workers --out --videos "
-    "--video-episodes --tokenizer --json",
+    "--video-episodes --tokenizer --overwrite --json",
     "export groot": f"--out --action-horizon --max-action-dim --scale {SELECT} --json",
     "export lapa": f"--out --instruction --template --seed {IMAGES} --vision-weights --device {SELECT} --workers "
     "--from --json",
@@ -225,10 +225,10 @@ def test_options_of_encode_reach_the_library(record, loads):
     line = (
         f"videos --out t.parquet --model lam --stride 5f --stride 9f --every 2f {LOAD_LINE} --decoder decord "
         "--min-motion 0.2 --with latents,text --with actions --keep-tail --dtype float16 --device cpu --batch-size 2 "
-        "--workers 3 --on-error fail"
+        "--workers 3 --on-error fail --shard 0/2"
     )
-    run("encode", line, {"dry_run"})
-    assert loads == [{"source": ["videos"], "decoder": "decord", **LOADED}]
+    run("encode", line, {"dry_run", "config", "print_config"})
+    assert loads == [{"source": ["videos"], "decoder": "decord", "shard": "0/2", **LOADED}]
     rows = {
         "strides": ["5f", "9f"],
         "every": "2f",
@@ -243,7 +243,7 @@ def test_options_of_encode_reach_the_library(record, loads):
     assert callable(calls[0].pop("progress"))
     assert calls == [{"source": [], "model": "lam", "out": "t.parquet", "on_error": "fail", **rows}]
     estimates = record("lara_tokenizer.encode", "estimate_dataset", Reached())
-    run("encode", f"{line} --dry-run")
+    run("encode", f"{line} --dry-run", {"config", "print_config"})
     assert estimates == [{"source": [], "model": "lam", **rows}]
 
 
@@ -314,7 +314,7 @@ def test_options_of_eval_reach_the_library(record, monkeypatch, tmp_path):
     calls = record("lara_tokenizer.evaluate", "evaluate_checkpoint", SimpleNamespace(report={}, figures=figures))
     pages = record("lara_tokenizer.evaluate.report.page", "write_report", Reached())
     chosen = "--all --compare two --control-encoder net --target sum"
-    run("eval", f"one videos --out {tmp_path}/new {chosen} {LOAD_LINE} --decoder decord")
+    run("eval", f"one videos --out {tmp_path}/new {chosen} {LOAD_LINE} --decoder decord --overwrite")
     assert opened == ["one", "two"]
     shared = {"source": ["videos"], "everything": True, "target": "sum", "decoder": "decord", **LOADED}
     shared["control_encoder"] = "net"

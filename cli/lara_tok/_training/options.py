@@ -6,40 +6,61 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
-
+from lara_tok._app import panels
 from lara_tok._common import declared_options, insert_options
 from lara_tok._source import LIMIT_HELP
 
 RecipeOption = Annotated[
     str | None,
-    Option(help="A name of `lara-tok recipes`, or a YAML file. Default: built-in defaults (not those of lara-lam)."),
+    panels.training(
+        metavar="RECIPE",
+        help="A name of `lara-tok recipes`, or a YAML file. Default: built-in defaults (not those of lara-lam).",
+    ),
 ]
-OutOption = Annotated[Path | None, Option(help="Folder for the checkpoint, the log and its curves.")]
-FramesOption = Annotated[Path | None, Option(help="Folder for the cache of decoded frames; several runs can share it.")]
-LimitOption = Annotated[int | None, Option(help=LIMIT_HELP)]
-ResumeOption = Annotated[bool, Option("--resume", help="Continue from the last checkpoint in OUT.")]
+OutOption = Annotated[
+    Path | None, panels.output(metavar="FOLDER", help="Folder for the checkpoint, the log and its curves.")
+]
+FramesOption = Annotated[
+    Path | None,
+    panels.speed(metavar="FOLDER", help="Folder for the cache of decoded frames; several runs can share it."),
+]
+LimitOption = Annotated[int | None, panels.source(metavar="N", help=LIMIT_HELP)]
+ResumeOption = Annotated[bool, panels.output("--resume", help="Continue from the last checkpoint in OUT.")]
 ReportOption = Annotated[
     str | None,
-    Option(
+    panels.output(
         "--report-to",
+        metavar="TRACKER",
         help="Also report the curves to tensorboard (in OUT/tensorboard), trackio or wandb. Each is an extra.",
     ),
 ]
 DryRunOption = Annotated[
-    bool, Option("--dry-run", help="Print sizes and cost of the run without training; needs neither SOURCE nor --out.")
+    bool,
+    panels.output(
+        "--dry-run",
+        metavar="",
+        help="Print sizes and cost of the run without training; needs neither SOURCE nor --out.",
+    ),
 ]
 
 
 class RecipeOptions:
     """Options of a recipe's training that a command can replace."""
 
-    steps: Annotated[int | None, Option(help="Optimizer steps, instead of the recipe's.")] = None
-    batch_size: Annotated[int | None, Option(help="Samples per step and device, instead of the recipe's.")] = None
-    learning_rate: Annotated[float | None, Option(help="Peak learning rate, instead of the recipe's.")] = None
-    precision: Annotated[str | None, Option(help="fp32 or bf16, instead of the recipe's.")] = None
-    workers: Annotated[int | None, Option(help="Data loader processes, instead of the recipe's.")] = None
-    seed: Annotated[int | None, Option(help="Random seed, instead of the recipe's.")] = None
+    steps: Annotated[int | None, panels.training(metavar="N", help="Optimizer steps, instead of the recipe's.")] = None
+    batch_size: Annotated[
+        int | None, panels.training(metavar="N", help="Samples per step and device, instead of the recipe's.")
+    ] = None
+    learning_rate: Annotated[
+        float | None, panels.training(metavar="RATE", help="Peak learning rate, instead of the recipe's.")
+    ] = None
+    precision: Annotated[
+        str | None, panels.training(metavar="fp32|bf16", help="fp32 or bf16, instead of the recipe's.")
+    ] = None
+    workers: Annotated[
+        int | None, panels.speed(metavar="N", help="Data loader processes, instead of the recipe's.")
+    ] = None
+    seed: Annotated[int | None, panels.training(metavar="N", help="Random seed, instead of the recipe's.")] = None
 
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
