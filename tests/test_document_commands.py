@@ -37,7 +37,9 @@ def _parse(command, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("each", FROM_PAGES + FROM_HELP, ids=lambda each: f"{each.page}: {' '.join(each.arguments)}")
-def test_a_command_that_a_page_tells_to_type_parses(each: Typed):
+def test_a_command_that_a_page_tells_to_type_parses(each: Typed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.yaml").write_text("out: tokens.parquet", encoding="utf-8")  # --config is read while parsing
     _parse(COMMAND, [PLACEHOLDERS.get(word, word) for word in each.arguments])
 
 
