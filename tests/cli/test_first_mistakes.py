@@ -45,7 +45,10 @@ MISTAKES = [
     ("eval lara-lam clips --out report", ["report/report.json exists already", "--overwrite"]),
     ("decode t.parquet clips --out notes.json", ["notes.json exists already", "--overwrite"]),
     # Tables.
-    ("info clips/one.mp4", ["one.mp4"]),
+    (
+        "info clips/one.mp4",
+        ["clips/one.mp4: a file, but no token table", "tokens.parquet", "lara-lam, a folder or a Hub id"],
+    ),
     ("verify t.parquet clips --sample 5", ["sample '5'", "takes a share in percent, e.g. 1%"]),
     ("export lapa t.parquet clips --out lapa", ["other.mp4"]),
     ("export rlds t.parquet clips --out x", ["'rlds'", "lara-tok export --help"]),

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import typer
 import yaml
+from command_tree import COMMANDS
 from lara_tok.__main__ import app
 from typer.testing import CliRunner
 
@@ -23,8 +23,8 @@ RECIPE = "--steps --batch-size --learning-rate --precision --workers --seed --re
 SELECT = "--stride --camera --min-margin --min-motion"
 IMAGES = "--images --no-images"
 OPTIONS = {  # in the order of --help
-    "encode": f"--out --model --stride --every {SOURCE} --decoder --limit --shard --min-motion --with --keep-tail --dtype "
-    "--device --batch-size --workers --on-error --dry-run --config --print-config --json",
+    "encode": f"--out --model --stride --every {SOURCE} --decoder --limit --shard --min-motion --with --keep-tail "
+    "--dtype --device --batch-size --workers --on-error --dry-run --config --print-config --json",
     "info": "--json",
     "decode": "--out --episode --frames --model --from --overwrite --json",
     "verify": "--sample --model --device --workers --from --json",
@@ -47,18 +47,6 @@ OPTIONS = {  # in the order of --help
     "tokens diff": "--json",
     "tokens merge": "--out --json",
 }
-
-
-def all_commands(command=None, path=()):
-    """(name, click command) of every command that is not a group."""
-    command = command or typer.main.get_command(app)
-    subcommands = getattr(command, "commands", None)
-    if subcommands is None:
-        return [(" ".join(path), command)]
-    return [found for name, each in subcommands.items() for found in all_commands(each, (*path, name))]
-
-
-COMMANDS = dict(all_commands())
 
 
 def spellings(parameter):
