@@ -9,8 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import typer
 import yaml
+from command_tree import COMMANDS
 from lara_tok.__main__ import app
 from typer.testing import CliRunner
 
@@ -48,18 +48,6 @@ OPTIONS = {  # in the order of --help
     "tokens diff": "--json",
     "tokens merge": "--out --json",
 }
-
-
-def all_commands(command=None, path=()):
-    """(name, click command) of every command that is not a group."""
-    command = command or typer.main.get_command(app)
-    subcommands = getattr(command, "commands", None)
-    if subcommands is None:
-        return [(" ".join(path), command)]
-    return [found for name, each in subcommands.items() for found in all_commands(each, (*path, name))]
-
-
-COMMANDS = dict(all_commands())
 
 
 def spellings(parameter):
