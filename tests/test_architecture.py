@@ -50,6 +50,14 @@ EDGES = {
         "lara_tokenizer.checkpoint",
         "lara_tokenizer.table",
     },
+    "lara_tokenizer.tokenizer": LEAVES
+    | {
+        "lara_tokenizer.model",
+        "lara_tokenizer.data",
+        "lara_tokenizer.checkpoint",
+        "lara_tokenizer.table",
+        "lara_tokenizer.encode",
+    },
     "lara_tokenizer.export": LEAVES
     | {"lara_tokenizer.data", "lara_tokenizer.table", "lara_tokenizer.checkpoint", "lara_tokenizer.vision_tokens"},
     "lara_tokenizer.vision_tokens": LEAVES,
@@ -221,7 +229,7 @@ def test_an_unknown_name_of_the_package_lists_the_known_ones():
     import lara_tokenizer
 
     with pytest.raises(AttributeError, match="it offers EncodeSummary, Episode, EpisodeReadError"):
-        lara_tokenizer.LatentActions  # noqa: B018
+        lara_tokenizer.LatentTokens  # noqa: B018
 
 
 def test_folders_hold_at_most_fifteen_files():

@@ -211,7 +211,9 @@ class LaraModel(nn.Module):
             return out.latents, out.loss
         features, future_features = pair.features
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.mode != "frozen-lam"):
-            encoded = self.lam.encode(frame_features=features, future_frame_features=future_features)
+            encoded = self.lam.encode(
+                frame_features=features, future_frame_features=future_features, requires_grad=True
+            )
         assert encoded.latents is not None
         return encoded.latents, None
 
