@@ -23,6 +23,7 @@ LEAVES = {
     "lara_tokenizer._files",
     "lara_tokenizer._lazy",
     "lara_tokenizer._parse",
+    "lara_tokenizer._templates",
     "lara_tokenizer.errors",
     "lara_tokenizer.thresholds",
     "lara_tokenizer.version",
@@ -32,6 +33,7 @@ EDGES = {
     "lara_tokenizer._files": set(),
     "lara_tokenizer._lazy": set(),
     "lara_tokenizer._parse": {"lara_tokenizer.errors"},
+    "lara_tokenizer._templates": set(),
     "lara_tokenizer.thresholds": set(),
     "lara_tokenizer.errors": set(),
     "lara_tokenizer.version": set(),
@@ -52,6 +54,7 @@ EDGES = {
     },
     "lara_tokenizer.export": LEAVES
     | {"lara_tokenizer.data", "lara_tokenizer.table", "lara_tokenizer.checkpoint", "lara_tokenizer.vision_tokens"},
+    "lara_tokenizer.view": LEAVES | {"lara_tokenizer.data", "lara_tokenizer.table", "lara_tokenizer.export"},
     "lara_tokenizer.vision_tokens": LEAVES,
     "lara_tokenizer.convert": LEAVES | {"lara_tokenizer.model", "lara_tokenizer.checkpoint"},
     "lara_tokenizer.evaluate": LEAVES
@@ -177,7 +180,7 @@ def test_the_wheel_holds_three_packages_their_type_marks_and_the_checkpoint(whee
     assert {f"{package}/py.typed" for package in ("lara_tokenizer", "lara_policy", "lara_tok")} <= names
     folder = "lara_tokenizer/checkpoints/lara-lam"
     assert {f"{folder}/{file}" for file in ("config.json", "preprocessor_config.json", "model.safetensors")} <= names
-    evaluate = ("evaluate/report/page.html.j2", "evaluate/controls/closed_form.safetensors")
+    evaluate = ("evaluate/report/page.html.j2", "evaluate/controls/closed_form.safetensors", "view/page.js")
     assert {f"lara_tokenizer/{name}" for name in (*evaluate, "data/rlds/open_x.yaml")} <= names
 
 
@@ -198,7 +201,19 @@ def test_reading_a_table_imports_no_torch():
 
 def test_help_names_every_command():
     done = subprocess.run([sys.executable, "-m", "lara_tok", "--help"], check=True, capture_output=True, text=True)
-    commands = ("encode", "info", "decode", "verify", "convert", "simulate", "train", "eval", "refine", "rollout")
+    commands = (
+        "encode",
+        "info",
+        "view",
+        "decode",
+        "verify",
+        "convert",
+        "simulate",
+        "train",
+        "eval",
+        "refine",
+        "rollout",
+    )
     for command in (*commands, "export", "tokens"):
         assert command in done.stdout
 

@@ -1,0 +1,1 @@
+"""Futures that codes predict, as pictures: `draw.py` is the course, `predictions.py` decodes, `picture.py` draws."""
