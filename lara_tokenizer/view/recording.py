@@ -45,7 +45,7 @@ def entity(clip: Clip, *parts: str) -> list[str]:
 
 
 def _log_numbers(rerun: Any, recording: Any, clip: Clip) -> None:
-    streams = {("motion",): clip.motions, ("margin",): clip.margins}
+    streams: dict[tuple[str, ...], np.ndarray] = {("motion",): clip.motions, ("margin",): clip.margins}
     streams |= {("codes", str(position)): column for position, column in enumerate(clip.codes.T)}
     for parts, values in streams.items():
         known = np.isfinite(values)

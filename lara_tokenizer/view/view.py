@@ -17,7 +17,7 @@ from lara_tokenizer.table.source import Source
 from lara_tokenizer.view.clips import Clip
 from lara_tokenizer.view.selection import Selection, fitting_rows, select_episodes
 
-# Frames that a view holds: a page of 2,000 has about 20 MB, and a browser has all of it in memory.
+# Frames that a view holds: a page of 2,000 has 8 to 16 MB, and a browser holds all of it in memory.
 MOST_PICTURES = {".html": 2_000, ".rrd": 20_000}
 
 Progress = Callable[[int, int], None]
