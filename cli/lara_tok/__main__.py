@@ -26,7 +26,7 @@ app = typer.Typer(
 
 COMMANDS = {  # by panel of `lara-tok --help`
     "Label video": ("encode", "info", "view", "decode", "verify"),
-    "Models": ("eval", "train", "refine", "convert"),
+    "Models": ("eval", "train", "refine", "recipes", "convert"),
     "Simulators": ("simulate", "rollout"),
 }
 HOME = {"decode": "pictures.decode", "view": "pictures.view"}  # of commands whose module has another name

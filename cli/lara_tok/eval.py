@@ -93,14 +93,15 @@ def eval(
 
       lara-tok eval run/ demos/ --out r/ --control-encoder facebook/dinov2-small
     """
-    from lara_tokenizer.evaluate.report.page import write_report
-
     if not (source or load_options.get("from_list")):
         raise ValueError("evaluation needs SOURCE: a dataset that the checkpoint was not trained on.")
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; eval writes a folder (report.json, index.html). Name a folder.")
     check_free((out / name for name in (*REPORTS, PAGE)), overwrite=overwrite)
     load_options["fps"] = parse_fps(load_options.get("fps", ()))
+    # Only now, as it imports torch.
+    from lara_tokenizer.evaluate.report.page import write_report
+
     # Both are opened first, so that a model that cannot be measured is refused before the other takes its time.
     opened = [_open(name) for name in (checkpoint, compare) if name is not None]
     measured: list[tuple[Evaluation, Any, Any]] = []

@@ -39,9 +39,9 @@ def verify(
 
     Example: lara-tok verify tokens.parquet videos/ --sample 5%
     """
+    share = _parse_share(sample)
     from lara_tokenizer.encode import verify_tokens
 
-    share = _parse_share(sample)
     try:
         with stoppable():
             report = verify_tokens(

@@ -1,1 +1,1 @@
-"""What a user meets before and around a command: panels of help, messages, job files. Imports no torch."""
+"""Everything that a user meets around a command: panels of help, messages, job files. Imports no torch."""

@@ -50,9 +50,9 @@ def decode(
 
     Example: lara-tok decode tokens.parquet videos/ --out futures.png
     """
+    check_free([Path(out)], overwrite=overwrite)
     from lara_tokenizer.encode import draw_predictions
 
-    check_free([Path(out)], overwrite=overwrite)
     result = draw_predictions(
         tokens,
         source,
