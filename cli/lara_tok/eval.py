@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from typer import Argument, Option
 
-from lara_tok._common import JsonOption, console, console_err, emit, say, without_loading_bars
+from lara_tok._common import JsonOption, console, console_err, emit, render_verdict, say, without_loading_bars
 from lara_tok._source import AllCamerasOption, SourceArgument, parse_fps, source_options
 from lara_tokenizer.errors import printable
 
@@ -144,15 +144,8 @@ def _render(report: Report) -> None:
 
     model, data = report.model, report.data
     title = f"{model.id} ({model.codes}) on {data.name}: {data.episodes:,} episodes, {data.pairs:,} pairs"
-    sentences = [f"{alarm.severity}: {alarm.sentence}" for alarm in report.alarms]
-    reasons = [table.reason for table in (report.probe, report.nuisance) if table.reason]
-    gaps = [f"left out: {ROW_NAMES[name]}: {reason}" for name, reason in report.controls.left_out.items()]
-    targets = [] if data.target is None else [f"Probes predict: {data.target.sentence}."]
-    notes = [*sentences, *dict.fromkeys(reasons), *gaps, report.verdict, *targets]
     columns = ("figure", "value", "95 % interval", "z minus this")
-    table = Table(*columns, title=printable(title), caption=Text("\n".join(map(printable, notes))))
-    table.caption_style = ""
-    table.caption_justify = "left"
+    table = Table(*columns, title=printable(title))
     for name, text in FIGURES.items():
         table.add_row(text, *_cells(report.headline[name]))
         if name in BEST_CONTROLS and (best := report.best_control(name)).name is not None:
@@ -162,6 +155,18 @@ def _render(report: Report) -> None:
     _add_controls(table, report.probe, "conditional_r2")
     _add_controls(table, report.nuisance, "selectivity")
     console.print(table)
+    if data.target is not None:
+        _line("probes predict", data.target.sentence)
+    for name, reason in report.controls.left_out.items():
+        _line("left out", f"{ROW_NAMES[name]}: {reason}")
+    for reason in dict.fromkeys(table.reason for table in (report.probe, report.nuisance) if table.reason):
+        _line("not probed", reason)
+    told = report.to_dict()
+    render_verdict(told["verdict"], told["alarms"], _line)
+
+
+def _line(name: str, text: str) -> None:
+    say(f"{name:15}{text}")
 
 
 def _add_controls(table: Table, probes: ProbeTable, figure: str) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CHUNK = 256  # pairs compared at a time
+
 Source = str | Path | Sequence[str | Path]
 
 
@@ -59,6 +61,14 @@ class PairSet:
     def tensors(self, rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Frames t and frames t+C of these rows, uint8 (B, 3, S, S) each."""
         return torch.from_numpy(self.frames[self.now[rows]]), torch.from_numpy(self.frames[self.future[rows]])
+
+    def motion(self) -> np.ndarray:
+        """Mean absolute pixel change of each pair (P,), in 0..1."""
+        changes = []
+        for first in range(0, len(self), CHUNK):
+            now, future = (self.frames[side[first : first + CHUNK]] for side in (self.now, self.future))
+            changes.append(np.abs(future.astype(np.int16) - now).mean((1, 2, 3)) / 255)
+        return np.concatenate(changes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from lara_tokenizer.table.health import health_of
 from lara_tokenizer.table.metadata import read_metadata
 from lara_tokenizer.table.parquet import iter_tables, table_schema, token_files
 from lara_tokenizer.table.reader import check_codes, matrix
-from lara_tokenizer.table.statistics import TokenCounts, motion_counts_from_metadata
+from lara_tokenizer.table.statistics import TokenCounts
 
 
 def describe(target: str | Path) -> dict[str, Any]:
@@ -35,11 +35,7 @@ def describe(target: str | Path) -> dict[str, Any]:
 
 def _describe_tokens(path: Path) -> dict[str, Any]:
     metadata = read_metadata(path)
-    counts = TokenCounts(
-        metadata["model"]["num_latents"],
-        metadata["model"]["codebook_size"],
-        moving_by_camera=motion_counts_from_metadata(metadata),
-    )
+    counts = TokenCounts.of_metadata(metadata)
     episodes: set[str] = set()
     cameras: set[str] = set()
     for table in iter_tables(path):

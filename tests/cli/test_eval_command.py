@@ -26,7 +26,9 @@ def test_one_command_writes_report_card_and_table(lara_tok, dataset, tiny_checkp
     assert report["model"]["weights_sha256"].keys() == {"model.safetensors"}
     assert any(each["severity"] == "alarm" for each in report["alarms"])
     assert (tmp_path / "report/index.html").stat().st_size > 0
-    for text in ("conditional R2", "selectivity", "z gain", "shuffled z", "Do not train on these codes"):
+    told = report["verdict"]
+    verdict = f"verdict        {told['grade']}: {told['reason']}\nnext           {told['next_step']}\n"
+    for text in ("conditional R2", "selectivity", "z gain", "shuffled z", verdict):
         assert text in ran.out
 
 

@@ -17,7 +17,6 @@ from lara_tokenizer.evaluate import Evaluation, PairSet
 from lara_tokenizer.evaluate.codebook import codebook_figures, latent_figures
 from lara_tokenizer.evaluate.encoding import encode_pairs
 from lara_tokenizer.evaluate.figures import (
-    Alarm,
     DataInfo,
     DecoderFigures,
     Estimate,
@@ -30,6 +29,7 @@ from lara_tokenizer.evaluate.report.examples import moving_pairs, spread_over, t
 from lara_tokenizer.evaluate.report.page import write_report
 from lara_tokenizer.evaluate.report.sections import most_and_least_used, ranks, two_components
 from lara_tokenizer.evaluate.report.tables import GROUPS, format_number
+from lara_tokenizer.verdict.grades import DO_NOT_TRAIN, EVIDENCE, Finding, Verdict
 
 EPISODES, LENGTH, GAP, SIZE = 6, 12, 4, 32
 HOSTILE = "<script>alert('x')</script> & \"friends\""
@@ -103,10 +103,10 @@ def hand_made_report(encoded, pairs) -> Report:
         ),
         extra={"psnr": 23.5, "few_labels": {"2": {"mean": 0.25}}, "flip_rate": None},
         alarms=[
-            Alarm("encodes_shake", "alarm", f"z holds camera shake. {HOSTILE}"),
-            Alarm("few_codes", "warning", "Only 9 of 16 codes are in use."),
+            Finding("encodes_shake", "alarm", f"z holds camera shake. {HOSTILE}"),
+            Finding("few_codes", "warning", "only 9 of 16 codes are in use"),
         ],
-        verdict="Do not train on these labels: they describe the camera.",
+        verdict=Verdict(DO_NOT_TRAIN, "z describes the camera", "stop the camera"),
     )
 
 
@@ -123,7 +123,9 @@ def compared(tmp_path_factory, evaluation, tiny_model, tiny_processor):
     """The card with a second checkpoint beside the first: the same one under another name."""
     path = tmp_path_factory.mktemp("card") / "compared.html"
     figures = evaluation.figures
-    figures = replace(figures, model=replace(figures.model, id="other-lam"), alarms=[], verdict="Nothing is wrong.")
+    figures = replace(
+        figures, model=replace(figures.model, id="other-lam"), alarms=[], verdict=Verdict(EVIDENCE, "it tells", "train")
+    )
     other = replace(evaluation, figures=figures)
     write_report(evaluation, tiny_model, tiny_processor, path, other=(other, tiny_model, tiny_processor))
     return path
@@ -200,9 +202,10 @@ def test_equal_evaluations_give_equal_bytes(written, tmp_path, evaluation, tiny_
 
 def test_alarms_are_marked_by_words_and_not_by_colour_alone(written):
     verdict = written.read_text(encoding="utf-8").split('class="verdict alarm"')[1].split("</section>")[0]
-    assert "Do not train on these labels" in verdict
+    assert f"{DO_NOT_TRAIN}</p>" in verdict
+    assert "z describes the camera." in verdict
     assert "✖ Alarm" in verdict
-    assert "▲ Warning" in verdict
+    assert "▲ Warning</b> Only 9 of 16 codes are in use." in verdict
 
 
 def test_every_headline_figure_has_its_direction(written):

@@ -16,11 +16,19 @@ from lara_tokenizer.evaluate.report.attention import attention
 from lara_tokenizer.evaluate.report.charts import Histogram, bar_marks, histogram
 from lara_tokenizer.evaluate.report.examples import EvaluatedModel
 from lara_tokenizer.evaluate.report.sections import code_clips, latent_plots, reconstructions, transfers
+from lara_tokenizer.verdict.grades import DO_NOT_TRAIN, EVIDENCE, NO_EVIDENCE, besides
 from lara_tokenizer.version import __version__
 
 if TYPE_CHECKING:
     from lara_tokenizer.evaluate.evaluate import Evaluation
     from lara_tokenizer.model import LatentActionProcessor
+
+# Class and sign of each grade: never colour alone.
+MARKS = {
+    DO_NOT_TRAIN: {"kind": "alarm", "sign": "✖"},
+    NO_EVIDENCE: {"kind": "doubt", "sign": "?"},
+    EVIDENCE: {"kind": "fine", "sign": "✔"},
+}
 
 
 def write_report(
@@ -95,8 +103,9 @@ def _histograms(codebook: CodebookFigures) -> list[Histogram]:
 def _environment() -> Environment:
     environment = Environment(loader=FunctionLoader(_resource), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = environment.keep_trailing_newline = True
-    environment.globals["bar_marks"] = bar_marks
+    environment.globals |= {"bar_marks": bar_marks, "besides": besides, "marks": MARKS}
     environment.filters |= {
+        "capital": tables.capital,
         "format_number": tables.format_number,
         "format_interval": tables.format_interval,
         "format_estimate": tables.format_estimate,

@@ -161,6 +161,15 @@ def flat_figures(values: dict[str, Any], before: str = "") -> Iterator[tuple[str
             yield name, "–" if value is None else str(value)
 
 
+def capital(sentence: str) -> str:
+    """A sentence with a capital; "z" is a symbol and stays as it is.
+
+    >>> capital("few codes are in use"), capital("z points one way")
+    ('Few codes are in use', 'z points one way')
+    """
+    return sentence if sentence.startswith("z ") else sentence[:1].upper() + sentence[1:]
+
+
 def column_title(index: int, noun: str) -> str:
     """A column's heading.
 
