@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -45,6 +46,13 @@ def encode(
         str, Option(help="Distance between the first frames of pairs: 1f is every frame, 0.5s two per second.")
     ] = "1f",
     load_options: dict[str, Any],
+    shard: Annotated[
+        str | None,
+        Option(
+            metavar="I/N",
+            help="Encode one of N equal parts: 0/N to N-1/N, or auto in a Slurm array. Join with tokens merge.",
+        ),
+    ] = None,
     min_motion: Annotated[float, Option(help=MIN_MOTION_HELP)] = 0.0,
     with_: Annotated[
         list[str] | None,
@@ -89,7 +97,7 @@ def encode(
     """
     from lara_tokenizer.encode import encode_dataset, estimate_dataset
 
-    episodes = load(source or (), **load_options)
+    episodes = load(source or (), shard=shard, **load_options)
     options: dict[str, Any] = {
         "strides": stride,
         "every": every,
@@ -115,6 +123,9 @@ def encode(
             say(f"interrupted: {live.done}; no finished work is lost, the same command continues from there", err=True)
             raise Exit(exit_code(stop)) from None
     emit(summary.to_dict(), json_, _render_summary)
+    if shard and not json_:
+        all_shards = re.sub(r"\d{5}(-of-\d+[^/]*)$", r"*\1", summary.out)
+        say(f"  when all shards are there: lara-tok tokens merge {all_shards} --out {out}")
     raise Exit(1 if summary.failed else 0)
 
 

@@ -73,7 +73,7 @@ FORMATS = {
         Format("ssv2", "something_something"),
         Format("webdataset", "webdataset.dataset", ignores_other_files=True),
         Format("datasets", "huggingface.dataset", on_hub=True),
-        Format("list", "clip_list"),
+        Format("list", "clip_list.dataset"),
     )
 }
 

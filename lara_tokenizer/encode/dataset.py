@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from lara_tokenizer._database import DatabaseError
 from lara_tokenizer._files import write_atomically
+from lara_tokenizer.data import Episodes
+from lara_tokenizer.data.shard import Shard
 from lara_tokenizer.encode.engines import running
 from lara_tokenizer.encode.estimate import Progress
 from lara_tokenizer.encode.job import EncodeJob, open_job
@@ -21,6 +23,7 @@ from lara_tokenizer.errors import EpisodeReadError
 from lara_tokenizer.table.health import HealthFigures, health_of
 from lara_tokenizer.table.metadata import FRAMES, episodes_digest, read_metadata
 from lara_tokenizer.table.reader import iter_tables
+from lara_tokenizer.table.shards import SHARD, shard_contents
 from lara_tokenizer.table.source import Source
 from lara_tokenizer.table.statistics import (
     TokenCounts,
@@ -56,7 +59,8 @@ def encode_dataset(
         source: what `load_episodes` takes, or episodes.
         model: "lara-lam" (bundled), a folder or a Hub id; or a model in memory, which needs its `processor`.
         processor: default: the one saved with the model.
-        out: "tokens.parquet" for one file, "tokens/" for a folder of shards.
+        out: "tokens.parquet" for one file, "tokens/" for a folder of files. A shard's table is beside it,
+            "tokens-00003-of-00008.parquet"; `merge_tokens` of all gives the table that one job would have made.
         on_error: "skip" lists an episode that fails and goes on, "fail" stops.
         progress: called with the state of the run after each event.
         options: of the rows, of the run, and of `load_episodes` (fps, decoder, limit, cameras, segment, ...):
@@ -84,6 +88,8 @@ def encode_dataset(
     output = OutputPath.parse(out)
     if on_error not in ("skip", "fail"):
         raise ValueError(f"on_error {on_error!r}: takes 'skip' or 'fail'")
+    if shard := source.options.get(SHARD) if isinstance(source, Episodes) else options.get("shard"):
+        output = output.of_shard(Shard.parse(shard))
     output.check_free()
     with open_job(source, model, processor, **options) as job:
         output.sweep()
@@ -107,7 +113,7 @@ def encode_dataset(
             summary = _summarize(
                 counts,
                 store.plans(),
-                out=os.fspath(out),
+                out=str(output.path) if shard else os.fspath(out),
                 episodes=len(job.episodes) + store.vanished,
                 failed=store.failures(),
                 resumed=state.episodes_resumed,
@@ -153,8 +159,8 @@ def _write_results(store: Store, job: EncodeJob, output: OutputPath, *, stop_on_
     counts = TokenCounts(options.num_latents, options.codebook_size, model=checkpoint.id, card=card)
     try:
         _write_failures(store.failures(), output)
-        # An empty table would hide that nothing was encoded.
-        if not plans:
+        # An empty table would hide that nothing was encoded; but without its shard the others could not be merged.
+        if not plans and not job.fingerprint["load"].get(SHARD):
             return counts
         tables = (table for plan in plans.values() for table in ordered_rows(plan.units, store.rows, options.strides))
         # A first pass for the metadata, which a parquet writer needs before the first row.
@@ -168,6 +174,7 @@ def _write_results(store: Store, job: EncodeJob, output: OutputPath, *, stop_on_
                 **episodes_digest(job.episodes),
                 "failed": len(store.failures()),
                 **content_of(plans.values()),
+                **shard_contents(job.fingerprint["load"], job.episodes, {k: v.content for k, v in plans.items()}),
             },
             FRAMES: checkpoint.frame_settings,
             **card_to_metadata(card),

@@ -150,6 +150,7 @@ _ENTRIES: dict[str, Any] = {
         "tasks": _Either(_TEXT, [_TEXT]),
         "segment": _TEXT,
         "from_list": _TEXT,
+        "shard": _TEXT,
     },
     "versions": {"*": _TEXT_OR_NONE},
     "episodes": {"count": _COUNT, "ids_sha256": _TEXT, "failed": _COUNT, "*": _ANY},

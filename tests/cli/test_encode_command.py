@@ -480,3 +480,18 @@ def test_nothing_to_read_is_said(lara_tok, options, tmp_path):
     ran = lara_tok("encode", "--out", tmp_path / "t.parquet", *options)
     assert ran.code == 2
     assert "no source given. Name a video file, a folder of videos" in ran.err
+
+
+def test_the_tasks_of_a_slurm_array_make_one_table(lara_tok, clip_folder, tiny_checkpoint, tmp_path, monkeypatch):
+    command = ("encode", clip_folder, "--model", tiny_checkpoint, "--workers", 0)
+    assert lara_tok(*command, "--out", tmp_path / "whole.parquet").code == 0
+    for name, value in (("COUNT", "2"), ("MIN", "1")):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    for task in ("1", "2"):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", task)
+        ran = lara_tok(*command, "--shard", "auto", "--out", tmp_path / "tokens.parquet")
+        assert ran.code == 0
+    parts = sorted(tmp_path.glob("tokens-*-of-00002.parquet"))
+    assert f"lara-tok tokens merge {tmp_path}/tokens-*-of-00002.parquet --out {tmp_path}/tokens.parquet" in ran.out
+    assert lara_tok("tokens", "merge", *parts, "--out", tmp_path / "tokens.parquet").code == 0
+    assert (tmp_path / "tokens.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()

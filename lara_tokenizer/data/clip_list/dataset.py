@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
-from lara_tokenizer.data.clip_table import Clip, decode_list, read_lines, read_table
+from lara_tokenizer.data.clip_list.columns import Clip, decode_list, read_lines, read_table
 from lara_tokenizer.data.episode import Episode
 from lara_tokenizer.data.folders import LeftOut, walk_folders
 from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions
