@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -125,6 +126,16 @@ def load_with_masks(source: Source, **load: Unpack[LoadOptions]) -> Episodes:
             continue
         masks.append(name)
     return episodes
+
+
+def date_of(episodes: Sequence[Episode]) -> str | None:
+    """The day, in UTC, on which the newest local file of the episodes was changed; None where they name none.
+
+    A property of the data: equal runs give equal reports, whenever they are made.
+    """
+    files = {file for episode in episodes for camera in episode.cameras for file in episode.files(camera)}
+    times = [file.stat().st_mtime for file in files if file.is_file()]
+    return datetime.fromtimestamp(max(times), UTC).date().isoformat() if times else None
 
 
 def read_pairs(

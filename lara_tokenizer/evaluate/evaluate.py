@@ -15,7 +15,7 @@ from lara_tokenizer.data.actions.motion import AUTO
 from lara_tokenizer.evaluate.codebook import codebook_figures, latent_figures
 from lara_tokenizer.evaluate.controls.encoder import ControlEncoder
 from lara_tokenizer.evaluate.controls.rows import control_rows
-from lara_tokenizer.evaluate.dataset import EvaluationDataset, PairSet, Source, load_with_masks, read_pairs
+from lara_tokenizer.evaluate.dataset import EvaluationDataset, PairSet, Source, date_of, load_with_masks, read_pairs
 from lara_tokenizer.evaluate.decoder import decoder_errors, decoder_figures, gain_over_random_init
 from lara_tokenizer.evaluate.diagnostics import find_alarms, verdict
 from lara_tokenizer.evaluate.encoding import EncodedSet, encode_pairs, random_init
@@ -253,5 +253,6 @@ def _data_info(
         seed=seed,
         left_out=dataset.left_out,
         target=dataset.target,
+        date=date_of(episodes),
         idle_pairs={camera: [int((~moves).sum()), len(moves)] for camera, moves in is_moving.items()},
     )

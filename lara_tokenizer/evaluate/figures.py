@@ -134,6 +134,7 @@ class TargetInfo(Figures):
     rule: str  # one of `data.actions.motion.RULES`, as asked for
     sentence: str  # for people
     numbers: dict[str, dict[str, list[str]]]  # by dataset and kind of target: names of an action's numbers, or places
+    names: list[str] = field(default_factory=list)  # of the target's columns; [] where they have none, or several
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,7 @@ class DataInfo(Figures):
     seed: int
     left_out: dict[str, str]  # episodes that could not be read, each with the reason
     target: TargetInfo | None = None  # of the action probes; None without actions
+    date: str | None = None  # of its newest local file, "2026-11-30"; None where it names no files
     idle_pairs: dict[str, list[int]] = field(default_factory=dict)  # by camera: [idle pairs, pairs]
 
 

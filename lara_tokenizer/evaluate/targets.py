@@ -9,7 +9,7 @@ import numpy as np
 from lara_tokenizer.data import Episode, Signals
 from lara_tokenizer.data.actions.describe import dimensions, joined
 from lara_tokenizer.data.actions.meaning import ActionMeaning, find_meanings
-from lara_tokenizer.data.actions.motion import RULES, MotionTarget
+from lara_tokenizer.data.actions.motion import CHUNK, RULES, MotionTarget
 from lara_tokenizer.evaluate.figures import TargetInfo
 
 
@@ -37,4 +37,11 @@ class ProbeTargets:
     def info(self) -> TargetInfo:
         """The target in all datasets."""
         targets = self._targets.values()
-        return TargetInfo(self._rule, joined(targets), {each.meaning.dataset: dimensions(each) for each in targets})
+        numbers = {each.meaning.dataset: dimensions(each) for each in targets}
+        return TargetInfo(self._rule, joined(targets), numbers, self._names())
+
+    def _names(self) -> list[str]:
+        """Names of the target's columns, where the datasets agree on them and each column is one number."""
+        names = {tuple(number.name for number in each.meaning.numbers) for each in self._targets.values()}
+        is_named = len(names) == 1 and self._rule != CHUNK and all(next(iter(names)))
+        return list(names.pop()) if is_named else []

@@ -28,11 +28,13 @@ from lara_tokenizer.train.difference_init import initialize_from_difference
 from lara_tokenizer.train.frames import FrameCache, FrameSource, ReaderFrames
 from lara_tokenizer.train.mixture import PairedSequence, find_pairs, split_sequences
 from lara_tokenizer.train.monitor import HeldOutMonitor
-from lara_tokenizer.train.pairs import INIT_PAIRS, PairDataset
+from lara_tokenizer.train.pairs import INIT_PAIRS, PairDataset, pixel_ranges
 from lara_tokenizer.train.recipe import LoopOptions, Recipe, TrainingOptions, config_keywords
 from lara_tokenizer.train.targets.motion_targets import MotionTargets
 from lara_tokenizer.train.targets.setup import check_targets, fit_targets, open_features, target_maps
 from lara_tokenizer.train.targets.start import initialize_latents, initialize_motion
+from lara_tokenizer.verdict.card import CARD
+from lara_tokenizer.verdict.heldout import run_card
 
 CHECKPOINTS = "checkpoints"
 
@@ -95,8 +97,8 @@ def train_latent_action_model(
     """Train on a source and save the checkpoint in `out`.
 
     Every dataset of the source is sampled equally often, and within it every camera of every episode. `out` will
-    contain config.json, model.safetensors, preprocessor_config.json, training_log.json, training_log.jsonl (one line
-    per log) and checkpoints/.
+    contain config.json, model.safetensors, preprocessor_config.json, card.json, training_log.json, training_log.jsonl
+    (one line per log) and checkpoints/.
 
     Args:
         source: whatever `load_episodes` takes, or episodes; None takes the recipe's sources.
@@ -163,6 +165,7 @@ def train_latent_action_model(
         targets,
         progress=lambda step, logs: report("steps", step, training.steps, logs),
     )
+    ranges = pixel_ranges(pairs)
     pixels.close()  # before loader processes may fork
     trainer.train(resume_from_checkpoint=checkpoint)
     summary = {
@@ -174,6 +177,8 @@ def train_latent_action_model(
         **_last_measures(trainer.state.log_history),
     }
     save_checkpoint(model, processor, out)
+    card = run_card(summary, config.strides, config.codebook_size, ranges)
+    (out / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     log = {"recipe": recipe.to_dict(), "summary": summary, "history": trainer.state.log_history}
     (out / "training_log.json").write_text(json.dumps(log, indent=2) + "\n", encoding="utf-8")
     return summary

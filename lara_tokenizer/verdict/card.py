@@ -39,7 +39,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What is known of a checkpoint beside its weights.
+    """A checkpoint's account of itself, beside its weights.
 
     Attributes:
         trained_on: its data in words, "113 minutes of real robot video".

@@ -97,14 +97,14 @@ def code_findings(codes: CodeFigures, codebook_size: int, pairs: int) -> list[Fi
         f"{named} hold{'s' * (len(dead) == 1)} one code in at least {DEAD_POSITION_SHARE:.0%} of the moving pairs"
     )
     # A position has one code per pair, so with few pairs it cannot use the whole codebook.
-    uses = [_log_use(each, codebook_size, pairs) for each in codes.perplexity_per_position]
+    uses = [log_use(each, codebook_size, pairs) for each in codes.perplexity_per_position]
     symptom = None
     if codes.commonest_share >= DOMINANT_SHARE:
         tuple_ = " ".join(map(str, codes.commonest))
         symptom = f"{codes.commonest_share:.0%} of the moving pairs have the codes [{tuple_}]"
     elif len(dead) > DEAD_POSITIONS_ALARM * positions:
         symptom = dead_words
-    elif _log_use(codes.perplexity, codebook_size, pairs * positions) < POOLED_LOG_USE:
+    elif log_use(codes.perplexity, codebook_size, pairs * positions) < POOLED_LOG_USE:
         symptom = f"few of the {codebook_size} codes are in use (perplexity {codes.perplexity:.1f} in the moving pairs)"
     elif sum(uses) / positions < POSITION_LOG_USE:
         mean = sum(codes.perplexity_per_position) / positions
@@ -119,7 +119,7 @@ def code_findings(codes: CodeFigures, codebook_size: int, pairs: int) -> list[Fi
     return []
 
 
-def _log_use(perplexity_: float, codebook_size: int, num_codes: int) -> float:
+def log_use(perplexity_: float, codebook_size: int, num_codes: int) -> float:
     """log(perplexity) / log(K); of fewer than K codes, relative to the most that these could reach."""
     return math.log(perplexity_) / math.log(min(codebook_size, num_codes))
 
@@ -127,7 +127,8 @@ def _log_use(perplexity_: float, codebook_size: int, num_codes: int) -> float:
 def spread_findings(spread: float) -> list[Finding]:
     """On the spread of z."""
     told = f"(spread {number(spread)}, healthy is about 1)"
-    if spread < SPREAD_ALARM:
+    # Negated, so that NaN counts as a fault.
+    if not spread >= SPREAD_ALARM:
         return [Finding("constant_z", ALARM, f"z is nearly the same whatever happens between the two frames {told}")]
     if spread < SPREAD_WARNING:
         return [Finding("narrow_z", WARNING, f"z points mostly one way {told}")]
@@ -148,7 +149,7 @@ def decoder_findings(
     gains = [gain for gain in known.values() if gain is not None]
     if not gains:
         return []
-    if max(gains) < Z_GAIN_ALARM:
+    if not max(gains) >= Z_GAIN_ALARM:
         sentence = f"the decoder ignores z: with another pair's codes it predicts as well, or nearly (z gain {told})"
         return [Finding("ignored_z", ALARM, sentence)]
     if interval is not None and interval[0] <= 0:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from square_models import CameraModel, CollapsedCodebook, ConstantZ, IgnoresZ, SquareModel
+from square_models import SquareModel
 
 from lara_tokenizer import LatentActionModel
 from lara_tokenizer.evaluate import evaluate_checkpoint
@@ -20,45 +20,6 @@ from lara_tokenizer.verdict.grades import DO_NOT_TRAIN, EVIDENCE, NO_EVIDENCE
 def _alarms(model, processor, source):
     report = evaluate_checkpoint(model, processor, source, pairs_per_episode=9).report
     return report, [each["name"] for each in report["alarms"] if each["severity"] == "alarm"]
-
-
-def test_a_healthy_model_raises_no_alarm_but_flow_does_as_well_where_a_square_moves_on_a_still_ground(
-    squares, plain_processor
-):
-    report, alarms = _alarms(SquareModel.trained(), plain_processor, squares)
-    assert alarms == []
-    assert [each["name"] for each in report["alarms"]] == ["no_better_than_control"]
-    best = report["headline"]["best_control"]
-    assert best["name"] in ("optical_flow", "closed_form")
-    assert best["value"] > 0.9
-    # Its codes beat every control of as many bits; z itself is told to be no better than flow.
-    assert report["verdict"]["grade"] == EVIDENCE
-    assert "above every control of as many bits" in report["verdict"]["reason"]
-    assert (
-        f"z tells no more of the actions than a control, {ROW_NAMES[best['name']]}" in report["alarms"][0]["sentence"]
-    )
-
-
-FAULTS = [
-    (CollapsedCodebook, "collapsed_codebook", "the codebook has collapsed"),
-    (ConstantZ, "constant_z", "z is nearly the same whatever happens"),
-    (IgnoresZ, "ignored_z", "the decoder ignores z"),
-]
-
-
-@pytest.mark.parametrize(("kind", "name", "words"), FAULTS)
-def test_each_fault_raises_its_own_alarm_and_no_other(kind, name, words, squares, plain_processor):
-    report, alarms = _alarms(kind.trained(), plain_processor, squares)
-    assert alarms == [name]
-    assert report["verdict"]["grade"] == DO_NOT_TRAIN
-    assert words in report["verdict"]["reason"]
-
-
-def test_a_model_that_encodes_the_camera_is_not_one_that_encodes_actions(handheld_squares, plain_processor):
-    report, alarms = _alarms(CameraModel.trained(), plain_processor, handheld_squares)
-    assert alarms == ["encodes_shake"]
-    assert report["verdict"]["grade"] == DO_NOT_TRAIN
-    assert report["verdict"]["reason"].startswith("z encodes camera shake rather than actions")
 
 
 def test_an_untrained_latent_action_model_is_reported(squares, tiny_config, tiny_processor):
@@ -78,11 +39,15 @@ def test_a_latent_action_model_with_a_constant_z_is_reported(squares, tiny_confi
 
 
 @pytest.fixture(scope="module")
-def healthy(squares, plain_processor):
+def measured(squares, plain_processor):
+    return evaluate_checkpoint(SquareModel.trained(), plain_processor, squares, pairs_per_episode=6).figures
+
+
+@pytest.fixture(scope="module")
+def healthy(measured):
     """Figures without a finding: z and its codes are said to beat the best control."""
-    report = evaluate_checkpoint(SquareModel.trained(), plain_processor, squares, pairs_per_episode=6).figures
-    beaten = {row: replace(best, is_beaten=True) for row, best in report.probe.best_controls.items()}
-    return replace(report, probe=replace(report.probe, best_controls=beaten))
+    beaten = {row: replace(best, is_beaten=True) for row, best in measured.probe.best_controls.items()}
+    return replace(measured, probe=replace(measured.probe, best_controls=beaten))
 
 
 def _judged(report, **changes):
@@ -98,6 +63,15 @@ def _with_families(healthy, shake, light, **changes):
     """The nuisance table with other R2 of z for each family."""
     row = replace(healthy.nuisance.row("z"), families={"shake": Estimate(shake), "light": Estimate(light)}, **changes)
     return replace(healthy.nuisance, rows={**healthy.nuisance.rows, "z": row})
+
+
+def test_codes_may_beat_their_controls_where_flow_tells_as_much_as_z(measured):
+    # A square moves on a still ground.
+    (warning,), best = measured.alarms, measured.best_control("conditional_r2")
+    assert (best.name in ("optical_flow", "closed_form"), best.value > 0.9) == (True, True)
+    assert warning.sentence.startswith(f"z tells no more of the actions than a control, {ROW_NAMES[best.name]}")
+    assert measured.verdict.grade == EVIDENCE
+    assert "above every control of as many bits (the best, closed-form codes," in measured.verdict.reason
 
 
 def test_a_warning_is_no_refusal(healthy):
