@@ -124,10 +124,11 @@ def nuisances(card: Card) -> str:
 
 
 def verdicts(card: Card) -> str:
-    """The verdict on each set, as `lara-tok eval` gives it."""
+    """The verdict on each set that was measured since there are three grades, as `lara-tok eval` gives it."""
     rows = []
     for name, report in reports(card).items():
-        told = report["verdict"]
+        if (told := report.get("verdict")) is None:
+            continue
         rows.append([claims.title(name), told["grade"], told["reason"]])
     return markdown(["on", "verdict", "the figure that decides"], rows)
 
@@ -136,8 +137,8 @@ def alarms(card: Card) -> str:
     """Further alarms, doubts and warnings of each set, in words."""
     lines = []
     for name, report in reports(card).items():
-        others = [each for each in report["alarms"] if each["sentence"] != report["verdict"]["reason"]]
-        found = [f"{each['severity']} `{each['name']}`: {each['sentence']}." for each in others]
+        others = [each for each in report["alarms"] if each["sentence"] != report.get("verdict", {}).get("reason")]
+        found = [f"{each['severity']} `{each['name']}`: {each['sentence'].rstrip('.')}." for each in others]
         lines.append(f"- {name}: {' '.join(found) or 'none.'}")
     return "\n".join(lines)
 

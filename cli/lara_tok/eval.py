@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ from rich.text import Text
 from typer import Argument, Option
 
 from lara_tok._common import JsonOption, console, console_err, emit, render_verdict, say, without_loading_bars
-from lara_tok._source import AllCamerasOption, SourceArgument, parse_fps, source_options
+from lara_tok._source import AllCamerasOption, SourceArgument, as_arguments, parse_fps, source_options
 from lara_tokenizer.errors import printable
 
 if TYPE_CHECKING:
@@ -81,6 +82,10 @@ def eval(
         raise ValueError("evaluation needs SOURCE: a dataset that the checkpoint was not trained on.")
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; eval writes a folder (report.json, index.html). Name a folder.")
+    flags = {"all": all_, "compare": compare, "control-encoder": control_encoder}
+    flags |= {} if target == "auto" else {"target": target}
+    # As it was typed, but for the name of the folder.
+    command = ["lara-tok", "eval", checkpoint, *(source or ()), "--out", "report/", *as_arguments(flags | load_options)]
     load_options["fps"] = parse_fps(load_options.get("fps", ()))
     # Both are opened first, so that a model that cannot be measured is refused before the other takes its time.
     opened = [_open(name) for name in (checkpoint, compare) if name is not None]
@@ -100,7 +105,8 @@ def eval(
     for name, (evaluation, *_) in zip(("report.json", "compared.json"), measured, strict=False):
         text = json.dumps(evaluation.report, indent=2, allow_nan=False)
         (out / name).write_text(text + "\n", encoding="utf-8")
-    write_report(*measured[0], out / "index.html", other=None if compare is None else measured[1])
+    other = None if compare is None else measured[1]
+    write_report(*measured[0], out / "index.html", other=other, command=shlex.join(command))
     say(f"{out / 'index.html'}: the health card", err=True)
     emit(measured[0][0].report, json_, lambda _: _render(measured[0][0].figures))
 

@@ -48,6 +48,10 @@ def _render_checkpoint(result: dict[str, Any]) -> None:
     codes = "continuous" if result["codebook_size"] is None else f"codes of {result['codebook_size']}"
     _line("latent action", f"{result['num_latents']} {codes}, of dimension {result['codebook_dim']}")
     _line("trained strides", ", ".join(result["strides"]))
+    if result["card"] is not None:
+        _line("trained on", result["card"]["trained_on"])
+        for name, verdict in result["card"]["verdicts"].items():
+            _line(f"on {name}", f"{verdict['grade']}: {verdict['reason']}")
 
 
 def _render_tokens(result: dict[str, Any]) -> None:

@@ -25,10 +25,8 @@ from lara_tokenizer.verdict.findings import (
     number,
     spread_findings,
 )
-from lara_tokenizer.verdict.grades import ALARM, NUISANCE_WORDS, WARNING, Finding, Verdict, decide
+from lara_tokenizer.verdict.grades import ALARM, NUISANCE_WORDS, SEVERITIES, WARNING, Finding, Verdict, decide
 from lara_tokenizer.verdict.probe import Control, Gain, Probe, evidence, probe_findings
-
-SEVERITIES = ("alarm", "doubt", "warning")  # in the order in which they are shown
 
 
 def find_alarms(report: Report) -> list[Finding]:

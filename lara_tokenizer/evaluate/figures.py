@@ -134,7 +134,9 @@ class TargetInfo(Figures):
     rule: str  # one of `data.actions.motion.RULES`, as asked for
     sentence: str  # for people
     numbers: dict[str, dict[str, list[str]]]  # by dataset and kind of target: names of an action's numbers, or places
-    names: list[str] = field(default_factory=list)  # of the target's columns; [] where they have none, or several
+    names: list[str] = field(
+        default_factory=list
+    )  # of the target's columns, or places; [] where a column is no number of an action
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,8 @@ class ProbeTargets:
         return TargetInfo(self._rule, joined(targets), numbers, self._names())
 
     def _names(self) -> list[str]:
-        """Names of the target's columns, where the datasets agree on them and each column is one number."""
+        """Names of the target's columns, or their places, where the datasets agree and each column is one number."""
         names = {tuple(number.name for number in each.meaning.numbers) for each in self._targets.values()}
-        is_named = len(names) == 1 and self._rule != CHUNK and all(next(iter(names)))
-        return list(names.pop()) if is_named else []
+        if len(names) != 1 or self._rule == CHUNK:
+            return []
+        return [name or f"dimension {place}" for place, name in enumerate(names.pop())]

@@ -12,7 +12,7 @@ EVIDENCE = "evidence that z tells the action on data like this"
 GRADES = (DO_NOT_TRAIN, NO_EVIDENCE, EVIDENCE)
 
 # Severities. An alarm refuses the labels; while a doubt stands there is no evidence; a warning is worth a look.
-ALARM, DOUBT, WARNING = "alarm", "doubt", "warning"
+SEVERITIES = ALARM, DOUBT, WARNING = "alarm", "doubt", "warning"
 
 NUISANCE_WORDS = {"shake": "camera shake", "light": "changes of the light", "background": "a moving background"}
 NUISANCE_ALARMS = {f"encodes_{family}": words for family, words in NUISANCE_WORDS.items()}

@@ -37,6 +37,7 @@ def write_report(
     processor: LatentActionProcessor,
     path: str | Path,
     other: tuple[Evaluation, Any, LatentActionProcessor] | None = None,
+    command: str = "",
 ) -> None:
     """Write the health card, one self-contained HTML file; equal evaluations give equal bytes.
 
@@ -48,8 +49,9 @@ def write_report(
         path: of the file.
         other: the same three of a second checkpoint, evaluated on the same source: its headline figures are shown
             beside the first's, and its attention maps on the same pairs.
+        command: the one that reproduces the page; "" for one that is made of the figures.
     """
-    page = render(_evaluated(evaluation, model, processor), None if other is None else _evaluated(*other))
+    page = render(_evaluated(evaluation, model, processor), None if other is None else _evaluated(*other), command)
     # The name of an episode may hold bytes that are no text.
     Path(path).write_text(page, encoding="utf-8", errors="backslashreplace", newline="\n")
 
@@ -66,7 +68,7 @@ def _evaluated(evaluation: Evaluation, model: Any, processor: LatentActionProces
     )
 
 
-def render(model: EvaluatedModel, compared: EvaluatedModel | None = None) -> str:
+def render(model: EvaluatedModel, compared: EvaluatedModel | None = None, command: str = "") -> str:
     """The report as HTML."""
     codebook = model.figures.codebook
     contents = {
@@ -84,6 +86,8 @@ def render(model: EvaluatedModel, compared: EvaluatedModel | None = None) -> str
         model=model,
         compared=compared,
         report=model.figures,
+        card=tables.bundled_card(),
+        command=command,
         **contents,
         tables=tables,
         style=style,
