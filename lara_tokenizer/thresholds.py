@@ -1,8 +1,8 @@
 """Every number that decides whether latent actions are alive, and what a pair shows, in one place.
 
-The verdict on labels (`verdict/`), stage 1 (`train/monitor.py`) and joint training (`lara_policy/refine/monitor.py`)
-judge by these. This file imports nothing, so that a table can be judged without torch. Formulas of the measures are in
-`metrics.py`.
+The verdict on labels (`verdict/`), stage 1 (`train/watch/monitor.py`) and joint training
+(`lara_policy/refine/monitor.py`) judge by these. This file imports nothing, so that a table can be judged without
+torch. Formulas of the measures are in `metrics.py`.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from typing import Annotated, Any, get_type_hints
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
-from typer import Option
 
+from lara_tok._app import panels
 from lara_tokenizer.errors import printable, printable_lines
 
 
@@ -35,8 +35,13 @@ class PlainConsole(Console):
 console = PlainConsole()
 console_err = PlainConsole(stderr=True)
 
-JsonOption = Annotated[bool, Option("--json", help="Print the result as JSON on stdout.")]
-ModelOption = Annotated[str, Option("--model", help="A checkpoint: 'lara-lam' (bundled), a local folder or a Hub id.")]
+JsonOption = Annotated[bool, panels.output("--json", help="Print the result as JSON on stdout.")]
+ModelOption = Annotated[
+    str,
+    panels.model(
+        "--model", metavar="CHECKPOINT", help="A checkpoint: 'lara-lam' (bundled), a local folder or a Hub id."
+    ),
+]
 MIN_MOTION_HELP = "Leave out pairs whose mean absolute pixel change is below this (0 to 1; noise is about 0.004): 0.01."
 # Repeatable options have singular names, and `from` is reserved in Python: option -> keyword of the library.
 KEYWORDS = {"camera": "cameras", "task": "tasks", "from_": "from_list"}
@@ -146,10 +151,3 @@ def codes_line(result: dict[str, Any], codebook_size: int) -> str:
     low, high = min(per_position), max(per_position)
     pooled = f"{result['codes_used']} of {codebook_size} used, perplexity {result['perplexity']:.1f} pooled"
     return f"{pooled}, {low:.1f} to {high:.1f} per position"
-
-
-def without_loading_bars() -> None:
-    """Disable transformers' progress bars for local weights; those of downloads stay."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()

@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument
 
-from lara_tok._common import JsonOption, emit, quantity, say, without_loading_bars
+from lara_tok._app import panels
+from lara_tok._app.overwrite import OverwriteOption, check_free
+from lara_tok._common import JsonOption, emit, quantity, say
 from lara_tok._source import FromOption
 
 
 def decode(
-    tokens: Annotated[str, Argument(help="tokens.parquet, or a folder of shards.")],
-    source: Annotated[list[str], Argument(help="The SOURCE that was given to encode.")],
-    out: Annotated[str, Option(help="An image (futures.png) or an animation (futures.gif).")],
-    episode: Annotated[str | None, Option(help="The episode to draw. Default: the first.")] = None,
-    frames: Annotated[
-        str | None, Option(help="First frames of the pairs to draw: 0,5,10 or start:stop:step. Default: evenly spaced.")
+    tokens: Annotated[str, Argument(metavar="TABLE", help="tokens.parquet, or a folder of shards.")],
+    source: Annotated[list[str], Argument(metavar="SOURCE", help="The SOURCE that was given to encode.")],
+    out: Annotated[str, panels.output(metavar="IMAGE", help="An image (futures.png) or an animation (futures.gif).")],
+    episode: Annotated[
+        str | None, panels.pairs(metavar="NAME", help="The episode to draw. Default: the first.")
     ] = None,
-    model: Annotated[str | None, Option(help="The checkpoint. Default: the one that made the table.")] = None,
+    frames: Annotated[
+        str | None,
+        panels.pairs(
+            metavar="0,5,10",
+            help="First frames of the pairs to draw: 0,5,10 or start:stop:step. Default: evenly spaced.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, panels.model(metavar="CHECKPOINT", help="The checkpoint. Default: the one that made the table.")
+    ] = None,
     from_: FromOption = None,
+    overwrite: OverwriteOption = False,
     json_: JsonOption = False,
 ) -> None:
-    """Draw frame t, the true future frame, and the future that the decoder predicts from frame t and the codes.
+    """Draw the futures that codes predict beside the true ones.
+
+    A row of the picture is frame t, the true future frame, and the one that the decoder predicts from frame t and the
+    codes.
 
     Example: lara-tok decode tokens.parquet videos/ --out futures.png
     """
+    check_free([Path(out)], overwrite=overwrite)
     from lara_tokenizer.encode import draw_predictions
 
-    without_loading_bars()
     result = draw_predictions(
         tokens,
         source,

@@ -13,10 +13,13 @@ _WIDTH = 64  # of a histogram, in characters
 
 
 def info(
-    target: Annotated[str, Argument(help="A table (tokens.parquet, or a folder of shards) or a checkpoint.")],
+    target: Annotated[
+        str,
+        Argument(metavar="TABLE|CHECKPOINT", help="A table (tokens.parquet, or a folder of shards) or a checkpoint."),
+    ],
     json_: JsonOption = False,
 ) -> None:
-    """Describe a checkpoint or a token table: sizes, provenance, codebook use.
+    """Describe a table or a checkpoint: sizes, origin, codes in use.
 
     Examples:
 

@@ -16,7 +16,13 @@ from lara_tokenizer.data.shard import Shard
 from lara_tokenizer.encode.engines import running
 from lara_tokenizer.encode.estimate import Progress
 from lara_tokenizer.encode.job import EncodeJob, open_job
-from lara_tokenizer.encode.plan import EncodeKeywords, EpisodePlan, content_of, ordered_rows
+from lara_tokenizer.encode.plan import (
+    EncodeKeywords,
+    EpisodePlan,
+    check_some_pairs,
+    content_of,
+    ordered_rows,
+)
 from lara_tokenizer.encode.store import DamagedUnitError, Store
 from lara_tokenizer.encode.tasks import Failure, TaskQueue
 from lara_tokenizer.errors import EpisodeReadError
@@ -76,7 +82,7 @@ def encode_dataset(
             workers: processes; default: by cores and memory. 0 uses this process only: a crashing decoder ends the job.
 
     Raises:
-        ValueError: an option is out of range, or there is nothing to encode.
+        ValueError: an option is out of range, or there is no pair to encode: then no table is written.
         JobMismatchError: `out` was made, or begun, by another job.
         EpisodeReadError: an episode failed and `on_error` is "fail".
         OSError: `out` cannot be written; what is encoded is kept.
@@ -162,6 +168,8 @@ def _write_results(store: Store, job: EncodeJob, output: OutputPath, *, stop_on_
         # An empty table would hide that nothing was encoded; but without its shard the others could not be merged.
         if not plans and not job.fingerprint["load"].get(SHARD):
             return counts
+        if not job.fingerprint["load"].get(SHARD):
+            _check_not_empty(store, job)
         tables = (table for plan in plans.values() for table in ordered_rows(plan.units, store.rows, options.strides))
         # A first pass for the metadata, which a parquet writer needs before the first row.
         units = (unit for plan in plans.values() for unit in plan.units)
@@ -200,6 +208,22 @@ def _write_results(store: Store, job: EncodeJob, output: OutputPath, *, stop_on_
             f"{output.path} cannot be written ({error.strerror or error}). All that is encoded is kept in "
             f"{store.folder}: make room and run the same command again."
         ) from error
+
+
+def _check_not_empty(store: Store, job: EncodeJob) -> None:
+    """Raise ValueError, and forget the job, if its table would have no pair."""
+    plans = store.plans()
+    try:
+        check_some_pairs(plans, job.episodes)
+        if not store.num_rows():
+            planned = sum(sum(plan.pairs.values()) for plan in plans.values())
+            raise ValueError(
+                f"0 pairs: all {planned:,} move less than min_motion {job.options.min_motion:g}. Pass a smaller "
+                "--min-motion; the noise of a sensor is about 0.004"
+            )
+    except ValueError:
+        store.discard()
+        raise
 
 
 def _write_failures(failures: Mapping[str, str], output: OutputPath) -> None:

@@ -63,10 +63,11 @@ def encode_episode(
 
     Raises:
         EpisodeReadError: the video cannot be read.
-        ValueError: an option is out of range.
+        ValueError: an option is out of range, or an argument is in another's place.
 
     >>> table = encode_episode(load_episodes("clip.mp4")[0], model, processor, strides="0.6s")  # doctest: +SKIP
     """
+    _check_order(episode, model, processor)
     resolved = resolve_options(model.config, dtype=dtype_name(model.dtype), **options)
     with in_eval_mode(model):
         runner = ModelRunner(model, processor)
@@ -76,6 +77,18 @@ def encode_episode(
             frames = EpisodeFrames(episode, unit.camera, processor, with_signals=resolved.needs_signals)
             tables[unit] = encode_unit(unit, frames, runner, resolved)
     return combine([resolved.schema.empty_table(), *ordered_rows(tables, tables.__getitem__, resolved.strides)])
+
+
+def _check_order(*given: object) -> None:
+    """Raise ValueError unless these are an episode, a model and a processor, told by what is called of each."""
+    kinds = {"an Episode": "frame_index", "a model": "get_frame_features", "a LatentActionProcessor": "resize_frames"}
+    for place, (argument, (kind, method)) in enumerate(zip(given, kinds.items(), strict=True), 1):
+        if not hasattr(argument, method):
+            hint = "; load_episodes(path)[0] makes an episode" if place == 1 else ""
+            raise ValueError(
+                f"encode_episode takes {', '.join(kinds)}, in this order: argument {place} is a "
+                f"{type(argument).__name__}, not {kind}{hint}."
+            )
 
 
 def encode_unit(unit: Unit, frames: UnitFrames, model: Runner, options: EncodeOptions) -> pa.Table:

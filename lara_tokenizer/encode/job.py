@@ -27,6 +27,7 @@ from lara_tokenizer.encode.plan import (
     EncodeOptions,
     EpisodePlan,
     RowKeywords,
+    check_strides,
     content_of,
     resolve_options,
 )
@@ -159,6 +160,8 @@ def open_job(
     """
     rows, load = _split(keywords)
     loaded, episodes = find_episodes(source, load)
+    given = rows.get("strides") or ()
+    check_strides([given] if isinstance(given, str) else given, episodes.values())
     # Only now, as they import torch: errors of the source come at once.
     from transformers import AutoConfig
 
@@ -182,6 +185,7 @@ def open_job(
             # On the CPU the workers load a copy each, and the model itself is not used.
             in_memory = model if (dtype, device) == (own_dtype, own_device) and device != "cpu" else None
         options = resolve_options(checkpoint, dtype=dtype, **rows)
+        check_strides(options.strides, episodes.values())  # the model's own, if none was given
         # Here, before anything is written, and again where a worker loads the model.
         check_dtype(FAMILIES[type(AutoConfig.from_pretrained(checkpoint.folder))], options.dtype)
         _check_columns(options.columns, episodes.values())

@@ -31,6 +31,11 @@ def describe(target: str | Path) -> dict[str, Any]:
     path = Path(target)
     if path.suffix == ".parquet" or (path / "data").is_dir():
         return _describe_tokens(path)
+    if path.is_file():
+        raise ValueError(
+            f"{target}: a file, but no token table. Name a table (tokens.parquet, or a folder of shards) or a "
+            "checkpoint (lara-lam, a folder or a Hub id)"
+        )
     return _describe_checkpoint(str(target))
 
 

@@ -42,7 +42,7 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a probe of the actions found.
+    """The result of a probe of the actions.
 
     Attributes:
         episodes: tested.

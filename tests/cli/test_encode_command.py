@@ -342,10 +342,30 @@ def test_without_a_pair_the_summary_says_why(lara_tok, bad_folder, options, tmp_
     first, *failures = ran.out.splitlines()
     assert first == "no table written: all 2 episodes failed"
     assert [line.split()[:2] for line in failures] == [["failed", f"{path.name}:"] for path in sorted(bad)]
-    ran = lara_tok("encode", bad_folder / "good.mp4", "--out", tmp_path / "short.parquet", "--stride", "99f", *options)
-    assert ran.code == 0
-    assert "short.parquet: 0 pairs of 0 episodes: every episode is shorter than the stride\n" in ran.out
-    assert "too short      1 episode for stride 99f" in ran.out
+
+
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
+def test_zero_pairs_are_an_error_that_names_the_longest_stride_which_works(
+    lara_tok, bad_folder, options, tmp_path, dry_run
+):
+    arguments = ["encode", bad_folder / "good.mp4", "--out", tmp_path / "t.parquet", *options]
+    error = one_line(lara_tok(*arguments, "--stride", "99f", *dry_run))
+    assert f"shorter than the stride 99f. The longest, good.mp4, has {FRAMES} frames" in error
+    assert list(tmp_path.iterdir()) == []
+    for stride in re.findall(r"'([\d.]+[fs])'", error):
+        assert "1 pair" in lara_tok(*arguments, "--stride", stride, "--dry-run").out
+    error = one_line(lara_tok(*arguments, "--stride", "2f", "--min-motion", "0.9"))
+    assert f"0 pairs: all {FRAMES - 2} move less than min_motion 0.9" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_default_stride_that_a_given_rate_cannot_meet_is_refused_and_the_nearest_is_named(
+    lara_tok, bad_folder, options, tmp_path
+):
+    ran = lara_tok("encode", bad_folder / "good.mp4", "--out", tmp_path / "t.parquet", "--fps", 1, *options)
+    assert "stride '0.5s' cannot be met at 1 frames per second" in (error := one_line(ran))
+    assert "Ask for '1s' or '1f'" in error
+    assert list(tmp_path.iterdir()) == []
 
 
 def one_line(ran, code=2):

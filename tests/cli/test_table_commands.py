@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -213,7 +215,9 @@ def test_wrong_options_of_decode_are_one_line(lara_tok, shelf, clip_folder, tmp_
     assert "Traceback" not in ran.err
 
 
-def test_verify_shows_no_bars_of_loading_weights(lara_tok, tokens, clip_folder, tiny_checkpoint):
-    ran = lara_tok("verify", tokens, clip_folder, "--model", tiny_checkpoint, "--workers", 0)
-    assert ran.code == 0
-    assert "Loading" not in ran.err
+def test_bars_of_other_libraries_are_off_in_commands_and_their_workers():
+    bar = "from tqdm.auto import tqdm; [*tqdm([1], desc='Loading weights')]"
+    worker = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {bar!r}])"
+    code = f"from lara_tok._app import messages; messages.silence_other_libraries(); {worker}; {bar}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")

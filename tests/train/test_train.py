@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train import PairDataset, ReaderFrames, Recipe, find_pairs, train_latent_action_model
-from lara_tokenizer.train.monitor import CollapseError, CollapseMonitor
 from lara_tokenizer.train.trainer import LatentActionTrainer
+from lara_tokenizer.train.watch.monitor import CollapseError, CollapseMonitor
 from lara_tokenizer.verdict.card import Card
 
 

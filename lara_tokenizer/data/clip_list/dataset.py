@@ -42,7 +42,7 @@ def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listin
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise ValueError(f"list {str(file)!r} cannot be read ({error})") from error
+        raise ValueError(f"list {str(file)!r} cannot be read ({error.strerror})") from error
     text, is_table = decode_list(content, file), file.suffix.lower() in (".csv", ".tsv")
     clips, notes = read_table(file, text) if is_table else (read_lines(text), [])
     if not clips:
