@@ -25,6 +25,7 @@ LEAVES = {
     "lara_tokenizer._parse",
     "lara_tokenizer.errors",
     "lara_tokenizer.thresholds",
+    "lara_tokenizer.verdict",
     "lara_tokenizer.version",
 }
 EDGES = {
@@ -34,6 +35,7 @@ EDGES = {
     "lara_tokenizer._parse": {"lara_tokenizer.errors"},
     "lara_tokenizer.thresholds": set(),
     "lara_tokenizer.errors": set(),
+    "lara_tokenizer.verdict": {"lara_tokenizer._parse", "lara_tokenizer.thresholds"},
     "lara_tokenizer.version": set(),
     "lara_tokenizer.model": set(),
     "lara_tokenizer.metrics": {"lara_tokenizer.thresholds"},
