@@ -52,6 +52,7 @@ EDGES = {
         "lara_tokenizer.checkpoint",
         "lara_tokenizer.table",
     },
+    "lara_tokenizer.deploy": LEAVES | {"lara_tokenizer.model", "lara_tokenizer.checkpoint"},
     "lara_tokenizer.tokenizer": LEAVES
     | {
         "lara_tokenizer.model",
