@@ -26,6 +26,7 @@ LEAVES = {
     "lara_tokenizer._templates",
     "lara_tokenizer.errors",
     "lara_tokenizer.thresholds",
+    "lara_tokenizer.verdict",
     "lara_tokenizer.version",
 }
 EDGES = {
@@ -36,6 +37,7 @@ EDGES = {
     "lara_tokenizer._templates": set(),
     "lara_tokenizer.thresholds": set(),
     "lara_tokenizer.errors": set(),
+    "lara_tokenizer.verdict": {"lara_tokenizer._parse", "lara_tokenizer.thresholds"},
     "lara_tokenizer.version": set(),
     "lara_tokenizer.model": set(),
     "lara_tokenizer.metrics": {"lara_tokenizer.thresholds"},
@@ -52,6 +54,7 @@ EDGES = {
         "lara_tokenizer.checkpoint",
         "lara_tokenizer.table",
     },
+    "lara_tokenizer.deploy": LEAVES | {"lara_tokenizer.model", "lara_tokenizer.checkpoint"},
     "lara_tokenizer.tokenizer": LEAVES
     | {
         "lara_tokenizer.model",

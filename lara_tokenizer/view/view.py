@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lara_tokenizer._files import replace
 from lara_tokenizer.errors import missing_extra
-from lara_tokenizer.export.source_match import MatchedSource, match_source
-from lara_tokenizer.table.reader import TokenTable
-from lara_tokenizer.table.source import Source
-from lara_tokenizer.view.clips import Clip
-from lara_tokenizer.view.selection import Selection, fitting_rows, select_episodes
+
+if TYPE_CHECKING:
+    from lara_tokenizer.export.source_match import MatchedSource
+    from lara_tokenizer.table.reader import TokenTable
+    from lara_tokenizer.table.source import Source
+    from lara_tokenizer.view.clips import Clip
+    from lara_tokenizer.view.selection import Selection
 
 # Frames that a view holds: a page of 2,000 has 8 to 16 MB, and a browser holds all of it in memory.
 MOST_PICTURES = {".html": 2_000, ".rrd": 20_000}
@@ -85,6 +87,11 @@ def view_tokens(
         raise ValueError(f"out {str(out)!r}: takes a page, view.html, or a recording for Rerun, tokens.rrd")
     if kind == ".rrd" and find_spec("rerun") is None:
         raise missing_extra("a recording for Rerun (.rrd)", "rerun")
+    # Loaded only now: a wrong suffix is told at once.
+    from lara_tokenizer.export.source_match import match_source
+    from lara_tokenizer.table.reader import TokenTable
+    from lara_tokenizer.view.selection import select_episodes
+
     table = TokenTable.open(tokens, stride=stride, cameras=cameras)
     if table.codebook_size is None:
         raise ValueError(f"{table.path}: made by a continuous bottleneck; it has no codes to show")
@@ -109,6 +116,9 @@ def view_tokens(
 
 
 def _clips(matched: MatchedSource, selection: Selection) -> Iterator[Clip]:
+    from lara_tokenizer.view.clips import Clip
+    from lara_tokenizer.view.selection import fitting_rows
+
     for episode, sequence in matched.sequences("codes", "text"):
         rows = fitting_rows(sequence, selection.most_pictures)
         if not len(rows):

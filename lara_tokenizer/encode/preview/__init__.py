@@ -1,1 +1,1 @@
-"""Futures that codes predict, as pictures: `draw.py` is the course, `predictions.py` decodes, `picture.py` draws."""
+"""Futures that codes predict, as pictures: `draw.py` is the course; `rows.py`, `predictions.py` and `picture.py` its steps."""
