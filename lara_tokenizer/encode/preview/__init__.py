@@ -1,1 +1,1 @@
-"""Futures that codes predict, as pictures: `draw.py` is the course; `rows.py`, `predictions.py` and `picture.py` its steps."""
+"""Futures that codes predict, drawn: `draw.py` is the course, `rows.py`, `predictions.py`, `picture.py` its steps."""
