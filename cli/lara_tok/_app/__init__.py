@@ -1,1 +1,1 @@
-"""What a user meets before and around a command: panels of help, messages, job files. Imports no torch."""
+"""Help pages, messages and job files, shared by the commands. Imports no torch."""
