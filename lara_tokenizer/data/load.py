@@ -47,7 +47,7 @@ class LoadOptions(TypedDict, total=False):
 class Episodes(list[Episode]):
     """A list of episodes with their `sources`, and the `options` that decide frames and times.
 
-    A slice keeps both.
+    `named` is what `load_episodes` was given as its source. A slice keeps all three.
     """
 
     def __init__(
@@ -55,9 +55,11 @@ class Episodes(list[Episode]):
         episodes: Iterable[Episode] = (),
         sources: Sequence[SourceInfo] = (),
         options: Mapping[str, Any] | None = None,
+        named: Sequence[str] = (),
     ) -> None:
         super().__init__(episodes)
         self.sources = tuple(sources)
+        self.named = tuple(named)
         readers = sorted({type(episode.reader).__name__ for episode in self})
         self.options = dict(options or {"decoder": ", ".join(readers)})
 
@@ -67,7 +69,7 @@ class Episodes(list[Episode]):
     def __getitem__(self, index: slice) -> Episodes: ...
     def __getitem__(self, index: SupportsIndex | slice) -> Episode | Episodes:
         selected = super().__getitem__(index)
-        return Episodes(selected, self.sources, self.options) if isinstance(selected, list) else selected
+        return Episodes(selected, self.sources, self.options, self.named) if isinstance(selected, list) else selected
 
 
 def load_episodes(
@@ -158,8 +160,9 @@ def load_episodes(
         "from_list": None if from_list is None else Path(from_list).name,
         "shard": None if chosen is None else str(chosen),
     }
+    named = [str(each) for each in sources] + ([] if from_list is None else [f"list:{from_list}"])
     selected = selected[:limit]
-    return Episodes(selected if chosen is None else chosen.select(selected), infos, options)
+    return Episodes(selected if chosen is None else chosen.select(selected), infos, options, named)
 
 
 def parse_indices(text: str) -> list[range]:

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lara_tokenizer.data import Episode, FrameIndex, LoadOptions, Stride
-from lara_tokenizer.data.stride import TOLERANCE
 from lara_tokenizer.errors import EpisodeReadError, printable
 from lara_tokenizer.table.metadata import CONTENT
 from lara_tokenizer.table.provenance import FileState, change_of, content_sha256, file_states, joint_sha256
 from lara_tokenizer.table.schema import OPTIONAL_COLUMNS, token_schema
+from lara_tokenizer.verdict.findings import stride_findings
 
 logger = logging.getLogger(__name__)
 
@@ -133,19 +133,9 @@ def resolve_options(sizes: ModelSizes, *, dtype: str = "float32", **keywords: Un
         batch_size=keywords.get("batch_size", 64),
         dtype=dtype,
     )
-    for stride in strides.values():
-        _warn_untrained(stride, sizes.strides)
+    for finding in stride_findings(options.strides, sizes.strides):
+        logger.warning(finding.sentence)
     return options
-
-
-def _warn_untrained(stride: Stride, trained_on: Sequence[str]) -> None:
-    """Seconds are compared with seconds and frames with frames; there is no warning if the units differ."""
-    trained = [Stride.parse(text) for text in trained_on]
-    values = [other.value for other in trained if other.unit == stride.unit]
-    if values and not min(values) * (1 - TOLERANCE) <= stride.value <= max(values) * (1 + TOLERANCE):
-        logger.warning(
-            "stride %s: the model was trained on %s; its codes may mean little here", stride.text, ", ".join(trained_on)
-        )
 
 
 @dataclass(frozen=True, slots=True)

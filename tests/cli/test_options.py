@@ -19,7 +19,7 @@ from lara_tokenizer.encode.plan import EncodeKeywords
 from lara_tokenizer.table.reader import SelectOptions
 
 SOURCE = "--fps --camera --split --subset --streaming --episodes --task --segment --from"
-RECIPE = "--steps --batch-size --learning-rate --precision --workers --seed --resume"
+RECIPE = "--steps --batch-size --learning-rate --precision --workers --seed --resume --report-to"
 SELECT = "--stride --camera --min-margin --min-motion"
 IMAGES = "--images --no-images"
 OPTIONS = {  # in the order of --help
@@ -32,8 +32,9 @@ OPTIONS = {  # in the order of --help
     "simulate": "--out --task --episodes --camera --size --action-noise --seed --workers --json",
     "train": f"--recipe --out --frames {SOURCE} --limit {RECIPE} --dry-run --json",
     "eval": f"--out --all --compare --control-encoder --target {SOURCE} --decoder --limit --overwrite --json",
-    "refine": "--out --mode --tokenizer --policy --pretrain --lam-camera --camera --frames --fps --split --episodes "
-    f"--task --limit {RECIPE} --no-stop --dry-run --json",
+    "refine": "--recipe --out --mode --tokenizer --policy --pretrain --lam-camera --camera --frames --fps --split "
+    f"--episodes --task --limit {RECIPE} --no-stop --dry-run --json",
+    "recipes": "--json",
     "rollout": "--env --episodes --seed --embodiment --executed-steps --max-steps --workers --out --videos "
     "--video-episodes --tokenizer --overwrite --json",
     "export groot": f"--out --action-horizon --max-action-dim --scale {SELECT} --json",
@@ -238,10 +239,15 @@ def test_options_of_train_reach_the_library(record, loads, tmp_path):
     calls = record("lara_tokenizer.train", "train_latent_action_model", Reached())
     (tmp_path / "r.yaml").write_text("training: {log_steps: 77}", encoding="utf-8")
     recipe_line = f"--recipe {tmp_path}/r.yaml {RECIPE_LINE}"
-    run("train", f"videos {recipe_line} --out run --frames cache {LOAD_LINE} --resume", {"dry_run"})
+    run(
+        "train",
+        f"videos {recipe_line} --out run --frames cache {LOAD_LINE} --resume --report-to tensorboard",
+        {"dry_run"},
+    )
     assert loads == [{"source": ["videos"], **LOADED}]
     (given,) = calls
     assert (given["source"], given["out"], given["frames"], given["resume"]) == ([], Path("run"), Path("cache"), True)
+    assert given["tracker"] == "tensorboard"
     training = given["recipe"].training
     assert training.log_steps == 77
     assert {name: getattr(training, name) for name in OVERRIDES} == OVERRIDES
@@ -254,9 +260,9 @@ def test_options_of_refine_reach_the_library(record, loads, tmp_path, pretrain):
     calls = record(module, name, Reached())
     (tmp_path / "r.yaml").write_text(yaml.safe_dump({"training": {"log_steps": 77}}), encoding="utf-8")
     line = (
-        f"{tmp_path}/r.yaml demos --out run --mode frozen-lam --tokenizer lam --policy old --lam-camera front "
+        f"demos --recipe {tmp_path}/r.yaml --out run --mode frozen-lam --tokenizer lam --policy old --lam-camera front "
         f"--camera top --camera side --frames cache --fps 3 --split val --episodes 0:2 --task go --limit 6 "
-        f"{RECIPE_LINE} --resume"
+        f"{RECIPE_LINE} --resume --report-to tensorboard"
     )
     options = ("--pretrain t.parquet", {"dry_run", "no_stop"}) if pretrain else ("--no-stop", {"dry_run", "pretrain"})
     run("refine", f"{line} {options[0]}", options[1])
@@ -275,6 +281,7 @@ def test_options_of_refine_reach_the_library(record, loads, tmp_path, pretrain):
         "policy": "old",
         "frames": Path("cache"),
         "resume": True,
+        "tracker": "tensorboard",
         **own,
     }
 

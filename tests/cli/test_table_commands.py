@@ -132,7 +132,7 @@ def test_info_says_what_a_table_is(lara_tok, tokens):
         "position 3",
         "of 16 used",
         "camera motion       0.0% of the moving pairs",
-        "verdict             labels look",
+        "verdict             do not train on these: the codebook has collapsed: ",
     ):
         assert text in ran.out
     result = json.loads(lara_tok("info", tokens, "--json").out)

@@ -216,7 +216,7 @@ class RecipeKind(TreeKind):
 
     def commands(self, rng: Random, name: str, case: Path) -> Iterator[list[str]]:
         if self._is_joint[name]:
-            yield ["refine", "in/set/recipe.yaml", "--tokenizer", str(self._model), "--dry-run"]
+            yield ["refine", "--recipe", "in/set/recipe.yaml", "--tokenizer", str(self._model), "--dry-run"]
         else:
             yield ["train", "--recipe", "in/set/recipe.yaml", "--dry-run"]
 

@@ -1,1 +1,1 @@
-"""Help pages, messages and job files, shared by the commands. Imports no torch."""
+"""Everything that a user meets around a command: panels of help, messages, job files. Imports no torch."""

@@ -16,11 +16,19 @@ from lara_tokenizer.evaluate.report.attention import attention
 from lara_tokenizer.evaluate.report.charts import Histogram, bar_marks, histogram
 from lara_tokenizer.evaluate.report.examples import EvaluatedModel
 from lara_tokenizer.evaluate.report.sections import code_clips, latent_plots, reconstructions, transfers
+from lara_tokenizer.verdict.grades import DO_NOT_TRAIN, EVIDENCE, NO_EVIDENCE, besides
 from lara_tokenizer.version import __version__
 
 if TYPE_CHECKING:
     from lara_tokenizer.evaluate.evaluate import Evaluation
     from lara_tokenizer.model import LatentActionProcessor
+
+# Class and sign of each grade: never colour alone.
+MARKS = {
+    DO_NOT_TRAIN: {"kind": "alarm", "sign": "✖"},
+    NO_EVIDENCE: {"kind": "doubt", "sign": "?"},
+    EVIDENCE: {"kind": "fine", "sign": "✔"},
+}
 
 
 def write_report(
@@ -29,6 +37,7 @@ def write_report(
     processor: LatentActionProcessor,
     path: str | Path,
     other: tuple[Evaluation, Any, LatentActionProcessor] | None = None,
+    command: str = "",
 ) -> None:
     """Write the health card, one self-contained HTML file; equal evaluations give equal bytes.
 
@@ -40,8 +49,9 @@ def write_report(
         path: of the file.
         other: the same three of a second checkpoint, evaluated on the same source: its headline figures are shown
             beside the first's, and its attention maps on the same pairs.
+        command: the one that reproduces the page; "" for one that is made of the figures.
     """
-    page = render(_evaluated(evaluation, model, processor), None if other is None else _evaluated(*other))
+    page = render(_evaluated(evaluation, model, processor), None if other is None else _evaluated(*other), command)
     # The name of an episode may hold bytes that are no text.
     Path(path).write_text(page, encoding="utf-8", errors="backslashreplace", newline="\n")
 
@@ -58,7 +68,7 @@ def _evaluated(evaluation: Evaluation, model: Any, processor: LatentActionProces
     )
 
 
-def render(model: EvaluatedModel, compared: EvaluatedModel | None = None) -> str:
+def render(model: EvaluatedModel, compared: EvaluatedModel | None = None, command: str = "") -> str:
     """The report as HTML."""
     codebook = model.figures.codebook
     contents = {
@@ -76,6 +86,8 @@ def render(model: EvaluatedModel, compared: EvaluatedModel | None = None) -> str
         model=model,
         compared=compared,
         report=model.figures,
+        card=tables.bundled_card(),
+        command=command,
         **contents,
         tables=tables,
         style=style,
@@ -95,8 +107,9 @@ def _histograms(codebook: CodebookFigures) -> list[Histogram]:
 def _environment() -> Environment:
     environment = Environment(loader=FunctionLoader(_resource), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = environment.keep_trailing_newline = True
-    environment.globals["bar_marks"] = bar_marks
+    environment.globals |= {"bar_marks": bar_marks, "besides": besides, "marks": MARKS}
     environment.filters |= {
+        "capital": tables.capital,
         "format_number": tables.format_number,
         "format_interval": tables.format_interval,
         "format_estimate": tables.format_estimate,

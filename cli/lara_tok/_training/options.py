@@ -1,21 +1,39 @@
-"""Options and output that `lara-tok train` and `lara-tok refine` share."""
+"""Options that `lara-tok train` and `lara-tok refine` share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from lara_tok._app import panels
-from lara_tok._common import console, console_err, declared_options, insert_options
+from lara_tok._common import declared_options, insert_options
 from lara_tok._source import LIMIT_HELP
 
+RecipeOption = Annotated[
+    str | None,
+    panels.training(
+        metavar="RECIPE",
+        help="A name of `lara-tok recipes`, or a YAML file. Default: built-in defaults (not those of lara-lam).",
+    ),
+]
+OutOption = Annotated[
+    Path | None, panels.output(metavar="FOLDER", help="Folder for the checkpoint, the log and its curves.")
+]
 FramesOption = Annotated[
     Path | None,
     panels.speed(metavar="FOLDER", help="Folder for the cache of decoded frames; several runs can share it."),
 ]
 LimitOption = Annotated[int | None, panels.source(metavar="N", help=LIMIT_HELP)]
 ResumeOption = Annotated[bool, panels.output("--resume", help="Continue from the last checkpoint in OUT.")]
+ReportOption = Annotated[
+    str | None,
+    panels.output(
+        "--report-to",
+        metavar="TRACKER",
+        help="Also report the curves to tensorboard (in OUT/tensorboard), trackio or wandb. Each is an extra.",
+    ),
+]
 DryRunOption = Annotated[
     bool,
     panels.output(
@@ -58,26 +76,3 @@ def require_source_and_out(source: object, out: Path | None) -> Path:
     if missing or out is None:
         raise ValueError(" ".join(missing))
     return out
-
-
-def progress_printer(measures: Mapping[str, str]) -> Callable[[str, int, int, dict[str, float]], None]:
-    """A `progress` function that prints to stderr; `measures` maps labels to keys of the log."""
-
-    def print_progress(phase: str, done: int, total: int, logs: dict[str, float]) -> None:
-        if phase == "frames":
-            if done % 100 == 0 or done == total:
-                console_err.print(f"decoded {done} of {total} camera sequences", highlight=False)
-        elif phase == "features":
-            if done % 6400 < 64 or done == total:
-                console_err.print(f"features of {done} of {total} frames", highlight=False)
-        elif "loss" in logs:
-            shown = [f"{label} {logs[key]:.3g}" for label, key in measures.items() if key in logs]
-            console_err.print(f"step {done} of {total}  {'  '.join(shown)}", highlight=False)
-
-    return print_progress
-
-
-def print_figure(name: str, value: Any) -> None:
-    """Print one line of a summary on stdout."""
-    shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
-    console.print(f"{name.replace('_', ' '):38} {shown}", highlight=False)
