@@ -96,7 +96,7 @@ def check_onnx() -> None:
 
 
 def _preparation(checkpoint: Checkpoint, processor: LatentActionProcessor) -> dict[str, Any]:
-    """What a user of the file must know, as JSON."""
+    """Facts that a user of the file must know, as JSON."""
     return {
         "model": checkpoint.id,
         "weights_sha256": checkpoint.weights_sha256,

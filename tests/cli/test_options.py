@@ -29,6 +29,7 @@ OPTIONS = {  # in the order of --help
     "decode": "--out --episode --camera --stride --frames --model --from --overwrite --json",
     "view": "--out --episodes --stride --camera --from --overwrite --json",
     "verify": "--sample --model --device --workers --from --json",
+    "export-onnx": "--json",
     "convert": "--out --vision-encoder --image-size --to --json",
     "simulate": "--out --task --episodes --camera --size --action-noise --seed --workers --json",
     "train": f"--recipe --out --frames {SOURCE} --limit {RECIPE} --dry-run --json",
