@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument
 
 from lara_tok._app import panels
-from lara_tok._common import declared_options, insert_options, say
+from lara_tok._common import KEYWORDS, declared_options, insert_options, say
 
 if TYPE_CHECKING:
     from lara_tokenizer.data import Episodes
@@ -125,3 +125,21 @@ def parse_fps(options: Sequence[str]) -> float | dict[str, float] | None:
     if list(rates) == ["*"]:
         return rates["*"]
     return rates or None
+
+
+def as_arguments(load_options: Mapping[str, Any]) -> list[str]:
+    """The command line that gives these `load_options`, without those that are defaults.
+
+    >>> as_arguments({"cameras": ["top"], "from_list": "clips.csv", "streaming": True, "decoder": "pyav", "limit": 3})
+    ['--camera', 'top', '--from', 'clips.csv', '--streaming', '--limit', '3']
+    """
+    singular = {keyword: option for option, keyword in KEYWORDS.items()}
+    words: list[str] = []
+    for keyword, value in load_options.items():
+        option = f"--{singular.get(keyword, keyword).rstrip('_')}"
+        if value is True:
+            words.append(option)
+        elif value and value != getattr(SourceOptions, keyword, None):
+            values = value if isinstance(value, list | tuple) else [value]
+            words += [word for each in values for word in (option, str(each))]
+    return words

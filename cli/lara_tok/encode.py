@@ -13,7 +13,17 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from typer import Context, Exit
 
 from lara_tok._app import job_file, panels
-from lara_tok._common import MIN_MOTION_HELP, JsonOption, ModelOption, console_err, emit, quantity, render_health, say
+from lara_tok._common import (
+    MIN_MOTION_HELP,
+    JsonOption,
+    ModelOption,
+    codes_line,
+    console_err,
+    emit,
+    quantity,
+    render_health,
+    say,
+)
 from lara_tok._source import SourceArgument, load, source_options
 from lara_tokenizer.errors import EpisodeReadError
 
@@ -284,9 +294,9 @@ def _render_summary(result: dict[str, Any]) -> None:
     _lines("note", notes_by_kind(result["notes"]))
     _render_failed(result)
     if result["codes_used"] is not None:
-        text = f"{result['codes_used']} of {result['codebook_size']} used, perplexity {result['perplexity']:.1f}"
-        _line("codes", f"{text} pooled, {result['mean_position_perplexity']:.1f} per position")
-    render_health(result, _line)
+        _line("codes", codes_line(result, result["codebook_size"]))
+    # A stride that the model does not know was said before the job began.
+    render_health(result, _line, said=("untrained_stride",))
 
 
 def _render_estimate(result: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +13,8 @@ from typer import Argument
 
 from lara_tok._app import panels
 from lara_tok._app.overwrite import OverwriteOption, check_free
-from lara_tok._common import JsonOption, console, console_err, emit, say
-from lara_tok._source import AllCamerasOption, SourceArgument, parse_fps, source_options
+from lara_tok._common import JsonOption, console, console_err, emit, render_verdict, say
+from lara_tok._source import AllCamerasOption, SourceArgument, as_arguments, parse_fps, source_options
 from lara_tokenizer.errors import printable
 
 if TYPE_CHECKING:
@@ -98,6 +99,10 @@ def eval(
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; eval writes a folder (report.json, index.html). Name a folder.")
     check_free((out / name for name in (*REPORTS, PAGE)), overwrite=overwrite)
+    flags = {"all": all_, "compare": compare, "control-encoder": control_encoder}
+    flags |= {} if target == "auto" else {"target": target}
+    # As it was typed, but for the name of the folder.
+    command = ["lara-tok", "eval", checkpoint, *(source or ()), "--out", "report/", *as_arguments(flags | load_options)]
     load_options["fps"] = parse_fps(load_options.get("fps", ()))
     # Only now, as it imports torch.
     from lara_tokenizer.evaluate.report.page import write_report
@@ -122,8 +127,9 @@ def eval(
     for name, (evaluation, *_) in zip(REPORTS, measured, strict=False):
         text = json.dumps(evaluation.report, indent=2, allow_nan=False)
         (out / name).write_text(text + "\n", encoding="utf-8")
-    write_report(*measured[0], out / PAGE, other=None if compare is None else measured[1])
-    say(f"{out / PAGE}: the health card", err=True)
+    other = None if compare is None else measured[1]
+    write_report(*measured[0], out / PAGE, other=other, command=shlex.join(command))
+    say(f"{out / 'index.html'}: the health card", err=True)
     emit(measured[0][0].report, json_, lambda _: _render(measured[0][0].figures))
 
 
@@ -165,15 +171,8 @@ def _render(report: Report) -> None:
 
     model, data = report.model, report.data
     title = f"{model.id} ({model.codes}) on {data.name}: {data.episodes:,} episodes, {data.pairs:,} pairs"
-    sentences = [f"{alarm.severity}: {alarm.sentence}" for alarm in report.alarms]
-    reasons = [table.reason for table in (report.probe, report.nuisance) if table.reason]
-    gaps = [f"left out: {ROW_NAMES[name]}: {reason}" for name, reason in report.controls.left_out.items()]
-    targets = [] if data.target is None else [f"Probes predict: {data.target.sentence}."]
-    notes = [*sentences, *dict.fromkeys(reasons), *gaps, report.verdict, *targets]
     columns = ("figure", "value", "95 % interval", "z minus this")
-    table = Table(*columns, title=printable(title), caption=Text("\n".join(map(printable, notes))))
-    table.caption_style = ""
-    table.caption_justify = "left"
+    table = Table(*columns, title=printable(title))
     for name, text in FIGURES.items():
         table.add_row(text, *_cells(report.headline[name]))
         if name in BEST_CONTROLS and (best := report.best_control(name)).name is not None:
@@ -183,6 +182,18 @@ def _render(report: Report) -> None:
     _add_controls(table, report.probe, "conditional_r2")
     _add_controls(table, report.nuisance, "selectivity")
     console.print(table)
+    if data.target is not None:
+        _line("probes predict", data.target.sentence)
+    for name, reason in report.controls.left_out.items():
+        _line("left out", f"{ROW_NAMES[name]}: {reason}")
+    for reason in dict.fromkeys(table.reason for table in (report.probe, report.nuisance) if table.reason):
+        _line("not probed", reason)
+    told = report.to_dict()
+    render_verdict(told["verdict"], told["alarms"], _line)
+
+
+def _line(name: str, text: str) -> None:
+    say(f"{name:15}{text}")
 
 
 def _add_controls(table: Table, probes: ProbeTable, figure: str) -> None:

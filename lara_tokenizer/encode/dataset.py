@@ -18,7 +18,6 @@ from lara_tokenizer.encode.estimate import Progress
 from lara_tokenizer.encode.job import EncodeJob, open_job
 from lara_tokenizer.encode.plan import (
     EncodeKeywords,
-    EncodeOptions,
     EpisodePlan,
     check_some_pairs,
     content_of,
@@ -27,19 +26,21 @@ from lara_tokenizer.encode.plan import (
 from lara_tokenizer.encode.store import DamagedUnitError, Store
 from lara_tokenizer.encode.tasks import Failure, TaskQueue
 from lara_tokenizer.errors import EpisodeReadError
-from lara_tokenizer.table.health import HealthFigures, HealthWarning, health_of
+from lara_tokenizer.table.health import HealthFigures, health_of
 from lara_tokenizer.table.metadata import FRAMES, episodes_digest, read_metadata
 from lara_tokenizer.table.reader import iter_tables
 from lara_tokenizer.table.shards import SHARD, shard_contents
 from lara_tokenizer.table.source import Source
 from lara_tokenizer.table.statistics import (
     TokenCounts,
+    card_to_metadata,
     motion_counts_by_camera,
-    motion_counts_from_metadata,
     motion_counts_of,
     motion_counts_to_metadata,
 )
 from lara_tokenizer.table.write import OutputPath, write_tokens
+from lara_tokenizer.verdict.card import Card
+from lara_tokenizer.verdict.grades import Finding, Verdict
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionPreTrainedModel, LatentActionProcessor
@@ -101,7 +102,7 @@ def encode_dataset(
         # Before the store is opened: a complete or foreign table leaves no job folder behind.
         if output.is_complete(job.fingerprint, job.episodes):
             job.check_content(output.path)
-            return _summary_of_table(output, job.options, len(job.episodes))
+            return _summary_of_table(output, len(job.episodes))
         output.make_parent()
         with Store(output.job_folder, job.fingerprint, job.episodes) as store:
             state = Progress.begin(len(job.episodes), store.plans(), store.done_units())
@@ -159,7 +160,9 @@ def _write_results(store: Store, job: EncodeJob, output: OutputPath, *, stop_on_
     if changed and stop_on_failure:
         raise EpisodeReadError(changed[0], store.failures()[changed[0]])
     options, plans = job.options, store.plans()
-    counts = TokenCounts(options.num_latents, options.codebook_size)
+    checkpoint = job.checkpoint
+    card = Card.read(checkpoint.folder)
+    counts = TokenCounts(options.num_latents, options.codebook_size, model=checkpoint.id, card=card)
     try:
         _write_failures(store.failures(), output)
         # An empty table would hide that nothing was encoded; but without its shard the others could not be merged.
@@ -181,7 +184,8 @@ def _write_results(store: Store, job: EncodeJob, output: OutputPath, *, stop_on_
                 **content_of(plans.values()),
                 **shard_contents(job.fingerprint["load"], job.episodes, {k: v.content for k, v in plans.items()}),
             },
-            FRAMES: job.checkpoint.frame_settings,
+            FRAMES: checkpoint.frame_settings,
+            **card_to_metadata(card),
             **motion_counts_to_metadata(counts.moving_by_camera),
         }
 
@@ -265,8 +269,8 @@ class EncodeSummary:
     perplexity_per_position: list[float] | None
     idle_share: float
     figures: HealthFigures
-    health: list[HealthWarning]
-    verdict: str
+    health: list[Finding]
+    verdict: Verdict
     decode_seconds: float
     model_seconds: float
     wall_seconds: float
@@ -307,19 +311,15 @@ def _summarize(counts: TokenCounts, plans: Mapping[str, EpisodePlan], **fields: 
         perplexity_per_position=counts.perplexity_per_position,
         idle_share=counts.idle_share,
         figures=health.figures,
-        health=health.warnings,
+        health=health.findings,
         verdict=health.verdict,
         **fields,
     )
 
 
-def _summary_of_table(output: OutputPath, options: EncodeOptions, num_episodes: int) -> EncodeSummary:
+def _summary_of_table(output: OutputPath, num_episodes: int) -> EncodeSummary:
     """The summary of a table that was complete before."""
-    counts = TokenCounts(
-        options.num_latents,
-        options.codebook_size,
-        moving_by_camera=motion_counts_from_metadata(read_metadata(output.path)),
-    )
+    counts = TokenCounts.of_metadata(read_metadata(output.path))
     names: set[str] = set()
     for table in counts.count_through(iter_tables(output.path)):
         names |= set(table["episode"].unique().to_pylist())

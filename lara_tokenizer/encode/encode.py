@@ -37,6 +37,7 @@ from lara_tokenizer.encode.plan import (
     resolve_options,
     unit_pairs,
 )
+from lara_tokenizer.metrics import brightness_and_contrast
 from lara_tokenizer.table.reader import combine
 from lara_tokenizer.table.statistics import MotionCounts, is_moving, with_motion_counts
 
@@ -107,6 +108,7 @@ def encode_unit(unit: Unit, frames: UnitFrames, model: Runner, options: EncodeOp
     held = _HeldFrames(pairs)
     queue = _PairQueue(pairs, options.batch_size)
     for indices, pixels_B3SS in _rebatch(pairs.needed, frames.read(pairs.needed), options.batch_size):
+        rows.see(pixels_B3SS)
         held.add(indices, pixels_B3SS, model.frame_features(pixels_B3SS))
         for complete in queue.completed_by(indices[-1]):
             # Motion needs pixels only, so pairs are left out before the model sees them.
@@ -231,6 +233,13 @@ class Rows:
         self._motion = np.full(count, np.nan, np.float32)
         self._is_global = np.full(count, False)
         self._is_kept = np.full(count, True)
+        self._pixels = MotionCounts()
+
+    def see(self, pixels_B3SS: Tensor) -> None:
+        """Frames of the unit, uint8, for its counts."""
+        shares = brightness_and_contrast(pixels_B3SS)
+        brightness, contrast = (int(torch.round(1e6 * each_B).sum()) for each_B in shares)
+        self._pixels += MotionCounts(frames=len(pixels_B3SS), brightness=brightness, contrast=contrast)
 
     def set_motion(self, rows: np.ndarray, motion: np.ndarray, is_global: np.ndarray) -> None:
         self._motion[rows] = motion
@@ -248,9 +257,9 @@ class Rows:
         self._is_kept[rows] = False
 
     def motion_counts(self) -> MotionCounts:
-        """Moving pairs among the rows of the table."""
+        """Moving pairs among the rows of the table, and pixels of the unit's frames."""
         moving = self._is_kept & is_moving(self._motion)
-        return MotionCounts(int(moving.sum()), int((moving & self._is_global).sum()))
+        return MotionCounts(int(moving.sum()), int((moving & self._is_global).sum())) + self._pixels
 
     def table(self, unit: Unit, timestamps: np.ndarray, signals: Signals) -> pa.Table:
         pairs, count = self._pairs, len(self._pairs.anchor)

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lara_tokenizer.data import Episode, FrameIndex, LoadOptions, Stride
-from lara_tokenizer.data.stride import TOLERANCE
 from lara_tokenizer.errors import EpisodeReadError, printable
 from lara_tokenizer.table.metadata import CONTENT
 from lara_tokenizer.table.provenance import FileState, change_of, content_sha256, file_states, joint_sha256
 from lara_tokenizer.table.schema import OPTIONAL_COLUMNS, token_schema
+from lara_tokenizer.verdict.findings import stride_findings
 
 logger = logging.getLogger(__name__)
 
@@ -133,19 +133,9 @@ def resolve_options(sizes: ModelSizes, *, dtype: str = "float32", **keywords: Un
         batch_size=keywords.get("batch_size", 64),
         dtype=dtype,
     )
-    for stride in strides.values():
-        _warn_untrained(stride, sizes.strides)
+    for finding in stride_findings(options.strides, sizes.strides):
+        logger.warning(finding.sentence)
     return options
-
-
-def _warn_untrained(stride: Stride, trained_on: Sequence[str]) -> None:
-    """Seconds are compared with seconds and frames with frames; there is no warning if the units differ."""
-    trained = [Stride.parse(text) for text in trained_on]
-    values = [other.value for other in trained if other.unit == stride.unit]
-    if values and not min(values) * (1 - TOLERANCE) <= stride.value <= max(values) * (1 + TOLERANCE):
-        logger.warning(
-            "stride %s: the model was trained on %s; its codes may mean little here", stride.text, ", ".join(trained_on)
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,12 +228,13 @@ def plan_episode(episode: Episode, options: EncodeOptions) -> EpisodePlan:
 
 
 def check_strides(strides: Iterable[str], episodes: Iterable[Episode]) -> None:
-    """Raise ValueError for a stride that the rate of no episode can meet, as far as rates are known unopened."""
+    """Raise ValueError for a text that is no stride, or a stride that no rate can meet, as far as rates are known."""
+    parsed = [Stride.parse(text) for text in strides]
     rates = {episode.fps for episode in episodes}
     known = {rate for rate in rates if rate is not None}
     if known != rates:
         return
-    for stride in map(Stride.parse, strides):
+    for stride in parsed:
         refusals = []
         for rate in sorted(known):
             try:

@@ -12,7 +12,15 @@ import numpy as np
 import pyarrow as pa
 
 from lara_tokenizer._files import scratch_folder, summarize_names
-from lara_tokenizer.table.metadata import CONTENT, FRAMES, MOVING_PAIRS, differences, episodes_digest, read_metadata
+from lara_tokenizer.table.metadata import (
+    CARD,
+    CONTENT,
+    FRAMES,
+    MOVING_PAIRS,
+    differences,
+    episodes_digest,
+    read_metadata,
+)
 from lara_tokenizer.table.parquet import table_rows, table_schema, token_files
 from lara_tokenizer.table.reader import matched_sequences
 from lara_tokenizer.table.schema import KEY
@@ -30,7 +38,7 @@ _UNEVEN = (
     "parts instead"
 )
 # Metadata in which the tables may differ. All the rest decides the codes, or how the source is found again.
-_MAY_DIFFER = ("strides", "source", "versions", "episodes", FRAMES, MOVING_PAIRS)
+_MAY_DIFFER = ("strides", "source", "versions", "episodes", FRAMES, MOVING_PAIRS, CARD)
 # A model may have another name on another machine; its hashes identify it.
 _MODEL_NAMES = ("id", "revision")
 

@@ -18,6 +18,7 @@ from lara_tokenizer._files import is_empty_folder, replace, replace_folder, swee
 from lara_tokenizer.data.shard import Shard
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.table.metadata import (
+    CARD,
     FRAMES,
     MOVING_PAIRS,
     differences,
@@ -112,7 +113,7 @@ class OutputPath:
         made_by = self._read_metadata()
         # What is left is the fingerprint of the job that wrote the table.
         made_from = made_by.pop("episodes")
-        for no_option in (FRAMES, MOVING_PAIRS):
+        for no_option in (FRAMES, MOVING_PAIRS, CARD):
             made_by.pop(no_option, None)
         if changed := differences(made_by, fingerprint):
             raise JobMismatchError(

@@ -28,15 +28,16 @@ from lara_tokenizer.train.augment import LoadedViews, normalize, stabilize_pairs
 from lara_tokenizer.train.difference_init import initialize_from_difference
 from lara_tokenizer.train.frames import FrameCache, FrameSource, ReaderFrames
 from lara_tokenizer.train.mixture import PairedSequence, find_pairs, split_sequences
-from lara_tokenizer.train.pairs import INIT_PAIRS, PairDataset
+from lara_tokenizer.train.pairs import INIT_PAIRS, PairDataset, pixel_ranges
 from lara_tokenizer.train.recipe import LoopOptions, Recipe, TrainingOptions, config_keywords
 from lara_tokenizer.train.targets.motion_targets import MotionTargets
 from lara_tokenizer.train.targets.setup import check_targets, fit_targets, open_features, target_maps
 from lara_tokenizer.train.targets.start import initialize_latents, initialize_motion
 from lara_tokenizer.train.watch import CHECKPOINTS, LOG_LINES, Progress, ignore_progress
 from lara_tokenizer.train.watch.monitor import HeldOutMonitor
-from lara_tokenizer.train.watch.outcome import judge_run
 from lara_tokenizer.train.watch.trackers import check_tracker
+from lara_tokenizer.verdict.card import CARD
+from lara_tokenizer.verdict.heldout import heldout_verdict, run_card
 
 
 def plan_training(recipe: Recipe) -> dict[str, Any]:
@@ -96,8 +97,8 @@ def train_latent_action_model(
     """Train on a source and save the checkpoint in `out`.
 
     Every dataset of the source is sampled equally often, and within it every camera of every episode. `out` will
-    contain config.json, model.safetensors, preprocessor_config.json, training_log.json, training_log.jsonl (one line
-    per log), curves.png and checkpoints/.
+    contain config.json, model.safetensors, preprocessor_config.json, card.json, training_log.json, training_log.jsonl
+    (one line per log), curves.png and checkpoints/.
 
     Args:
         source: whatever `load_episodes` takes, or episodes; None takes the recipe's sources.
@@ -168,10 +169,13 @@ def train_latent_action_model(
         tracker,
         first_step=step_of(checkpoint),
     )
+    ranges = pixel_ranges(pairs)
     pixels.close()  # before loader processes may fork
     trainer.train(resume_from_checkpoint=checkpoint)
     summary = _summarize(trainer.state, training_sequences, heldout, config)
     save_checkpoint(model, processor, out)
+    card = run_card(summary, config.strides, config.codebook_size, ranges)
+    (out / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     log = {"recipe": recipe.to_dict(), "summary": summary, "history": trainer.state.log_history}
     (out / "training_log.json").write_text(json.dumps(log, indent=2) + "\n", encoding="utf-8")
     return summary
@@ -344,7 +348,7 @@ def _summarize(
     config: LatentActionConfig,
 ) -> dict[str, Any]:
     measured = _last_measures(state.log_history)
-    outcome = judge_run(measured, config.codebook_size)
+    verdict = heldout_verdict(measured, config.codebook_size)
     return {
         "episodes": _count_episodes(training),
         "heldout_episodes": _count_episodes(heldout),
@@ -352,8 +356,8 @@ def _summarize(
         "steps": state.global_step,
         "datasets": _describe(training, config.strides),
         **measured,
-        "verdict": outcome.grade,
-        "reason": outcome.reason,
+        "verdict": verdict.grade,
+        "reason": verdict.reason,
     }
 
 

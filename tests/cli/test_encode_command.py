@@ -57,7 +57,8 @@ def test_a_summary_for_machines(lara_tok, clip_folder, options, tmp_path):
     assert result["failed"] == {}
     assert result["figures"]["moving_pairs"] == 44
     assert result["figures"]["whole_picture_share"] == 0
-    assert all(set(warning) == {"name", "sentence", "camera"} for warning in result["health"])
+    assert all(set(finding) == {"name", "severity", "sentence", "camera"} for finding in result["health"])
+    assert set(result["verdict"]) == {"grade", "reason", "next_step"}
     again = lara_tok("encode", clip_folder, "--out", tmp_path / "t.parquet", "--stride", "0.5s", *options)
     assert again.code == 0
     assert "complete already, nothing to do" in again.out
@@ -76,15 +77,16 @@ def test_it_ends_with_what_the_labels_look_like(lara_tok, panning_clip, options,
     for ran in (lara_tok(*arguments), lara_tok(*arguments)):  # the second finds it complete
         assert ran.code == 0
         assert "\x1b" not in ran.out
-        *_, positions, idle, camera, first, second, verdict = ran.out.splitlines()
+        *_, codes, idle, camera, first, second, verdict, following = ran.out.splitlines()
         assert re.fullmatch(
-            r"  per position   perplexity [\d.]+ to [\d.]+.*; most frequent codes \[.*\] in .*", positions
+            r"  codes          \d+ of 16 used, perplexity [\d.]+ pooled, [\d.]+ to [\d.]+ per position", codes
         )
-        assert re.fullmatch(r"  idle pairs     \d\d\.\d%", idle)
+        share = re.fullmatch(r"  idle pairs     (\d\d\.\d%)", idle)[1]
         assert re.fullmatch(r"  camera motion  \d+\.\d% of the moving pairs", camera)
-        assert re.match(r"warning: \d+% of the pairs are idle: .*--min-motion", first)
-        assert re.match(r"warning: camera motion in \d+% of the moving pairs: .*lara-tok eval", second)
-        assert verdict == "  verdict        labels look idle and camera-driven"
+        assert first.startswith(f"warning: {share} of the pairs are idle: ")
+        assert re.match(r"warning: camera motion in \d+\.\d% of the moving pairs: ", second)
+        assert verdict == "  verdict        no evidence yet: code statistics: 2 warnings; not probed"
+        assert following == "  next           run lara-tok eval"
 
 
 def test_options_reach_the_table(lara_tok, clip_folder, options, tmp_path):
@@ -487,11 +489,15 @@ def test_a_camera_that_is_not_there_lists_those_there_are(lara_tok, lerobot_fold
 def test_a_list_segments_and_idle_pairs(lara_tok, clip_folder, options, tmp_path):
     (tmp_path / "clips.csv").write_text("path,start,end,label\none.mp4,0,2.5,push\n")
     out = tmp_path / "t.parquet"
-    more = ["--from", tmp_path / "clips.csv", "--segment", "1s", "--with", "text", "--min-motion", "0.5"]
-    ran = lara_tok("encode", clip_folder, "--out", out, "--stride", "0.5s", *more, *options)
+    more = ["--from", tmp_path / "clips.csv", "--segment", "1s", "--with", "text"]
+    arguments = ["encode", clip_folder, "--stride", "0.5s", *more, *options]
+    ran = lara_tok(*arguments, "--out", out)
     assert ran.code == 0
     assert "clips.csv: list of clips, 1 episode" in ran.err
-    assert "10 more left out" in ran.out  # two segments of 10 frames, and one of 5 that is too short
+    motion = sorted(pq.read_table(out)["motion"].to_pylist())
+    assert len(motion) == 10  # two segments of 10 frames, and one of 5 that is too short
+    ran = lara_tok(*arguments, "--out", tmp_path / "moving.parquet", "--min-motion", motion[-1])
+    assert f"{sum(value < motion[-1] for value in motion)} more left out" in ran.out
 
 
 def test_nothing_to_read_is_said(lara_tok, options, tmp_path):

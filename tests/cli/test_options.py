@@ -26,8 +26,10 @@ OPTIONS = {  # in the order of --help
     "encode": f"--out --model --stride --every {SOURCE} --decoder --limit --shard --min-motion --with --keep-tail "
     "--dtype --device --batch-size --workers --on-error --dry-run --config --print-config --json",
     "info": "--json",
-    "decode": "--out --episode --frames --model --from --overwrite --json",
+    "decode": "--out --episode --camera --stride --frames --model --from --overwrite --json",
+    "view": "--out --episodes --stride --camera --from --overwrite --json",
     "verify": "--sample --model --device --workers --from --json",
+    "export-onnx": "--json",
     "convert": "--out --vision-encoder --image-size --to --json",
     "simulate": "--out --task --episodes --camera --size --action-noise --seed --workers --json",
     "train": f"--recipe --out --frames {SOURCE} --limit {RECIPE} --dry-run --json",
@@ -37,6 +39,7 @@ OPTIONS = {  # in the order of --help
     "recipes": "--json",
     "rollout": "--env --episodes --seed --embodiment --executed-steps --max-steps --workers --out --videos "
     "--video-episodes --tokenizer --overwrite --json",
+    "export-onnx": "--json",
     "export groot": f"--out --action-horizon --max-action-dim --scale {SELECT} --json",
     "export lapa": f"--out --instruction --template --seed {IMAGES} --vision-weights --device {SELECT} --workers "
     "--from --json",
@@ -45,6 +48,7 @@ OPTIONS = {  # in the order of --help
     "--from --json",
     "export univla": f"--out --instruction --history --seed {IMAGES} {SELECT} --workers --from --json",
     "export webdataset": f"--out --shard-size --seed {IMAGES} {SELECT} --workers --from --json",
+    "export-onnx": "--json",
     "tokens diff": "--json",
     "tokens merge": "--out --json",
 }

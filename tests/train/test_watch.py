@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from lara_tokenizer.train import Recipe, train_latent_action_model
-from lara_tokenizer.train.watch.outcome import SICK, UNKNOWN, judge_run
 from lara_tokenizer.train.watch.plot import COLOURS, draw_curves, draw_run, ticks
 from lara_tokenizer.train.watch.trackers import check_tracker
+from lara_tokenizer.verdict.grades import DO_NOT_TRAIN, NO_EVIDENCE
+from lara_tokenizer.verdict.heldout import heldout_verdict
 
 HEALTHY = {"heldout_spread": 0.9, "heldout_perplexity": 40.0, "heldout_z_gain": 0.3, "heldout_gain_over_copying": 0.2}
 
@@ -107,22 +108,22 @@ def test_ticks_are_even_and_within(low, high):
 @pytest.mark.parametrize(
     ("sick", "words"),
     [
-        ({"heldout_spread": 0.1}, "z collapsed: its spread is 0.10"),
-        ({"heldout_spread": float("nan")}, "z collapsed"),
-        ({"heldout_perplexity": 3.0}, "3.0 of 64 codes in effective use"),
+        ({"heldout_spread": 0.1}, "z is nearly the same whatever happens between the two frames (spread 0.100"),
+        ({"heldout_spread": float("nan")}, "z is nearly the same"),
+        ({"heldout_perplexity": 3.0}, "the codebook has collapsed: few of the 64 codes are in use (perplexity 3.0)"),
         ({"heldout_z_gain": 0.0}, "the decoder ignores z"),
     ],
 )
 def test_one_sick_measure_makes_the_grade_and_is_named(sick, words):
-    outcome = judge_run(HEALTHY | sick, 64)
-    assert outcome.grade == SICK
+    outcome = heldout_verdict(HEALTHY | sick, 64)
+    assert outcome.grade == DO_NOT_TRAIN
     assert outcome.reason.startswith(words)
 
 
 def test_a_healthy_run_without_actions_is_no_evidence():
-    assert judge_run(HEALTHY, 64).grade == UNKNOWN
-    assert "not probed" in judge_run(HEALTHY, 64).reason
-    assert "train longer" in judge_run(HEALTHY | {"heldout_gain_over_copying": -0.5}, 64).reason
+    assert heldout_verdict(HEALTHY, 64).grade == NO_EVIDENCE
+    assert "not probed" in heldout_verdict(HEALTHY, 64).reason
+    assert "gain over copying -0.500" in heldout_verdict(HEALTHY | {"heldout_gain_over_copying": -0.5}, 64).reason
 
 
 def test_a_target_encoder_that_is_nowhere_is_refused_before_anything_is_decoded(tmp_path, squares, monkeypatch):

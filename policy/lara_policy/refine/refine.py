@@ -33,8 +33,8 @@ from lara_tokenizer.train.train import (
     step_of,
 )
 from lara_tokenizer.train.watch import CHECKPOINTS, LOG_LINES, Progress, ignore_progress
-from lara_tokenizer.train.watch.outcome import judge_run
 from lara_tokenizer.train.watch.trackers import check_tracker, tracker_callbacks
+from lara_tokenizer.verdict.heldout import heldout_verdict
 
 if TYPE_CHECKING:
     from lara_policy.refine.trainer import LaraTrainer
@@ -137,8 +137,8 @@ def refine(
     measured = {f"heldout_{name}": value for name, value in monitor.measure(model, arguments.bf16).items()}
     summary = {"steps": trainer.state.global_step, **_describe(setup), "start": start, **measured}
     if model.lam is not None:
-        outcome = judge_run(measured, model.lam.config.codebook_size)
-        summary |= {"verdict": outcome.grade, "reason": outcome.reason}
+        verdict = heldout_verdict(measured, model.lam.config.codebook_size)
+        summary |= {"verdict": verdict.grade, "reason": verdict.reason}
     if trainer.is_world_process_zero():
         _save(trainer, recipe, out, setup.refined_from, summary)
     trainer.accelerator.wait_for_everyone()
