@@ -59,7 +59,7 @@ def test_a_camera_goes_by_the_last_part_of_its_name_where_that_is_one_camera(tmp
     path = write_tokens(tmp_path / "t.parquet", {"a": 9}, strides=("2f",), cameras=names)
     assert TokenTable.open(path, cameras="top").cameras == ("images.top",)
     assert TokenTable.open(path, cameras="left.wrist").cameras == ("left.wrist",)
-    with pytest.raises(ValueError, match="camera 'wrist': .* holds 'images.top', 'left.wrist', 'right.wrist'"):
+    with pytest.raises(ValueError, match=r"camera 'wrist': .* holds 'images.top', 'left.wrist', 'right.wrist'"):
         TokenTable.open(path, cameras="wrist")
 
 
