@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 import psutil
 
 from lara_tokenizer._files import available_cores, scratch_folder, summarize_names
-from lara_tokenizer.checkpoint import Checkpoint
+from lara_tokenizer.checkpoint import Checkpoint, checkpoint_folder
+from lara_tokenizer.checkpoint.settings import check_dtype, read_model_settings
 from lara_tokenizer.data import Episode, LoadOptions, SignalReader, SourceInfo
+from lara_tokenizer.encode.device import resolve_device
 from lara_tokenizer.encode.engines import Engine, InProcessEngine, LocalEngine, running
 from lara_tokenizer.encode.plan import (
     EncodeKeywords,
@@ -81,8 +83,6 @@ class EncodeJob:
     def engine(self, num_tasks: int) -> Engine:
         """An engine for this many tasks."""
         setup, workers = self._setup, self.workers
-        if workers is not None and workers < 0:
-            raise ValueError(f"workers {workers}: takes a number of processes, or 0 for this one only")
         if workers is None:
             workers = self._fitting_workers(num_tasks)
         if workers == 0:
@@ -157,20 +157,15 @@ def open_job(
 
     Arguments and errors are those of `encode_dataset`.
     """
+    check_keywords(model, **keywords)
     rows, load = _split(keywords)
     loaded, episodes = find_episodes(source, load)
-    # Only now, as they import torch: errors of the source come at once.
-    from transformers import AutoConfig
-
-    from lara_tokenizer.encode.model_runner import check_dtype, in_eval_mode
-    from lara_tokenizer.model import FAMILIES
-
     dtype, device = keywords.get("dtype"), keywords.get("device")
     with ExitStack() as stack:
         in_memory = None
         if isinstance(model, (str, os.PathLike)):
             checkpoint = Checkpoint.open(model, processor)
-            dtype, device = dtype or "float32", _device(device)
+            dtype, device = dtype or "float32", resolve_device(device)
         else:
             if processor is None:
                 raise ValueError("a model in memory needs its processor: pass both, or the name of a checkpoint")
@@ -178,14 +173,15 @@ def open_job(
             scratch.chmod(0o700)
             checkpoint = Checkpoint.from_model(model, processor, scratch)
             own_dtype, own_device = str(model.dtype).removeprefix("torch."), str(model.device)
-            dtype, device = dtype or own_dtype, _device(device or own_device)
+            dtype, device = dtype or own_dtype, resolve_device(device or own_device)
             # On the CPU the workers load a copy each, and the model itself is not used.
             in_memory = model if (dtype, device) == (own_dtype, own_device) and device != "cpu" else None
         options = resolve_options(checkpoint, dtype=dtype, **rows)
-        # Here, before anything is written, and again where a worker loads the model.
-        check_dtype(FAMILIES[type(AutoConfig.from_pretrained(checkpoint.folder))], options.dtype)
+        check_dtype(checkpoint.model_type, options.dtype)
         _check_columns(options.columns, episodes.values())
         if in_memory is not None:
+            from lara_tokenizer.encode.model_runner import in_eval_mode
+
             stack.enter_context(in_eval_mode(in_memory))
         yield EncodeJob(
             options=options,
@@ -198,6 +194,39 @@ def open_job(
             model=in_memory,
             workers=keywords.get("workers"),
         )
+
+
+def check_keywords(
+    model: LatentActionPreTrainedModel | str | os.PathLike[str], **keywords: Unpack[EncodeKeywords]
+) -> None:
+    """Raise ValueError for what is wrong whatever the source is: options, and a model that is not what it should be.
+
+    It takes milliseconds; a source may take minutes to list.
+    """
+    rows, _ = _split(keywords)
+    dtype = keywords.get("dtype") or "float32"
+    resolve_options(_AnyModel(), dtype=dtype, **rows)
+    check_workers(keywords.get("workers"))
+    if isinstance(model, (str, os.PathLike)):
+        check_dtype(read_model_settings(checkpoint_folder(model)).model_type, dtype)
+    if keywords.get("device") is not None:
+        resolve_device(keywords["device"])
+
+
+def check_workers(workers: int | None) -> None:
+    """Raise ValueError for a number of processes that is none."""
+    if workers is not None and workers < 0:
+        raise ValueError(f"workers {workers}: takes a number of processes, or 0 for this one only")
+
+
+@dataclass(frozen=True, slots=True)
+class _AnyModel:
+    """Sizes to check options with, before the model's own are known."""
+
+    num_latents: int = 1
+    codebook_dim: int = 1
+    codebook_size: int | None = None
+    strides: tuple[str, ...] = ()
 
 
 def job_fingerprint(
@@ -253,19 +282,6 @@ def _check_columns(columns: Sequence[str], episodes: Iterable[Episode]) -> None:
     if is_declared and (missing := sorted({"actions", "text"} & set(columns) - available)):
         has = f"it has {', '.join(sorted(available))}" if available else "it has frames only"
         raise ValueError(f"column {missing[0]!r}: no episode of the source has {missing[0]}; {has}")
-
-
-def _device(name: str | None) -> str:
-    import torch
-
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here ({reason}). Take 'cpu', or leave it out") from None
-    return name
 
 
 def _version(package: str) -> str | None:

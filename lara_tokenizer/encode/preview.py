@@ -120,13 +120,13 @@ def _predict(job: EncodeJob, rows: list[dict[str, Any]]) -> Iterator[tuple[np.nd
     """Current, true future and predicted frame of each row: uint8 (S, S, 3), as the model sees them."""
     import torch
 
-    from lara_tokenizer.model import LatentActionProcessor, load_model
+    from lara_tokenizer.checkpoint import load_checkpoint
 
     name, camera = rows[0]["episode"], rows[0]["camera"]
     if name not in job.episodes:
         raise ValueError(f"episode {name!r} is not in the source")
-    model = load_model(job.checkpoint.folder).eval().to(job.device)
-    processor = LatentActionProcessor.from_pretrained(job.checkpoint.folder)
+    model, processor = load_checkpoint(job.checkpoint.folder)
+    model.to(job.device)  # type: ignore[arg-type]  # transformers' annotation
     now, future = (
         processor.resize_frames(job.episodes[name].frames(camera, [row[column] for row in rows]))
         for column in ("frame_index", "future_frame_index")
