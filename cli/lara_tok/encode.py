@@ -77,9 +77,8 @@ def encode(
 
       lara-tok encode videos/ --out tokens/ --stride 0.3s --stride 0.6s --fps 'rt1_*=3' --with latents
     """
-    from lara_tokenizer.encode import encode_dataset, estimate_dataset
+    from lara_tokenizer.encode import check_options, encode_dataset, estimate_dataset
 
-    episodes = load(source or (), **load_options)
     options: dict[str, Any] = {
         "strides": stride,
         "every": every,
@@ -91,6 +90,8 @@ def encode(
         "batch_size": batch_size,
         "workers": workers,
     }
+    check_options(model, **options)
+    episodes = load(source or (), **load_options)
     if dry_run:
         estimate = estimate_dataset(episodes, model, **options).to_dict()
         emit(estimate, json_, _render_estimate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # "user/name"; some old repositories have no user
 _CONFIG_BOOKKEEPING = ("_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version")
 
 
@@ -133,17 +135,23 @@ def local_folder(name: str | os.PathLike[str]) -> tuple[Path, str | None]:
     found = resolve_checkpoint(name)
     if os.path.isdir(found):
         return Path(found), None
+    if not _HUB_ID.fullmatch(str(name)):
+        raise _nowhere(name, "no such folder")
     from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # the hub's errors share no base class, and each means that there is none
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"model {str(name)!r}: neither a local folder nor a Hub repository ({reason}). "
-            "Pass lara-lam, a folder with config.json and weights, or a Hub id."
-        ) from error
+        raise _nowhere(name, reason) from error
     return folder, folder.name
+
+
+def _nowhere(name: str | os.PathLike[str], reason: str) -> ValueError:
+    return ValueError(
+        f"model {str(name)!r}: neither a local folder nor a Hub repository ({reason}). "
+        "Pass lara-lam, a folder with config.json and weights, or a Hub id."
+    )
 
 
 def _is_unchanged(model: LatentActionPreTrainedModel, folder: Path) -> bool:

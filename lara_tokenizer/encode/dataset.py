@@ -14,7 +14,8 @@ from lara_tokenizer._files import write_atomically
 from lara_tokenizer.encode.engines import running
 from lara_tokenizer.encode.estimate import Progress
 from lara_tokenizer.encode.job import EncodeJob, open_job
-from lara_tokenizer.encode.plan import EncodeKeywords, EncodeOptions, EpisodePlan, content_of, ordered_rows
+from lara_tokenizer.encode.options import EncodeKeywords, EncodeOptions
+from lara_tokenizer.encode.plan import EpisodePlan, content_of, ordered_rows
 from lara_tokenizer.encode.store import DamagedUnitError, Store
 from lara_tokenizer.encode.tasks import Failure, TaskQueue
 from lara_tokenizer.errors import EpisodeReadError

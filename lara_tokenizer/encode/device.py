@@ -10,7 +10,7 @@ _DRIVERS = {"win32": "nvcuda.dll", "linux": "libcuda.so.1"}  # of CUDA; both com
 
 
 def resolve_device(name: str | None) -> str:
-    """"cpu", "cuda" or "cuda:1": the given device if it can be used, or the best there is.
+    """ "cpu", "cuda" or "cuda:1": the given device if it can be used, or the best there is.
 
     Imports torch only if there may be a GPU. Raises ValueError for a device that cannot be used.
     """

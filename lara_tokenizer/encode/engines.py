@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lara_tokenizer.encode.model_runner import EncodedPairs, Frame, Runner
-    from lara_tokenizer.encode.worker import Worker
+    from lara_tokenizer.encode.pool.worker import Worker
 
 
 # An episode on which so many worker processes died has failed.
@@ -76,7 +76,7 @@ class InProcessEngine:
         self._worker: Worker | None = None
 
     def start(self) -> None:
-        from lara_tokenizer.encode.worker import Worker
+        from lara_tokenizer.encode.pool.worker import Worker
 
         self._worker = Worker(self._setup, self._load_runner())
 
@@ -105,8 +105,9 @@ class InProcessEngine:
 class LocalEngine:
     """Worker processes on this machine, each served by a thread of this process.
 
-    The first one starts at once, the others when there is work for them. Without `load_runner` each worker decodes and encodes on one thread. With it (on a GPU) the workers only decode, and
-    one more thread of this process runs the model.
+    The first one starts at once, the others when there is work for them. Without `load_runner` each worker decodes and
+    encodes on one thread. With it (on a GPU) the workers only decode, and one more thread of this process runs the
+    model.
     """
 
     def __init__(
@@ -220,7 +221,7 @@ class LocalEngine:
             return Failure(task.episode.id, str(error))
 
     def _encode_here(self, process: WorkerProcess, task: UnitTask, runner: _OneThreadRunner) -> Event:
-        from lara_tokenizer.encode.worker import encode_and_time, reason_of
+        from lara_tokenizer.encode.pool.worker import encode_and_time, reason_of
 
         messages = process.ask(task)
         frames = _RemoteFrames(messages, lambda heartbeat: self._events.put((heartbeat, False)))

@@ -14,24 +14,24 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack
 
 import psutil
 
 from lara_tokenizer._files import available_cores, scratch_folder, summarize_names
-from lara_tokenizer.checkpoint import Checkpoint, checkpoint_folder
-from lara_tokenizer.checkpoint.settings import check_dtype, read_model_settings
-from lara_tokenizer.data import Episode, LoadOptions, SignalReader, SourceInfo
+from lara_tokenizer.checkpoint import Checkpoint
+from lara_tokenizer.checkpoint.settings import check_dtype
+from lara_tokenizer.data import Episode, SignalReader, SourceInfo
 from lara_tokenizer.encode.device import resolve_device
 from lara_tokenizer.encode.engines import Engine, InProcessEngine, LocalEngine, running
-from lara_tokenizer.encode.plan import (
+from lara_tokenizer.encode.options import (
     EncodeKeywords,
     EncodeOptions,
-    EpisodePlan,
-    RowKeywords,
-    content_of,
+    check_options,
     resolve_options,
+    split_keywords,
 )
+from lara_tokenizer.encode.plan import EpisodePlan, content_of
 from lara_tokenizer.encode.tasks import Failure, PlanTask, TaskQueue, WorkerSetup
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.table.metadata import CONTENT, read_metadata
@@ -139,7 +139,7 @@ class EncodeJob:
 
     def _load_runner(self) -> Runner:
         from lara_tokenizer.encode.model_runner import ModelRunner
-        from lara_tokenizer.encode.worker import load_processor, load_runner
+        from lara_tokenizer.encode.pool.worker import load_processor, load_runner
 
         if self.model is not None:
             return ModelRunner(self.model, load_processor(self._setup))
@@ -157,8 +157,8 @@ def open_job(
 
     Arguments and errors are those of `encode_dataset`.
     """
-    check_keywords(model, **keywords)
-    rows, load = _split(keywords)
+    check_options(model, **keywords)
+    rows, load = split_keywords(keywords)
     loaded, episodes = find_episodes(source, load)
     dtype, device = keywords.get("dtype"), keywords.get("device")
     with ExitStack() as stack:
@@ -196,39 +196,6 @@ def open_job(
         )
 
 
-def check_keywords(
-    model: LatentActionPreTrainedModel | str | os.PathLike[str], **keywords: Unpack[EncodeKeywords]
-) -> None:
-    """Raise ValueError for what is wrong whatever the source is: options, and a model that is not what it should be.
-
-    It takes milliseconds; a source may take minutes to list.
-    """
-    rows, _ = _split(keywords)
-    dtype = keywords.get("dtype") or "float32"
-    resolve_options(_AnyModel(), dtype=dtype, **rows)
-    check_workers(keywords.get("workers"))
-    if isinstance(model, (str, os.PathLike)):
-        check_dtype(read_model_settings(checkpoint_folder(model)).model_type, dtype)
-    if keywords.get("device") is not None:
-        resolve_device(keywords["device"])
-
-
-def check_workers(workers: int | None) -> None:
-    """Raise ValueError for a number of processes that is none."""
-    if workers is not None and workers < 0:
-        raise ValueError(f"workers {workers}: takes a number of processes, or 0 for this one only")
-
-
-@dataclass(frozen=True, slots=True)
-class _AnyModel:
-    """Sizes to check options with, before the model's own are known."""
-
-    num_latents: int = 1
-    codebook_dim: int = 1
-    codebook_size: int | None = None
-    strides: tuple[str, ...] = ()
-
-
 def job_fingerprint(
     options: EncodeOptions,
     checkpoint: Checkpoint,
@@ -264,14 +231,6 @@ def job_fingerprint(
         "load": {name: value for name, value in load.items() if value not in (None, [])},
         "versions": {name: _version(name) for name in packages},
     }
-
-
-def _split(keywords: EncodeKeywords) -> tuple[RowKeywords, LoadOptions]:
-    """The keywords of `resolve_options` and, all that is left, of `load_episodes`, which refuses unknown ones."""
-    rows = {name: value for name, value in keywords.items() if name in RowKeywords.__annotations__}
-    own = EncodeKeywords.__annotations__.keys() - LoadOptions.__annotations__.keys()
-    load = {name: value for name, value in keywords.items() if name not in own}
-    return cast(RowKeywords, rows), cast(LoadOptions, load)
 
 
 def _check_columns(columns: Sequence[str], episodes: Iterable[Episode]) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lara_tokenizer.data import Episode, Signals
-from lara_tokenizer.encode.plan import EncodeOptions, EpisodePlan, Unit
+from lara_tokenizer.encode.options import EncodeOptions
+from lara_tokenizer.encode.plan import EpisodePlan, Unit
 from lara_tokenizer.table.provenance import FileState
 
 if TYPE_CHECKING:

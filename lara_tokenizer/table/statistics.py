@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from lara_tokenizer.table.metadata import MOVING_PAIRS
 from lara_tokenizer.table.reader import matrix
+from lara_tokenizer.table.schema import to_mask, to_numpy
 from lara_tokenizer.thresholds import IDLE_MOTION
 
 # In the metadata of one unit's rows, where a job keeps its results.
@@ -124,8 +125,8 @@ class TokenCounts:
         self.pairs.update(_occurrences(valid["stride"]))
         self.cameras.update(_occurrences(valid["camera"]))
         # `motion` is never null in a valid row.
-        moves = is_moving(valid["motion"].to_numpy())
-        self.idle_of_camera.update(_occurrences(valid["camera"].filter(pa.array(~moves))))
+        moves = is_moving(to_numpy(valid["motion"]))
+        self.idle_of_camera.update(_occurrences(valid["camera"].filter(to_mask(~moves))))
         if self.histogram is None or self.moving_histogram is None or self.samples is None:
             assert self.directions is not None
             latents = matrix(valid, "latents")

@@ -29,7 +29,7 @@ threading.Thread(target=end_with_driver, daemon=True).start()
 """
 # Then it gets the driver's module path, where custom readers live, before it imports the rest.
 _TAKE_PATH = "sys.path[:] = json.loads(sys.argv[2])\n"
-_IMPORT_WORKER = "from lara_tokenizer.encode.worker import prepare\n"
+IMPORT_WORKER = "from lara_tokenizer.encode.pool.worker import prepare\n"
 _WORK = """
 from multiprocessing.connection import Connection
 connection = Connection(int(sys.argv[1]))
@@ -49,7 +49,7 @@ _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOL
 def launch(descriptor: int, errors: IO[bytes], *, as_server: bool) -> subprocess.Popen[bytes]:
     """Start an interpreter that inherits a pipe: a worker, or a server that forks workers."""
     start = _SERVE if as_server else _WATCH_DRIVER + _WORK
-    code = _END_WITH_DRIVER + _TAKE_PATH + _IMPORT_WORKER + start
+    code = _END_WITH_DRIVER + _TAKE_PATH + IMPORT_WORKER + start
     return subprocess.Popen(
         # -P: never import from the working directory.
         [sys.executable, "-P", "-c", code, str(descriptor), json.dumps(sys.path), str(os.getpid())],

@@ -26,6 +26,7 @@ _TICK = 0.5  # seconds between checks of a silent worker
 _SIGNALS = {each.value: each.name for each in signal.Signals}
 _STARTS = 3  # of a worker that is killed before it is ready
 
+
 @dataclass(frozen=True, slots=True)
 class WorkerLimits:
     """Limits beyond which a worker process is killed."""

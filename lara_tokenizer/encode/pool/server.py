@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 Serve = Callable[[Connection], None]
@@ -75,10 +76,8 @@ def _reap(workers: dict[int, Connection], options: int) -> None:
         if process == 0:
             return
         pipe = workers.pop(process)
-        try:
+        with suppress(ConnectionError):  # the driver has lost interest
             pipe.send(os.waitstatus_to_exitcode(status))
-        except ConnectionError:  # the driver has lost interest
-            pass
         pipe.close()
 
 

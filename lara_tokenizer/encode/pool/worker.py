@@ -19,7 +19,8 @@ from lara_tokenizer.checkpoint import load_checkpoint
 from lara_tokenizer.data import Episode
 from lara_tokenizer.encode.encode import encode_unit
 from lara_tokenizer.encode.model_runner import EpisodeFrames, ModelRunner, Runner, UnitFrames
-from lara_tokenizer.encode.plan import EncodeOptions, Unit, check_unchanged, plan_episode, unit_pairs
+from lara_tokenizer.encode.options import EncodeOptions
+from lara_tokenizer.encode.plan import Unit, check_unchanged, plan_episode, unit_pairs
 from lara_tokenizer.encode.tasks import (
     Encoded,
     Failure,
@@ -164,6 +165,7 @@ def prepare(pickled: bytes) -> Callable[[Connection], None]:
     # As in `InProcessEngine`: rows must not depend on the number of threads.
     torch.set_num_threads(1)
     logging.disable_progress_bar()  # nobody sees it, and it starts a thread
+    pa.array([0])  # imports pandas where it is installed: now, and not in each worker
     try:
         setup = pickle.loads(pickled)
         runner = load_runner(setup) if setup.encodes else None
