@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart test quality check format test-golden test-transformers4 test-lerobot test-tfds test-video fuzz \
+.PHONY: help quickstart test quality check format test-golden test-transformers4 test-lerobot test-tfds test-wheel test-video fuzz \
         chaos clean
 
 help:  ## Show this list
@@ -54,6 +54,9 @@ test-lerobot: $(VENV)/.dev  ## Opt-in: lerobot 0.3 and 0.6 share our datasets, 0
 
 test-tfds: $(VENV)/.dev  ## Opt-in: RLDS sets written by tensorflow-datasets read the same here (builds an environment)
 	tests/compat/tfds.sh $(BIN)/python
+
+test-wheel: $(VENV)/.dev  ## Opt-in: README's commands run from the wheel alone, in an empty environment (builds one)
+	tests/compat/wheel.sh $(BIN)/python
 
 test-video: $(VENV)/.dev  ## Opt-in: every pair of codec and container, every order of reading, every decoder (about 10 minutes)
 	$(BIN)/python tests/video_matrix.py

@@ -28,9 +28,9 @@ from torch import Tensor
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train.augment import normalize, stabilize_pairs, to_unit_range
 from lara_tokenizer.train.difference_init import initialize_from_difference
-from lara_tokenizer.train.monitor import HeldOutMonitor
 from lara_tokenizer.train.pairs import INIT_PAIRS, PairDataset
 from lara_tokenizer.train.recipe import Recipe
+from lara_tokenizer.train.watch.monitor import HeldOutMonitor
 
 TRAINING_RECIPES = Path(__file__).resolve().parent.parent / "hub_configs" / "training"
 # The M-Former recipe is lam.yaml until that is the recipe of another model; then it has a file of its own.

@@ -1,6 +1,6 @@
 """The cost of a joint step relative to a policy step and a tokenizer step, measured in turn in one run.
 
-    python benchmarks/joint_step.py demos --recipe hub_configs/training/metaworld.yaml
+    python benchmarks/joint_step.py demos --recipe metaworld
 
 Each step is forward, backward and AdamW on the same batches. A joint step is compared with the sum of a step of the
 policy alone (mode dit-only) and a step of the tokenizer alone on the same pairs, its vision encoder frozen as in stage

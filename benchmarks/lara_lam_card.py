@@ -2,6 +2,7 @@
 
     python benchmarks/lara_lam_card.py runs/lam --work runs/card \\
         --trained-on list:runs/real/train_largest.csv list:runs/real/train_others.csv runs/mw-train \\
+        --frames runs/lam-frames \\
         --set g1_real=../shared/data/g1_real --set bridge_rlds=../shared/data/bridge_rlds \\
         --set gr1_sim=../shared/data/gr1_sim --set mw_heldout=runs/mw-heldout --set mw_unseen=runs/mw-unseen \\
         --set real_video=list:runs/real/heldout_largest.csv --set real_video=list:runs/real/heldout_others.csv \\
@@ -41,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", help="the folder of a training run; without, the card is read")
     parser.add_argument("--trained-on", nargs="+", metavar="SOURCE", help="the sources that `lara-tok train` was given")
+    parser.add_argument("--frames", type=Path, help="the run's cache of frames, for the range of their pixels")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=SOURCE", help="a name given twice: a source more"
     )
@@ -51,12 +53,12 @@ def main() -> None:
     parser.add_argument("--update", type=Path, nargs="+", default=[], help="documents that show figures of the card")
     options = parser.parse_args()
     if options.checkpoint is not None:
-        if not (options.set and options.work and options.trained_on):
-            parser.error("a checkpoint is measured on at least one --set, with a --work folder and --trained-on")
+        if not (options.set and options.work and options.trained_on and options.frames):
+            parser.error("a checkpoint is measured on a --set at least, with --work, --trained-on and --frames")
         if options.pictures and not any(word.startswith("real_video=") for word in options.set):
             parser.error("--pictures are of the clips of --set real_video=SOURCE")
         sources = named_sources(options.set)
-        card = measure(options.checkpoint, options.trained_on, sources, options.work)
+        card = measure(options.checkpoint, options.trained_on, options.frames, sources, options.work)
         card["command"] = shlex.join(["python", "benchmarks/lara_lam_card.py", *sys.argv[1:]])
         card["pictures"] = draw(options.checkpoint, sources["real_video"], options.pictures) if options.pictures else []
         options.card.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
@@ -84,7 +86,9 @@ def named_sources(given: list[str]) -> dict[str, list[str]]:
     return sources
 
 
-def measure(checkpoint: str, trained_on: list[str], sources: dict[str, list[str]], work: Path) -> dict[str, Any]:
+def measure(
+    checkpoint: str, trained_on: list[str], frames: Path | None, sources: dict[str, list[str]], work: Path
+) -> dict[str, Any]:
     """The card of a checkpoint, but for the command that made it."""
     opened = Checkpoint.open(checkpoint)
     model = load_model(opened.folder).eval()
@@ -106,7 +110,7 @@ def measure(checkpoint: str, trained_on: list[str], sources: dict[str, list[str]
             "python": platform.python_version(),
             **{name: version(name) for name in LIBRARIES},
         },
-        "training": training.describe_run(opened.folder, trained_on),
+        "training": training.describe_run(opened.folder, trained_on, frames),
         "sets": {},
     }
     work.mkdir(parents=True, exist_ok=True)
@@ -164,8 +168,9 @@ def simulated(sources: list[str]) -> list[dict[str, Any]]:
 
 def kept_figures(report: dict[str, Any]) -> dict[str, Any]:
     """A report for the card: without counts of every code, penalties and what is said by other figures."""
-    kept = {name: value for name, value in report.items() if name not in ("format_version", "model", "verdict")}
-    left_out = ("counts", "dead_codes_per_position", "lambdas", "over_family_intervals")
+    kept = {name: value for name, value in report.items() if name not in ("format_version", "model")}
+    # The date of a copy of a set is no figure of it.
+    left_out = ("counts", "dead_codes_per_position", "lambdas", "over_family_intervals", "date")
     return _without(kept, left_out)
 
 

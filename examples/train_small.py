@@ -2,8 +2,8 @@
 
     python examples/train_small.py videos my-lam
 
-A hundred steps on a CPU show that everything runs; labels worth training on need `lara-tok train` with a recipe of
-hub_configs/training, and `lara-tok eval` afterwards.
+A hundred steps on a CPU show that everything runs; labels worth training on need `lara-tok train` with a recipe
+(`lara-tok recipes`), and `lara-tok eval` afterwards.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RECIPE = {
 
 def main(videos: str, out: str, steps: int = 100) -> None:
     def progress(phase: str, done: int, total: int, logs: dict[str, float]) -> None:
-        if logs:
+        if phase == "steps" and "loss" in logs:
             print(f"{phase} {done}/{total}", {name: round(value, 3) for name, value in logs.items() if "gain" in name})
 
     recipe = Recipe.parse(RECIPE).override(steps=steps)

@@ -1,7 +1,9 @@
 """lara-tokenizer: latent actions from video.
 
->>> from lara_tokenizer import LatentActionModel, LatentActionProcessor
->>> model = LatentActionModel.from_pretrained("lara-lam")  # doctest: +SKIP
+>>> from lara_tokenizer import LatentActionTokenizer
+>>> tokenizer = LatentActionTokenizer.from_pretrained("lara-lam")  # doctest: +SKIP
+>>> tokenizer.encode_video("samples/hammer.mp4", stride="0.5s")  # doctest: +SKIP
+LatentActions(67 pairs: 8 codes and z (8, 32) each)
 
 The names below load on first use, so that importing the package costs no torch.
 """
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from lara_tokenizer.errors import EpisodeReadError
     from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor, load_model
     from lara_tokenizer.table import TokenTable, read_tokens
+    from lara_tokenizer.tokenizer import LatentActions, LatentActionTokenizer
 
 _HOME = {
     "Episode": "data",
@@ -32,6 +35,8 @@ _HOME = {
     "LatentActionConfig": "model",
     "LatentActionModel": "model",
     "LatentActionProcessor": "model",
+    "LatentActionTokenizer": "tokenizer",
+    "LatentActions": "tokenizer",
     "load_model": "model",
     "TokenTable": "table",
     "read_tokens": "table",
@@ -46,6 +51,8 @@ __all__ = [
     "LatentActionConfig",
     "LatentActionModel",
     "LatentActionProcessor",
+    "LatentActionTokenizer",
+    "LatentActions",
     "Signals",
     "TokenTable",
     "__version__",

@@ -67,6 +67,22 @@ def effective_rank(latents: Tensor) -> Tensor:
     return torch.exp(-torch.xlogy(share, share).sum())
 
 
+def brightness_and_contrast(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the pixels of each frame, uint8 (B, C, H, W): float64 (B,) each, in 0..1.
+
+    Of 32 x 32 pixels, which is plenty; by sums of integers, so that they are the same on every machine.
+
+    >>> brightness_and_contrast(torch.tensor([[0, 255]], dtype=torch.uint8).expand(1, 3, 2, 2))
+    (tensor([0.5000], dtype=torch.float64), tensor([0.5000], dtype=torch.float64))
+    """
+    rows, columns = (max(1, side // 32) for side in frames.shape[-2:])
+    values = frames[..., ::rows, ::columns].flatten(1).long()
+    count = values.shape[1]
+    mean = values.sum(1).double() / count
+    variance = (values * values).sum(1).double() / count - mean**2
+    return mean / 255, variance.clamp(min=0).sqrt() / 255
+
+
 def moving_mask(frames: Tensor, future_frames: Tensor, threshold: float = MOVING_PIXEL) -> Tensor:
     """Mask of moving pixels: bool (B, 1, H, W) from frames (B, 3, H, W) in 0..1."""
     return (future_frames - frames).abs().mean(1, keepdim=True) > threshold

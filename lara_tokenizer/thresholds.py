@@ -1,8 +1,8 @@
 """Every number that decides whether latent actions are alive, and what a pair shows, in one place.
 
-Code statistics of a table (`table/health.py`), the figures of a report (`evaluate/diagnostics.py`), stage 1
-(`train/monitor.py`) and joint training (`lara_policy/refine/monitor.py`) judge by these. This file imports nothing, so
-that a table can be judged without torch. Formulas of the measures are in `metrics.py`.
+The verdict on labels (`verdict/`), stage 1 (`train/watch/monitor.py`) and joint training
+(`lara_policy/refine/monitor.py`) judge by these. This file imports nothing, so that a table can be judged without
+torch. Formulas of the measures are in `metrics.py`.
 """
 
 from __future__ import annotations
@@ -35,14 +35,12 @@ PERPLEXITY_FLOOR = 2.0  # as good as a single code in use
 PERPLEXITY_SHARE_OF_BEST = 0.25  # of the best so far (stage 1) or of the start (joint training) that must be kept
 # Share of the codes in effective use over those that could be. Joint training should not start below a quarter; runs
 # whose codebook had died kept a handful of 128.
-CODE_USE_ALARM = 0.1
 CODE_USE_WARNING = 0.25
 READY_CODE_USE = 0.25  # that a tokenizer must have before a policy may pull at it
 # log(perplexity) / log(K) of a table's moving pairs: 1 where K codes are used alike, 0 for a single one.
 POOLED_LOG_USE = 0.5  # of all positions pooled: 11 codes of 128
 POSITION_LOG_USE = 0.3  # mean over positions: 4 codes of 128
 DEAD_POSITION_SHARE = 0.9  # share of its most frequent code at which a position carries no information
-DEAD_POSITION_PERPLEXITY = 1.5  # the same by perplexity
 DEAD_POSITIONS_ALARM = 0.5  # share of dead positions above which most of the label is a constant
 DOMINANT_SHARE = 0.5  # share of the pairs in which all N codes are the same
 
@@ -62,8 +60,10 @@ NUISANCE_WARNING = 0.25
 
 # --- Pairs of a table -------------------------------------------------------------------------------------------------
 ENOUGH_PAIRS = 30  # fewer say nothing about a codebook, or a camera
-MOSTLY_IDLE_SHARE = 0.5  # of the pairs of a camera
+IDLE_SHARE_WARNING = 0.3  # of the pairs of a camera
 CAMERA_MOTION_SHARE = 0.3  # of the moving pairs of a camera; a fixed one in front of a robot stays below 0.1
+
+STRIDE_TOLERANCE = 0.25  # a stride may be so far outside of those that a model was trained on
 
 # --- Alignment loss of joint training ---------------------------------------------------------------------------------
 ALIGNMENT_SOLVED = 0.02  # loss below which z may have become a constant

@@ -1,4 +1,4 @@
-"""A Hugging Face Hub on the loopback interface, read side only, for tests over real HTTP.
+"""A Hugging Face Hub on the loopback interface, for tests over real HTTP: reading, and commits to model repositories.
 
     root/datasets/acme/clips/...      is the dataset repository acme/clips
     root/models/acme/lam/...          is the model repository acme/lam
@@ -9,6 +9,7 @@ they import huggingface_hub, so run them in a subprocess with `HubServer.environ
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 _API = re.compile(
     r"/api/(?P<kind>datasets|models)/(?P<id>[^/]+/[^/]+)(?:/(?P<what>revision|tree|paths-info)/(?P<rest>.+))?"
 )
+_WRITE = re.compile(r"/api/models/(?P<id>[^/]+/[^/]+)/(?P<what>preupload|commit)/main")
 _RESOLVE = re.compile(r"/(?P<kind>datasets/)?(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 
 
@@ -105,6 +107,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        if self.path == "/api/repos/create":
+            name = json.loads(body)
+            repo_id = f"{name['organization']}/{name['name']}" if name.get("organization") else name["name"]
+            self._json({"url": f"{self.hub.url}/{repo_id}"})
+            return
+        if match := _WRITE.fullmatch(urlsplit(self.path).path):
+            self._write(match["id"], match["what"], body)
+            return
         is_json = "json" in self.headers.get("Content-Type", "")
         self._answer(json.loads(body)["paths"] if is_json else parse_qs(body).get("paths", []))
 
@@ -123,6 +133,20 @@ class _Handler(BaseHTTPRequestHandler):
             )
         else:
             self._error("EntryNotFound")
+
+    def _write(self, repo_id: str, what: str, body: str) -> None:
+        """The two calls of an upload: every file is regular, none goes through large file storage."""
+        if what == "preupload":
+            asked = json.loads(body)["files"]
+            self._json({"files": [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in asked]})
+            return
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "file":
+                path = self.hub.root / "models" / repo_id / line["value"]["path"]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(base64.b64decode(line["value"]["content"]))
+        commit = self.hub.commit("models", repo_id)
+        self._json({"commitUrl": f"{self.hub.url}/{repo_id}/commit/{commit}", "commitOid": commit, "success": True})
 
     def _api(self, kind: str, repo_id: str, what: str, rest: str, paths: list[str] | None, recursive: bool) -> None:
         revision, _, below = rest.partition("/")

@@ -148,3 +148,20 @@ class CameraModel(SquareModel):
             share = pixels - whole
             frame = (1 - share) * frame.roll(whole, axis) + share * frame.roll(whole + 1, axis)
         return frame
+
+
+class FrameModel(SquareModel):
+    """z is where the square is in frame t, whatever it does next."""
+
+    def encode(self, *, frame_features, future_frame_features):
+        if not self.learned:
+            return super().encode(frame_features=frame_features, future_frame_features=future_frame_features)
+        latents = self.locate(frame_features.view(-1, 3, SIZE, SIZE))[:, :2] - SIZE / 2
+        return self.output(latents[..., None], latents.round().clamp(-REACH, REACH))
+
+
+class ShuffledModel(SquareModel):
+    """z is the move of another pair of the batch."""
+
+    def measure(self, moved):
+        return super().measure(moved).roll(len(moved) // 2 + 1, 0)

@@ -23,8 +23,10 @@ LEAVES = {
     "lara_tokenizer._files",
     "lara_tokenizer._lazy",
     "lara_tokenizer._parse",
+    "lara_tokenizer._templates",
     "lara_tokenizer.errors",
     "lara_tokenizer.thresholds",
+    "lara_tokenizer.verdict",
     "lara_tokenizer.version",
 }
 EDGES = {
@@ -32,8 +34,10 @@ EDGES = {
     "lara_tokenizer._files": set(),
     "lara_tokenizer._lazy": set(),
     "lara_tokenizer._parse": {"lara_tokenizer.errors"},
+    "lara_tokenizer._templates": set(),
     "lara_tokenizer.thresholds": set(),
     "lara_tokenizer.errors": set(),
+    "lara_tokenizer.verdict": {"lara_tokenizer._parse", "lara_tokenizer.thresholds"},
     "lara_tokenizer.version": set(),
     "lara_tokenizer.model": set(),
     "lara_tokenizer.metrics": {"lara_tokenizer.thresholds"},
@@ -50,8 +54,18 @@ EDGES = {
         "lara_tokenizer.checkpoint",
         "lara_tokenizer.table",
     },
+    "lara_tokenizer.deploy": LEAVES | {"lara_tokenizer.model", "lara_tokenizer.checkpoint"},
+    "lara_tokenizer.tokenizer": LEAVES
+    | {
+        "lara_tokenizer.model",
+        "lara_tokenizer.data",
+        "lara_tokenizer.checkpoint",
+        "lara_tokenizer.table",
+        "lara_tokenizer.encode",
+    },
     "lara_tokenizer.export": LEAVES
     | {"lara_tokenizer.data", "lara_tokenizer.table", "lara_tokenizer.checkpoint", "lara_tokenizer.vision_tokens"},
+    "lara_tokenizer.view": LEAVES | {"lara_tokenizer.data", "lara_tokenizer.table", "lara_tokenizer.export"},
     "lara_tokenizer.vision_tokens": LEAVES,
     "lara_tokenizer.convert": LEAVES | {"lara_tokenizer.model", "lara_tokenizer.checkpoint"},
     "lara_tokenizer.evaluate": LEAVES
@@ -177,7 +191,9 @@ def test_the_wheel_holds_three_packages_their_type_marks_and_the_checkpoint(whee
     assert {f"{package}/py.typed" for package in ("lara_tokenizer", "lara_policy", "lara_tok")} <= names
     folder = "lara_tokenizer/checkpoints/lara-lam"
     assert {f"{folder}/{file}" for file in ("config.json", "preprocessor_config.json", "model.safetensors")} <= names
-    evaluate = ("evaluate/report/page.html.j2", "evaluate/controls/closed_form.safetensors")
+    recipes = {f"lara_tokenizer/recipes/{path.name}" for path in (ROOT / "hub_configs/training").glob("*.yaml")}
+    assert {name for name in names if name.startswith("lara_tokenizer/recipes/")} == recipes
+    evaluate = ("evaluate/report/page.html.j2", "evaluate/controls/closed_form.safetensors", "view/page.js")
     assert {f"lara_tokenizer/{name}" for name in (*evaluate, "data/rlds/open_x.yaml")} <= names
 
 
@@ -198,7 +214,20 @@ def test_reading_a_table_imports_no_torch():
 
 def test_help_names_every_command():
     done = subprocess.run([sys.executable, "-m", "lara_tok", "--help"], check=True, capture_output=True, text=True)
-    commands = ("encode", "info", "decode", "verify", "convert", "simulate", "train", "eval", "refine", "rollout")
+    commands = (
+        "encode",
+        "info",
+        "view",
+        "decode",
+        "verify",
+        "convert",
+        "simulate",
+        "train",
+        "eval",
+        "refine",
+        "rollout",
+        "recipes",
+    )
     for command in (*commands, "export", "tokens"):
         assert command in done.stdout
 
@@ -207,7 +236,7 @@ def test_an_unknown_name_of_the_package_lists_the_known_ones():
     import lara_tokenizer
 
     with pytest.raises(AttributeError, match="it offers EncodeSummary, Episode, EpisodeReadError"):
-        lara_tokenizer.LatentActions  # noqa: B018
+        lara_tokenizer.LatentTokens  # noqa: B018
 
 
 def test_folders_hold_at_most_fifteen_files():

@@ -170,8 +170,8 @@ def beside(report: Report, figure: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Two digits, as sentences need."""
-    return "-" if value is None else f"{value:.2f}"
+    """The digits of the tables: one number is never shown as two."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def joined(names: Sequence[str]) -> str:

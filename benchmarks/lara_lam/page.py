@@ -123,11 +123,22 @@ def nuisances(card: Card) -> str:
     return markdown(["figure", *of_sets], rows)
 
 
+def verdicts(card: Card) -> str:
+    """The verdict on each set that was measured since there are three grades, as `lara-tok eval` gives it."""
+    rows = []
+    for name, report in reports(card).items():
+        if (told := report.get("verdict")) is None:
+            continue
+        rows.append([claims.title(name), told["grade"], told["reason"]])
+    return markdown(["on", "verdict", "the figure that decides"], rows)
+
+
 def alarms(card: Card) -> str:
-    """Alarms and warnings of each set, in words."""
+    """Further alarms, doubts and warnings of each set, in words."""
     lines = []
     for name, report in reports(card).items():
-        found = [f"{each['severity']} `{each['name']}`: {each['sentence']}" for each in report["alarms"]]
+        others = [each for each in report["alarms"] if each["sentence"] != report.get("verdict", {}).get("reason")]
+        found = [f"{each['severity']} `{each['name']}`: {each['sentence'].rstrip('.')}." for each in others]
         lines.append(f"- {name}: {' '.join(found) or 'none.'}")
     return "\n".join(lines)
 
@@ -198,6 +209,7 @@ def pictures(card: Card) -> str:
 
 # The texts that `--update` writes into documents.
 PARTS: dict[str, Callable[[Card], str]] = {
+    "verdicts": verdicts,
     "summary": summary,
     "codes": lambda card: beside_control(card, "conditional_r2_codes"),
     "z": lambda card: beside_control(card, "conditional_r2"),

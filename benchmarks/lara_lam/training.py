@@ -9,15 +9,22 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from lara_tokenizer.thresholds import IDLE_MOTION
+from lara_tokenizer.train.frames import FrameCache
+from lara_tokenizer.train.mixture import find_pairs, split_sequences
+from lara_tokenizer.train.pairs import PairDataset, pixel_ranges
+
+RANGE_PAIRS = 4096  # training pairs, for the ranges of their pixels
 MANIFEST = "MANIFEST.csv"  # of a folder of clips; benchmarks/real_video.py says what it holds
 
 
-def describe_run(folder: Path, sources: list[str]) -> dict[str, Any]:
+def describe_run(folder: Path, sources: list[str], frames: Path | None = None) -> dict[str, Any]:
     """Data, steps and strides of a training run.
 
     Args:
         folder: of the run, with its training_log.json.
         sources: lists of clips ("list:FILE") and dataset folders that it was trained on, wherever they are now.
+        frames: its cache of frames, for the ranges of their pixels; None: they are left out.
 
     Raises:
         ValueError: for a folder that is no run's, sources other than those of its log, and those that are not there.
@@ -33,14 +40,41 @@ def describe_run(folder: Path, sources: list[str]) -> dict[str, Any]:
     if missing := [path for path in paths if not path.exists()]:
         raise ValueError(f"{missing[0]} is not there: its clips, or its episodes, are described by the card")
     recipe, lists = log["recipe"], [path for path in paths if path.is_file()]
+    real, simulated = pool(lists), [describe_dataset(path) for path in paths if path not in lists]
     return {
+        "words": words(real, simulated),
         "steps": recipe["training"]["steps"],
         "batch_size": recipe["training"]["batch_size"],
         "strides": recipe["model"]["strides"],
         "sources": [path.stem if path in lists else path.name for path in paths],
-        "real": pool(lists),
-        "simulated": [describe_dataset(path) for path in paths if path not in lists],
+        "ranges": {} if frames is None else ranges(frames, recipe),
+        "real": real,
+        "simulated": simulated,
     }
+
+
+def words(real: list[dict[str, Any]], simulated: list[dict[str, Any]]) -> str:
+    """The training data in a few words.
+
+    >>> words([{"minutes": 86.1}, {"minutes": 13.8}], [])
+    '100 minutes of real robot video'
+    """
+    parts = [f"{sum(each['minutes'] for each in real):.0f} minutes of real robot video"] if real else []
+    parts += [
+        f"{data['total_episodes']} simulated {data['simulation']['simulator']} episodes"
+        if "simulation" in data
+        else f"{data['total_episodes']} episodes of {data['folder']}"
+        for data in simulated
+    ]
+    return " and ".join(parts)
+
+
+def ranges(frames: Path, recipe: dict[str, Any]) -> dict[str, list[float]]:
+    """Ranges of the pixels of a run's training pairs, from its cache of frames."""
+    options, strides = recipe["training"], recipe["model"]["strides"]
+    cache = FrameCache(frames)
+    chosen, _ = split_sequences(find_pairs(cache.sequences, strides), options["heldout_share"], options["seed"])
+    return pixel_ranges(PairDataset(cache, chosen, options["seed"], min_motion=IDLE_MOTION), RANGE_PAIRS)
 
 
 def pool(lists: list[Path]) -> list[dict[str, Any]]:

@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import sys
-import traceback
-import warnings
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from lara_tok._common import say
-from lara_tokenizer.errors import LaraTokenizerError, printable, printable_lines
+from lara_tok._app import messages, panels
+from lara_tokenizer.errors import LaraTokenizerError
 from lara_tokenizer.version import __version__
 
 app = typer.Typer(
     name="lara-tok",
-    help="Latent actions from video: encode, inspect, verify, train, evaluate.",
+    cls=panels.Group,
+    help="Latent actions from video: label, judge and train; export to policies.",
     no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
-COMMANDS = ("encode", "info", "decode", "verify", "convert", "simulate", "train", "eval", "refine", "rollout")
-for _name in COMMANDS:
-    app.command(_name)(getattr(import_module(f"lara_tok.{_name}"), _name))
-for _name in ("export", "tokens"):
-    app.add_typer(import_module(f"lara_tok.{_name}").app, name=_name)
+COMMANDS = {  # by panel of `lara-tok --help`
+    "Label video": ("encode", "info", "view", "decode", "verify"),
+    "Models": ("eval", "train", "refine", "recipes", "convert"),
+    "Simulators": ("simulate", "rollout"),
+}
+HOME = {"decode": "pictures.decode", "view": "pictures.view"}  # of commands whose module has another name
+GROUPS = ("export", "tokens")
+for _panel, _names in COMMANDS.items():
+    for _name in _names:
+        panels.add_command(app, _name, getattr(import_module(f"lara_tok.{HOME.get(_name, _name)}"), _name), _panel)
+panels.add_command(app, "export-onnx", import_module("lara_tok.export.onnx").export_onnx, "Models")
+for _name in GROUPS:
+    app.add_typer(import_module(f"lara_tok.{_name}").app, name=_name, rich_help_panel="Tables")
 
-_warning_text = warnings.formatwarning
 EXIT_REFUSED, EXIT_FAULT, EXIT_INTERRUPTED = 2, 70, 130  # 70 is EX_SOFTWARE of sysexits.h
-_OURS = ("lara_tokenizer", "lara_policy", "lara_tok")  # loggers whose messages are one line
 
 
 def _version(value: bool) -> None:
@@ -51,24 +54,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PrintableFormatter("%(levelname)s: %(message)s"))
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[handler])
-
-
-class PrintableFormatter(logging.Formatter):
-    """A log format that escapes control characters; in messages of this package newlines too.
-
-    Other libraries mean the newlines of their messages.
-    """
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        if record.name.partition(".")[0] in _OURS:
-            record.message = printable(record.message)
-        return super().formatMessage(record)
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable_lines(super().format(record))
+    messages.configure_log(debug=debug)
 
 
 def main() -> None:
@@ -78,7 +64,8 @@ def main() -> None:
     (Ctrl-C), 143 terminated (SIGTERM), 129 (SIGHUP).
     """
     _escape_what_cannot_be_encoded()
-    warnings.formatwarning = lambda *of_warning, **more: printable_lines(_warning_text(*of_warning, **more))
+    if "--debug" not in sys.argv:
+        messages.silence_other_libraries()
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -89,35 +76,18 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except (LaraTokenizerError, ValueError, OSError, ImportError) as error:
-        _say_error(str(error))
+        messages.say_error(str(error), EXIT_REFUSED)
         sys.exit(EXIT_REFUSED)
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command, whose help is printed
+            sys.exit(EXIT_REFUSED)
         if hasattr(error, "format_message"):  # usage; Typer has click's class of such errors under a private name
-            _say_usage(error)
+            messages.say_error(messages.usage_message(error), EXIT_REFUSED)
+            sys.exit(EXIT_REFUSED)
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        _say_error(
-            f"unexpected {what}. This is a fault of lara-tok: run it again as lara-tok --debug ... and report it"
-        )
+        advice = "This is a fault of lara-tok: run it again as lara-tok --debug ... and report it"
+        messages.say_error(f"unexpected {what}. {advice}", EXIT_FAULT)
         sys.exit(EXIT_FAULT)
-
-
-def _say_error(message: str) -> None:
-    """Print the error that is being handled: one line, before it the traceback with `--debug`."""
-    # A global option of the app, which need not have been parsed when an error comes.
-    if "--debug" in sys.argv:
-        say(*traceback.format_exc().rstrip().split("\n"), err=True)
-    say(f"error: {message}", err=True, style="red")
-
-
-def _say_usage(error: Any) -> None:
-    """Print an error of the command line as click does, its names escaped, and exit."""
-    shown = io.StringIO()
-    # Its message quotes arguments, which may be names of files that a shell has inserted.
-    if error.ctx is None or error.message != error.ctx.get_help():  # a command without arguments shows its help
-        error.message = printable(error.message)
-    error.show(file=shown)
-    say(*shown.getvalue().rstrip().split("\n"), err=True)
-    sys.exit(error.exit_code)
 
 
 def _escape_what_cannot_be_encoded() -> None:

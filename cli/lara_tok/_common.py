@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -12,8 +12,8 @@ from typing import Annotated, Any, get_type_hints
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
-from typer import Option
 
+from lara_tok._app import panels
 from lara_tokenizer.errors import printable, printable_lines
 
 
@@ -35,8 +35,13 @@ class PlainConsole(Console):
 console = PlainConsole()
 console_err = PlainConsole(stderr=True)
 
-JsonOption = Annotated[bool, Option("--json", help="Print the result as JSON on stdout.")]
-ModelOption = Annotated[str, Option("--model", help="A checkpoint: 'lara-lam' (bundled), a local folder or a Hub id.")]
+JsonOption = Annotated[bool, panels.output("--json", help="Print the result as JSON on stdout.")]
+ModelOption = Annotated[
+    str,
+    panels.model(
+        "--model", metavar="CHECKPOINT", help="A checkpoint: 'lara-lam' (bundled), a local folder or a Hub id."
+    ),
+]
 MIN_MOTION_HELP = "Leave out pairs whose mean absolute pixel change is below this (0 to 1; noise is about 0.004): 0.01."
 # Repeatable options have singular names, and `from` is reserved in Python: option -> keyword of the library.
 KEYWORDS = {"camera": "cameras", "task": "tasks", "from_": "from_list"}
@@ -113,32 +118,36 @@ def progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def render_health(result: dict[str, Any], line: Callable[[str, str], None]) -> None:
-    """Print the health of a table's labels: figures, warnings and verdict; `line` prints a name and a text."""
+def render_health(result: dict[str, Any], line: Callable[[str, str], None], *, said: Collection[str] = ()) -> None:
+    """Print the health of a table's labels: figures, findings and verdict.
+
+    Args:
+        result: of `describe`, or of an encode job.
+        line: prints a name and a text.
+        said: names of findings that were printed before.
+    """
     figures = result["figures"]
-    if figures["codes"] is not None:
-        line("per position", _positions(figures["codes"]))
     if figures["spread"] is not None:
-        line("spread of z", f"{figures['spread']:.2f} (healthy is about 1)")
+        line("spread of z", f"{figures['spread']:.3f} (healthy is about 1)")
     left_out = f", {result['idle_left_out']:,} more left out" if result.get("idle_left_out") else ""
     line("idle pairs", f"{result['idle_share']:.1%}{left_out}")
     if figures["whole_picture_share"] is not None:
         line("camera motion", f"{figures['whole_picture_share']:.1%} of the moving pairs")
-    for warning in result["health"]:
-        say(f"warning: {warning['sentence']}", style="bold yellow")
-    line("verdict", result["verdict"])
+    render_verdict(result["verdict"], [each for each in result["health"] if each["name"] not in said], line)
 
 
-def without_loading_bars() -> None:
-    """Disable transformers' progress bars for local weights; those of downloads stay."""
-    from transformers.utils import logging
+def render_verdict(verdict: dict[str, str], findings: list[dict[str, Any]], line: Callable[[str, str], None]) -> None:
+    """Print the findings that the verdict does not quote, the verdict, and the next step; JSON-native values."""
+    for each in findings:
+        if each["sentence"] != verdict["reason"]:
+            say(f"{each['severity']}: {each['sentence']}.", style="bold yellow")
+    line("verdict", f"{verdict['grade']}: {verdict['reason']}")
+    line("next", verdict["next_step"])
 
-    logging.disable_progress_bar()
 
-
-def _positions(codes: dict[str, Any]) -> str:
-    values, most_common = codes["perplexity_per_position"], " ".join(map(str, codes["commonest"]))
-    text = f"perplexity {min(values):.1f} to {max(values):.1f}"
-    if codes["dead_positions"]:
-        text += f", {len(codes['dead_positions'])} of {len(values)} dead"
-    return f"{text}; most frequent codes [{most_common}] in {codes['commonest_share']:.1%} of the moving pairs"
+def codes_line(result: dict[str, Any], codebook_size: int) -> str:
+    """Use of the codes by all pairs of a table, in words."""
+    per_position = result["perplexity_per_position"]
+    low, high = min(per_position), max(per_position)
+    pooled = f"{result['codes_used']} of {codebook_size} used, perplexity {result['perplexity']:.1f} pooled"
+    return f"{pooled}, {low:.1f} to {high:.1f} per position"

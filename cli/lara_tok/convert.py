@@ -6,9 +6,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument
 
-from lara_tok._common import JsonOption, emit, say, without_loading_bars
+from lara_tok._app import panels
+from lara_tok._common import JsonOption, emit, say
 
 
 class Layout(StrEnum):
@@ -22,37 +23,45 @@ def convert(
     source: Annotated[
         str,
         Argument(
+            metavar="CHECKPOINT",
             help="A checkpoint folder of Moto or LARA; a weights file of LAPA, AdaWorld, DreamDojo or UniVLA; with "
-            "--to moto, a checkpoint of this package."
+            "--to moto, a checkpoint of this package.",
         ),
     ],
-    out: Annotated[Path, Option(help="A new folder for the converted checkpoint.")],
+    out: Annotated[Path, panels.output(metavar="FOLDER", help="A new folder for the converted checkpoint.")],
     vision_encoder: Annotated[
         str | None,
-        Option(
+        panels.model(
+            metavar="MODEL",
             help="The frozen vision encoder of Moto and LARA, which their files do not contain: a transformers folder "
-            "or Hub id."
+            "or Hub id.",
         ),
     ] = None,
     image_size: Annotated[
         int | None,
-        Option(
-            min=1, help="Side of LAPA's frames in pixels, which its files do not record. Default: as in its scripts."
+        panels.model(
+            metavar="PIXELS",
+            min=1,
+            help="Side of LAPA's frames in pixels, which its files do not record. Default: as in its scripts.",
         ),
     ] = None,
-    to: Annotated[Layout, Option(help="The format to write. moto: Moto's checkpoint folder.")] = Layout.OURS,
+    to: Annotated[
+        Layout,
+        panels.output(metavar="lara-tokenizer|moto", help="The format to write. moto: Moto's checkpoint folder."),
+    ] = Layout.OURS,
     json_: JsonOption = False,
 ) -> None:
-    """Convert a published checkpoint to this package's format, or a checkpoint of this package to Moto's.
+    """Convert checkpoints of LAPA, Moto, LARA, UniVLA and others.
 
-    The model family is detected from tensor names; names and shapes of all tensors are checked. Assumptions about what
-    the files do not record are printed as notes.
+    With --to moto a checkpoint of this package is converted to Moto's layout. The model family is detected from
+    tensor names; names and shapes of all tensors are checked. Assumptions about what the files do not record are
+    printed as notes.
 
     Examples:
 
       lara-tok convert laq_openx.pt --out lapa-laq
 
-      lara-tok convert moto/oxe --vision-encoder facebook/vit-mae-large --out moto-lam
+      lara-tok convert oxe/ --vision-encoder facebook/vit-mae-large --out moto-lam
 
       lara-tok convert lara-lam --to moto --out lara-lam-for-moto
     """
@@ -62,7 +71,6 @@ def convert(
         raise ValueError("--vision-encoder applies to conversion from Moto or LARA; --to moto writes the model's own.")
     if to is Layout.MOTO and image_size is not None:
         raise ValueError("--image-size applies to conversion from LAPA; --to moto writes the model's own.")
-    without_loading_bars()
     if to is Layout.MOTO:
         summary = export_to_moto(source, out=out)
     else:

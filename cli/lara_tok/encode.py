@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from typer import Exit, Option
+from typer import Context, Exit
 
-from lara_tok._common import MIN_MOTION_HELP, JsonOption, ModelOption, console_err, emit, quantity, render_health, say
+from lara_tok._app import job_file, panels
+from lara_tok._common import (
+    MIN_MOTION_HELP,
+    JsonOption,
+    ModelOption,
+    codes_line,
+    console_err,
+    emit,
+    quantity,
+    render_health,
+    say,
+)
 from lara_tok._source import SourceArgument, load, source_options
 from lara_tokenizer.errors import EpisodeReadError
 
@@ -25,37 +37,67 @@ _LINES = 20  # of failures, or notes; --json and OUT.failed.jsonl have all
 def encode(
     source: SourceArgument = None,
     *,
-    out: Annotated[str, Option(help="The table: a file, tokens.parquet, or a folder of shards, tokens/.")],
+    out: Annotated[
+        str, panels.output(metavar="TABLE", help="The table: a file, tokens.parquet, or a folder of shards, tokens/.")
+    ],
     model: ModelOption = "lara-lam",
     stride: Annotated[
         list[str] | None,
-        Option(help="Distance between the frames of a pair: 0.6s or 5f. Repeatable. Default: the model's own."),
+        panels.pairs(
+            metavar="0.6s|5f",
+            help="Distance between the frames of a pair: 0.6s or 5f. Repeatable. Default: the model's own.",
+        ),
     ] = None,
     every: Annotated[
-        str, Option(help="Distance between the first frames of pairs: 1f is every frame, 0.5s two per second.")
+        str,
+        panels.pairs(
+            metavar="0.5s|2f",
+            help="Distance between the first frames of pairs: 1f is every frame, 0.5s two per second.",
+        ),
     ] = "1f",
     load_options: dict[str, Any],
-    min_motion: Annotated[float, Option(help=MIN_MOTION_HELP)] = 0.0,
+    shard: Annotated[
+        str | None,
+        panels.source(
+            metavar="I/N",
+            help="Encode one of N equal parts: 0/N to N-1/N, or auto in a Slurm array. Join with tokens merge.",
+        ),
+    ] = None,
+    min_motion: Annotated[float, panels.pairs(metavar="0..1", help=MIN_MOTION_HELP)] = 0.0,
     with_: Annotated[
         list[str] | None,
-        Option("--with", help="Extra columns: latents, actions, text. Separated by commas, or repeated."),
+        panels.output(
+            "--with", metavar="COLUMNS", help="Extra columns: latents, actions, text. Separated by commas, or repeated."
+        ),
     ] = None,
     keep_tail: Annotated[
-        bool, Option("--keep-tail", help="Keep pairs that reach past the end, as rows with valid = false.")
+        bool,
+        panels.pairs("--keep-tail", help="Keep pairs that reach past the end, as rows with valid = false."),
     ] = False,
-    dtype: Annotated[str, Option(help="float32, bfloat16 or float16.")] = "float32",
-    device: Annotated[str | None, Option(help="cpu or cuda. Default: a GPU if there is one.")] = None,
-    batch_size: Annotated[int, Option(min=1, help="Frames, and pairs, per forward pass of the model.")] = 64,
+    dtype: Annotated[str, panels.model(metavar="TYPE", help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[
+        str | None, panels.model(metavar="cpu|cuda", help="cpu or cuda. Default: a GPU if there is one.")
+    ] = None,
+    batch_size: Annotated[
+        int, panels.speed(metavar="N", min=1, help="Frames, and pairs, per forward pass of the model.")
+    ] = 64,
     workers: Annotated[
-        int | None, Option(min=0, help="Worker processes. Default: by cores and memory. 0: none, all in this process.")
+        int | None,
+        panels.speed(
+            metavar="N", min=0, help="Worker processes. Default: by cores and memory. 0: none, all in this process."
+        ),
     ] = None,
     on_error: Annotated[
-        str, Option(help="skip: list a failed episode and continue; fail: stop at the first.")
+        str,
+        panels.output(metavar="skip|fail", help="skip: list a failed episode and continue; fail: stop at the first."),
     ] = "skip",
     dry_run: Annotated[
-        bool, Option("--dry-run", help="Count episodes and pairs, estimate the time, write nothing.")
+        bool, panels.output("--dry-run", help="Count episodes and pairs, estimate the time, write nothing.")
     ] = False,
+    config: job_file.ConfigOption = None,
+    print_config: job_file.PrintConfigOption = False,
     json_: JsonOption = False,
+    context: Context,
 ) -> None:
     """Encode video into a table of latent action codes.
 
@@ -71,13 +113,18 @@ def encode(
 
       lara-tok encode videos/ --out tokens.parquet
 
-      lara-tok encode lerobot:lerobot/pusht --camera all --with actions,text --out tokens.parquet
+      lara-tok encode lerobot:lerobot/pusht --with actions,text --out pusht/
 
-      lara-tok encode ego4d/ --segment 10s --min-motion 0.01 --every 0.2s --out tokens/
+      lara-tok encode ego4d/ --segment 10s --min-motion 0.01 --out tokens/
 
-      lara-tok encode videos/ --out tokens/ --stride 0.3s --stride 0.6s --fps 'rt1_*=3' --with latents
+      lara-tok encode videos/ --stride 0.3s --stride 0.6s --out tokens/
+
+      lara-tok encode --config job.yaml
     """
-    from lara_tokenizer.encode import check_options, encode_dataset, estimate_dataset
+    if print_config:
+        job_file.print_job(context)
+        return
+    from lara_tokenizer.encode import check_options
 
     options: dict[str, Any] = {
         "strides": stride,
@@ -91,7 +138,9 @@ def encode(
         "workers": workers,
     }
     check_options(model, **options)
-    episodes = load(source or (), **load_options)
+    episodes = load(source or (), shard=shard, **load_options)
+    from lara_tokenizer.encode import encode_dataset, estimate_dataset
+
     if dry_run:
         estimate = estimate_dataset(episodes, model, **options).to_dict()
         emit(estimate, json_, _render_estimate)
@@ -106,6 +155,9 @@ def encode(
             say(f"interrupted: {live.done}; no finished work is lost, the same command continues from there", err=True)
             raise Exit(exit_code(stop)) from None
     emit(summary.to_dict(), json_, _render_summary)
+    if shard and not json_:
+        all_shards = re.sub(r"\d{5}(-of-\d+[^/]*)$", r"*\1", summary.out)
+        say(f"  when all shards are there: lara-tok tokens merge {all_shards} --out {out}")
     raise Exit(1 if summary.failed else 0)
 
 
@@ -206,6 +258,20 @@ def _lines(name: str, lines: list[str]) -> None:
         _line("", f"and {len(lines) - _LINES:,} more")
 
 
+def notes_by_kind(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    """The notes of episodes, those that differ in numbers alone as one.
+
+    >>> notes_by_kind({"a.mp4": ["3 frames repeated"], "b.mp4": ["5 frames repeated", "no end"]})
+    ['a.mp4: 3 frames repeated (and so 1 more episode)', 'b.mp4: no end']
+    """
+    kinds: dict[str, list[str]] = {}
+    for episode, of_episode in notes.items():
+        for note in of_episode:
+            kinds.setdefault(re.sub(r"\d[\d.,]*", "0", note), []).append(f"{episode}: {note}")
+    more = {kind: f" (and so {quantity(len(lines) - 1, 'more episode')})" for kind, lines in kinds.items()}
+    return [lines[0] + (more[kind] if len(lines) > 1 else "") for kind, lines in kinds.items()]
+
+
 def _render_failed(result: dict[str, Any]) -> None:
     _lines("failed", [f"{episode}: {reason}" for episode, reason in result["failed"].items()])
 
@@ -220,8 +286,6 @@ def _render_summary(result: dict[str, Any]) -> None:
     head += f" of {quantity(result['encoded'], 'episode')}"
     if result["already_complete"]:
         head += " (complete already, nothing to do)"
-    elif not result["encoded"]:
-        head += f": every {'other ' if result['failed'] else ''}episode is shorter than the stride"
     say(head)
     for stride, count in result["pairs"].items():
         _line(f"stride {stride}", f"{count:,} pairs")
@@ -230,12 +294,12 @@ def _render_summary(result: dict[str, Any]) -> None:
         _line("time", f"{spent} (all workers and runs), {result['wall_seconds']:.1f} s this run")
     for stride, count in result["short"].items():
         _line("too short", f"{quantity(count, 'episode')} for stride {stride}")
-    _lines("note", [f"{episode}: {'; '.join(notes)}" for episode, notes in result["notes"].items()])
+    _lines("note", notes_by_kind(result["notes"]))
     _render_failed(result)
     if result["codes_used"] is not None:
-        text = f"{result['codes_used']} of {result['codebook_size']} used, perplexity {result['perplexity']:.1f}"
-        _line("codes", f"{text} pooled, {result['mean_position_perplexity']:.1f} per position")
-    render_health(result, _line)
+        _line("codes", codes_line(result, result["codebook_size"]))
+    # A stride that the model does not know was said before the job began.
+    render_health(result, _line, said=("untrained_stride",))
 
 
 def _render_estimate(result: dict[str, Any]) -> None:

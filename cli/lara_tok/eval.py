@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.table import Table
 from rich.text import Text
-from typer import Argument, Option
+from typer import Argument
 
-from lara_tok._common import JsonOption, console, console_err, emit, say, without_loading_bars
-from lara_tok._source import AllCamerasOption, SourceArgument, parse_fps, source_options
+from lara_tok._app import panels
+from lara_tok._app.overwrite import OverwriteOption, check_free
+from lara_tok._common import JsonOption, console, console_err, emit, render_verdict, say
+from lara_tok._source import AllCamerasOption, SourceArgument, as_arguments, parse_fps, source_options
 from lara_tokenizer.errors import printable
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from lara_tokenizer.evaluate import Evaluation
     from lara_tokenizer.evaluate.figures import Estimate, ProbeTable, Report
 
+REPORTS, PAGE = ("report.json", "compared.json"), "index.html"
 FIGURES = {
     "conditional_r2": "conditional R2",
     "conditional_r2_codes": "  of quantized z",
@@ -40,48 +44,69 @@ FIGURES = {
 
 @source_options(camera=AllCamerasOption)
 def eval(
-    checkpoint: Annotated[str, Argument(help="'lara-lam' (bundled), a local folder or a Hub id.")],
+    checkpoint: Annotated[
+        str, Argument(metavar="CHECKPOINT", help="'lara-lam' (bundled), a local folder or a Hub id.")
+    ],
     source: SourceArgument = None,
     *,
-    out: Annotated[Path, Option(help="Folder for report.json and index.html, the health card.")],
-    all_: Annotated[bool, Option("--all", help="Compute the slower figures too; takes about twice as long.")] = False,
+    out: Annotated[
+        Path, panels.output(metavar="FOLDER", help="Folder for report.json and index.html, the health card.")
+    ],
+    all_: Annotated[
+        bool, panels.model("--all", help="Compute the slower figures too; takes about twice as long.")
+    ] = False,
     compare: Annotated[
-        str | None, Option(help="A second checkpoint, measured on the same pairs and shown beside the first.")
+        str | None,
+        panels.model(
+            metavar="CHECKPOINT", help="A second checkpoint, measured on the same pairs and shown beside the first."
+        ),
     ] = None,
     control_encoder: Annotated[
         str | None,
-        Option(help="A vision model, a folder or a Hub id: the change of its features is one more control."),
+        panels.model(
+            metavar="MODEL",
+            help="A vision model, a folder or a Hub id: the change of its features is one more control.",
+        ),
     ] = None,
     target: Annotated[
         str,
-        Option(
+        panels.pairs(
+            metavar="RULE",
             help="What probes predict of a pair: sum or change (of state or action), or chunk (all its actions). auto: "
-            "what the actions of the dataset are decides."
+            "what the actions of the dataset are decides.",
         ),
     ] = "auto",
     load_options: dict[str, Any],
+    overwrite: OverwriteOption = False,
     json_: JsonOption = False,
 ) -> None:
-    """Evaluate a checkpoint on a dataset: probes next to controls, use of z by the decoder, codebook health.
+    """Measure what the codes of a checkpoint tell on your data.
 
-    SOURCE is any source of `lara-tok encode`; use one that the checkpoint was not trained on. Probes predict its
-    actions from z; its arm masks are used if it has any. Alarms are findings, not failures: the exit code is 0.
+    Probes stand next to controls; use of z by the decoder and health of the codebook are measured too. SOURCE is
+    any source of `lara-tok encode`; use one that the checkpoint was not trained on. Probes predict its actions from
+    z; its arm masks are used if it has any. Alarms are findings, not failures: the exit code is 0.
 
     Examples:
 
       lara-tok eval lara-lam mw-heldout/ --out report/
 
-      lara-tok eval run/ lerobot:lerobot/pusht --out report/ --all --compare lara-lam
+      lara-tok eval run/ demos/ --out report/ --all --compare lara-lam
 
-      lara-tok eval run/ mw-heldout/ --out report/ --control-encoder facebook/dinov2-small
+      lara-tok eval run/ demos/ --out r/ --control-encoder facebook/dinov2-small
     """
-    from lara_tokenizer.evaluate.report.page import write_report
-
     if not (source or load_options.get("from_list")):
         raise ValueError("evaluation needs SOURCE: a dataset that the checkpoint was not trained on.")
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; eval writes a folder (report.json, index.html). Name a folder.")
+    check_free((out / name for name in (*REPORTS, PAGE)), overwrite=overwrite)
+    flags = {"all": all_, "compare": compare, "control-encoder": control_encoder}
+    flags |= {} if target == "auto" else {"target": target}
+    # As it was typed, but for the name of the folder.
+    command = ["lara-tok", "eval", checkpoint, *(source or ()), "--out", "report/", *as_arguments(flags | load_options)]
     load_options["fps"] = parse_fps(load_options.get("fps", ()))
+    # Only now, as it imports torch.
+    from lara_tokenizer.evaluate.report.page import write_report
+
     # Both are opened first, so that a model that cannot be measured is refused before the other takes its time.
     opened = [_open(name) for name in (checkpoint, compare) if name is not None]
     measured: list[tuple[Evaluation, Any, Any]] = []
@@ -97,10 +122,13 @@ def eval(
         }
         measured.append((_evaluate(each, model, processor, source or (), keywords), model, processor))
     out.mkdir(parents=True, exist_ok=True)
-    for name, (evaluation, *_) in zip(("report.json", "compared.json"), measured, strict=False):
+    for name in REPORTS:  # one that is not written again would be of another run
+        (out / name).unlink(missing_ok=True)
+    for name, (evaluation, *_) in zip(REPORTS, measured, strict=False):
         text = json.dumps(evaluation.report, indent=2, allow_nan=False)
         (out / name).write_text(text + "\n", encoding="utf-8")
-    write_report(*measured[0], out / "index.html", other=None if compare is None else measured[1])
+    other = None if compare is None else measured[1]
+    write_report(*measured[0], out / PAGE, other=other, command=shlex.join(command))
     say(f"{out / 'index.html'}: the health card", err=True)
     emit(measured[0][0].report, json_, lambda _: _render(measured[0][0].figures))
 
@@ -112,7 +140,6 @@ def _open(name: str) -> tuple[Checkpoint, Any, Any]:
     from lara_tokenizer.checkpoint import Checkpoint, load_checkpoint
     from lara_tokenizer.evaluate.evaluate import check_predicts_frames
 
-    without_loading_bars()
     opened = Checkpoint.open(name)
     model, processor = load_checkpoint(opened.folder)
     check_predicts_frames(model)
@@ -143,15 +170,8 @@ def _render(report: Report) -> None:
 
     model, data = report.model, report.data
     title = f"{model.id} ({model.codes}) on {data.name}: {data.episodes:,} episodes, {data.pairs:,} pairs"
-    sentences = [f"{alarm.severity}: {alarm.sentence}" for alarm in report.alarms]
-    reasons = [table.reason for table in (report.probe, report.nuisance) if table.reason]
-    gaps = [f"left out: {ROW_NAMES[name]}: {reason}" for name, reason in report.controls.left_out.items()]
-    targets = [] if data.target is None else [f"Probes predict: {data.target.sentence}."]
-    notes = [*sentences, *dict.fromkeys(reasons), *gaps, report.verdict, *targets]
     columns = ("figure", "value", "95 % interval", "z minus this")
-    table = Table(*columns, title=printable(title), caption=Text("\n".join(map(printable, notes))))
-    table.caption_style = ""
-    table.caption_justify = "left"
+    table = Table(*columns, title=printable(title))
     for name, text in FIGURES.items():
         table.add_row(text, *_cells(report.headline[name]))
         if name in BEST_CONTROLS and (best := report.best_control(name)).name is not None:
@@ -161,6 +181,18 @@ def _render(report: Report) -> None:
     _add_controls(table, report.probe, "conditional_r2")
     _add_controls(table, report.nuisance, "selectivity")
     console.print(table)
+    if data.target is not None:
+        _line("probes predict", data.target.sentence)
+    for name, reason in report.controls.left_out.items():
+        _line("left out", f"{ROW_NAMES[name]}: {reason}")
+    for reason in dict.fromkeys(table.reason for table in (report.probe, report.nuisance) if table.reason):
+        _line("not probed", reason)
+    told = report.to_dict()
+    render_verdict(told["verdict"], told["alarms"], _line)
+
+
+def _line(name: str, text: str) -> None:
+    say(f"{name:15}{text}")
 
 
 def _add_controls(table: Table, probes: ProbeTable, figure: str) -> None:

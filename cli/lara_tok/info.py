@@ -6,17 +6,20 @@ from typing import Annotated, Any
 
 from typer import Argument
 
-from lara_tok._common import JsonOption, emit, quantity, render_health, say
+from lara_tok._common import JsonOption, codes_line, emit, quantity, render_health, say
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _WIDTH = 64  # of a histogram, in characters
 
 
 def info(
-    target: Annotated[str, Argument(help="A table (tokens.parquet, or a folder of shards) or a checkpoint.")],
+    target: Annotated[
+        str,
+        Argument(metavar="TABLE|CHECKPOINT", help="A table (tokens.parquet, or a folder of shards) or a checkpoint."),
+    ],
     json_: JsonOption = False,
 ) -> None:
-    """Describe a checkpoint or a token table: sizes, provenance, codebook use.
+    """Describe a table or a checkpoint: sizes, origin, codes in use.
 
     Examples:
 
@@ -48,6 +51,10 @@ def _render_checkpoint(result: dict[str, Any]) -> None:
     codes = "continuous" if result["codebook_size"] is None else f"codes of {result['codebook_size']}"
     _line("latent action", f"{result['num_latents']} {codes}, of dimension {result['codebook_dim']}")
     _line("trained strides", ", ".join(result["strides"]))
+    if result["card"] is not None:
+        _line("trained on", result["card"]["trained_on"])
+        for name, verdict in result["card"]["verdicts"].items():
+            _line(f"on {name}", f"{verdict['grade']}: {verdict['reason']}")
 
 
 def _render_tokens(result: dict[str, Any]) -> None:
@@ -84,14 +91,12 @@ def _render_tokens(result: dict[str, Any]) -> None:
 
 
 def _render_histogram(result: dict[str, Any], codebook_size: int) -> None:
-    used = f"{result['codes_used']} of {codebook_size} used, perplexity {result['perplexity']:.1f}"
-    _line("codes", used)
+    _line("codes", codes_line(result, codebook_size))
     pooled = [sum(counts) for counts in zip(*result["histogram"], strict=True)]
     _line("  all", f"|{_bars(pooled)}| 0 to {codebook_size - 1}")
     for position, counts in enumerate(result["histogram"]):
-        _line(
-            f"  position {position}", f"|{_bars(counts)}| perplexity {result['perplexity_per_position'][position]:.1f}"
-        )
+        perplexity = result["perplexity_per_position"][position]
+        _line(f"  position {position}", f"|{_bars(counts)}| perplexity {perplexity:.1f}")
 
 
 def _bars(counts: list[int]) -> str:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from lara_tok._app import panels
+from lara_tok._common import JsonOption, emit
+from lara_tok._source import AllCamerasOption, SourceArgument, load, source_options
+from lara_tok._training import options as training
+from lara_tok._training.closing import render, with_next
+from lara_tok._training.display import RunDisplay
 
-from lara_tok import _training as training
-from lara_tok._common import JsonOption, emit, without_loading_bars
-from lara_tok._source import AllCamerasOption, load, source_options
-
-RECIPES = (".yaml", ".yml")
+RECIPES = (".yaml", ".yml")  # a recipe as the first SOURCE needs no --recipe
 MEASURES = {  # label of a progress line -> key of the log
     "loss": "loss",
     "action": "heldout_action",
-    "codes": "heldout_codes",
-    "alignment": "heldout_alignment",
-    "centered cosine": "heldout_alignment_centered_cosine",
-    "perplexity": "heldout_perplexity",
+    "code loss": "heldout_codes",
+    "cosine": "heldout_alignment_centered_cosine",
+    "codes": "heldout_perplexity",
     "spread": "heldout_spread",
     "z gain": "heldout_z_gain",
 }
@@ -27,34 +27,49 @@ MEASURES = {  # label of a progress line -> key of the log
 @source_options(without=("camera", "subset", "streaming", "segment", "from_", "decoder"), limit=training.LimitOption)
 @training.recipe_options
 def refine(
-    recipe_and_sources: Annotated[
-        list[str] | None, Argument(help="An optional recipe (.yaml) first, then sources with actions.")
-    ] = None,
+    source: SourceArgument = None,
     *,
-    out: Annotated[Path | None, Option(help="Folder for the policy, the tokenizer and the log.")] = None,
+    recipe: training.RecipeOption = None,
+    out: Annotated[
+        Path | None, panels.output(metavar="FOLDER", help="Folder for the policy, the tokenizer and the log.")
+    ] = None,
     mode: Annotated[
         str | None,
-        Option(
+        panels.training(
+            metavar="MODE",
             help="joint; dit-only: the policy alone; frozen-lam or frozen-policy: the other one is trained; codes: "
-            "predict a table's codes. Overrides the recipe."
+            "predict a table's codes. Overrides the recipe.",
         ),
     ] = None,
     tokenizer: Annotated[
-        str | None, Option(help="'lara-lam' (bundled), a local folder or a Hub id. Overrides the recipe.")
+        str | None,
+        panels.model(
+            metavar="CHECKPOINT", help="'lara-lam' (bundled), a local folder or a Hub id. Overrides the recipe."
+        ),
     ] = None,
-    policy: Annotated[str | None, Option(help="Start from this policy (stage 3). Default: a new one.")] = None,
-    pretrain: Annotated[Path | None, Option(help="A token table: first train the policy to predict its codes.")] = None,
-    lam_camera: Annotated[str | None, Option(help="Camera of the tokenizer; default: the first.")] = None,
+    policy: Annotated[
+        str | None, panels.model(metavar="FOLDER", help="Start from this policy (stage 3). Default: a new one.")
+    ] = None,
+    pretrain: Annotated[
+        Path | None,
+        panels.training(metavar="TABLE", help="A token table: first train the policy to predict its codes."),
+    ] = None,
+    lam_camera: Annotated[
+        str | None, panels.source(metavar="NAME", help="Camera of the tokenizer; default: the first.")
+    ] = None,
     camera: AllCamerasOption = None,
     frames: training.FramesOption = None,
     load_options: dict[str, Any],
     overrides: dict[str, Any],
     resume: training.ResumeOption = False,
-    no_stop: Annotated[bool, Option("--no-stop", help="Warn instead of stopping if the tokenizer collapses.")] = False,
+    report_to: training.ReportOption = None,
+    no_stop: Annotated[
+        bool, panels.training("--no-stop", help="Warn instead of stopping if the tokenizer collapses.")
+    ] = False,
     dry_run: training.DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a tokenizer and a policy together with the LARA loss (stages 2 and 3).
+    """Train tokenizer and policy together by the LARA loss (2, 3).
 
     Set w1, w2 and layer in the recipe: docs/policy.md. Sources are those of `lara-tok encode`, with actions. OUT/policy
     is for `lara-tok rollout`, OUT/tokenizer for `lara-tok encode --model`. With --pretrain the policy first learns to
@@ -62,7 +77,7 @@ def refine(
 
     Examples:
 
-      lara-tok refine hub_configs/training/metaworld.yaml demos/ --out runs/lara
+      lara-tok refine demos/ --recipe metaworld --out runs/lara
 
       lara-tok refine demos/ --mode dit-only --out runs/plain
 
@@ -70,32 +85,33 @@ def refine(
     """
     from dataclasses import replace
 
+    from lara_tokenizer.train.watch.trackers import check_tracker
+
+    check_tracker(report_to)
     from lara_policy.refine import RefineRecipe, plan_refinement
     from lara_policy.refine import refine as train_jointly
 
-    without_loading_bars()
-    sources = list(recipe_and_sources or ())
-    path = sources.pop(0) if sources and sources[0].endswith(RECIPES) else None
-    recipe = RefineRecipe.load(path) if path else RefineRecipe()
-    recipe = recipe.override(mode=mode, lam_camera=lam_camera, **overrides)
-    recipe = replace(recipe, tokenizer=tokenizer or recipe.tokenizer)
+    if recipe is None and source and source[0].endswith(RECIPES):
+        recipe, source = source[0], source[1:]
+    chosen = (RefineRecipe.load(recipe) if recipe else RefineRecipe()).override(
+        mode=mode, lam_camera=lam_camera, **overrides
+    )
+    chosen = replace(chosen, tokenizer=tokenizer or chosen.tokenizer)
     if dry_run:
-        emit(plan_refinement(recipe), as_json, _render)
+        emit(plan_refinement(chosen), as_json, render)
         return
-    out = training.require_source_and_out(sources or recipe.sources, out)
-    loaded = load(sources or recipe.sources, cameras=camera or "all", **load_options)
-    common: dict[str, Any] = {"out": out, "policy": policy, "frames": frames, "resume": resume}
-    common["progress"] = training.progress_printer(MEASURES)
-    if pretrain is not None:
-        from lara_policy.refine.refine import pretrain as train_from_codes
+    out = training.require_source_and_out(source or chosen.sources, out)
+    sources, load_options["cameras"] = source or chosen.sources, camera or "all"
+    common: dict[str, Any] = {"out": out, "policy": policy, "frames": frames, "resume": resume, "tracker": report_to}
+    with RunDisplay(out, MEASURES, chosen.training.batch_size, "samples") as display:
+        loaded = load(sources, **load_options)
+        common["progress"] = display
+        if pretrain is not None:
+            from lara_policy.refine.refine import pretrain as train_from_codes
 
-        summary = train_from_codes(pretrain, loaded, recipe, **common)
-    else:
-        summary = train_jointly(loaded, recipe, **common, stop=not no_stop)
-    emit({**summary, "out": str(out)}, as_json, _render)
-
-
-def _render(result: dict[str, Any]) -> None:
-    for name, value in result.items():
-        if not isinstance(value, dict):
-            training.print_figure(name, value)
+            summary = train_from_codes(pretrain, loaded, chosen, **common)
+        else:
+            summary = train_jointly(loaded, chosen, **common, stop=not no_stop)
+    if "verdict" in summary:
+        summary = with_next(summary, out, out / "tokenizer", sources, load_options)
+    emit({**summary, "out": str(out), "curves": str(out / "curves.png")}, as_json, render)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from typer import Option
-
-from lara_tok import _training as training
-from lara_tok._common import JsonOption, console, emit
+from lara_tok._common import JsonOption, emit
 from lara_tok._source import SourceArgument, load, source_options
+from lara_tok._training import options as training
+from lara_tok._training.closing import render, with_next
+from lara_tok._training.display import RunDisplay
 
 MEASURES = {
     "loss": "loss",
-    "perplexity": "heldout_perplexity",
-    "per position": "heldout_perplexity_per_position",
+    "codes": "heldout_perplexity",
     "spread": "heldout_spread",
     "rank": "heldout_effective_rank",
     "gain": "heldout_gain_over_copying",
@@ -27,14 +25,13 @@ MEASURES = {
 def train(
     source: SourceArgument = None,
     *,
-    recipe: Annotated[
-        Path | None, Option(help="A YAML file, see hub_configs/training. Default: built-in defaults (not lam.yaml).")
-    ] = None,
-    out: Annotated[Path | None, Option(help="Folder for the checkpoint and the log.")] = None,
+    recipe: training.RecipeOption = None,
+    out: training.OutOption = None,
     frames: training.FramesOption = None,
     load_options: dict[str, Any],
     overrides: dict[str, Any],
     resume: training.ResumeOption = False,
+    report_to: training.ReportOption = None,
     dry_run: training.DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -46,32 +43,27 @@ def train(
 
     Examples:
 
-      lara-tok train videos/ --recipe hub_configs/training/lam_sim.yaml --out runs/lam
+      lara-tok train videos/ --recipe lam_sim --out runs/lam
 
       lara-tok train lerobot:lerobot/pusht rlds:bridge --camera all --out runs/two
     """
     from lara_tokenizer.train import Recipe
+    from lara_tokenizer.train.watch.trackers import check_tracker
 
     # First, as what follows imports torch: a mistake in the recipe is reported at once.
     chosen = (Recipe.load(recipe) if recipe else Recipe()).override(**overrides)
+    check_tracker(report_to)
     from lara_tokenizer.train import plan_training, train_latent_action_model
 
     if dry_run:
-        emit(plan_training(chosen), as_json, _render)
+        emit(plan_training(chosen), as_json, render)
         return
     from_list = load_options.get("from_list")
     out = training.require_source_and_out(source or from_list or chosen.sources, out)
-    episodes = load(source or (() if from_list else chosen.sources), **load_options)
-    progress = training.progress_printer(MEASURES)
-    summary = train_latent_action_model(episodes, chosen, out=out, frames=frames, resume=resume, progress=progress)
-    emit({**summary, "out": str(out)}, as_json, _render)
-
-
-def _render(result: dict[str, Any]) -> None:
-    for name, value in result.items():
-        if name == "datasets":
-            for dataset, counts in value.items():
-                shown = f"{counts['episodes']:,} episodes, {counts['pairs']:,} pairs at {', '.join(counts['strides'])}"
-                console.print(f"{dataset or 'source':38} {shown}", highlight=False, markup=False)
-        else:
-            training.print_figure(name, value)
+    sources = source or (() if from_list else chosen.sources)
+    with RunDisplay(out, MEASURES, chosen.training.batch_size) as display:
+        episodes = load(sources, **load_options)
+        summary = train_latent_action_model(
+            episodes, chosen, out=out, frames=frames, resume=resume, progress=display, tracker=report_to
+        )
+    emit(with_next(summary, out, out, sources, load_options), as_json, render)

@@ -4,35 +4,44 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from typer import Argument, Exit, Option
+from typer import Argument, Exit
 
-from lara_tok._common import JsonOption, emit, say, without_loading_bars
+from lara_tok._app import panels
+from lara_tok._common import JsonOption, emit, say
 from lara_tok._source import FromOption
 from lara_tok.encode import exit_code, stoppable
 
 
 def verify(
-    tokens: Annotated[str, Argument(help="tokens.parquet, or a folder of shards.")],
-    source: Annotated[list[str], Argument(help="The SOURCE that was given to encode.")],
-    sample: Annotated[str, Option(help="Share of the table to check: 1%, 100%.")] = "1%",
-    model: Annotated[str | None, Option(help="The checkpoint. Default: the one that made the table.")] = None,
-    device: Annotated[str | None, Option(help="cpu or cuda. Default: as for the table.")] = None,
+    tokens: Annotated[str, Argument(metavar="TABLE", help="tokens.parquet, or a folder of shards.")],
+    source: Annotated[list[str], Argument(metavar="SOURCE", help="The SOURCE that was given to encode.")],
+    sample: Annotated[str, panels.pairs(metavar="PERCENT", help="Share of the table to check: 1%, 100%.")] = "1%",
+    model: Annotated[
+        str | None, panels.model(metavar="CHECKPOINT", help="The checkpoint. Default: the one that made the table.")
+    ] = None,
+    device: Annotated[
+        str | None, panels.model(metavar="cpu|cuda", help="cpu or cuda. Default: as for the table.")
+    ] = None,
     workers: Annotated[
-        int | None, Option(min=0, help="Worker processes. Default: by cores and memory. 0: none, all in this process.")
+        int | None,
+        panels.speed(
+            metavar="N", min=0, help="Worker processes. Default: by cores and memory. 0: none, all in this process."
+        ),
     ] = None,
     from_: FromOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Encode a sample of a table again, with the options in its metadata, and list the rows that differ.
+    """Encode a sample of a table again, and list rows that differ.
+
+    The options are those in the table's metadata.
 
     Exit code: 0 all equal, 1 something differs, 2 wrong usage or other weights, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
 
     Example: lara-tok verify tokens.parquet videos/ --sample 5%
     """
+    share = _parse_share(sample)
     from lara_tokenizer.encode import verify_tokens
 
-    without_loading_bars()
-    share = _parse_share(sample)
     try:
         with stoppable():
             report = verify_tokens(

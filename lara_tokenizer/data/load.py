@@ -17,6 +17,7 @@ from lara_tokenizer.data.episode import Episode
 from lara_tokenizer.data.listing import Listing, ListOptions, SourceInfo
 from lara_tokenizer.data.merging import merge_listings
 from lara_tokenizer.data.segment import SegmentReader, override_rate, segment_seconds, segments
+from lara_tokenizer.data.shard import Shard
 from lara_tokenizer.data.sources import READABLE, resolve_list, resolve_source
 from lara_tokenizer.data.video.suffixes import RAW_SUFFIXES
 from lara_tokenizer.errors import LaraTokenizerError
@@ -40,12 +41,13 @@ class LoadOptions(TypedDict, total=False):
     tasks: str | Sequence[str]
     segment: str | None
     from_list: str | Path | None
+    shard: str | None
 
 
 class Episodes(list[Episode]):
     """A list of episodes with their `sources`, and the `options` that decide frames and times.
 
-    A slice keeps both.
+    `named` is what `load_episodes` was given as its source. A slice keeps all three.
     """
 
     def __init__(
@@ -53,9 +55,11 @@ class Episodes(list[Episode]):
         episodes: Iterable[Episode] = (),
         sources: Sequence[SourceInfo] = (),
         options: Mapping[str, Any] | None = None,
+        named: Sequence[str] = (),
     ) -> None:
         super().__init__(episodes)
         self.sources = tuple(sources)
+        self.named = tuple(named)
         readers = sorted({type(episode.reader).__name__ for episode in self})
         self.options = dict(options or {"decoder": ", ".join(readers)})
 
@@ -65,7 +69,7 @@ class Episodes(list[Episode]):
     def __getitem__(self, index: slice) -> Episodes: ...
     def __getitem__(self, index: SupportsIndex | slice) -> Episode | Episodes:
         selected = super().__getitem__(index)
-        return Episodes(selected, self.sources, self.options) if isinstance(selected, list) else selected
+        return Episodes(selected, self.sources, self.options, self.named) if isinstance(selected, list) else selected
 
 
 def load_episodes(
@@ -82,6 +86,7 @@ def load_episodes(
     tasks: str | Sequence[str] = (),
     segment: str | None = None,
     from_list: str | Path | None = None,
+    shard: str | None = None,
 ) -> Episodes:
     """List the episodes of a source, sorted by id, segments by time; log what each source was detected as.
 
@@ -106,6 +111,8 @@ def load_episodes(
         segment: cut each episode into segments of so many seconds, "10s"; ids end in "#t=10,20".
         from_list: a list of clips, with paths relative to `source`, or to the list itself: a .csv with a column path
             and optionally start, end (seconds) and label; or a .txt with one path per line.
+        shard: keep one of several parts of equal work, "0/8" to "7/8"; "auto" takes it from the environment of a Slurm
+            array, or from RANK and WORLD_SIZE. What `limit` and the filters leave is split.
 
     Raises:
         ValueError: nothing is found, a source or a rate is invalid, or a filter selects nothing.
@@ -118,6 +125,7 @@ def load_episodes(
         raise ValueError(f"limit {limit}: must be at least 1 episode")
     if segment is not None:
         segment_seconds(segment)
+    chosen = None if shard is None else Shard.parse(shard)
     list_options = ListOptions(_strings(cameras), decoder, split, subset, streaming)
     sources = [source] if isinstance(source, str | Path) else list(source)
     if from_list is not None:
@@ -150,8 +158,11 @@ def load_episodes(
         "streaming": streaming or None,
         "segment": segment,
         "from_list": None if from_list is None else Path(from_list).name,
+        "shard": None if chosen is None else str(chosen),
     }
-    return Episodes(selected[:limit], infos, options)
+    named = [str(each) for each in sources] + ([] if from_list is None else [f"list:{from_list}"])
+    selected = selected[:limit]
+    return Episodes(selected if chosen is None else chosen.select(selected), infos, options, named)
 
 
 def parse_indices(text: str) -> list[range]:

@@ -79,7 +79,7 @@ FORMATS = {
         Format("ssv2", "something_something", r"labels|.*\.json"),
         Format("webdataset", "webdataset.dataset", r".*\.tar", ignores_other_files=True),
         Format("datasets", "huggingface.dataset", r"dataset_dict\.json|state\.json|data|.*\.parquet", on_hub=True),
-        Format("list", "clip_list", ""),
+        Format("list", "clip_list.dataset", ""),
     )
 }
 
@@ -184,6 +184,9 @@ def _resolve_by_detection(name: str, text: str, options: ListOptions, *, only_vi
 def _list_videos(videos: Sequence[tuple[str, Path]], base: Path, text: str, options: ListOptions) -> Listing:
     if named := [camera for camera in options.cameras if camera != "all"]:
         raise ValueError(f"camera {named[0]!r}: source {text!r} is plain video, with one camera that has no name")
+    for option, value in (("split", options.split), ("subset", options.subset), ("streaming", options.streaming)):
+        if value:
+            raise ValueError(f"{option}: source {text!r} is plain video, which has none. Leave --{option} out")
     reader_class = video.video_reader_class(options.decoder)
     episodes = []
     for kind, path in videos:

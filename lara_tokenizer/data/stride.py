@@ -58,7 +58,7 @@ class Stride:
         below = max(int(self.value * fps + 1e-9), 1)
         later = (below + 1) / fps - self.value <= self.value - below / fps + _ROUNDING
         frames = below + 1 if later else below
-        if not _close_enough(frames / fps, self.value):
+        if not close_enough(frames / fps, self.value):
             raise ValueError(
                 f"stride {self.text!r} cannot be met at {fps:.4g} frames per second: the nearest gap is "
                 f"{frames / fps:.4g} s ({frames} frame{'s' * (frames > 1)}). Ask for '{frames / fps:.4g}s' "
@@ -92,8 +92,8 @@ class Stride:
         self.frames_at(1 / period)
         # A virtual frame after the last one: a target nearer to it than to the last frame is past the end.
         padded = np.append(timestamps, timestamps[-1] + period)
-        future = np.maximum(_nearest(padded, timestamps[anchors] + self.value), anchors + 1)
-        close = _close_enough(padded[future] - timestamps[anchors], self.value)
+        future = np.maximum(nearest(padded, timestamps[anchors] + self.value), anchors + 1)
+        close = close_enough(padded[future] - timestamps[anchors], self.value)
         return np.where((future < n) & close, future, -1)
 
     def anchors(self, timestamps: np.ndarray) -> np.ndarray:
@@ -110,10 +110,10 @@ class Stride:
         if self.unit == "f":
             return np.arange(0, len(timestamps), int(self.value))
         steps = np.arange(int((timestamps[-1] + _ROUNDING) / self.value) + 1)
-        return np.unique(_nearest(timestamps, steps * self.value))
+        return np.unique(nearest(timestamps, steps * self.value))
 
 
-def _nearest(timestamps: np.ndarray, times: np.ndarray) -> np.ndarray:
+def nearest(timestamps: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Index of the frame nearest to each of `times`; the later of two that are equally near."""
     later = np.clip(np.searchsorted(timestamps, times), 1, len(timestamps) - 1) if len(timestamps) > 1 else 0
     earlier = np.maximum(later - 1, 0)
@@ -121,7 +121,8 @@ def _nearest(timestamps: np.ndarray, times: np.ndarray) -> np.ndarray:
     return np.where(is_later, later, earlier)
 
 
-def _close_enough(gap: np.ndarray | float, requested: float) -> np.ndarray | bool:
+def close_enough(gap: np.ndarray | float, requested: float) -> np.ndarray | bool:
+    """Whether the gap of a pair is within 25 % of the stride."""
     return np.abs(gap - requested) <= TOLERANCE * requested + _ROUNDING / 2
 
 

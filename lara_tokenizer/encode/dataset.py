@@ -11,26 +11,31 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from lara_tokenizer._database import DatabaseError
 from lara_tokenizer._files import write_atomically
+from lara_tokenizer.data import Episodes
+from lara_tokenizer.data.shard import Shard
 from lara_tokenizer.encode.engines import running
 from lara_tokenizer.encode.estimate import Progress
 from lara_tokenizer.encode.job import EncodeJob, open_job
-from lara_tokenizer.encode.options import EncodeKeywords, EncodeOptions
-from lara_tokenizer.encode.plan import EpisodePlan, content_of, ordered_rows
+from lara_tokenizer.encode.options import EncodeKeywords
+from lara_tokenizer.encode.plan import EpisodePlan, check_some_pairs, content_of, ordered_rows
 from lara_tokenizer.encode.store import DamagedUnitError, Store
 from lara_tokenizer.encode.tasks import Failure, TaskQueue
 from lara_tokenizer.errors import EpisodeReadError
-from lara_tokenizer.table.health import HealthFigures, HealthWarning, health_of
+from lara_tokenizer.table.health import HealthFigures, health_of
 from lara_tokenizer.table.metadata import FRAMES, episodes_digest, read_metadata
 from lara_tokenizer.table.reader import iter_tables
+from lara_tokenizer.table.shards import SHARD, shard_contents
 from lara_tokenizer.table.source import Source
 from lara_tokenizer.table.statistics import (
     TokenCounts,
+    card_to_metadata,
     motion_counts_by_camera,
-    motion_counts_from_metadata,
     motion_counts_of,
     motion_counts_to_metadata,
 )
 from lara_tokenizer.table.write import OutputPath, write_tokens
+from lara_tokenizer.verdict.card import Card
+from lara_tokenizer.verdict.grades import Finding, Verdict
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionPreTrainedModel, LatentActionProcessor
@@ -55,7 +60,8 @@ def encode_dataset(
         source: what `load_episodes` takes, or episodes.
         model: "lara-lam" (bundled), a folder or a Hub id; or a model in memory, which needs its `processor`.
         processor: default: the one saved with the model.
-        out: "tokens.parquet" for one file, "tokens/" for a folder of shards.
+        out: "tokens.parquet" for one file, "tokens/" for a folder of files. A shard's table is beside it,
+            "tokens-00003-of-00008.parquet"; `merge_tokens` of all gives the table that one job would have made.
         on_error: "skip" lists an episode that fails and goes on, "fail" stops.
         progress: called with the state of the run after each event.
         options: of the rows, of the run, and of `load_episodes` (fps, decoder, limit, cameras, segment, ...):
@@ -71,7 +77,7 @@ def encode_dataset(
             workers: processes; default: by cores and memory. 0 uses this process only: a crashing decoder ends the job.
 
     Raises:
-        ValueError: an option is out of range, or there is nothing to encode.
+        ValueError: an option is out of range, or there is no pair to encode: then no table is written.
         JobMismatchError: `out` was made, or begun, by another job.
         EpisodeReadError: an episode failed and `on_error` is "fail".
         OSError: `out` cannot be written; what is encoded is kept.
@@ -83,13 +89,15 @@ def encode_dataset(
     output = OutputPath.parse(out)
     if on_error not in ("skip", "fail"):
         raise ValueError(f"on_error {on_error!r}: takes 'skip' or 'fail'")
+    if shard := source.options.get(SHARD) if isinstance(source, Episodes) else options.get("shard"):
+        output = output.of_shard(Shard.parse(shard))
     output.check_free()
     with open_job(source, model, processor, **options) as job:
         output.sweep()
         # Before the store is opened: a complete or foreign table leaves no job folder behind.
         if output.is_complete(job.fingerprint, job.episodes):
             job.check_content(output.path)
-            return _summary_of_table(output, job.options, len(job.episodes))
+            return _summary_of_table(output, len(job.episodes))
         output.make_parent()
         with Store(output.job_folder, job.fingerprint, job.episodes) as store:
             state = Progress.begin(len(job.episodes), store.plans(), store.done_units())
@@ -106,7 +114,7 @@ def encode_dataset(
             summary = _summarize(
                 counts,
                 store.plans(),
-                out=os.fspath(out),
+                out=str(output.path) if shard else os.fspath(out),
                 episodes=len(job.episodes) + store.vanished,
                 failed=store.failures(),
                 resumed=state.episodes_resumed,
@@ -147,12 +155,16 @@ def _write_results(store: Store, job: EncodeJob, output: OutputPath, *, stop_on_
     if changed and stop_on_failure:
         raise EpisodeReadError(changed[0], store.failures()[changed[0]])
     options, plans = job.options, store.plans()
-    counts = TokenCounts(options.num_latents, options.codebook_size)
+    checkpoint = job.checkpoint
+    card = Card.read(checkpoint.folder)
+    counts = TokenCounts(options.num_latents, options.codebook_size, model=checkpoint.id, card=card)
     try:
         _write_failures(store.failures(), output)
-        # An empty table would hide that nothing was encoded.
-        if not plans:
+        # An empty table would hide that nothing was encoded; but without its shard the others could not be merged.
+        if not plans and not job.fingerprint["load"].get(SHARD):
             return counts
+        if not job.fingerprint["load"].get(SHARD):
+            _check_not_empty(store, job)
         tables = (table for plan in plans.values() for table in ordered_rows(plan.units, store.rows, options.strides))
         # A first pass for the metadata, which a parquet writer needs before the first row.
         units = (unit for plan in plans.values() for unit in plan.units)
@@ -165,8 +177,10 @@ def _write_results(store: Store, job: EncodeJob, output: OutputPath, *, stop_on_
                 **episodes_digest(job.episodes),
                 "failed": len(store.failures()),
                 **content_of(plans.values()),
+                **shard_contents(job.fingerprint["load"], job.episodes, {k: v.content for k, v in plans.items()}),
             },
-            FRAMES: job.checkpoint.frame_settings,
+            FRAMES: checkpoint.frame_settings,
+            **card_to_metadata(card),
             **motion_counts_to_metadata(counts.moving_by_camera),
         }
 
@@ -189,6 +203,22 @@ def _write_results(store: Store, job: EncodeJob, output: OutputPath, *, stop_on_
             f"{output.path} cannot be written ({error.strerror or error}). All that is encoded is kept in "
             f"{store.folder}: make room and run the same command again."
         ) from error
+
+
+def _check_not_empty(store: Store, job: EncodeJob) -> None:
+    """Raise ValueError, and forget the job, if its table would have no pair."""
+    plans = store.plans()
+    try:
+        check_some_pairs(plans, job.episodes)
+        if not store.num_rows():
+            planned = sum(sum(plan.pairs.values()) for plan in plans.values())
+            raise ValueError(
+                f"0 pairs: all {planned:,} move less than min_motion {job.options.min_motion:g}. Pass a smaller "
+                "--min-motion; the noise of a sensor is about 0.004"
+            )
+    except ValueError:
+        store.discard()
+        raise
 
 
 def _write_failures(failures: Mapping[str, str], output: OutputPath) -> None:
@@ -234,8 +264,8 @@ class EncodeSummary:
     perplexity_per_position: list[float] | None
     idle_share: float
     figures: HealthFigures
-    health: list[HealthWarning]
-    verdict: str
+    health: list[Finding]
+    verdict: Verdict
     decode_seconds: float
     model_seconds: float
     wall_seconds: float
@@ -276,19 +306,15 @@ def _summarize(counts: TokenCounts, plans: Mapping[str, EpisodePlan], **fields: 
         perplexity_per_position=counts.perplexity_per_position,
         idle_share=counts.idle_share,
         figures=health.figures,
-        health=health.warnings,
+        health=health.findings,
         verdict=health.verdict,
         **fields,
     )
 
 
-def _summary_of_table(output: OutputPath, options: EncodeOptions, num_episodes: int) -> EncodeSummary:
+def _summary_of_table(output: OutputPath, num_episodes: int) -> EncodeSummary:
     """The summary of a table that was complete before."""
-    counts = TokenCounts(
-        options.num_latents,
-        options.codebook_size,
-        moving_by_camera=motion_counts_from_metadata(read_metadata(output.path)),
-    )
+    counts = TokenCounts.of_metadata(read_metadata(output.path))
     names: set[str] = set()
     for table in counts.count_through(iter_tables(output.path)):
         names |= set(table["episode"].unique().to_pylist())

@@ -29,6 +29,7 @@ from lara_tokenizer.encode.model_runner import (
 )
 from lara_tokenizer.encode.options import EncodeOptions, RowKeywords, resolve_options
 from lara_tokenizer.encode.plan import Pairs, Unit, ordered_rows, plan_episode, unit_pairs
+from lara_tokenizer.metrics import brightness_and_contrast
 from lara_tokenizer.table.reader import combine
 from lara_tokenizer.table.statistics import MotionCounts, is_moving, with_motion_counts
 
@@ -54,10 +55,11 @@ def encode_episode(
 
     Raises:
         EpisodeReadError: the video cannot be read.
-        ValueError: an option is out of range.
+        ValueError: an option is out of range, or an argument is in another's place.
 
     >>> table = encode_episode(load_episodes("clip.mp4")[0], model, processor, strides="0.6s")  # doctest: +SKIP
     """
+    _check_order(episode, model, processor)
     resolved = resolve_options(model.config, dtype=dtype_name(model.dtype), **options)
     with in_eval_mode(model):
         runner = ModelRunner(model, processor)
@@ -67,6 +69,18 @@ def encode_episode(
             frames = EpisodeFrames(episode, unit.camera, processor, with_signals=resolved.needs_signals)
             tables[unit] = encode_unit(unit, frames, runner, resolved)
     return combine([resolved.schema.empty_table(), *ordered_rows(tables, tables.__getitem__, resolved.strides)])
+
+
+def _check_order(*given: object) -> None:
+    """Raise ValueError unless these are an episode, a model and a processor, told by what is called of each."""
+    kinds = {"an Episode": "frame_index", "a model": "get_frame_features", "a LatentActionProcessor": "resize_frames"}
+    for place, (argument, (kind, method)) in enumerate(zip(given, kinds.items(), strict=True), 1):
+        if not hasattr(argument, method):
+            hint = "; load_episodes(path)[0] makes an episode" if place == 1 else ""
+            raise ValueError(
+                f"encode_episode takes {', '.join(kinds)}, in this order: argument {place} is a "
+                f"{type(argument).__name__}, not {kind}{hint}."
+            )
 
 
 def encode_unit(unit: Unit, frames: UnitFrames, model: Runner, options: EncodeOptions) -> pa.Table:
@@ -86,6 +100,7 @@ def encode_unit(unit: Unit, frames: UnitFrames, model: Runner, options: EncodeOp
     held = _HeldFrames(pairs)
     queue = _PairQueue(pairs, options.batch_size)
     for indices, pixels_B3SS in _rebatch(pairs.needed, frames.read(pairs.needed), options.batch_size):
+        rows.see(pixels_B3SS)
         held.add(indices, pixels_B3SS, model.frame_features(pixels_B3SS))
         for complete in queue.completed_by(indices[-1]):
             # Motion needs pixels only, so pairs are left out before the model sees them.
@@ -210,6 +225,13 @@ class Rows:
         self._motion = np.full(count, np.nan, np.float32)
         self._is_global = np.full(count, False)
         self._is_kept = np.full(count, True)
+        self._pixels = MotionCounts()
+
+    def see(self, pixels_B3SS: Tensor) -> None:
+        """Frames of the unit, uint8, for its counts."""
+        shares = brightness_and_contrast(pixels_B3SS)
+        brightness, contrast = (int(torch.round(1e6 * each_B).sum()) for each_B in shares)
+        self._pixels += MotionCounts(frames=len(pixels_B3SS), brightness=brightness, contrast=contrast)
 
     def set_motion(self, rows: np.ndarray, motion: np.ndarray, is_global: np.ndarray) -> None:
         self._motion[rows] = motion
@@ -227,9 +249,9 @@ class Rows:
         self._is_kept[rows] = False
 
     def motion_counts(self) -> MotionCounts:
-        """Moving pairs among the rows of the table."""
+        """Moving pairs among the rows of the table, and pixels of the unit's frames."""
         moving = self._is_kept & is_moving(self._motion)
-        return MotionCounts(int(moving.sum()), int((moving & self._is_global).sum()))
+        return MotionCounts(int(moving.sum()), int((moving & self._is_global).sum())) + self._pixels
 
     def table(self, unit: Unit, timestamps: np.ndarray, signals: Signals) -> pa.Table:
         pairs, count = self._pairs, len(self._pairs.anchor)

@@ -13,8 +13,9 @@ from lara_tokenizer.data import Episode
 from lara_tokenizer.encode.engines import Engine, running
 from lara_tokenizer.encode.job import open_job
 from lara_tokenizer.encode.options import EncodeKeywords
-from lara_tokenizer.encode.plan import EpisodePlan, Unit
+from lara_tokenizer.encode.plan import EpisodePlan, Unit, check_some_pairs
 from lara_tokenizer.encode.tasks import Encoded, Event, Failure, Heartbeat, PlanTask, TaskQueue, UnitTask
+from lara_tokenizer.table.shards import SHARD
 from lara_tokenizer.table.source import Source
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def estimate_dataset(
                     plans[name] = event
                 case Failure(episode, reason):
                     failed[episode] = reason
+        if not job.fingerprint["load"].get(SHARD):
+            check_some_pairs(plans, job.episodes)
         frames = sum(plan.frames for plan in plans.values())
         seconds_per_frame = _probe(engine, job.episodes, plans)
         pairs: Counter[str] = Counter(dict.fromkeys(job.options.strides, 0))

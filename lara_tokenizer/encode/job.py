@@ -31,7 +31,7 @@ from lara_tokenizer.encode.options import (
     resolve_options,
     split_keywords,
 )
-from lara_tokenizer.encode.plan import EpisodePlan, content_of
+from lara_tokenizer.encode.plan import EpisodePlan, check_strides, content_of
 from lara_tokenizer.encode.tasks import Failure, PlanTask, TaskQueue, WorkerSetup
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.table.metadata import CONTENT, read_metadata
@@ -160,6 +160,8 @@ def open_job(
     check_options(model, **keywords)
     rows, load = split_keywords(keywords)
     loaded, episodes = find_episodes(source, load)
+    given = rows.get("strides") or ()
+    check_strides([given] if isinstance(given, str) else given, episodes.values())
     dtype, device = keywords.get("dtype"), keywords.get("device")
     with ExitStack() as stack:
         in_memory = None
@@ -177,6 +179,7 @@ def open_job(
             # On the CPU the workers load a copy each, and the model itself is not used.
             in_memory = model if (dtype, device) == (own_dtype, own_device) and device != "cpu" else None
         options = resolve_options(checkpoint, dtype=dtype, **rows)
+        check_strides(options.strides, episodes.values())  # the model's own, if none was given
         check_dtype(checkpoint.model_type, options.dtype)
         _check_columns(options.columns, episodes.values())
         if in_memory is not None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack, cast
 from lara_tokenizer.checkpoint import checkpoint_folder
 from lara_tokenizer.checkpoint.settings import check_dtype, read_model_settings
 from lara_tokenizer.data.load import LoadOptions
-from lara_tokenizer.data.stride import TOLERANCE, Stride
+from lara_tokenizer.data.stride import Stride
 from lara_tokenizer.encode.device import resolve_device
 from lara_tokenizer.table.schema import OPTIONAL_COLUMNS
+from lara_tokenizer.verdict.findings import stride_findings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -128,19 +129,9 @@ def resolve_options(sizes: ModelSizes, *, dtype: str = "float32", **keywords: Un
         batch_size=keywords.get("batch_size", 64),
         dtype=dtype,
     )
-    for stride in strides.values():
-        _warn_untrained(stride, sizes.strides)
+    for finding in stride_findings(options.strides, sizes.strides):
+        logger.warning(finding.sentence)
     return options
-
-
-def _warn_untrained(stride: Stride, trained_on: Sequence[str]) -> None:
-    """Seconds are compared with seconds and frames with frames; there is no warning if the units differ."""
-    trained = [Stride.parse(text) for text in trained_on]
-    values = [other.value for other in trained if other.unit == stride.unit]
-    if values and not min(values) * (1 - TOLERANCE) <= stride.value <= max(values) * (1 + TOLERANCE):
-        logger.warning(
-            "stride %s: the model was trained on %s; its codes may mean little here", stride.text, ", ".join(trained_on)
-        )
 
 
 def split_keywords(keywords: EncodeKeywords) -> tuple[RowKeywords, LoadOptions]:

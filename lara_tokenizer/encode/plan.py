@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -114,6 +114,49 @@ def plan_episode(episode: Episode, options: EncodeOptions) -> EpisodePlan:
     content = content_sha256(episode, indices, episode.signals() if units and options.needs_signals else None)
     check_unchanged(episode, files)
     return EpisodePlan(episode.id, tuple(units), counts, frames, tuple(notes), files, content)
+
+
+def check_strides(strides: Iterable[str], episodes: Iterable[Episode]) -> None:
+    """Raise ValueError for a text that is no stride, or a stride that no rate can meet, as far as rates are known."""
+    parsed = [Stride.parse(text) for text in strides]
+    rates = {episode.fps for episode in episodes}
+    known = {rate for rate in rates if rate is not None}
+    if known != rates:
+        return
+    for stride in parsed:
+        refusals = []
+        for rate in sorted(known):
+            try:
+                stride.frames_at(rate)
+            except ValueError as error:
+                refusals.append(error)
+        if refusals and len(refusals) == len(known):
+            raise refusals[0]
+
+
+def check_some_pairs(plans: Mapping[str, EpisodePlan], episodes: Mapping[str, Episode]) -> None:
+    """Raise ValueError if no episode has a pair, naming the longest stride that is possible.
+
+    Only then are the episodes opened again.
+    """
+    if not plans or any(sum(plan.pairs.values()) for plan in plans.values()):
+        return
+    strides = ", ".join(sorted({stride for plan in plans.values() for stride in plan.pairs}))
+    frames, seconds, longest = 0, 0.0, ""
+    for name in plans:
+        episode = episodes[name]
+        for camera in episode.cameras:
+            times = episode.frame_index(camera).timestamps
+            if len(times) > frames:
+                frames, seconds, longest = len(times), float(times[-1] - times[0]), name
+        episode.close()
+    if frames < 2:
+        raise ValueError(f"0 pairs at stride {strides}: no episode has two frames. A pair takes two of one episode")
+    raise ValueError(
+        f"0 pairs: every episode is shorter than the stride {strides}. The longest, {printable(longest)}, has {frames} "
+        f"frames in {seconds:.4g} s: the longest stride possible is '{frames - 1}f' or '{seconds:.4g}s'. Pass a "
+        "shorter --stride"
+    )
 
 
 def content_of(plans: Iterable[EpisodePlan]) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Measure a checkpoint: use of the codebook, use of z by the decoder, actions and nuisances encoded in z.
 
 >>> from lara_tokenizer.evaluate import evaluate_checkpoint
->>> evaluate_checkpoint(model, processor, "mw-heldout").figures.verdict  # doctest: +SKIP
-'The codes are usable: ...'
+>>> evaluate_checkpoint(model, processor, "mw-heldout").figures.verdict.grade  # doctest: +SKIP
+'no evidence yet'
 
 The way of a pair: `dataset.py` reads it, plain and under a nuisance of `nuisance.py`; `encoding.py` runs the model;
 `controls/` makes the features that z is held against; `codebook.py`, `decoder.py` and `probes.py`, with `ridge.py`,

@@ -12,14 +12,23 @@ import torch
 
 from lara_tokenizer import metrics
 from lara_tokenizer.evaluate.figures import DIGITS, CodebookFigures, LatentFigures, rounded
-from lara_tokenizer.thresholds import DEAD_POSITION_PERPLEXITY
+from lara_tokenizer.thresholds import DEAD_POSITION_SHARE
+from lara_tokenizer.verdict.findings import CodeFigures
 
 BINS = 8  # of equal probability, for each action dimension
 
 
-def codebook_figures(codes_PN: torch.Tensor, codebook_size: int) -> CodebookFigures:
-    """Counts, perplexities exp(-sum_k p_k log p_k) and unused codes, pooled and per position."""
-    counts_NK = torch.stack([metrics.code_counts(column, codebook_size) for column in codes_PN.unbind(-1)])
+def codebook_figures(
+    codes_PN: torch.Tensor, codebook_size: int, is_moving_P: np.ndarray | None = None
+) -> CodebookFigures:
+    """Counts, perplexities exp(-sum_k p_k log p_k) and unused codes, pooled and per position.
+
+    Args:
+        codes_PN, codebook_size: of all pairs.
+        is_moving_P: pairs that are not idle; None: all.
+    """
+    counts_NK = _counts(codes_PN, codebook_size)
+    moving_PN = codes_PN if is_moving_P is None else codes_PN[torch.from_numpy(is_moving_P)]
     per_position_N = metrics.perplexity_per_position(codes_PN, codebook_size)
     dead = int(metrics.dead_codes(codes_PN, codebook_size))
     return CodebookFigures(
@@ -28,11 +37,25 @@ def codebook_figures(codes_PN: torch.Tensor, codebook_size: int) -> CodebookFigu
         perplexity_per_position=[round(float(value), DIGITS) for value in per_position_N],
         dead_codes=dead,
         dead_codes_per_position=(counts_NK == 0).sum(1).tolist(),
-        dead_positions=int((per_position_N < DEAD_POSITION_PERPLEXITY).sum()),
+        dead_positions=int((counts_NK.max(1).values >= DEAD_POSITION_SHARE * len(codes_PN)).sum()),
         used_share=round(1 - dead / codebook_size, DIGITS),
         size=codebook_size,
         possible=min(codebook_size, codes_PN.numel()),
+        moving_pairs=len(moving_PN),
+        moving=_code_figures(moving_PN, codebook_size) if len(moving_PN) else None,
     )
+
+
+def _counts(codes_PN: torch.Tensor, codebook_size: int) -> torch.Tensor:
+    """Occurrences of each code at each position: (N, K)."""
+    return torch.stack([metrics.code_counts(column, codebook_size) for column in codes_PN.unbind(-1)])
+
+
+def _code_figures(codes_PN: torch.Tensor, codebook_size: int) -> CodeFigures:
+    tuples, counts = np.unique(codes_PN.numpy(), axis=0, return_counts=True)
+    most = int(counts.argmax())
+    share = float(counts[most] / len(codes_PN))
+    return CodeFigures.of(_counts(codes_PN, codebook_size).numpy(), tuples[most].tolist(), share)
 
 
 def latent_figures(latents_PND: torch.Tensor, random_init_latents_PND: torch.Tensor) -> LatentFigures:

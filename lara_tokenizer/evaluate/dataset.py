@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionProcessor
 
 logger = logging.getLogger(__name__)
+
+CHUNK = 256  # pairs compared at a time
 
 Source = str | Path | Sequence[str | Path]
 
@@ -59,6 +62,14 @@ class PairSet:
     def tensors(self, rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Frames t and frames t+C of these rows, uint8 (B, 3, S, S) each."""
         return torch.from_numpy(self.frames[self.now[rows]]), torch.from_numpy(self.frames[self.future[rows]])
+
+    def motion(self) -> np.ndarray:
+        """Mean absolute pixel change of each pair (P,), in 0..1."""
+        changes = []
+        for first in range(0, len(self), CHUNK):
+            now, future = (self.frames[side[first : first + CHUNK]] for side in (self.now, self.future))
+            changes.append(np.abs(future.astype(np.int16) - now).mean((1, 2, 3)) / 255)
+        return np.concatenate(changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +126,16 @@ def load_with_masks(source: Source, **load: Unpack[LoadOptions]) -> Episodes:
             continue
         masks.append(name)
     return episodes
+
+
+def date_of(episodes: Sequence[Episode]) -> str | None:
+    """The day, in UTC, on which the newest local file of the episodes was changed; None where they name none.
+
+    A property of the data: equal runs give equal reports, whenever they are made.
+    """
+    files = {file for episode in episodes for camera in episode.cameras for file in episode.files(camera)}
+    times = [file.stat().st_mtime for file in files if file.is_file()]
+    return datetime.fromtimestamp(max(times), UTC).date().isoformat() if times else None
 
 
 def read_pairs(

@@ -1,4 +1,4 @@
-"""Alarms, warnings and a verdict in words, from the figures of a report.
+"""Findings and verdict of a report, by the rules of `lara_tokenizer/verdict/` and those that need a random-init model.
 
 All rules read outputs alone: z, codes and decoded frames of the model, and those of a random-init model of the same
 configuration. Of faults that follow from one another only the first is named: where z is constant, its codes are too,
@@ -7,240 +7,138 @@ and no decoder can use them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import replace
 
-from lara_tokenizer.evaluate.figures import ROW_NAMES, Alarm, Report
+from lara_tokenizer.evaluate.figures import ROW_NAMES, UNMEASURED, BestControl, Estimate, ProbeRow, Report
 from lara_tokenizer.thresholds import (
-    CODE_USE_ALARM,
-    CODE_USE_WARNING,
     COPYING_WARNING,
-    DEAD_POSITIONS_ALARM,
     LEARNED_GAIN,
     NUISANCE_ALARM,
     NUISANCE_WARNING,
-    SPREAD_ALARM,
     SPREAD_RATIO_TO_RANDOM,
-    SPREAD_WARNING,
-    Z_GAIN_ALARM,
-    Z_GAIN_WARNING,
 )
+from lara_tokenizer.verdict.findings import (
+    code_findings,
+    decoder_findings,
+    idle_findings,
+    number,
+    spread_findings,
+)
+from lara_tokenizer.verdict.grades import ALARM, NUISANCE_WORDS, SEVERITIES, WARNING, Finding, Verdict, decide
+from lara_tokenizer.verdict.probe import Control, Gain, Probe, evidence, probe_findings
 
-NUISANCE_WORDS = {"shake": "camera shake", "light": "changes of the light", "background": "a moving background"}
-NUISANCE_NAMES = {f"{verb}_{family}" for family in NUISANCE_WORDS for verb in ("encodes", "holds")}
 
-Rule = Callable[[Report], str | None]  # the sentence of a fault, None where the figures do not show it
-
-
-def find_alarms(report: Report) -> list[Alarm]:
-    """All faults that the figures show, alarms before warnings.
+def find_alarms(report: Report) -> list[Finding]:
+    """All faults that the figures show: alarms, doubts, warnings.
 
     >>> find_alarms(evaluation.figures)[0].name  # doctest: +SKIP
     'encodes_shake'
     """
-    judged = ((name, rule(report)) for name, rule in PRIMARY_ALARMS.items())
-    primary, sentence = next(((name, text) for name, text in judged if text is not None), ("", None))
-    alarms = [] if sentence is None else [Alarm(primary, "alarm", sentence)]
     # Nothing else is worth saying about a model that was not trained.
-    if primary == "untrained":
-        return alarms
-    alarms += _encoded_nuisances(report)
-    for name, (causes, rule) in WARNINGS.items():
-        if primary not in causes and (sentence := rule(report)) is not None:
-            alarms.append(Alarm(name, "warning", sentence))
-    return sorted(alarms, key=lambda each: each.severity != "alarm")
+    if untrained := list(_untrained(report)):
+        return untrained
+    findings = spread_findings(report.latents.spread)
+    is_constant = any(each.severity == ALARM for each in findings)
+    # A constant z explains its codes, what the decoder makes of them, and what a probe finds.
+    if not is_constant:
+        findings += _codes(report)
+        # So does a collapsed codebook: decoder and codes' probe see quantized z.
+        has_collapsed = any(each.severity == ALARM for each in findings)
+        if not has_collapsed:
+            findings += [*_decoder(report), *_worse_than_copying(report)]
+        if (probe := probe_of(report)) is not None:
+            findings += probe_findings(replace(probe, codes=None) if has_collapsed else probe)
+    findings += _encoded_nuisances(report)
+    findings += idle_findings({camera: (idle, pairs) for camera, (idle, pairs) in report.data.idle_pairs.items()})
+    return sorted(findings, key=lambda each: SEVERITIES.index(each.severity))
 
 
-def verdict(report: Report) -> str:
-    """One or two sentences for a reader who wants to train on the codes; `report.alarms` must be filled in."""
-    alarms = [each.sentence for each in report.alarms if each.severity == "alarm"]
-    warnings = [each.sentence for each in report.alarms if each.severity == "warning"]
-    kind = "codes" if report.codebook is not None else "latents"
-    names = {each.name for each in report.alarms}
-    if alarms and names <= NUISANCE_NAMES and report.probe.rows:
-        # Only a nuisance is wrong: without it, z does encode the actions.
-        what = " or ".join(words for family, words in NUISANCE_WORDS.items() if f"encodes_{family}" in names)
-        return f"Train on these {kind} only for video without {what}: {_lower(alarms[0])}"
-    if alarms:
-        return f"Do not train on these {kind}: {_lower(alarms[0])}"
-    if warnings:
-        more = f" ({len(warnings) - 1} more warning{'s' * (len(warnings) > 2)} below.)" if len(warnings) > 1 else ""
-        return f"The {kind} are usable with care: {_lower(warnings[0])}{more}"
-    return f"The {kind} are usable: {_strengths(report)}."
+def verdict(report: Report) -> Verdict:
+    """The verdict for a reader who wants to train on the labels; `report.alarms` must be filled in."""
+    probe = probe_of(report)
+    return decide(
+        report.alarms,
+        evidence=None if probe is None else evidence(probe),
+        checked=("codes" if report.codebook is not None else "z") + " and decoder",
+        next_step="run lara-tok eval on data with actions that is like this",
+    )
 
 
-def _strengths(report: Report) -> str:
-    strengths = []
-    if (codebook := report.codebook) is not None:
-        strengths.append(f"{codebook.perplexity:.0f} of {codebook.size} codes are in effective use")
-    strengths.append(f"the decoder reads them (z gain {_z_gain(report):.2f})")
-    if (added := report.headline["conditional_r2"].value) is not None:
-        tells = f"z adds {added:.2f} of R2 about the actions to what the first frame tells"
-        strengths.append(tells + _evidence(report))
-    return ", ".join(strengths[:-1]) + f", and {strengths[-1]}"
+def probe_of(report: Report) -> Probe | None:
+    """The probe of the actions as the verdict reads it; None where none was made."""
+    margins = report.probe.margins.get("conditional_r2")
+    z = report.headline["conditional_r2"]
+    if not margins or z.value is None:
+        return None
+    codes = report.headline["conditional_r2_codes"]
+    return Probe(
+        episodes=report.probe.test_episodes,
+        # The mean predictor has a conditional R2 of 0: its margin is what z adds to frame t.
+        z=_gain(z, margins["mean"]),
+        codes=None if codes.value is None else _gain(codes, codes),
+        best=_control(report.best_control("conditional_r2")),
+        best_codes=_control(report.best_control("conditional_r2_codes")),
+        left_out={ROW_NAMES[name]: reason for name, reason in report.controls.left_out.items()},
+    )
 
 
-def _evidence(report: Report) -> str:
-    """Words on the best control, for a report without a warning about one."""
-    best = report.best_control("conditional_r2")
+def _gain(own: Estimate, interval: Estimate) -> Gain:
+    low, high = interval.bounds or (float("-inf"), float("inf"))
+    return Gain(own.known, low, high)
+
+
+def _control(best: BestControl) -> Control | None:
     if best.name is None or best.value is None:
-        return ""
-    told = f", above every control (the best, {ROW_NAMES[best.name]}, adds {best.value:.2f})"
-    if left_out := report.controls.left_out:
-        names = " and ".join(ROW_NAMES[name] for name in left_out)
-        return f"{told}, but it was not compared with {names}: {next(iter(left_out.values()))}"
-    return f"{told}: evidence that z encodes the actions"
+        return None
+    return Control(ROW_NAMES[best.name], best.value, best.is_certain, best.is_beaten, best.is_better)
 
 
-def _untrained(report: Report) -> str | None:
+def _untrained(report: Report) -> Iterator[Finding]:
     """Neither z nor the decoder is better than in a random-init model, and z varies as much as there."""
     gain = max(value for value in report.decoder.gain_over_random_init.values() if value is not None)
     margin = report.probe.margins.get("conditional_r2", {}).get("random_init")
     spread, random_spread = report.latents.spread, report.latents.random_init_spread
     alike = random_spread / SPREAD_RATIO_TO_RANDOM <= spread <= random_spread * SPREAD_RATIO_TO_RANDOM
     if gain >= LEARNED_GAIN or (margin is not None and margin.low > 0) or not alike:
-        return None
-    return "The model behaves like one with random weights: its decoder predicts no better than an untrained one" + (
-        ", and its z tells no more of the actions." if margin is not None else "."
-    )
+        return
+    nor_z = ", and its z tells no more of the actions" if margin is not None else ""
+    told = f"its decoder predicts no better than an untrained one (gain {number(gain)}){nor_z}"
+    yield Finding("untrained", ALARM, f"the model behaves like one with random weights: {told}")
 
 
-def _constant_z(report: Report) -> str | None:
-    if (spread := report.latents.spread) >= SPREAD_ALARM:
-        return None
-    return f"z is nearly the same whatever happens between the two frames (spread {spread:.2f}, healthy is about 1)."
+def _codes(report: Report) -> list[Finding]:
+    codebook = report.codebook
+    if codebook is None or codebook.moving is None:
+        return []
+    return code_findings(codebook.moving, codebook.size, codebook.moving_pairs)
 
 
-def _collapsed_codebook(report: Report) -> str | None:
-    if (codebook := report.codebook) is None:
-        return None
-    positions, dead = len(codebook.perplexity_per_position), codebook.dead_positions
-    if codebook.perplexity >= CODE_USE_ALARM * codebook.possible and dead <= DEAD_POSITIONS_ALARM * positions:
-        return None
-    return (
-        f"The codebook has collapsed: about {codebook.perplexity:.1f} of {codebook.size} codes are in use, and "
-        f"{dead} of {positions} code positions always say the same. z itself still varies."
-    )
+def _decoder(report: Report) -> list[Finding]:
+    gains = (report.decoder.z_gain, report.decoder.z_gain_moving)
+    used = max(gains, key=lambda each: -1.0 if each.value is None else each.value)
+    return decoder_findings(gains[0].value, gains[1].value, used.bounds)
 
 
-def _ignored_z(report: Report) -> str | None:
-    if (gain := _z_gain(report)) >= Z_GAIN_ALARM:
-        return None
-    return (
-        f"The decoder ignores z: with another pair's codes it predicts as well, or nearly (z gain {gain:.3f}), so the "
-        "codes need not say what happened."
-    )
+def _worse_than_copying(report: Report) -> Iterator[Finding]:
+    gain = report.decoder.gain_over_copying.value
+    if gain is not None and gain < COPYING_WARNING:
+        told = f"gain over copying {number(gain)}"
+        sentence = f"the decoded future is farther from the truth than the first frame is ({told})"
+        yield Finding("worse_than_copying", WARNING, sentence)
 
 
-# The first that applies is the alarm: it explains those after it.
-PRIMARY_ALARMS: dict[str, Rule] = {
-    "untrained": _untrained,
-    "constant_z": _constant_z,
-    "collapsed_codebook": _collapsed_codebook,
-    "ignored_z": _ignored_z,
-}
-
-
-def _encoded_nuisances(report: Report) -> list[Alarm]:
+def _encoded_nuisances(report: Report) -> Iterator[Finding]:
     """An alarm where z predicts a family better than the actions, by its whole interval; a warning for a good part."""
-    row = report.nuisance.row("z")
-    alarms = []
+    row: ProbeRow = report.nuisance.row("z")
     for family, estimate in row.families.items():
         what, r2 = NUISANCE_WORDS[family], estimate.known
-        if row.r2 is not None and r2 > NUISANCE_ALARM and (row.over_family_intervals[family][1] or 0) < 0:
+        actions = row.r2 or UNMEASURED
+        if actions.value is not None and r2 > NUISANCE_ALARM and (row.over_family_intervals[family][1] or 0) < 0:
             sentence = (
-                f"z encodes {what} rather than actions: where there is any, R2 is {r2:.2f} for {what} and "
-                f"{max(row.r2.known, 0):.2f} for the actions."
+                f"z encodes {what} rather than actions: where there is any, R2 is {number(r2)} for {what} and "
+                f"{number(actions.value)} for the actions"
             )
-            alarms.append(Alarm(f"encodes_{family}", "alarm", sentence))
+            yield Finding(f"encodes_{family}", ALARM, sentence)
         elif r2 > NUISANCE_WARNING:
-            alarms.append(Alarm(f"holds_{family}", "warning", f"z also holds {what} (R2 {r2:.2f})."))
-    return alarms
-
-
-def _no_actions(report: Report) -> str | None:
-    margins = report.probe.margins.get("conditional_r2")
-    # The mean predictor has a conditional R2 of 0: its margin is what z adds to frame t.
-    if not margins or margins["mean"].low > 0:
-        return None
-    nothing = "z adds nothing certain about the actions to what the first frame tells"
-    best, episodes = report.best_control("conditional_r2"), report.probe.test_episodes
-    if best.name is None or best.value is None or not best.is_certain:
-        return f"{nothing} ({episodes} episodes)."
-    return f"{nothing}, where a control, {ROW_NAMES[best.name]}, adds {best.value:.2f} ({episodes} episodes)."
-
-
-def _no_better_than_control(report: Report) -> str | None:
-    # Where z tells nothing certain, that is said instead.
-    return None if _no_actions(report) else _beside_best_control(report, "conditional_r2", "z")
-
-
-def _codes_no_better_than_control(report: Report) -> str | None:
-    return _beside_best_control(report, "conditional_r2_codes", "Quantized z")
-
-
-def _beside_best_control(report: Report, figure: str, own: str) -> str | None:
-    best, value = report.best_control(figure), report.headline[figure].value
-    if best.name is None or best.value is None or value is None or best.is_beaten:
-        return None
-    control, values = ROW_NAMES[best.name], f"conditional R2 {value:.2f} and {best.value:.2f}"
-    if best.is_better:
-        return f"{own} tells less of the actions than a control does, {control} ({values})."
-    episodes = f"as far as {report.probe.test_episodes} episodes show"
-    return f"{own} tells no more of the actions than a control does, {control}, {episodes} ({values})."
-
-
-def _narrow_z(report: Report) -> str | None:
-    if (spread := report.latents.spread) >= SPREAD_WARNING:
-        return None
-    return f"z points mostly one way (spread {spread:.2f}, healthy is about 1)."
-
-
-def _dead_positions(report: Report) -> str | None:
-    if (codebook := report.codebook) is None or not codebook.dead_positions:
-        return None
-    return f"{codebook.dead_positions} of {len(codebook.perplexity_per_position)} code positions always say the same."
-
-
-def _low_use(report: Report) -> str | None:
-    codebook = report.codebook
-    # Dead positions explain a low use.
-    if codebook is None or codebook.dead_positions or codebook.perplexity >= CODE_USE_WARNING * codebook.possible:
-        return None
-    return f"Few codes are in effective use: {codebook.perplexity:.1f} of {codebook.size}."
-
-
-def _weak_z(report: Report) -> str | None:
-    if (gain := _z_gain(report)) >= Z_GAIN_WARNING:
-        return None
-    return f"The decoder makes little use of z (z gain {gain:.2f})."
-
-
-def _worse_than_copying(report: Report) -> str | None:
-    gain = report.decoder.gain_over_copying.value
-    if gain is None or gain >= COPYING_WARNING:
-        return None
-    return f"The decoded future is farther from the truth than the first frame is (gain over copying {gain:.2f})."
-
-
-# Each with the alarms from which it would follow; it is left out then.
-WARNINGS: dict[str, tuple[tuple[str, ...], Rule]] = {
-    "no_actions": (("constant_z",), _no_actions),
-    "no_better_than_control": (("constant_z",), _no_better_than_control),
-    "codes_no_better_than_control": (("constant_z", "collapsed_codebook"), _codes_no_better_than_control),
-    "narrow_z": (("constant_z",), _narrow_z),
-    "dead_positions": (("constant_z", "collapsed_codebook"), _dead_positions),
-    "low_use": (("constant_z", "collapsed_codebook"), _low_use),
-    "weak_z": (("constant_z", "collapsed_codebook", "ignored_z"), _weak_z),
-    "worse_than_copying": (("constant_z", "collapsed_codebook"), _worse_than_copying),
-}
-
-
-def _z_gain(report: Report) -> float:
-    """The z gain over all or over moving pixels, whichever shows more use of z."""
-    gains = (report.decoder.z_gain.value, report.decoder.z_gain_moving.value)
-    return max((gain for gain in gains if gain is not None), default=0.0)
-
-
-def _lower(sentence: str) -> str:
-    # "z" is a symbol and stays as it is.
-    return sentence if sentence.startswith("z ") else sentence[0].lower() + sentence[1:]
+            yield Finding(f"holds_{family}", WARNING, f"z also holds {what} (R2 {number(r2)})")

@@ -15,7 +15,7 @@ from lara_tokenizer.data.actions.motion import AUTO
 from lara_tokenizer.evaluate.codebook import codebook_figures, latent_figures
 from lara_tokenizer.evaluate.controls.encoder import ControlEncoder
 from lara_tokenizer.evaluate.controls.rows import control_rows
-from lara_tokenizer.evaluate.dataset import EvaluationDataset, PairSet, Source, load_with_masks, read_pairs
+from lara_tokenizer.evaluate.dataset import EvaluationDataset, PairSet, Source, date_of, load_with_masks, read_pairs
 from lara_tokenizer.evaluate.decoder import decoder_errors, decoder_figures, gain_over_random_init
 from lara_tokenizer.evaluate.diagnostics import find_alarms, verdict
 from lara_tokenizer.evaluate.encoding import EncodedSet, encode_pairs, random_init
@@ -32,6 +32,7 @@ from lara_tokenizer.evaluate.probes import (
     reason_against_probes,
 )
 from lara_tokenizer.evaluate.ridge import STD_FLOOR
+from lara_tokenizer.thresholds import IDLE_MOTION
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionProcessor
@@ -134,10 +135,11 @@ def evaluate_checkpoint(
     features = probe_features(under_nuisance, fresh_under_nuisance, size) | disturbed_controls.rows
     nuisance, nuisance_errors = probe_nuisance(dataset, features, seed)
     random_init_gain = gain_over_random_init(model, fresh, processor, pairs, encoded[camera])
+    is_moving = {each: of_camera.motion() >= IDLE_MOTION for each, of_camera in dataset.pairs.items()}
     report = Report(
         model=_model_info(encoded[camera], size, model_id, weights_sha256),
-        data=_data_info(episodes, dataset, parsed_stride, seed),
-        codebook=_codebook(encoded, size),
+        data=_data_info(episodes, dataset, parsed_stride, seed, is_moving),
+        codebook=_codebook(encoded, size, is_moving),
         latents=latent_figures(torch.cat([each.latents for each in encoded.values()]), fresh_encoded.latents),
         decoder=decoder_figures(decoder_errors(model, processor, dataset.pairs, encoded, seed), random_init_gain, seed),
         probe=plain,
@@ -216,9 +218,11 @@ def _cross_fit(pairs: PairSet, dataset: EvaluationDataset, features: Features, t
     return cross_fit(features, now, future, targets, pairs.episodes, task_E=dataset.tasks(pairs), seed=seed)
 
 
-def _codebook(encoded: Mapping[str, EncodedSet], codebook_size: int) -> CodebookFigures | None:
+def _codebook(encoded: Mapping[str, EncodedSet], codebook_size: int, is_moving: Arrays) -> CodebookFigures | None:
     codes = [each.codes for each in encoded.values() if each.codes is not None]
-    return codebook_figures(torch.cat(codes), codebook_size) if len(codes) == len(encoded) else None
+    if len(codes) < len(encoded):
+        return None
+    return codebook_figures(torch.cat(codes), codebook_size, np.concatenate([is_moving[each] for each in encoded]))
 
 
 def _model_info(
@@ -233,7 +237,9 @@ def _model_info(
     )
 
 
-def _data_info(episodes: Episodes, dataset: EvaluationDataset, stride: Stride, seed: int) -> DataInfo:
+def _data_info(
+    episodes: Episodes, dataset: EvaluationDataset, stride: Stride, seed: int, is_moving: Arrays
+) -> DataInfo:
     sets = dataset.pairs.values()
     return DataInfo(
         name=", ".join(source.name for source in episodes.sources),
@@ -247,4 +253,6 @@ def _data_info(episodes: Episodes, dataset: EvaluationDataset, stride: Stride, s
         seed=seed,
         left_out=dataset.left_out,
         target=dataset.target,
+        date=date_of(episodes),
+        idle_pairs={camera: [int((~moves).sum()), len(moves)] for camera, moves in is_moving.items()},
     )

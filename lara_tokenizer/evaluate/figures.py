@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
 
-FORMAT_VERSION = 1  # of report.json
+from lara_tokenizer.verdict.findings import CodeFigures
+from lara_tokenizer.verdict.grades import Finding, Verdict
+
+FORMAT_VERSION = 2  # of report.json
 DIGITS = 4  # after the decimal point, of every figure in a report
 RESAMPLES = 2000  # of the episodes, for the percentile bootstrap
 
@@ -32,11 +35,20 @@ class Figures:
 def _to_json(value: Any) -> Any:
     if isinstance(value, Figures):
         return value.to_dict()
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: _rounded(each) for name, each in asdict(value).items()}
     if isinstance(value, Mapping):
         return {key: _to_json(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_to_json(each) for each in value]
     return value
+
+
+def _rounded(value: Any) -> Any:
+    """Figures of the verdict's rules, which round nothing."""
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return rounded(value) if isinstance(value, float) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +134,9 @@ class TargetInfo(Figures):
     rule: str  # one of `data.actions.motion.RULES`, as asked for
     sentence: str  # for people
     numbers: dict[str, dict[str, list[str]]]  # by dataset and kind of target: names of an action's numbers, or places
+    names: list[str] = field(
+        default_factory=list
+    )  # of the target's columns, or places; [] where a column is no number of an action
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +154,8 @@ class DataInfo(Figures):
     seed: int
     left_out: dict[str, str]  # episodes that could not be read, each with the reason
     target: TargetInfo | None = None  # of the action probes; None without actions
+    date: str | None = None  # of its newest local file, "2026-11-30"; None where it names no files
+    idle_pairs: dict[str, list[int]] = field(default_factory=dict)  # by camera: [idle pairs, pairs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +167,12 @@ class CodebookFigures(Figures):
     perplexity_per_position: list[float]
     dead_codes: int  # codes that never occur, of all positions pooled
     dead_codes_per_position: list[int]
-    dead_positions: int  # positions whose perplexity is below `thresholds.DEAD_POSITION_PERPLEXITY`
+    dead_positions: int  # positions whose most frequent code has a share of at least `thresholds.DEAD_POSITION_SHARE`
     used_share: float
     size: int
     possible: int  # the highest pooled perplexity that so many codes can have: min(K, P N)
+    moving_pairs: int = 0
+    moving: CodeFigures | None = None  # of the pairs that move, by which the codebook is judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,15 +308,6 @@ class ProbeTable(Figures):
         return self.rows.get(name, ProbeRow())
 
 
-@dataclass(frozen=True, slots=True)
-class Alarm(Figures):
-    """A fault that the figures show."""
-
-    name: str
-    severity: str  # "alarm" or "warning"
-    sentence: str
-
-
 # The rows of a probe table, in the order in which they are shown: those of the tokenizer, then the controls.
 ROW_NAMES = {
     "z": "z of this model",
@@ -347,8 +357,8 @@ class Report(Figures):
     nuisance: ProbeTable
     controls: ControlInfo = ControlInfo()
     extra: dict[str, Any] | None = None  # the slower figures of `--all`, by name; None: not asked for
-    alarms: list[Alarm] = field(default_factory=list)
-    verdict: str = ""
+    alarms: list[Finding] = field(default_factory=list)
+    verdict: Verdict | None = None
 
     @property
     def headline(self) -> dict[str, Estimate]:

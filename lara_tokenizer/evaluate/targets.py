@@ -9,7 +9,7 @@ import numpy as np
 from lara_tokenizer.data import Episode, Signals
 from lara_tokenizer.data.actions.describe import dimensions, joined
 from lara_tokenizer.data.actions.meaning import ActionMeaning, find_meanings
-from lara_tokenizer.data.actions.motion import RULES, MotionTarget
+from lara_tokenizer.data.actions.motion import CHUNK, RULES, MotionTarget
 from lara_tokenizer.evaluate.figures import TargetInfo
 
 
@@ -37,4 +37,12 @@ class ProbeTargets:
     def info(self) -> TargetInfo:
         """The target in all datasets."""
         targets = self._targets.values()
-        return TargetInfo(self._rule, joined(targets), {each.meaning.dataset: dimensions(each) for each in targets})
+        numbers = {each.meaning.dataset: dimensions(each) for each in targets}
+        return TargetInfo(self._rule, joined(targets), numbers, self._names())
+
+    def _names(self) -> list[str]:
+        """Names of the target's columns, or their places, where the datasets agree and each column is one number."""
+        names = {tuple(number.name for number in each.meaning.numbers) for each in self._targets.values()}
+        if len(names) != 1 or self._rule == CHUNK:
+            return []
+        return [name or f"dimension {place}" for place, name in enumerate(names.pop())]

@@ -103,12 +103,14 @@ class VectorQuantizer(nn.Module):
     def lookup(self, codes_BN: Tensor) -> Tensor:
         """Code vectors (B, N, D) of integer codes. Raises ValueError for a code outside [0, K)."""
         size = self.size
+        if codes_BN.is_floating_point():
+            raise ValueError(f"codes are {codes_BN.dtype}: takes integers, 0 to {size - 1}. Latents go to quantize.")
         if codes_BN.numel() and (codes_BN.min() < 0 or codes_BN.max() >= size):
             raise ValueError(
                 f"codes run from {int(codes_BN.min())} to {int(codes_BN.max())}, this codebook has 0 to {size - 1}. "
                 "-1 marks an invalid pair: drop those first."
             )
-        return self.codebook(self._rows(codes_BN))
+        return self.codebook(self._rows(codes_BN.long()))
 
     @torch.no_grad()
     def start_codebook(self, latents_BND: Tensor, iterations: int = 10, seed: int = 0) -> None:

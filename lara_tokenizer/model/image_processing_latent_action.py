@@ -25,6 +25,8 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 _FILTERS = ("bicubic", "bilinear")
 _CROPS = ("none", "center")
 _LARGEST_SIDE = 8192
+Frames = Image.Image | np.ndarray | Tensor
+"""A picture, or in an array or tensor a batch of them, in a form that `LatentActionProcessor.preprocess` lists."""
 # Options added after the first tables were written, with the behaviour of processors before them.
 _YOUNGER = {"crop": "none", "antialias": True}
 
@@ -106,16 +108,34 @@ class LatentActionProcessor(BaseImageProcessor):
         fields = super().to_dict()
         return {name: value for name, value in fields.items() if name not in _YOUNGER or value != _YOUNGER[name]}
 
-    def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:  # type: ignore[override]
-        """Call `preprocess`; transformers 4 would not accept the second argument by position."""
-        return self.preprocess(images, *args, **kwargs)
+    # transformers 4 would not accept the second argument by position, and declares no types.
+    def __call__(  # type: ignore[override]
+        self,
+        images: Frames | Sequence[Frames],
+        future_images: Frames | Sequence[Frames] | None = None,
+        return_tensors: str | None = "pt",
+    ) -> BatchFeature:
+        """Prepare frames, or pairs of frames, for the model: see `preprocess`.
 
-    def preprocess(self, images: Any, future_images: Any = None, return_tensors: str | None = "pt") -> BatchFeature:
+        >>> model.encode(**processor(frames[:-5], frames[5:])).codes.shape  # doctest: +SKIP
+        torch.Size([15, 8])
+        """
+        return self.preprocess(images, future_images, return_tensors)
+
+    def preprocess(
+        self,
+        images: Frames | Sequence[Frames],
+        future_images: Frames | Sequence[Frames] | None = None,
+        return_tensors: str | None = "pt",
+    ) -> BatchFeature:
         """Convert frames, and the later frames of pairs, to normalized tensors.
 
+        A frame is a PIL image of any mode, or an array or tensor: uint8, or floats in 0..1. Its shape is (H, W, 3),
+        grey (H, W) or (H, W, 1), RGBA (H, W, 4), or with channels first (3, H, W) or (1, H, W). A batch is (B, H, W, C)
+        or (B, C, H, W) with 3, 4 or 1 colours C. Grey becomes RGB, and alpha is dropped.
+
         Args:
-            images: one or several frames: PIL image; uint8 array or tensor (H, W, 3) or (B, H, W, 3), or with
-                channels first; float tensor or array in 0..1; or a list of those. Sizes may differ in a list.
+            images: a frame, a batch, or a list of those; sizes may differ in a list.
             future_images: the later frame of each pair, in the same form, as many as `images`.
             return_tensors: "pt" or "np".
 
@@ -136,7 +156,7 @@ class LatentActionProcessor(BaseImageProcessor):
             data["future_pixel_values"] = self.normalize_frames(self.steady_future(frames, future_frames))
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def resize_frames(self, images: Any) -> Tensor:
+    def resize_frames(self, images: Frames | Sequence[Frames]) -> Tensor:
         """Resize frames of any accepted form to uint8 (B, 3, S, S), without normalization, e.g. to cache them."""
         size = (self.size["height"], self.size["width"])
         parts = [_as_frames(part) for part in (images if isinstance(images, (list, tuple)) else [images])]
@@ -197,18 +217,13 @@ def _as_frames(image: Any) -> Tensor:
     if isinstance(image, np.ndarray):
         usable = image.flags.writeable and min(image.strides, default=0) >= 0  # torch does not support mirrored views
         image = torch.from_numpy(image if usable else image.copy())
-    if not isinstance(image, Tensor) or image.ndim not in (3, 4):
+    if not isinstance(image, Tensor) or image.ndim not in (2, 3, 4):
         shape = f" of shape {tuple(image.shape)}" if isinstance(image, Tensor) else ""
         raise ValueError(
             f"a frame is {type(image).__name__}{shape}; it takes a PIL image, or an array or tensor "
-            "(H, W, 3), (3, H, W) or a batch of those."
+            "(H, W, 3), (3, H, W), grey (H, W), or a batch of those."
         )
-    frames = image.detach().cpu()
-    frames = frames.unsqueeze(0) if frames.ndim == 3 else frames
-    if frames.shape[-1] == 3:
-        frames = frames.permute(0, 3, 1, 2)
-    elif frames.shape[1] != 3:
-        raise ValueError(f"frames of shape {tuple(image.shape)} have no axis of 3 colours, last or before the size.")
+    frames = _as_rgb(image.detach().cpu())
     if frames.dtype == torch.uint8:
         return frames
     # The condition is negated so that NaN, which compares false with everything, is refused too.
@@ -218,6 +233,24 @@ def _as_frames(image: Any) -> Tensor:
             "or floats in 0..1. Undo any normalization first: the processor applies its own."
         )
     return frames.mul(255).round().to(torch.uint8)
+
+
+def _as_rgb(image: Tensor) -> Tensor:
+    """A frame or a batch with its colours on some axis -> (B, 3, H, W): grey is repeated, alpha dropped."""
+    if image.ndim == 2:
+        image = image.unsqueeze(-1)
+    batch = image.unsqueeze(0) if image.ndim == 3 else image
+    # 3 colours before 4 and 1: a frame may be as narrow. (4, H, W) could be four grey frames.
+    for colours, first_too in ((3, True), (4, image.ndim == 4), (1, True)):
+        if batch.shape[-1] == colours:
+            batch = batch.permute(0, 3, 1, 2)
+        elif batch.shape[1] != colours or not first_too:
+            continue
+        return batch.expand(-1, 3, -1, -1) if colours == 1 else batch[:, :3]
+    raise ValueError(
+        f"frames of shape {tuple(image.shape)} have no axis of 3, 4 or 1 colours, last or before the size. Give "
+        "several grey frames as a list, or as (B, H, W, 1)."
+    )
 
 
 def _crop_center(frames_B3HW: Tensor, height: int, width: int) -> Tensor:

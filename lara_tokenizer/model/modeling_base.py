@@ -1,9 +1,9 @@
 """Base class of all latent action models: loading, and encoding of frame pairs to latents and codes.
 
 A family is a model type of its own: a config with `num_latents`, `codebook_dim`, `codebook_size` (None: continuous) and
-`strides`, and a subclass of `LatentActionPreTrainedModel` with `get_frame_features`, `infer_latents`, `decode` and a
-`bottleneck`, or a `quantize` of its own. Code that uses models (encode, evaluate, the command line) depends only on
-these names.
+`strides`, and a subclass of `LatentActionPreTrainedModel` with `get_frame_features`, `infer_latents`, `_decode` and a
+`bottleneck`, or a `_quantize` of its own. Code that uses models (encode, evaluate, the command line) depends only on
+`get_frame_features`, `infer_latents`, `encode`, `quantize` and `decode`.
 
 Shape suffixes: B batch, P tokens of a frame, V their width, N latent tokens, D codebook dimension.
 """
@@ -11,6 +11,7 @@ Shape suffixes: B batch, P tokens of a frame, V their width, N latent tokens, D 
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -77,15 +78,38 @@ class LatentActionPreTrainedModel(PreTrainedModel):
         """Features of frame t and of frame t+C, each (B, P, V) -> z (B, N, D), and attention maps where requested."""
         raise NotImplementedError
 
-    def quantize(self, latents: Tensor) -> LatentActionEncoderOutput:
-        """z (B, N, D) -> the nearest codes and their vectors. Raises ValueError for another shape."""
+    def quantize(self, latents: Tensor, *, requires_grad: bool = False) -> LatentActionEncoderOutput:
+        """z (B, N, D) -> the nearest codes and their vectors. Raises ValueError for another shape.
+
+        Without gradients, unless `requires_grad`: see `encode`.
+        """
+        with _gradients(requires_grad):
+            return self._quantize(self._prepared("latents", latents))
+
+    def decode(
+        self,
+        pixel_values: Tensor,
+        *,
+        codes: Tensor | None = None,
+        quantized_latents: Tensor | None = None,
+        requires_grad: bool = False,
+    ) -> Tensor:
+        """Frame t (B, 3, H, W) and a latent action, as codes (B, N) or vectors (B, N, D) -> frame t+C.
+
+        The processor's `postprocess` makes it a picture again. Without gradients, unless `requires_grad`: see `encode`.
+        """
+        pixel_values = self._prepared("pixel_values", pixel_values)
+        if quantized_latents is not None:
+            quantized_latents = self._prepared("quantized_latents", quantized_latents)
+        with _gradients(requires_grad):
+            return self._decode(pixel_values, codes, quantized_latents)
+
+    def _quantize(self, latents: Tensor) -> LatentActionEncoderOutput:
         self._check_latents(latents, self.config.num_latents)
         return self._quantized(latents, self.bottleneck)
 
-    def decode(
-        self, pixel_values: Tensor, *, codes: Tensor | None = None, quantized_latents: Tensor | None = None
-    ) -> Tensor:
-        """Frame t (B, 3, H, W) and a latent action, as codes (B, N) or vectors (B, N, D) -> frame t+C."""
+    def _decode(self, pixel_values: Tensor, codes: Tensor | None, quantized_latents: Tensor | None) -> Tensor:
+        """`decode`, in the dtype of the model: the part that a family implements."""
         raise NotImplementedError
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -103,23 +127,36 @@ class LatentActionPreTrainedModel(PreTrainedModel):
         frame_features: Tensor | None = None,
         future_frame_features: Tensor | None = None,
         output_attentions: bool = False,
+        requires_grad: bool = False,
     ) -> LatentActionEncoderOutput:
         """Encode pairs to latent actions, without running the decoder.
 
         Args:
-            pixel_values, future_pixel_values: (B, 3, H, W) from the processor: frame t and frame t+C.
+            pixel_values, future_pixel_values: (B, 3, H, W) from the processor, in any float dtype: frame t and t+C.
             frame_features, future_frame_features: (B, P, V) from `get_frame_features`, instead of pixels.
             output_attentions: also return attention maps (slower: eager attention).
+            requires_grad: keep the graph, for a loss on z; by default the output has no gradient.
 
         Raises:
-            ValueError: for a frame that is given in neither form, or in both.
+            ValueError: for a frame that is given in neither form, or in both; for frames that no processor prepared.
         """
-        frame_BPV = self._features("pixel_values", pixel_values, frame_features)
-        future_BPV = self._features("future_pixel_values", future_pixel_values, future_frame_features)
-        latents_BND, attentions = self.infer_latents(frame_BPV, future_BPV, output_attentions)
-        out = self.quantize(latents_BND)
+        with _gradients(requires_grad):
+            frame_BPV = self._features("pixel_values", pixel_values, frame_features)
+            future_BPV = self._features("future_pixel_values", future_pixel_values, future_frame_features)
+            latents_BND, attentions = self.infer_latents(frame_BPV, future_BPV, output_attentions)
+            out = self._quantize(latents_BND)
         out.attentions = attentions
         return out
+
+    def _prepared(self, name: str, values: Tensor) -> Tensor:
+        """Values in the dtype of the model. Raises ValueError unless they are a tensor of floats."""
+        if not isinstance(values, Tensor) or not values.is_floating_point():
+            kind = values.dtype if isinstance(values, Tensor) else f"of type {type(values).__name__}"
+            made = (
+                "quantize and encode" if "latents" in name else "the processor: model.encode(**processor(now, later))"
+            )
+            raise ValueError(f"{name} are {kind}: takes a tensor of floats, as made by {made}.")
+        return values.to(self.dtype)
 
     def _check_frames(self, pixel_values: Tensor, height: int, width: int) -> None:
         """Raise ValueError unless they are (B, 3, height, width)."""
@@ -155,7 +192,7 @@ class LatentActionPreTrainedModel(PreTrainedModel):
     def _quantized_latents(self, caller: str, codes: Tensor | None, quantized_latents: Tensor | None) -> Tensor:
         """The vectors (B, N, D) of a latent action in either form. Raises ValueError for neither and for both."""
         if codes is not None and quantized_latents is None:
-            return self.bottleneck.lookup(codes)
+            return self.bottleneck.lookup(torch.as_tensor(codes, device=self.device))
         if codes is None and quantized_latents is not None:
             return quantized_latents
         raise ValueError(f"{caller} takes either codes or quantized_latents, one of the two.")
@@ -171,9 +208,9 @@ class LatentActionPreTrainedModel(PreTrainedModel):
 
     def _features(self, name: str, pixels: Tensor | None, features: Tensor | None) -> Tensor:
         if pixels is not None and features is None:
-            return self.get_frame_features(pixels)
+            return self.get_frame_features(self._prepared(name, pixels))
         if pixels is None and features is not None:
-            return features
+            return self._prepared("frame features", features)
         raise ValueError(f"encode takes either {name} or the matching frame features, one of the two.")
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -198,3 +235,8 @@ class LatentActionPreTrainedModel(PreTrainedModel):
             nn.init.uniform_(module.weight, -bound, bound)
         elif isinstance(module, VectorQuantizer):
             nn.init.zeros_(module.code_usage)
+
+
+def _gradients(requires_grad: bool) -> torch.set_grad_enabled:
+    """Gradients where they are asked for, and the caller has not turned them off."""
+    return torch.set_grad_enabled(requires_grad and torch.is_grad_enabled())

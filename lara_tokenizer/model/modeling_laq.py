@@ -115,10 +115,7 @@ class LaqModel(LatentActionPreTrainedModel):
             now_BND, future_BND = self.to_latents(tokens_BTPH.to(self.from_latents.weight.dtype)).unbind(1)
         return future_BND - now_BND, None
 
-    def decode(
-        self, pixel_values: Tensor, *, codes: Tensor | None = None, quantized_latents: Tensor | None = None
-    ) -> Tensor:
-        """Frame t (B, 3, S, S) and a latent action, as codes (B, N) or vectors (B, N, D) -> frame t+C."""
+    def _decode(self, pixel_values: Tensor, codes: Tensor | None, quantized_latents: Tensor | None) -> Tensor:
         quantized_BND = self._quantized_latents("decode", codes, quantized_latents)
         self._check_latents(quantized_BND, self.config.num_latents)
         frame_B1PH = self.get_frame_features(pixel_values).unsqueeze(1)

@@ -184,10 +184,7 @@ class LatentActionModel(LatentActionPreTrainedModel):
         latents_BND, attentions = self.inverse_dynamics(frame_features, future_frame_features, output_attentions)
         return latents_BND, attentions if output_attentions else None
 
-    def decode(
-        self, pixel_values: Tensor, *, codes: Tensor | None = None, quantized_latents: Tensor | None = None
-    ) -> Tensor:
-        """Frame t (B, 3, S, S) and a latent action, as codes (B, N) or vectors (B, N, D) -> frame t+C."""
+    def _decode(self, pixel_values: Tensor, codes: Tensor | None, quantized_latents: Tensor | None) -> Tensor:
         return self.forward_dynamics(pixel_values, self._quantized_latents("decode", codes, quantized_latents))
 
     def forward(

@@ -77,14 +77,12 @@ class SpaceTimeVaeModel(LatentActionPreTrainedModel):
         moments_BD = self.to_moments(self.encoder_output(hidden_B2LH[:, 1, 0]))
         return moments_BD[:, : self.config.codebook_dim].unsqueeze(1), None
 
-    def quantize(self, latents: Tensor) -> LatentActionEncoderOutput:
+    def _quantize(self, latents: Tensor) -> LatentActionEncoderOutput:
         """Return z (B, 1, D) unchanged: there are no codes."""
         self._check_latents(latents, 1)
         return LatentActionEncoderOutput(latents=latents, quantized_latents=latents)
 
-    def decode(
-        self, pixel_values: Tensor, *, codes: Tensor | None = None, quantized_latents: Tensor | None = None
-    ) -> Tensor:
+    def _decode(self, pixel_values: Tensor, codes: Tensor | None, quantized_latents: Tensor | None) -> Tensor:
         """Frame t (B, 3, height, width) and z (B, 1, D) -> frame t+C (B, 3, height, width), pixels in 0..1."""
         if codes is not None or quantized_latents is None:
             raise ValueError(

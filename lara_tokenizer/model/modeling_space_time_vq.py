@@ -92,9 +92,7 @@ class SpaceTimeVqModel(LatentActionPreTrainedModel):
         latents = self.to_nuisance(tokens_BLH[:, self.config.num_latents :])
         return self._quantized(latents, self.nuisance_bottleneck)
 
-    def decode(
-        self, pixel_values: Tensor, *, codes: Tensor | None = None, quantized_latents: Tensor | None = None
-    ) -> Tensor:
+    def _decode(self, pixel_values: Tensor, codes: Tensor | None, quantized_latents: Tensor | None) -> Tensor:
         """Raise ValueError: this decoder predicts features, not frames."""
         raise ValueError(
             f"{type(self).__name__} predicts the DINOv2 features of the later frame, not its pixels: there is no frame "

@@ -39,15 +39,28 @@ def steady_future(frames: Tensor, future_frames: Tensor) -> Tensor:
     rows = (_difference(guess, now) < _difference(future, now)).nonzero().flatten()
     if not len(rows):
         return future_frames
-    now, future, shift_B2 = now[rows], future[rows], shift_B2[rows]
+    steady, worth = _refined(now[rows], future[rows], shift_B2[rows])
+    out = future_frames.clone()
+    out[rows] = torch.where(worth, steady.mul(255).round().to(torch.uint8), future_frames[rows])
+    return out
+
+
+def steady_future_as_graph(frames: Tensor, future_frames: Tensor) -> Tensor:
+    """`steady_future` of all pairs alike, without branches, for export: uint8 in, floats in 0..255 out."""
+    now, future = frames.float() / 255, future_frames.float() / 255
+    shift_B2 = find_shift(now, future)
+    improved = _difference(_undone(now, future, shift_B2), now) < _difference(future, now)
+    steady, worth = _refined(now, future, shift_B2)
+    return torch.where(improved[:, None, None, None] & worth, steady.mul(255).round(), future_frames.float())
+
+
+def _refined(now: Tensor, future: Tensor, shift_B2: Tensor) -> tuple[Tensor, Tensor]:
+    """The later frames with a refined shift undone, in 0..1, and whether each pair is worth it: bool (B, 1, 1, 1)."""
     grey, grey_future = _grey(now), _grey(future)
     for _ in range(_REFINEMENTS):
         shift_B2 = shift_B2 + _left_over(grey, _undone(grey, grey_future, shift_B2))
     steady = _undone(now, future, shift_B2)
-    worth = (_difference(steady, now) < _WORTH * _difference(future, now))[:, None, None, None]
-    out = future_frames.clone()
-    out[rows] = torch.where(worth, steady.mul(255).round().to(torch.uint8), future_frames[rows])
-    return out
+    return steady, (_difference(steady, now) < _WORTH * _difference(future, now))[:, None, None, None]
 
 
 def find_shift(now: Tensor, future: Tensor) -> Tensor:
@@ -101,9 +114,11 @@ def _undone(now: Tensor, future: Tensor, shift_B2: Tensor) -> Tensor:
 
 def _median(values: Tensor) -> Tensor:
     """The (lower) median of the last dimension; on a CPU by numpy, which partitions 5 to 10 times faster than torch."""
+    middle = (values.shape[-1] - 1) // 2
+    if torch.compiler.is_compiling():  # an exported graph has no median
+        return values.topk(middle + 1, largest=False).values[..., -1]
     if values.device.type != "cpu":
         return values.median(-1).values
-    middle = (values.shape[-1] - 1) // 2
     return torch.from_numpy(np.partition(values.numpy(), middle, -1)[..., middle])
 
 
@@ -134,7 +149,7 @@ def _left_over(now: Tensor, future: Tensor) -> Tensor:
 
 def _beyond(peaks: Tensor, y_B: Tensor, x_B: Tensor, down: int, right: int) -> Tensor:
     """Subpixel offset of the peak, -0.5..0.5: the larger neighbour's share of the two together."""
-    rows = torch.arange(len(peaks), device=peaks.device)
+    rows = torch.arange(peaks.shape[0], device=peaks.device)  # len would fix the batch size of an exported graph
 
     def at(step: int) -> Tensor:
         return peaks[rows, y_B + step * down, x_B + step * right].clamp(min=0)

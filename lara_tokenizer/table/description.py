@@ -12,7 +12,8 @@ from lara_tokenizer.table.health import health_of
 from lara_tokenizer.table.metadata import read_metadata
 from lara_tokenizer.table.parquet import iter_tables, table_schema, token_files
 from lara_tokenizer.table.reader import check_codes, matrix
-from lara_tokenizer.table.statistics import TokenCounts, motion_counts_from_metadata
+from lara_tokenizer.table.statistics import TokenCounts
+from lara_tokenizer.verdict.card import Card
 
 
 def describe(target: str | Path) -> dict[str, Any]:
@@ -30,16 +31,17 @@ def describe(target: str | Path) -> dict[str, Any]:
     path = Path(target)
     if path.suffix == ".parquet" or (path / "data").is_dir():
         return _describe_tokens(path)
+    if path.is_file():
+        raise ValueError(
+            f"{target}: a file, but no token table. Name a table (tokens.parquet, or a folder of shards) or a "
+            "checkpoint (lara-lam, a folder or a Hub id)"
+        )
     return _describe_checkpoint(str(target))
 
 
 def _describe_tokens(path: Path) -> dict[str, Any]:
     metadata = read_metadata(path)
-    counts = TokenCounts(
-        metadata["model"]["num_latents"],
-        metadata["model"]["codebook_size"],
-        moving_by_camera=motion_counts_from_metadata(metadata),
-    )
+    counts = TokenCounts.of_metadata(metadata)
     episodes: set[str] = set()
     cameras: set[str] = set()
     for table in iter_tables(path):
@@ -79,6 +81,7 @@ def _describe_checkpoint(name: str) -> dict[str, Any]:
             if entry["dtype"][0] not in "IU":
                 module = tensor.split(".")[0]
                 parameters[module] = parameters.get(module, 0) + prod(entry["shape"])
+    card = Card.read(checkpoint.folder)
     return {
         "kind": "checkpoint",
         "bytes": checkpoint.weights_bytes,
@@ -86,5 +89,6 @@ def _describe_checkpoint(name: str) -> dict[str, Any]:
         "image_size": config.get("image_size"),
         "vision_encoder": config.get("vision_config", {}).get("model_type"),
         "strides": list(checkpoint.strides),
+        "card": None if card is None else card.to_dict(),
         **checkpoint.identity(),
     }

@@ -12,10 +12,19 @@ import numpy as np
 import pyarrow as pa
 
 from lara_tokenizer._files import scratch_folder, summarize_names
-from lara_tokenizer.table.metadata import CONTENT, FRAMES, MOVING_PAIRS, differences, episodes_digest, read_metadata
+from lara_tokenizer.table.metadata import (
+    CARD,
+    CONTENT,
+    FRAMES,
+    MOVING_PAIRS,
+    differences,
+    episodes_digest,
+    read_metadata,
+)
 from lara_tokenizer.table.parquet import table_rows, table_schema, token_files
 from lara_tokenizer.table.reader import matched_sequences
 from lara_tokenizer.table.schema import KEY
+from lara_tokenizer.table.shards import SHARD, are_shards, episodes_of_all
 from lara_tokenizer.table.statistics import (
     MotionCounts,
     motion_counts_by_camera,
@@ -29,7 +38,7 @@ _UNEVEN = (
     "parts instead"
 )
 # Metadata in which the tables may differ. All the rest decides the codes, or how the source is found again.
-_MAY_DIFFER = ("strides", "source", "versions", "episodes", FRAMES, MOVING_PAIRS)
+_MAY_DIFFER = ("strides", "source", "versions", "episodes", FRAMES, MOVING_PAIRS, CARD)
 # A model may have another name on another machine; its hashes identify it.
 _MODEL_NAMES = ("id", "revision")
 
@@ -61,6 +70,7 @@ class MergeSummary:
 def merge_tokens(tables: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> MergeSummary:
     """Join tables of different episodes, cameras or strides, made by one model with the same options, into one.
 
+    Of all shards of a source it makes the table, byte by byte, that one job would have made of the whole source.
     Everything is checked before anything is written; memory does not grow with the number of rows.
 
     Args:
@@ -80,11 +90,12 @@ def merge_tokens(tables: Sequence[str | os.PathLike[str]], out: str | os.PathLik
     if output.path.exists():
         raise ValueError(f"{output.path} exists already. Name a new --out, or delete it.")
     parts = [read_metadata(path) for path in paths]
+    are_whole = are_shards(paths, parts)
     _check_joinable(paths, parts)
     schema = _common_schema(paths)
     episodes = _check_keys(paths)
     rows_of = {str(path): table_rows(path) for path in paths}
-    metadata = _joined_metadata(parts, episodes)
+    metadata = _joined_shards(parts) if are_whole else _joined_metadata(parts, episodes)
     output.make_parent()
     with scratch_folder(output.path.parent, output.path.name) as scratch:
         write_tokens(_joined_rows(paths, schema), schema, metadata, output, scratch, sum(rows_of.values()))
@@ -195,7 +206,7 @@ def _check_contents(paths: Sequence[Path], parts: Sequence[Mapping[str, Any]]) -
 def _must_agree(metadata: Mapping[str, Any]) -> dict[str, Any]:
     common = {name: value for name, value in metadata.items() if name not in _MAY_DIFFER}
     common["model"] = {name: value for name, value in metadata["model"].items() if name not in _MODEL_NAMES}
-    common["load"] = dict(metadata["load"])
+    common["load"] = {name: value for name, value in metadata["load"].items() if name != SHARD}
     if common["load"].get("cameras"):
         # Cameras requested by name add up; a table of the default camera has no entry here, and differs.
         common["load"]["cameras"] = "by name"
@@ -219,6 +230,14 @@ def _joined_metadata(parts: Sequence[Mapping[str, Any]], episodes: Mapping[str, 
         "episodes": _episodes(parts, episodes),
     }
     # Of the first table only; the sums follow, or nothing if one table has no counts.
+    metadata.pop(MOVING_PAIRS, None)
+    return {**metadata, **motion_counts_to_metadata(_motion_counts(parts))}
+
+
+def _joined_shards(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Metadata of the table that one job would have made of the whole source."""
+    load = {name: value for name, value in parts[0]["load"].items() if name != SHARD}
+    metadata = {**parts[0], "load": load, "versions": _versions(parts), "episodes": episodes_of_all(parts)}
     metadata.pop(MOVING_PAIRS, None)
     return {**metadata, **motion_counts_to_metadata(_motion_counts(parts))}
 

@@ -16,6 +16,7 @@ from lara_tokenizer.table.parquet import check_columns, table_schema, token_file
 from lara_tokenizer.table.schema import FORMAT_VERSION, METADATA_KEY, OPTIONAL_COLUMNS, token_schema
 
 __all__ = [
+    "CARD",
     "FRAMES",
     "METADATA_KEY",
     "MOVING_PAIRS",
@@ -30,6 +31,7 @@ __all__ = [
 # Entries that are no options of the job and not part of its fingerprint; tables of earlier releases lack them.
 FRAMES = "frames"  # size, filter and crop of the processor
 MOVING_PAIRS = "moving_pairs"  # motion counts by camera
+CARD = "card"  # of the checkpoint: what it was trained on, and its verdicts
 # In the entry "episodes": digest of the content of all of them, where it is in local files; see `provenance.py`.
 CONTENT = "content_sha256"
 
@@ -114,6 +116,7 @@ class _Either:
 _COUNT = _Whole(0, 2**63)
 _TEXT, _TEXT_OR_NONE, _FLAG, _NUMBER = (str,), (str, type(None)), (bool,), (int, float)
 _ANY = (object,)
+_PIXEL_SUMS = ("frames", "brightness", "contrast")
 _ENTRIES: dict[str, Any] = {
     "model": {
         "id": _TEXT,
@@ -147,11 +150,12 @@ _ENTRIES: dict[str, Any] = {
         "tasks": _Either(_TEXT, [_TEXT]),
         "segment": _TEXT,
         "from_list": _TEXT,
+        "shard": _TEXT,
     },
     "versions": {"*": _TEXT_OR_NONE},
     "episodes": {"count": _COUNT, "ids_sha256": _TEXT, "failed": _COUNT, "*": _ANY},
     FRAMES: {"*": _ANY},
-    MOVING_PAIRS: {"*": {"pairs": _COUNT, "whole_picture": _COUNT}},
+    MOVING_PAIRS: {"*": {"pairs": _COUNT, "whole_picture": _COUNT, **dict.fromkeys(_PIXEL_SUMS, _COUNT)}},
     "*": _ANY,
 }
 

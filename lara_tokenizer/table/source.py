@@ -58,7 +58,8 @@ def recorded_load_options(
     """
     if any(isinstance(item, Episode) for item in _items(source)):
         return {}
-    options = {name: value for name, value in metadata["load"].items() if name != "from_list"}
+    # A shard's table is compared with the whole source, as one that was made with a limit is.
+    options = {name: value for name, value in metadata["load"].items() if name not in ("from_list", "shard")}
     if from_list is not None:
         options["from_list"] = os.fspath(from_list)
     elif "from_list" in metadata["load"]:

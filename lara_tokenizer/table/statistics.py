@@ -15,10 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lara_tokenizer.table.metadata import MOVING_PAIRS
+from lara_tokenizer.table.metadata import CARD, MOVING_PAIRS
 from lara_tokenizer.table.reader import matrix
 from lara_tokenizer.table.schema import to_mask, to_numpy
 from lara_tokenizer.thresholds import IDLE_MOTION
+from lara_tokenizer.verdict.card import Card
+from lara_tokenizer.verdict.findings import perplexity
 
 # In the metadata of one unit's rows, where a job keeps its results.
 _UNIT_KEY = b"lara_tokenizer.moving_pairs"
@@ -28,19 +30,26 @@ _SAMPLE = 65_536
 
 @dataclass(frozen=True, slots=True)
 class MotionCounts:
-    """Moving pairs, and those of them in which the whole image moves, as under a moving camera.
+    """Moving pairs, and those of them in which the whole image moves, as under a moving camera; pixels of the frames.
 
     Only the encoder sees the pixels, so it counts. Each unit's rows carry their counts in the schema's metadata, and
-    the finished table the sums by camera (`moving_pairs`): the same numbers however often a job was stopped.
+    the finished table the sums by camera (`moving_pairs`): the same numbers however often a job was stopped. Sums of
+    shares are in whole millionths: sums of integers are the same in any order.
     """
 
     pairs: int = 0
     """Pairs that are not idle."""
     whole_picture: int = 0
     """Those of them with camera motion (see `encode/camera_motion.py`); the name is a key on disk."""
+    frames: int = 0
+    """Frames that were encoded; 0 in a table of an earlier release."""
+    brightness: int = 0
+    """Sum of their means, in millionths of the full range."""
+    contrast: int = 0
+    """Sum of their standard deviations, alike."""
 
     def __add__(self, other: MotionCounts) -> MotionCounts:
-        return MotionCounts(self.pairs + other.pairs, self.whole_picture + other.whole_picture)
+        return MotionCounts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
     @property
     def camera_motion_share(self) -> float:
@@ -82,6 +91,19 @@ def motion_counts_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Motion
     return None if entry is None else {camera: MotionCounts(**counts) for camera, counts in entry.items()}
 
 
+def card_to_metadata(card: Card | None) -> dict[str, Any]:
+    """The entry of a table's metadata for its checkpoint's card; no entry for none."""
+    return {} if card is None else {CARD: card.to_dict()}
+
+
+def card_from_metadata(metadata: Mapping[str, Any]) -> Card | None:
+    """The card in a table's metadata; None where there is none, or one that is none."""
+    try:
+        return Card.from_dict(metadata[CARD]) if CARD in metadata else None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
 @dataclass(slots=True)
 class TokenCounts:
     """Sums over the rows of a table, filled by `add`.
@@ -95,7 +117,10 @@ class TokenCounts:
         moving_histogram: the same for the pairs that are not idle.
         samples: sample of the codes of those pairs; None without codes.
         directions: of the z of those pairs; None where there are codes.
+        motion_of_camera: sum of the motion of the moving pairs by camera, in whole millionths.
         moving_by_camera: the encoder's counts; None if unknown.
+        model: id of the checkpoint that made the table.
+        card: of that checkpoint; None if it has none.
     """
 
     num_latents: int
@@ -108,7 +133,22 @@ class TokenCounts:
     moving_histogram: np.ndarray | None = None
     samples: CodeSample | None = None
     directions: DirectionMoments | None = None
+    motion_of_camera: Counter[str] = field(default_factory=Counter)
     moving_by_camera: Mapping[str, MotionCounts] | None = None
+    model: str = ""
+    card: Card | None = None
+
+    @classmethod
+    def of_metadata(cls, metadata: Mapping[str, Any]) -> TokenCounts:
+        """Counts of no row yet, with all that a table's metadata says."""
+        model = metadata["model"]
+        return cls(
+            model["num_latents"],
+            model["codebook_size"],
+            moving_by_camera=motion_counts_from_metadata(metadata),
+            model=model["id"],
+            card=card_from_metadata(metadata),
+        )
 
     def __post_init__(self) -> None:
         if self.codebook_size is None:
@@ -125,8 +165,14 @@ class TokenCounts:
         self.pairs.update(_occurrences(valid["stride"]))
         self.cameras.update(_occurrences(valid["camera"]))
         # `motion` is never null in a valid row.
-        moves = is_moving(to_numpy(valid["motion"]))
+        motion = to_numpy(valid["motion"])
+        moves = is_moving(motion)
         self.idle_of_camera.update(_occurrences(valid["camera"].filter(to_mask(~moves))))
+        steps = np.rint(1e6 * np.where(moves, motion, 0)).astype(np.int64)
+        names = valid["camera"].cast(pa.string()).combine_chunks().dictionary_encode()
+        camera_of_row = to_numpy(names.indices)
+        for number, camera in enumerate(names.dictionary.to_pylist()):
+            self.motion_of_camera[camera] += int(steps[camera_of_row == number].sum())
         if self.histogram is None or self.moving_histogram is None or self.samples is None:
             assert self.directions is not None
             latents = matrix(valid, "latents")
@@ -247,17 +293,6 @@ def codes_array(table: pa.Table) -> np.ndarray:
     codes = matrix(table, "codes")
     assert codes is not None
     return codes
-
-
-def perplexity(counts: np.ndarray) -> float:
-    """exp(entropy) of a histogram: 1 for a single code, K for K codes used alike.
-
-    >>> round(perplexity(np.array([5, 5, 0, 5])), 6)
-    3.0
-    """
-    # Codes that do not occur contribute lim p log p = 0.
-    share = counts[counts > 0] / max(counts.sum(), 1)
-    return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def _occurrences(names: pa.ChunkedArray) -> dict[str, int]:

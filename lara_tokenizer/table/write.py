@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lara_tokenizer._files import is_empty_folder, replace, replace_folder, sweep, sync
+from lara_tokenizer.data.shard import Shard
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.table.metadata import (
+    CARD,
     FRAMES,
     MOVING_PAIRS,
     differences,
@@ -54,6 +56,15 @@ class OutputPath:
         if not is_folder and path.suffix != ".parquet":
             raise ValueError(f"out {text!r}: name a file ending in .parquet, or a folder for shards ('tokens/')")
         return cls(path, is_folder)
+
+    def of_shard(self, shard: Shard) -> OutputPath:
+        """The path of one shard's table, beside the path of the whole one.
+
+        >>> OutputPath.parse("tokens.parquet").of_shard(Shard(3, 8)).path.name
+        'tokens-00003-of-00008.parquet'
+        """
+        name = f"{self.path.stem}-{shard.index:05}-of-{shard.count:05}{self.path.suffix}"
+        return OutputPath(self.path.with_name(name), self.is_folder)
 
     @property
     def job_folder(self) -> Path:
@@ -102,7 +113,7 @@ class OutputPath:
         made_by = self._read_metadata()
         # What is left is the fingerprint of the job that wrote the table.
         made_from = made_by.pop("episodes")
-        for no_option in (FRAMES, MOVING_PAIRS):
+        for no_option in (FRAMES, MOVING_PAIRS, CARD):
             made_by.pop(no_option, None)
         if changed := differences(made_by, fingerprint):
             raise JobMismatchError(

@@ -6,7 +6,8 @@
 A run in the order of its modules: `recipe` (parsed by `yaml_config`) holds the options; `sequences` lists the frame
 sequences of the episodes, `frames` decodes them; `mixture` samples pairs, `pairs` and `actions` make batches of them;
 `augment` changes these, on the device or in loader processes; `trainer` computes and logs the loss, with `losses` and
-`codebook_schedule`; `monitor` measures held-out pairs. `train` connects all of it.
+`codebook_schedule`; `watch` measures held-out pairs, draws and reports. `train` connects all of it. `recipe_files`
+finds the recipes that ship.
 
 Pairs for a training loop of your own, the datasets of several sources sampled equally often:
 

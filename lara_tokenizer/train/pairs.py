@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from lara_tokenizer import metrics
 from lara_tokenizer.train.actions import EpisodeActions, PairActions
 from lara_tokenizer.train.frames import FrameSource
 from lara_tokenizer.train.mixture import Mixture, PairedSequence, SampleIndices
 from lara_tokenizer.train.targets.features import TargetFeatures
+from lara_tokenizer.verdict.card import range_of
 
 INIT_PAIRS = 512  # the mixture's first: for initial values and scales that depend on data
+RANGE_CHUNK = 64  # pairs in memory at a time
 MOST_DRAWS = 5  # of one sample: a source in which nothing moves still gives samples
 
 Prepare = Callable[[dict[str, Tensor], np.ndarray], dict[str, Tensor]]
@@ -128,6 +131,17 @@ def _motion(frames: Tensor) -> np.ndarray:
     """Mean absolute change of the pixels of pairs (B, 2, 3, S, S), uint8, 0 to 1: the `motion` of a table of tokens."""
     now, future = frames.to(torch.int16).unbind(1)
     return (now - future).abs().float().mean((1, 2, 3)).div(255).numpy()
+
+
+def pixel_ranges(pairs: PairDataset, count: int = INIT_PAIRS) -> dict[str, list[float]]:
+    """Ranges of brightness, contrast and motion over the first pairs of the mixture, for a checkpoint's card."""
+    values: dict[str, list[np.ndarray]] = {"brightness": [], "contrast": [], "motion": []}
+    for first in range(0, count, RANGE_CHUNK):
+        frames = pairs.batch(range(first, min(first + RANGE_CHUNK, count)))
+        shares = (each.numpy() for each in metrics.brightness_and_contrast(frames[:, 0]))
+        for column, of_chunk in zip(values.values(), (*shares, _motion(frames)), strict=True):
+            column.append(of_chunk)
+    return {name: range_of(np.concatenate(column)) for name, column in values.items()}
 
 
 class InfiniteSampler(Sampler[int]):

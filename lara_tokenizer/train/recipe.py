@@ -83,7 +83,8 @@ class LoopOptions:
         workers: processes that decode frames and load batches; 0 loads in the training process.
         cache_frames: decode every frame once, before the first step, into a file of 3 x image_size^2 bytes per frame.
             False decodes on demand, for data too large for that; then `workers` limits the speed.
-        log_steps: steps between logs, each with a measurement on held-out samples.
+        log_steps: steps between logs. Held-out samples are measured at each one, or at every second or third ... where
+            that would cost more than 5 % of the run.
         save_steps: steps between checkpoints.
         heldout_share: share of the episodes that is not trained on.
         seed: of initial weights and samples.
@@ -128,7 +129,7 @@ class TrainingOptions(LoopOptions):
         warmup_steps: steps over which the learning rate rises.
         compile: use torch.compile.
         grace_steps: steps after the start of the codebook before a collapse of z stops training.
-        heldout_pairs: held-out pairs that each log measures.
+        heldout_pairs: held-out pairs that each check measures.
         flow_weight: weight of the loss that regresses the normal flow from z, 0 for none (see losses.py).
         start_at_change: initialize the first layer of the M-Former as the difference of the two frames
             (see difference_init.py).

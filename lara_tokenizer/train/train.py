@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Unpack
@@ -27,16 +28,16 @@ from lara_tokenizer.train.augment import LoadedViews, normalize, stabilize_pairs
 from lara_tokenizer.train.difference_init import initialize_from_difference
 from lara_tokenizer.train.frames import FrameCache, FrameSource, ReaderFrames
 from lara_tokenizer.train.mixture import PairedSequence, find_pairs, split_sequences
-from lara_tokenizer.train.monitor import HeldOutMonitor
-from lara_tokenizer.train.pairs import INIT_PAIRS, PairDataset
+from lara_tokenizer.train.pairs import INIT_PAIRS, PairDataset, pixel_ranges
 from lara_tokenizer.train.recipe import LoopOptions, Recipe, TrainingOptions, config_keywords
 from lara_tokenizer.train.targets.motion_targets import MotionTargets
 from lara_tokenizer.train.targets.setup import check_targets, fit_targets, open_features, target_maps
 from lara_tokenizer.train.targets.start import initialize_latents, initialize_motion
-
-CHECKPOINTS = "checkpoints"
-
-Progress = Callable[[str, int, int, dict[str, float]], None]
+from lara_tokenizer.train.watch import CHECKPOINTS, LOG_LINES, Progress, ignore_progress
+from lara_tokenizer.train.watch.monitor import HeldOutMonitor
+from lara_tokenizer.train.watch.trackers import check_tracker
+from lara_tokenizer.verdict.card import CARD
+from lara_tokenizer.verdict.heldout import heldout_verdict, run_card
 
 
 def plan_training(recipe: Recipe) -> dict[str, Any]:
@@ -89,14 +90,15 @@ def train_latent_action_model(
     out: str | Path,
     frames: str | Path | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = ignore_progress,
+    tracker: str | None = None,
     **load: Unpack[LoadOptions],
 ) -> dict[str, Any]:
     """Train on a source and save the checkpoint in `out`.
 
     Every dataset of the source is sampled equally often, and within it every camera of every episode. `out` will
-    contain config.json, model.safetensors, preprocessor_config.json, training_log.json, training_log.jsonl (one line
-    per log) and checkpoints/.
+    contain config.json, model.safetensors, preprocessor_config.json, card.json, training_log.json, training_log.jsonl
+    (one line per log), curves.png and checkpoints/.
 
     Args:
         source: whatever `load_episodes` takes, or episodes; None takes the recipe's sources.
@@ -105,22 +107,23 @@ def train_latent_action_model(
         frames: folder of the cache of decoded frames (default out/frames), which runs may share; not used if the
             recipe sets cache_frames: false.
         resume: continue from the last checkpoint in `out`.
-        progress: called as progress(phase, done, total, logs) while "frames" are decoded and their "features" are
-            computed, and at each log of "steps".
+        progress: told how far the run is, see `Progress`.
+        tracker: "tensorboard" (events in out/tensorboard), "trackio" or "wandb".
         load: keywords of `load_episodes`.
 
     Returns:
-        A summary: steps, pairs, episodes, the last held-out measures, and per dataset the counts of its episodes,
-        camera sequences ("streams") and pairs, and the strides that its frame rate allows.
+        A summary: steps, pairs, episodes, the last held-out measures, a verdict with its reason, and per dataset the
+        counts of its episodes, camera sequences ("streams") and pairs, and the strides that its frame rate allows.
 
     Raises:
-        CollapseError: z or the codebook collapsed.
+        CollapseError: z or the codebook collapsed. The log and its curves are kept.
         ValueError: a source, recipe or folder that cannot be used.
     """
+    check_tracker(tracker)
     if find_spec("accelerate") is None:
         raise missing_extra("training", "train")
     # Late: transformers refuses to define its training arguments' device without accelerate.
-    from lara_tokenizer.train.trainer import LOG_LINES, LatentActionTrainer
+    from lara_tokenizer.train.trainer import LatentActionTrainer
 
     out, training = Path(out), recipe.training
     checkpoint = find_checkpoint(out, resume, "model.safetensors")
@@ -130,19 +133,20 @@ def train_latent_action_model(
     processor = LatentActionProcessor(size=size, steady_pairs=recipe.steady_pairs)
     if frames is not None and not training.cache_frames:
         raise ValueError(f"a cache folder, {frames}, was given, but the recipe has cache_frames: false. Leave out one.")
-    report = progress or (lambda phase, done, total, logs: None)
     episodes = as_episodes(recipe.sources if source is None else source, load)
+    recipe = replace(recipe, sources=sources_of(source, episodes, recipe.sources))
     check_targets(training, config)
     pixels = open_frames(
-        episodes, processor, recipe.training, frames or out / "frames", report, frame_rate=training.frame_rate
+        episodes, processor, recipe.training, frames or out / "frames", progress, frame_rate=training.frame_rate
     )
-    features = open_features(pixels, training, config, lambda done, total: report("features", done, total, {}))
+    features = open_features(pixels, training, config, lambda done, total: progress("features", done, total, {}))
     paired = find_pairs(pixels.sequences, config.strides)
     training_sequences, heldout = split_sequences(paired, training.heldout_share, training.seed)
     pairs = PairDataset(pixels, training_sequences, training.seed, min_motion=IDLE_MOTION, features=features)
     # The same pairs at every check and in every run of one seed.
     heldout_pairs = PairDataset(pixels, heldout, min_motion=IDLE_MOTION, features=features)
     measured = heldout_pairs.__getitems__(range(training.heldout_pairs))
+    progress("start", 0, training.steps, {})
     targets = fit_targets(pairs, config, processor) if training.target_weight else None
     out.mkdir(parents=True, exist_ok=True)
     keep_log_until(out / LOG_LINES, checkpoint)
@@ -161,19 +165,17 @@ def train_latent_action_model(
         HeldOutMonitor(measured["frames"], processor, targets, measured.get("features")),
         out,
         targets,
-        progress=lambda step, logs: report("steps", step, training.steps, logs),
+        progress,
+        tracker,
+        first_step=step_of(checkpoint),
     )
+    ranges = pixel_ranges(pairs)
     pixels.close()  # before loader processes may fork
     trainer.train(resume_from_checkpoint=checkpoint)
-    summary = {
-        "episodes": _count_episodes(training_sequences),
-        "heldout_episodes": _count_episodes(heldout),
-        "pairs": len(pairs),
-        "steps": trainer.state.global_step,
-        "datasets": _describe(training_sequences, config.strides),
-        **_last_measures(trainer.state.log_history),
-    }
+    summary = _summarize(trainer.state, training_sequences, heldout, config)
     save_checkpoint(model, processor, out)
+    card = run_card(summary, config.strides, config.codebook_size, ranges)
+    (out / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     log = {"recipe": recipe.to_dict(), "summary": summary, "history": trainer.state.log_history}
     (out / "training_log.json").write_text(json.dumps(log, indent=2) + "\n", encoding="utf-8")
     return summary
@@ -184,21 +186,20 @@ def open_frames(
     processor: LatentActionProcessor,
     options: LoopOptions,
     folder: str | Path,
-    progress: Progress | None = None,
+    progress: Progress = ignore_progress,
     *,
     frame_rate: float = 0.0,
 ) -> FrameSource:
     """Frames of the episodes at the processor's size: decoded once into `folder`, or on demand (`cache_frames`)."""
     if not options.cache_frames:
         return ReaderFrames(episodes, processor, frame_rate=frame_rate)
-    report = progress or (lambda phase, done, total, logs: None)
     return FrameCache.build(
         episodes,
         processor,
         folder,
         frame_rate=frame_rate,
         workers=options.workers,
-        progress=lambda done, total: report("frames", done, total, {}),
+        progress=lambda done, total: progress("frames", done, total, {}),
     )
 
 
@@ -275,6 +276,17 @@ def as_episodes(source: Any, load: LoadOptions) -> Sequence[Episode]:
     return load_episodes(source or (), **load)
 
 
+def sources_of(source: Any, episodes: Sequence[Episode], of_recipe: tuple[str, ...]) -> tuple[str, ...]:
+    """The sources that a run reads, as they were named, for its log; () for episodes made in memory."""
+    if source is None:
+        return of_recipe
+    if isinstance(source, str | Path):
+        return (str(source),)
+    if source and not isinstance(source[0], Episode):
+        return tuple(map(str, source))
+    return getattr(episodes, "named", ())
+
+
 def find_checkpoint(out: Path, resume: bool, result: str) -> str | None:
     """The checkpoint to resume, or None for a new run.
 
@@ -312,16 +324,41 @@ def _check_state(folder: Path) -> None:
         raise ValueError(f"{file} is not the state of its step. Delete {folder}, or start anew.")
 
 
+def step_of(checkpoint: str | None) -> int:
+    """The step of a checkpoint, 0 for none."""
+    return int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+
+
 def keep_log_until(path: Path, checkpoint: str | None) -> None:
     """Drop the lines of a log after a checkpoint, which the resumed run writes again; None drops all."""
     if not path.exists():
         return
-    last = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+    last = step_of(checkpoint)
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= last]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path}: a damaged log ({first_line(error)}). Delete it, or move it away.") from error
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def _summarize(
+    state: TrainerState,
+    training: Sequence[PairedSequence],
+    heldout: Sequence[PairedSequence],
+    config: LatentActionConfig,
+) -> dict[str, Any]:
+    measured = _last_measures(state.log_history)
+    verdict = heldout_verdict(measured, config.codebook_size)
+    return {
+        "episodes": _count_episodes(training),
+        "heldout_episodes": _count_episodes(heldout),
+        "pairs": sum(pairs.count for each in training for pairs in each.pairs),
+        "steps": state.global_step,
+        "datasets": _describe(training, config.strides),
+        **measured,
+        "verdict": verdict.grade,
+        "reason": verdict.reason,
+    }
 
 
 def _count_episodes(sequences: Sequence[PairedSequence]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -21,22 +22,25 @@ from lara_tokenizer.model.matching import MatchingInverseModel
 from lara_tokenizer.train.augment import Views, make_views, normalize, targets_of
 from lara_tokenizer.train.codebook_schedule import CodebookSchedule
 from lara_tokenizer.train.losses import NormalFlow
-from lara_tokenizer.train.monitor import CollapseMonitor, HeldOutMonitor
 from lara_tokenizer.train.pairs import INIT_PAIRS, InfiniteSampler, PairDataset
 from lara_tokenizer.train.recipe import AugmentationOptions, LoopOptions, TrainingOptions
 from lara_tokenizer.train.targets.motion_targets import MotionTargets, weighted_sum
 from lara_tokenizer.train.targets.start import START_PAIRS, initialize_latents
+from lara_tokenizer.train.watch import CHECKPOINTS, LOG_LINES, Progress, ignore_progress
+from lara_tokenizer.train.watch.monitor import CollapseMonitor, HeldOutMonitor, is_check
+from lara_tokenizer.train.watch.plot import CURVES, draw_run
+from lara_tokenizer.train.watch.trackers import tracker_arguments, tracker_callbacks
 
-LOG_LINES = "training_log.jsonl"
+STEP_SECONDS = 0.2  # between two reports of the last loss: reading it waits for the device
 
 CODEBOOK_SAMPLES = 2**40  # first sample index that is reserved for the codebook: no training goes that far
 
 
-def loop_arguments(options: LoopOptions, folder: str | Path, **others: Any) -> TrainingArguments:
-    """`TrainingArguments` from the options that all stages share; `others` are further keywords of it."""
+def loop_arguments(options: LoopOptions, out: str | Path, tracker: str | None, **others: Any) -> TrainingArguments:
+    """`TrainingArguments` of a run in `out` from the options that all stages share; `others` are further keywords."""
     on_gpu = torch.cuda.is_available()
     return TrainingArguments(
-        output_dir=str(folder),
+        output_dir=str(Path(out) / CHECKPOINTS),
         max_steps=options.steps,
         per_device_train_batch_size=options.batch_size,
         learning_rate=options.learning_rate,
@@ -55,16 +59,18 @@ def loop_arguments(options: LoopOptions, folder: str | Path, **others: Any) -> T
         dataloader_num_workers=options.workers,
         dataloader_pin_memory=on_gpu,
         remove_unused_columns=False,
-        report_to=[],
         disable_tqdm=True,
+        **tracker_arguments(tracker, Path(out)),
         **others,
     )
 
 
-def training_arguments(options: TrainingOptions, folder: str | Path) -> TrainingArguments:
-    """`TrainingArguments` of stage 1; checkpoints are written to `folder`."""
+def training_arguments(options: TrainingOptions, out: str | Path, tracker: str | None = None) -> TrainingArguments:
+    """`TrainingArguments` of stage 1, of a run in `out`."""
     loader = {"dataloader_prefetch_factor": 4, "dataloader_persistent_workers": True} if options.workers else {}
-    return loop_arguments(options, folder, warmup_steps=options.warmup_steps, torch_compile=options.compile, **loader)
+    return loop_arguments(
+        options, out, tracker, warmup_steps=options.warmup_steps, torch_compile=options.compile, **loader
+    )
 
 
 @contextmanager
@@ -80,8 +86,34 @@ def _damage_of(checkpoint: str | None, what: str) -> Iterator[None]:
 class IndexedTrainer(Trainer):
     """Trainer on a dataset that returns whole batches for lists of sample indices.
 
-    `train_dataset.frames` is a `FrameSource`, which decides how loader processes start.
+    `train_dataset.frames` is a `FrameSource`, which decides how loader processes start. Subclasses set `progress`
+    and `log_lines`.
     """
+
+    log_lines: Path
+
+    progress: Progress = staticmethod(ignore_progress)
+    _reported = 0.0
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's loop. However it ends, the curves are drawn: those of a run that collapsed say most."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self.is_world_process_zero():
+                draw_run(self.log_lines, self.log_lines.with_name(CURVES))
+
+    def checks(self, options: LoopOptions, heldout: int) -> bool:
+        """Whether the log of this step measures the held-out samples, see `is_check`."""
+        return is_check(self.state.global_step, options.log_steps, options.batch_size, heldout, self.args.max_steps)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Trainer's step, and a report of the loss before it every now and then."""
+        loss = super().training_step(*args, **kwargs)
+        if time.monotonic() - self._reported >= STEP_SECONDS:
+            self.progress("step", self.state.global_step + 1, self.args.max_steps, {"loss": float(loss)})
+            self._reported = time.monotonic()
+        return loss
 
     def compute_loss_context_manager(self) -> ExitStack:
         """Trainer's autocast and, on a CPU, plain attention: its backward pass takes 25 % less time than the fused."""
@@ -134,7 +166,9 @@ class LatentActionTrainer(IndexedTrainer):
         monitor: measures held-out pairs at each log.
         out: folder of the log and of checkpoints/.
         targets: of the motion map, for `target_weight`.
-        progress: called as progress(step, logs) at each log.
+        progress: called with "step" and "steps", see `Progress`.
+        tracker: one of `TRACKERS`.
+        first_step: the step that the run starts at, above 0 where it resumes.
     """
 
     def __init__(
@@ -147,13 +181,16 @@ class LatentActionTrainer(IndexedTrainer):
         monitor: HeldOutMonitor,
         out: str | Path,
         targets: MotionTargets | None = None,
-        progress: Callable[[int, dict[str, float]], None] | None = None,
+        progress: Progress = ignore_progress,
+        tracker: str | None = None,
+        first_step: int = 0,
     ) -> None:
         super().__init__(
             model=model,
-            args=training_arguments(options, Path(out) / "checkpoints"),
+            args=training_arguments(options, out, tracker),
             train_dataset=pairs,
             data_collator=PairDataset.collate,
+            callbacks=tracker_callbacks(tracker, Path(out), first_step),
         )
         self.model_accepts_loss_kwargs = False
         # Under their own types: `self.model` may be wrapped.
@@ -241,12 +278,12 @@ class LatentActionTrainer(IndexedTrainer):
             logs |= {f"train_{name}": float(value / self._terms_count) for name, value in self._terms.items()}
             self._terms = {}
             self._terms_count = 0
-            logs |= self.monitor.measure(self.lam, self._autocast())
+            if self.checks(self.options, self.options.heldout_pairs):
+                logs |= self.monitor.measure(self.lam, self._autocast())
         super().log(logs, start_time)
         with self.log_lines.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": self.state.global_step, **logs}) + "\n")
-        if self.progress is not None:
-            self.progress(self.state.global_step, logs)
+        self.progress("steps", self.state.global_step, self.args.max_steps, logs)
         if "heldout_spread" in logs:
             measured = {name: logs[f"heldout_{name}"] for name in ("spread", "perplexity")}
             in_use = not self.lam.bottleneck.continuous

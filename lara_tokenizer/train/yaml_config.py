@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from lara_tokenizer._parse import read_yaml, shown
+from lara_tokenizer.train.recipe_files import find_recipe
 
 Section = TypeVar("Section")
 LARGEST = 2**32 - 1  # of any integer in a recipe: the largest seed
@@ -20,19 +21,12 @@ class YamlRecipe:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a recipe from a YAML file.
+        """Read a recipe: a YAML file, or the name of one that ships with the package, such as "lam".
 
-        Raises FileNotFoundError if there is no such file, and ValueError, naming file and key, for an invalid one.
+        Raises FileNotFoundError if there is neither, and ValueError, naming file and key, for an invalid one.
         """
-        path = Path(path)
-        if path.is_dir():
-            raise ValueError(f"recipe '{path}': a folder. Name a YAML file.")
-        try:
-            values = read_yaml(path)
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                f"recipe '{path}': no such file. Recipes are in hub_configs/training of a checkout."
-            ) from None
+        path = find_recipe(path)
+        values = read_yaml(path)
         try:
             return cls.parse({} if values is None else values)
         except ValueError as error:

@@ -197,7 +197,7 @@ class LaraAttachment(nn.Module):
         self.losses, self.monitors = {}, {}
         if not self._decodes:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self._lam_frozen):
-                latents_BND = self.lam.encode(now, future).latents
+                latents_BND = self.lam.encode(now, future, requires_grad=True).latents
             assert latents_BND is not None
             return latents_BND, None
         out = self.lam(now, future, pair_mask=valid)

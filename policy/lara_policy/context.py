@@ -124,6 +124,12 @@ def shift_frames(frames_MCHW: Tensor, shift_M2: Tensor, max_shift: int) -> Tenso
     return rearrange(shifted_MHWC, "m h w c -> m c h w")
 
 
+def shift_samples(frames_BFCHW: Tensor, shift_B2: Tensor, max_shift: int) -> Tensor:
+    """Shift all frames of a sample alike: a pair keeps its motion, and frames that two of them share stay equal."""
+    stacked = shift_frames(rearrange(frames_BFCHW, "b f c h w -> b (f c) h w"), shift_B2, max_shift)
+    return rearrange(stacked, "b (f c) h w -> b f c h w", c=3)
+
+
 class VisionLanguageEncoder:
     """Hidden states of a frozen transformers image-text-to-text model. The policy's checkpoint contains only its name.
 

@@ -57,7 +57,8 @@ def test_a_summary_for_machines(lara_tok, clip_folder, options, tmp_path):
     assert result["failed"] == {}
     assert result["figures"]["moving_pairs"] == 44
     assert result["figures"]["whole_picture_share"] == 0
-    assert all(set(warning) == {"name", "sentence", "camera"} for warning in result["health"])
+    assert all(set(finding) == {"name", "severity", "sentence", "camera"} for finding in result["health"])
+    assert set(result["verdict"]) == {"grade", "reason", "next_step"}
     again = lara_tok("encode", clip_folder, "--out", tmp_path / "t.parquet", "--stride", "0.5s", *options)
     assert again.code == 0
     assert "complete already, nothing to do" in again.out
@@ -76,15 +77,16 @@ def test_it_ends_with_what_the_labels_look_like(lara_tok, panning_clip, options,
     for ran in (lara_tok(*arguments), lara_tok(*arguments)):  # the second finds it complete
         assert ran.code == 0
         assert "\x1b" not in ran.out
-        *_, positions, idle, camera, first, second, verdict = ran.out.splitlines()
+        *_, codes, idle, camera, first, second, verdict, following = ran.out.splitlines()
         assert re.fullmatch(
-            r"  per position   perplexity [\d.]+ to [\d.]+.*; most frequent codes \[.*\] in .*", positions
+            r"  codes          \d+ of 16 used, perplexity [\d.]+ pooled, [\d.]+ to [\d.]+ per position", codes
         )
-        assert re.fullmatch(r"  idle pairs     \d\d\.\d%", idle)
+        share = re.fullmatch(r"  idle pairs     (\d\d\.\d%)", idle)[1]
         assert re.fullmatch(r"  camera motion  \d+\.\d% of the moving pairs", camera)
-        assert re.match(r"warning: \d+% of the pairs are idle: .*--min-motion", first)
-        assert re.match(r"warning: camera motion in \d+% of the moving pairs: .*lara-tok eval", second)
-        assert verdict == "  verdict        labels look idle and camera-driven"
+        assert first.startswith(f"warning: {share} of the pairs are idle: ")
+        assert re.match(r"warning: camera motion in \d+\.\d% of the moving pairs: ", second)
+        assert verdict == "  verdict        no evidence yet: code statistics: 2 warnings; not probed"
+        assert following == "  next           run lara-tok eval"
 
 
 def test_options_reach_the_table(lara_tok, clip_folder, options, tmp_path):
@@ -340,10 +342,30 @@ def test_without_a_pair_the_summary_says_why(lara_tok, bad_folder, options, tmp_
     first, *failures = ran.out.splitlines()
     assert first == "no table written: all 2 episodes failed"
     assert [line.split()[:2] for line in failures] == [["failed", f"{path.name}:"] for path in sorted(bad)]
-    ran = lara_tok("encode", bad_folder / "good.mp4", "--out", tmp_path / "short.parquet", "--stride", "99f", *options)
-    assert ran.code == 0
-    assert "short.parquet: 0 pairs of 0 episodes: every episode is shorter than the stride\n" in ran.out
-    assert "too short      1 episode for stride 99f" in ran.out
+
+
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
+def test_zero_pairs_are_an_error_that_names_the_longest_stride_which_works(
+    lara_tok, bad_folder, options, tmp_path, dry_run
+):
+    arguments = ["encode", bad_folder / "good.mp4", "--out", tmp_path / "t.parquet", *options]
+    error = one_line(lara_tok(*arguments, "--stride", "99f", *dry_run))
+    assert f"shorter than the stride 99f. The longest, good.mp4, has {FRAMES} frames" in error
+    assert list(tmp_path.iterdir()) == []
+    for stride in re.findall(r"'([\d.]+[fs])'", error):
+        assert "1 pair" in lara_tok(*arguments, "--stride", stride, "--dry-run").out
+    error = one_line(lara_tok(*arguments, "--stride", "2f", "--min-motion", "0.9"))
+    assert f"0 pairs: all {FRAMES - 2} move less than min_motion 0.9" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_default_stride_that_a_given_rate_cannot_meet_is_refused_and_the_nearest_is_named(
+    lara_tok, bad_folder, options, tmp_path
+):
+    ran = lara_tok("encode", bad_folder / "good.mp4", "--out", tmp_path / "t.parquet", "--fps", 1, *options)
+    assert "stride '0.5s' cannot be met at 1 frames per second" in (error := one_line(ran))
+    assert "Ask for '1s' or '1f'" in error
+    assert list(tmp_path.iterdir()) == []
 
 
 def one_line(ran, code=2):
@@ -467,14 +489,33 @@ def test_a_camera_that_is_not_there_lists_those_there_are(lara_tok, lerobot_fold
 def test_a_list_segments_and_idle_pairs(lara_tok, clip_folder, options, tmp_path):
     (tmp_path / "clips.csv").write_text("path,start,end,label\none.mp4,0,2.5,push\n")
     out = tmp_path / "t.parquet"
-    more = ["--from", tmp_path / "clips.csv", "--segment", "1s", "--with", "text", "--min-motion", "0.5"]
-    ran = lara_tok("encode", clip_folder, "--out", out, "--stride", "0.5s", *more, *options)
+    more = ["--from", tmp_path / "clips.csv", "--segment", "1s", "--with", "text"]
+    arguments = ["encode", clip_folder, "--stride", "0.5s", *more, *options]
+    ran = lara_tok(*arguments, "--out", out)
     assert ran.code == 0
     assert "clips.csv: list of clips, 1 episode" in ran.err
-    assert "10 more left out" in ran.out  # two segments of 10 frames, and one of 5 that is too short
+    motion = sorted(pq.read_table(out)["motion"].to_pylist())
+    assert len(motion) == 10  # two segments of 10 frames, and one of 5 that is too short
+    ran = lara_tok(*arguments, "--out", tmp_path / "moving.parquet", "--min-motion", motion[-1])
+    assert f"{sum(value < motion[-1] for value in motion)} more left out" in ran.out
 
 
 def test_nothing_to_read_is_said(lara_tok, options, tmp_path):
     ran = lara_tok("encode", "--out", tmp_path / "t.parquet", *options)
     assert ran.code == 2
     assert "no source given. Name a video file, a folder of videos" in ran.err
+
+
+def test_the_tasks_of_a_slurm_array_make_one_table(lara_tok, clip_folder, tiny_checkpoint, tmp_path, monkeypatch):
+    command = ("encode", clip_folder, "--model", tiny_checkpoint, "--workers", 0)
+    assert lara_tok(*command, "--out", tmp_path / "whole.parquet").code == 0
+    for name, value in (("COUNT", "2"), ("MIN", "1")):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    for task in ("1", "2"):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", task)
+        ran = lara_tok(*command, "--shard", "auto", "--out", tmp_path / "tokens.parquet")
+        assert ran.code == 0
+    parts = sorted(tmp_path.glob("tokens-*-of-00002.parquet"))
+    assert f"lara-tok tokens merge {tmp_path}/tokens-*-of-00002.parquet --out {tmp_path}/tokens.parquet" in ran.out
+    assert lara_tok("tokens", "merge", *parts, "--out", tmp_path / "tokens.parquet").code == 0
+    assert (tmp_path / "tokens.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()

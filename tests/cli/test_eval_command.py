@@ -26,7 +26,9 @@ def test_one_command_writes_report_card_and_table(lara_tok, dataset, tiny_checkp
     assert report["model"]["weights_sha256"].keys() == {"model.safetensors"}
     assert any(each["severity"] == "alarm" for each in report["alarms"])
     assert (tmp_path / "report/index.html").stat().st_size > 0
-    for text in ("conditional R2", "selectivity", "z gain", "shuffled z", "Do not train on these codes"):
+    told = report["verdict"]
+    verdict = f"verdict        {told['grade']}: {told['reason']}\nnext           {told['next_step']}\n"
+    for text in ("conditional R2", "selectivity", "z gain", "shuffled z", verdict):
         assert text in ran.out
 
 
@@ -48,6 +50,8 @@ def test_json_is_the_report_and_all_adds_the_slower_figures(lara_tok, dataset, t
 def test_a_second_checkpoint_is_measured_on_the_same_pairs(lara_tok, dataset, tiny_checkpoint, tmp_path):
     ran = lara_tok("eval", tiny_checkpoint, dataset, "--out", tmp_path, "--compare", tiny_checkpoint)
     assert ran.code == 0
+    command = f"lara-tok eval {tiny_checkpoint} {dataset} --out report/ --compare {tiny_checkpoint}</pre>"
+    assert command in (tmp_path / "index.html").read_text()
     assert (tmp_path / "compared.json").read_bytes() == (tmp_path / "report.json").read_bytes()
 
 

@@ -14,7 +14,7 @@ import time
 import unicodedata
 
 import pytest
-from lara_tok.__main__ import PrintableFormatter
+from lara_tok._app.messages import LogHandler
 from token_tables import edited, write_table
 
 from lara_tokenizer.table import read_tokens
@@ -111,7 +111,7 @@ def test_arguments_in_usage_errors_are_escaped(lara_tok):
         ran = lara_tok(*command)
         assert ran.code == 2
         _check(ran)
-    assert "Usage:" in lara_tok().err
+    assert "Usage:" in lara_tok().out
 
 
 @pytest.mark.parametrize(
@@ -167,15 +167,11 @@ def test_a_stream_that_lacks_characters_gets_them_escaped(lara_tok, monkeypatch,
     assert ("Straße" if encoding == "utf-8" else r"Stra\xdfe") in shown
 
 
-def test_log_records_are_escaped_and_those_of_the_package_are_one_line():
-    formatter = PrintableFormatter("%(levelname)s: %(message)s")
-    shown = {
-        name: formatter.format(
-            logging.LogRecord(name, logging.WARNING, "", 0, "left out: %s", ("\x1b\nERROR: x",), None)
-        )
-        for name in ("lara_tokenizer.data.load", "torch")
-    }
-    assert shown == {
-        "lara_tokenizer.data.load": r"WARNING: left out: \x1b\nERROR: x",
-        "torch": "WARNING: left out: \\x1b\nERROR: x",
-    }
+def test_log_records_are_one_line_each_once_and_those_of_other_libraries_are_for_debugging(capfd):
+    record = {"level": logging.WARNING, "pathname": "", "lineno": 0, "exc_info": None}
+    for debug, count in ((False, 1), (True, 2)):
+        handler = LogHandler(debug=debug)
+        for name in ("lara_tokenizer.data.load", "lara_tokenizer.data.load", "torch"):
+            handler.handle(logging.LogRecord(name, msg="left out: %s", args=("\x1b\nERROR: x",), **record))
+        ours, others = [r"warning: left out: \x1b\nERROR: x"], ["warning: torch: left out: \\x1b", "ERROR: x"]
+        assert capfd.readouterr().err.splitlines() == count * ours + others * debug

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import typer
 import yaml
+from command_tree import COMMANDS
 from lara_tok.__main__ import app
 from typer.testing import CliRunner
 
@@ -19,23 +19,27 @@ from lara_tokenizer.encode.options import EncodeKeywords
 from lara_tokenizer.table.reader import SelectOptions
 
 SOURCE = "--fps --camera --split --subset --streaming --episodes --task --segment --from"
-RECIPE = "--steps --batch-size --learning-rate --precision --workers --seed --resume"
+RECIPE = "--steps --batch-size --learning-rate --precision --workers --seed --resume --report-to"
 SELECT = "--stride --camera --min-margin --min-motion"
 IMAGES = "--images --no-images"
 OPTIONS = {  # in the order of --help
-    "encode": f"--out --model --stride --every {SOURCE} --decoder --limit --min-motion --with --keep-tail --dtype "
-    "--device --batch-size --workers --on-error --dry-run --json",
+    "encode": f"--out --model --stride --every {SOURCE} --decoder --limit --shard --min-motion --with --keep-tail "
+    "--dtype --device --batch-size --workers --on-error --dry-run --config --print-config --json",
     "info": "--json",
-    "decode": "--out --episode --frames --model --from --json",
+    "decode": "--out --episode --camera --stride --frames --model --from --overwrite --json",
+    "view": "--out --episodes --stride --camera --from --overwrite --json",
     "verify": "--sample --model --device --workers --from --json",
+    "export-onnx": "--json",
     "convert": "--out --vision-encoder --image-size --to --json",
     "simulate": "--out --task --episodes --camera --size --action-noise --seed --workers --json",
     "train": f"--recipe --out --frames {SOURCE} --limit {RECIPE} --dry-run --json",
-    "eval": f"--out --all --compare --control-encoder --target {SOURCE} --decoder --limit --json",
-    "refine": "--out --mode --tokenizer --policy --pretrain --lam-camera --camera --frames --fps --split --episodes "
-    f"--task --limit {RECIPE} --no-stop --dry-run --json",
+    "eval": f"--out --all --compare --control-encoder --target {SOURCE} --decoder --limit --overwrite --json",
+    "refine": "--recipe --out --mode --tokenizer --policy --pretrain --lam-camera --camera --frames --fps --split "
+    f"--episodes --task --limit {RECIPE} --no-stop --dry-run --json",
+    "recipes": "--json",
     "rollout": "--env --episodes --seed --embodiment --executed-steps --max-steps --workers --out --videos "
-    "--video-episodes --tokenizer --json",
+    "--video-episodes --tokenizer --overwrite --json",
+    "export-onnx": "--json",
     "export groot": f"--out --action-horizon --max-action-dim --scale {SELECT} --json",
     "export lapa": f"--out --instruction --template --seed {IMAGES} --vision-weights --device {SELECT} --workers "
     "--from --json",
@@ -44,21 +48,10 @@ OPTIONS = {  # in the order of --help
     "--from --json",
     "export univla": f"--out --instruction --history --seed {IMAGES} {SELECT} --workers --from --json",
     "export webdataset": f"--out --shard-size --seed {IMAGES} {SELECT} --workers --from --json",
+    "export-onnx": "--json",
     "tokens diff": "--json",
     "tokens merge": "--out --json",
 }
-
-
-def all_commands(command=None, path=()):
-    """(name, click command) of every command that is not a group."""
-    command = command or typer.main.get_command(app)
-    subcommands = getattr(command, "commands", None)
-    if subcommands is None:
-        return [(" ".join(path), command)]
-    return [found for name, each in subcommands.items() for found in all_commands(each, (*path, name))]
-
-
-COMMANDS = dict(all_commands())
 
 
 def spellings(parameter):
@@ -224,10 +217,10 @@ def test_options_of_encode_reach_the_library(record, loads):
     line = (
         f"videos --out t.parquet --model lam --stride 5f --stride 9f --every 2f {LOAD_LINE} --decoder decord "
         "--min-motion 0.2 --with latents,text --with actions --keep-tail --dtype float16 --device cpu --batch-size 2 "
-        "--workers 3 --on-error fail"
+        "--workers 3 --on-error fail --shard 0/2"
     )
-    run("encode", line, {"dry_run"})
-    assert loads == [{"source": ["videos"], "decoder": "decord", **LOADED}]
+    run("encode", line, {"dry_run", "config", "print_config"})
+    assert loads == [{"source": ["videos"], "decoder": "decord", "shard": "0/2", **LOADED}]
     rows = {
         "strides": ["5f", "9f"],
         "every": "2f",
@@ -242,7 +235,7 @@ def test_options_of_encode_reach_the_library(record, loads):
     assert callable(calls[0].pop("progress"))
     assert calls == [{"source": [], "model": "lam", "out": "t.parquet", "on_error": "fail", **rows}]
     estimates = record("lara_tokenizer.encode", "estimate_dataset", Reached())
-    run("encode", f"{line} --dry-run")
+    run("encode", f"{line} --dry-run", {"config", "print_config"})
     assert estimates == [{"source": [], "model": "lam", **rows}]
 
 
@@ -250,10 +243,15 @@ def test_options_of_train_reach_the_library(record, loads, tmp_path):
     calls = record("lara_tokenizer.train", "train_latent_action_model", Reached())
     (tmp_path / "r.yaml").write_text("training: {log_steps: 77}", encoding="utf-8")
     recipe_line = f"--recipe {tmp_path}/r.yaml {RECIPE_LINE}"
-    run("train", f"videos {recipe_line} --out run --frames cache {LOAD_LINE} --resume", {"dry_run"})
+    run(
+        "train",
+        f"videos {recipe_line} --out run --frames cache {LOAD_LINE} --resume --report-to tensorboard",
+        {"dry_run"},
+    )
     assert loads == [{"source": ["videos"], **LOADED}]
     (given,) = calls
     assert (given["source"], given["out"], given["frames"], given["resume"]) == ([], Path("run"), Path("cache"), True)
+    assert given["tracker"] == "tensorboard"
     training = given["recipe"].training
     assert training.log_steps == 77
     assert {name: getattr(training, name) for name in OVERRIDES} == OVERRIDES
@@ -266,9 +264,9 @@ def test_options_of_refine_reach_the_library(record, loads, tmp_path, pretrain):
     calls = record(module, name, Reached())
     (tmp_path / "r.yaml").write_text(yaml.safe_dump({"training": {"log_steps": 77}}), encoding="utf-8")
     line = (
-        f"{tmp_path}/r.yaml demos --out run --mode frozen-lam --tokenizer lam --policy old --lam-camera front "
+        f"demos --recipe {tmp_path}/r.yaml --out run --mode frozen-lam --tokenizer lam --policy old --lam-camera front "
         f"--camera top --camera side --frames cache --fps 3 --split val --episodes 0:2 --task go --limit 6 "
-        f"{RECIPE_LINE} --resume"
+        f"{RECIPE_LINE} --resume --report-to tensorboard"
     )
     options = ("--pretrain t.parquet", {"dry_run", "no_stop"}) if pretrain else ("--no-stop", {"dry_run", "pretrain"})
     run("refine", f"{line} {options[0]}", options[1])
@@ -287,6 +285,7 @@ def test_options_of_refine_reach_the_library(record, loads, tmp_path, pretrain):
         "policy": "old",
         "frames": Path("cache"),
         "resume": True,
+        "tracker": "tensorboard",
         **own,
     }
 
@@ -307,7 +306,7 @@ def test_options_of_eval_reach_the_library(record, monkeypatch, tmp_path):
     calls = record("lara_tokenizer.evaluate", "evaluate_checkpoint", SimpleNamespace(report={}, figures=figures))
     pages = record("lara_tokenizer.evaluate.report.page", "write_report", Reached())
     chosen = "--all --compare two --control-encoder net --target sum"
-    run("eval", f"one videos --out {tmp_path}/new {chosen} {LOAD_LINE} --decoder decord")
+    run("eval", f"one videos --out {tmp_path}/new {chosen} {LOAD_LINE} --decoder decord --overwrite")
     assert opened == ["one", "two"]
     shared = {"source": ["videos"], "everything": True, "target": "sum", "decoder": "decord", **LOADED}
     shared["control_encoder"] = "net"

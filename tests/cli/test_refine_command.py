@@ -47,7 +47,7 @@ def recipe(tmp_path_factory):
 
 def test_joint_training_from_a_recipe(lara_tok, recipe, demos, tiny_checkpoint, tmp_path):
     out = tmp_path / "run"
-    ran = lara_tok("refine", recipe, demos, "--tokenizer", tiny_checkpoint, "--out", out, "--json")
+    ran = lara_tok("refine", "--recipe", recipe, demos, "--tokenizer", tiny_checkpoint, "--out", out, "--json")
     assert ran.code == 0, ran.err
     summary = json.loads(ran.out)
     assert summary["steps"] == 4
@@ -56,7 +56,7 @@ def test_joint_training_from_a_recipe(lara_tok, recipe, demos, tiny_checkpoint, 
     config = json.loads((out / "policy" / "config.json").read_text(encoding="utf-8"))
     assert config["embodiments"][0]["cameras"] == [KEY]
     assert (out / "tokenizer" / "refined_by.json").is_file()
-    again = lara_tok("refine", recipe, demos, "--tokenizer", tiny_checkpoint, "--out", out)
+    again = lara_tok("refine", "--recipe", recipe, demos, "--tokenizer", tiny_checkpoint, "--out", out)
     assert again.code == 2
     assert "--resume" in again.err
 
@@ -65,7 +65,7 @@ def test_pseudo_labels_from_a_table(lara_tok, recipe, demos, tiny_checkpoint, tm
     tokens = tmp_path / "tokens.parquet"
     assert lara_tok("encode", demos, "--model", tiny_checkpoint, "--stride", "0.5s", "--out", tokens).code == 0
     common = ("--tokenizer", tiny_checkpoint, "--out", tmp_path / "run", "--json")
-    ran = lara_tok("refine", recipe, "--pretrain", tokens, demos, *common)
+    ran = lara_tok("refine", "--recipe", recipe, "--pretrain", tokens, demos, *common)
     assert ran.code == 0, ran.err
     assert {"heldout_codes", "heldout_action"} <= json.loads(ran.out).keys()
     assert (tmp_path / "run" / "pretrained" / "policy").is_dir()
@@ -82,7 +82,9 @@ def test_unlabeled_video_beside_the_demonstrations(lara_tok, recipe, demos, tiny
     }
     file = tmp_path / "unlabeled.yaml"
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
-    ran = lara_tok("refine", file, demos, "--tokenizer", tiny_checkpoint, "--out", tmp_path / "run", "--json")
+    ran = lara_tok(
+        "refine", "--recipe", file, demos, "--tokenizer", tiny_checkpoint, "--out", tmp_path / "run", "--json"
+    )
     assert ran.code == 0, ran.err
     text = (tmp_path / "run" / "training_log.jsonl").read_text(encoding="utf-8")
     first = json.loads(text.splitlines()[0])
@@ -92,15 +94,17 @@ def test_unlabeled_video_beside_the_demonstrations(lara_tok, recipe, demos, tiny
 
 
 def test_a_dry_run_needs_nothing(lara_tok, recipe):
-    ran = lara_tok("refine", recipe, "--dry-run", "--mode", "frozen-lam", "--json")
+    ran = lara_tok("refine", "--recipe", recipe, "--dry-run", "--mode", "frozen-lam", "--json")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out)["mode"] == "frozen-lam"
 
 
 def test_missing_arguments_are_named(lara_tok, recipe, demos, tmp_path):
-    assert "error: Missing --out." in lara_tok("refine", recipe, demos).err
-    assert "error: No source: name SOURCE, or `sources`" in lara_tok("refine", recipe, "--out", tmp_path).err
-    assert lara_tok("refine", recipe).err.endswith("in the recipe. Missing --out.\n")
+    assert "error: Missing --out." in lara_tok("refine", "--recipe", recipe, demos).err
+    assert (
+        "error: No source: name SOURCE, or `sources`" in lara_tok("refine", "--recipe", recipe, "--out", tmp_path).err
+    )
+    assert lara_tok("refine", "--recipe", recipe).err.endswith("in the recipe. Missing --out.\n")
     ran = lara_tok("refine", demos, "--mode", "apart", "--out", tmp_path)
     assert ran.code == 2
     assert "mode 'apart': takes one of joint" in ran.err
@@ -114,6 +118,6 @@ def test_a_tokenizer_of_another_family_is_refused_with_what_to_do_instead(
     config = SpaceTimeVaeConfig(image_size=32, hidden_size=16, num_attention_heads=2, num_encoder_layers=1)
     SpaceTimeVaeModel(config).save_pretrained(tmp_path / "vae")
     tiny_processor.save_pretrained(tmp_path / "vae")
-    ran = lara_tok("refine", recipe, demos, "--tokenizer", tmp_path / "vae", "--out", tmp_path / "out")
+    ran = lara_tok("refine", "--recipe", recipe, demos, "--tokenizer", tmp_path / "vae", "--out", tmp_path / "out")
     assert ran.code == 2
     assert "is a SpaceTimeVaeModel: only a LatentActionModel is trained" in " ".join(ran.err.split())

@@ -17,4 +17,4 @@ def test_missing_arguments_are_named(lara_tok, clip_folder, tmp_path):
 def test_a_missing_recipe_is_named(lara_tok, clip_folder, tmp_path):
     ran = lara_tok("train", clip_folder, "--recipe", tmp_path / "nope.yaml", "--out", tmp_path / "run")
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err.endswith("nope.yaml': no such file. Recipes are in hub_configs/training of a checkout.\n")
+    assert "nope.yaml': no such file or recipe. By name there are lam, lam_sim, " in ran.err

@@ -61,6 +61,14 @@ def test_rows_equal_encode_on_the_decoded_frames(array_episode, moving_square, t
     assert gaps == {stride: 23 - {"1f": 1, "2f": 2, "0.5s": 5}[stride] for stride in strides}
 
 
+def test_swapped_arguments_are_named(array_episode, moving_square, tiny_model, tiny_processor):
+    episode = array_episode(moving_square(9))
+    with pytest.raises(ValueError, match="argument 2 is a LatentActionProcessor, not a model"):
+        encode_episode(episode, tiny_processor, tiny_model)
+    with pytest.raises(ValueError, match=r"argument 1 is a str, not an Episode; load_episodes\(path\)\[0\] makes"):
+        encode_episode("clip.mp4", tiny_model, tiny_processor)
+
+
 def test_every_frame_is_read_and_encoded_once_for_all_strides(array_episode, moving_square, tiny_model, tiny_processor):
     episode = array_episode(moving_square(40))
     runner = CountingRunner(tiny_model, tiny_processor)

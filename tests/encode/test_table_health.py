@@ -47,12 +47,16 @@ def test_the_moving_camera_of_two_is_found(encode, two_cameras, tmp_path):
     counts = read_metadata(tmp_path / "t.parquet")["moving_pairs"]
     for camera, whole in (("fixed", 0), ("pans", 44)):
         moving = sum(row["camera"] == camera and row["motion"] >= IDLE_MOTION for row in table)
-        assert counts[camera] == {"pairs": moving, "whole_picture": whole}
+        assert (counts[camera]["pairs"], counts[camera]["whole_picture"], counts[camera]["frames"]) == (
+            moving,
+            whole,
+            50,
+        )
     assert summary.figures.whole_picture_share_by_camera == {"fixed": 0, "pans": 1}
     assert [(each.name, each.camera) for each in summary.health if each.name == "camera-driven"] == [
         ("camera-driven", "pans")
     ]
-    assert "camera motion in 100% of the moving pairs of camera pans" in summary.health[-1].sentence
+    assert "camera motion in 100.0% of the moving pairs of camera pans" in summary.health[-1].sentence
 
 
 def test_pairs_that_are_left_out_or_invalid_are_not_counted(encode, two_cameras, tmp_path):

@@ -59,6 +59,7 @@ def _report(codes: float = 0.15, control: float = 0.1, z_gain: float = 0.4, prob
         },
         "nuisance": {"pairs": 960, "test_episodes": 30, "rows": {"z": of_z}},
         "alarms": [],
+        "verdict": {"grade": "no evidence yet", "reason": "it is one of two", "next_step": "probe more"},
     }
 
 
@@ -112,7 +113,7 @@ def test_robots_of_different_grades_are_named_apart_and_trained_ones_left_out():
     unseen = {"g1_real": _report(0.2, 0.1), "bridge_rlds": _report(0.1, 0.1)}
     text = claims.summary(unseen | {"mw_unseen": _report(0.0, 0.1)})
     assert "tell more than any control on g1_real and about as much as the best control on bridge_rlds. " in text
-    assert text.endswith("g1_real 0.20, closed-form codes 0.10; bridge_rlds 0.10, closed-form codes 0.10.")
+    assert text.endswith("g1_real 0.200, closed-form codes 0.100; bridge_rlds 0.100, closed-form codes 0.100.")
 
 
 def test_a_goal_by_the_interval_is_missed_where_only_the_value_is_above():
@@ -138,6 +139,7 @@ def test_the_page_names_weights_data_and_the_commands_that_made_it():
     assert "1.0 minutes of bare hands" in text
     assert "simulate metaworld --out runs/mw --task push-v3 --episodes 70 --size 96 --seed 7 --action-noise 0.3" in text
     assert "- g1_real: change of the state in all 26 numbers." in text
+    assert "| g1_real (real Unitree G1 humanoid) | no evidence yet | it is one of two |" in text
 
 
 def test_a_document_gets_the_figures_of_its_marks_and_keeps_the_rest():

@@ -17,7 +17,6 @@ from lara_tokenizer.evaluate import Evaluation, PairSet
 from lara_tokenizer.evaluate.codebook import codebook_figures, latent_figures
 from lara_tokenizer.evaluate.encoding import encode_pairs
 from lara_tokenizer.evaluate.figures import (
-    Alarm,
     DataInfo,
     DecoderFigures,
     Estimate,
@@ -25,11 +24,14 @@ from lara_tokenizer.evaluate.figures import (
     ProbeRow,
     ProbeTable,
     Report,
+    TargetInfo,
 )
 from lara_tokenizer.evaluate.report.examples import moving_pairs, spread_over, transfer_pairs
 from lara_tokenizer.evaluate.report.page import write_report
 from lara_tokenizer.evaluate.report.sections import most_and_least_used, ranks, two_components
 from lara_tokenizer.evaluate.report.tables import GROUPS, format_number
+from lara_tokenizer.verdict.card import Card
+from lara_tokenizer.verdict.grades import DO_NOT_TRAIN, EVIDENCE, Finding, Verdict
 
 EPISODES, LENGTH, GAP, SIZE = 6, 12, 4, 32
 HOSTILE = "<script>alert('x')</script> & \"friends\""
@@ -90,6 +92,8 @@ def hand_made_report(encoded, pairs) -> Report:
             nuisance_families=["shake", "light"],
             seed=0,
             left_out={"broken.mp4": HOSTILE},
+            target=TargetInfo("auto", "sum of the actions", {}, ["reach", "dimension 1", "dimension 2"]),
+            date="2026-11-30",
         ),
         codebook=codebook_figures(encoded.codes, 16),
         latents=latent_figures(encoded.latents, encoded.latents),
@@ -103,10 +107,10 @@ def hand_made_report(encoded, pairs) -> Report:
         ),
         extra={"psnr": 23.5, "few_labels": {"2": {"mean": 0.25}}, "flip_rate": None},
         alarms=[
-            Alarm("encodes_shake", "alarm", f"z holds camera shake. {HOSTILE}"),
-            Alarm("few_codes", "warning", "Only 9 of 16 codes are in use."),
+            Finding("encodes_shake", "alarm", f"z holds camera shake. {HOSTILE}"),
+            Finding("few_codes", "warning", "only 9 of 16 codes are in use"),
         ],
-        verdict="Do not train on these labels: they describe the camera.",
+        verdict=Verdict(DO_NOT_TRAIN, "z describes the camera", "stop the camera"),
     )
 
 
@@ -123,7 +127,9 @@ def compared(tmp_path_factory, evaluation, tiny_model, tiny_processor):
     """The card with a second checkpoint beside the first: the same one under another name."""
     path = tmp_path_factory.mktemp("card") / "compared.html"
     figures = evaluation.figures
-    figures = replace(figures, model=replace(figures.model, id="other-lam"), alarms=[], verdict="Nothing is wrong.")
+    figures = replace(
+        figures, model=replace(figures.model, id="other-lam"), alarms=[], verdict=Verdict(EVIDENCE, "it tells", "train")
+    )
     other = replace(evaluation, figures=figures)
     write_report(evaluation, tiny_model, tiny_processor, path, other=(other, tiny_model, tiny_processor))
     return path
@@ -200,9 +206,40 @@ def test_equal_evaluations_give_equal_bytes(written, tmp_path, evaluation, tiny_
 
 def test_alarms_are_marked_by_words_and_not_by_colour_alone(written):
     verdict = written.read_text(encoding="utf-8").split('class="verdict alarm"')[1].split("</section>")[0]
-    assert "Do not train on these labels" in verdict
+    assert f"{DO_NOT_TRAIN}</p>" in verdict
+    assert "z describes the camera." in verdict
     assert "✖ Alarm" in verdict
-    assert "▲ Warning" in verdict
+    assert "▲ Warning</b> Only 9 of 16 codes are in use." in verdict
+
+
+def test_the_colour_of_a_tile_is_that_of_the_finding_about_it(evaluation):
+    figures = replace(evaluation.figures, alarms=[Finding("weak_z", "warning", ""), Finding("no_actions", "doubt", "")])
+    tiles = {tile.key: tile for group in GROUPS.values() for tile in group}
+    states = {key: tile.state(figures) for key, tile in tiles.items()}
+    assert (states["z_gain"], states["conditional_r2"], states["spread"]) == ("warning", "doubt", "fine")
+    # Nothing is fine about a sick model, and nothing where no limit decides.
+    assert states["effective_rank"] == ""
+    assert tiles["spread"].state(evaluation.figures) == ""
+    assert tiles["nuisance_r2"].state(evaluation.figures) == "alarm"
+
+
+def test_a_reference_is_the_range_over_the_sets_of_the_card(written):
+    tile = next(tile for group in GROUPS.values() for tile in group if tile.key == "z_gain")
+    card = Card("", headline={"a": {"z_gain": 0.2}, "b": {"z_gain": 0.35}, "c": {"spread": 1.0}})
+    assert tile.reference(card) == "lara-lam: 0.200 to 0.350 on the 2 sets of its card"
+    assert tile.reference(None) == tile.reference(Card("")) == ""
+    assert _section(written, "figures").count('class="reference">lara-lam: ') == sum(map(len, GROUPS.values()))
+
+
+def test_the_page_has_the_date_of_the_data_the_names_of_the_actions_and_the_command(
+    written, evaluation, tiny_model, tiny_processor, tmp_path
+):
+    text = written.read_text(encoding="utf-8")
+    assert "<dd>2026-11-30</dd>" in text
+    assert "<b>reach</b>" in _section(written, "pca")
+    assert "lara-tok eval tiny-lam squares --out report/ --all</pre>" in text
+    write_report(evaluation, tiny_model, tiny_processor, tmp_path / "c.html", command="lara-tok eval 'my lam' demos/")
+    assert "<pre>lara-tok eval &#39;my lam&#39; demos/</pre>" in (tmp_path / "c.html").read_text(encoding="utf-8")
 
 
 def test_every_headline_figure_has_its_direction(written):

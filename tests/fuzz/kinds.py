@@ -167,6 +167,7 @@ class TableKind(TreeKind):
         ["tokens", "diff", "in/set/tokens.parquet", "{whole}"],
         ["tokens", "merge", "in/set/tokens.parquet", "{other}", "--out", "merged.parquet"],
         ["decode", "in/set/tokens.parquet", "{source}", "--model", "{model}", "--out", "futures.png"],
+        ["view", "in/set/tokens.parquet", "{source}", "--out", "view.html"],
         *(
             ["export", form, "in/set/tokens.parquet", "{source}", "--out", "out", "--workers", "0", *instruction]
             for form, instruction in (
@@ -216,7 +217,7 @@ class RecipeKind(TreeKind):
 
     def commands(self, rng: Random, name: str, case: Path) -> Iterator[list[str]]:
         if self._is_joint[name]:
-            yield ["refine", "in/set/recipe.yaml", "--tokenizer", str(self._model), "--dry-run"]
+            yield ["refine", "--recipe", "in/set/recipe.yaml", "--tokenizer", str(self._model), "--dry-run"]
         else:
             yield ["train", "--recipe", "in/set/recipe.yaml", "--dry-run"]
 

@@ -9,7 +9,7 @@ from importlib import import_module
 # The project imports much of itself, and all that is heavy, only where it is needed.
 _MODULES = (
     "torch", "transformers", "transformers.models.vit_mae.modeling_vit_mae", "datasets", "pyarrow.parquet", "PIL.Image",
-    "pydantic.type_adapter", "lara_tok.__main__", "lara_tokenizer.data.load", "lara_tokenizer.data.clip_list",
+    "pydantic.type_adapter", "lara_tok.__main__", "lara_tokenizer.data.load", "lara_tokenizer.data.clip_list.dataset",
     "lara_tokenizer.data.lerobot.dataset", "lara_tokenizer.data.rlds.dataset", "lara_tokenizer.data.webdataset.dataset",
     "lara_tokenizer.data.huggingface.dataset", "lara_tokenizer.encode.dataset", "lara_tokenizer.encode.pool.worker",
     "lara_tokenizer.encode.verify", "lara_tokenizer.encode.preview", "lara_tokenizer.table.description",

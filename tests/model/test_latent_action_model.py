@@ -208,9 +208,33 @@ def test_nothing_frozen_gets_a_gradient_or_a_graph(changed):
     assert all(p.grad is not None for p in model.inverse_dynamics.parameters())
 
 
+def test_outputs_are_plain_numbers_unless_a_gradient_is_asked_for(model):
+    now, future = _frames()
+    out = model.encode(now, future)
+    outputs = (*out.values(), *model.quantize(out.latents).values(), model.decode(now, codes=out.codes))
+    assert not any(each.requires_grad for each in outputs)
+    assert model.decode(now, codes=out.codes, requires_grad=True).requires_grad
+    asked = model.encode(now, future, requires_grad=True)
+    assert torch.equal(asked.codes, out.codes)
+    assert model.quantize(asked.latents, requires_grad=True).quantized_latents.requires_grad
+    with torch.no_grad():  # the caller's word is the last
+        assert not model.encode(now, future, requires_grad=True).latents.requires_grad
+
+
+@torch.no_grad()
+def test_inputs_follow_the_dtype_of_the_model(model):
+    now, future = _frames()
+    half = deepcopy(model).bfloat16()
+    out, expected = half.encode(now, future), half.encode(now.bfloat16(), future.bfloat16())
+    assert torch.equal(out.latents, expected.latents)
+    assert torch.equal(half.quantize(out.latents.float()).codes, out.codes)
+    assert half.decode(now, codes=out.codes.to(torch.int16)).dtype == torch.bfloat16
+    assert torch.equal(model.encode(now.double(), future.double()).codes, model.encode(now, future).codes)
+
+
 def test_the_alignment_gradient_reaches_z_but_not_the_codebook(model):
     now, future = _frames()
-    model.encode(now, future).latents.square().sum().backward()
+    model.encode(now, future, requires_grad=True).latents.square().sum().backward()
     assert model.inverse_dynamics.to_latents[0].weight.grad.any()
     assert model.bottleneck.codebook.weight.grad is None
     assert model.forward_dynamics.decoder.to_pixels.weight.grad is None
@@ -274,6 +298,9 @@ def test_attention_maps_sum_to_one_and_eager_equals_the_kernel(changed):
             lambda m, x: m.encode(frame_features=torch.zeros(6, 17, 9), future_frame_features=torch.zeros(6, 17, 9)),
             r"frame features are \(6, 17, 9\), expected \(batch, 17, 16\)",
         ),
+        (lambda m, x: m.encode(x.to(torch.uint8), x), r"pixel_values are torch.uint8: takes .* made by the processor"),
+        (lambda m, x: m.encode(x, x.numpy()), "future_pixel_values are of type ndarray: takes a tensor of floats"),
+        (lambda m, x: m.decode(x, codes=torch.zeros(6, 4)), "codes are torch.float32: takes integers, 0 to 15"),
         (lambda m, x: m.quantize(torch.zeros(6, 4, 7)), r"latent action is \(6, 4, 7\), expected \(batch, 4, 8\)"),
     ],
 )

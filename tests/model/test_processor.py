@@ -45,6 +45,22 @@ def test_every_form_of_the_same_frames_gives_the_same_pixels(processor, clip):
         assert torch.equal(processor(form)["pixel_values"], expected), name
 
 
+def test_grey_frames_become_rgb_and_alpha_is_dropped(processor, clip):
+    grey = clip[0, :, :, 0]
+    expected = processor(np.repeat(grey[..., None], 3, -1))["pixel_values"]
+    for form in (grey, grey[..., None], grey[None], Image.fromarray(grey), torch.from_numpy(grey), [grey]):
+        assert torch.equal(processor(form)["pixel_values"], expected)
+    transparent = np.concatenate([clip, np.full_like(clip[..., :1], 9)], -1)
+    forms = (transparent, transparent.transpose(0, 3, 1, 2), [Image.fromarray(frame) for frame in transparent])
+    for form in forms:
+        assert torch.equal(processor(form)["pixel_values"], processor(clip)["pixel_values"])
+
+
+def test_a_narrow_rgb_frame_is_not_taken_for_grey_or_rgba(processor):
+    tall = np.random.default_rng(3).integers(0, 256, (3, 60, 4), dtype=np.uint8)
+    assert torch.equal(processor(tall)["pixel_values"], processor(tall.transpose(1, 2, 0))["pixel_values"])
+
+
 def test_a_single_frame_is_a_batch_of_one(processor, clip):
     expected = processor(clip[:1])["pixel_values"]
     for frame in (clip[0], torch.from_numpy(clip[0]), Image.fromarray(clip[0]), [clip[0]]):
@@ -134,8 +150,9 @@ def test_a_processor_survives_saving(processor, tmp_path, clip):
     ("frames", "match"),
     [
         ("frame.png", "a frame is str; it takes a PIL image"),
-        (np.zeros((8, 8), np.uint8), r"a frame is Tensor of shape \(8, 8\)"),
-        (np.zeros((8, 8, 4), np.uint8), r"frames of shape \(8, 8, 4\) have no axis of 3 colours"),
+        (np.zeros(8, np.uint8), r"a frame is Tensor of shape \(8,\)"),
+        (np.zeros((8, 8, 2), np.uint8), r"frames of shape \(8, 8, 2\) have no axis of 3, 4 or 1 colours"),
+        (np.zeros((4, 8, 8), np.uint8), "several grey frames as a list"),
         (np.full((8, 8, 3), 2.0), r"run from 2 to 2; they take uint8 in 0..255, or floats in 0..1"),
         (np.full((8, 8, 3), -1.0), "Undo any normalization first"),
         (np.full((8, 8, 3), np.nan), "run from nan to nan"),
@@ -143,7 +160,18 @@ def test_a_processor_survives_saving(processor, tmp_path, clip):
         ([], "empty input"),
         (np.zeros((0, 8, 8, 3), np.uint8), "empty input"),
     ],
-    ids=["path", "grey", "four channels", "large floats", "negative", "nan", "integers", "empty list", "empty clip"],
+    ids=[
+        "path",
+        "row",
+        "two channels",
+        "grey batch",
+        "large floats",
+        "negative",
+        "nan",
+        "integers",
+        "empty list",
+        "empty clip",
+    ],
 )
 def test_what_is_no_frame_is_named(processor, frames, match):
     with pytest.raises(ValueError, match=match):

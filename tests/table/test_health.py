@@ -15,6 +15,7 @@ from lara_tokenizer.encode.options import EncodeOptions
 from lara_tokenizer.encode.plan import Pairs, Unit
 from lara_tokenizer.table.health import health_of
 from lara_tokenizer.table.statistics import CodeSample, DirectionMoments, MotionCounts, TokenCounts
+from lara_tokenizer.verdict.grades import DO_NOT_TRAIN, NO_EVIDENCE, Verdict
 
 N, K, PAIRS = 4, 16, 200
 RNG = np.random.default_rng(0)
@@ -42,7 +43,7 @@ def health(*tables, moving=None, codebook_size=K):
 
 
 def names(judged):
-    return [warning.name for warning in judged.warnings]
+    return [finding.name for finding in judged.findings]
 
 
 def planted(share, codes, rest=RANDOM):
@@ -50,19 +51,19 @@ def planted(share, codes, rest=RANDOM):
     return np.where((np.arange(len(rest)) < share * len(rest))[:, None], np.asarray(codes), rest)
 
 
-def test_random_codes_look_healthy_to_these_checks_only():
+def test_rows_alone_never_praise():
     judged = health(table_of(RANDOM))
-    assert judged.warnings == []
-    assert judged.verdict == "labels look healthy: not collapsed, idle or camera-driven (`lara-tok eval` checks more)"
+    assert judged.findings == []
+    assert judged.verdict == Verdict(NO_EVIDENCE, "code statistics: nothing wrong; not probed", "run lara-tok eval")
     assert judged.figures.moving_pairs == PAIRS
     assert judged.figures.codes.perplexity == pytest.approx(K, rel=0.02)
 
 
 def test_one_tuple_in_nearly_every_pair_is_named_with_its_share():
     judged = health(table_of(planted(0.92, [2, 0, 0, 0])))
-    assert names(judged) == ["collapsed"]
-    assert judged.warnings[0].sentence.startswith("92% of the moving pairs have the codes [2 0 0 0]: ")
-    assert judged.verdict == "labels look collapsed"
+    assert names(judged) == ["collapsed_codebook"]
+    assert judged.verdict.grade == DO_NOT_TRAIN
+    assert judged.verdict.reason == ("the codebook has collapsed: 92% of the moving pairs have the codes [2 0 0 0]")
     assert (judged.figures.codes.commonest, judged.figures.codes.commonest_share) == ([2, 0, 0, 0], 0.92)
 
 
@@ -71,62 +72,66 @@ def test_a_position_with_one_code_is_dead():
     codes[:, 1], codes[: PAIRS - 10, 3] = 7, 5
     judged = health(table_of(codes))
     assert judged.figures.codes.dead_positions == [1, 3]
-    assert "positions 1, 3 of 4 hold one code in at least 90% of the moving pairs" in judged.warnings[0].sentence
+    assert judged.findings[0].sentence == "positions 1, 3 of 4 hold one code in at least 90% of the moving pairs"
+    assert (names(judged), judged.verdict.grade) == (["dead_positions"], NO_EVIDENCE)
+    codes[:, 0] = 3
+    judged = health(table_of(codes))
+    assert (names(judged), judged.verdict.grade) == (["collapsed_codebook"], DO_NOT_TRAIN)
 
 
 def test_few_codes_in_use_are_collapsed_pooled_or_by_position():
     pooled = health(table_of(RANDOM % 3))
-    assert "few of the 16 codes are in use (perplexity 3.0" in pooled.warnings[0].sentence
+    assert "few of the 16 codes are in use (perplexity 3.0" in pooled.findings[0].sentence
     by_position = health(table_of(RANDOM % 2 + 4 * np.arange(N)))
     assert by_position.figures.codes.perplexity == pytest.approx(2 * N, rel=0.01)
-    assert "a position uses few of the 16 codes (mean perplexity 2.0" in by_position.warnings[0].sentence
+    assert "a position uses few of the 16 codes (mean perplexity 2.0" in by_position.findings[0].sentence
 
 
 def test_a_small_codebook_in_full_use_is_healthy():
-    assert health(table_of(RANDOM % 8), codebook_size=K).warnings == []
+    assert health(table_of(RANDOM % 8), codebook_size=K).findings == []
     few = RNG.integers(0, K, (35, N))  # as many as could be seen of a large codebook in so few pairs
-    assert health(table_of(few)).warnings == []
+    assert health(table_of(few)).findings == []
 
 
 def test_idle_pairs_may_all_have_one_code_and_are_told_as_idle():
     still = table_of(np.zeros((PAIRS, N)), motion=0.001)
     judged = health(table_of(RANDOM[:100]), still)
     assert names(judged) == ["idle"]
-    assert judged.warnings[0].sentence.startswith("67% of the pairs are idle")
+    assert judged.findings[0].sentence.startswith("66.7% of the pairs are idle")
     assert judged.figures.codes.commonest_share < 0.1
-    assert names(health(table_of(RANDOM), table_of(RANDOM[:150], motion=0.001))) == []
+    assert names(health(table_of(RANDOM), table_of(RANDOM[:85], motion=0.001))) == []
+    assert names(health(table_of(RANDOM), table_of(RANDOM[:86], motion=0.001))) == ["idle"]
 
 
 def test_a_camera_that_shows_nothing_is_named():
     judged = health(table_of(RANDOM, camera="top"), table_of(RANDOM[:60], motion=0.0, camera="dark"), moving={})
-    assert [(warning.name, warning.camera) for warning in judged.warnings] == [("idle", "dark")]
-    assert "100% of the pairs of camera dark are idle" in judged.warnings[0].sentence
-    assert judged.verdict == "labels look idle (dark)"
+    assert [(warning.name, warning.camera) for warning in judged.findings] == [("idle", "dark")]
+    assert "100.0% of the pairs of camera dark are idle" in judged.findings[0].sentence
+    assert judged.verdict.reason == "code statistics: 1 warning; not probed"
     assert judged.figures.idle_share_by_camera == {"dark": 1.0, "top": 0.0}
 
 
 def test_a_moving_camera_is_told_by_its_share():
     judged = health(table_of(RANDOM), moving={"": MotionCounts(200, 142)})
     assert names(judged) == ["camera-driven"]
-    assert judged.warnings[0].sentence.startswith("camera motion in 71% of the moving pairs: codes may encode")
+    assert judged.findings[0].sentence.startswith("camera motion in 71.0% of the moving pairs: codes may encode")
     judged = health(table_of(RANDOM), moving={"top": MotionCounts(100, 2), "wrist": MotionCounts(100, 98)})
-    assert [warning.camera for warning in judged.warnings] == ["wrist"]
+    assert [warning.camera for warning in judged.findings] == ["wrist"]
     assert judged.figures.whole_picture_share == 0.5
     assert judged.figures.whole_picture_share_by_camera == {"top": 0.02, "wrist": 0.98}
 
 
-def test_a_table_that_does_not_know_its_camera_says_so():
+def test_a_table_of_an_earlier_release_does_not_know_its_camera():
     counts = TokenCounts(N, K)
     counts.add(table_of(RANDOM))
     judged = health_of(counts)
     assert judged.figures.whole_picture_share is None
-    assert judged.verdict.endswith("(whether the camera moves is not known)")
 
 
 def test_a_handful_of_pairs_is_not_judged():
     judged = health(table_of(np.zeros((29, N))), moving={"": MotionCounts(29, 29)})
-    assert judged.warnings == []
-    assert judged.verdict == "too few moving pairs to judge the labels (29; it takes 30)"
+    assert judged.findings == []
+    assert judged.verdict.reason == "code statistics: 29 moving pairs, too few to judge (it takes 30); not probed"
     empty = health(moving={})
     assert (empty.figures.codes, empty.figures.idle_share) == (None, 0)
 
@@ -134,11 +139,12 @@ def test_a_handful_of_pairs_is_not_judged():
 def test_a_continuous_z_is_judged_by_its_spread():
     healthy = RNG.normal(size=(PAIRS, 2 * N))
     judged = health(table_of(latents=healthy), codebook_size=None)
-    assert judged.warnings == []
+    assert judged.findings == []
     assert judged.figures.codes is None
     one_way = health(table_of(latents=1 + 0.02 * healthy), codebook_size=None)
-    assert names(one_way) == ["collapsed"]
-    assert "z points one way in nearly every moving pair (spread 0.0" in one_way.warnings[0].sentence
+    assert names(one_way) == ["constant_z"]
+    assert one_way.verdict.grade == DO_NOT_TRAIN
+    assert "z is nearly the same whatever happens between the two frames (spread 0.0" in one_way.verdict.reason
 
 
 def test_the_spread_is_that_of_the_metrics_in_any_order():

@@ -95,7 +95,7 @@ def tiny_recipe_values(tiny_config) -> dict:
             "workers": 0,
             "log_steps": 10,
             "save_steps": 1000,
-            "heldout_pairs": 16,
+            "heldout_pairs": 14,
             "heldout_share": 0.2,
         },
     }

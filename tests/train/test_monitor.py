@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
-from lara_tokenizer.train.monitor import CollapseError, CollapseMonitor
+from lara_tokenizer.train.watch.monitor import CHECK_COST, CHECK_SHARE, CollapseError, CollapseMonitor, is_check
 
 HEALTHY = {"spread": 0.9, "perplexity": 60.0}
 
@@ -46,3 +47,12 @@ def test_one_bad_check_between_good_ones_is_forgiven():
         monitor.check(100, measured, codebook=True)
     with pytest.raises(CollapseError):
         monitor.check(100, dead, codebook=True)
+
+
+@pytest.mark.parametrize(("log_steps", "batch_size", "heldout"), [(1, 8, 256), (10, 16, 14), (50, 64, 256), (7, 3, 50)])
+def test_checks_cost_at_most_their_share_and_the_last_log_has_one(log_steps, batch_size, heldout):
+    steps = range(log_steps, 10_000, log_steps)
+    checks = [step for step in steps if is_check(step, log_steps, batch_size, heldout, last=10**9)]
+    assert len(checks) * heldout * CHECK_COST <= CHECK_SHARE * steps[-1] * batch_size
+    assert len(np.unique(np.diff(checks))) == 1
+    assert is_check(9 * log_steps, log_steps, batch_size, heldout, last=10 * log_steps - 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lara_tokenizer.train import Recipe, plan_training
+from lara_tokenizer.train.recipe_files import ShippedRecipe, shipped_recipes
 
 RECIPES = Path(__file__).resolve().parents[2] / "hub_configs" / "training"
 STAGE_ONE = sorted(path for path in RECIPES.glob("*.yaml") if "lara-tok refine" not in path.read_text(encoding="utf-8"))
@@ -161,5 +162,29 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path):
 
 
 def test_a_missing_recipe_is_named_with_where_recipes_are(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"^recipe '.*nope.yaml': no such file. Recipes are in hub_configs"):
+    with pytest.raises(
+        FileNotFoundError, match=r"^recipe '.*nope.yaml': no such file or recipe\. By name there are lam, "
+    ):
         Recipe.load(tmp_path / "nope.yaml")
+
+
+def test_a_shipped_recipe_goes_by_its_name_unless_a_file_has_it(tmp_path, monkeypatch):
+    assert Recipe.load("lam_sim") == Recipe.load(RECIPES / "lam_sim.yaml")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lam_sim").mkdir()  # a folder, such as that of a run, is no recipe
+    assert Recipe.load("lam_sim").training.steps == 6500
+    (tmp_path / "lam_sim").rmdir()
+    (tmp_path / "lam_sim").write_text("training: {steps: 7}", encoding="utf-8")
+    assert Recipe.load("lam_sim").training.steps == 7
+    with pytest.raises(FileNotFoundError, match=r"^recipe 'lamsim': no such file or recipe\. Nearest by name: lam_sim"):
+        Recipe.load("lamsim")
+
+
+def test_every_shipped_recipe_loads_under_the_command_that_is_listed_for_it():
+    from lara_policy.refine import RefineRecipe
+
+    for path in shipped_recipes().values():
+        listed = ShippedRecipe.read(path)
+        {"train": Recipe, "refine": RefineRecipe}[listed.command].load(listed.name)
+        assert len(listed.summary) < 90
+        assert listed.summary.endswith(".")

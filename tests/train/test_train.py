@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train import PairDataset, ReaderFrames, Recipe, find_pairs, train_latent_action_model
-from lara_tokenizer.train.monitor import CollapseError, CollapseMonitor
 from lara_tokenizer.train.trainer import LatentActionTrainer
+from lara_tokenizer.train.watch.monitor import CollapseError, CollapseMonitor
+from lara_tokenizer.verdict.card import Card
 
 
 def _lines(folder) -> list[dict]:
@@ -134,6 +135,11 @@ def test_two_sources_train_alike_from_the_cache_and_from_the_readers(tmp_path, r
         "kitchen": {"episodes": 3, "streams": 3, "pairs": 3 * (14 + 18), "strides": ["0.6s", "0.2s"]},
         "lab": {"episodes": 1, "streams": 1, "pairs": 10, "strides": ["0.6s"]},
     }
+    cards = [Card.read(tmp_path / name) for name in ("cached", "read")]
+    assert cards[0] == cards[1]
+    assert cards[0].trained_on == "106 pairs of kitchen, lab"
+    assert cards[0].headline["held-out pairs"]["z_gain"] == cached["heldout_z_gain"]
+    assert 0 < cards[0].ranges["motion"][0] <= cards[0].ranges["motion"][1] < 1
 
 
 def test_the_codebook_draws_are_a_function_of_the_step_and_no_training_draws(tmp_path, squares, recipe, tiny_config):

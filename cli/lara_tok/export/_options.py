@@ -9,20 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Exit, Option
+from typer import Argument, Exit
 
+from lara_tok._app import panels
 from lara_tok._common import MIN_MOTION_HELP, JsonOption, declared_options, emit, insert_options, progress_bar, say
 from lara_tok._source import FromOption
 from lara_tok.encode import exit_code, stoppable
 
-TokensArgument = Annotated[str, Argument(help="tokens.parquet, or a folder of shards.")]
-SourceArgument = Annotated[list[str], Argument(help="The SOURCE that was given to encode.")]
-OutOption = Annotated[Path, Option(help="A new folder.")]
+TokensArgument = Annotated[str, Argument(metavar="TABLE", help="tokens.parquet, or a folder of shards.")]
+SourceArgument = Annotated[list[str], Argument(metavar="SOURCE", help="The SOURCE that was given to encode.")]
+OutOption = Annotated[Path, panels.output(metavar="FOLDER", help="A new folder.")]
 InstructionOption = Annotated[
-    str | None, Option(help="Instruction for episodes without one; else such episodes are refused.")
+    str | None,
+    panels.output(metavar="TEXT", help="Instruction for episodes without one; else such episodes are refused."),
 ]
 ImagesOption = Annotated[
-    bool, Option(help="Write the images. With --no-images, provide them under the names in train.jsonl.")
+    bool,
+    panels.output(help="Write the images. With --no-images, provide them under the names in train.jsonl."),
 ]
 Export = partial[None]
 """`run_export` of the command's format, with the shared options filled in."""
@@ -31,21 +34,26 @@ Export = partial[None]
 class ExportOptions:
     """The options of all export commands."""
 
-    stride: Annotated[str | None, Option(help="One of the table's strides. Default: its only one.")] = None
-    camera: Annotated[
-        list[str] | None, Option(help="One of the table's cameras, or all. Repeatable. Default: its only one.")
+    stride: Annotated[
+        str | None, panels.pairs(metavar="0.6s|5f", help="One of the table's strides. Default: its only one.")
     ] = None
-    min_margin: Annotated[float, Option(help="Leave out pairs whose code_margin is below this.")] = 0.0
-    min_motion: Annotated[float, Option(help=MIN_MOTION_HELP)] = 0.0
+    camera: Annotated[
+        list[str] | None,
+        panels.pairs(metavar="NAME|all", help="One of the table's cameras, or all. Repeatable. Default: its only one."),
+    ] = None
+    min_margin: Annotated[
+        float, panels.pairs(metavar="MARGIN", help="Leave out pairs whose code_margin is below this.")
+    ] = 0.0
+    min_motion: Annotated[float, panels.pairs(metavar="0..1", help=MIN_MOTION_HELP)] = 0.0
     json_: JsonOption = False
 
 
 class VideoOptions(ExportOptions):
     """The options of the export commands that decode video."""
 
-    workers: Annotated[int | None, Option(min=0, help="Worker processes that decode video. Default: one per core.")] = (
-        None
-    )
+    workers: Annotated[
+        int | None, panels.speed(metavar="N", min=0, help="Worker processes that decode video. Default: one per core.")
+    ] = None
     from_: FromOption = None
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
-
+from lara_tok._app import panels
 from lara_tok.export import _options as options
 
 if TYPE_CHECKING:
@@ -20,21 +19,29 @@ def export_lapa(
     *,
     out: options.OutOption,
     instruction: options.InstructionOption = None,
-    template: Annotated[str | None, Option(help="The prompt, with {instruction} in it. Default: LAPA's own.")] = None,
-    seed: Annotated[int, Option(help="Shuffles the lines.")] = 0,
+    template: Annotated[
+        str | None, panels.output(metavar="TEXT", help="The prompt, with {instruction} in it. Default: LAPA's own.")
+    ] = None,
+    seed: Annotated[int, panels.output(metavar="N", help="Shuffles the lines.")] = 0,
     images: options.ImagesOption = True,
     vision_weights: Annotated[
         Path | None,
-        Option(help="LWM's VQGAN checkpoint; writes the field `vision`. Default: empty, LAPA's loader computes it."),
+        panels.output(
+            metavar="FILE",
+            help="LWM's VQGAN checkpoint; writes the field `vision`. Default: empty, LAPA's loader computes it.",
+        ),
     ] = None,
     device: Annotated[
-        str | None, Option(help="Device for --vision-weights: cpu or cuda. Default: a GPU if there is one.")
+        str | None,
+        panels.speed(
+            metavar="cpu|cuda", help="Device for --vision-weights: cpu or cuda. Default: a GPU if there is one."
+        ),
     ] = None,
     export: options.Export,
 ) -> None:
-    """Write train.jsonl and images/ for LAPA's latent pretraining, and print the flags for its train.py.
+    """Write train.jsonl and images for LAPA's latent pretraining.
 
-    Run the same command again to continue after a stop.
+    The flags for LAPA's train.py are printed. Run the same command again to continue after a stop.
 
     Example: lara-tok export lapa tokens.parquet videos/ --out for-lapa
     """

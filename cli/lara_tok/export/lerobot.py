@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument
 
+from lara_tok._app import panels
 from lara_tok._common import emit, say
 from lara_tok.export import _options as options
 
@@ -14,23 +15,31 @@ from lara_tok.export import _options as options
 @options.export_options(options.ExportOptions)
 def export_lerobot(
     tokens: options.TokensArgument,
-    source: Annotated[str | None, Argument(help="The LeRobotDataset that was given to encode, a folder.")] = None,
+    source: Annotated[
+        str | None, Argument(metavar="SOURCE", help="The LeRobotDataset that was given to encode, a folder.")
+    ] = None,
     *,
-    out: Annotated[Path | None, Option(help="A new folder for the labelled dataset.")] = None,
-    in_place: Annotated[bool, Option("--in-place", help="Replace SOURCE by the labelled dataset.")] = False,
-    undo: Annotated[bool, Option("--undo", help="Undo --in-place: give only the dataset's folder, no table.")] = False,
+    out: Annotated[Path | None, panels.output(metavar="FOLDER", help="A new folder for the labelled dataset.")] = None,
+    in_place: Annotated[bool, panels.output("--in-place", help="Replace SOURCE by the labelled dataset.")] = False,
+    undo: Annotated[
+        bool, panels.output("--undo", help="Undo --in-place: give only the dataset's folder, no table.")
+    ] = False,
     export: options.Export,
     model: Annotated[
-        str | None, Option(help="The checkpoint that made the table. Default: the one in its metadata.")
+        str | None,
+        panels.output(
+            metavar="CHECKPOINT", help="The checkpoint that made the table. Default: the one in its metadata."
+        ),
     ] = None,
     push: Annotated[
-        str | None, Option(help="A dataset repository on the Hub, user/name, to upload the result to.")
+        str | None,
+        panels.output(metavar="USER/NAME", help="A dataset repository on the Hub, user/name, to upload the result to."),
     ] = None,
 ) -> None:
-    """Add latent_labels.* to a LeRobotDataset v2.0, v2.1 or v3.0: codes, their vectors, z, and a mask of valid rows.
+    """Add latent_labels.* to a LeRobotDataset v2.0, v2.1 or v3.0.
 
-    Videos are hard-linked. In place, the old dataset is kept beside it as NAME.before-labels, for --undo.
-    Run the same command again to continue after a stop.
+    These are codes, their vectors, z, and a mask of valid rows. Videos are hard-linked. In place, the old dataset
+    is kept beside it as NAME.before-labels, for --undo. Run the same command again to continue after a stop.
 
     Examples:
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from typer import Option
-
+from lara_tok._app import panels
 from lara_tok.export import _options as options
 
 
@@ -17,15 +16,20 @@ def export_univla(
     out: options.OutOption,
     instruction: options.InstructionOption = None,
     history: Annotated[
-        float, Option(help="Share of pairs whose prompt contains the codes of the pair one frame earlier, 0 to 1.")
+        float,
+        panels.output(
+            metavar="0..1", help="Share of pairs whose prompt contains the codes of the pair one frame earlier, 0 to 1."
+        ),
     ] = 0.5,
-    seed: Annotated[int, Option(help="Shuffles the lines, and chooses the pairs with history.")] = 0,
+    seed: Annotated[
+        int, panels.output(metavar="N", help="Shuffles the lines, and chooses the pairs with history.")
+    ] = 0,
     images: options.ImagesOption = True,
     export: options.Export,
 ) -> None:
-    """Write train.jsonl, conversations with <ACT_i> tokens as UniVLA makes them, and images/.
+    """Write conversations with <ACT_i> tokens, as UniVLA makes them.
 
-    Run the same command again to continue after a stop.
+    They are in train.jsonl, the images in images/. Run the same command again to continue after a stop.
 
     Example: lara-tok export univla tokens.parquet videos/ --out for-univla --history 0
     """

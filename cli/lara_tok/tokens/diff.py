@@ -18,13 +18,13 @@ _COUNTS = {  # of rows of an episode that cannot be compared
 
 
 def diff_tokens(
-    a: Annotated[str, Argument(help="The table before: tokens.parquet, or a folder of shards.")],
-    b: Annotated[str, Argument(help="The table after.")],
+    a: Annotated[str, Argument(metavar="TABLE", help="The table before: tokens.parquet, or a folder of shards.")],
+    b: Annotated[str, Argument(metavar="TABLE", help="The table after.")],
     json_: JsonOption = False,
 ) -> None:
-    """Compare two tables: the share of changed codes, by stride and episode.
+    """Compare two tables: the share of changed codes.
 
-    Rows are matched by episode, camera, stride and frame; --json has all episodes.
+    Shares are by stride and episode. Rows are matched by episode, camera, stride and frame; --json has all episodes.
     Exit code: 0 equal, 1 something differs, 2 wrong usage or tables that cannot be compared.
 
     Example: lara-tok tokens diff before.parquet after.parquet

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument
 
+from lara_tok._app import panels
 from lara_tok._common import JsonOption, emit, quantity, say
 
 
 def merge_tokens(
-    tables: Annotated[list[str], Argument(help="Two or more tables: .parquet files or folders of shards.")],
-    out: Annotated[str, Option(help="The table: a file, tokens.parquet, or a folder of shards, tokens/.")],
+    tables: Annotated[
+        list[str], Argument(metavar="TABLE", help="Two or more tables: .parquet files or folders of shards.")
+    ],
+    out: Annotated[
+        str, panels.output(metavar="TABLE", help="The table: a file, tokens.parquet, or a folder of shards, tokens/.")
+    ],
     json_: JsonOption = False,
 ) -> None:
-    """Join tables of one model and the same options, with different episodes, cameras or strides, into one.
+    """Join tables of one model and the same options into one.
 
-    Tables that share a row, or differ in model or options, are refused. Nothing is encoded again.
+    They have different episodes, cameras or strides. Tables that share a row, or differ in model or options, are
+    refused. Nothing is encoded again.
 
     Example: lara-tok tokens merge left.parquet right.parquet --out tokens.parquet
     """

@@ -18,8 +18,6 @@ from lara_tokenizer.evaluate.report.images import to_frame
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionProcessor
 
-CHUNK = 256  # pairs compared at a time
-
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedModel:
@@ -49,18 +47,9 @@ class EvaluatedModel:
         return f"pair {pair}, episode {episode}" + (f": {instruction}" if instruction else "")
 
 
-def motion(pairs: PairSet) -> np.ndarray:
-    """Mean absolute pixel change of each pair (P,), in 0..1."""
-    changes = []
-    for first in range(0, len(pairs), CHUNK):
-        now, future = (pairs.frames[side[first : first + CHUNK]] for side in (pairs.now, pairs.future))
-        changes.append(np.abs(future.astype(np.int16) - now).mean((1, 2, 3)) / 255)
-    return np.concatenate(changes)
-
-
 def moving_pairs(pairs: PairSet) -> np.ndarray:
     """The indices of the pairs that move at least as much as the median pair."""
-    moved = motion(pairs)
+    moved = pairs.motion()
     return np.flatnonzero(moved >= np.median(moved))
 
 

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
+from lara_tokenizer._templates import resource, template_environment
 from lara_tokenizer.evaluate.figures import CodebookFigures
 from lara_tokenizer.evaluate.report import tables
 from lara_tokenizer.evaluate.report.attention import attention
 from lara_tokenizer.evaluate.report.charts import Histogram, bar_marks, histogram
 from lara_tokenizer.evaluate.report.examples import EvaluatedModel
 from lara_tokenizer.evaluate.report.sections import code_clips, latent_plots, reconstructions, transfers
+from lara_tokenizer.verdict.grades import DO_NOT_TRAIN, EVIDENCE, NO_EVIDENCE, besides
 from lara_tokenizer.version import __version__
 
 if TYPE_CHECKING:
     from lara_tokenizer.evaluate.evaluate import Evaluation
     from lara_tokenizer.model import LatentActionProcessor
+
+# Class and sign of each grade: never colour alone.
+MARKS = {
+    DO_NOT_TRAIN: {"kind": "alarm", "sign": "✖"},
+    NO_EVIDENCE: {"kind": "doubt", "sign": "?"},
+    EVIDENCE: {"kind": "fine", "sign": "✔"},
+}
 
 
 def write_report(
@@ -29,6 +37,7 @@ def write_report(
     processor: LatentActionProcessor,
     path: str | Path,
     other: tuple[Evaluation, Any, LatentActionProcessor] | None = None,
+    command: str = "",
 ) -> None:
     """Write the health card, one self-contained HTML file; equal evaluations give equal bytes.
 
@@ -40,8 +49,9 @@ def write_report(
         path: of the file.
         other: the same three of a second checkpoint, evaluated on the same source: its headline figures are shown
             beside the first's, and its attention maps on the same pairs.
+        command: the one that reproduces the page; "" for one that is made of the figures.
     """
-    page = render(_evaluated(evaluation, model, processor), None if other is None else _evaluated(*other))
+    page = render(_evaluated(evaluation, model, processor), None if other is None else _evaluated(*other), command)
     # The name of an episode may hold bytes that are no text.
     Path(path).write_text(page, encoding="utf-8", errors="backslashreplace", newline="\n")
 
@@ -58,7 +68,7 @@ def _evaluated(evaluation: Evaluation, model: Any, processor: LatentActionProces
     )
 
 
-def render(model: EvaluatedModel, compared: EvaluatedModel | None = None) -> str:
+def render(model: EvaluatedModel, compared: EvaluatedModel | None = None, command: str = "") -> str:
     """The report as HTML."""
     codebook = model.figures.codebook
     contents = {
@@ -70,12 +80,14 @@ def render(model: EvaluatedModel, compared: EvaluatedModel | None = None) -> str
         "plots": latent_plots(model),
     }
     # The style sheet is ours, so it is not escaped; all other text is.
-    style = Markup(_resource("report.css"))
+    style = Markup(resource(__package__, "report.css"))
     page = _environment().get_template("page.html.j2")
     return page.render(
         model=model,
         compared=compared,
         report=model.figures,
+        card=tables.bundled_card(),
+        command=command,
         **contents,
         tables=tables,
         style=style,
@@ -93,18 +105,13 @@ def _histograms(codebook: CodebookFigures) -> list[Histogram]:
 
 
 def _environment() -> Environment:
-    environment = Environment(loader=FunctionLoader(_resource), autoescape=True, undefined=StrictUndefined)
-    environment.trim_blocks = environment.lstrip_blocks = environment.keep_trailing_newline = True
-    environment.globals["bar_marks"] = bar_marks
+    environment = template_environment(__package__)
+    environment.globals |= {"bar_marks": bar_marks, "besides": besides, "marks": MARKS}
     environment.filters |= {
+        "capital": tables.capital,
         "format_number": tables.format_number,
         "format_interval": tables.format_interval,
         "format_estimate": tables.format_estimate,
         "column_title": tables.column_title,
     }
     return environment
-
-
-def _resource(name: str) -> str:
-    """A file of this package, also from a wheel or a zip archive."""
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")

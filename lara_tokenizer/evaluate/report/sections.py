@@ -132,11 +132,19 @@ def transfers(model: EvaluatedModel) -> list[ImageRow]:
 
 
 @dataclass(frozen=True, slots=True)
-class LatentPlots:
-    """Scatter plots of z on its first two principal components, one for each of some action dimensions."""
+class Panel:
+    """A scatter plot coloured by one number of the action."""
 
-    panels: dict[int, Scatter]  # by action dimension
-    changing: int  # action dimensions that change
+    name: str  # as the dataset names the number, or its place
+    chart: Scatter
+
+
+@dataclass(frozen=True, slots=True)
+class LatentPlots:
+    """Scatter plots of z on its first two principal components, one for each of some numbers of the action."""
+
+    panels: list[Panel]
+    changing: int  # numbers of the action that change
     points: int
     explained: list[float]  # the share of the variance of both components
 
@@ -149,10 +157,12 @@ def latent_plots(model: EvaluatedModel) -> LatentPlots | None:
         return None
     points_P2, explained = two_components(rearrange(model.encoded.latents.cpu().numpy(), "p n d -> p (n d)"))
     shown = spread_over(np.arange(len(actions)), POINTS)
-    panels = {
-        dimension: scatter(points_P2[shown], ranks(actions[shown, dimension]), f"z by action dimension {dimension}")
-        for dimension in spread_over(changing, PANELS).tolist()
-    }
+    target = model.figures.data.target
+    names = [] if target is None else target.names
+    panels = []
+    for dimension in spread_over(changing, PANELS).tolist():
+        name = names[dimension] if len(names) == actions.shape[1] else f"Action dimension {dimension}"
+        panels.append(Panel(name, scatter(points_P2[shown], ranks(actions[shown, dimension]), f"z by {name}")))
     return LatentPlots(panels, len(changing), len(shown), explained.tolist())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -20,7 +21,11 @@ from lara_tokenizer.evaluate.figures import (
     Report,
 )
 from lara_tokenizer.evaluate.report.charts import Bar
+from lara_tokenizer.model import resolve_checkpoint
+from lara_tokenizer.verdict.card import Card
+from lara_tokenizer.verdict.grades import ALARM, SEVERITIES
 
+BUNDLED = "lara-lam"
 OTHERS = ("random_init", "shuffled")  # shown beside the best control
 HIGHER, LOWER = "higher is better", "lower is better"
 CODE_GROUP = "Are the codes in use?"
@@ -40,6 +45,33 @@ class HeadlineFigure:
     def bars(self, report: Report) -> list[Bar]:
         """This model's bar, then those to compare it with."""
         return [Bar("this model", report.headline[self.key]), *_compared_with(self.key, report)]
+
+    def state(self, report: Report) -> str:
+        """The severity of the worst finding about it; "fine" where it was judged, and nothing is wrong with the model.
+
+        The colour of a tile, which so never says other than the verdict.
+        """
+        about = [each.severity for each in report.alarms if self.key in _tiles_of(each.name)]
+        if about:
+            return min(about, key=SEVERITIES.index)
+        is_sick = any(each.severity == ALARM for each in report.alarms)
+        if is_sick or self.key not in JUDGED or report.headline[self.key].value is None:
+            return ""
+        best = self.best(report)
+        return "fine" if best is None or best.is_beaten else ""
+
+    def reference(self, card: Card | None) -> str:
+        """The figure of the bundled model, by its card; "" where it has none."""
+        values = [] if card is None else [each[self.key] for each in card.headline.values() if self.key in each]
+        if not values:
+            return ""
+        low, high = (format_number(each, self.digits) for each in (min(values), max(values)))
+        over = (
+            f"{low} to {high} on the {len(values)} sets of its card"
+            if low != high
+            else f"{low} on every set of its card"
+        )
+        return f"{BUNDLED}: {over}"
 
     def best(self, report: Report) -> BestControl | None:
         """The best control beside this figure; None where there is none."""
@@ -109,6 +141,37 @@ BASELINES = {
 }
 
 
+# The figures about which a finding is, by its name; a nuisance's name continues.
+TILES = {
+    "untrained": ("z_gain", "z_gain_moving", "conditional_r2"),
+    "constant_z": ("spread",),
+    "narrow_z": ("spread",),
+    "collapsed_codebook": ("perplexity", "perplexity_per_position"),
+    "low_use": ("perplexity",),
+    "dead_positions": ("dead_positions",),
+    "ignored_z": ("z_gain", "z_gain_moving"),
+    "weak_z": ("z_gain", "z_gain_moving"),
+    "uncertain_z_use": ("z_gain", "z_gain_moving"),
+    "worse_than_copying": ("gain_over_copying",),
+    "no_actions": ("conditional_r2",),
+    "no_better_than_control": ("conditional_r2",),
+    "codes_no_better_than_control": ("conditional_r2_codes",),
+    "encodes": ("nuisance_r2", "selectivity"),
+    "holds": ("nuisance_r2",),
+}
+JUDGED = {key for keys in TILES.values() for key in keys} - {"selectivity"}
+
+
+def _tiles_of(finding: str) -> tuple[str, ...]:
+    verb = finding.partition("_")[0]
+    return TILES.get(finding) or TILES.get(verb, ())
+
+
+def bundled_card() -> Card | None:
+    """The card of the bundled model, whose figures are shown for reference."""
+    return Card.read(Path(resolve_checkpoint(BUNDLED)))
+
+
 def _compared_with(key: str, report: Report) -> list[Bar]:
     """The bars beside a headline figure: its controls, its baseline, or its range."""
     if key in HEADLINE_PROBES:
@@ -159,6 +222,15 @@ def flat_figures(values: dict[str, Any], before: str = "") -> Iterator[tuple[str
             yield name, format_number(value)
         else:
             yield name, "–" if value is None else str(value)
+
+
+def capital(sentence: str) -> str:
+    """A sentence with a capital; "z" is a symbol and stays as it is.
+
+    >>> capital("few codes are in use"), capital("z points one way")
+    ('Few codes are in use', 'z points one way')
+    """
+    return sentence if sentence.startswith("z ") else sentence[:1].upper() + sentence[1:]
 
 
 def column_title(index: int, noun: str) -> str:

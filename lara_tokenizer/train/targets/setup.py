@@ -6,10 +6,13 @@ Shape suffixes: B pairs, M channels of the motion map, G cells per side.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import AutoConfig
 
+from lara_tokenizer.errors import printable
 from lara_tokenizer.model import LatentActionConfig, LatentActionProcessor
 from lara_tokenizer.train.augment import stabilize_pairs, to_unit_range
 from lara_tokenizer.train.frames import FrameCache, FrameSource
@@ -25,6 +28,8 @@ CHUNK = 64
 
 def check_targets(options: TrainingOptions, config: LatentActionConfig) -> None:
     """Raise ValueError, before hours of decoding, if model and targets, or strides and frame rate, do not fit."""
+    if options.target_encoder:
+        _check_encoder(options.target_encoder)
     if options.target_weight:
         cells_per_side(config, channel_groups(with_features=bool(options.target_encoder)))
     in_frames = [stride for stride in config.strides if stride.endswith("f")]
@@ -32,6 +37,20 @@ def check_targets(options: TrainingOptions, config: LatentActionConfig) -> None:
         raise ValueError(
             f"training frame_rate leaves out frames, and stride {in_frames[0]!r} counts them. Write strides in seconds."
         )
+
+
+def _check_encoder(name: str) -> None:
+    """Raise ValueError for an encoder that is neither a folder nor on the Hub; downloads its config at most."""
+    if Path(name).is_dir():
+        return
+    try:
+        AutoConfig.from_pretrained(name)
+    except (OSError, ValueError):
+        raise ValueError(
+            f"training target_encoder {printable(name)}: neither a folder here nor a model that the Hub gives. Name a "
+            "vision encoder of transformers in a copy of the recipe (lara-tok recipes lam > mine.yaml), or take a "
+            "recipe without one, such as lam_sim."
+        ) from None
 
 
 def open_features(

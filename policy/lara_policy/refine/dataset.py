@@ -8,7 +8,7 @@ Shape suffixes: B samples, V cameras, C steps of a chunk, A and S padded widths 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,7 +205,11 @@ class PolicyDataset(Dataset):
         shift: int = 0,
         seed: int = 0,
     ) -> None:
-        """`robots` holds each demonstration's embodiment and its index in the policy."""
+        """`robots` holds each demonstration's embodiment and its index in the policy.
+
+        `prepare`, an attribute, changes each batch of a loader in the process that loads it: see `LoadedBatch`.
+        """
+        self.prepare: Callable[[dict[str, Any], np.ndarray], dict[str, Any]] | None = None
         self.frames = frames
         self.pair_frames = pair_frames
         self.chunk_size = config.horizon
@@ -251,7 +255,8 @@ class PolicyDataset(Dataset):
         return {name: value[0] for name, value in self.batch([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
-        return self.batch(indices)
+        batch = self.batch(indices)
+        return batch if self.prepare is None else self.prepare(batch, np.asarray(indices))
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, Any]:
         """The samples of some draws, each field with a leading batch axis."""

@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lara_policy.alignment import AlignmentOptions, AlignmentOutput, LaraAlignment
-from lara_policy.context import shift_frames
+from lara_policy.context import shift_samples
 from lara_policy.distributed import process_count, sum_over_processes
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
 from lara_policy.tap_presets import resolve_layer
@@ -155,10 +155,11 @@ class LaraModel(nn.Module):
         `JointOutput.weighted` multiplies the terms by `weights` and sums them.
 
         Args:
-            batch: from `PolicyDataset`; with "unlabeled", uint8 (U, 2, 3, S, S), from `UnlabeledPairs`, too.
+            batch: from `PolicyDataset`; with "unlabeled", uint8 (U, 2, 3, S, S), from `UnlabeledPairs`, too. Without
+                "shift" its frames are shifted already, with "steady" its pairs are stabilized (see `LoadedBatch`).
         """
         images, frames = self._augment(batch)
-        pair = None if self.lam is None or frames is None else self._encode_pair(frames, batch["pair_mask"])
+        pair = None if self.lam is None or frames is None else self._encode_pair(batch, frames, batch["pair_mask"])
         action = self._policy_forward(batch, images, pair)
         terms = dict(action.losses)  # L_ACT (Eq. 2), weight 1
         if pair is None:
@@ -210,7 +211,9 @@ class LaraModel(nn.Module):
             return out.latents, out.loss
         features, future_features = pair.features
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.mode != "frozen-lam"):
-            encoded = self.lam.encode(frame_features=features, future_frame_features=future_features)
+            encoded = self.lam.encode(
+                frame_features=features, future_frame_features=future_features, requires_grad=True
+            )
         assert encoded.latents is not None
         return encoded.latents, None
 
@@ -232,7 +235,7 @@ class LaraModel(nn.Module):
         if "unlabeled" not in batch:
             return {}
         frames = batch["unlabeled"]
-        pair = self._encode_pair(frames, torch.ones(len(frames), dtype=torch.bool, device=frames.device))
+        pair = self._encode_pair(batch, frames, torch.ones(len(frames), dtype=torch.bool, device=frames.device))
         latents, unlabeled_lam_loss = self._tokenizer_forward(pair)
         terms: dict[str, Tensor] = {}
         if lam_loss is not None and unlabeled_lam_loss is not None:
@@ -271,30 +274,28 @@ class LaraModel(nn.Module):
     def _augment(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """The batch's images (B, V, 3, S, S) and pair (B, 2, 3, S', S') or None; shifted while training."""
         images, pair = batch["images"], batch.get("pair")
-        if not self.training or not self.shift:
+        if not self.training or not self.shift or "shift" not in batch:
             return images, pair
+        shift = batch["shift"]
+        return shift_samples(images, shift, self.shift), None if pair is None else shift_samples(
+            pair, shift, self.shift
+        )
 
-        # One shift for all frames of a sample: the pair keeps its motion, and shared frames stay equal.
-        def shifted(frames: Tensor) -> Tensor:
-            stacked = shift_frames(rearrange(frames, "b f c h w -> b (f c) h w"), batch["shift"], self.shift)
-            return rearrange(stacked, "b (f c) h w -> b f c h w", c=3)
-
-        return shifted(images), None if pair is None else shifted(pair)
-
-    def _encode_pair(self, frames: Tensor, mask: Tensor) -> FramePairs:
-        """Pixels and frozen features of uint8 frames (B, 2, 3, S, S)."""
+    def _encode_pair(self, batch: dict[str, Any], frames: Tensor, mask: Tensor) -> FramePairs:
+        """Pixels and frozen features of uint8 frames (B, 2, 3, S, S) of a batch."""
         assert self.lam is not None
-        now, future = self._pixel_values(frames)
+        now, future = self._pixel_values(frames, steady=batch.get("steady", False))
         with torch.no_grad():
             features, future_features = self.lam.get_frame_features(torch.cat([now, future])).chunk(2)
         return FramePairs(now, future, (features, future_features), mask)
 
-    def _pixel_values(self, pair: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (B, 2, 3, S, S) -> both frames through the tokenizer's processor, camera motion compensated."""
+    def _pixel_values(self, pair: Tensor, steady: bool = False) -> tuple[Tensor, Tensor]:
+        """uint8 (B, 2, 3, S, S) -> both frames through the tokenizer's processor; `steady` ones are stabilized."""
         # float32 even under bf16, as in stage 1: motion compensation interpolates between pixels.
         with torch.no_grad(), torch.autocast(pair.device.type, enabled=False):
             now, future = pair.unbind(1)
-            future = self.processor.steady_future(now, future)
+            if not steady:
+                future = self.processor.steady_future(now, future)
             return self.processor.normalize_frames(now), self.processor.normalize_frames(future)
 
     def _context_features(self, pixels: Tensor, pair: FramePairs | None) -> Tensor | None:

@@ -28,7 +28,7 @@ from lara_tokenizer.thresholds import (
     SPREAD_SHARE_OF_START,
     SPREAD_WARNING,
 )
-from lara_tokenizer.train.monitor import HeldOutMonitor
+from lara_tokenizer.train.watch.monitor import HeldOutMonitor
 
 logger = logging.getLogger(__name__)
 

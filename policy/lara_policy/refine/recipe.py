@@ -34,8 +34,8 @@ class RefineOptions(LoopOptions):
         gradient_checkpointing: recompute the policy's activations in the backward pass.
         shift: random shift augmentation in pixels, the same for all frames of a sample.
         unlabeled_batch: pairs of the unlabeled sources per step.
-        heldout_samples: frames of held-out episodes that each log measures.
-        gradient_cosine: each log also measures the cosine between the gradients of alignment and action loss.
+        heldout_samples: frames of held-out episodes that each check measures.
+        gradient_cosine: each check also measures the cosine between the gradients of alignment and action loss.
     """
 
     steps: int = 3000

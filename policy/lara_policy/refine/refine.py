@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -16,13 +17,24 @@ from lara_policy.configuration_flow_matching_policy import FlowMatchingPolicyCon
 from lara_policy.embodiment import Embodiment
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy, parameter_counts
 from lara_policy.refine.dataset import UnlabeledPairs
+from lara_policy.refine.loading import LoadedBatch
 from lara_policy.refine.monitor import JointCollapseMonitor, JointMonitor, is_ready
 from lara_policy.refine.recipe import RefineRecipe
-from lara_policy.refine.setup import Progress, RefineSetup, build_model, policy_config, set_up
+from lara_policy.refine.setup import RefineSetup, build_model, policy_config, set_up
 from lara_tokenizer.checkpoint import read_config
 from lara_tokenizer.data import Episode, LoadOptions, load_episodes
 from lara_tokenizer.errors import missing_extra
-from lara_tokenizer.train.train import CHECKPOINTS, as_episodes, find_checkpoint, keep_log_until, open_frames
+from lara_tokenizer.train.train import (
+    as_episodes,
+    find_checkpoint,
+    keep_log_until,
+    open_frames,
+    sources_of,
+    step_of,
+)
+from lara_tokenizer.train.watch import CHECKPOINTS, LOG_LINES, Progress, ignore_progress
+from lara_tokenizer.train.watch.trackers import check_tracker, tracker_callbacks
+from lara_tokenizer.verdict.heldout import heldout_verdict
 
 if TYPE_CHECKING:
     from lara_policy.refine.trainer import LaraTrainer
@@ -46,13 +58,15 @@ def refine(
     frames: str | Path | None = None,
     resume: bool = False,
     stop: bool = True,
-    progress: Progress | None = None,
+    progress: Progress = ignore_progress,
+    tracker: str | None = None,
     **load: Unpack[LoadOptions],
 ) -> dict[str, Any]:
     """Train tokenizer and policy together by Eq. 7 and write both to `out`.
 
     `out` gets policy/ (for `FlowMatchingPolicy.from_pretrained`, with the projector for stage 3), tokenizer/ (a
-    checkpoint with refined_by.json; none in mode "dit-only"), training_log.json, training_log.jsonl and checkpoints/.
+    checkpoint with refined_by.json; none in mode "dit-only"), training_log.json, training_log.jsonl, curves.png and
+    checkpoints/.
 
     Args:
         source: labelled episodes, or anything that `load_episodes` takes, with every camera that the policy is to see;
@@ -66,37 +80,44 @@ def refine(
         frames: folder of decoded frames, which runs may share; default out/frames.
         resume: continue from the last checkpoint in `out`.
         stop: stop if the tokenizer collapses; False logs a warning instead.
-        progress: `progress(phase, done, total, logs)`, as in stage 1.
+        progress: told how far the run is, see `Progress`.
+        tracker: "tensorboard" (events in out/tensorboard), "trackio" or "wandb".
         load: keywords of `load_episodes`.
 
     Returns:
         Counts of steps, episodes, frames and parameters; `start` and heldout_...: held-out metrics before and after.
 
     Raises:
-        JointCollapseError: the tokenizer collapsed.
+        JointCollapseError: the tokenizer collapsed. The log and its curves are kept.
         ValueError: an unusable source, recipe or folder; actions that are NaN or wider than the policy's.
     """
+    check_tracker(tracker)
     if find_spec("accelerate") is None:
         raise missing_extra("training", "train")
     # Late: transformers requires accelerate for TrainingArguments.
-    from lara_policy.refine.trainer import LOG_LINES, LaraTrainer, load_projector, training_arguments
+    from lara_policy.refine.trainer import LaraTrainer, load_projector, training_arguments
 
     out, training = Path(out), recipe.training
     frames = Path(frames or out / "frames")
     checkpoint = find_checkpoint(out, resume, RESULT)
     set_seed(training.seed)
     episodes = as_episodes(recipe.sources if source is None else source, load)
-    arguments = training_arguments(training, out / CHECKPOINTS)
+    recipe = replace(recipe, sources=sources_of(source, episodes, recipe.sources))
+    arguments = training_arguments(training, out, tracker)
     with arguments.main_process_first():  # the other processes find the frames decoded
         setup = set_up(episodes, recipe, frames, policy_from=policy, tokens=tokens, progress=progress)
         model = build_model(setup, recipe)
         unlabeled = _unlabeled_pairs(recipe, setup, frames, progress)
+    # On a CPU loader processes do what a GPU does faster itself.
+    in_loader = training.workers and not torch.accelerator.is_available()
+    processor = setup.processor if in_loader else None
+    setup.samples.prepare = LoadedBatch(training.batch_size, training.shift, processor, unlabeled)
     if policy is not None:
         load_projector(model, policy)
     out.mkdir(parents=True, exist_ok=True)
     keep_log_until(out / LOG_LINES, checkpoint)
     monitor = JointMonitor(setup.heldout.batch(range(training.heldout_samples)), model, training.gradient_cosine)
-    report = progress or (lambda phase, done, total, logs: None)
+    is_first = arguments.process_index == 0
     trainer = LaraTrainer(
         model,
         arguments,
@@ -104,8 +125,8 @@ def refine(
         setup.samples,
         out,
         monitor=monitor,
-        unlabeled=unlabeled,
-        progress=lambda step, logs: report("steps", step, training.steps, logs),
+        progress=progress if is_first else ignore_progress,
+        callbacks=tracker_callbacks(tracker, out, step_of(checkpoint)) if is_first else None,
     )
     # Only now: the trainer has moved the model to its device.
     start = monitor.measure(model, arguments.bf16)
@@ -113,17 +134,11 @@ def refine(
     if training.gradient_checkpointing:
         model.policy.gradient_checkpointing_enable({"use_reentrant": False})
     trainer.train(resume_from_checkpoint=checkpoint)
-    counts = parameter_counts(model.policy)
-    summary = {
-        "steps": trainer.state.global_step,
-        "episodes": len(setup.demonstrations),
-        "heldout_episodes": setup.heldout_episodes,
-        "frames": len(setup.samples),
-        "policy_trainable": counts["trainable"],
-        "policy_frozen": counts["frozen"],
-        "start": start,
-        **{f"heldout_{name}": value for name, value in monitor.measure(model, arguments.bf16).items()},
-    }
+    measured = {f"heldout_{name}": value for name, value in monitor.measure(model, arguments.bf16).items()}
+    summary = {"steps": trainer.state.global_step, **_describe(setup), "start": start, **measured}
+    if model.lam is not None:
+        verdict = heldout_verdict(measured, model.lam.config.codebook_size)
+        summary |= {"verdict": verdict.grade, "reason": verdict.reason}
     if trainer.is_world_process_zero():
         _save(trainer, recipe, out, setup.refined_from, summary)
     trainer.accelerator.wait_for_everyone()
@@ -139,7 +154,8 @@ def pretrain(
     policy: str | Path | None = None,
     frames: str | Path | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = ignore_progress,
+    tracker: str | None = None,
     **load: Unpack[LoadOptions],
 ) -> dict[str, Any]:
     """Train a policy from pseudo-labels, as LAPA and Moto-GPT do (Table 3): codes first, then actions.
@@ -154,6 +170,7 @@ def pretrain(
     out = Path(out)
     episodes = as_episodes(recipe.sources if source is None else source, load)
     shared: dict[str, Any] = {"tokens": tokens, "frames": frames or out / "frames", "progress": progress}
+    shared["tracker"] = tracker
     first = out / PRETRAINED
     summary: dict[str, Any] = {}
     if not (first / RESULT).exists():
@@ -212,7 +229,7 @@ def _tokenizer_config(name: str) -> LatentActionConfig:
 
 
 def _unlabeled_pairs(
-    recipe: RefineRecipe, setup: RefineSetup, frames: Path, progress: Progress | None
+    recipe: RefineRecipe, setup: RefineSetup, frames: Path, progress: Progress
 ) -> UnlabeledPairs | None:
     """Pairs of the recipe's unlabeled sources, at the stride of the labelled ones."""
     size = recipe.training.unlabeled_batch
@@ -239,6 +256,18 @@ def _watch_tokenizer(trainer: LaraTrainer, recipe: RefineRecipe, start: dict[str
             start["gain_over_copying"],
             start["perplexity"],
         )
+
+
+def _describe(setup: RefineSetup) -> dict[str, int]:
+    """Counts of a run's data and of the policy's parameters."""
+    counts = parameter_counts(setup.policy)
+    return {
+        "episodes": len(setup.demonstrations),
+        "heldout_episodes": setup.heldout_episodes,
+        "frames": len(setup.samples),
+        "policy_trainable": counts["trainable"],
+        "policy_frozen": counts["frozen"],
+    }
 
 
 def _save(

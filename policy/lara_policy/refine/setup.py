@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,13 @@ from lara_tokenizer.model import LatentActionModel, LatentActionProcessor
 from lara_tokenizer.train.mixture import PairedSequence, StridePairs, split_sequences
 from lara_tokenizer.train.sequences import FrameSequence
 from lara_tokenizer.train.train import check_memory, open_frames
+from lara_tokenizer.train.watch import Progress, ignore_progress
 from lara_tokenizer.train.yaml_config import refuse_unknown
 
 logger = logging.getLogger(__name__)
 
 NO_ROBOT = Embodiment("", (), {}, 0.0, (), (), (), ())  # of demonstrations without actions
 HELDOUT_SEED = 1  # of the held-out samples' order; any constant
-
-Progress = Callable[[str, int, int, dict[str, float]], None]
 
 
 @dataclass
@@ -57,7 +56,7 @@ def set_up(
     *,
     policy_from: str | Path | None = None,
     tokens: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = ignore_progress,
 ) -> RefineSetup:
     """Read the episodes and build or extend the policy. Arguments and errors are those of `refine`."""
     policy = FlowMatchingPolicy.from_pretrained(policy_from) if policy_from else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,14 @@ from transformers.utils import cached_file
 
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
 from lara_policy.refine.model import LaraModel
-from lara_policy.refine.monitor import JointCollapseMonitor, JointMonitor, is_ready, to_device
+from lara_policy.refine.monitor import JointCollapseMonitor, JointMonitor, is_ready
 from lara_policy.refine.recipe import RefineOptions
 from lara_tokenizer._parse import read_json_object, safetensors_header
 from lara_tokenizer.errors import first_line
 from lara_tokenizer.model import LatentActionModel
 from lara_tokenizer.train.pairs import PairDataset
-from lara_tokenizer.train.trainer import LOG_LINES, IndexedTrainer, loop_arguments
+from lara_tokenizer.train.trainer import IndexedTrainer, loop_arguments
+from lara_tokenizer.train.watch import LOG_LINES, Progress, ignore_progress
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +33,12 @@ ALIGNMENT = "alignment.safetensors"  # the projector, beside the policy's weight
 STATE = "refine_state.json"
 
 
-def training_arguments(options: RefineOptions, folder: str | Path) -> TrainingArguments:
-    """The recipe's options as TrainingArguments; checkpoints go to `folder`. One GPU per process (torchrun)."""
+def training_arguments(options: RefineOptions, out: str | Path, tracker: str | None = None) -> TrainingArguments:
+    """The recipe's options as TrainingArguments of a run in `out`. One GPU per process (torchrun)."""
     arguments = loop_arguments(
         options,
-        folder,
+        out,
+        tracker,
         warmup_steps=round(options.warmup_share * options.steps),
         ddp_find_unused_parameters=True,  # a mode may leave modules out
     )
@@ -46,7 +47,7 @@ def training_arguments(options: RefineOptions, folder: str | Path) -> TrainingAr
 
 
 class LaraTrainer(IndexedTrainer):
-    """Trainer of a `LaraModel`. `progress(step, logs)` is called at each log.
+    """Trainer of a `LaraModel`, in stages 2 and 3.
 
     Random numbers of a step depend only on the seed and the step, so that a resumed run ends with the same weights.
     """
@@ -60,18 +61,23 @@ class LaraTrainer(IndexedTrainer):
         out: str | Path,
         *,
         monitor: JointMonitor,
-        unlabeled: Callable[[int], dict[str, Any]] | None = None,
-        progress: Callable[[int, dict[str, float]], None] | None = None,
+        progress: Progress = ignore_progress,
+        callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self.lara = model
         self.options = options
-        super().__init__(model=model, args=arguments, train_dataset=samples, data_collator=PairDataset.collate)
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=samples,
+            data_collator=PairDataset.collate,
+            callbacks=callbacks,
+        )
         self.model_accepts_loss_kwargs = False  # LaraModel takes no num_items_in_batch
         self.monitor = monitor
         self.collapse_monitor: JointCollapseMonitor | None = (
             None  # set once the start is measured, on this trainer's device
         )
-        self.unlabeled = unlabeled
         self.progress = progress
         self.log_lines = Path(out) / LOG_LINES
         self._sums: dict[str, Tensor] = {}
@@ -91,10 +97,6 @@ class LaraTrainer(IndexedTrainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss of Eq. 7; its terms are summed on the device until the next log."""
-        if self.unlabeled is not None:
-            # A batch of its own for every step and process.
-            batch = self.state.global_step * self.args.world_size + self.args.process_index
-            inputs = {**inputs, **to_device(self.unlabeled(batch), self.args.device)}
         out = model(**inputs)
         # Not `.item()`: it would wait for the device at every step.
         for name, value in {**out.losses, **out.monitors}.items():
@@ -112,14 +114,14 @@ class LaraTrainer(IndexedTrainer):
         if "loss" in logs:
             logs |= {f"train_{name}": float(value / self._counts[name]) for name, value in self._sums.items()}
             self._sums, self._counts = {}, {}
-            measured = self.monitor.measure(self.lara, self.args.bf16)
+            if self.checks(self.options, self.options.heldout_samples):
+                measured = self.monitor.measure(self.lara, self.args.bf16)
             logs |= {f"heldout_{name}": value for name, value in measured.items()}
         super().log(logs, start_time)
         if self.is_world_process_zero():
             with self.log_lines.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(json_safe({"step": self.state.global_step, **logs})) + "\n")
-            if self.progress is not None:
-                self.progress(self.state.global_step, logs)
+            self.progress("steps", self.state.global_step, self.args.max_steps, logs)
         # After the log line, so that it contains the metrics that stop the run.
         if measured and self.collapse_monitor is not None:
             assert self.lara.lam is not None

@@ -50,9 +50,8 @@ def load_policy(folder: str) -> RolloutPolicy:
 
 
 def start_worker() -> None:
-    """Initialize a worker: simulators' prints go to stderr (stdout is for results), the environment closes at exit."""
+    """Initialize a worker: simulators' prints go to stderr (stdout is for results)."""
     os.dup2(2, 1)
-    atexit.register(_close_environment)
 
 
 def run_job_episode(job: RolloutJob, name: str, episode: int) -> EpisodeResult:
@@ -113,4 +112,7 @@ def _environment(job: RolloutJob, name: str, policy: RolloutPolicy) -> Environme
     if not _open:
         sizes = {camera: policy.image_sizes[camera] for camera in policy.cameras}
         _open.append(open_environment(name, image_sizes=sizes, seed=job.seed))
+        # Now that the simulator has registered the end of OpenGL: at exit, the last that is registered runs first.
+        atexit.unregister(_close_environment)
+        atexit.register(_close_environment)
     return _open[0]

@@ -6,6 +6,7 @@ multisampling are off: on software OpenGL they cost ten times what the rest does
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import subprocess
@@ -103,6 +104,8 @@ class SceneRenderer:
         model.vis.global_.offwidth = model.vis.global_.offheight = size
         self._gl = mujoco.GLContext(size, size)
         self._gl.make_current()
+        # The context registers the end of OpenGL at exit; what is registered later runs before it.
+        atexit.register(self.close)
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         # Room for decorations (sites, contacts) besides the model's geoms.
@@ -126,6 +129,7 @@ class SceneRenderer:
             self._context.free()
             self._gl.free()
             self._gl = None
+            atexit.unregister(self.close)
 
     def render_with_mask(self, model: Any, data: Any, camera: str) -> tuple[np.ndarray, np.ndarray]:
         """The image, uint8 (size, size, 3) RGB, and the arm's mask, bool (size, size), of a named camera.

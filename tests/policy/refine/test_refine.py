@@ -12,6 +12,7 @@ import torch
 from lara_policy.alignment import AlignmentOptions
 from lara_policy.modeling_flow_matching_policy import FlowMatchingPolicy
 from lara_policy.refine import RefineOptions, RefineRecipe, refine
+from lara_policy.refine.loading import LoadedBatch
 from lara_policy.refine.model import LaraModel
 from lara_policy.refine.monitor import JointCollapseError, JointCollapseMonitor, JointMonitor
 from lara_policy.refine.setup import build_model, set_up
@@ -30,6 +31,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_check_at_every_log():
+    """With batches as small as here, checks would be rarer than logs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lara_tokenizer.train.watch.monitor.CHECK_SHARE", 10.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -360,6 +369,36 @@ def test_unlabeled_video_enters_both_losses(tmp_path, labelled_squares, tiny_ref
     now, future = model._pixel_values(pair)
     lam_only = model.lam(now, future).loss
     assert torch.allclose(with_extra.losses["lam"], (1 - share) * without.losses["lam"] + share * lam_only, atol=1e-6)
+
+
+def test_what_loaders_prepare_is_what_the_model_would_make_itself(joint):
+    model, _, data = joint(training={"shift": 3})
+    model.processor.steady_pairs = True
+    model.shift = 3
+    try:
+        own = data.samples.batch(range(BATCH))
+        prepare = LoadedBatch(BATCH, 3, model.processor, None)
+        loaded = prepare(dict(own), np.arange(BATCH))
+        assert "shift" not in loaded
+        images, pair = model._augment(own)
+        assert torch.equal(loaded["images"], images)
+        assert not torch.equal(images, own["images"])
+        for made, expected in zip(
+            model._pixel_values(loaded["pair"], steady=True), model._pixel_values(pair), strict=True
+        ):
+            assert torch.equal(made, expected)
+        torch.manual_seed(0)
+        expected_loss = model(**own).loss
+        torch.manual_seed(0)
+        assert torch.equal(model(**loaded).loss, expected_loss)
+    finally:
+        model.processor.steady_pairs = False
+
+
+def test_the_unlabeled_pairs_of_a_batch_are_those_of_its_number(joint):
+    _, batch, _ = joint()
+    prepare = LoadedBatch(BATCH, 0, None, lambda number: {"unlabeled": number})
+    assert [prepare(batch, BATCH * k + np.arange(BATCH))["unlabeled"] for k in (0, 1, 7)] == [0, 1, 7]
 
 
 def test_the_optimizer_has_two_rates_and_decays_matrices_only(joint, tmp_path):

@@ -41,7 +41,7 @@ def main() -> None:
     losses: list[float] = []
 
     def note(phase: str, done: int, total: int, logs: dict[str, float]) -> None:
-        if "loss" in logs:
+        if phase == "steps" and "loss" in logs:
             losses.append(logs["loss"])
 
     out = folder / "run"

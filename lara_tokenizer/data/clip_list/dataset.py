@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
-from lara_tokenizer.data.clip_table import Clip, decode_list, read_lines, read_table
+from lara_tokenizer.data.clip_list.columns import Clip, decode_list, read_lines, read_table
 from lara_tokenizer.data.episode import Episode
 from lara_tokenizer.data.folders import LeftOut, walk_folders
 from lara_tokenizer.data.listing import DEFAULT_OPTIONS, Listing, ListOptions
@@ -42,7 +42,7 @@ def list_episodes(source: str, options: ListOptions = DEFAULT_OPTIONS) -> Listin
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise ValueError(f"list {str(file)!r} cannot be read ({error})") from error
+        raise ValueError(f"list {str(file)!r} cannot be read ({error.strerror})") from error
     text, is_table = decode_list(content, file), file.suffix.lower() in (".csv", ".tsv")
     clips, notes = read_table(file, text) if is_table else (read_lines(text), [])
     if not clips:

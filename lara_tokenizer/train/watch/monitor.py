@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 
 import torch
@@ -16,6 +17,20 @@ from lara_tokenizer.train.augment import normalize, to_unit_range
 from lara_tokenizer.train.targets.motion_targets import MotionTargets
 
 CHUNK = 256  # pairs through the model at a time
+CHECK_COST = 0.55  # of a held-out pair, in training pairs: one encoding and two decodings, without a gradient
+CHECK_SHARE = 0.05  # of a run's work that its checks may cost
+
+
+def is_check(step: int, log_steps: int, batch_size: int, heldout: int, last: int) -> bool:
+    """Whether held-out samples are measured at the log of a step: so seldom that it costs at most `CHECK_SHARE`.
+
+    A function of the step alone, so that a resumed run has the same checks. The last log always has one.
+
+    >>> [step for step in range(50, 301, 50) if is_check(step, 50, 32, heldout=256, last=300)]
+    [100, 200, 300]
+    """
+    logs = math.ceil(heldout * CHECK_COST / (CHECK_SHARE * log_steps * batch_size))
+    return step % (logs * log_steps) == 0 or step > last - log_steps
 
 
 class CollapseError(LaraTokenizerError):
