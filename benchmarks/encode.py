@@ -44,7 +44,8 @@ from lara_tokenizer.encode import encode_dataset
 from lara_tokenizer.encode.encode import encode_unit
 from lara_tokenizer.encode.engines import LocalEngine
 from lara_tokenizer.encode.model_runner import EncodedPairs, Frame, ModelRunner
-from lara_tokenizer.encode.plan import Unit, resolve_options
+from lara_tokenizer.encode.options import resolve_options
+from lara_tokenizer.encode.plan import Unit
 
 FPS, WIDTH, HEIGHT = 30, 640, 480
 STRIDE = "0.5s"

@@ -124,9 +124,8 @@ def encode(
     if print_config:
         job_file.print_job(context)
         return
-    from lara_tokenizer.encode import encode_dataset, estimate_dataset
+    from lara_tokenizer.encode import check_options
 
-    episodes = load(source or (), shard=shard, **load_options)
     options: dict[str, Any] = {
         "strides": stride,
         "every": every,
@@ -138,6 +137,10 @@ def encode(
         "batch_size": batch_size,
         "workers": workers,
     }
+    check_options(model, **options)
+    episodes = load(source or (), shard=shard, **load_options)
+    from lara_tokenizer.encode import encode_dataset, estimate_dataset
+
     if dry_run:
         estimate = estimate_dataset(episodes, model, **options).to_dict()
         emit(estimate, json_, _render_estimate)

@@ -137,15 +137,14 @@ def _open(name: str) -> tuple[Checkpoint, Any, Any]:
     """Open (checkpoint, model, processor). Raises ValueError for a model that cannot be measured."""
     import torch
 
-    from lara_tokenizer.checkpoint import Checkpoint, read_processor
+    from lara_tokenizer.checkpoint import Checkpoint, load_checkpoint
     from lara_tokenizer.evaluate.evaluate import check_predicts_frames
-    from lara_tokenizer.model import load_model
 
     opened = Checkpoint.open(name)
-    model = load_model(opened.folder).eval()
+    model, processor = load_checkpoint(opened.folder)
     check_predicts_frames(model)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return opened, model, read_processor(opened.folder)
+    return opened, model, processor
 
 
 def _evaluate(opened: Checkpoint, model: Any, processor: Any, source: Any, keywords: dict[str, Any]) -> Evaluation:

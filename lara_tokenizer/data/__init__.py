@@ -10,12 +10,17 @@ of its own, and all readers get their pixels from `video`.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from lara_tokenizer._lazy import lazy
 from lara_tokenizer.data.episode import Episode, FrameIndex, FrameReader, SignalReader, Signals
 from lara_tokenizer.data.listing import SourceInfo
 from lara_tokenizer.data.load import Episodes, LoadOptions, load_episodes
 from lara_tokenizer.data.statistics import ActionStatistics, action_statistics
 from lara_tokenizer.data.stride import Stride
-from lara_tokenizer.data.video import ImageFolderReader, VideoReader
+
+if TYPE_CHECKING:
+    from lara_tokenizer.data.video import ImageFolderReader, VideoReader
 
 __all__ = [
     "ActionStatistics",
@@ -33,3 +38,6 @@ __all__ = [
     "action_statistics",
     "load_episodes",
 ]
+
+# On first use: they import PyAV and Pillow.
+__getattr__, __dir__ = lazy(__name__, {"ImageFolderReader": "video", "VideoReader": "video"})

@@ -8,12 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import isnan
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
-import pyarrow as pa
 
 from lara_tokenizer.errors import EpisodeReadError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Per-frame data that a source may have besides pixels.
 SIGNALS = ("actions", "states", "text")
@@ -293,6 +295,8 @@ def numeric_rows(column: pa.ChunkedArray, name: str) -> np.ndarray:
     >>> numeric_rows(pa.chunked_array([[[1, 2], [3, 4]]]), "action").tolist()
     [[1.0, 2.0], [3.0, 4.0]]
     """
+    import pyarrow as pa
+
     count = len(column)
     values = column.combine_chunks()
     # One level of nesting per turn, since nulls and unequal lengths can be on any level.

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, SupportsIndex, TypedDict, overload
 
 from lara_tokenizer._files import summarize_names
+from lara_tokenizer.data import video
 from lara_tokenizer.data.episode import Episode
 from lara_tokenizer.data.listing import Listing, ListOptions, SourceInfo
 from lara_tokenizer.data.merging import merge_listings
 from lara_tokenizer.data.segment import SegmentReader, override_rate, segment_seconds, segments
 from lara_tokenizer.data.shard import Shard
 from lara_tokenizer.data.sources import READABLE, resolve_list, resolve_source
-from lara_tokenizer.data.video import ImageFolderReader, SharedVideo, VideoReader
 from lara_tokenizer.data.video.suffixes import RAW_SUFFIXES
 from lara_tokenizer.errors import LaraTokenizerError
 
@@ -274,12 +274,14 @@ def _check_rates(episodes: Sequence[Episode], listings: Sequence[Listing]) -> No
         if whole.fps is not None:
             continue
         reader, name = whole.reader, Path(whole.id).name
-        if isinstance(reader, VideoReader | SharedVideo) and str(reader.path).lower().endswith(RAW_SUFFIXES):
+        if isinstance(reader, video.VideoReader | video.SharedVideo) and str(reader.path).lower().endswith(
+            RAW_SUFFIXES
+        ):
             raise ValueError(
                 f"{reader.path} is a raw stream, which states no times. Give its frames per second: fps=30 or "
                 f"fps={{'{name}': 30}} (--fps 30 or --fps '{name}=30')"
             )
-        if isinstance(reader, ImageFolderReader):
+        if isinstance(reader, video.ImageFolderReader):
             raise ValueError(
                 f"{reader.folder} holds images, which have no rate of their own. Give their frames per second: "
                 f"fps=10 or fps={{'{name}': 10}} (--fps 10 or --fps '{name}=10')"

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lara_tokenizer.data import video
 from lara_tokenizer.data.episode import Episode, is_storable, storable_text
 from lara_tokenizer.data.folders import storable
 from lara_tokenizer.data.listing import Listing
-from lara_tokenizer.data.video import ImageFolderReader, VideoReader
 
 
 @dataclass(slots=True)
@@ -25,9 +25,9 @@ class ResolvedSource:
 
     def origin(self, episode: Episode) -> object:
         """The file or dataset of an episode, which distinguishes it from another episode of the same id."""
-        if isinstance(episode.reader, VideoReader):
+        if isinstance(episode.reader, video.VideoReader):
             return episode.reader.path, episode.text
-        if isinstance(episode.reader, ImageFolderReader):
+        if isinstance(episode.reader, video.ImageFolderReader):
             return episode.reader.folder, episode.reader.sequence
         return self.root, self.listing.format, self.listing.name, self.listing.revision
 

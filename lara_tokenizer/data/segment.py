@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lara_tokenizer.data import video
 from lara_tokenizer.data.episode import Episode, FrameIndex, Signals, StatedDuration, check_indices
 from lara_tokenizer.data.stride import Stride
-from lara_tokenizer.data.video import SharedVideo, VideoReader
 from lara_tokenizer.errors import LaraTokenizerError
 
 # Containers round times to milliseconds or worse: a frame stamped 9.9996 s belongs to the segment that starts at 10 s.
@@ -143,8 +143,8 @@ def _counted_duration(whole: Episode) -> float:
 def _with_shared_reader(whole: Episode, text: str | None) -> Episode:
     """The episode with a reader that all its segments share."""
     reader = whole.reader
-    if isinstance(reader, VideoReader):
-        reader = SharedVideo(reader.path, reader.library)
+    if isinstance(reader, video.VideoReader):
+        reader = video.SharedVideo(reader.path, reader.library)
     return Episode(whole.id, reader, whole.cameras, whole.index, whole.fps, text or whole.text)
 
 

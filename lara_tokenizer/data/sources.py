@@ -15,11 +15,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
+from lara_tokenizer.data import video
 from lara_tokenizer.data.episode import Episode, FrameReader
 from lara_tokenizer.data.folders import LeftOut, find_paths, is_file, walk_folders
 from lara_tokenizer.data.listing import Listing, ListOptions, is_color_camera, without_color_words
 from lara_tokenizer.data.merging import ResolvedSource
-from lara_tokenizer.data.video import ImageFolderReader, video_reader_class
 from lara_tokenizer.data.video.numbered import IMAGE_SUFFIXES, is_numbered_image, sequences_in
 from lara_tokenizer.data.video.suffixes import UNREAD_SUFFIXES, VIDEO_SUFFIXES
 from lara_tokenizer.errors import LaraTokenizerError, missing_extra
@@ -49,10 +49,16 @@ class Format:
 
     name: str  # prefix that selects the format explicitly, as in "rlds:oxe/viola"
     module: str  # module below `lara_tokenizer.data`; imported when first needed, as some import large libraries
+    signs: str = ".*"
+    """A pattern for names, files or folders, of which each dataset has one at least: only then `detect` is asked."""
     on_hub: bool = False  # whether a name that is no path is a repository on the Hub
     ignores_other_files: bool = False
     """Whether other files in a dataset's folder are not part of it, and are searched too."""
     extra: str | None = None  # the extra to install for it, if it needs optional packages
+
+    def detects(self, folder: Path, names: Set[str]) -> bool:
+        """Whether a folder, whose entries are `names`, is a dataset of this format; imports no module in vain."""
+        return any(re.fullmatch(self.signs, name) for name in names) and self.load().detect(folder, names)
 
     def load(self) -> FormatModule:
         """The format's module. Raises ImportError, naming the extra, where a package is missing."""
@@ -68,12 +74,12 @@ class Format:
 FORMATS = {
     entry.name: entry
     for entry in (
-        Format("lerobot", "lerobot.dataset", on_hub=True),
-        Format("rlds", "rlds.dataset"),
-        Format("ssv2", "something_something"),
-        Format("webdataset", "webdataset.dataset", ignores_other_files=True),
-        Format("datasets", "huggingface.dataset", on_hub=True),
-        Format("list", "clip_list.dataset"),
+        Format("lerobot", "lerobot.dataset", "meta", on_hub=True),
+        Format("rlds", "rlds.dataset", r"features\.json|\d.*\..*\..*"),
+        Format("ssv2", "something_something", r"labels|.*\.json"),
+        Format("webdataset", "webdataset.dataset", r".*\.tar", ignores_other_files=True),
+        Format("datasets", "huggingface.dataset", r"dataset_dict\.json|state\.json|data|.*\.parquet", on_hub=True),
+        Format("list", "clip_list.dataset", ""),
     )
 }
 
@@ -181,16 +187,16 @@ def _list_videos(videos: Sequence[tuple[str, Path]], base: Path, text: str, opti
     for option, value in (("split", options.split), ("subset", options.subset), ("streaming", options.streaming)):
         if value:
             raise ValueError(f"{option}: source {text!r} is plain video, which has none. Leave --{option} out")
-    reader_class = video_reader_class(options.decoder)
+    reader_class = video.video_reader_class(options.decoder)
     episodes = []
     for kind, path in videos:
         name = path.relative_to(base).as_posix()
         parts = sequences_in(path) if kind == "images" else []
         readers: dict[str, FrameReader] = {
-            f"{name}/{each.name}": ImageFolderReader(path, sequence=each) for each in parts
+            f"{name}/{each.name}": video.ImageFolderReader(path, sequence=each) for each in parts
         }
         if len(readers) < max(len(parts), 1):
-            readers = {name: ImageFolderReader(path) if kind == "images" else reader_class(path)}
+            readers = {name: video.ImageFolderReader(path) if kind == "images" else reader_class(path)}
         episodes += [Episode(each, reader) for each, reader in readers.items()]
     kinds = {kind for kind, _ in videos}
     names = {"video": "video files", "images": "folders of images"}
@@ -276,7 +282,7 @@ def _walk(folder: Path, left_out: _LeftOut) -> Iterator[tuple[str, Path]]:
     for here, entries in walk_folders(folder, left_out):
         names = {e.name for e in entries}
         try:
-            dataset = next((each for each in FORMATS.values() if each.load().detect(here, names)), None)
+            dataset = next((each for each in FORMATS.values() if each.detects(here, names)), None)
         except OSError as error:  # a folder may be listed but not entered
             left_out.unreadable.append(f"{here} ({error.strerror})")
             continue
@@ -336,6 +342,5 @@ def _file_kind(path: Path, text: str) -> str:
 
 def _dataset_around(folder: Path) -> Path | None:
     """The LeRobotDataset that a folder is part of, whose videos may each contain several episodes."""
-    return next(
-        (parent for parent in list(folder.parents)[:3] if FORMATS["lerobot"].load().detect(parent, {"meta"})), None
-    )
+    around = (parent for parent in list(folder.parents)[:3] if (parent / "meta").is_dir())
+    return next((parent for parent in around if FORMATS["lerobot"].detects(parent, {"meta"})), None)

@@ -2,14 +2,14 @@
 
 The path of a frame from `lara-tok encode` to a row:
 
-1. `cli/lara_tok/encode.py` parses the options and calls `encode_dataset(source, ...)`.
+1. `cli/lara_tok/encode.py` parses the options and calls `encode_dataset(source, ...)`; `options.py` checks them first.
 2. `data/load.py` resolves the source by the registry of formats in `data/sources.py` into a list of episodes, e.g. of
    `data/lerobot/dataset.py`, whose episodes are read by `data/lerobot/reader.py`.
 3. `encode/dataset.py`, the driver, opens an `EncodeJob` (`job.py`: checkpoint, options, fingerprint) and a `Store`
    (`store.py`: what earlier runs of the job did), and puts the pending tasks into a `TaskQueue` (`tasks.py`).
-4. An engine (`engines.py`) hands tasks to workers: in this process, or in worker processes (`pool.py`).
-5. A worker (`worker.py`) answers a `PlanTask` by `plan.py`: the episode's pairs, cut into units of at most 1,024 first
-   frames; and a `UnitTask` by `encode_unit(unit, frames, model, options)` in `encode.py`.
+4. An engine (`engines.py`) hands tasks to workers: in this process, or in worker processes (`pool/`).
+5. A worker (`pool/worker.py`) answers a `PlanTask` by `plan.py`: the episode's pairs, cut into units of at most 1,024
+   first frames; and a `UnitTask` by `encode_unit(unit, frames, model, options)` in `encode.py`.
 6. `frames.read(indices)` decodes by `data/video/reader.py`, `packets.py` and `gop_decoder.py` exactly the requested
    frames, uint8 (n, H, W, 3). The processor resizes them; `model_runner.py` encodes each frame once, then every pair;
    `camera_motion.py` marks pairs in which the whole image moves.
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from lara_tokenizer.encode.dataset import EncodeSummary, encode_dataset
     from lara_tokenizer.encode.encode import encode_episode
     from lara_tokenizer.encode.estimate import EncodeEstimate, Progress, estimate_dataset
+    from lara_tokenizer.encode.options import check_options
     from lara_tokenizer.encode.preview.draw import draw_predictions
     from lara_tokenizer.encode.verify import VerifyReport, verify_tokens
 
@@ -46,6 +47,7 @@ __all__ = [
     "EncodeSummary",
     "Progress",
     "VerifyReport",
+    "check_options",
     "draw_predictions",
     "encode_dataset",
     "encode_episode",
@@ -58,6 +60,7 @@ _HOME = {
     "EncodeSummary": "dataset",
     "Progress": "estimate",
     "VerifyReport": "verify",
+    "check_options": "options",
     "draw_predictions": "preview.draw",
     "encode_dataset": "dataset",
     "encode_episode": "encode",

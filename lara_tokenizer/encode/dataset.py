@@ -16,13 +16,8 @@ from lara_tokenizer.data.shard import Shard
 from lara_tokenizer.encode.engines import running
 from lara_tokenizer.encode.estimate import Progress
 from lara_tokenizer.encode.job import EncodeJob, open_job
-from lara_tokenizer.encode.plan import (
-    EncodeKeywords,
-    EpisodePlan,
-    check_some_pairs,
-    content_of,
-    ordered_rows,
-)
+from lara_tokenizer.encode.options import EncodeKeywords
+from lara_tokenizer.encode.plan import EpisodePlan, check_some_pairs, content_of, ordered_rows
 from lara_tokenizer.encode.store import DamagedUnitError, Store
 from lara_tokenizer.encode.tasks import Failure, TaskQueue
 from lara_tokenizer.errors import EpisodeReadError

@@ -27,16 +27,8 @@ from lara_tokenizer.encode.model_runner import (
     dtype_name,
     in_eval_mode,
 )
-from lara_tokenizer.encode.plan import (
-    EncodeOptions,
-    Pairs,
-    RowKeywords,
-    Unit,
-    ordered_rows,
-    plan_episode,
-    resolve_options,
-    unit_pairs,
-)
+from lara_tokenizer.encode.options import EncodeOptions, RowKeywords, resolve_options
+from lara_tokenizer.encode.plan import Pairs, Unit, ordered_rows, plan_episode, unit_pairs
 from lara_tokenizer.metrics import brightness_and_contrast
 from lara_tokenizer.table.reader import combine
 from lara_tokenizer.table.statistics import MotionCounts, is_moving, with_motion_counts

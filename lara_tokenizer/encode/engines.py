@@ -11,7 +11,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from lara_tokenizer.encode.plan import EpisodePlan
-from lara_tokenizer.encode.pool import WorkerDied, WorkerLimits, WorkerProcess
+from lara_tokenizer.encode.pool import ForkServer, WorkerDied, WorkerLimits, WorkerProcess, can_fork
 from lara_tokenizer.encode.tasks import (
     Encoded,
     Event,
@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lara_tokenizer.encode.model_runner import EncodedPairs, Frame, Runner
-    from lara_tokenizer.encode.worker import Worker
+    from lara_tokenizer.encode.pool.worker import Worker
 
 
 # An episode on which so many worker processes died has failed.
 _DEATHS = 2
+# Pairs that must be waiting for another fresh interpreter, which takes seconds to load torch. Forks take none.
+_WORTH_A_START = 1024
 
 
 class Engine(Protocol):
@@ -74,7 +76,7 @@ class InProcessEngine:
         self._worker: Worker | None = None
 
     def start(self) -> None:
-        from lara_tokenizer.encode.worker import Worker
+        from lara_tokenizer.encode.pool.worker import Worker
 
         self._worker = Worker(self._setup, self._load_runner())
 
@@ -103,8 +105,9 @@ class InProcessEngine:
 class LocalEngine:
     """Worker processes on this machine, each served by a thread of this process.
 
-    Without `load_runner` each worker decodes and encodes on one thread. With it (on a GPU) the workers only decode, and
-    one more thread of this process runs the model.
+    The first one starts at once, the others when there is work for them. Without `load_runner` each worker decodes and
+    encodes on one thread. With it (on a GPU) the workers only decode, and one more thread of this process runs the
+    model.
     """
 
     def __init__(
@@ -119,7 +122,9 @@ class LocalEngine:
         self._options = setup.options
         self._load_runner = load_runner
         self._runner: _OneThreadRunner | None = None
-        self._processes = [WorkerProcess(setup, limits or WorkerLimits.fair(workers)) for _ in range(workers)]
+        limits = limits or WorkerLimits.fair(workers)
+        self._server = ForkServer(setup) if can_fork() else None
+        self._processes = [WorkerProcess(setup, limits, self._server) for _ in range(workers)]
         self._threads: list[Thread] = []
         self._tasks = TaskQueue([])
         self._deaths: Counter[str] = Counter()  # of worker processes, by the episode they were working on
@@ -127,20 +132,17 @@ class LocalEngine:
         self._events: queue.Queue[tuple[Event | BaseException, bool]] = queue.Queue()
 
     def start(self) -> None:
-        # All processes load their models at the same time, and this one too.
-        for process in self._processes:
-            process.start()
+        # Both load their models at the same time.
+        self._processes[0].start()
         if self._load_runner is not None:
             self._runner = _OneThreadRunner(self._load_runner())
-        for process in self._processes:
-            process.wait_ready()
+        self._processes[0].wait_ready()
 
     def run(self, tasks: TaskQueue) -> Iterator[Event]:
         self._tasks = tasks
-        self._threads = [Thread(target=self._serve, args=(process, tasks), daemon=True) for process in self._processes]
-        for thread in self._threads:
-            thread.start()
+        self._threads = []
         while not tasks.is_finished:
+            self._add_threads(tasks)
             event, is_answer = self._events.get()
             if isinstance(event, BaseException):
                 raise event
@@ -148,6 +150,15 @@ class LocalEngine:
             # After the yield: the caller may have added tasks that follow from this one, so the queue is not empty yet.
             if is_answer:
                 tasks.task_done()
+
+    def _add_threads(self, tasks: TaskQueue) -> None:
+        """Serve as many processes as there is work for."""
+        while len(self._threads) < self.workers:
+            if self._threads and not tasks.has_waiting(_WORTH_A_START if self._server is None else 1):
+                return
+            process = self._processes[len(self._threads)]
+            self._threads.append(Thread(target=self._serve, args=(process, tasks), daemon=True))
+            self._threads[-1].start()
 
     def close(self) -> None:
         # Killing a process ends the wait of its thread; only then may what both of them use be freed.
@@ -158,6 +169,8 @@ class LocalEngine:
             thread.join()
         for process in self._processes:
             process.close()
+        if self._server is not None:
+            self._server.close()
         if self._runner is not None:
             self._runner.close()
 
@@ -208,7 +221,7 @@ class LocalEngine:
             return Failure(task.episode.id, str(error))
 
     def _encode_here(self, process: WorkerProcess, task: UnitTask, runner: _OneThreadRunner) -> Event:
-        from lara_tokenizer.encode.worker import encode_and_time, reason_of
+        from lara_tokenizer.encode.pool.worker import encode_and_time, reason_of
 
         messages = process.ask(task)
         frames = _RemoteFrames(messages, lambda heartbeat: self._events.put((heartbeat, False)))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 from lara_tokenizer.data import Episode
 from lara_tokenizer.encode.engines import Engine, running
 from lara_tokenizer.encode.job import open_job
-from lara_tokenizer.encode.plan import EncodeKeywords, EpisodePlan, Unit, check_some_pairs
+from lara_tokenizer.encode.options import EncodeKeywords
+from lara_tokenizer.encode.plan import EpisodePlan, Unit, check_some_pairs
 from lara_tokenizer.encode.tasks import Encoded, Event, Failure, Heartbeat, PlanTask, TaskQueue, UnitTask
 from lara_tokenizer.table.shards import SHARD
 from lara_tokenizer.table.source import Source

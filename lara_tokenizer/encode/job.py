@@ -14,23 +14,24 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack
 
 import psutil
 
 from lara_tokenizer._files import available_cores, scratch_folder, summarize_names
 from lara_tokenizer.checkpoint import Checkpoint
-from lara_tokenizer.data import Episode, LoadOptions, SignalReader, SourceInfo
+from lara_tokenizer.checkpoint.settings import check_dtype
+from lara_tokenizer.data import Episode, SignalReader, SourceInfo
+from lara_tokenizer.encode.device import resolve_device
 from lara_tokenizer.encode.engines import Engine, InProcessEngine, LocalEngine, running
-from lara_tokenizer.encode.plan import (
+from lara_tokenizer.encode.options import (
     EncodeKeywords,
     EncodeOptions,
-    EpisodePlan,
-    RowKeywords,
-    check_strides,
-    content_of,
+    check_options,
     resolve_options,
+    split_keywords,
 )
+from lara_tokenizer.encode.plan import EpisodePlan, check_strides, content_of
 from lara_tokenizer.encode.tasks import Failure, PlanTask, TaskQueue, WorkerSetup
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.table.metadata import CONTENT, read_metadata
@@ -82,8 +83,6 @@ class EncodeJob:
     def engine(self, num_tasks: int) -> Engine:
         """An engine for this many tasks."""
         setup, workers = self._setup, self.workers
-        if workers is not None and workers < 0:
-            raise ValueError(f"workers {workers}: takes a number of processes, or 0 for this one only")
         if workers is None:
             workers = self._fitting_workers(num_tasks)
         if workers == 0:
@@ -140,7 +139,7 @@ class EncodeJob:
 
     def _load_runner(self) -> Runner:
         from lara_tokenizer.encode.model_runner import ModelRunner
-        from lara_tokenizer.encode.worker import load_processor, load_runner
+        from lara_tokenizer.encode.pool.worker import load_processor, load_runner
 
         if self.model is not None:
             return ModelRunner(self.model, load_processor(self._setup))
@@ -158,22 +157,17 @@ def open_job(
 
     Arguments and errors are those of `encode_dataset`.
     """
-    rows, load = _split(keywords)
+    check_options(model, **keywords)
+    rows, load = split_keywords(keywords)
     loaded, episodes = find_episodes(source, load)
     given = rows.get("strides") or ()
     check_strides([given] if isinstance(given, str) else given, episodes.values())
-    # Only now, as they import torch: errors of the source come at once.
-    from transformers import AutoConfig
-
-    from lara_tokenizer.encode.model_runner import check_dtype, in_eval_mode
-    from lara_tokenizer.model import FAMILIES
-
     dtype, device = keywords.get("dtype"), keywords.get("device")
     with ExitStack() as stack:
         in_memory = None
         if isinstance(model, (str, os.PathLike)):
             checkpoint = Checkpoint.open(model, processor)
-            dtype, device = dtype or "float32", _device(device)
+            dtype, device = dtype or "float32", resolve_device(device)
         else:
             if processor is None:
                 raise ValueError("a model in memory needs its processor: pass both, or the name of a checkpoint")
@@ -181,15 +175,16 @@ def open_job(
             scratch.chmod(0o700)
             checkpoint = Checkpoint.from_model(model, processor, scratch)
             own_dtype, own_device = str(model.dtype).removeprefix("torch."), str(model.device)
-            dtype, device = dtype or own_dtype, _device(device or own_device)
+            dtype, device = dtype or own_dtype, resolve_device(device or own_device)
             # On the CPU the workers load a copy each, and the model itself is not used.
             in_memory = model if (dtype, device) == (own_dtype, own_device) and device != "cpu" else None
         options = resolve_options(checkpoint, dtype=dtype, **rows)
         check_strides(options.strides, episodes.values())  # the model's own, if none was given
-        # Here, before anything is written, and again where a worker loads the model.
-        check_dtype(FAMILIES[type(AutoConfig.from_pretrained(checkpoint.folder))], options.dtype)
+        check_dtype(checkpoint.model_type, options.dtype)
         _check_columns(options.columns, episodes.values())
         if in_memory is not None:
+            from lara_tokenizer.encode.model_runner import in_eval_mode
+
             stack.enter_context(in_eval_mode(in_memory))
         yield EncodeJob(
             options=options,
@@ -241,14 +236,6 @@ def job_fingerprint(
     }
 
 
-def _split(keywords: EncodeKeywords) -> tuple[RowKeywords, LoadOptions]:
-    """The keywords of `resolve_options` and, all that is left, of `load_episodes`, which refuses unknown ones."""
-    rows = {name: value for name, value in keywords.items() if name in RowKeywords.__annotations__}
-    own = EncodeKeywords.__annotations__.keys() - LoadOptions.__annotations__.keys()
-    load = {name: value for name, value in keywords.items() if name not in own}
-    return cast(RowKeywords, rows), cast(LoadOptions, load)
-
-
 def _check_columns(columns: Sequence[str], episodes: Iterable[Episode]) -> None:
     """Raise ValueError for a column that would be empty throughout."""
     available = {signal for episode in episodes for signal in episode.available_signals}
@@ -257,19 +244,6 @@ def _check_columns(columns: Sequence[str], episodes: Iterable[Episode]) -> None:
     if is_declared and (missing := sorted({"actions", "text"} & set(columns) - available)):
         has = f"it has {', '.join(sorted(available))}" if available else "it has frames only"
         raise ValueError(f"column {missing[0]!r}: no episode of the source has {missing[0]}; {has}")
-
-
-def _device(name: str | None) -> str:
-    import torch
-
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here ({reason}). Take 'cpu', or leave it out") from None
-    return name
 
 
 def _version(package: str) -> str | None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lara_tokenizer.checkpoint.settings import check_dtype
 from lara_tokenizer.data import Episode, Signals
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class ModelRunner:
 
     def __init__(self, model: LatentActionPreTrainedModel, processor: LatentActionProcessor) -> None:
         assert not model.training, "in training mode rows would depend on their batch"
-        check_dtype(type(model), dtype_name(model.dtype))
+        check_dtype(model.config.model_type, dtype_name(model.dtype))
         self.model = model
         self.processor = processor
 
@@ -175,16 +176,6 @@ def _not_finite(dtype: torch.dtype) -> str:
 def dtype_name(dtype: torch.dtype) -> str:
     """The name of a dtype, "float32"."""
     return str(dtype).removeprefix("torch.")
-
-
-def check_dtype(family: type[LatentActionPreTrainedModel], dtype: str) -> None:
-    """Raise ValueError for a dtype in which the codes of a model family would differ."""
-    if family.needs_float32 and dtype != "float32":
-        raise ValueError(
-            f"{family.__name__} labels in float32 only, and this is {dtype}: its z is a small difference of large "
-            "numbers, so that 16 bits change many codes (a fifth of them in bfloat16, on video of robots). Use dtype "
-            "float32."
-        )
 
 
 def batch_sizes(count: int, largest: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Options of a job, and the plan of an episode: its pairs of frames, cut into units. No pixels, no torch.
+"""The plan of an episode: its pairs of frames, cut into units. No pixels, no torch.
 
 A plan follows from the frame times and the options alone, so every run of a job makes the same one.
 """
@@ -10,132 +10,21 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Protocol, TypedDict, Unpack
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lara_tokenizer.data import Episode, FrameIndex, LoadOptions, Stride
+from lara_tokenizer.data import Episode, FrameIndex, Stride
+from lara_tokenizer.encode.options import EncodeOptions
 from lara_tokenizer.errors import EpisodeReadError, printable
 from lara_tokenizer.table.metadata import CONTENT
 from lara_tokenizer.table.provenance import FileState, change_of, content_sha256, file_states, joint_sha256
-from lara_tokenizer.table.schema import OPTIONAL_COLUMNS, token_schema
-from lara_tokenizer.verdict.findings import stride_findings
 
 logger = logging.getLogger(__name__)
 
 # A unit is what one worker does at a time, and what a kill loses at most.
 MAX_ANCHORS = 1024
-DTYPES = ("float32", "bfloat16", "float16")
-
-
-class RowKeywords(TypedDict, total=False):
-    """The keywords of `encode_dataset` that decide rows, besides the model and its dtype."""
-
-    strides: str | Sequence[str] | None
-    every: str
-    columns: str | Sequence[str]
-    keep_tail: bool
-    min_motion: float
-    batch_size: int
-
-
-class EncodeKeywords(RowKeywords, LoadOptions, total=False):
-    """The keywords of `encode_dataset`, without those of its output, for functions that pass them on."""
-
-    dtype: str | None
-    device: str | None
-    workers: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class EncodeOptions:
-    """Options on which the rows of a table depend, checked, with the sizes of the model.
-
-    Raises ValueError naming the option, its value and what it takes.
-    """
-
-    strides: tuple[str, ...]
-    """Sorted as text, as in the table."""
-    num_latents: int
-    codebook_dim: int
-    codebook_size: int | None
-    """None for a continuous bottleneck."""
-    every: str = "1f"
-    columns: tuple[str, ...] = ()
-    keep_tail: bool = False
-    min_motion: float = 0.0
-    batch_size: int = 64
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        if unknown := sorted(set(self.columns) - set(OPTIONAL_COLUMNS)):
-            raise ValueError(
-                f"column {unknown[0]!r}: unknown; the columns that can be added are {', '.join(OPTIONAL_COLUMNS)}"
-            )
-        if not 0 <= self.min_motion < 1:
-            raise ValueError(
-                f"min_motion {self.min_motion}: takes a mean change of the pixels, 0 (keep all) to 1; noise is 0.004"
-            )
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size {self.batch_size}: takes at least 1")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype {self.dtype!r}: takes {', '.join(DTYPES)}")
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Columns of the table."""
-        return token_schema(self.num_latents, self.codebook_dim, self.codebook_size, self.columns)
-
-    @property
-    def needs_signals(self) -> bool:
-        """True if rows contain actions or text of the episode."""
-        return bool({"actions", "text"} & set(self.columns))
-
-
-class ModelSizes(Protocol):
-    """Sizes of a model: those of a `LatentActionConfig` or a `Checkpoint`."""
-
-    @property
-    def num_latents(self) -> int: ...
-    @property
-    def codebook_dim(self) -> int: ...
-    @property
-    def codebook_size(self) -> int | None: ...
-    @property
-    def strides(self) -> Sequence[str]: ...
-
-
-def resolve_options(sizes: ModelSizes, *, dtype: str = "float32", **keywords: Unpack[RowKeywords]) -> EncodeOptions:
-    """Normalise the keywords of `encode_dataset`, and complete them by what the model determines.
-
-    Raises ValueError for an option that is out of range. Logs a warning for a stride that the model was not trained on.
-
-    >>> resolve_options(LatentActionConfig(), strides=["5f", "1f", "5f"]).strides  # doctest: +SKIP
-    ('1f', '5f')
-    """
-    if unknown := keywords.keys() - RowKeywords.__annotations__.keys():
-        raise TypeError(f"unexpected keyword {min(unknown)!r}; takes {', '.join(RowKeywords.__annotations__)}")
-    requested, columns = keywords.get("strides"), keywords.get("columns", ())
-    requested = [requested] if isinstance(requested, str) else requested or sizes.strides[:1]
-    # A dict, as one stride may be given twice.
-    strides = {Stride.parse(text).text: Stride.parse(text) for text in requested}
-    options = EncodeOptions(
-        strides=tuple(sorted(strides)),
-        num_latents=sizes.num_latents,
-        codebook_dim=sizes.codebook_dim,
-        codebook_size=sizes.codebook_size,
-        every=Stride.parse(keywords.get("every", "1f")).text,
-        columns=tuple(sorted({columns} if isinstance(columns, str) else set(columns))),
-        keep_tail=keywords.get("keep_tail", False),
-        min_motion=float(keywords.get("min_motion", 0.0)),
-        batch_size=keywords.get("batch_size", 64),
-        dtype=dtype,
-    )
-    for finding in stride_findings(options.strides, sizes.strides):
-        logger.warning(finding.sentence)
-    return options
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,8 +212,9 @@ def ordered_rows(
         same_camera = list(units_of_camera)
         for stride in strides:
             for unit in same_camera:
-                table = rows_of(unit)
-                rows = table.filter(pc.equal(table["stride"].cast(pa.string()), stride))
+                rows = rows_of(unit)
+                if len(strides) > 1:
+                    rows = rows.filter(pc.equal(rows["stride"].cast(pa.string()), stride))
                 if rows.num_rows:
                     yield rows
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lara_tokenizer.data import Episode, Signals
-from lara_tokenizer.encode.plan import EncodeOptions, EpisodePlan, Unit
+from lara_tokenizer.encode.options import EncodeOptions
+from lara_tokenizer.encode.plan import EpisodePlan, Unit
 from lara_tokenizer.table.provenance import FileState
 
 if TYPE_CHECKING:
@@ -99,8 +100,15 @@ class Failure:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Sent by a worker instead of its first `Heartbeat`: the checkpoint cannot be loaded."""
+
+    reason: str
+
+
 Event = EpisodePlan | Encoded | Failure | Heartbeat
-Message = Event | FrameChunk
+Message = Event | FrameChunk | Refusal
 
 
 def is_answer(message: Message) -> bool:
@@ -153,6 +161,16 @@ class TaskQueue:
         with self._changed:
             self._open = max(self._open - 1, 0)  # it is 0 already after `close`
             self._changed.notify_all()
+
+    def has_waiting(self, frames: int) -> bool:
+        """True if tasks are waiting that start at least this many pairs in all; a plan counts as one."""
+        with self._changed:
+            waiting = 0
+            for task in self._tasks:
+                waiting += task.unit.last - task.unit.first + 1 if isinstance(task, UnitTask) else 1
+                if waiting >= frames:
+                    return True
+            return False
 
     def cancel(self, episode: str) -> None:
         """Remove the waiting tasks of an episode that failed."""

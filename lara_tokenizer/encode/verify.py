@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from lara_tokenizer.encode.engines import running
 from lara_tokenizer.encode.job import EncodeJob, open_job
@@ -178,6 +177,8 @@ def _units(path: Path) -> list[Unit]:
 
 def _stored_rows(path: Path, unit: Unit) -> pa.Table:
     """The table's rows of one unit."""
+    import pyarrow.dataset as ds  # only now: it imports pandas, where that is installed
+
     files = token_files(path)
     codes = table_schema(files[0]).field("codes")
     # Names as plain strings, so that the parquet statistics can exclude row groups.

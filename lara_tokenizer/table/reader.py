@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from lara_tokenizer.table.metadata import read_metadata
 from lara_tokenizer.table.parquet import iter_tables, table_schema, token_files
-from lara_tokenizer.table.schema import SEQUENCE_KEY
+from lara_tokenizer.table.schema import SEQUENCE_KEY, to_numpy
 
 # Columns that a `TokenSequence` is made of, besides those that the caller requests.
 _BASE_COLUMNS = (
@@ -142,7 +142,7 @@ def matrix(table: pa.Table, name: str) -> np.ndarray | None:
     """A column of fixed-size lists as an array (rows, length); None if the table has no such column."""
     if name not in table.column_names:
         return None
-    values = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    values = to_numpy(table[name].combine_chunks().flatten())
     return values.reshape(-1, table.schema.field(name).type.list_size)
 
 

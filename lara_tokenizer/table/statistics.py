@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from lara_tokenizer.table.metadata import CARD, MOVING_PAIRS
 from lara_tokenizer.table.reader import matrix
+from lara_tokenizer.table.schema import to_mask, to_numpy
 from lara_tokenizer.thresholds import IDLE_MOTION
 from lara_tokenizer.verdict.card import Card
 from lara_tokenizer.verdict.findings import perplexity
@@ -164,12 +165,14 @@ class TokenCounts:
         self.pairs.update(_occurrences(valid["stride"]))
         self.cameras.update(_occurrences(valid["camera"]))
         # `motion` is never null in a valid row.
-        moves = is_moving(valid["motion"].to_numpy())
-        self.idle_of_camera.update(_occurrences(valid["camera"].filter(pa.array(~moves))))
-        steps = np.rint(1e6 * np.where(moves, valid["motion"].to_numpy(), 0)).astype(np.int64)
-        for camera in self.cameras:
-            of_camera = pc.equal(valid["camera"].cast(pa.string()), camera).to_numpy()
-            self.motion_of_camera[camera] += int(steps[of_camera].sum())
+        motion = to_numpy(valid["motion"])
+        moves = is_moving(motion)
+        self.idle_of_camera.update(_occurrences(valid["camera"].filter(to_mask(~moves))))
+        steps = np.rint(1e6 * np.where(moves, motion, 0)).astype(np.int64)
+        names = valid["camera"].cast(pa.string()).combine_chunks().dictionary_encode()
+        camera_of_row = to_numpy(names.indices)
+        for number, camera in enumerate(names.dictionary.to_pylist()):
+            self.motion_of_camera[camera] += int(steps[camera_of_row == number].sum())
         if self.histogram is None or self.moving_histogram is None or self.samples is None:
             assert self.directions is not None
             latents = matrix(valid, "latents")

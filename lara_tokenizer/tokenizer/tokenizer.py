@@ -20,7 +20,8 @@ from lara_tokenizer.checkpoint import load_checkpoint
 from lara_tokenizer.data import Signals, Stride, load_episodes
 from lara_tokenizer.encode.encode import encode_episode, encode_unit
 from lara_tokenizer.encode.model_runner import ModelRunner, check_dtype, dtype_name
-from lara_tokenizer.encode.plan import DTYPES, resolve_options, split_units
+from lara_tokenizer.encode.options import DTYPES, resolve_options
+from lara_tokenizer.encode.plan import split_units
 from lara_tokenizer.errors import first_line
 from lara_tokenizer.tokenizer.latent_actions import LatentActions
 from lara_tokenizer.tokenizer.stream import LatentActionStream

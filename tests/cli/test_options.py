@@ -15,7 +15,7 @@ from lara_tok.__main__ import app
 from typer.testing import CliRunner
 
 from lara_tokenizer.data import Episodes, LoadOptions
-from lara_tokenizer.encode.plan import EncodeKeywords
+from lara_tokenizer.encode.options import EncodeKeywords
 from lara_tokenizer.table.reader import SelectOptions
 
 SOURCE = "--fps --camera --split --subset --streaming --episodes --task --segment --from"

@@ -55,7 +55,7 @@ def test_a_format_whose_package_is_missing_names_the_extra():
 def test_every_format_has_the_interface_of_a_format(entry, tmp_path):
     module = entry.load()
     assert isinstance(module.LOOKED_FOR, str)
-    assert module.detect(tmp_path, set()) is False
+    assert module.detect(tmp_path, set()) is entry.detects(tmp_path, set()) is False
 
 
 def test_cameras_without_colour_are_known_by_words_of_their_names():

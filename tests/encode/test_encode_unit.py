@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from lara_tokenizer import LatentActionConfig, LatentActionModel, LatentActionProcessor, encode_episode
 from lara_tokenizer.encode.encode import _HeldFrames, encode_unit
 from lara_tokenizer.encode.model_runner import EncodedPairs, EpisodeFrames, ModelRunner, batch_sizes
-from lara_tokenizer.encode.plan import Unit, resolve_options
+from lara_tokenizer.encode.options import resolve_options
+from lara_tokenizer.encode.plan import Unit
 from lara_tokenizer.table.statistics import codes_array
 
 

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lara_tokenizer.encode.plan import MAX_ANCHORS, Unit, plan_episode, resolve_options, split_units, unit_pairs
+from lara_tokenizer.encode.options import resolve_options
+from lara_tokenizer.encode.plan import MAX_ANCHORS, Unit, plan_episode, split_units, unit_pairs
 
 SIZES = SimpleNamespace(num_latents=4, codebook_dim=8, codebook_size=16, strides=["0.5s"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from collections import Counter
@@ -17,11 +18,13 @@ import torch
 
 from lara_tokenizer import Episode, encode_dataset
 from lara_tokenizer.data import VideoReader
-from lara_tokenizer.encode import engines, pool, worker
+from lara_tokenizer.encode import engines
 from lara_tokenizer.encode.engines import LocalEngine, running
 from lara_tokenizer.encode.job import open_job
-from lara_tokenizer.encode.plan import EncodeOptions, EpisodePlan
-from lara_tokenizer.encode.pool import WorkerDied, WorkerLimits, WorkerProcess
+from lara_tokenizer.encode.options import EncodeOptions
+from lara_tokenizer.encode.plan import EpisodePlan
+from lara_tokenizer.encode.pool import WorkerDied, WorkerLimits, WorkerProcess, can_fork, launch, process, worker
+from lara_tokenizer.encode.pool.worker import Worker, load_runner
 from lara_tokenizer.encode.tasks import (
     Encoded,
     Failure,
@@ -32,62 +35,67 @@ from lara_tokenizer.encode.tasks import (
     UnitTask,
     WorkerSetup,
 )
-from lara_tokenizer.encode.worker import Worker, load_runner
 from lara_tokenizer.errors import LaraTokenizerError
 from lara_tokenizer.table import read_tokens
 
-# A worker without a model: it does what the episode's id says.
+# Instead of `worker.prepare`: workers without a model, which do what the episode's id says.
 IMPOSTOR = """
-import json, os, sys, time
-sys.path[:] = json.loads(sys.argv[2])
-from multiprocessing.connection import Connection
+import pickle, signal
 from lara_tokenizer.encode.plan import EpisodePlan
-from lara_tokenizer.encode.tasks import Failure, Heartbeat
-connection = Connection(int(sys.argv[1]))
-setup = connection.recv()
+from lara_tokenizer.encode.tasks import Failure, Heartbeat, Refusal
 
-def is_first(what):
+def is_first(folder, what):
     try:
-        os.close(os.open(setup.folder / what, os.O_CREAT | os.O_EXCL))
+        os.close(os.open(folder / what, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return False
     return True
 
-if setup.folder.name == "killed-once" and is_first("start"):
-    os.kill(os.getpid(), 9)
-if setup.folder.name == "killed-always":
-    os.kill(os.getpid(), 9)
-connection.send(Failure("", "the weights are gone") if setup.folder.name == "broken" else Heartbeat(0))
-while True:
-    wish = connection.recv().episode.id
-    connection.send(Heartbeat(1))
-    if wish == "abort":
-        print("terminate called after throwing an instance of 'std::bad_alloc'", file=sys.stderr, flush=True)
-        os.abort()
-    if wish == "exit":
-        sys.exit(3)
-    if wish == "die once" and is_first("death"):
-        os.kill(os.getpid(), 9)
-    if wish == "write nonsense":
-        connection.send_bytes(b"no pickle")
-    if wish == "hang":
-        time.sleep(60)
-    if wish == "eat":
-        hoard = bytearray(os.urandom(1)) * 300_000_000
-        time.sleep(60)
-    if wish == "slow":
-        for _ in range(8):
-            time.sleep(0.1)
-            connection.send(Heartbeat(1))
-    connection.send(Failure("", "bad frame") if wish == "bad" else EpisodePlan(wish, (), {}, 0))
+def prepare(pickled):
+    folder = pickle.loads(pickled).folder
+    if folder.name == "killed-always" or folder.name == "killed-once" and is_first(folder, "start"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return lambda connection: work(folder, connection)
+
+def work(folder, connection):
+    refused = {"broken": Failure("", "the weights are gone"), "damaged": Refusal("config.json has no 'size'")}
+    connection.send(refused.get(folder.name, Heartbeat(0)))
+    while True:
+        wish = connection.recv().episode.id
+        connection.send(Heartbeat(1))
+        if wish == "abort":
+            print("terminate called after throwing an instance of 'std::bad_alloc'", file=sys.stderr, flush=True)
+            os.abort()
+        if wish == "exit":
+            sys.exit(3)
+        if wish == "die once" and is_first(folder, "death"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if wish == "kill the server" and is_first(folder, "murder"):
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
+        if wish == "write nonsense":
+            connection.send_bytes(b"no pickle")
+        if wish == "hang":
+            time.sleep(60)
+        if wish == "eat":
+            hoard = bytearray(os.urandom(1)) * 300_000_000
+            time.sleep(60)
+        if wish == "slow":
+            for _ in range(8):
+                time.sleep(0.1)
+                connection.send(Heartbeat(1))
+        connection.send(Failure("", "bad frame") if wish == "bad" else EpisodePlan(wish, (), {}, 0))
 """
 LIMITS = WorkerLimits(seconds=2.0, memory=250_000_000)
 
 
 @pytest.fixture
-def impostors(monkeypatch):
-    monkeypatch.setattr(pool, "_BOOTSTRAP", IMPOSTOR)
-    monkeypatch.setattr(pool, "_TICK", 0.05)
+def impostors(monkeypatch, request):
+    """Workers without a model, started as on this system, or as a test says."""
+    if hasattr(request, "param"):
+        monkeypatch.setattr(engines, "can_fork", lambda: request.param == "forked")
+    monkeypatch.setattr(launch, "IMPORT_WORKER", IMPOSTOR)
+    monkeypatch.setattr(process, "_TICK", 0.05)
     # Starting takes longer than these tests let a task take.
     wait_ready = WorkerProcess.wait_ready
 
@@ -132,13 +140,14 @@ class Unpicklable(VideoReader):
         return (int, ("no number",))
 
 
+@pytest.mark.parametrize("impostors", ["forked", "fresh interpreters"] if can_fork() else ["fresh"], indirect=True)
 def test_a_death_is_forgiven_once_and_what_cannot_be_read_is_a_failure(impostors, tmp_path):
     episodes = [Episode(name, VideoReader(name)) for name in ("die once", "write nonsense", "a")]
     episodes += [Episode(name, Unpicklable(name)) for name in ("sent", "b")]
     with running(LocalEngine(setup(tmp_path), 1, limits=LIMITS)) as engine:
         events = list(engine.run(TaskQueue(map(PlanTask, episodes[:-1]))))
         engine._processes[0]._process.kill()  # while it has nothing to do: that counts for nobody
-        engine._processes[0]._process.wait()
+        engine._processes[0]._process.wait(20)
         events += engine.run(tasks_for("c"))
     failed = {event.episode: event.reason for event in events if isinstance(event, Failure)}
     assert {event.episode for event in events if isinstance(event, EpisodePlan)} == {"die once", "a", "c"}
@@ -151,10 +160,10 @@ def test_an_episode_that_cannot_be_unpickled_is_a_failure(tiny_checkpoint, monke
     """Of a real worker's loop, in this process."""
     monkeypatch.setattr(worker.torch, "set_num_threads", lambda _: None)
     here, there = Pipe()
-    here.send(WorkerSetup(tiny_checkpoint, EncodeOptions(("1f",), 4, 8, 16), encodes=False))
+    work = worker.prepare(pickle.dumps(WorkerSetup(tiny_checkpoint, EncodeOptions(("1f",), 4, 8, 16), encodes=False)))
     for name in ("received", "received"):
         here.send(PlanTask(Episode(name, Unpicklable(name))))
-    thread = Thread(target=worker.main, args=(there,))
+    thread = Thread(target=work, args=(there,))
     thread.start()
     assert [here.recv() for _ in range(3)] == [Heartbeat(0)] + [
         Failure(
@@ -181,25 +190,53 @@ def test_a_worker_that_is_killed_while_it_starts_is_replaced(impostors, tmp_path
 # A driver whose workers are busy: one imports, one holds the interpreter's lock for good.
 DRIVER = """
 import sys, time
-from lara_tokenizer.encode import pool
-from lara_tokenizer.encode.tasks import WorkerSetup
+from lara_tokenizer.encode.pool import ForkServer, WorkerLimits, WorkerProcess, can_fork, launch
 busy = ("time.sleep(60)", "sum(range(10**12))")
 for work in busy:
-    pool._BOOTSTRAP = pool._END_WITH_DRIVER + work
-    process = pool.WorkerProcess(None, pool.WorkerLimits.fair(2))
+    launch.IMPORT_WORKER = f"def prepare(_):\\n    {work}\\n"
+    process = WorkerProcess(None, WorkerLimits.fair(2))
     process.start()
     print(process._process.pid, flush=True)
+if can_fork():
+    launch.IMPORT_WORKER = f"def prepare(_):\\n    return work\\ndef work(_):\\n    {work}\\n"
+    forked = WorkerProcess(None, WorkerLimits.fair(2), ForkServer(None))
+    forked.start()
+    print(server := forked._process.pid)
+    while forked._process.pid == server:
+        time.sleep(0.01)
+    print(forked._process.pid, flush=True)
 time.sleep(60)
 """
 
 
 def test_workers_end_with_a_driver_that_is_killed_whatever_they_do():
     with subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True) as driver:
-        workers = [psutil.Process(int(driver.stdout.readline())) for _ in range(2)]
+        workers = [psutil.Process(int(driver.stdout.readline())) for _ in range(4 if can_fork() else 2)]
         assert all(each.is_running() for each in workers)
         driver.kill()
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
+
+
+@pytest.mark.skipif(not can_fork(), reason="there is no server that forks workers")
+def test_the_end_of_the_server_ends_its_workers_and_costs_no_episode(impostors, tmp_path):
+    with running(LocalEngine(setup(tmp_path), 2, limits=replace(LIMITS, seconds=60.0))) as engine:
+        events = list(engine.run(tasks_for("kill the server", "slow", "a", "b")))
+    assert {event.episode for event in events if isinstance(event, EpisodePlan)} == {
+        "kill the server",
+        "slow",
+        "a",
+        "b",
+    }
+    assert not any(isinstance(event, Failure) for event in events)
+
+
+def test_a_checkpoint_that_cannot_be_loaded_is_a_value_error(impostors):
+    with (
+        pytest.raises(ValueError, match=r"^config.json has no 'size'$"),
+        running(LocalEngine(setup("damaged"), 1, limits=LIMITS)),
+    ):
+        pass
 
 
 def test_a_worker_that_cannot_start_ends_the_job_with_the_reason(impostors):
@@ -222,7 +259,7 @@ def test_closing_kills_workers_in_the_middle_of_a_task(impostors):
 class InlineProcess:
     """A worker process that decodes in this process."""
 
-    def __init__(self, setup, limits):
+    def __init__(self, setup, limits, server):
         self._worker = Worker(setup, None)
 
     def ask(self, task):

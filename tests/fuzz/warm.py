@@ -11,7 +11,7 @@ _MODULES = (
     "torch", "transformers", "transformers.models.vit_mae.modeling_vit_mae", "datasets", "pyarrow.parquet", "PIL.Image",
     "pydantic.type_adapter", "lara_tok.__main__", "lara_tokenizer.data.load", "lara_tokenizer.data.clip_list.dataset",
     "lara_tokenizer.data.lerobot.dataset", "lara_tokenizer.data.rlds.dataset", "lara_tokenizer.data.webdataset.dataset",
-    "lara_tokenizer.data.huggingface.dataset", "lara_tokenizer.encode.dataset", "lara_tokenizer.encode.worker",
+    "lara_tokenizer.data.huggingface.dataset", "lara_tokenizer.encode.dataset", "lara_tokenizer.encode.pool.worker",
     "lara_tokenizer.encode.verify", "lara_tokenizer.encode.preview", "lara_tokenizer.table.description",
     "lara_tokenizer.train.train", "lara_tokenizer.convert.convert", "lara_policy.refine.refine",
 )  # fmt: skip

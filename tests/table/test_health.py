@@ -11,7 +11,8 @@ from lara_tokenizer import metrics
 from lara_tokenizer.data import Signals
 from lara_tokenizer.encode.encode import Rows
 from lara_tokenizer.encode.model_runner import EncodedPairs
-from lara_tokenizer.encode.plan import EncodeOptions, Pairs, Unit
+from lara_tokenizer.encode.options import EncodeOptions
+from lara_tokenizer.encode.plan import Pairs, Unit
 from lara_tokenizer.table.health import health_of
 from lara_tokenizer.table.statistics import CodeSample, DirectionMoments, MotionCounts, TokenCounts
 from lara_tokenizer.verdict.grades import DO_NOT_TRAIN, NO_EVIDENCE, Verdict

@@ -12,7 +12,8 @@ import pytest
 from lara_tokenizer.data import Signals
 from lara_tokenizer.encode.encode import Rows
 from lara_tokenizer.encode.model_runner import EncodedPairs
-from lara_tokenizer.encode.plan import EncodeOptions, Pairs, Unit
+from lara_tokenizer.encode.options import EncodeOptions
+from lara_tokenizer.encode.plan import Pairs, Unit
 from lara_tokenizer.table.metadata import METADATA_KEY, read_metadata
 from lara_tokenizer.table.reader import iter_tables, read_tokens
 from lara_tokenizer.table.schema import FORMAT_VERSION, token_schema

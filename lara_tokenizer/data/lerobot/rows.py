@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from lara_tokenizer._parse import check_parquet_rows
@@ -211,6 +210,8 @@ def _read(path: Path, rows: DataRows, columns: Sequence[str], optional: Sequence
         else:
             # Images are filtered while reading, not cached as row groups: those could be gigabytes. A few bytes can
             # promise a hundred million rows, so one more than expected is enough.
+            import pyarrow.dataset as ds  # only now: it imports pandas, where that is installed
+
             selected = ds.field(EPISODE) == rows.episode_index if EPISODE in footer.names else None
             # One thread: worker processes share the cores.
             table = ds.dataset(path, format=ds.ParquetFileFormat(page_checksum_verification=True)).head(

@@ -43,13 +43,13 @@ def predict(job: EncodeJob, rows: Sequence[Mapping[str, Any]]) -> Iterator[Predi
 
     Raises ValueError for an episode that the source does not have.
     """
-    from lara_tokenizer.model import LatentActionProcessor, load_model
+    from lara_tokenizer.checkpoint import load_checkpoint
 
     name, camera = rows[0]["episode"], rows[0]["camera"]
     if name not in job.episodes:
         raise ValueError(f"episode {name!r} is not in the source")
-    model = load_model(job.checkpoint.folder).eval().to(job.device)
-    processor = LatentActionProcessor.from_pretrained(job.checkpoint.folder)
+    model, processor = load_checkpoint(job.checkpoint.folder)
+    model.to(job.device)  # type: ignore[arg-type]  # transformers' annotation
     for start in range(0, len(rows), _BATCH):
         batch = rows[start : start + _BATCH]
         columns = ([row[column] for row in batch] for column in ("frame_index", "future_frame_index"))

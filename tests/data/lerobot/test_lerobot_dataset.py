@@ -13,7 +13,7 @@ import pytest
 
 from lara_tokenizer.data import load_episodes
 from lara_tokenizer.data.lerobot import rows as lerobot_rows
-from lara_tokenizer.encode.worker import reason_of
+from lara_tokenizer.encode.pool.worker import reason_of
 from lara_tokenizer.errors import EpisodeReadError
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"

@@ -1,16 +1,10 @@
-"""`WorkerProcess`: a process that may crash, hang or exhaust its memory without harm to the job.
-
-Worker processes are fresh interpreters that never import the user's script, so a script needs no
-`if __name__ == "__main__"`. Tasks and messages go through an inherited pipe (POSIX only).
-"""
+"""`WorkerProcess`: one worker as the driver sees it, and the limits beyond which it is killed."""
 
 from __future__ import annotations
 
-import json
-import os
+import pickle
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,41 +16,15 @@ from typing import IO
 
 import psutil
 
-from lara_tokenizer.encode.tasks import Failure, Message, Task, WorkerSetup, is_answer
+from lara_tokenizer.encode.pool.fork_server import ForkedProcess, ForkServer
+from lara_tokenizer.encode.pool.launch import launch
+from lara_tokenizer.encode.tasks import Failure, Message, Refusal, Task, WorkerSetup, is_answer
 from lara_tokenizer.errors import LaraTokenizerError, first_line
 
 _TICK = 0.5  # seconds between checks of a silent worker
 
 _SIGNALS = {each.value: each.name for each in signal.Signals}
 _STARTS = 3  # of a worker that is killed before it is ready
-
-# A worker ends with the driver, however that ends and whatever the worker is doing: it looks for its parent every
-# second, and on Linux the kernel kills it, also in a decoder that never returns. A closed pipe is noticed too late,
-# after the unit.
-_END_WITH_DRIVER = """
-import ctypes, json, os, sys, threading, time
-driver = int(sys.argv[3])
-def end_with_driver():
-    while os.getppid() == driver:
-        time.sleep(1)
-    os._exit(1)
-threading.Thread(target=end_with_driver, daemon=True).start()
-if sys.platform == "linux":
-    PR_SET_PDEATHSIG, SIGKILL = 1, 9
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
-"""
-# Then it gets the driver's module path, where custom readers live, before it imports the rest.
-_BOOTSTRAP = f"""{_END_WITH_DRIVER}
-sys.path[:] = json.loads(sys.argv[2])
-from multiprocessing.connection import Connection
-from lara_tokenizer.encode.worker import main
-main(Connection(int(sys.argv[1])))
-"""
-# One thread per process: results do not depend on the number of cores, and processes do not compete for them.
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-# By default glibc returns memory to the kernel after each batch and requests it again for the next. Keeping it saves a
-# tenth of the CPU time, and a long video peaks no higher than a short one.
-_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(512 * 2**20)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +57,11 @@ class WorkerDied(Exception):
 class WorkerProcess:
     """One worker process, which does one task at a time and is restarted after it died."""
 
-    def __init__(self, setup: WorkerSetup, limits: WorkerLimits) -> None:
+    def __init__(self, setup: WorkerSetup, limits: WorkerLimits, server: ForkServer | None = None) -> None:
         self._setup = setup
         self._limits = limits
-        self._process: subprocess.Popen[bytes] | None = None
+        self._server = server  # None: it is started as a fresh interpreter
+        self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
         self._connection: Connection
         self._errors: IO[bytes]
         self._is_ready = False
@@ -105,25 +74,21 @@ class WorkerProcess:
         self._connection, remote = Pipe()
         # A file, not a pipe: a pipe that nobody reads would block a worker that writes much.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
-        self._process = subprocess.Popen(
-            # -P: never import from the working directory.
-            [sys.executable, "-P", "-c", _BOOTSTRAP, str(remote.fileno()), json.dumps(sys.path), str(os.getpid())],
-            pass_fds=[remote.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # ours may be the JSON of a command
-            stderr=self._errors,
-            env={**_KEEP_MEMORY, **os.environ, **_ONE_THREAD},
-            process_group=0,  # Ctrl-C reaches the driver only, which stops its workers itself
-        )
-        remote.close()
         self._is_ready = False
-        with suppress(ConnectionError):  # it is dead already: `wait_ready` notices
-            self._connection.send(self._setup)
+        if self._server is not None:
+            self._process = self._server.fork(remote, self._errors)
+        else:
+            self._process = launch(remote.fileno(), self._errors, as_server=False)
+            with suppress(ConnectionError):  # it is dead already: `wait_ready` notices
+                self._connection.send_bytes(pickle.dumps(self._setup))
+        remote.close()
+        if self._is_closed:  # meanwhile, by the thread that closes the engine
+            self.kill()
 
     def wait_ready(self) -> None:
         """Wait until the model is loaded; a process that is killed before that is replaced, twice at most.
 
-        Raises LaraTokenizerError if the process cannot start.
+        Raises LaraTokenizerError if the process cannot start, and ValueError for a checkpoint that cannot be loaded.
         """
         for attempt in range(1, _STARTS + 1):
             try:
@@ -135,6 +100,8 @@ class WorkerProcess:
                 if death.code is not None and death.code < 0 and attempt < _STARTS:
                     continue
                 raise LaraTokenizerError(f"a worker process could not start: {death}") from None
+            if isinstance(message, Refusal):
+                raise ValueError(message.reason)
             if isinstance(message, Failure):
                 raise LaraTokenizerError(f"a worker process could not start: {message.reason}")
             self._is_ready = True
@@ -213,8 +180,9 @@ class WorkerProcess:
             self._process.kill()
             code = self._process.wait()
         name = f"exit code {code}" if code >= 0 else _SIGNALS.get(-code, f"signal {-code}")
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        lines = _lines(self._errors)
+        if not lines and isinstance(self._process, ForkedProcess):
+            lines = _lines(self._process.server_errors)
         self._end()
         return WorkerDied(f"the worker process died ({name})" + (f": {lines[-1].strip()}" if lines else ""), code)
 
@@ -223,5 +191,12 @@ class WorkerProcess:
         if process is not None:
             process.kill()
             process.wait()
+            if isinstance(process, ForkedProcess):
+                process.close()
             self._connection.close()
             self._errors.close()
+
+
+def _lines(errors: IO[bytes]) -> list[str]:
+    errors.seek(0)
+    return errors.read().decode(errors="replace").strip().splitlines()

@@ -1,4 +1,4 @@
-"""A worker: answers tasks, one at a time, with messages. A worker process starts at `main`."""
+"""A worker: answers tasks, one at a time, with messages. A worker process starts at `prepare`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import os
 import pickle
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Protocol
 
 import pyarrow as pa
 import torch
+from transformers.utils import logging
 
+from lara_tokenizer.checkpoint import load_checkpoint
 from lara_tokenizer.data import Episode
 from lara_tokenizer.encode.encode import encode_unit
 from lara_tokenizer.encode.model_runner import EpisodeFrames, ModelRunner, Runner, UnitFrames
-from lara_tokenizer.encode.plan import EncodeOptions, Unit, check_unchanged, plan_episode, unit_pairs
+from lara_tokenizer.encode.options import EncodeOptions
+from lara_tokenizer.encode.plan import Unit, check_unchanged, plan_episode, unit_pairs
 from lara_tokenizer.encode.tasks import (
     Encoded,
     Failure,
@@ -24,12 +28,13 @@ from lara_tokenizer.encode.tasks import (
     Heartbeat,
     Message,
     PlanTask,
+    Refusal,
     Task,
     UnitTask,
     WorkerSetup,
 )
 from lara_tokenizer.errors import EpisodeReadError, first_line, printable
-from lara_tokenizer.model import LatentActionProcessor, load_model
+from lara_tokenizer.model import LatentActionProcessor
 
 Send = Callable[[Message], object]
 
@@ -97,9 +102,9 @@ def load_processor(setup: WorkerSetup) -> LatentActionProcessor:
 
 def load_runner(setup: WorkerSetup, device: str = "cpu") -> ModelRunner:
     """The checkpoint's model in the job's dtype, on a device."""
-    model = load_model(setup.folder)
+    model, processor = load_checkpoint(setup.folder, setup.processor)
     model.to(device, getattr(torch, setup.options.dtype))  # type: ignore[arg-type]  # transformers' annotation
-    return ModelRunner(model, load_processor(setup))
+    return ModelRunner(model, processor)
 
 
 class TimedFrames(UnitFrames, Protocol):
@@ -155,16 +160,30 @@ def _plain_reason(error: Exception, episode: str) -> str:
     return line if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {line}"
 
 
-def main(connection: Connection) -> None:
-    """Run a worker process: receive the setup, send a heartbeat when ready, then answer tasks until the pipe closes."""
+def prepare(pickled: bytes) -> Callable[[Connection], None]:
+    """Load what a pickled `WorkerSetup` names, once for all workers that are forked; the result is the work of each."""
     # As in `InProcessEngine`: rows must not depend on the number of threads.
     torch.set_num_threads(1)
+    logging.disable_progress_bar()  # nobody sees it, and it starts a thread
+    pa.array([0])  # imports pandas where it is installed: now, and not in each worker
     try:
-        setup = connection.recv()
-        worker = Worker(setup, load_runner(setup) if setup.encodes else None)
+        setup = pickle.loads(pickled)
+        runner = load_runner(setup) if setup.encodes else None
+        load_processor(setup)
+    except ValueError as error:  # of the checkpoint
+        return partial(_send_once, Refusal(printable(str(error))))
     except Exception as error:  # the driver reports it in one line
-        connection.send(Failure("", reason_of(error)))
-        return
+        return partial(_send_once, Failure("", reason_of(error)))
+    return partial(_work, setup, runner)
+
+
+def _send_once(message: Message, connection: Connection) -> None:
+    connection.send(message)
+
+
+def _work(setup: WorkerSetup, runner: ModelRunner | None, connection: Connection) -> None:
+    """Be a worker process: send a heartbeat when ready, then answer tasks until the pipe closes."""
+    worker = Worker(setup, runner)
     connection.send(Heartbeat(0))
     while True:
         try:
