@@ -23,6 +23,7 @@ LEAVES = {
     "lara_tokenizer._files",
     "lara_tokenizer._lazy",
     "lara_tokenizer._parse",
+    "lara_tokenizer._templates",
     "lara_tokenizer.errors",
     "lara_tokenizer.thresholds",
     "lara_tokenizer.verdict",
@@ -33,6 +34,7 @@ EDGES = {
     "lara_tokenizer._files": set(),
     "lara_tokenizer._lazy": set(),
     "lara_tokenizer._parse": {"lara_tokenizer.errors"},
+    "lara_tokenizer._templates": set(),
     "lara_tokenizer.thresholds": set(),
     "lara_tokenizer.errors": set(),
     "lara_tokenizer.verdict": {"lara_tokenizer._parse", "lara_tokenizer.thresholds"},
@@ -63,6 +65,7 @@ EDGES = {
     },
     "lara_tokenizer.export": LEAVES
     | {"lara_tokenizer.data", "lara_tokenizer.table", "lara_tokenizer.checkpoint", "lara_tokenizer.vision_tokens"},
+    "lara_tokenizer.view": LEAVES | {"lara_tokenizer.data", "lara_tokenizer.table", "lara_tokenizer.export"},
     "lara_tokenizer.vision_tokens": LEAVES,
     "lara_tokenizer.convert": LEAVES | {"lara_tokenizer.model", "lara_tokenizer.checkpoint"},
     "lara_tokenizer.evaluate": LEAVES
@@ -190,7 +193,7 @@ def test_the_wheel_holds_three_packages_their_type_marks_and_the_checkpoint(whee
     assert {f"{folder}/{file}" for file in ("config.json", "preprocessor_config.json", "model.safetensors")} <= names
     recipes = {f"lara_tokenizer/recipes/{path.name}" for path in (ROOT / "hub_configs/training").glob("*.yaml")}
     assert {name for name in names if name.startswith("lara_tokenizer/recipes/")} == recipes
-    evaluate = ("evaluate/report/page.html.j2", "evaluate/controls/closed_form.safetensors")
+    evaluate = ("evaluate/report/page.html.j2", "evaluate/controls/closed_form.safetensors", "view/page.js")
     assert {f"lara_tokenizer/{name}" for name in (*evaluate, "data/rlds/open_x.yaml")} <= names
 
 
@@ -214,6 +217,7 @@ def test_help_names_every_command():
     commands = (
         "encode",
         "info",
+        "view",
         "decode",
         "verify",
         "convert",

@@ -25,14 +25,15 @@ app = typer.Typer(
 )
 
 COMMANDS = {  # by panel of `lara-tok --help`
-    "Label video": ("encode", "info", "verify", "decode"),
+    "Label video": ("encode", "info", "view", "decode", "verify"),
     "Models": ("eval", "train", "refine", "recipes", "convert"),
     "Simulators": ("simulate", "rollout"),
 }
+HOME = {"decode": "pictures.decode", "view": "pictures.view"}  # of commands whose module has another name
 GROUPS = ("export", "tokens")
 for _panel, _names in COMMANDS.items():
     for _name in _names:
-        panels.add_command(app, _name, getattr(import_module(f"lara_tok.{_name}"), _name), _panel)
+        panels.add_command(app, _name, getattr(import_module(f"lara_tok.{HOME.get(_name, _name)}"), _name), _panel)
 panels.add_command(app, "export-onnx", import_module("lara_tok.export.onnx").export_onnx, "Models")
 for _name in GROUPS:
     app.add_typer(import_module(f"lara_tok.{_name}").app, name=_name, rich_help_panel="Tables")

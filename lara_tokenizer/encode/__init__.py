@@ -20,7 +20,7 @@ A plan records the state of the episode's files (`table/provenance.py`). A worke
 the store when a run goes on and before the table is written.
 
 Beside the driver, `estimate.py` predicts the time of a job, `verify.py` encodes a sample of a table again, and
-`preview.py` draws the frames that codes predict.
+`preview/` draws the frames that codes predict.
 
 >>> from lara_tokenizer.encode import encode_dataset
 >>> encode_dataset("videos/", "lara-lam", out="tokens.parquet", strides="0.6s")  # doctest: +SKIP
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from lara_tokenizer.encode.dataset import EncodeSummary, encode_dataset
     from lara_tokenizer.encode.encode import encode_episode
     from lara_tokenizer.encode.estimate import EncodeEstimate, Progress, estimate_dataset
-    from lara_tokenizer.encode.preview import draw_predictions
+    from lara_tokenizer.encode.preview.draw import draw_predictions
     from lara_tokenizer.encode.verify import VerifyReport, verify_tokens
 
 __all__ = [
@@ -58,7 +58,7 @@ _HOME = {
     "EncodeSummary": "dataset",
     "Progress": "estimate",
     "VerifyReport": "verify",
-    "draw_predictions": "preview",
+    "draw_predictions": "preview.draw",
     "encode_dataset": "dataset",
     "encode_episode": "encode",
     "estimate_dataset": "estimate",

@@ -194,6 +194,7 @@ class TokenTable:
         cameras: in the table's order.
         min_margin, min_motion: pairs below are not selected.
         columns: names of the table's columns.
+        episodes: ids of those that `sequences` reads; None for all.
         left_out: for each reason, the number of rows that are not selected; filled by `sequences`.
     """
 
@@ -204,6 +205,7 @@ class TokenTable:
     min_margin: float
     min_motion: float
     columns: tuple[str, ...]
+    episodes: frozenset[str] | None = None
     left_out: Counter[str] = field(default_factory=Counter)
 
     @classmethod
@@ -295,7 +297,11 @@ class TokenTable:
     def _select_rows(self, table: pa.Table) -> pa.Table:
         of_stride = pc.equal(table["stride"].cast(pa.string()), self.stride)
         of_camera = pc.is_in(table["camera"].cast(pa.string()), value_set=pa.array(self.cameras, pa.string()))
-        return table.filter(pc.and_(of_stride, of_camera))
+        rows = table.filter(pc.and_(of_stride, of_camera))
+        if self.episodes is None:
+            return rows
+        names = pa.array(sorted(self.episodes), pa.string())
+        return rows.filter(pc.is_in(rows["episode"].cast(pa.string()), value_set=names))
 
     def _sequence(self, key: tuple[str, ...], table: pa.Table) -> TokenSequence:
         codes = matrix(table, "codes")

@@ -489,11 +489,15 @@ def test_a_camera_that_is_not_there_lists_those_there_are(lara_tok, lerobot_fold
 def test_a_list_segments_and_idle_pairs(lara_tok, clip_folder, options, tmp_path):
     (tmp_path / "clips.csv").write_text("path,start,end,label\none.mp4,0,2.5,push\n")
     out = tmp_path / "t.parquet"
-    more = ["--from", tmp_path / "clips.csv", "--segment", "1s", "--with", "text", "--min-motion", "0.5"]
-    ran = lara_tok("encode", clip_folder, "--out", out, "--stride", "0.5s", *more, *options)
+    more = ["--from", tmp_path / "clips.csv", "--segment", "1s", "--with", "text"]
+    arguments = ["encode", clip_folder, "--stride", "0.5s", *more, *options]
+    ran = lara_tok(*arguments, "--out", out)
     assert ran.code == 0
     assert "clips.csv: list of clips, 1 episode" in ran.err
-    assert "10 more left out" in ran.out  # two segments of 10 frames, and one of 5 that is too short
+    motion = sorted(pq.read_table(out)["motion"].to_pylist())
+    assert len(motion) == 10  # two segments of 10 frames, and one of 5 that is too short
+    ran = lara_tok(*arguments, "--out", tmp_path / "moving.parquet", "--min-motion", motion[-1])
+    assert f"{sum(value < motion[-1] for value in motion)} more left out" in ran.out
 
 
 def test_nothing_to_read_is_said(lara_tok, options, tmp_path):

@@ -26,7 +26,8 @@ OPTIONS = {  # in the order of --help
     "encode": f"--out --model --stride --every {SOURCE} --decoder --limit --shard --min-motion --with --keep-tail "
     "--dtype --device --batch-size --workers --on-error --dry-run --config --print-config --json",
     "info": "--json",
-    "decode": "--out --episode --frames --model --from --overwrite --json",
+    "decode": "--out --episode --camera --stride --frames --model --from --overwrite --json",
+    "view": "--out --episodes --stride --camera --from --overwrite --json",
     "verify": "--sample --model --device --workers --from --json",
     "convert": "--out --vision-encoder --image-size --to --json",
     "simulate": "--out --task --episodes --camera --size --action-noise --seed --workers --json",
@@ -46,6 +47,7 @@ OPTIONS = {  # in the order of --help
     "--from --json",
     "export univla": f"--out --instruction --history --seed {IMAGES} {SELECT} --workers --from --json",
     "export webdataset": f"--out --shard-size --seed {IMAGES} {SELECT} --workers --from --json",
+    "export-onnx": "--json",
     "tokens diff": "--json",
     "tokens merge": "--out --json",
 }

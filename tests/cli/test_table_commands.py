@@ -168,6 +168,7 @@ def test_decode_draws_the_frame_the_future_and_the_prediction(
     ran = lara_tok("decode", shelf[0], clip_folder, *flags)
     assert ran.code == 0
     assert "2 pairs of two.mp4, stride 0.5s" in ran.out
+    assert "gain over copying  +0.00" in ran.out  # of random weights the decoder copies frame t
     image = np.asarray(Image.open(out))
     row = next(
         row
@@ -182,8 +183,8 @@ def test_decode_draws_the_frame_the_future_and_the_prediction(
                 tiny_processor(episode.frames("", [7]))["pixel_values"], codes=torch.tensor([row["codes"]])
             )
         )[0]
-    side, line = 192, 192 + 16 + 4
-    top = 16 + line
+    side, line = 192, 192 + 2 * 16 + 8
+    top = 2 * 16 + line
     for position, frame in enumerate((now, future, predicted)):
         left = 4 + position * (side + 4)
         shown = Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC)
@@ -198,11 +199,32 @@ def test_decode_draws_an_animation(lara_tok, shelf, clip_folder, tmp_path):
     assert Image.open(tmp_path / "f.gif").n_frames == 5
 
 
+def test_decode_writes_a_video_that_runs_as_fast_as_its_source(lara_tok, shelf, clip_folder, tmp_path, decode_all):
+    flags = [
+        "--out",
+        tmp_path / "f.mp4",
+        "--stride",
+        "1f",
+        "--camera",
+        "",
+        "--frames",
+        "0:10:2",
+        "--model",
+        shelf[1][1],
+    ]
+    result = json.loads(lara_tok("decode", shelf[0], clip_folder, *flags, "--json").out)
+    assert (result["stride"], result["camera"], len(result["gains"])) == ("1f", "", 5)
+    assert len(decode_all(tmp_path / "f.mp4")) == 5
+    assert load_episodes(tmp_path / "f.mp4")[0].frame_index().fps == 5  # every other frame of 10 per second
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--out", "f.bmp"], "takes a name ending in .png or .gif"),
+        (["--out", "f.bmp"], "takes a name ending in .png, .gif, .mp4"),
         (["--out", "f.png", "--episode", "three.mp4"], "There are: one.mp4, two.mp4"),
+        (["--out", "f.png", "--camera", "top"], "camera 'top' is not in"),
+        (["--out", "f.png", "--stride", "2f"], "There are: 0.5s, 1f"),
         (["--out", "f.png", "--frames", "0,900"], "frame 900: no valid pair starts there"),
         (["--out", "f.png", "--frames", "some"], "takes frame indices"),
     ],
@@ -213,6 +235,16 @@ def test_wrong_options_of_decode_are_one_line(lara_tok, shelf, clip_folder, tmp_
     assert ran.code == 2
     assert message in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_view_writes_a_page_and_says_what_is_in_it(lara_tok, tokens, clip_folder, tmp_path):
+    out = tmp_path / "view.html"
+    ran = lara_tok("view", tokens, clip_folder, "--out", out, "--stride", "0.5s", "--episodes", "1")
+    assert ran.code == 0, ran.err
+    assert f"{out}: 19 moments of 1 episode" in ran.out
+    again = lara_tok("view", tokens, clip_folder, "--out", out, "--stride", "0.5s")
+    assert again.code == 2
+    assert "pass --overwrite" in again.err
 
 
 def test_bars_of_other_libraries_are_off_in_commands_and_their_workers():

@@ -167,6 +167,7 @@ class TableKind(TreeKind):
         ["tokens", "diff", "in/set/tokens.parquet", "{whole}"],
         ["tokens", "merge", "in/set/tokens.parquet", "{other}", "--out", "merged.parquet"],
         ["decode", "in/set/tokens.parquet", "{source}", "--model", "{model}", "--out", "futures.png"],
+        ["view", "in/set/tokens.parquet", "{source}", "--out", "view.html"],
         *(
             ["export", form, "in/set/tokens.parquet", "{source}", "--out", "out", "--workers", "0", *instruction]
             for form, instruction in (

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
+from lara_tokenizer._templates import resource, template_environment
 from lara_tokenizer.evaluate.figures import CodebookFigures
 from lara_tokenizer.evaluate.report import tables
 from lara_tokenizer.evaluate.report.attention import attention
@@ -80,7 +80,7 @@ def render(model: EvaluatedModel, compared: EvaluatedModel | None = None, comman
         "plots": latent_plots(model),
     }
     # The style sheet is ours, so it is not escaped; all other text is.
-    style = Markup(_resource("report.css"))
+    style = Markup(resource(__package__, "report.css"))
     page = _environment().get_template("page.html.j2")
     return page.render(
         model=model,
@@ -105,8 +105,7 @@ def _histograms(codebook: CodebookFigures) -> list[Histogram]:
 
 
 def _environment() -> Environment:
-    environment = Environment(loader=FunctionLoader(_resource), autoescape=True, undefined=StrictUndefined)
-    environment.trim_blocks = environment.lstrip_blocks = environment.keep_trailing_newline = True
+    environment = template_environment(__package__)
     environment.globals |= {"bar_marks": bar_marks, "besides": besides, "marks": MARKS}
     environment.filters |= {
         "capital": tables.capital,
@@ -116,8 +115,3 @@ def _environment() -> Environment:
         "column_title": tables.column_title,
     }
     return environment
-
-
-def _resource(name: str) -> str:
-    """A file of this package, also from a wheel or a zip archive."""
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`lara-tok decode`: an image of the futures that codes predict."""
+"""`lara-tok decode`: a picture of the futures that codes predict."""
 
 from __future__ import annotations
 
@@ -16,9 +16,18 @@ from lara_tok._source import FromOption
 def decode(
     tokens: Annotated[str, Argument(metavar="TABLE", help="tokens.parquet, or a folder of shards.")],
     source: Annotated[list[str], Argument(metavar="SOURCE", help="The SOURCE that was given to encode.")],
-    out: Annotated[str, panels.output(metavar="IMAGE", help="An image (futures.png) or an animation (futures.gif).")],
+    out: Annotated[
+        str,
+        panels.output(metavar="FILE", help="An image (futures.png), animation (futures.gif) or video (futures.mp4)."),
+    ],
     episode: Annotated[
         str | None, panels.pairs(metavar="NAME", help="The episode to draw. Default: the first.")
+    ] = None,
+    camera: Annotated[
+        str | None, panels.pairs(metavar="NAME", help="One of the table's cameras. Default: the first.")
+    ] = None,
+    stride: Annotated[
+        str | None, panels.pairs(metavar="0.6s|5f", help="One of the table's strides. Default: the first.")
     ] = None,
     frames: Annotated[
         str | None,
@@ -37,7 +46,7 @@ def decode(
     """Draw the futures that codes predict beside the true ones.
 
     A row of the picture is frame t, the true future frame, and the one that the decoder predicts from frame t and the
-    codes.
+    codes. The gain over copying says how good that is: 1 is perfect, 0 no better than showing frame t again.
 
     Example: lara-tok decode tokens.parquet videos/ --out futures.png
     """
@@ -49,6 +58,8 @@ def decode(
         source,
         out,
         episode=episode,
+        camera=camera,
+        stride=stride,
         frames=None if frames is None else _parse_frames(frames),
         model=model,
         from_list=from_,
@@ -70,4 +81,8 @@ def _parse_frames(text: str) -> list[int]:
 
 
 def _render(result: dict[str, Any]) -> None:
-    say(f"{result['out']}: {quantity(len(result['frames']), 'pair')} of {result['episode']}, stride {result['stride']}")
+    where = ", ".join(filter(None, (result["episode"], result["camera"], f"stride {result['stride']}")))
+    say(f"{result['out']}: {quantity(len(result['frames']), 'pair')} of {where}")
+    gain = result["gain_over_copying"]
+    meaning = "nothing changes in these pairs" if gain is None else f"{gain:+.2f} (1 perfect, 0 no better than frame t)"
+    say(f"  gain over copying  {meaning}")

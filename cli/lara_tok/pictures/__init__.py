@@ -1,0 +1,1 @@
+"""Commands that show a table beside its video: `lara-tok view` and `lara-tok decode`."""
