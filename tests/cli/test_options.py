@@ -47,7 +47,6 @@ OPTIONS = {  # in the order of --help
     "--from --json",
     "export univla": f"--out --instruction --history --seed {IMAGES} {SELECT} --workers --from --json",
     "export webdataset": f"--out --shard-size --seed {IMAGES} {SELECT} --workers --from --json",
-    "export-onnx": "--json",
     "tokens diff": "--json",
     "tokens merge": "--out --json",
 }

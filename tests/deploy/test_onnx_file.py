@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from lara_tokenizer.deploy import export_onnx, onnx_file
-from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
-from lara_tokenizer.model import steady_pairs
+from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor, steady_pairs
 from lara_tokenizer.model.steady_pairs import steady_future, steady_future_as_graph
 
 SIDE = 32
