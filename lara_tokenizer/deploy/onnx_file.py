@@ -96,7 +96,7 @@ def check_onnx() -> None:
 
 
 def _preparation(checkpoint: Checkpoint, processor: LatentActionProcessor) -> dict[str, Any]:
-    """What a user of the file must know, as JSON."""
+    """Sizes, strides and hashes of the model, and how its frames are resized: for JSON."""
     return {
         "model": checkpoint.id,
         "weights_sha256": checkpoint.weights_sha256,
