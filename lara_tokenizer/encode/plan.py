@@ -228,12 +228,13 @@ def plan_episode(episode: Episode, options: EncodeOptions) -> EpisodePlan:
 
 
 def check_strides(strides: Iterable[str], episodes: Iterable[Episode]) -> None:
-    """Raise ValueError for a stride that the rate of no episode can meet, as far as rates are known unopened."""
+    """Raise ValueError for a text that is no stride, or a stride that no rate can meet, as far as rates are known."""
+    parsed = [Stride.parse(text) for text in strides]
     rates = {episode.fps for episode in episodes}
     known = {rate for rate in rates if rate is not None}
     if known != rates:
         return
-    for stride in map(Stride.parse, strides):
+    for stride in parsed:
         refusals = []
         for rate in sorted(known):
             try:

@@ -29,6 +29,7 @@ OPTIONS = {  # in the order of --help
     "decode": "--out --episode --camera --stride --frames --model --from --overwrite --json",
     "view": "--out --episodes --stride --camera --from --overwrite --json",
     "verify": "--sample --model --device --workers --from --json",
+    "export-onnx": "--json",
     "convert": "--out --vision-encoder --image-size --to --json",
     "simulate": "--out --task --episodes --camera --size --action-noise --seed --workers --json",
     "train": f"--recipe --out --frames {SOURCE} --limit {RECIPE} --dry-run --json",
@@ -38,7 +39,6 @@ OPTIONS = {  # in the order of --help
     "recipes": "--json",
     "rollout": "--env --episodes --seed --embodiment --executed-steps --max-steps --workers --out --videos "
     "--video-episodes --tokenizer --overwrite --json",
-    "export-onnx": "--json",
     "export groot": f"--out --action-horizon --max-action-dim --scale {SELECT} --json",
     "export lapa": f"--out --instruction --template --seed {IMAGES} --vision-weights --device {SELECT} --workers "
     "--from --json",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lara_tokenizer.deploy import export_onnx, onnx_file
+from lara_tokenizer.deploy import checks, export_onnx
 from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor, steady_pairs
 from lara_tokenizer.model.steady_pairs import steady_future, steady_future_as_graph
 
@@ -85,6 +85,13 @@ def test_codes_of_the_file_are_those_of_torch(matching_checkpoint, moving_square
 
 
 def test_without_the_extra_the_error_comes_before_the_model(monkeypatch, tmp_path):
-    monkeypatch.setattr(onnx_file, "find_spec", lambda package: None)
+    monkeypatch.setattr(checks, "find_spec", lambda package: None)
     with pytest.raises(ImportError, match=r"onnx needs the 'onnx' extra: pip install 'lara-tokenizer\[onnx\]'"):
         export_onnx("no-such-model", tmp_path / "out")
+
+
+def test_a_folder_with_files_is_refused_before_anything_is_loaded(monkeypatch, tmp_path):
+    monkeypatch.setattr(checks, "find_spec", lambda package: True)
+    (tmp_path / "note.txt").touch()
+    with pytest.raises(ValueError, match="exists already and is not an empty folder: OUT takes the name of a new one"):
+        export_onnx("no-such-model", tmp_path)
