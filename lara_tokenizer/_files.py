@@ -145,6 +145,12 @@ def exclusive(file: Path, what: str) -> Iterator[None]:
         yield
 
 
+def check_new_folder(out: str | Path) -> None:
+    """Raise ValueError for a file, or a folder with files."""
+    if Path(out).exists() and not is_empty_folder(Path(out)):
+        raise ValueError(f"{out} exists already and is not an empty folder. Name a new one with --out.")
+
+
 @contextmanager
 def new_folder(out: str | Path) -> Iterator[Path]:
     """A scratch folder beside `out` that takes its name when the block ends without an error, else is removed.
@@ -152,8 +158,7 @@ def new_folder(out: str | Path) -> Iterator[Path]:
     Raises ValueError where `out` is a file or a folder with files.
     """
     out = Path(out)
-    if out.exists() and not is_empty_folder(out):
-        raise ValueError(f"{out} exists already and is not an empty folder. Name a new one with --out.")
+    check_new_folder(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(out.parent, out.name) as scratch:
         yield scratch

@@ -65,12 +65,15 @@ def convert(
 
       lara-tok convert lara-lam --to moto --out lara-lam-for-moto
     """
-    from lara_tokenizer.convert import convert_checkpoint, export_to_moto
-
     if to is Layout.MOTO and vision_encoder is not None:
         raise ValueError("--vision-encoder applies to conversion from Moto or LARA; --to moto writes the model's own.")
     if to is Layout.MOTO and image_size is not None:
         raise ValueError("--image-size applies to conversion from LAPA; --to moto writes the model's own.")
+    from lara_tokenizer.convert.checks import check_conversion, check_export
+
+    (check_export if to is Layout.MOTO else check_conversion)(source, out)
+    from lara_tokenizer.convert import convert_checkpoint, export_to_moto
+
     if to is Layout.MOTO:
         summary = export_to_moto(source, out=out)
     else:

@@ -137,7 +137,7 @@ def encode(
         "batch_size": batch_size,
         "workers": workers,
     }
-    check_options(model, **options)
+    check_options(model, out=None if dry_run else out, on_error=on_error, **options)
     episodes = load(source or (), shard=shard, **load_options)
     from lara_tokenizer.encode import encode_dataset, estimate_dataset
 

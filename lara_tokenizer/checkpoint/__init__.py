@@ -9,13 +9,14 @@
 """
 
 from lara_tokenizer.checkpoint.check import check_weights, load_checkpoint, read_config, read_processor
-from lara_tokenizer.checkpoint.checkpoint import Checkpoint, checkpoint_folder
+from lara_tokenizer.checkpoint.checkpoint import Checkpoint, checkpoint_folder, folder_on_disk
 from lara_tokenizer.checkpoint.settings import processor_frame_settings, processor_sha256
 
 __all__ = [
     "Checkpoint",
     "check_weights",
     "checkpoint_folder",
+    "folder_on_disk",
     "load_checkpoint",
     "processor_frame_settings",
     "processor_sha256",

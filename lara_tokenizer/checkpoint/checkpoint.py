@@ -130,13 +130,20 @@ def checkpoint_folder(name: str | os.PathLike[str]) -> Path:
     return local_folder(name)[0]
 
 
-def local_folder(name: str | os.PathLike[str]) -> tuple[Path, str | None]:
-    """The folder of a checkpoint, downloaded if it is not local, and its commit on the Hub."""
+def folder_on_disk(name: str | os.PathLike[str]) -> Path | None:
+    """The folder of a bundled or local checkpoint; None for a Hub id. Raises ValueError for what is neither."""
     found = resolve_checkpoint(name)
     if os.path.isdir(found):
-        return Path(found), None
+        return Path(found)
     if not _HUB_ID.fullmatch(str(name)):
         raise _nowhere(name, "no such folder")
+    return None
+
+
+def local_folder(name: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """The folder of a checkpoint, downloaded if it is not local, and its commit on the Hub."""
+    if (found := folder_on_disk(name)) is not None:
+        return found, None
     from huggingface_hub import snapshot_download
 
     try:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 
 from lara_tokenizer._files import new_folder, summarize_names
-from lara_tokenizer._parse import read_json_object
 from lara_tokenizer.convert.adaworld import ADAWORLD
 from lara_tokenizer.convert.base import ConversionOptions, ConversionSummary, ConvertedModel, Family, refuse_villa_x
+from lara_tokenizer.convert.checks import check_conversion
 from lara_tokenizer.convert.lapa import LAPA
 from lara_tokenizer.convert.moto.layouts import PICKLE, POLICY_FOLDER, SAFETENSORS, SAFETENSORS_INDEX
 from lara_tokenizer.convert.moto.read import convert_moto
 from lara_tokenizer.convert.state_dict import SUFFIXES, StateDictFile, read_state_dict_file, safetensors_names
 from lara_tokenizer.convert.univla import UNIVLA
 from lara_tokenizer.errors import first_line
-from lara_tokenizer.model import MODEL_TYPES, resolve_checkpoint
 
 # Published as one file of weights each; Moto and LARA publish folders.
 FAMILIES: tuple[Family, ...] = (LAPA, ADAWORLD, UNIVLA)
@@ -46,12 +44,7 @@ def convert_checkpoint(
 
     >>> convert_checkpoint("lapa/laq_openx.pt", out="lapa-laq")  # doctest: +SKIP
     """
-    _refuse_own_checkpoint(source)
-    if not Path(source).exists():
-        raise ValueError(
-            f"{source}: no such file or folder. Download a published checkpoint first, for example with hf download, "
-            "and name its file of weights, or the folder of Moto or LARA."
-        )
+    check_conversion(source, out)
     options = ConversionOptions(vision_encoder, image_size)
     state = _find_state_dict(Path(source))
     if state is None:
@@ -62,23 +55,6 @@ def convert_checkpoint(
         converted.model.save_pretrained(scratch)
         converted.processor.save_pretrained(scratch)
     return _summary(converted, source, out)
-
-
-def _refuse_own_checkpoint(source: str | Path) -> None:
-    """Raise ValueError for a checkpoint that needs no conversion."""
-    folder = Path(resolve_checkpoint(os.fspath(source)))
-    folder = folder.parent if folder.name == SAFETENSORS else folder
-    if not (folder / "config.json").is_file():
-        return
-    try:
-        model_type = read_json_object(folder / "config.json").get("model_type")
-    except (OSError, ValueError):  # of another project; Moto's reader reports what is wrong
-        return
-    if model_type in MODEL_TYPES:
-        raise ValueError(
-            f"{source} is a checkpoint of this package already ({model_type}): load_model and lara-tok encode --model "
-            "take it as it is. To write one in Moto's layout use --to moto."
-        )
 
 
 def _find_state_dict(source: Path) -> StateDictFile | None:

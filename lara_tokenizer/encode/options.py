@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack, cast
 
-from lara_tokenizer.checkpoint import checkpoint_folder
+from lara_tokenizer.checkpoint import folder_on_disk
 from lara_tokenizer.checkpoint.settings import check_dtype, read_model_settings
 from lara_tokenizer.data.load import LoadOptions
 from lara_tokenizer.data.stride import Stride
@@ -142,18 +142,26 @@ def split_keywords(keywords: EncodeKeywords) -> tuple[RowKeywords, LoadOptions]:
     return cast(RowKeywords, rows), cast(LoadOptions, load)
 
 
-def check_options(model: Any, **keywords: Unpack[EncodeKeywords]) -> None:
+def check_options(
+    model: Any, *, out: str | os.PathLike[str] | None = None, on_error: str = "skip", **keywords: Unpack[EncodeKeywords]
+) -> None:
     """Raise ValueError for what is wrong whatever the source is: an option, or a model that is not what it should be.
 
-    Arguments are those of `encode_dataset`. Of a model on the Hub only its files are downloaded.
+    Arguments are those of `encode_dataset`. Whether a model on the Hub is one is known when it is downloaded.
     """
+    if out is not None:
+        from lara_tokenizer.table.write import OutputPath
+
+        OutputPath.parse(out).check_parent()
+    if on_error not in ("skip", "fail"):
+        raise ValueError(f"on_error {on_error!r}: takes 'skip' or 'fail'")
     rows, _ = split_keywords(keywords)
     dtype, workers = keywords.get("dtype") or "float32", keywords.get("workers")
     resolve_options(_AnyModel(), dtype=dtype, **rows)
     if workers is not None and workers < 0:
         raise ValueError(f"workers {workers}: takes a number of processes, or 0 for this one only")
-    if isinstance(model, (str, os.PathLike)):
-        check_dtype(read_model_settings(checkpoint_folder(model)).model_type, dtype)
+    if isinstance(model, (str, os.PathLike)) and (folder := folder_on_disk(model)) is not None:
+        check_dtype(read_model_settings(folder).model_type, dtype)
     if keywords.get("device") is not None:
         resolve_device(keywords["device"])
 

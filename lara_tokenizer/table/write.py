@@ -76,6 +76,17 @@ class OutputPath:
         """List of the episodes that failed, with reasons."""
         return self.path.with_name(self.path.name + ".failed.jsonl")
 
+    def check_parent(self) -> None:
+        """Raise OSError in one line if the folder that will hold the table can be seen not to take one."""
+        if self.path.exists():
+            return
+        folder = self.path.parent
+        nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        if not nearest.is_dir():
+            raise NotADirectoryError(f"cannot create the folder {folder}: {nearest} is a file. Name another --out.")
+        if not os.access(nearest, os.W_OK):
+            raise PermissionError(f"cannot write to {nearest}: no permission. Name another --out.")
+
     def make_parent(self) -> None:
         """Make the folder that will hold the table. Raises OSError in one line if it cannot be made or written."""
         folder = self.path.parent

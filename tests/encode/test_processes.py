@@ -308,13 +308,13 @@ def test_latents_that_are_not_finite_fail_their_episode_and_frames_do_not_mix(cl
     with open_job([clips / "a.mp4"], tiny_checkpoint, strides=["1f"], batch_size=2) as job:
         here = WorkerSetup(tiny_checkpoint, job.options)
         runner, calls = load_runner(here), []
-        encode = runner.model.quantize
+        encode = runner.model._quantize
 
         def broken_once(latents):
             calls.append(latents)
             return encode(latents * torch.nan if len(calls) == 1 else latents)
 
-        monkeypatch.setattr(runner.model, "quantize", broken_once)
+        monkeypatch.setattr(runner.model, "_quantize", broken_once)
         engine = LocalEngine(replace(here, encodes=False), 1, lambda: runner)
         (episode,) = job.episodes.values()
         tasks, events = TaskQueue([PlanTask(episode)]), []

@@ -14,9 +14,9 @@ import yaml
 from torch import Tensor
 
 from lara_tokenizer._files import new_folder
-from lara_tokenizer._parse import read_json_object, shown
-from lara_tokenizer.checkpoint import checkpoint_folder, load_checkpoint
+from lara_tokenizer.checkpoint import load_checkpoint
 from lara_tokenizer.convert.base import ConversionSummary
+from lara_tokenizer.convert.checks import check_export
 from lara_tokenizer.convert.moto.config import SIZES, VISION_FOLDER
 from lara_tokenizer.convert.moto.layouts import MOTO, PICKLE
 from lara_tokenizer.convert.moto.names import to_reference
@@ -39,6 +39,7 @@ def export_to_moto(source: str | Path, *, out: str | Path) -> ConversionSummary:
     Raises:
         ValueError: `source` is not a complete latent action model, or its vision encoder is not a ViT-MAE.
     """
+    check_export(source, out)
     model, processor = _load(source)
     config = model.config
     if config.vision_config.model_type != "vit_mae":
@@ -191,13 +192,6 @@ def _notes(config: LatentActionConfig, processor: LatentActionProcessor) -> list
 
 
 def _load(source: str | Path) -> tuple[LatentActionModel, LatentActionProcessor]:
-    config = checkpoint_folder(source) / "config.json"
-    model_type = read_json_object(config).get("model_type") if config.is_file() else None
-    if model_type != LatentActionConfig.model_type:
-        raise ValueError(
-            f"{source} is not a latent action model (model_type {shown(model_type)}). To convert a "
-            "checkpoint of Moto or LARA to ours, leave out --to."
-        )
     model, processor = load_checkpoint(source)
     assert isinstance(model, LatentActionModel)
     return model.float(), processor
