@@ -110,7 +110,7 @@ class ForkedProcess:
 
     @property
     def server_errors(self) -> IO[bytes]:
-        """What the server wrote to stderr, before there was a worker."""
+        """Text that the server wrote to stderr before there was a worker."""
         return self._server.errors
 
     def poll(self) -> int | None:
