@@ -1,4 +1,4 @@
-"""What the files of a checkpoint say, read without torch: sizes of the model, settings of the processor, weights."""
+"""Contents of a checkpoint's files, read without torch: sizes of the model, settings of the processor, weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _YOUNGER = {"crop": "none", "antialias": True}
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What is known of the models of one `model_type`, besides their config files."""
+    """Facts on the models of one `model_type` that their config files need not hold."""
 
     constants: Mapping[str, int | None]
     """Sizes that all of them share, and their files need not hold."""
