@@ -3,6 +3,7 @@
     python benchmarks/encode.py                    # the ratios, median of 5 interleaved runs
     python benchmarks/encode.py --memory           # peak memory, a 1-minute against a 20-minute clip
     python benchmarks/encode.py --flops            # FLOPs per pair of the paper's architecture
+    python benchmarks/encode.py --start            # CPU seconds of commands on the samples, where loading is most of all
 
 Prints JSON. The clip is 640x480 at 30 frames per second, noise over a moving pattern, H.264. The baseline is the
 unavoidable work: a bare PyAV loop that converts frames to RGB, and the processor and the model on frames in memory, one
@@ -18,6 +19,8 @@ import json
 import os
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -147,7 +150,7 @@ def encode(
         start_engine(engine)
         # The system counts the time of children when they have ended: what the living ones have used for imports and
         # for loading the model is read here, to be subtracted at the end.
-        times = [child.cpu_times() for child in psutil.Process().children()]
+        times = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
         marks["children"] = sum(each.user + each.system for each in times)
         marks["reaped"], marks["own"], marks["wall"] = _reaped(), time.process_time(), time.perf_counter()
 
@@ -255,6 +258,34 @@ def measure_flops() -> dict:
     return {"gflop_a_pair": round(one[0] / one[1] / 1e9, 2), "three_strides_over_one": round(three[0] / one[0], 4)}
 
 
+def measure_start(folder: Path, runs: int) -> dict:
+    """CPU seconds, children included, of commands on the three samples, in interleaved runs; and of loading the model."""
+    samples, table, one_row = str(Path(__file__).parent.parent / "samples"), "all.parquet", "one.parquet"
+    encode_all = ["lara-tok", "encode", samples, "--out"]
+    encode_one = ["lara-tok", "encode", f"{samples}/hammer.mp4", "--stride", "1f", "--every", "1000f", "--out", one_row]
+    commands = {
+        "load the model": [sys.executable, "-c", "from lara_tokenizer import load_model; load_model('lara-lam')"],
+        "encode, 0 workers": [*encode_all, table, "--workers", "0"],
+        "encode": [*encode_all, "default.parquet"],
+        "encode, complete already": [*encode_all, table],
+        "encode --dry-run": [*encode_all, "dry.parquet", "--dry-run"],
+        "verify, 1 row": ["lara-tok", "verify", one_row, f"{samples}/hammer.mp4"],
+        "encode, no such source": ["lara-tok", "encode", "nowhere", "--out", "x.parquet"],
+        "encode, no such stride": [*encode_all, "x.parquet", "--stride", "5"],
+        "--help": ["lara-tok", "--help"],
+    }
+    subprocess.run(encode_one, cwd=folder, check=True, capture_output=True)
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(runs):
+        for name in (table, "default.parquet"):
+            (folder / name).unlink(missing_ok=True)
+        for name, command in commands.items():
+            before = _reaped()
+            subprocess.run(command, cwd=folder, capture_output=True)
+            seconds[name].append(_reaped() - before)
+    return {"runs": runs, "median": {name: round(statistics.median(each), 3) for name, each in seconds.items()}}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="lara-lam", help="checkpoint (default: the bundled one)")
@@ -263,10 +294,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--flops", action="store_true")
+    parser.add_argument("--start", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if options.flops:
             result = measure_flops()
+        elif options.start:
+            result = measure_start(Path(folder), options.runs)
         elif options.memory:
             result = measure_memory(Path(folder), options.model, options.workers)
         else:

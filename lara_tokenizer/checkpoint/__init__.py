@@ -1,6 +1,6 @@
 """Checkpoints on disk: which one it is (`Checkpoint.open`, without torch), and whether it can be loaded.
 
-- `settings.py`: what the files of a checkpoint say, read without torch.
+- `settings.py`: the contents of a checkpoint's files, read without torch.
 - `checkpoint.py`: `Checkpoint`, its folder, sizes and hashes.
 - `check.py`: a config, weights and a processor that fit together, and loading them.
 

@@ -33,7 +33,7 @@ _YOUNGER = {"crop": "none", "antialias": True}
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Facts about the models of one `model_type`, besides their config files."""
+    """Facts on the models of one `model_type` that their config files need not hold."""
 
     constants: Mapping[str, int | None]
     """Sizes that all of them share, and their files need not hold."""

@@ -1,4 +1,4 @@
-"""Checks of the arguments of a conversion, before torch is loaded."""
+"""Checks of the arguments of a conversion, made before torch is loaded."""
 
 from __future__ import annotations
 

@@ -21,8 +21,9 @@ from lara_tokenizer.table.source import Source
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionPreTrainedModel, LatentActionProcessor
 
-# Frames that each worker encodes in the probe.
+# Frames that each worker encodes in the probe at most, and as a share of its frames: it costs far less than the job.
 _PROBE_FRAMES = 128
+_PROBE_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +91,10 @@ def _probe(engine: Engine, episodes: Mapping[str, Episode], plans: Mapping[str, 
     """Worker seconds per frame, measured with all workers busy; None if there is no unit."""
     # One unit per worker, cut short: workers share memory bandwidth, so the probe must keep all of them busy.
     units = [unit for plan in plans.values() for unit in plan.units][: engine.workers]
+    share = _PROBE_SHARE * sum(plan.frames for plan in plans.values()) / engine.workers
+    length = max(1, min(_PROBE_FRAMES, int(share)))
     tasks = TaskQueue(
-        UnitTask(episodes[unit.episode], replace(unit, last=min(unit.last, unit.first + _PROBE_FRAMES - 1)))
-        for unit in units
+        UnitTask(episodes[unit.episode], replace(unit, last=min(unit.last, unit.first + length - 1))) for unit in units
     )
     frames, seconds = 0, 0.0
     for event in engine.run(tasks):

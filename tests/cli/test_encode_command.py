@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 from scheduling import ordinary_scheduling
 
-from lara_tokenizer import load_episodes
+from lara_tokenizer import encode_dataset, load_episodes
 from lara_tokenizer.table import read_tokens
 
 FRAMES = 12
@@ -432,12 +432,17 @@ def test_wrong_options_are_one_line(lara_tok, clip_folder, options, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_commands_come_up_without_torch():
+def test_a_complete_table_is_recognised_without_torch(clip_folder, tiny_checkpoint, tmp_path):
+    out = tmp_path / "t.parquet"
+    encode_dataset(clip_folder, tiny_checkpoint, out=out, strides="0.5s", workers=0)
     code = (
-        "import sys, lara_tok.encode, lara_tok.info, lara_tok.decode, lara_tok.verify;"
-        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+        "import sys; from lara_tokenizer import encode_dataset;"
+        "summary = encode_dataset(*sys.argv[1:3], out=sys.argv[3], strides='0.5s', workers=0);"
+        "print(summary.already_complete, {'torch', 'transformers', 'pandas'} & sys.modules.keys())"
     )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    arguments = [str(clip_folder), str(tiny_checkpoint), str(out)]
+    ran = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert ran.stdout == "True set()\n", ran.stderr
 
 
 # Datasets.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from token_tables import write_table
@@ -80,9 +83,28 @@ def test_a_first_mistake_is_one_line_that_helps_and_leaves_nothing_behind(lara_t
     assert sorted(folder.rglob("*")) == before
 
 
-def test_an_error_is_json_on_stdout_where_json_was_asked_for(lara_tok, folder):
-    import json
+# All in one interpreter: what one of them loads stays loaded.
+ONE_AFTER_THE_OTHER = """
+import json, sys
+from lara_tok.__main__ import main
+for command in json.loads(sys.argv[1]):
+    sys.argv = ["lara-tok", *command.split()]
+    try:
+        main()
+    except SystemExit:
+        pass
+    if loaded := {"torch", "transformers"} & sys.modules.keys():
+        sys.exit(f"{command} loads {loaded}")
+"""
 
+
+def test_no_first_mistake_loads_torch(folder):
+    commands = json.dumps([command for command, _ in MISTAKES])
+    ran = subprocess.run([sys.executable, "-c", ONE_AFTER_THE_OTHER, commands], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_an_error_is_json_on_stdout_where_json_was_asked_for(lara_tok, folder):
     for command in (["encode", "nowhere", "--out", "o.parquet"], ["encode"], ["info", "file"]):
         ran = lara_tok(*command, "--json")
         assert json.loads(ran.out) == {"error": ran.err.strip().removeprefix("error: "), "exit_code": 2}

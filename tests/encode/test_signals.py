@@ -9,7 +9,8 @@ import pytest
 
 from lara_tokenizer import encode_dataset, encode_episode
 from lara_tokenizer.data import Episode, FrameIndex, Signals, SourceInfo, load_episodes
-from lara_tokenizer.encode import verify_tokens, worker
+from lara_tokenizer.encode import verify_tokens
+from lara_tokenizer.encode.pool import worker
 from lara_tokenizer.errors import JobMismatchError
 from lara_tokenizer.table import read_metadata
 from lara_tokenizer.table.schema import token_schema

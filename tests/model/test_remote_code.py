@@ -63,7 +63,7 @@ def test_a_saved_folder_holds_every_file_of_its_model(tiny_checkpoint):
 
 
 def test_every_file_of_the_folder_ships_with_some_model():
-    # Both register the families in this package; elsewhere auto_map names the classes.
+    # The two that register the families are of the installed package alone.
     shipped = {file.name for file in SHIPPED.glob("*.py")} - {"__init__.py", "families.py"}
     assert ENTRIES.union(*map(_reached, ENTRIES)) == shipped
 

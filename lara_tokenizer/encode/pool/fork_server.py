@@ -110,7 +110,7 @@ class ForkedProcess:
 
     @property
     def server_errors(self) -> IO[bytes]:
-        """Text that the server wrote to stderr before there was a worker."""
+        """The server's stderr, for a worker that was never forked."""
         return self._server.errors
 
     def poll(self) -> int | None:
