@@ -292,6 +292,7 @@ def numeric_rows(column: pa.ChunkedArray, name: str) -> np.ndarray:
 
     Raises EpisodeReadError for missing values, lists of several lengths and non-numeric types.
 
+    >>> import pyarrow as pa
     >>> numeric_rows(pa.chunked_array([[[1, 2], [3, 4]]]), "action").tolist()
     [[1.0, 2.0], [3.0, 4.0]]
     """

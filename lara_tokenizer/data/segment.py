@@ -81,6 +81,7 @@ def cut(
     `text` replaces the episode's instruction. Seconds count from the first frame, or with `by_file_clock` on the clock
     of the file, by which people and other tools note times; the segment's own times count from `start` in any case.
 
+    >>> from lara_tokenizer.data.video import VideoReader
     >>> cut(Episode("a.mp4", VideoReader("a.mp4")), 10, 20).id
     'a.mp4#t=10,20'
     """

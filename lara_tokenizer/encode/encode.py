@@ -100,7 +100,7 @@ def encode_unit(unit: Unit, frames: UnitFrames, model: Runner, options: EncodeOp
     held = _HeldFrames(pairs)
     queue = _PairQueue(pairs, options.batch_size)
     for indices, pixels_B3SS in _rebatch(pairs.needed, frames.read(pairs.needed), options.batch_size):
-        rows.see(pixels_B3SS)
+        rows.see(indices, pixels_B3SS)
         held.add(indices, pixels_B3SS, model.frame_features(pixels_B3SS))
         for complete in queue.completed_by(indices[-1]):
             # Motion needs pixels only, so pairs are left out before the model sees them.
@@ -225,13 +225,12 @@ class Rows:
         self._motion = np.full(count, np.nan, np.float32)
         self._is_global = np.full(count, False)
         self._is_kept = np.full(count, True)
-        self._pixels = MotionCounts()
+        self._levels = np.zeros((2, len(pairs.needed)), np.int64)  # brightness and contrast of each frame
 
-    def see(self, pixels_B3SS: Tensor) -> None:
+    def see(self, indices: np.ndarray, pixels_B3SS: Tensor) -> None:
         """Frames of the unit, uint8, for its counts."""
-        shares = brightness_and_contrast(pixels_B3SS)
-        brightness, contrast = (int(torch.round(1e6 * each_B).sum()) for each_B in shares)
-        self._pixels += MotionCounts(frames=len(pixels_B3SS), brightness=brightness, contrast=contrast)
+        levels_2B = torch.stack(brightness_and_contrast(pixels_B3SS))
+        self._levels[:, np.searchsorted(self._pairs.needed, indices)] = torch.round(1e6 * levels_2B).long().numpy()
 
     def set_motion(self, rows: np.ndarray, motion: np.ndarray, is_global: np.ndarray) -> None:
         self._motion[rows] = motion
@@ -249,9 +248,16 @@ class Rows:
         self._is_kept[rows] = False
 
     def motion_counts(self) -> MotionCounts:
-        """Moving pairs among the rows of the table, and pixels of the unit's frames."""
+        """Moving pairs among the rows of the table, and pixels of frame t of each pair.
+
+        Once a pair, not once a frame: the sums of two tables of other strides are then those of one table of both.
+        """
         moving = self._is_kept & is_moving(self._motion)
-        return MotionCounts(int(moving.sum()), int((moving & self._is_global).sum())) + self._pixels
+        anchors = self._pairs.anchor[self._is_kept & self._pairs.valid]
+        brightness, contrast = self._levels[:, np.searchsorted(self._pairs.needed, anchors)].sum(1).tolist()
+        return MotionCounts(
+            int(moving.sum()), int((moving & self._is_global).sum()), len(anchors), brightness, contrast
+        )
 
     def table(self, unit: Unit, timestamps: np.ndarray, signals: Signals) -> pa.Table:
         pairs, count = self._pairs, len(self._pairs.anchor)

@@ -30,7 +30,7 @@ _SAMPLE = 65_536
 
 @dataclass(frozen=True, slots=True)
 class MotionCounts:
-    """Moving pairs, and those of them in which the whole image moves, as under a moving camera; pixels of the frames.
+    """Moving pairs, and those of them in which the whole image moves, as under a moving camera; pixels of frame t.
 
     Only the encoder sees the pixels, so it counts. Each unit's rows carry their counts in the schema's metadata, and
     the finished table the sums by camera (`moving_pairs`): the same numbers however often a job was stopped. Sums of
@@ -42,7 +42,7 @@ class MotionCounts:
     whole_picture: int = 0
     """Those of them with camera motion (see `encode/camera_motion.py`); the name is a key on disk."""
     frames: int = 0
-    """Frames that were encoded; 0 in a table of an earlier release."""
+    """Pairs whose frame t was looked at; 0 in a table of an earlier release."""
     brightness: int = 0
     """Sum of their means, in millionths of the full range."""
     contrast: int = 0

@@ -21,7 +21,7 @@ class OnlinePairs:
     """The frames t and t+C of a stride, each as soon as it is certain which frame is the nearest to t + stride.
 
     >>> pairs = OnlinePairs(Stride.parse("0.2s"))
-    >>> [pairs.push(time) for time in (0.0, 0.1, 0.21, 0.3)]
+    >>> [pairs.push(time) for time in (0.0, 0.1, 0.21, 0.31)]
     [[], [], [(0, 2)], [(1, 3)]]
     """
 

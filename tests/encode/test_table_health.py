@@ -50,7 +50,7 @@ def test_the_moving_camera_of_two_is_found(encode, two_cameras, tmp_path):
         assert (counts[camera]["pairs"], counts[camera]["whole_picture"], counts[camera]["frames"]) == (
             moving,
             whole,
-            50,
+            48,
         )
     assert summary.figures.whole_picture_share_by_camera == {"fixed": 0, "pans": 1}
     assert [(each.name, each.camera) for each in summary.health if each.name == "camera-driven"] == [

@@ -49,5 +49,5 @@ def test_the_columns_are_those_of_the_specification():
 def test_the_metadata_keys_are_those_of_the_specification(tmp_path):
     written = read_metadata(write_table(tmp_path / "t.parquet", {("a", "", "1f"): 3}))
     specified = {name for keys, _ in rows_of("Metadata") for name in re.findall(r"`(\w+)`", keys)}
-    assert set(written) | {"frames", "action_columns"} == specified
+    assert set(written) | {"frames", "action_columns", "card"} == specified
     assert f"format version {FORMAT_VERSION}" in SPECIFICATION

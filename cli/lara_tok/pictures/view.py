@@ -50,7 +50,7 @@ def view(
 
       lara-tok view tokens.parquet videos/ --out view.html
 
-      lara-tok view tokens.parquet lerobot:demos --episodes 0,7 --camera all --out tokens.rrd
+      lara-tok view tokens.parquet demos --episodes 0,7 --out tokens.rrd
     """
     from lara_tokenizer.view import view_tokens
 
