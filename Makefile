@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart test quality check format test-golden test-transformers4 test-lerobot test-tfds test-wheel test-video fuzz \
+.PHONY: help quickstart test quality check format test-golden test-onnx test-transformers4 test-lerobot test-tfds test-wheel test-video fuzz \
         chaos clean
 
 help:  ## Show this list
@@ -48,6 +48,10 @@ test-golden: $(VENV)/.dev  ## Opt-in: outputs equal those of another revision, B
 
 test-transformers4: $(VENV)/.dev  ## Opt-in: checkpoints load under transformers 4.57 with equal codes (builds an environment)
 	tests/compat/transformers4.sh $(BIN)/python
+
+test-onnx: $(VENV)/.dev  ## Opt-in: an exported ONNX file gives the codes of torch (installs the extra onnx)
+	$(PIP) -e '.[onnx]'
+	$(BIN)/python -m pytest -q tests/deploy
 
 test-lerobot: $(VENV)/.dev  ## Opt-in: lerobot 0.3 and 0.6 share our datasets, 0.6 trains policies with LARA (builds environments)
 	tests/compat/lerobot.sh $(BIN)/python

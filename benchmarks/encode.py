@@ -3,7 +3,7 @@
     python benchmarks/encode.py                    # the ratios, median of 5 interleaved runs
     python benchmarks/encode.py --memory           # peak memory, a 1-minute against a 20-minute clip
     python benchmarks/encode.py --flops            # FLOPs per pair of the paper's architecture
-    python benchmarks/encode.py --start            # CPU seconds of commands on the samples, where loading is most
+    python benchmarks/encode.py --start            # CPU seconds of commands on the samples, mostly loading
 
 Prints JSON. The clip is 640x480 at 30 frames per second, noise over a moving pattern, H.264. The baseline is the
 unavoidable work: a bare PyAV loop that converts frames to RGB, and the processor and the model on frames in memory, one
@@ -259,7 +259,7 @@ def measure_flops() -> dict:
 
 
 def measure_start(folder: Path, runs: int) -> dict:
-    """CPU seconds, children included, of commands on the samples and of loading the model, in interleaved runs."""
+    """CPU seconds, children included, of commands on three samples, interleaved; and of loading the model."""
     samples, table, one_row = str(Path(__file__).parent.parent / "samples"), "all.parquet", "one.parquet"
     encode_all = ["lara-tok", "encode", samples, "--out"]
     encode_one = ["lara-tok", "encode", f"{samples}/hammer.mp4", "--stride", "1f", "--every", "1000f", "--out", one_row]

@@ -143,7 +143,7 @@ def _open(name: str) -> tuple[Checkpoint, Any, Any]:
     opened = Checkpoint.open(name)
     model, processor = load_checkpoint(opened.folder)
     check_predicts_frames(model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]  # transformers' annotation
     return opened, model, processor
 
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from lara_tokenizer._lazy import lazy
 
 if TYPE_CHECKING:
+    from lara_tokenizer.deploy.checks import check_export
     from lara_tokenizer.deploy.onnx_file import OnnxSummary, export_onnx
 
-__all__ = ["OnnxSummary", "export_onnx"]
+__all__ = ["OnnxSummary", "check_export", "export_onnx"]
 
-_HOME = {"OnnxSummary": "onnx_file", "export_onnx": "onnx_file"}
+_HOME = {"OnnxSummary": "onnx_file", "check_export": "checks", "export_onnx": "onnx_file"}
 
 __getattr__, __dir__ = lazy(__name__, _HOME)

@@ -22,6 +22,9 @@ class EncoderGraph(nn.Module):
     Compensation of camera motion and light, normalization and encoder are inside; only the resize is left outside.
     """
 
+    scale: Tensor
+    offset: Tensor
+
     def __init__(self, model: LatentActionPreTrainedModel, processor: LatentActionProcessor) -> None:
         super().__init__()
         self.model = model
@@ -40,8 +43,10 @@ class EncoderGraph(nn.Module):
         now, future = frames.permute(0, 3, 1, 2), future_frames.permute(0, 3, 1, 2)
         future = steady_future_as_graph(now, future) if self.steady else future.float()
         # One after the other: as one batch of twice the size they would fix the number of pairs.
-        features = [self.model.get_frame_features(each * self.scale - self.offset) for each in (now.float(), future)]
-        latents_BND, _ = self.model.infer_latents(*features)
+        now_BPV, future_BPV = (
+            self.model.get_frame_features(each * self.scale - self.offset) for each in (now.float(), future)
+        )
+        latents_BND, _ = self.model.infer_latents(now_BPV, future_BPV)
         if self.model.config.codebook_size is None:
             return (latents_BND,)
         out = self.model.bottleneck(latents_BND)

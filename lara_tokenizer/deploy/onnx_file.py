@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,9 @@ import torch
 from lara_tokenizer._files import new_folder
 from lara_tokenizer.checkpoint import Checkpoint, load_checkpoint
 from lara_tokenizer.deploy import frames as frames_file
+from lara_tokenizer.deploy.checks import check_export
 from lara_tokenizer.deploy.graph import EncoderGraph
-from lara_tokenizer.errors import first_line, missing_extra
+from lara_tokenizer.errors import first_line
 
 if TYPE_CHECKING:
     from lara_tokenizer.model import LatentActionProcessor
@@ -73,7 +73,7 @@ def export_onnx(checkpoint: str | os.PathLike[str], out: str | Path) -> OnnxSumm
     >>> export_onnx("lara-lam", "lara-lam-onnx").different_codes  # doctest: +SKIP
     0
     """
-    check_onnx()
+    check_export(out)
     model, processor = load_checkpoint(checkpoint)
     details = _preparation(Checkpoint.open(checkpoint), processor)
     graph = EncoderGraph(model, processor).eval()
@@ -88,15 +88,8 @@ def export_onnx(checkpoint: str | os.PathLike[str], out: str | Path) -> OnnxSumm
     return OnnxSummary(str(out), files, round(megabytes, 1), *compared)
 
 
-def check_onnx() -> None:
-    """Raise ImportError unless the packages of the extra are installed; imports none."""
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        if find_spec(package) is None:
-            raise missing_extra(package, "onnx")
-
-
 def _preparation(checkpoint: Checkpoint, processor: LatentActionProcessor) -> dict[str, Any]:
-    """Facts that a user of the file must know, as JSON."""
+    """Sizes, strides and hashes of the model, and how its frames are resized: for JSON."""
     return {
         "model": checkpoint.id,
         "weights_sha256": checkpoint.weights_sha256,

@@ -223,7 +223,8 @@ class TokenTable:
         Args:
             tokens: the table, file or folder.
             stride: one of the table's strides; may be omitted if there is only one.
-            cameras: some of the table's cameras, or "all"; may be omitted if there is only one.
+            cameras: some of the table's cameras, by name or its last part, or "all"; may be omitted where there
+                is only one.
             min_margin: leave out pairs whose `code_margin` is smaller.
             min_motion: leave out pairs whose pixels change by less on average, 0 to 1 (the column `motion`).
 
@@ -385,6 +386,9 @@ def _choose_cameras(path: Path, requested: str | Sequence[str]) -> tuple[str, ..
         raise ValueError(
             f"{path} holds cameras {', '.join(available)}. Choose with --camera, or take all of them: all."
         )
-    if unknown := [name for name in chosen if name not in available]:
+    # By its name, or by the name's last part as in `load_episodes`.
+    found = {name: [each for each in available if name in (each, each.rpartition(".")[2])] for name in chosen}
+    if unknown := [name for name, matches in found.items() if len(matches) != 1 and name not in available]:
         raise ValueError(f"camera {unknown[0]!r}: {path} holds {', '.join(map(repr, available))}.")
-    return tuple(name for name in available if name in chosen)
+    whole = {name if name in available else matches[0] for name, matches in found.items()}
+    return tuple(name for name in available if name in whole)

@@ -66,7 +66,7 @@ class LatentActionTokenizer:
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r}: takes {', '.join(DTYPES)}.")
         model, processor = load_checkpoint(name)
-        check_dtype(type(model), dtype)
+        check_dtype(model.config.model_type, dtype)
         model.to(device=device, dtype=getattr(torch, dtype))  # type: ignore[call-arg]  # transformers' wrapper loses self
         return cls(model, processor)
 

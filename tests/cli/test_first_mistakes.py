@@ -36,7 +36,7 @@ MISTAKES = [
     # Checkpoints and recipes.
     ("encode clips --out o.parquet --model model", ["model 'model'", "no config.json"]),
     ("eval lara-lam --out r", ["evaluation needs SOURCE", "not trained on"]),
-    ("train clips --recipe nothing.yaml --out run", ["nothing.yaml", "hub_configs"]),
+    ("train clips --recipe nothing.yaml --out run", ["nothing.yaml", "By name there are lam", "lara-tok recipes"]),
     ("train clips --out run --steps 0", ["steps", "0"]),
     ("convert nowhere --out c", ["nowhere"]),
     # Extras, and what they add.

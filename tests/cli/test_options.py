@@ -39,7 +39,6 @@ OPTIONS = {  # in the order of --help
     "recipes": "--json",
     "rollout": "--env --episodes --seed --embodiment --executed-steps --max-steps --workers --out --videos "
     "--video-episodes --tokenizer --overwrite --json",
-    "export-onnx": "--json",
     "export groot": f"--out --action-horizon --max-action-dim --scale {SELECT} --json",
     "export lapa": f"--out --instruction --template --seed {IMAGES} --vision-weights --device {SELECT} --workers "
     "--from --json",
@@ -48,7 +47,6 @@ OPTIONS = {  # in the order of --help
     "--from --json",
     "export univla": f"--out --instruction --history --seed {IMAGES} {SELECT} --workers --from --json",
     "export webdataset": f"--out --shard-size --seed {IMAGES} {SELECT} --workers --from --json",
-    "export-onnx": "--json",
     "tokens diff": "--json",
     "tokens merge": "--out --json",
 }

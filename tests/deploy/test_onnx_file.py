@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lara_tokenizer.deploy import export_onnx, onnx_file
-from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor
+from lara_tokenizer.deploy import checks, export_onnx
+from lara_tokenizer.model import LatentActionConfig, LatentActionModel, LatentActionProcessor, steady_pairs
 from lara_tokenizer.model.steady_pairs import steady_future, steady_future_as_graph
 
 SIDE = 32
@@ -57,7 +57,8 @@ def test_the_stabilisation_without_branches_is_the_stabilisation(moving_square):
     assert (steady_future_as_graph(now, future) - expected.float()).abs().max() <= 1
 
 
-def test_codes_of_the_file_are_those_of_torch(matching_checkpoint, moving_square, tmp_path):
+def test_codes_of_the_file_are_those_of_torch(matching_checkpoint, moving_square, tmp_path, monkeypatch):
+    monkeypatch.setattr(steady_pairs, "_REFINEMENTS", 1)  # on both sides: each adds its nodes to the graph
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package, reason="needs the extra 'onnx'")
     runtime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
@@ -84,6 +85,13 @@ def test_codes_of_the_file_are_those_of_torch(matching_checkpoint, moving_square
 
 
 def test_without_the_extra_the_error_comes_before_the_model(monkeypatch, tmp_path):
-    monkeypatch.setattr(onnx_file, "find_spec", lambda package: None)
+    monkeypatch.setattr(checks, "find_spec", lambda package: None)
     with pytest.raises(ImportError, match=r"onnx needs the 'onnx' extra: pip install 'lara-tokenizer\[onnx\]'"):
         export_onnx("no-such-model", tmp_path / "out")
+
+
+def test_a_folder_with_files_is_refused_before_anything_is_loaded(monkeypatch, tmp_path):
+    monkeypatch.setattr(checks, "find_spec", lambda package: True)
+    (tmp_path / "note.txt").touch()
+    with pytest.raises(ValueError, match="exists already and is not an empty folder: OUT takes the name of a new one"):
+        export_onnx("no-such-model", tmp_path)

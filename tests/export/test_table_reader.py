@@ -54,6 +54,15 @@ def test_one_stride_and_named_cameras_are_exported(tmp_path, write_tokens):
     assert len(list(TokenTable.open(path, stride="3f", cameras="all").sequences())) == 4
 
 
+def test_a_camera_goes_by_the_last_part_of_its_name_where_that_is_one_camera(tmp_path, write_tokens):
+    names = ("left.wrist", "right.wrist", "images.top")
+    path = write_tokens(tmp_path / "t.parquet", {"a": 9}, strides=("2f",), cameras=names)
+    assert TokenTable.open(path, cameras="top").cameras == ("images.top",)
+    assert TokenTable.open(path, cameras="left.wrist").cameras == ("left.wrist",)
+    with pytest.raises(ValueError, match=r"camera 'wrist': .* holds 'images.top', 'left.wrist', 'right.wrist'"):
+        TokenTable.open(path, cameras="wrist")
+
+
 def test_codes_out_of_range_are_named(tokens):
     _edited(tokens, "codes", lambda column: pa.chunked_array([pc_add(chunk, 9) for chunk in column.chunks]))
     with pytest.raises(ValueError, match=r"codes from .* to 2[0-9], the model's codebook has 0 to 15"):

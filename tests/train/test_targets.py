@@ -133,7 +133,7 @@ def test_z_starts_as_the_principal_components_of_the_motion_maps():
     signs = np.sign((z * components).sum(0))
     np.testing.assert_allclose(z * signs, components, atol=2e-3)
     shares = (z**2).sum(0).reshape(4, 12).sum(1) / (z**2).sum()
-    np.testing.assert_allclose(shares, 0.25, atol=0.02)
+    np.testing.assert_allclose(shares, 0.25, atol=0.01)
 
 
 def test_more_numbers_of_z_than_of_the_map_are_refused():

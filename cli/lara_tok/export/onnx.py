@@ -27,6 +27,9 @@ def export_onnx(
 
       lara-tok export-onnx lara-lam lara-lam-onnx
     """
+    from lara_tokenizer.deploy import check_export
+
+    check_export(out)  # before torch is loaded
     from lara_tokenizer.deploy import export_onnx as export
 
     emit(export(checkpoint, out).to_dict(), json_, _render)

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from typing import Any
 
 Serve = Callable[[Connection], None]
 REQUEST = b"f"
@@ -43,8 +44,9 @@ def serve(descriptor: int, prepare: Callable[[bytes], Serve]) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(waker)
     workers: dict[int, Connection] = {}
+    sources: list[Any] = [control, wake]
     while True:
-        ready, _, _ = select.select([control, wake], [], [])
+        ready = select.select(sources, [], [])[0]
         if wake in ready:
             os.read(wake, 4096)
         _reap(workers, os.WNOHANG)
@@ -56,8 +58,9 @@ def serve(descriptor: int, prepare: Callable[[bytes], Serve]) -> None:
             server = os.getpid()
             process = os.fork()
             if process == 0:
-                for each in (control, *workers.values()):
-                    each.close()
+                control.close()
+                for connection in workers.values():
+                    connection.close()
                 for each in (wake, waker, status):
                     os.close(each)
                 _work(work, pipe, errors, server)

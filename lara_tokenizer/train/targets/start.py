@@ -21,7 +21,7 @@ from lara_tokenizer.model.matching import MatchingInverseModel
 from lara_tokenizer.train.targets.motion_targets import FEATURES, FLOW, NORMAL_FLOW
 
 START_PAIRS = 4096  # of the training pairs
-CODED = 2  # numbers of a latent that its codes are made for; more, and 128 codes a latent are spread too thin
+CODED = 8  # numbers of a latent that its codes are made for; more, and 128 codes a latent are spread too thin
 UNCODED_SCALE = 0.25
 # Weight of each group's channels in the variance that ranks the directions; the features are five times as many
 # channels as the flows together, and codes spent on them are lost to motion.
