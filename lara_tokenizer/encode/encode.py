@@ -31,6 +31,7 @@ from lara_tokenizer.encode.options import EncodeOptions, RowKeywords, resolve_op
 from lara_tokenizer.encode.plan import Pairs, Unit, ordered_rows, plan_episode, unit_pairs
 from lara_tokenizer.metrics import brightness_and_contrast
 from lara_tokenizer.table.reader import combine
+from lara_tokenizer.table.schema import to_arrow, to_names
 from lara_tokenizer.table.statistics import MotionCounts, is_moving, with_motion_counts
 
 if TYPE_CHECKING:
@@ -264,28 +265,28 @@ class Rows:
         # The dictionary of strides is that of the job, also where a unit lacks one: equal units give equal bytes.
         columns = {
             "episode": _constant(unit.episode, count),
-            "episode_index": pa.array([unit.episode_index] * count, pa.int64()),
+            "episode_index": to_arrow(np.full(count, unit.episode_index or 0), unit.episode_index is not None),
             "camera": _constant(unit.camera, count),
-            "stride": pa.DictionaryArray.from_arrays(pairs.stride.astype(np.int32), pa.array(self._strides)),
-            "frame_index": pa.array(pairs.anchor.astype(np.int32)),
-            "future_frame_index": pa.array(pairs.future.astype(np.int32)),
-            "timestamp": pa.array(timestamps[pairs.anchor]),
-            "future_timestamp": pa.array(timestamps[pairs.future], mask=~pairs.valid),
+            "stride": to_names(self._strides, pairs.stride.astype(np.int32)),
+            "frame_index": to_arrow(pairs.anchor.astype(np.int32)),
+            "future_frame_index": to_arrow(pairs.future.astype(np.int32)),
+            "timestamp": to_arrow(timestamps[pairs.anchor]),
+            "future_timestamp": to_arrow(timestamps[pairs.future], pairs.valid),
             "codes": self._codes,
             "latents": self._latents,
-            "code_margin": pa.array(self._margin, mask=np.isnan(self._margin)),
-            "motion": pa.array(self._motion, mask=~pairs.valid),
-            "valid": pa.array(pairs.valid),
+            "code_margin": to_arrow(self._margin, ~np.isnan(self._margin)),
+            "motion": to_arrow(self._motion, pairs.valid),
+            "valid": to_arrow(pairs.valid),
             **_signal_columns(self._schema.names, pairs, signals),
         }
         arrays = [
-            pa.FixedSizeListArray.from_arrays(pa.array(columns[field.name].reshape(-1)), type=field.type)
+            pa.FixedSizeListArray.from_arrays(to_arrow(columns[field.name].reshape(-1)), type=field.type)
             if pa.types.is_fixed_size_list(field.type)
             else columns[field.name]
             for field in self._schema
         ]
         table = pa.table(arrays, schema=self._schema)
-        return table if self._is_kept.all() else table.filter(pa.array(self._is_kept))
+        return table if self._is_kept.all() else table.filter(to_arrow(self._is_kept))
 
 
 def _signal_columns(names: list[str], pairs: Pairs, signals: Signals) -> dict[str, pa.Array]:
@@ -321,4 +322,4 @@ def _state_changes(pairs: Pairs, signals: Signals) -> pa.Array:
 
 
 def _constant(text: str, count: int) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), pa.array([text]))
+    return to_names([text], np.zeros(count, np.int32))

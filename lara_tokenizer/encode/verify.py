@@ -19,14 +19,16 @@ from lara_tokenizer.encode.job import EncodeJob, open_job
 from lara_tokenizer.encode.plan import EpisodePlan, Unit, split_units
 from lara_tokenizer.encode.tasks import Encoded, Failure, PlanTask, TaskQueue, UnitTask
 from lara_tokenizer.table.metadata import read_metadata
-from lara_tokenizer.table.parquet import table_schema, token_files
+from lara_tokenizer.table.parquet import table_rows, table_schema, token_files
 from lara_tokenizer.table.reader import iter_tables
-from lara_tokenizer.table.schema import KEY
+from lara_tokenizer.table.schema import KEY, to_arrow, to_names, to_numpy
 from lara_tokenizer.table.source import Source, recorded_load_options
 from lara_tokenizer.table.statistics import codes_array
 
 # Rows named in the report; all are counted.
 _NAMED_ROWS = 100
+# A table of so many rows is read from its start for each unit; of a larger one only the row groups that may hold it.
+_READ_WHOLE = 2**18
 _RECORDED_OPTIONS = ("strides", "every", "keep_tail", "min_motion", "batch_size", "dtype")
 
 
@@ -162,12 +164,18 @@ def _overlaps_any(unit: Unit, chosen: list[Unit]) -> bool:
 def _units(path: Path) -> list[Unit]:
     """The units that the table's rows came from or, if pairs below min_motion were left out, about as many."""
     anchors: dict[tuple[str, str], list[np.ndarray]] = {}
-    schema = pa.schema([("episode", pa.string()), ("camera", pa.string()), ("frame_index", pa.int32())])
-    for table in iter_tables(path, schema.names):
-        groups = table.cast(schema).group_by(["episode", "camera"]).aggregate([("frame_index", "distinct")])
-        for group in groups.to_pylist():
-            key = group["episode"], group["camera"]
-            anchors.setdefault(key, []).append(np.array(group["frame_index_distinct"]))
+    for table in iter_tables(path, ["episode", "camera", "frame_index"]):
+        names = [table[name].cast(pa.string()).combine_chunks().dictionary_encode() for name in ("episode", "camera")]
+        episodes, cameras = (to_numpy(name.indices).astype(np.int64) for name in names)
+        # One number for each anchor: sorted, those of an episode and camera are in a row.
+        group = episodes * len(names[1].dictionary) + cameras
+        keys = np.unique(group << 32 | to_numpy(table["frame_index"]))
+        groups, starts = np.unique(keys >> 32, return_index=True)
+        frames = np.split(keys & 0xFFFF_FFFF, starts[1:])
+        episode_names, camera_names = (name.dictionary.to_pylist() for name in names)
+        for number, part in zip(groups.tolist(), frames, strict=True):
+            episode, camera = divmod(number, len(camera_names))
+            anchors.setdefault((episode_names[episode], camera_names[camera]), []).append(part)
     return [
         unit
         for (episode, camera), parts in sorted(anchors.items())
@@ -177,6 +185,8 @@ def _units(path: Path) -> list[Unit]:
 
 def _stored_rows(path: Path, unit: Unit) -> pa.Table:
     """The table's rows of one unit."""
+    if table_rows(path) <= _READ_WHOLE:
+        return pa.concat_tables(_rows_of(table, unit) for table in iter_tables(path, [*KEY, "codes"]))
     import pyarrow.dataset as ds  # only now: it imports pandas, where that is installed
 
     files = token_files(path)
@@ -190,6 +200,14 @@ def _stored_rows(path: Path, unit: Unit) -> pa.Table:
         & (pc.field("frame_index") <= unit.last)
     )
     return ds.dataset([str(file) for file in files], schema=schema).to_table(filter=of_unit)
+
+
+def _rows_of(table: pa.Table, unit: Unit) -> pa.Table:
+    frames = to_numpy(table["frame_index"])
+    rows = table.filter(to_arrow((frames >= unit.first) & (frames <= unit.last)))
+    for name, value in (("episode", unit.episode), ("camera", unit.camera)):
+        rows = rows.filter(pc.is_in(rows[name].cast(pa.string()), value_set=to_names([value])))
+    return rows
 
 
 def _compare(unit: Unit, stored: pa.Table, encoded: pa.Table) -> _UnitResult:

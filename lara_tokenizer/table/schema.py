@@ -5,6 +5,8 @@ Rows are sorted by their key (episode, camera, stride, frame_index), which is un
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 
@@ -73,25 +75,44 @@ def _fixed_list(element: pa.DataType, length: int) -> pa.DataType:
     return pa.list_(pa.field("element", element), length)
 
 
-# Both of these without pyarrow's own conversions, each of which imports pandas where it is installed: a quarter of a
-# second, in every process.
+# These without pyarrow's own conversions, each of which imports pandas where it is installed: a quarter of a second, in
+# every process.
 
 
 def to_numpy(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """The numbers of a column, read-only.
 
-    >>> to_numpy(pa.chunked_array([[1, 2], [3]], pa.int16()))
+    >>> to_numpy(to_arrow(np.array([1, 2, 3], np.int16)))
     array([1, 2, 3], dtype=int16)
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return array.to_numpy(zero_copy_only=False) if array.null_count else np.from_dlpack(array)
 
 
-def to_mask(flags: np.ndarray) -> pa.Array:
-    """Flags, bool (R,), for `Table.filter`.
+def to_arrow(values: np.ndarray, valid: np.ndarray | bool = True) -> pa.Array:
+    """Numbers or flags (R,) as a column; null where they are not valid.
 
-    >>> to_mask(np.array([True, False, True])).to_pylist()
-    [True, False, True]
+    >>> to_arrow(np.array([1.5, 2.5]), np.array([True, False])).to_pylist()
+    [1.5, None]
     """
-    packed = np.packbits(flags, bitorder="little")
-    return pa.Array.from_buffers(pa.bool_(), len(flags), [None, pa.py_buffer(packed)])
+    is_valid = np.broadcast_to(valid, values.shape)
+    nulls = None if is_valid.all() else pa.py_buffer(np.packbits(is_valid, bitorder="little"))
+    is_flags = values.dtype == bool
+    content = np.packbits(values, bitorder="little") if is_flags else np.ascontiguousarray(values)
+    return pa.Array.from_buffers(
+        pa.from_numpy_dtype(values.dtype), len(values), [nulls, pa.py_buffer(memoryview(content).cast("B"))]
+    )
+
+
+def to_names(texts: Sequence[str], indices: np.ndarray | None = None) -> pa.Array:
+    """Texts as a column; with indices, int32 (R,), the column that names one of them in each row.
+
+    >>> to_names(["a", "b"], np.array([1, 1, 0], np.int32)).to_pylist()
+    ['b', 'b', 'a']
+    """
+    encoded = [text.encode() for text in texts]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    names = pa.Array.from_buffers(
+        pa.string(), len(encoded), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
+    )
+    return names if indices is None else pa.DictionaryArray.from_arrays(to_arrow(indices), names)

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from lara_tokenizer.table.metadata import CARD, MOVING_PAIRS
 from lara_tokenizer.table.reader import matrix
-from lara_tokenizer.table.schema import to_mask, to_numpy
+from lara_tokenizer.table.schema import to_arrow, to_numpy
 from lara_tokenizer.thresholds import IDLE_MOTION
 from lara_tokenizer.verdict.card import Card
 from lara_tokenizer.verdict.findings import perplexity
@@ -167,7 +167,7 @@ class TokenCounts:
         # `motion` is never null in a valid row.
         motion = to_numpy(valid["motion"])
         moves = is_moving(motion)
-        self.idle_of_camera.update(_occurrences(valid["camera"].filter(to_mask(~moves))))
+        self.idle_of_camera.update(_occurrences(valid["camera"].filter(to_arrow(~moves))))
         steps = np.rint(1e6 * np.where(moves, motion, 0)).astype(np.int64)
         names = valid["camera"].cast(pa.string()).combine_chunks().dictionary_encode()
         camera_of_row = to_numpy(names.indices)

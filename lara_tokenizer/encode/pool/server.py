@@ -1,6 +1,7 @@
 """The process that forks workers: it loads torch and the model once, then serves requests, on one thread.
 
 A fork copies only the thread that calls it, and whatever locks others hold stay locked; so this process starts none.
+(The memory allocator of pyarrow has one, and stops it while a process forks.)
 The kernel shares its pages with the workers until they are written to.
 """
 

@@ -165,11 +165,12 @@ def prepare(pickled: bytes) -> Callable[[Connection], None]:
     # As in `InProcessEngine`: rows must not depend on the number of threads.
     torch.set_num_threads(1)
     logging.disable_progress_bar()  # nobody sees it, and it starts a thread
-    pa.array([0])  # imports pandas where it is installed: now, and not in each worker
     try:
         setup = pickle.loads(pickled)
         runner = load_runner(setup) if setup.encodes else None
         load_processor(setup)
+        if setup.options.needs_signals:
+            pa.array([0])  # imports pandas where it is installed: now, and not in each worker
     except ValueError as error:  # of the checkpoint
         return partial(_send_once, Refusal(printable(str(error))))
     except Exception as error:  # the driver reports it in one line
