@@ -100,7 +100,7 @@ def to_arrow(values: np.ndarray, valid: np.ndarray | bool = True) -> pa.Array:
     is_flags = values.dtype == bool
     content = np.packbits(values, bitorder="little") if is_flags else np.ascontiguousarray(values)
     return pa.Array.from_buffers(
-        pa.from_numpy_dtype(values.dtype), len(values), [nulls, pa.py_buffer(memoryview(content).cast("B"))]
+        pa.from_numpy_dtype(values.dtype), len(values), [nulls, pa.py_buffer(content.view(np.uint8))]
     )
 
 
