@@ -99,9 +99,7 @@ def to_arrow(values: np.ndarray, valid: np.ndarray | bool = True) -> pa.Array:
     nulls = None if is_valid.all() else pa.py_buffer(np.packbits(is_valid, bitorder="little"))
     is_flags = values.dtype == bool
     content = np.packbits(values, bitorder="little") if is_flags else np.ascontiguousarray(values)
-    return pa.Array.from_buffers(
-        pa.from_numpy_dtype(values.dtype), len(values), [nulls, pa.py_buffer(content.view(np.uint8))]
-    )
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [nulls, pa.py_buffer(content)])
 
 
 def to_names(texts: Sequence[str], indices: np.ndarray | None = None) -> pa.Array:
