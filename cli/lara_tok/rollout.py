@@ -72,7 +72,7 @@ def rollout(
     get the same initial states, none of which occurs in demonstrations of `lara-tok simulate`. Meta-World needs the
     extra sim, LIBERO the extra libero.
 
-    Example: lara-tok rollout policy/ --env metaworld:drawer-open-v3 --episodes 50 --videos videos/
+    Example: lara-tok rollout policy/ --env metaworld:drawer-open-v3 --episodes 50 --videos rollouts/
     """
     from lara_policy.rollout import rollout as roll_out
 
