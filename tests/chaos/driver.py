@@ -46,9 +46,10 @@ class Driver:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
-                children = psutil.Process(self._child.process).children()
+                children = psutil.Process(self._child.process).children(recursive=True)
                 if children:
-                    children[0].kill()
+                    # On Linux the first is the process that forks the workers, the last a worker, once there is one.
+                    children[-1].kill()
                     return True
             except psutil.Error:
                 return False
