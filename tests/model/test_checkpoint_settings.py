@@ -1,4 +1,4 @@
-"""What is read of a checkpoint without torch is what its classes say."""
+"""Settings of a checkpoint, read without torch: equal to those of its classes."""
 
 from __future__ import annotations
 

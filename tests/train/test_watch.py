@@ -1,4 +1,4 @@
-"""What one sees of a run: curves as a picture, the verdict, events for TensorBoard, the sources in the log."""
+"""Signs of a run: curves as a picture, the verdict, events for TensorBoard, the sources in the log."""
 
 from __future__ import annotations
 
